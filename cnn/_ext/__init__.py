@@ -1,0 +1,60 @@
+"""The compiled kernels, and the choice among their builds.
+
+executor    runs a program: a list of operations over the blocks of a batch (executor.pyx)
+conv        correlation for convolution and linear layers; their weight gradients (conv.pyx)
+pool        max pooling (pool.pyx)
+pointwise   activations and dropout (pointwise.pyx)
+loss        cross-entropy and squared error (loss.pyx)
+pack        layouts (pack.pyx)
+update      optimizers (update.pyx)
+
+All but the executor are compiled for each instruction set and number type, into folders such as
+`avx2_float32`. The fastest that this processor can run is taken; the environment variable
+CNN_KERNELS=baseline|avx2|avx512 forces another.
+"""
+import importlib.util
+import os
+
+from cnn._ext import cpu, executor
+
+MODULES = ("conv", "pool", "pointwise", "loss", "pack", "update")
+
+
+def _built(isa):
+    return importlib.util.find_spec(f"cnn._ext.{isa}_float32") is not None
+
+
+def _choose():
+    runnable = [isa for isa in cpu.supported() if _built(isa)]
+    forced = os.environ.get("CNN_KERNELS")
+    if forced and forced not in runnable:
+        raise ImportError(f"CNN_KERNELS={forced}: no such build that this processor can run; "
+                          f"there are {', '.join(runnable)}")
+    if not runnable:
+        raise ImportError("cnn: the kernels are not built; run 'pip install .' in the source folder")
+    return forced or runnable[0], tuple(runnable)
+
+
+VARIANT, VARIANTS = _choose()
+
+
+class Kernels:
+    """The kernels of one number type: `table[name] = (address, arrays, sizes, scalars)`, and the modules."""
+
+    def __init__(self, number_type):
+        self.table = {}
+        for name in MODULES:
+            module = importlib.import_module(f"cnn._ext.{VARIANT}_{number_type}.{name}")
+            setattr(self, name, module)
+            self.table.update(module.KERNELS)
+
+
+_loaded = {}
+
+
+def kernels(dtype):
+    """The kernels for float32 or float64 (a NumPy dtype), loaded when first asked for."""
+    name = dtype.name
+    if name not in _loaded:
+        _loaded[name] = Kernels(name)
+    return _loaded[name]

@@ -1,0 +1,98 @@
+"""The executor: runs a list of operations over the blocks of a batch, in one parallel region.
+
+A program is a list of segments with a barrier after each. In a *block* segment a thread takes one
+shard (a fixed run of blocks) and carries each of its blocks through all operations of the
+segment, so that sixteen images stay in that core's cache from the first layer to the last. In a
+*task* segment every operation works on the whole batch and is cut into independent tasks.
+
+Which blocks form a shard depends on the batch alone, never on the number of threads, and every sum
+over shards is taken in their order: that is why any number of threads gives the same bits.
+"""
+from cython.parallel cimport parallel, prange, threadid
+
+from cnn._ext.op cimport Arg, Kernel, Op, Place
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define CNN_OPENMP _OPENMP
+    #else
+    #define CNN_OPENMP 0
+    #endif
+    """
+    int CNN_OPENMP
+
+ctypedef struct Segment:
+    Py_ssize_t first    # index of its first op
+    Py_ssize_t count    # number of ops
+    Py_ssize_t tasks    # 0: per block; else the total number of tasks
+
+SIZES = {"Op": sizeof(Op), "Arg": sizeof(Arg), "Segment": sizeof(Segment)}
+OPENMP = CNN_OPENMP
+
+
+cdef void run_shard(const Op* ops, Py_ssize_t count, Py_ssize_t shard, Py_ssize_t per_shard,
+                    Py_ssize_t blocks, Py_ssize_t shards, Py_ssize_t images,
+                    Py_ssize_t thread) noexcept nogil:
+    """Carry each block of one shard through all ops, in order."""
+    cdef Place place
+    cdef Py_ssize_t i, block
+    cdef Py_ssize_t first = shard * per_shard
+    place.at[0] = 0
+    place.at[2] = shard
+    place.at[3] = thread
+    place.total = images
+    place.blocks = blocks
+    place.shards = shards
+    place.task = 0
+    for block in range(first, min(first + per_shard, blocks)):
+        place.at[1] = block
+        place.first = block == first
+        place.images = min(16, images - 16 * block)
+        for i in range(count):
+            (<Kernel>ops[i].kernel)(&ops[i], &place)
+
+
+cdef void run_task(const Op* ops, Py_ssize_t count, Py_ssize_t task, Py_ssize_t blocks,
+                   Py_ssize_t shards, Py_ssize_t images, Py_ssize_t thread) noexcept nogil:
+    """Run one task: number `task` of all tasks of these ops, laid end to end."""
+    cdef Place place
+    cdef Py_ssize_t i = 0
+    while task >= ops[i].tasks:
+        task -= ops[i].tasks
+        i += 1
+    place.at[0] = 0
+    place.at[1] = 0
+    place.at[2] = 0
+    place.at[3] = thread
+    place.first = 1
+    place.images = 0
+    place.total = images
+    place.blocks = blocks
+    place.shards = shards
+    place.task = task
+    (<Kernel>ops[i].kernel)(&ops[i], &place)
+
+
+def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_ssize_t images,
+        Py_ssize_t per_shard, int threads):
+    """Run a compiled program on a batch of `images` images with `threads` threads.
+
+    The addresses are those of arrays of Op and Segment that the caller keeps alive.
+    """
+    cdef const Op* ops = <const Op*>ops_address
+    cdef const Segment* segments = <const Segment*>segments_address
+    cdef Py_ssize_t blocks = (images + 15) // 16
+    cdef Py_ssize_t shards = (blocks + per_shard - 1) // per_shard
+    cdef Py_ssize_t s, i, n
+    with nogil, parallel(num_threads=threads):
+        for s in range(n_segments):
+            if segments[s].tasks:
+                for i in prange(segments[s].tasks, schedule="dynamic"):
+                    run_task(&ops[segments[s].first], segments[s].count, i, blocks, shards, images,
+                             threadid())
+            else:
+                for i in prange(shards, schedule="dynamic"):
+                    run_shard(&ops[segments[s].first], segments[s].count, i, per_shard, blocks,
+                              shards, images, threadid())

@@ -1,0 +1,48 @@
+"""Operations: how a layer describes to the executor what to compute, and on which arrays.
+
+A program is a flat list of `Op`. Each names a kernel by its address, the arrays it works on and
+a few sizes. The executor calls every kernel with the op and a `Place`, which says which sixteen
+images (or which task) the call is for. `cnn/plan.py` writes these structs from Python; the two
+sides agree by size and order, which a test checks.
+"""
+
+cdef enum:
+    MAX_ARGS = 10
+    MAX_SIZES = 16
+    MAX_SCALARS = 8
+
+    # What an array has one copy of: an index into Place.at
+    ONCE = 0
+    PER_BLOCK = 1
+    PER_SHARD = 2
+    PER_THREAD = 3
+
+ctypedef struct Arg:
+    char* base          # the first copy
+    Py_ssize_t step     # bytes from one copy to the next
+    Py_ssize_t per      # ONCE, PER_BLOCK, PER_SHARD or PER_THREAD
+    Py_ssize_t plane    # elements from one channel to the next
+    Py_ssize_t row      # elements from one row of pixels to the next
+
+ctypedef struct Place:
+    Py_ssize_t at[4]    # 0, block, shard, thread
+    Py_ssize_t first    # 1 for the first block of its shard: assign instead of add
+    Py_ssize_t images   # of the sixteen lanes, how many hold an image
+    Py_ssize_t total    # images in the batch
+    Py_ssize_t blocks   # blocks in the batch
+    Py_ssize_t shards   # shards in the batch
+    Py_ssize_t task     # number of the task, for ops that are not per block
+
+ctypedef struct Op:
+    void* kernel
+    Py_ssize_t tasks    # into how many independent tasks a whole-batch op is cut
+    Arg args[10]
+    Py_ssize_t n[16]    # sizes
+    double f[8]         # scalars
+
+ctypedef void (*Kernel)(const Op* op, const Place* place) noexcept nogil
+
+
+cdef inline void* array(const Op* op, int i, const Place* place) noexcept nogil:
+    """The copy of array `i` that belongs to this place; NULL where the op has none."""
+    return op.args[i].base + op.args[i].step * place.at[op.args[i].per]

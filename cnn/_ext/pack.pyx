@@ -1,0 +1,166 @@
+"""Moving numbers between layouts: NCHW arrays and blocks, weights and packed weights, shards and sums."""
+from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcpy
+
+from cnn._ext.op cimport Op, Place, array
+from cnn._ext.vec cimport LANES, integer, real
+
+cdef enum:
+    CHUNK = 4096    # elements of a task that runs through a flat array
+
+
+cdef void pack(const Op* op, const Place* place) noexcept nogil:
+    """Sixteen images of an NCHW array into a block; lanes without an image become zero."""
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (N, C, H, W)
+    cdef real* y = <real*>array(op, 1, place)                    # OUT (C, H, W, 16)
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, j, lane, size = C * H * W
+    cdef const real* xp
+    cdef real* yp
+    x += place.at[1] * LANES * size
+    for c in range(C):
+        for h in range(H):
+            xp = x + (c * H + h) * W
+            yp = y + c * op.args[1].plane + h * op.args[1].row
+            for j in range(W):
+                for lane in range(place.images):
+                    yp[j * LANES + lane] = xp[lane * size + j]
+                for lane in range(place.images, LANES):
+                    yp[j * LANES + lane] = 0
+
+
+cdef void unpack(const Op* op, const Place* place) noexcept nogil:
+    """The images of a block back into an NCHW array."""
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
+    cdef real* y = <real*>array(op, 1, place)                    # OUT (N, C, H, W)
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, j, lane, size = C * H * W
+    cdef const real* xp
+    cdef real* yp
+    y += place.at[1] * LANES * size
+    for c in range(C):
+        for h in range(H):
+            xp = x + c * op.args[0].plane + h * op.args[0].row
+            yp = y + (c * H + h) * W
+            for lane in range(place.images):
+                for j in range(W):
+                    yp[lane * size + j] = xp[j * LANES + lane]
+
+
+cdef void pack_bytes(const Op* op, const Place* place) noexcept nogil:
+    """Sixteen images, chosen by number from an array of bytes, normalised: y = x * scale + shift."""
+    cdef const uint8_t* x = <const uint8_t*>array(op, 0, place)  # IN  (any, C, H, W)
+    cdef const int64_t* chosen = <const int64_t*>array(op, 1, place)  # IN  (N,)
+    cdef const real* scale = <const real*>array(op, 2, place)    # IN  (C,)
+    cdef const real* shift = <const real*>array(op, 3, place)    # IN  (C,)
+    cdef real* y = <real*>array(op, 4, place)                    # OUT (C, H, W, 16)
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, j, lane, size = C * H * W
+    cdef const uint8_t* image[16]
+    cdef real* yp
+    cdef real a, b
+    chosen += place.at[1] * LANES
+    for lane in range(LANES):
+        # a lane without an image shows the first one again, darkened to zero below
+        image[lane] = x + (chosen[lane] if lane < place.images else chosen[0]) * size
+    for c in range(C):
+        a = scale[c]
+        b = shift[c]
+        for h in range(H):
+            yp = y + c * op.args[4].plane + h * op.args[4].row
+            for j in range(W):
+                for lane in range(LANES):
+                    yp[j * LANES + lane] = image[lane][(c * H + h) * W + j] * a + b
+                for lane in range(place.images, LANES):
+                    yp[j * LANES + lane] = 0
+
+
+cdef void pack_index(const Op* op, const Place* place) noexcept nogil:
+    """Pooling indices of an NCHW int64 array into a block of integers as wide as `real`."""
+    cdef const int64_t* x = <const int64_t*>array(op, 0, place)  # IN  (N, C, H, W)
+    cdef integer* y = <integer*>array(op, 1, place)          # OUT (C, H, W, 16)
+    cdef Py_ssize_t size = op.n[0], i, lane
+    x += place.at[1] * LANES * size
+    for i in range(size):
+        for lane in range(LANES):
+            y[i * LANES + lane] = <integer>x[lane * size + i] if lane < place.images else 0
+
+
+cdef void unpack_index(const Op* op, const Place* place) noexcept nogil:
+    """The opposite of `pack_index`."""
+    cdef const integer* x = <const integer*>array(op, 0, place)  # IN  (C, H, W, 16)
+    cdef int64_t* y = <int64_t*>array(op, 1, place)              # OUT (N, C, H, W)
+    cdef Py_ssize_t size = op.n[0], i, lane
+    y += place.at[1] * LANES * size
+    for i in range(size):
+        for lane in range(place.images):
+            y[lane * size + i] = x[i * LANES + lane]
+
+
+cdef void copy(const Op* op, const Place* place) noexcept nogil:
+    """A tensor into another, which may have other borders."""
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
+    cdef real* y = <real*>array(op, 1, place)                    # OUT (C, H, W, 16)
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h
+    for c in range(C):
+        for h in range(H):
+            memcpy(y + c * op.args[1].plane + h * op.args[1].row,
+                   x + c * op.args[0].plane + h * op.args[0].row, W * LANES * sizeof(real))
+
+
+cdef void to_rows(const Op* op, const Place* place) noexcept nogil:
+    """A block into one row of numbers per image, for `linear_dw`."""
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
+    cdef real* y = <real*>array(op, 1, place)                    # OUT (16, step), PER_BLOCK
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], step = op.n[3], c, h, j, lane
+    cdef const real* xp
+    cdef real* yp = y
+    for c in range(C):
+        for h in range(H):
+            xp = x + c * op.args[0].plane + h * op.args[0].row
+            for lane in range(LANES):
+                for j in range(W):
+                    yp[lane * step + j] = xp[j * LANES + lane]
+            yp += W
+
+
+cdef void gather(const Op* op, const Place* place) noexcept nogil:
+    """y[i] = x[index[i]], one chunk a task: weights into the order in which a kernel reads them."""
+    cdef const real* x = <const real*>array(op, 0, place)        # IN
+    cdef const int* index = <const int*>array(op, 1, place)      # IN  (count,)
+    cdef real* y = <real*>array(op, 2, place)                    # OUT (count,)
+    cdef Py_ssize_t i, first = place.task * CHUNK
+    for i in range(first, min(first + CHUNK, op.n[0])):
+        y[i] = x[index[i]]
+
+
+cdef void sum_shards(const Op* op, const Place* place) noexcept nogil:
+    """y[i] = sum over the shards, in their order, of x[shard, i], one chunk a task."""
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (shards, step)
+    cdef real* y = <real*>array(op, 1, place)                    # OUT (count,)
+    cdef Py_ssize_t count = op.n[0], step = op.n[1], s, i, first = place.task * CHUNK
+    cdef Py_ssize_t last = min(first + CHUNK, count)
+    if place.shards == 0:
+        for i in range(first, last):
+            y[i] = 0
+        return
+    memcpy(y + first, x + first, (last - first) * sizeof(real))
+    for s in range(1, place.shards):
+        for i in range(first, last):
+            y[i] += x[s * step + i]
+
+
+def chunks(Py_ssize_t count):
+    """Into how many tasks a flat array of `count` elements is cut."""
+    return (count + CHUNK - 1) // CHUNK
+
+
+PIXELS = ("channels", "height", "width")
+KERNELS = {
+    "pack": (<size_t>&pack, ("x", "y"), PIXELS, ()),
+    "unpack": (<size_t>&unpack, ("x", "y"), PIXELS, ()),
+    "pack_bytes": (<size_t>&pack_bytes, ("x", "chosen", "scale", "shift", "y"), PIXELS, ()),
+    "copy": (<size_t>&copy, ("x", "y"), PIXELS, ()),
+    "pack_index": (<size_t>&pack_index, ("x", "y"), ("size",), ()),
+    "unpack_index": (<size_t>&unpack_index, ("x", "y"), ("size",), ()),
+    "to_rows": (<size_t>&to_rows, ("x", "y"), PIXELS + ("step",), ()),
+    "gather": (<size_t>&gather, ("x", "index", "y"), ("count",), ()),
+    "sum_shards": (<size_t>&sum_shards, ("x", "y"), ("count", "step"), ()),
+}

@@ -1,0 +1,168 @@
+"""Max pooling of one block, forward and backward. Twins: `max_pool2d*` in cnn/reference.py.
+
+y[c, i, j] = max over the window of x, with PyTorch's rules: of equal values the first in row-major
+order wins, a NaN wins over everything, padding never wins. The index of the winner, kept for each
+image, counts through the unpadded H x W plane; the gradient goes to the winner alone, and where
+windows overlap the gradients add up.
+"""
+from libc.string cimport memset
+
+from cnn._ext.op cimport Op, Place, array
+from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_eq, ivec_load, ivec_or, ivec_select,
+                           ivec_splat, ivec_store, real, vec, vec_gt, vec_isnan, vec_keep, vec_load,
+                           vec_select, vec_splat, vec_store)
+
+
+cdef inline Py_ssize_t start(Py_ssize_t i, Py_ssize_t stride, Py_ssize_t padding) noexcept nogil:
+    """First row (or column) of the input inside window i."""
+    return max(i * stride - padding, 0)
+
+
+cdef inline Py_ssize_t stop(Py_ssize_t i, Py_ssize_t stride, Py_ssize_t padding, Py_ssize_t window,
+                            Py_ssize_t size) noexcept nogil:
+    """One past the last row (or column) of the input inside window i."""
+    return min(i * stride - padding + window, size)
+
+
+cdef inline void window_max(
+    const real* x,          # IN  one plane
+    Py_ssize_t row,         # elements from one row of x to the next
+    Py_ssize_t u0, Py_ssize_t u1, Py_ssize_t v0, Py_ssize_t v1,     # the window
+    Py_ssize_t W,           # columns of the unpadded plane
+    real* y,                # OUT (16,)
+    integer* index,         # OUT (16,) or NULL
+) noexcept nogil:
+    cdef vec best, value
+    cdef ivec where, wins
+    cdef Py_ssize_t u, v
+    cdef int q
+    for q in range(ROWV):
+        best = vec_load(x + u0 * row + v0 * LANES + q * VL)
+        where = ivec_splat(u0 * W + v0)
+        for u in range(u0, u1):
+            for v in range(v0, v1):
+                value = vec_load(x + u * row + v * LANES + q * VL)
+                wins = ivec_or(vec_gt(value, best), vec_isnan(value))
+                best = vec_select(wins, value, best)
+                where = ivec_select(wins, ivec_splat(u * W + v), where)
+        vec_store(y + q * VL, best)
+        if index:
+            ivec_store(index + q * VL, where)
+
+
+cdef void max_pool(const Op* op, const Place* place) noexcept nogil:
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
+    cdef real* y = <real*>array(op, 1, place)                    # OUT (C, OH, OW, 16)
+    cdef integer* index = <integer*>array(op, 2, place)          # OUT (C, OH, OW, 16) or NULL
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], out_h = op.n[3], out_w = op.n[4]
+    cdef Py_ssize_t kh = op.n[5], kw = op.n[6], sh = op.n[7], sw = op.n[8], ph = op.n[9], pw = op.n[10]
+    cdef Py_ssize_t row = op.args[0].row, c, i, j, u0, u1
+    cdef const real* xc
+    cdef real* yp
+    cdef integer* ip = NULL
+    for c in range(C):
+        xc = x + c * op.args[0].plane
+        for i in range(out_h):
+            yp = y + c * op.args[1].plane + i * op.args[1].row
+            if index:
+                ip = index + c * op.args[2].plane + i * op.args[2].row
+            u0 = start(i, sh, ph)
+            u1 = stop(i, sh, ph, kh, H)
+            for j in range(out_w):
+                if kh == 2 and kw == 2 and u1 - u0 == 2 and pw == 0 and j * sw + 2 <= W:
+                    # the usual window, with bounds that the compiler can see
+                    window_max(xc, row, u0, u0 + 2, j * sw, j * sw + 2, W, yp, ip)
+                else:
+                    window_max(xc, row, u0, u1, start(j, sw, pw), stop(j, sw, pw, kw, W), W, yp, ip)
+                yp += LANES
+                if index:
+                    ip += LANES
+
+
+cdef inline void window_spread(
+    const real* dy,         # IN  (16,)
+    const integer* index,   # IN  (16,)
+    real* dx,               # OUT one plane
+    Py_ssize_t row,
+    Py_ssize_t u0, Py_ssize_t u1, Py_ssize_t v0, Py_ssize_t v1, Py_ssize_t W,
+    bint add,               # 0 where no other window reaches these pixels: assign
+) noexcept nogil:
+    cdef vec gradient, share
+    cdef ivec where
+    cdef real* to
+    cdef Py_ssize_t u, v
+    cdef int q
+    for q in range(ROWV):
+        gradient = vec_load(dy + q * VL)
+        where = ivec_load(index + q * VL)
+        for u in range(u0, u1):
+            for v in range(v0, v1):
+                to = dx + u * row + v * LANES + q * VL
+                share = vec_keep(ivec_eq(where, ivec_splat(u * W + v)), gradient)
+                if add:
+                    share = share + vec_load(to)
+                vec_store(to, share)
+
+
+cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
+    """dx[c, u, v] = sum of dy[c, i, j] over the windows (i, j) whose maximum is at (u, v)."""
+    cdef const real* dy = <const real*>array(op, 0, place)       # IN  (C, OH, OW, 16)
+    cdef const integer* index = <const integer*>array(op, 1, place)  # IN  (C, OH, OW, 16)
+    cdef real* dx = <real*>array(op, 2, place)                   # OUT (C, H, W, 16)
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], out_h = op.n[3], out_w = op.n[4]
+    cdef Py_ssize_t kh = op.n[5], kw = op.n[6], sh = op.n[7], sw = op.n[8], ph = op.n[9], pw = op.n[10]
+    cdef Py_ssize_t row = op.args[2].row, c, i, j, u, u0, u1
+    cdef const real* dp
+    cdef const integer* ip
+    cdef real* dxc
+    # windows that tile the plane write every pixel once; any others add to zeros
+    cdef bint tiles = (kh == sh and kw == sw and ph == 0 and pw == 0 and out_h * kh >= H
+                       and out_w * kw >= W)
+    for c in range(C):
+        dxc = dx + c * op.args[2].plane
+        if not tiles:
+            for u in range(H):
+                memset(dxc + u * row, 0, W * LANES * sizeof(real))
+        for i in range(out_h):
+            dp = dy + c * op.args[0].plane + i * op.args[0].row
+            ip = index + c * op.args[1].plane + i * op.args[1].row
+            u0 = start(i, sh, ph)
+            u1 = stop(i, sh, ph, kh, H)
+            for j in range(out_w):
+                if tiles and kh == 2 and kw == 2 and u1 - u0 == 2 and j * 2 + 2 <= W:
+                    window_spread(dp, ip, dxc, row, u0, u0 + 2, j * 2, j * 2 + 2, W, 0)
+                else:
+                    window_spread(dp, ip, dxc, row, u0, u1, start(j, sw, pw), stop(j, sw, pw, kw, W),
+                                  W, not tiles)
+                dp += LANES
+                ip += LANES
+
+
+cdef void max_pool_scatter(const Op* op, const Place* place) noexcept nogil:
+    """dx[c, index] += dy where only the indices are known, not the windows they came from."""
+    cdef const real* dy = <const real*>array(op, 0, place)       # IN  (C, OH, OW, 16)
+    cdef const integer* index = <const integer*>array(op, 1, place)  # IN  (C, OH, OW, 16)
+    cdef real* dx = <real*>array(op, 2, place)                   # OUT (C, H, W, 16), no border
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], pixels = op.n[3]
+    cdef Py_ssize_t c, p, lane
+    cdef const real* dp
+    cdef const integer* ip
+    cdef real* dxc
+    for c in range(C):
+        dp = dy + c * op.args[0].plane
+        ip = index + c * op.args[1].plane
+        dxc = dx + c * op.args[2].plane
+        memset(dxc, 0, H * W * LANES * sizeof(real))
+        for p in range(pixels):
+            for lane in range(LANES):
+                dxc[ip[p * LANES + lane] * LANES + lane] += dp[p * LANES + lane]
+
+
+WINDOW = ("channels", "height", "width", "out_h", "out_w", "kernel_h", "kernel_w", "stride_h",
+          "stride_w", "padding_h", "padding_w")
+KERNELS = {
+    "max_pool": (<size_t>&max_pool, ("x", "y", "index"), WINDOW, ()),
+    "max_pool_backward": (<size_t>&max_pool_backward, ("dy", "index", "dx"), WINDOW, ()),
+    "max_pool_scatter": (<size_t>&max_pool_scatter, ("dy", "index", "dx"),
+                         ("channels", "height", "width", "pixels"), ()),
+}

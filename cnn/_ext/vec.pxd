@@ -1,0 +1,127 @@
+"""Vectors: sixteen images side by side, as rows of native SIMD vectors.
+
+Inside the network an activation has shape (blocks, C, H, W, 16): sixteen images interleaved on the
+last axis. One *row* is the sixteen values of one pixel. Every kernel is then the textbook formula
+in which each scalar is a row: contiguous whatever the stride, dilation, padding or overlap.
+
+The kernels are compiled once per number type (CNN_REAL is float or double) and once per
+instruction set; the compiler's own vector types do the rest, with plain + and *. A vector is as
+wide as the target's registers, because wider ones are split badly; a row is ROWV vectors of VL
+numbers. Cython sees `real` and `vec` as floats: only the C compiler knows their size.
+"""
+
+cdef extern from *:
+    """
+    #ifndef CNN_VEC_H
+    #define CNN_VEC_H
+    #include <math.h>
+    #include <stdint.h>
+    #ifndef CNN_REAL
+    #define CNN_REAL float
+    #define CNN_REAL_BITS 32
+    #endif
+    #if !defined(__GNUC__)
+    #error "cnn needs GCC or Clang: its kernels use their vector types"
+    #endif
+
+    #if defined(__AVX512F__)
+    #define VEC_BYTES 64
+    #define TILE_VECS 24  /* accumulators of a register tile: 32 registers, less operands */
+    #elif defined(__AVX__)
+    #define VEC_BYTES 32
+    #define TILE_VECS 12  /* 16 registers */
+    #elif defined(__aarch64__)
+    #define VEC_BYTES 16
+    #define TILE_VECS 24
+    #else
+    #define VEC_BYTES 16
+    #define TILE_VECS 12
+    #endif
+    #define LANES 16
+    #define VL ((int)(VEC_BYTES / sizeof(CNN_REAL)))
+    #define ROWV (LANES / VL)
+
+    typedef CNN_REAL real;
+    #if CNN_REAL_BITS == 64
+    typedef int64_t integer;
+    #define real_exp exp
+    #define real_log log
+    #define real_tanh tanh
+    #define real_sqrt sqrt
+    #else
+    typedef int32_t integer;
+    #define real_exp expf
+    #define real_log logf
+    #define real_tanh tanhf
+    #define real_sqrt sqrtf
+    #endif
+    /* aligned(sizeof(real)): rows are 64-byte aligned in our own buffers, not in users' arrays */
+    typedef real vec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
+    typedef integer ivec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
+
+    #define vec_load(p) (*(const vec*)(p))
+    #define vec_store(p, v) (*(vec*)(p) = (v))
+    #define vec_splat(s) ((vec){0} + (real)(s))
+    #define ivec_load(p) (*(const ivec*)(p))
+    #define ivec_store(p, v) (*(ivec*)(p) = (v))
+    #define ivec_splat(s) ((ivec){0} + (integer)(s))
+    /* masks: every bit of a lane set where the comparison holds */
+    #define vec_gt(a, b) ((ivec)((a) > (b)))
+    #define vec_le(a, b) ((ivec)((a) <= (b)))
+    #define vec_isnan(a) ((ivec)((a) != (a)))
+    #define ivec_eq(a, b) ((ivec)((a) == (b)))
+    #define vec_select(mask, a, b) ((vec)(((mask) & (ivec)(a)) | (~(mask) & (ivec)(b))))
+    #define ivec_select(mask, a, b) (((mask) & (a)) | (~(mask) & (b)))
+    #define vec_keep(mask, a) ((vec)((mask) & (ivec)(a)))
+    #define vec_clear(mask, a) ((vec)(~(mask) & (ivec)(a)))
+    #define ivec_or(a, b) ((a) | (b))
+    /* x < 0 becomes 0; NaN stays NaN */
+    #define vec_relu(a) vec_clear((ivec)((a) < 0), a)
+
+    static inline real vec_sum(vec v) {
+    #if VEC_BYTES == 64
+        typedef real half __attribute__((vector_size(32)));
+        union { vec v; half h[2]; } a = {v};
+        half b = a.h[0] + a.h[1];
+        union { half h; real s[32 / sizeof(real)]; } c = {b};
+        int n = 32 / sizeof(real);
+    #else
+        union { vec v; real s[VEC_BYTES / sizeof(real)]; } c = {v};
+        int n = VL;
+    #endif
+        for (n /= 2; n; n /= 2)
+            for (int i = 0; i < n; i++) c.s[i] += c.s[i + n];
+        return c.s[0];
+    }
+    #endif
+    """
+    ctypedef float real
+    ctypedef int integer
+    ctypedef float vec
+    ctypedef int ivec
+    enum:
+        LANES
+        VL
+        ROWV
+        TILE_VECS
+    vec vec_load(const real* p) nogil
+    void vec_store(real* p, vec v) nogil
+    vec vec_splat(real s) nogil
+    ivec ivec_load(const integer* p) nogil
+    void ivec_store(integer* p, ivec v) nogil
+    ivec ivec_splat(Py_ssize_t s) nogil
+    ivec vec_gt(vec a, vec b) nogil
+    ivec vec_le(vec a, vec b) nogil
+    ivec vec_isnan(vec a) nogil
+    ivec ivec_eq(ivec a, ivec b) nogil
+    vec vec_select(ivec mask, vec a, vec b) nogil
+    ivec ivec_select(ivec mask, ivec a, ivec b) nogil
+    vec vec_keep(ivec mask, vec a) nogil
+    vec vec_clear(ivec mask, vec a) nogil
+    ivec ivec_or(ivec a, ivec b) nogil
+    vec vec_relu(vec a) nogil
+    real vec_sum(vec v) nogil
+    real real_exp(real x) nogil
+    real real_log(real x) nogil
+    real real_tanh(real x) nogil
+    real real_sqrt(real x) nogil

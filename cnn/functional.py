@@ -1,0 +1,340 @@
+"""The operations as functions of NCHW arrays, without layers.
+
+All arrays are float32 or float64 (one dtype in a call; nothing is up-cast), of any memory order and byte
+order; results are new C-contiguous arrays. Sizes are an int or a pair (height, width). A batch may be
+empty. TypeError is raised for a wrong dtype or kind of argument, ValueError for a wrong shape or value,
+naming the function, the argument and what would be right.
+"""
+import threading
+from collections import OrderedDict
+
+import numpy as np
+
+from cnn import shapes, threads
+from cnn.ops import conv, loss, pointwise, pool
+from cnn.ops import linear as linear_ops
+from cnn.plan import Program, Slot
+
+__all__ = ["conv2d", "conv2d_backward", "cross_entropy", "leaky_relu", "leaky_relu_backward", "linear",
+           "linear_backward", "max_pool2d", "max_pool2d_backward", "mse_loss", "relu", "relu_backward",
+           "sigmoid", "sigmoid_backward", "tanh", "tanh_backward"]
+
+_cache = threading.local()      # programs of this Python thread: their arrays must not be shared
+_CACHED = 8
+
+
+def _program(key, dtype, images, write):
+    """The program that `write(program)` writes, from the cache if it was used lately."""
+    programs = _cache.__dict__.setdefault("programs", OrderedDict())
+    key = (*key, dtype, threads.get_num_threads())
+    program = programs.pop(key, None)
+    if program is None or program.images < images:
+        program = Program(dtype, images)
+        write(program)
+    programs[key] = program
+    if len(programs) > _CACHED:
+        programs.popitem(last=False)
+    return program
+
+
+def _convolution(name, x_shape, w, stride, padding, dilation, groups):
+    """Checked geometry of a convolution, and what identifies its program."""
+    groups = shapes.integer(name, "groups", groups, 1)
+    channels, outputs = x_shape[1], w.shape[0]
+    for what, count in (("channels of x", channels), ("outputs of w", outputs)):
+        if count % groups or not count:
+            raise ValueError(f"{name}: the {count} {what} must be divisible by groups {groups}")
+    if w.shape[1] != channels // groups:
+        raise ValueError(f"{name}: w must have shape (K, {channels // groups}, R, S) for {channels} channels "
+                         f"in {groups} groups, got {w.shape}")
+    if 0 in w.shape:
+        raise ValueError(f"{name}: w must not be empty, got shape {w.shape}")
+    shapes.element_count(name, *x_shape)
+    return conv.geometry(name, x_shape[2:], channels, outputs, w.shape[2:], shapes.pair(name, "stride", stride, 1),
+                         padding, shapes.pair(name, "dilation", dilation, 1), groups)
+
+
+def _bias(name, b, outputs, dtype):
+    return None if b is None else shapes.array(name, "b", b, (outputs,), dtype)
+
+
+def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
+    """2-D convolution: y[k, i, j] = b[k] + sum_{c, m, n} x[c, i*s + m*d - p, j*s + n*d - p] w[k, c, m, n].
+
+    x: (N, C, H, W); w: (K, C / groups, R, S); b: (K,) or None. padding: int, pair, "same" or "valid".
+    Returns y: (N, K, OH, OW).
+    """
+    x = shapes.array("conv2d", "x", x, ("N", "C", "H", "W"))
+    w = shapes.array("conv2d", "w", w, ("K", "C/groups", "R", "S"), x.dtype)
+    g = _convolution("conv2d", x.shape, w, stride, padding, dilation, groups)
+    b = _bias("conv2d", b, len(w), x.dtype)
+
+    def write(program):
+        t = program.input(*x.shape[1:])
+        program.output(conv.conv2d(program, t, Slot("w"), None if b is None else Slot("b"), g))
+    program = _program(("conv2d", g, b is None), x.dtype, len(x), write)
+    y = np.empty((len(x), len(w), *g.out), x.dtype)
+    program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
+    return y
+
+
+def conv2d_backward(dy, x, w, stride=1, padding=0, dilation=1, groups=1, need_dx=True):
+    """Gradients of `conv2d`: dy is the gradient of the loss by y, of y's shape.
+
+    Returns dx like x (None without `need_dx`), dw like w, db: (K,), each summed over the batch but dx.
+    """
+    x = shapes.array("conv2d_backward", "x", x, ("N", "C", "H", "W"))
+    w = shapes.array("conv2d_backward", "w", w, ("K", "C/groups", "R", "S"), x.dtype)
+    g = _convolution("conv2d_backward", x.shape, w, stride, padding, dilation, groups)
+    dy = shapes.array("conv2d_backward", "dy", dy, (len(x), len(w), *g.out), x.dtype)
+
+    def write(program):
+        tx = program.input(*x.shape[1:])
+        tdy = program.input(*dy.shape[1:], name="dy")
+        tdx = conv.conv2d_backward(program, tdy, tx, Slot("w"), g, Slot("dw"), Slot("db"), need_dx)
+        if need_dx:
+            program.output(tdx, "dx")
+    program = _program(("conv2d_backward", g, bool(need_dx)), x.dtype, len(x), write)
+    dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(len(w), x.dtype)
+    program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
+    return dx, dw, db
+
+
+def _window(name, size, kernel_size, stride, padding, ceil_mode):
+    kernel = shapes.pair(name, "kernel_size", kernel_size, 1)
+    stride = kernel if stride is None else shapes.pair(name, "stride", stride, 1)
+    return pool.window(name, size, kernel, stride, shapes.pair(name, "padding", padding, 0), bool(ceil_mode))
+
+
+def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
+    """Max pooling. x: (N, C, H, W). Returns y: (N, C, OH, OW), and the winners' indices, int64 of y's shape,
+    into the flattened H*W plane.
+
+    Of equal values the first in row-major order wins, a NaN wins over everything, padding never wins.
+    """
+    x = shapes.array("max_pool2d", "x", x, ("N", "C", "H", "W"))
+    win = _window("max_pool2d", x.shape[2:], kernel_size, stride, padding, ceil_mode)
+    channels = x.shape[1]
+    shapes.element_count("max_pool2d", *x.shape)
+    shape = (len(x), channels, win["out_h"], win["out_w"])
+    y, indices = np.empty(shape, x.dtype), np.empty(shape, np.int64)
+    if y.size == 0:
+        return y, indices
+
+    def write(program):
+        t, index = pool.max_pool2d(program, program.input(*x.shape[1:]), win)
+        program.output(t)
+        program.add("unpack_index", lambda: dict(x=index, y=Slot("indices"), size=int(np.prod(shape[1:]))))
+    program = _program(("max_pool2d", channels, *win.values()), x.dtype, len(x), write)
+    program.run(len(x), x=x, y=y, indices=indices)
+    return y, indices
+
+
+def max_pool2d_backward(dy, indices, input_shape):
+    """Gradient of `max_pool2d`: dx[c, indices] += dy, so that overlapping windows add up.
+
+    dy: (N, C, OH, OW); indices: int64 of that shape, each in [0, H*W); input_shape: (N, C, H, W).
+    Returns dx: (N, C, H, W).
+    """
+    name = "max_pool2d_backward"
+    dy = shapes.array(name, "dy", dy, ("N", "C", "OH", "OW"))
+    indices = shapes.array(name, "indices", indices, dy.shape, np.int64)
+    if len(input_shape) != 4 or tuple(input_shape[:2]) != dy.shape[:2]:
+        raise ValueError(f"{name}: input_shape must be ({dy.shape[0]}, {dy.shape[1]}, H, W), got {input_shape}")
+    height, width = (shapes.integer(name, "input_shape", n, 0) for n in input_shape[2:])
+    shapes.element_count(name, *dy.shape[:2], height, width)
+    if indices.size and not 0 <= indices.min() <= indices.max() < height * width:
+        raise ValueError(f"{name}: indices must lie in [0, {height * width}), got {indices.min()} to "
+                         f"{indices.max()}")
+    dx = np.zeros((*dy.shape[:2], height, width), dy.dtype)
+    if dy.size == 0:
+        return dx
+
+    def write(program):
+        t = program.input(*dy.shape[1:], name="dy")
+        index = program.tensor(*dy.shape[1:], integer=True)
+        program.add("pack_index", lambda: dict(x=Slot("indices"), y=index, size=int(np.prod(dy.shape[1:]))))
+        program.output(pool.max_pool2d_scatter(program, t, index, height, width), "dx")
+    program = _program((name, dy.shape[1:], height, width), dy.dtype, len(dy), write)
+    program.run(len(dy), dy=dy, indices=indices, dx=dx)
+    return dx
+
+
+def linear(x, w, b=None):
+    """y = x w^T + b. x: (N, C); w: (K, C); b: (K,) or None. Returns y: (N, K)."""
+    x, w = _linear_arrays("linear", x, w)
+    b = _bias("linear", b, len(w), x.dtype)
+
+    def write(program):
+        t = program.input(x.shape[1], flat=True)
+        program.output(linear_ops.linear(program, t, Slot("w"), None if b is None else Slot("b"), len(w)))
+    program = _program(("linear", w.shape, b is None), x.dtype, len(x), write)
+    y = np.empty((len(x), len(w)), x.dtype)
+    program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
+    return y
+
+
+def linear_backward(dy, x, w, need_dx=True):
+    """Gradients of `linear`: dx = dy w (None without `need_dx`), dw = dy^T x, db = sum of dy over the batch."""
+    x, w = _linear_arrays("linear_backward", x, w)
+    dy = shapes.array("linear_backward", "dy", dy, (len(x), len(w)), x.dtype)
+
+    def write(program):
+        tx = program.input(x.shape[1], flat=True)
+        tdy = program.input(len(w), flat=True, name="dy")
+        tdx = linear_ops.linear_backward(program, tdy, tx, Slot("w"), Slot("dw"), Slot("db"), need_dx)
+        if need_dx:
+            program.output(tdx, "dx")
+    program = _program(("linear_backward", w.shape, bool(need_dx)), x.dtype, len(x), write)
+    dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(len(w), x.dtype)
+    program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
+    return dx, dw, db
+
+
+def _linear_arrays(name, x, w):
+    x = shapes.array(name, "x", x, ("N", "C"))
+    w = shapes.array(name, "w", w, ("K", x.shape[1]), x.dtype)
+    if 0 in w.shape:
+        raise ValueError(f"{name}: w must not be empty, got shape {w.shape}")
+    shapes.element_count(name, len(x), *w.shape)
+    return x, w
+
+
+def _pointwise(name, kernel, saved, arrays, **scalars):
+    """Run an activation, or its backward where `saved` says what it gets besides dy; arrays of any shape."""
+    checked = [shapes.array(name, what, value, None if i == 0 else arrays["dy"].shape,
+                            None if i == 0 else arrays["dy"].dtype)
+               for i, (what, value) in enumerate(arrays.items())]
+    shape, dtype = checked[0].shape, checked[0].dtype
+    # whatever the shape, it is a row of numbers: cut it into images of up to 256
+    width = min(256, max(1, -(-checked[0].size // 16)))
+    count = -(-checked[0].size // width)
+    padded = [np.zeros(count * width, dtype) for _ in checked]
+    for flat, value in zip(padded, checked, strict=True):
+        flat[:value.size] = value.ravel()
+
+    def write(program):
+        tensors = [program.input(width, flat=True, name=what) for what in arrays]
+        if saved is None:
+            program.output(pointwise.forward(program, kernel, *tensors, **scalars), "out")
+        else:
+            program.output(pointwise.backward(program, kernel, *tensors, saved, **scalars), "out")
+    program = _program((name, width, *scalars.values()), dtype, count, write)
+    out = np.empty(count * width, dtype)
+    program.run(count, out=out, **dict(zip(arrays, padded, strict=True)))
+    return out[:checked[0].size].reshape(shape)
+
+
+def relu(x):
+    """max(x, 0); NaN stays NaN. x of any shape."""
+    return _pointwise("relu", "relu", None, {"x": x})
+
+
+def relu_backward(dy, y):
+    """dx = dy where y > 0 (or NaN), else 0; y is what `relu` returned."""
+    return _pointwise("relu_backward", "relu", "y", {"dy": dy, "y": y})
+
+
+def leaky_relu(x, negative_slope=0.01):
+    """x where x > 0, else negative_slope * x. x of any shape."""
+    slope = shapes.number("leaky_relu", "negative_slope", negative_slope)
+    return _pointwise("leaky_relu", "leaky_relu", None, {"x": x}, slope=slope)
+
+
+def leaky_relu_backward(dy, x, negative_slope=0.01):
+    """dx = dy where x > 0, else negative_slope * dy."""
+    slope = shapes.number("leaky_relu_backward", "negative_slope", negative_slope)
+    return _pointwise("leaky_relu_backward", "leaky_relu", "x", {"dy": dy, "x": x}, slope=slope)
+
+
+def tanh(x):
+    """tanh(x). x of any shape."""
+    return _pointwise("tanh", "tanh", None, {"x": x})
+
+
+def tanh_backward(dy, y):
+    """dx = dy (1 - y^2); y is what `tanh` returned."""
+    return _pointwise("tanh_backward", "tanh", "y", {"dy": dy, "y": y})
+
+
+def sigmoid(x):
+    """1 / (1 + exp(-x)). x of any shape."""
+    return _pointwise("sigmoid", "sigmoid", None, {"x": x})
+
+
+def sigmoid_backward(dy, y):
+    """dx = dy y (1 - y); y is what `sigmoid` returned."""
+    return _pointwise("sigmoid_backward", "sigmoid", "y", {"dy": dy, "y": y})
+
+
+def targets(name, value, count, classes):
+    """Class numbers as int64 (count,), checked to lie in [0, classes)."""
+    value = np.asarray(value)
+    if value.dtype.kind not in "iu":
+        raise TypeError(f"{name}: targets must be integers, got {value.dtype}")
+    if value.shape != (count,):
+        raise ValueError(f"{name}: targets must have shape ({count},), got {value.shape}")
+    if count and not 0 <= value.min() <= value.max() < classes:
+        raise ValueError(f"{name}: targets must lie in [0, {classes}), got {value.min()} to {value.max()}")
+    return np.ascontiguousarray(value, np.int64)
+
+
+def class_weights(name, weight, classes):
+    """Weights as float64 (classes,), finite and not negative; None stays None."""
+    if weight is None:
+        return None
+    weight = np.ascontiguousarray(weight, np.float64)
+    if weight.shape != (classes,):
+        raise ValueError(f"{name}: weight must have shape ({classes},), got {weight.shape}")
+    if not (np.isfinite(weight).all() and (weight >= 0).all()):
+        raise ValueError(f"{name}: weight must be finite and not negative, got {weight}")
+    return weight
+
+
+def cross_entropy(logits, targets_, label_smoothing=0.0, weight=None):
+    """Softmax and log loss, fused: L = -log softmax(logits)[target], the (weighted) mean over the batch.
+
+    logits: (N, K); targets: integers (N,) in [0, K); weight: (K,) or None; label_smoothing in [0, 1].
+    Returns the loss (float) and dlogits (N, K). Of an empty batch the loss is NaN, as in PyTorch.
+    """
+    name = "cross_entropy"
+    logits = shapes.array(name, "logits", logits, ("N", "K"))
+    classes = shapes.integer(name, "the number of classes", logits.shape[1], 1)
+    target = targets(name, targets_, len(logits), classes)
+    smoothing = shapes.number(name, "label_smoothing", label_smoothing, 0, 1)
+    weight = class_weights(name, weight, classes)
+    total = np.array([float(len(target)) if weight is None else weight[target].sum()])
+    dlogits = np.empty_like(logits)
+
+    def write(program):
+        z = program.input(classes, flat=True)
+        dz, program.loss, _ = loss.cross_entropy(program, z, smoothing, None if weight is None else Slot("weight"))
+        program.output(dz)
+    program = _program((name, classes, smoothing, weight is None), logits.dtype, len(logits), write)
+    program.run(len(logits), x=logits, y=dlogits, target=target, total=total,
+                **({} if weight is None else {"weight": weight}))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.divide(program.loss[:len(logits)].sum(), total[0])), dlogits
+
+
+def mse_loss(prediction, target):
+    """Mean squared error over all elements. Arrays of one shape, (N, C, H, W) or (N, features).
+
+    Returns the loss (float) and its gradient by the prediction. Of an empty batch the loss is NaN.
+    """
+    name = "mse_loss"
+    prediction = shapes.array(name, "prediction", prediction)
+    if prediction.ndim not in (2, 4) or 0 in prediction.shape[1:]:
+        raise ValueError(f"{name}: prediction must have shape (N, C, H, W) or (N, features), got {prediction.shape}")
+    target = shapes.array(name, "target", target, prediction.shape, prediction.dtype)
+    gradient = np.empty_like(prediction)
+
+    def write(program):
+        size, flat = prediction.shape[1:], prediction.ndim == 2
+        y = program.input(*size, flat=flat)
+        dy, program.loss = loss.mse(program, y, program.input(*size, flat=flat, name="t"))
+        program.output(dy)
+    program = _program((name, prediction.shape[1:]), prediction.dtype, len(prediction), write)
+    program.run(len(prediction), x=prediction, t=target, y=gradient)
+    with np.errstate(invalid="ignore"):
+        return float(np.divide(program.loss[:len(prediction)].sum(), np.float64(prediction.size))), gradient

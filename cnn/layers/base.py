@@ -1,0 +1,189 @@
+"""The base class of all layers."""
+import numpy as np
+
+from cnn import parameter, shapes, threads
+from cnn.parameter import Parameter
+from cnn.plan import Program
+
+
+class Layer:
+    """A differentiable function with parameters.
+
+    A layer that runs in the kernels defines `emit(program, x)`, which adds its operations to a program
+    and returns the output tensor and a function `backward(dy, need_dx)` that adds those of the backward
+    pass and returns dx. A layer written in NumPy defines `forward(x)` and `backward(dy, need_dx=True)`
+    instead. Both kinds mix in a `Sequential`.
+
+    Attributes: `training` (see `train` and `eval`).
+    """
+
+    def __init__(self):
+        self.training = True
+        self._programs = {}
+        self._last = None
+
+    # ------------------------------------------------------------ running
+
+    def emit(self, program, x):
+        raise NotImplementedError(f"{type(self).__name__} has neither emit nor forward")
+
+    @property
+    def fused(self):
+        """Whether the layer can be a part of a larger program."""
+        return type(self).emit is not Layer.emit
+
+    @property
+    def dtype(self):
+        """Number type of the parameters; None where there are none, and any will do."""
+        return next((p.dtype for p in self.parameters()), None)
+
+    def __call__(self, x):
+        return self.forward(x)
+
+    def forward(self, x):
+        """Return y for x: (N, C, H, W) or (N, features), float32 or float64 as the parameters are.
+
+        N may be 0. In training mode what `backward` needs is kept; in evaluation mode it is not.
+        Raises TypeError or ValueError where dtype or shape do not fit the layer.
+        """
+        x = self._checked("x", x)
+        program, shape = self._program(x)
+        y = np.empty((len(x), *shape), x.dtype)
+        program.run(len(x), "forward", x=x, y=y)
+        self._last = (program, x.shape, y.shape) if self.training else None
+        return y
+
+    def backward(self, dy, need_dx=True):
+        """Set every parameter's `grad` and return dx, for the last `forward` in training mode.
+
+        dy: the gradient of the loss by y, of y's shape and dtype. Returns dx of x's shape, or None
+        without `need_dx`. Raises RuntimeError where there was no such forward.
+        """
+        if self._last is None:
+            raise RuntimeError(f"{type(self).__name__}: backward needs a forward in training mode before it")
+        program, x_shape, y_shape = self._last
+        dy = shapes.array(type(self).__name__, "dy", dy, y_shape, program.dtype)
+        phase = "backward" if need_dx else "backward to parameters"
+        if not program.has(phase):
+            program.begin(phase)
+            t = program.result
+            dx = program.backward(program.input(t.channels, t.height, t.width, t.flat, "dy"), need_dx)
+            if need_dx:
+                program.output(dx, "dx")
+        dx = np.empty(x_shape, program.dtype) if need_dx else None
+        program.run(len(dy), phase, dy=dy, **({"dx": dx} if need_dx else {}))
+        return dx
+
+    def _checked(self, name, x):
+        """x as a contiguous array that the kernels can read."""
+        owner = type(self).__name__
+        x = shapes.array(owner, name, x, dtype=self.dtype)
+        if x.ndim not in (2, 4):
+            raise ValueError(f"{owner}: {name} must have shape (N, C, H, W) or (N, features), got {x.shape}")
+        if 0 in x.shape[1:]:
+            raise ValueError(f"{owner}: every image of {name} must have pixels, got shape {x.shape}")
+        shapes.element_count(owner, *x.shape)
+        return x
+
+    def _program(self, x):
+        """The program for such inputs, and the shape of one output."""
+        key = x.shape[1:], x.dtype, self._modes(), threads.get_num_threads()
+        program = self._programs.get(key)
+        if program is None or program.images < len(x) or program.layout != parameter.layout:
+            if len(self._programs) >= 8:
+                self._programs.clear()
+            program = Program(x.dtype, len(x), keep=self.training)
+            t = program.input(*x.shape[1:], flat=x.ndim == 2)
+            program.result, program.backward = self.emit(program, t)
+            program.output(program.result)
+            program.layout = parameter.layout
+            self._programs[key] = program
+        return program, program.result.shape
+
+    def _modes(self):
+        """Everything besides shapes that a program depends on."""
+        return tuple(layer.training for layer in self.modules())
+
+    # ------------------------------------------------------------ parts
+
+    def children(self):
+        """(name, layer) of the layers directly inside this one."""
+        return []
+
+    def modules(self):
+        """This layer and all layers inside it."""
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def own_parameters(self):
+        """(name, Parameter) of this layer itself."""
+        return [(name, value) for name, value in vars(self).items() if isinstance(value, Parameter)]
+
+    def named_parameters(self, prefix=""):
+        """List of (name, Parameter), named as PyTorch does: "0.weight", "3.bias"."""
+        result = [(prefix + name, p) for name, p in self.own_parameters()]
+        for name, child in self.children():
+            result += child.named_parameters(f"{prefix}{name}.")
+        return result
+
+    def parameters(self):
+        """List of all Parameters."""
+        return [p for _, p in self.named_parameters()]
+
+    # ------------------------------------------------------------ state
+
+    def train(self, mode=True):
+        """Switch to training mode (dropout drops); returns the layer."""
+        for layer in self.modules():
+            layer.training = bool(mode)
+        return self
+
+    def eval(self):
+        """Switch to evaluation mode; returns the layer."""
+        return self.train(False)
+
+    def to(self, dtype):
+        """Change all parameters to float32 or float64, in place; returns the layer."""
+        for p in self.parameters():
+            p.to(dtype)
+        self._programs.clear()
+        self._last = None
+        return self
+
+    def state_dict(self):
+        """Copies of all parameters by name."""
+        return {name: p.data.copy() for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state):
+        """Take over parameters from a dict such as `state_dict` returns (a PyTorch model's, as arrays, fits).
+
+        Raises ValueError, before anything is changed, where names are missing or unknown or a shape differs.
+        """
+        owner, own = type(self).__name__, dict(self.named_parameters())
+        state = {name: np.asarray(value) for name, value in state.items()}
+        if set(own) != set(state):
+            raise ValueError(f"{owner}: state_dict has missing names {sorted(set(own) - set(state))} and "
+                             f"unknown names {sorted(set(state) - set(own))}")
+        for name, p in own.items():
+            if state[name].shape != p.shape:
+                raise ValueError(f"{owner}: {name} must have shape {p.shape}, got {state[name].shape}")
+        for name, p in own.items():
+            p.data = state[name]
+
+    # ------------------------------------------------------------ words
+
+    def extra_repr(self):
+        """What stands between the brackets of `repr`."""
+        return ""
+
+    def __repr__(self):
+        inside = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.children()]
+        if inside:
+            return "\n".join([f"{type(self).__name__}(", *inside, ")"])
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def _spatial(self, x):
+        """Refuse vectors where images are wanted."""
+        if x.flat:
+            raise ValueError(f"{type(self).__name__}: x must have shape (N, C, H, W), got (N, {x.channels})")

@@ -1,0 +1,82 @@
+"""2-D convolution."""
+import numpy as np
+
+from cnn import init, shapes
+from cnn.layers.base import Layer
+from cnn.ops import conv
+from cnn.parameter import Parameter
+
+
+class Conv2d(Layer):
+    """2-D convolution (cross-correlation, as everywhere in deep learning) with optional bias.
+
+    x: (N, in_channels, H, W); weight: (out_channels, in_channels / groups, R, S); bias: (out_channels,);
+    y: (N, out_channels, OH, OW) with OH = (H + top + bottom - dilation*(R - 1) - 1) // stride + 1.
+
+    kernel_size, stride, dilation: an int or a pair (height, width). padding: an int, a pair, "valid"
+    (none) or "same" (the output has the input's size; stride 1 only). groups: channels are cut into as
+    many independent convolutions; groups = in_channels is a depthwise one. init: a name from
+    cnn.init.INITIALISERS; seed: int, or a numpy Generator to draw from.
+
+    Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
+                 bias=True, *, init="kaiming_uniform", seed=0, dtype=np.float32):
+        super().__init__()
+        name = type(self).__name__
+        self.in_channels = shapes.integer(name, "in_channels", in_channels, 1)
+        self.out_channels = shapes.integer(name, "out_channels", out_channels, 1)
+        self.kernel_size = shapes.pair(name, "kernel_size", kernel_size, 1)
+        self.stride = shapes.pair(name, "stride", stride, 1)
+        self.dilation = shapes.pair(name, "dilation", dilation, 1)
+        self.groups = shapes.integer(name, "groups", groups, 1)
+        shapes.padding(name, padding, self.kernel_size, self.stride, self.dilation)
+        self.padding = padding
+        for what, count in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
+            if count % self.groups:
+                raise ValueError(f"{name}: {what} {count} must be divisible by groups {self.groups}")
+        self.weight, self.bias = initial(name, (self.out_channels, self.in_channels // self.groups,
+                                                *self.kernel_size), bias, init, seed, dtype)
+
+    def emit(self, program, x):
+        self._spatial(x)
+        name = type(self).__name__
+        if x.channels != self.in_channels:
+            raise ValueError(f"{name}: x must have {self.in_channels} channels, got {x.channels}")
+        g = conv.geometry(name, (x.height, x.width), self.in_channels, self.out_channels, self.kernel_size,
+                          self.stride, self.padding, self.dilation, self.groups)
+        x = program.bordered(x, *g.side_border())
+        w, b = self.weight, self.bias
+        y = conv.conv2d(program, x, w.data, b and b.data, g)
+
+        def backward(dy, need_dx):
+            return conv.conv2d_backward(program, dy, x, w.data, g, w.grad if w.requires_grad else None,
+                                        b.grad if b and b.requires_grad else None, need_dx)
+        return y, backward
+
+    def extra_repr(self):
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        plain = {"stride": (1, 1), "padding": 0, "dilation": (1, 1), "groups": 1}
+        for name, usual in plain.items():
+            if getattr(self, name) != usual:
+                text += f", {name}={getattr(self, name)!r}"
+        return text + ("" if self.bias else ", bias=False")
+
+
+def initial(owner, shape, bias, name, seed, dtype):
+    """Weight and bias (or None) of a layer, drawn from `seed` (an int or a Generator)."""
+    shapes.element_count(owner, *shape)
+    if name not in init.INITIALISERS:
+        raise ValueError(f"{owner}: init must be one of {', '.join(init.INITIALISERS)}, got {name!r}")
+    if np.dtype(dtype) not in shapes.FLOATS:
+        raise TypeError(f"{owner}: dtype must be float32 or float64, got {np.dtype(dtype)}")
+    if not isinstance(seed, np.random.Generator):
+        seed = np.random.default_rng(shapes.integer(owner, "seed", seed, 0, 2**64 - 1))
+    weight = Parameter(init.INITIALISERS[name](shape, seed, dtype))
+    if not bias:
+        return weight, None
+    # as PyTorch: the bias is drawn from the weight's fan-in; other initialisers start it at zero
+    start = init.bias_uniform(shape[:1], init.fans(shape)[0], seed, dtype) if name == "kaiming_uniform" \
+        else np.zeros(shape[:1], dtype)
+    return weight, Parameter(start)

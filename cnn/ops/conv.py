@@ -1,0 +1,65 @@
+"""2-D convolution.
+
+    y[k, i, j] = b[k] + sum_{c, m, n} x[c, i*s + m*d - p, j*s + n*d - p] w[k, c, m, n]
+    dw[k, c, m, n] = sum_{i, j} dy[k, i, j] x[c, i*s + m*d - p, j*s + n*d - p];   db[k] = sum_{i, j} dy[k, i, j]
+    dx[c, u, v] = sum of dy[k, i, j] w[k, c, m, n] over all (k, i, j, m, n) that read x[c, u, v]
+"""
+from cnn import shapes, windows
+
+
+def geometry(owner, size, channels, outputs, kernel, stride, padding, dilation, groups):
+    """Sizes of a convolution of `channels` onto `outputs` channels, checked."""
+    padding = shapes.padding(owner, padding, kernel, stride, dilation)
+    out = shapes.conv_output(owner, size, kernel, stride, padding, dilation)
+    return windows.Geometry(size, out, kernel, stride, dilation, padding, channels // groups,
+                            outputs // groups, groups)
+
+
+def conv2d(program, x, w, b, g, relu=False):
+    """Forward. w: (K, C / groups, R, S) flat; b: (K,) or None; `relu` is applied on the way out."""
+    y = program.tensor(g.outputs * g.groups, *g.out)
+    x = program.bordered(x, *g.side_border())
+    _correlate(program, x, y, w, b, g.outputs, g, lambda: windows.forward_tables(g, x, y), relu)
+    return y
+
+
+def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
+    """Backward: fills dw and db where they are wanted, returns dx or None."""
+    outputs, weights = g.outputs * g.groups, g.outputs * g.groups * g.taps
+    if dw is not None:
+        x = program.bordered(x, *g.side_border())
+        parts = program.shard_sum(dw, weights)
+
+        def arguments():
+            tap, to, rows = windows.weight_tables(g, x)
+            return dict(x=x, dy=dy, dw=parts, tap=tap, to=to, rows=rows, outputs=g.outputs, taps=g.taps,
+                        groups=g.groups, x_group=g.channels * x.plane, kernel_h=g.kernel[0], out_w=g.out[1],
+                        x_row=g.stride[0] * x.row, x_step=g.stride[1] * windows.LANES)
+        program.add("conv_dw", arguments)
+    if db is not None:
+        sums = program.shard_sum(db, outputs)
+        program.add("bias_grad", lambda: dict(dy=dy, db=sums, outputs=outputs, out_h=g.out[0], out_w=g.out[1]))
+    if not need_dx:
+        return None
+    dx = program.tensor(g.channels * g.groups, *g.size)
+    dy = program.bordered(dy, *g.gradient_border())
+    # as many sets of tables as there are residues by the stride; only their order is needed before the
+    # borders are known, so that the weights can be packed
+    for i in range(len(windows.gradient_tables(g, dy, dx))):
+        _correlate(program, dy, dx, w, None, g.channels, g,
+                   lambda i=i: windows.gradient_tables(g, dy, dx)[i], False)
+    return dx
+
+
+def _correlate(program, x, y, w, b, outputs, g, tables, relu):
+    """Add one correlation; `outputs` channels of y in each group."""
+    tiles = program.kernels.conv.split(outputs, 0)
+    first = tables()
+    packed = program.gather(w, windows.packed_order(first.weights, tiles))
+
+    def arguments():
+        t = tables()
+        return dict(x=x, w=packed, b=b, y=y, pixel=t.pixel, out=t.out, tap=t.tap, run=t.run,
+                    outputs=outputs, taps=len(t.tap), runs=len(t.run), groups=g.groups,
+                    x_group=x.channels // g.groups * x.plane, tiles=tiles, relu=relu, single=0)
+    program.add("correlate", arguments)

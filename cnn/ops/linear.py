@@ -1,0 +1,53 @@
+"""Linear: y = W x + b;  dW = dy x^T, db = dy, dx = W^T dy.
+
+Forward and dx are convolutions of one pixel; the weight gradient works on the whole batch at once.
+"""
+import numpy as np
+
+from cnn.plan import LANES, PER_BLOCK
+
+
+def linear(program, x, w, b, outputs, relu=False):
+    """Forward. x: a flat tensor; w: (outputs, inputs) flat; b: (outputs,) or None."""
+    y = program.tensor(outputs, flat=True)
+    _correlate(program, x, y, w, b, np.arange(outputs * x.channels).reshape(outputs, x.channels), relu)
+    return y
+
+
+def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
+    """Backward: fills dw and db (which only comes with dw) where wanted, returns dx or None."""
+    inputs, outputs = x.channels, dy.channels
+    if dw is not None:
+        # dw reads x and dy image by image; x's rows are padded with zeros to whole vectors
+        x_step = -(-inputs // LANES) * LANES
+        x_rows = program.copies(LANES * x_step, PER_BLOCK)
+        dy_rows = program.copies(LANES * outputs, PER_BLOCK)
+        program.add("to_rows", lambda: dict(x=x, y=x_rows, step=x_step, **x.pixels))
+        program.add("to_rows", lambda: dict(x=dy, y=dy_rows, step=outputs, **dy.pixels))
+        image = np.arange(program.blocks * LANES, dtype=np.int64) * x_step
+        if image[-1] >= 2**31:
+            raise ValueError(f"Linear: a batch of {program.images} images of {inputs} inputs is too large")
+        image, lane = image.astype(np.int32), np.arange(0, inputs, LANES, dtype=np.int32)
+        program.after("linear_dw",
+                      lambda: dict(x=x_rows.array, dy=dy_rows.array, dw=dw, db=db, image=image, lane=lane,
+                                   outputs=outputs, inputs=inputs, dy_step=outputs),
+                      program.kernels.conv.linear_dw_tasks(outputs))
+    if not need_dx:
+        return None
+    dx = program.tensor(inputs, flat=True)
+    _correlate(program, dy, dx, w, None, np.arange(outputs * inputs).reshape(outputs, inputs).T, False)
+    return dx
+
+
+def _correlate(program, x, y, w, b, order, relu):
+    """y = W x + b where W[k, c] is w[order[k, c]]."""
+    outputs, inputs = order.shape
+    tiles = program.kernels.conv.split(outputs, 1)
+    packed = program.gather(w, np.concatenate(
+        [part.T.ravel() for part in np.array_split(order, tiles)]).astype(np.int32))
+    one = np.zeros(1, np.int32)
+    tap = np.arange(inputs, dtype=np.int32) * LANES
+    run = np.array([[0, 1, 0, inputs]], np.int32)
+    program.add("correlate",
+                lambda: dict(x=x, w=packed, b=b, y=y, pixel=one, out=one, tap=tap, run=run, outputs=outputs,
+                             taps=inputs, runs=1, groups=1, x_group=0, tiles=tiles, relu=relu, single=1))

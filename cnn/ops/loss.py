@@ -1,0 +1,27 @@
+"""Losses: the value of each image and the gradient of the batch's mean, in one kernel."""
+import numpy as np
+
+from cnn.plan import Slot
+
+
+def cross_entropy(program, z, smoothing=0.0, weight=None, need_dz=True):
+    """Softmax and log loss of the scores z (N, K).
+
+    Returns dz and the arrays that a run fills: `loss` float64 (images,), not yet divided by the total,
+    and `correct` uint8 (images,). Slots: `target` int64 (N,) and `total` float64 (1,), the sum of the
+    targets' weights.
+    """
+    dz = program.like(z) if need_dz else None
+    loss, correct = np.zeros(program.images), np.zeros(program.images, np.uint8)
+    program.add("cross_entropy", lambda: dict(z=z, target=Slot("target"), weight=weight, total=Slot("total"),
+                                              dz=dz, loss=loss, correct=correct, classes=z.channels,
+                                              smoothing=smoothing))
+    return dz, loss, correct
+
+
+def mse(program, y, t):
+    """Mean squared error of y against t: returns dy, and each image's sum of squares, float64 (images,)."""
+    dy = program.like(y)
+    loss = np.zeros(program.images)
+    program.add("mse", lambda: dict(y=y, t=t, dy=dy, loss=loss, **y.pixels))
+    return dy, loss

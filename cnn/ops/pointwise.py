@@ -1,0 +1,25 @@
+"""Activations, element by element; the formulas stand beside the kernels in _ext/pointwise.pyx."""
+
+
+def forward(program, kernel, x, **scalars):
+    """y = f(x)"""
+    y = program.like(x)
+    program.add(kernel, lambda: dict(x=x, y=y, **scalars, **x.pixels))
+    return y
+
+
+def backward(program, kernel, dy, saved, name, **scalars):
+    """dx from dy and what the forward pass saved: its input ("x") or its output ("y")."""
+    dx = program.like(dy)
+    program.add(f"{kernel}_backward", lambda: dict(dy=dy, dx=dx, **{name: saved}, **scalars, **dy.pixels))
+    return dx
+
+
+def dropout(program, x, key, p):
+    """y = x / (1 - p) where the element's hash says so, else 0; the gradient is the same map of dy.
+
+    key: uint64 (2,), seed and step.
+    """
+    y = program.like(x)
+    program.add("dropout", lambda: dict(x=x, y=y, key=key, p=p, **x.pixels))
+    return y

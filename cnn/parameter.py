@@ -1,0 +1,103 @@
+"""Parameters, and the flat arrays in which an optimizer lays them."""
+import numpy as np
+
+from cnn import plan, shapes
+
+layout = 0      # counts how often parameters have moved, so that programs know when addresses are stale
+
+
+class Parameter:
+    """A trainable array and its gradient.
+
+    data: float32 or float64 array. Assigning to `data` copies into place, so that the arrays that the
+        kernels and the optimizer know stay the same.
+    grad: array of the same shape and dtype, set (not added to) by each backward pass.
+    requires_grad: whether the backward pass computes `grad`.
+    """
+
+    def __init__(self, data, requires_grad=True):
+        self._data = plan.zeros(data.shape, data.dtype)
+        self._data[...] = data
+        self._grad = plan.zeros(data.shape, data.dtype)
+        self._requires_grad = requires_grad
+
+    @property
+    def data(self):
+        return self._data
+
+    @data.setter
+    def data(self, value):
+        value = np.asarray(value)
+        if value.shape != self.shape:
+            raise ValueError(f"Parameter: data must have shape {self.shape}, got {value.shape}")
+        self._data[...] = value
+
+    @property
+    def grad(self):
+        return self._grad
+
+    @grad.setter
+    def grad(self, value):
+        value = np.asarray(value)
+        if value.shape != self.shape:
+            raise ValueError(f"Parameter: grad must have shape {self.shape}, got {value.shape}")
+        self._grad[...] = value
+
+    @property
+    def requires_grad(self):
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value):
+        global layout
+        if bool(value) != self._requires_grad:
+            self._requires_grad = bool(value)
+            layout += 1
+
+    @property
+    def shape(self):
+        return self._data.shape
+
+    @property
+    def size(self):
+        return self._data.size
+
+    @property
+    def dtype(self):
+        return self._data.dtype
+
+    def __repr__(self):
+        return f"Parameter(shape={self.shape}, dtype={self.dtype})"
+
+    def _move(self, data, grad):
+        """Live in these arrays from now on, with the values there are."""
+        global layout
+        data[...], grad[...] = self._data, self._grad
+        self._data, self._grad = data, grad
+        layout += 1
+
+    def to(self, dtype):
+        """Change the number type, in place."""
+        dtype = np.dtype(dtype)
+        if dtype not in shapes.FLOATS:
+            raise TypeError(f"Parameter: dtype must be float32 or float64, got {dtype}")
+        if dtype != self.dtype:
+            self._move(plan.zeros(self.shape, dtype), plan.zeros(self.shape, dtype))
+
+
+def flatten(parameters):
+    """Lay parameters side by side in one flat array, their gradients in another.
+
+    parameters: a list of distinct Parameters of one dtype. Returns the two arrays (float32 or float64,
+    (total size,)), of which every parameter's `data` and `grad` are views from now on.
+    """
+    kinds = {p.dtype for p in parameters}
+    if len(kinds) != 1:
+        raise ValueError(f"flatten: parameters must share one dtype, got {sorted(map(str, kinds))}")
+    total = sum(p.size for p in parameters)
+    data, grad = plan.zeros(total, *kinds), plan.zeros(total, *kinds)
+    at = 0
+    for p in parameters:
+        p._move(data[at:at + p.size].reshape(p.shape), grad[at:at + p.size].reshape(p.shape))
+        at += p.size
+    return data, grad

@@ -1,0 +1,306 @@
+"""Programs: what a layer asks the kernels to do, and running it.
+
+A layer describes itself by adding operations to a `Program`. Running a single layer and running a whole
+training step are then the same thing: a list of operations handed to the executor (_ext/executor.pyx),
+which carries sixteen images at a time through all of them.
+
+    program = Program(np.float32, images=64)
+    x = program.tensor(1, 28, 28)                       # becomes (blocks, 1, 28, 28, 16)
+    program.add("relu", lambda: dict(x=x, y=x, **x.pixels))
+    program.run(64)
+
+Operations are written down as functions that return their arguments, because where an array lies is
+known only when the whole program is: a convolution that comes later may ask for a border of zeros.
+"""
+import numpy as np
+
+from cnn import _ext, shapes, threads
+
+LANES = 16
+MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
+ONCE, PER_BLOCK, PER_SHARD, PER_THREAD = range(4)   # what an array has one copy of; as in op.pxd
+
+ARG = np.dtype([("base", np.uintp), ("step", np.intp), ("per", np.intp), ("plane", np.intp),
+                ("row", np.intp)])
+OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("args", ARG, (10,)), ("n", np.intp, (16,)),
+               ("f", np.float64, (8,))])
+SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
+
+
+def zeros(shape, dtype):
+    """An array of zeros that starts on a cache line, so that no row of pixels straddles two."""
+    dtype = np.dtype(dtype)
+    count = int(np.prod(shape, dtype=np.int64))
+    raw = np.zeros(count * dtype.itemsize + 64, np.uint8)
+    first = -raw.ctypes.data % 64
+    return raw[first:first + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+class Tensor:
+    """An activation of the network: (blocks, channels, height, width, 16), with borders left and right.
+
+    `flat` marks the public shape (N, channels) of vectors, where height and width are 1.
+    """
+
+    def __init__(self, channels, height, width, dtype, per, flat=False):
+        self.channels, self.height, self.width, self.flat = channels, height, width, flat
+        self.dtype, self.per = dtype, per
+        self.left = self.right = 0
+        self.source = None      # the tensor that this one is another view of
+        self.viewed = False     # whether there are such views: it can't have borders then
+        self.array = None
+
+    @property
+    def shape(self):
+        """Public shape of one image."""
+        return (self.channels,) if self.flat else (self.channels, self.height, self.width)
+
+    @property
+    def pixels(self):
+        return {"channels": self.channels, "height": self.height, "width": self.width}
+
+    @property
+    def row(self):
+        """Numbers from one row of pixels to the next."""
+        return (self.left + self.width + self.right) * LANES
+
+    @property
+    def plane(self):
+        """Numbers from one channel to the next."""
+        return self.height * self.row
+
+    def allocate(self, copies):
+        if self.source is not None:
+            self.source.allocate(copies)
+            self.array = self.source.array
+        elif self.array is None:
+            # room for one border more: the last row's right border may lie beyond its plane
+            size = self.channels * self.plane + (self.left + self.right) * LANES
+            if size >= 2**31:
+                raise ValueError(f"an activation of {'×'.join(map(str, self.shape))} is too large: "
+                                 f"sixteen images of it must stay below 2**31 numbers")
+            shapes.element_count("Program", copies, size)
+            self.array = zeros((copies, -(-size // LANES) * LANES), self.dtype)
+
+    def argument(self):
+        return (self.array.ctypes.data + self.left * LANES * self.dtype.itemsize, self.array.strides[0],
+                self.per, self.plane, self.row)
+
+
+class Slot:
+    """An array that is handed over anew for each run."""
+
+    def __init__(self, name):
+        self.name = name
+
+
+class Copies:
+    """A flat array with one copy for each shard (or block, or thread)."""
+
+    def __init__(self, size, dtype, per):
+        self.size, self.dtype, self.per = size, dtype, per
+        self.array = None
+
+    def allocate(self, copies):
+        if self.array is None:
+            self.array = zeros((copies, -(-self.size // LANES) * LANES), self.dtype)
+
+    @property
+    def step(self):
+        """Numbers from one copy to the next."""
+        return self.array.shape[1]
+
+    def argument(self):
+        return self.array.ctypes.data, self.array.strides[0], self.per, 0, 0
+
+
+class _Segment:
+    """Operations between two barriers: all per block, or all cut into tasks."""
+
+    def __init__(self, per_block):
+        self.per_block = per_block
+        self.ops = []       # (kernel name, function that returns the arguments, tasks)
+
+
+class Program:
+    """Operations on batches of up to `images` images, in one or more phases.
+
+    dtype: float32 or float64, of everything computed.
+    images: the largest batch; any smaller one can be run too.
+    keep: whether activations stay after a run (one copy for each block), as a backward phase that is
+        run by itself needs them. Otherwise a thread has one copy, which stays in its cache.
+    """
+
+    def __init__(self, dtype, images, keep=False):
+        self.dtype = np.dtype(dtype)
+        self.kernels = _ext.kernels(self.dtype)
+        self.images, self.keep = images, keep
+        self.threads = threads.get_num_threads()
+        self.blocks = max(1, -(-images // LANES))
+        self.shards = min(self.blocks, MAX_SHARDS)
+        self.hooks = {}
+        self._phases = {}
+        self._segments = None
+        self._compiled = {}
+        self._arrays = []
+        self.begin("forward")
+
+    # ------------------------------------------------------------ arrays
+
+    def tensor(self, channels, height=1, width=1, flat=False, integer=False):
+        """A new activation. With `integer` it holds integers as wide as the dtype (pooling indices)."""
+        dtype = np.dtype(f"i{self.dtype.itemsize}") if integer else self.dtype
+        return self._own(Tensor(channels, height, width, dtype, PER_BLOCK if self.keep else PER_THREAD,
+                                flat))
+
+    def like(self, tensor):
+        return self.tensor(tensor.channels, tensor.height, tensor.width, tensor.flat)
+
+    def view(self, tensor, channels, height=1, width=1, flat=False):
+        """The same numbers as another tensor, seen in another shape of as many elements."""
+        if tensor.left or tensor.right:
+            tensor = self._copied(tensor)
+        view = self.tensor(channels, height, width, flat)
+        view.source, view.viewed, tensor.viewed = tensor, True, True
+        return view
+
+    def bordered(self, tensor, left, right):
+        """The tensor, with at least so many columns of zeros on both sides."""
+        if tensor.left >= left and tensor.right >= right:
+            return tensor
+        if tensor.viewed or tensor.array is not None:
+            tensor = self._copied(tensor)
+        tensor.left, tensor.right = max(tensor.left, left), max(tensor.right, right)
+        return tensor
+
+    def _copied(self, tensor):
+        copy = self.like(tensor)
+        self.add("copy", lambda: dict(x=tensor, y=copy, **copy.pixels))
+        return copy
+
+    def copies(self, size, per, dtype=None):
+        return self._own(Copies(size, np.dtype(dtype or self.dtype), per))
+
+    def _own(self, array):
+        self._arrays.append(array)
+        return array
+
+    # ------------------------------------------------------------ writing
+
+    def begin(self, phase):
+        """Add what follows to this phase, which `run` names."""
+        self._segments = self._phases.setdefault(phase, [])
+        self.hooks.setdefault(phase, [])
+        self._phase = phase
+        if not self._segments:
+            self.cut()
+
+    def cut(self):
+        """Wait for the whole batch: what follows may use what all blocks have computed."""
+        self._segments += [_Segment(False), _Segment(True), _Segment(False)]
+
+    def add(self, kernel, arguments):
+        """Add an operation on every block."""
+        self._segments[-2].ops.append((kernel, arguments, 0))
+
+    def before(self, kernel, arguments, tasks):
+        """Add an operation on the whole batch, cut into tasks, before the blocks of this segment."""
+        self._segments[-3].ops.append((kernel, arguments, tasks))
+
+    def after(self, kernel, arguments, tasks):
+        """Add an operation on the whole batch, cut into tasks, after the blocks of this segment."""
+        self._segments[-1].ops.append((kernel, arguments, tasks))
+
+    def on_run(self, function):
+        """Call `function()` before each run of this phase."""
+        self.hooks[self._phase].append(function)
+
+    def has(self, phase):
+        return phase in self._phases
+
+    # ------------------------------------------------------------ compiling and running
+
+    def _compile(self, phase):
+        counts = {ONCE: 1, PER_BLOCK: self.blocks, PER_SHARD: self.shards, PER_THREAD: self.threads}
+        for array in self._arrays:
+            array.allocate(counts[array.per])
+        segments = [s for s in self._phases[phase] if s.ops]
+        ops = np.zeros(sum(len(s.ops) for s in segments), OP)
+        table = np.zeros(len(segments), SEGMENT)
+        slots, keep, at = {}, [], 0
+        for segment, entry in zip(segments, table, strict=True):
+            entry["first"], entry["count"] = at, len(segment.ops)
+            for kernel, arguments, tasks in segment.ops:
+                self._write(ops, at, kernel, arguments(), tasks, slots, keep)
+                at += 1
+            entry["tasks"] = 0 if segment.per_block else sum(op[2] for op in segment.ops)
+        table = table[[s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]]
+        most = max([self.shards if not t else t for t in table["tasks"]], default=1)
+        # `keep` holds every array whose address is in the operations
+        return ops, table, ops["args"]["base"], slots, keep, ops.ctypes.data, table.ctypes.data, int(most)
+
+    def _write(self, ops, at, kernel, values, tasks, slots, keep):
+        address, arrays, sizes, scalars = self.kernels.table[kernel]
+        unknown = set(values) - {*arrays, *sizes, *scalars}
+        missing = {*sizes, *scalars} - set(values)
+        if unknown or missing:
+            raise TypeError(f"{kernel}: unknown arguments {sorted(unknown)}, missing {sorted(missing)}")
+        op = ops[at]
+        op["kernel"], op["tasks"] = address, tasks
+        for i, name in enumerate(arrays):
+            value = values.get(name)
+            if value is None:
+                continue
+            if isinstance(value, Slot):
+                slots.setdefault(value.name, []).append((at, i))
+                continue
+            keep.append(value)
+            if isinstance(value, np.ndarray):
+                op["args"][i] = (value.ctypes.data, 0, ONCE, 0, 0)
+            else:
+                op["args"][i] = value.argument()
+        for i, name in enumerate(sizes):
+            op["n"][i] = values[name]
+        for i, name in enumerate(scalars):
+            op["f"][i] = values[name]
+
+    def run(self, images, phase="forward", **arrays):
+        """Run a phase on a batch of `images` images; `arrays` fill the slots, one NumPy array each."""
+        if phase not in self._compiled:
+            self._compiled[phase] = self._compile(phase)
+        _, table, base, slots, _, ops_address, table_address, most = self._compiled[phase]
+        for hook in self.hooks[phase]:
+            hook()
+        for name, array in arrays.items():
+            for where in slots.get(name, ()):
+                base[where] = array.ctypes.data
+        blocks = -(-images // LANES)
+        per_shard = max(1, -(-blocks // MAX_SHARDS))
+        _ext.executor.run(ops_address, table_address, len(table), images, per_shard,
+                          min(self.threads, most))
+
+    # ------------------------------------------------------------ steps that many layers share
+
+    def input(self, channels, height=1, width=1, flat=False, name="x"):
+        """A tensor packed from the NCHW array of the slot `name`."""
+        x = self.tensor(channels, height, width, flat)
+        self.add("pack", lambda: dict(x=Slot(name), y=x, **x.pixels))
+        return x
+
+    def output(self, tensor, name="y"):
+        """Unpack a tensor into the NCHW array of the slot `name`."""
+        self.add("unpack", lambda: dict(x=tensor, y=Slot(name), **tensor.pixels))
+
+    def gather(self, source, order):
+        """An array filled with source[order] before the blocks: weights in the order a kernel wants."""
+        packed = zeros(len(order), self.dtype)
+        self.before("gather", lambda: dict(x=source, index=order, y=packed, count=len(order)),
+                    self.kernels.pack.chunks(len(order)))
+        return packed
+
+    def shard_sum(self, target, count):
+        """`count` numbers for each shard; after the blocks their sum, taken in order, goes to `target`."""
+        parts = self.copies(count, PER_SHARD)
+        self.after("sum_shards", lambda: dict(x=parts, y=target, count=count, step=parts.step),
+                   self.kernels.pack.chunks(count))
+        return parts

@@ -1,0 +1,217 @@
+"""Size arithmetic and argument checks, written once for the whole package.
+
+Every function takes `owner` first: the name of the class or function that the user called, which starts
+each error message. A wrong kind of argument raises TypeError, a wrong value of the right kind ValueError:
+
+    Conv2d: stride must be an integer of at least 1, got 0
+
+Sizes are in pixels, ordered (height, width). The functions that compute sizes take pairs that `pair` has
+checked: kernel, stride and dilation of at least 1, padding of at least 0.
+"""
+
+import math
+import reprlib
+
+import numpy as np
+
+MAX_SIZE = 2**31 - 1  # no single size may be larger, so that the kernels' index arithmetic cannot overflow
+MAX_ELEMENTS = 2**40  # no array may have more elements
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+# ---------------------------------------------------------------------------------------------- numbers
+
+
+def integer(owner, name, value, minimum=0, maximum=MAX_SIZE):
+    """Return `value` as an int within [minimum, maximum]; Python and NumPy integers pass, bool does not.
+
+    Raises TypeError for any other type and ValueError outside the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{owner}: {name} must be an integer, got {_shown(value)}")
+    value = int(value)
+    if minimum <= value <= maximum:
+        return value
+    limits = f"from {minimum} to {maximum}"
+    if maximum == MAX_SIZE and value < minimum:
+        limits = f"of at least {minimum}"
+    raise ValueError(f"{owner}: {name} must be an integer {limits}, got {_shown(value)}")
+
+
+def number(owner, name, value, minimum=None, maximum=None, below=None, above=None):
+    """Return `value` as a finite float within [minimum, maximum] and the open interval (above, below).
+
+    Raises TypeError unless `value` is a Python or NumPy integer or float (bool is refused), ValueError for
+    NaN, infinity and values outside the limits.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{owner}: {name} must be a number, got {_shown(value)}")
+    try:
+        result = float(value)
+    except OverflowError:  # an int beyond float64
+        result = math.inf
+    if (
+        math.isfinite(result)
+        and (minimum is None or result >= minimum)
+        and (maximum is None or result <= maximum)
+        and (below is None or result < below)
+        and (above is None or result > above)
+    ):
+        return result
+    limits = (("of at least", minimum), ("above", above), ("of at most", maximum), ("below", below))
+    wanted = " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None)
+    raise ValueError(f"{owner}: {name} must be a finite number {wanted}".rstrip() + f", got {_shown(value)}")
+
+
+def pair(owner, name, value, minimum=0):
+    """Return (height, width) as two ints from one integer or a tuple or list of two, each at least `minimum`.
+
+    Raises TypeError for anything else and ValueError for the wrong length or range.
+    """
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ValueError(f"{owner}: {name} must be an integer or a pair of integers, got {_shown(value)}")
+        return integer(owner, name, value[0], minimum), integer(owner, name, value[1], minimum)
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{owner}: {name} must be an integer or a pair of integers, got {_shown(value)}")
+    size = integer(owner, name, value, minimum)
+    return size, size
+
+
+def element_count(owner, *sizes):
+    """Return the product of `sizes` (an int); raises ValueError above 2**40 elements."""
+    count = math.prod(int(size) for size in sizes)
+    if count > MAX_ELEMENTS:
+        raise ValueError(f"{owner}: an array of {_by(sizes)} elements is too large, the limit is 2**40")
+    return count
+
+
+# ----------------------------------------------------------------------------------------- output sizes
+
+
+def padding(owner, value, kernel, stride, dilation):
+    """Return a convolution's zero padding as ((top, bottom), (left, right)).
+
+    value: an integer, a pair (height, width), "valid" (none) or "same" (the output has the input's size;
+    stride 1 only; when the total is odd the extra row or column goes to the bottom or right, as in PyTorch).
+    kernel, stride, dilation: pairs. Raises TypeError or ValueError for anything else.
+    """
+    if isinstance(value, str):
+        if value == "valid":
+            return (0, 0), (0, 0)
+        if value != "same":
+            raise ValueError(
+                f'{owner}: padding must be an integer, a pair, "same" or "valid", got {_shown(value)}'
+            )
+        if tuple(stride) != (1, 1):
+            raise ValueError(f'{owner}: padding "same" needs stride 1, got stride {_by(stride)}')
+        totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        top, left = (total // 2 for total in totals)
+        return (top, totals[0] - top), (left, totals[1] - left)
+    height, width = pair(owner, "padding", value)
+    return (height, height), (width, width)
+
+
+def conv_output(owner, size, kernel, stride, padding, dilation):
+    """Return a convolution's (out_h, out_w): floor((padded - (dilation·(kernel - 1) + 1)) / stride) + 1.
+
+    size: (H, W) of the input. kernel, stride, dilation: pairs. padding: as `padding` returns it.
+    Raises ValueError for an empty input, a kernel larger than the padded input, or sizes beyond 2**31 - 1.
+    """
+    padded = _padded(owner, size, padding)
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    if spans[0] > padded[0] or spans[1] > padded[1]:
+        what = f"kernel_size {_by(kernel)} is"
+        if tuple(dilation) != (1, 1):
+            what = f"kernel_size {_by(kernel)} with dilation {_by(dilation)} spans {_by(spans)},"
+        raise ValueError(f"{owner}: {what} larger than the padded input {_by(padded)}")
+    out_h, out_w = ((p - e) // s + 1 for p, e, s in zip(padded, spans, stride, strict=True))
+    return out_h, out_w
+
+
+def pool_output(owner, size, kernel, stride, padding, ceil_mode):
+    """Return a pooling layer's (out_h, out_w) by PyTorch's rule.
+
+    size: (H, W) of the input. kernel, stride, padding: pairs. With ceil_mode a last window that hangs over
+    the far edge counts too, provided that it starts inside the input or the near padding. Every window holds
+    at least one input element. Raises ValueError for an empty input, a padding of more than half the
+    kernel, a kernel that leaves no output, or sizes beyond 2**31 - 1.
+    """
+    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+        raise ValueError(
+            f"{owner}: padding must be at most half of kernel_size {_by(kernel)}, got {_by(padding)}"
+        )
+    padded = _padded(owner, size, [(p, p) for p in padding])
+    out = []
+    for extent, side, k, s, p in zip(padded, size, kernel, stride, padding, strict=True):
+        spare = extent - k + (s - 1 if ceil_mode else 0)
+        count = spare // s + 1
+        if ceil_mode and (count - 1) * s >= side + p:
+            count -= 1
+        out.append(count)
+    if min(out) < 1:
+        raise ValueError(f"{owner}: kernel_size {_by(kernel)} is larger than the padded input {_by(padded)}")
+    return out[0], out[1]
+
+
+def _padded(owner, size, padding):
+    if min(size) < 1:
+        raise ValueError(f"{owner}: the input must not be empty, got {_by(size)}")
+    padded = [side + sum(pads) for side, pads in zip(size, padding, strict=True)]
+    if max(padded) > MAX_SIZE:
+        raise ValueError(f"{owner}: a side of the padded input {_by(padded)} is larger than {MAX_SIZE}")
+    return padded
+
+
+# ----------------------------------------------------------------------------------------------- arrays
+
+
+def array(owner, name, value, shape=None, dtype=None, allow_empty=True):
+    """Return `value`, a NumPy array, as an aligned, C-contiguous array of native byte order.
+
+    The result shares memory with `value` when that already is such an array, and may be read-only.
+
+    shape: tuple with an int for a fixed axis and a name such as "N" (or None) for a free one; None means any.
+    dtype: the dtype it must have; None means float32 or float64. Only the byte order is ever converted.
+    allow_empty: whether an axis may have length 0.
+
+    Raises TypeError unless `value` is an ndarray of that dtype, ValueError for another shape.
+    """
+    wanted = FLOATS if dtype is None else (np.dtype(dtype),)
+    names = " or ".join(kind.name for kind in wanted)
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{owner}: {name} must be a NumPy array of {names}, got {type(value).__name__}")
+    native = next((kind for kind in wanted if np.can_cast(value.dtype, kind, "equiv")), None)
+    if native is None:
+        raise TypeError(f"{owner}: {name} must be {names}, got {value.dtype}")
+    if shape is not None and not _matches(value.shape, shape):
+        raise ValueError(f"{owner}: {name} must have shape {_axes(shape)}, got {_axes(value.shape)}")
+    if value.size == 0 and not allow_empty:
+        raise ValueError(f"{owner}: {name} must not be empty, got shape {_axes(value.shape)}")
+    return np.require(value, native, ["C_CONTIGUOUS", "ALIGNED", "ENSUREARRAY"])
+
+
+def _matches(shape, wanted):
+    return len(shape) == len(wanted) and all(
+        not isinstance(w, (int, np.integer)) or n == w for n, w in zip(shape, wanted, strict=True)
+    )
+
+
+# ----------------------------------------------------------------------------------- words for messages
+
+
+def _axes(shape):
+    text = ", ".join("any" if axis is None else str(axis) for axis in shape)
+    return f"({text},)" if len(shape) == 1 else f"({text})"
+
+
+def _by(sizes):
+    return "×".join(str(int(size)) for size in sizes)
+
+
+def _shown(value):
+    try:
+        return reprlib.repr(value)  # cuts long lists and strings short
+    except ValueError:  # Python refuses to print an int of thousands of digits
+        return "a huge integer"

@@ -1,0 +1,163 @@
+"""Tables of offsets: where a convolution's pixels and taps lie in the blocks.
+
+One kernel, `correlate` in _ext/conv.pyx, computes y[k, p] = b[k] + sum_t w[k, t] x[pixel[p] + tap[t]].
+This module makes its tables for the forward pass and for the input gradient, and those of the weight
+gradient. Offsets count numbers (not bytes) from pixel (0, 0) of channel 0; one pixel is 16 numbers.
+
+Taps are ordered by kernel row first. A window that hangs over the top or bottom then needs a contiguous
+range of them, and rows of padding cost nothing; to the left and right x has a border of zeros.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+LANES = 16
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes of one convolution; pairs are (height, width)."""
+
+    size: tuple         # H, W of the input
+    out: tuple          # of the output
+    kernel: tuple
+    stride: tuple
+    dilation: tuple
+    padding: tuple      # ((top, bottom), (left, right))
+    channels: int       # input channels of one group
+    outputs: int        # output channels of one group
+    groups: int
+
+    @property
+    def taps(self):
+        return self.channels * self.kernel[0] * self.kernel[1]
+
+    def side_border(self):
+        """Columns of zeros that the forward pass reads left and right of x."""
+        left = self.padding[1][0]
+        last = (self.out[1] - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1] - left
+        return left, max(0, last - (self.size[1] - 1))
+
+    def gradient_border(self):
+        """Columns of zeros that the input gradient reads left and right of dy."""
+        left = right = 0
+        for b in range(self.stride[1]):
+            steps = [shift for _, shift in self._residue(1, b)]
+            columns = [column for _, column in self._positions(1, b)]
+            if steps and columns:
+                left = max(left, max(steps) - min(columns))
+                right = max(right, max(columns) - min(steps) - (self.out[1] - 1))
+        return left, right
+
+    def _residue(self, axis, residue):
+        """Kernel rows (axis 0) or columns (1) r that meet input positions of this residue by the stride,
+        each with the number of output pixels that it shifts by."""
+        s, d = self.stride[axis], self.dilation[axis]
+        return [(r, (r * d - residue) // s) for r in range(self.kernel[axis]) if (r * d) % s == residue]
+
+    def _positions(self, axis, residue):
+        """Input positions u of this residue, each with the output position that tap 0 would take it to."""
+        s, before = self.stride[axis], self.padding[axis][0]
+        first = (residue - before) % s
+        return [(u, (u + before - residue) // s) for u in range(first, self.size[axis], s)]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What `correlate` needs besides its arrays: int32 offsets and the order of the packed weights."""
+
+    pixel: np.ndarray   # (pixels,)
+    out: np.ndarray     # (pixels,)
+    tap: np.ndarray     # (taps,)
+    run: np.ndarray     # (runs, 4) first pixel, pixels, first tap, taps
+    weights: np.ndarray     # (groups, taps, outputs) positions in the flat weight array
+
+
+def _grid(rows, columns):
+    return np.add.outer(np.asarray(rows, np.int64), np.asarray(columns, np.int64)).ravel()
+
+
+def _runs(ranges, columns, taps_per_row):
+    """Merge neighbouring rows of pixels that need the same kernel rows [low, high)."""
+    runs = []
+    for row, (low, high) in enumerate(ranges):
+        taps = [low * taps_per_row, (high - low) * taps_per_row]
+        if runs and runs[-1][2:] == taps:
+            runs[-1][1] += columns
+        else:
+            runs.append([row * columns, columns, *taps])
+    return runs
+
+
+def _tables(pixel, out, tap, runs, weights):
+    int32 = [np.ascontiguousarray(a, np.int32) for a in (pixel, out, tap, np.reshape(runs, (-1, 4)))]
+    return Tables(*int32, np.ascontiguousarray(weights, np.int64))
+
+
+def forward_tables(g, x, y):
+    """Tables of the forward pass for tensors x and y (their `row` and `plane` are numbers apart)."""
+    (R, S), (sh, sw), (dh, dw) = g.kernel, g.stride, g.dilation
+    (top, _), (left, _) = g.padding
+    i, j = np.arange(g.out[0]), np.arange(g.out[1])
+    r, c, s = np.arange(R), np.arange(g.channels), np.arange(S)
+    tap = _grid(_grid((r * dh - top) * x.row, c * x.plane), (s * dw - left) * LANES)
+    inside = (i[:, None] * sh + r * dh - top >= 0) & (i[:, None] * sh + r * dh - top < g.size[0])
+    runs = _runs([_span(row) for row in inside], g.out[1], g.channels * S)
+    k = np.arange(g.groups * g.outputs).reshape(g.groups, 1, g.outputs)
+    within = (r[:, None, None] * S + c[:, None] * R * S + s).reshape(1, -1, 1)
+    return _tables(_grid(i * sh * x.row, j * sw * LANES), _grid(i * y.row, j * LANES), tap, runs,
+                   k * g.taps + within)
+
+
+def _span(flags):
+    """(first, one past the last) of the true flags, which are contiguous; (0, 0) where there is none."""
+    true = np.flatnonzero(flags)
+    return (int(true[0]), int(true[-1]) + 1) if len(true) else (0, 0)
+
+
+def gradient_tables(g, dy, dx):
+    """Tables of the input gradient, dx[c, u, v] = sum of dy[k, i, j] w[k, c, r, s] over all (i, j, r, s)
+    with i*stride + r*dilation - padding = u, and likewise v: one for each residue of (u, v) by the stride."""
+    S = g.kernel[1]
+    result = []
+    for a in range(g.stride[0]):
+        rows, ups = g._positions(0, a), g._residue(0, a)
+        for b in range(g.stride[1]):
+            columns, lefts = g._positions(1, b), g._residue(1, b)
+            if not rows or not columns:
+                continue
+            k, c = np.arange(g.outputs), np.arange(g.channels)
+            r, up = np.array(ups, np.int64).reshape(-1, 2).T
+            s, left = np.array(lefts, np.int64).reshape(-1, 2).T
+            u, i = np.array(rows).T
+            v, j = np.array(columns).T
+            tap = _grid(_grid(-up * dy.row, k * dy.plane), -left * LANES)
+            inside = (i[:, None] - up >= 0) & (i[:, None] - up < g.out[0])
+            runs = _runs([_span(row) for row in inside], len(v), g.outputs * len(s))
+            within = (k[:, None] * g.taps + s).reshape(1, -1) + (r * S)[:, None]
+            weights = (np.arange(g.groups)[:, None, None] * g.outputs * g.taps + within.reshape(1, -1, 1)
+                       + c * g.kernel[0] * S)
+            result.append(_tables(_grid(i * dy.row, j * LANES), _grid(u * dx.row, v * LANES), tap, runs,
+                                  weights))
+    return result
+
+
+def weight_tables(g, x):
+    """Tables of the weight gradient: (tap, to, rows), see `conv_dw`."""
+    (R, S), (sh, _), (dh, dw) = g.kernel, g.stride, g.dilation
+    (top, _), (left, _) = g.padding
+    r, c, s, i = np.arange(R), np.arange(g.channels), np.arange(S), np.arange(g.out[0])
+    tap = _grid(_grid((r * dh - top) * x.row, c * x.plane), (s * dw - left) * LANES)
+    to = _grid(_grid(r * S, c * R * S), s)
+    inside = (r[:, None] * dh + i * sh - top >= 0) & (r[:, None] * dh + i * sh - top < g.size[0])
+    rows = [_span(row) for row in inside]
+    return tuple(np.ascontiguousarray(a, np.int32) for a in (tap, to, rows))
+
+
+def packed_order(weights, tiles):
+    """Positions of the packed weights (int32): for each group and tile of outputs, (taps, kt) in a row."""
+    sizes = [len(part) for part in np.array_split(np.arange(weights.shape[2]), tiles)]
+    bounds = np.cumsum([0, *sizes])
+    parts = [group[:, a:b].ravel() for group in weights
+             for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)

@@ -1,0 +1,116 @@
+"""Builds the kernels: every module of cnn/_ext, for each instruction set and each number type.
+
+Cython turns each .pyx into C once. That C is then compiled several times, with other flags, into
+cnn/_ext/<instruction set>_<number type>/, and cnn/_ext/__init__.py chooses when it is imported.
+
+    CNN_NATIVE=1   also tune for the processor at hand (the build then fits no other)
+    CNN_VARIANTS   a comma-separated choice of baseline,avx2,avx512 (default: all on x86-64)
+    CNN_DEBUG=1    turn on Cython's bounds checks
+"""
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+KERNEL_MODULES = ("conv", "pool", "pointwise", "loss", "pack", "update")
+SOURCES = Path("cnn/_ext")
+GENERATED = Path("build/cython")
+
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+INSTRUCTION_SETS = {"baseline": []}
+if X86:
+    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
+    INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
+if "CNN_VARIANTS" in os.environ:
+    wanted = os.environ["CNN_VARIANTS"].split(",")
+    unknown = set(wanted) - set(INSTRUCTION_SETS)
+    if unknown:
+        sys.exit(f"CNN_VARIANTS: no such build here: {', '.join(sorted(unknown))}; "
+                 f"there are {', '.join(INSTRUCTION_SETS)}")
+    INSTRUCTION_SETS = {name: INSTRUCTION_SETS[name] for name in wanted}
+NUMBER_TYPES = {"float32": ("float", "32"), "float64": ("double", "64")}
+
+# No -ffast-math: NaN and Inf keep their meaning, and a library linked with it makes the whole
+# process flush denormals (GCC before 13).
+FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-g0"]
+if os.environ.get("CNN_NATIVE") == "1":
+    FLAGS.append("-march=native" if X86 else "-mcpu=native")
+# GCC unrolls loops of up to 16 rounds by itself; a register tile has up to 24 accumulators.
+UNROLL = ["--param", "max-completely-peel-times=64", "--param", "max-completely-peeled-insns=4000"]
+OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
+
+# The tiles' constants reach the compiler by inlining, so inlining must not be left to its taste.
+ALWAYS_INLINE = ("CYTHON_INLINE", "inline __attribute__((always_inline))")
+
+
+class BuildKernels(build_ext):
+    """build_ext that finds out what the compiler can do, and compiles on all cores."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
+    def build_extensions(self):
+        compiler = self.compiler.compiler[0]
+        if not self.compiles(["-O1"], body="#ifndef __GNUC__\n#error\n#endif\n"):
+            sys.exit(f"cnn: {compiler} cannot build the kernels: they need GCC or Clang, and a C "
+                     f"compiler that works (Debian: apt install gcc python3-dev)")
+        unroll = UNROLL if self.compiles(UNROLL) else []
+        openmp = next((o for o in OPENMP if self.compiles(o[0], o[1], "#include <omp.h>\n")), None)
+        if openmp is None:
+            print("cnn: no OpenMP found: the kernels are built for one thread only", file=sys.stderr)
+            openmp = [], []
+        for ext in self.extensions:
+            ext.extra_compile_args += FLAGS + unroll + openmp[0]
+            ext.extra_link_args += openmp[1]
+        super().build_extensions()
+
+    def copy_extensions_to_source(self):
+        for ext in self.extensions:
+            Path(*ext.name.split(".")[:-1]).mkdir(exist_ok=True)
+        super().copy_extensions_to_source()
+
+    def compiles(self, flags, link=(), body=""):
+        """Does a small program compile and link with these flags?"""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "try.c")
+            source.write_text(body + "int main(void) { return 0; }\n")
+            command = [*self.compiler.compiler, *flags, str(source), "-o", str(Path(folder, "try")), *link]
+            try:
+                return subprocess.run(command, capture_output=True).returncode == 0
+            except OSError:
+                return False
+
+
+def extensions():
+    debug = os.environ.get("CNN_DEBUG") == "1"
+    directives = {"language_level": 3, "boundscheck": debug, "wraparound": debug, "cdivision": not debug,
+                  "initializedcheck": debug, "embedsignature": True}
+    modules = [Extension(f"cnn._ext.{name}", [str(SOURCES / f"{name}.pyx")])
+               for name in ("cpu", "executor", *KERNEL_MODULES)]
+    built = cythonize(modules, build_dir=str(GENERATED), compiler_directives=directives)
+    result = [ext for ext in built if ext.name.rpartition(".")[2] not in KERNEL_MODULES]
+    for name in KERNEL_MODULES:
+        for isa, flags in INSTRUCTION_SETS.items():
+            for number, (c_type, bits) in NUMBER_TYPES.items():
+                # one file each that includes the generated C, so that the object files differ
+                source = GENERATED / f"{isa}_{number}" / f"{name}.c"
+                source.parent.mkdir(parents=True, exist_ok=True)
+                text = (f"#define CNN_REAL {c_type}\n#define CNN_REAL_BITS {bits}\n"
+                        f"#include \"../cnn/_ext/{name}.c\"\n")
+                if not source.exists() or source.read_text() != text:
+                    source.write_text(text)
+                result.append(Extension(
+                    f"cnn._ext.{isa}_{number}.{name}", [str(source)],
+                    depends=[str(GENERATED / "cnn/_ext" / f"{name}.c")],
+                    define_macros=[ALWAYS_INLINE], extra_compile_args=list(flags)))
+    return result
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})

@@ -41,13 +41,18 @@ class Geometry:
     def gradient_border(self):
         """Columns of zeros that the input gradient reads left and right of dy."""
         left = right = 0
-        for b in range(self.stride[1]):
+        for b in self._residues(1):
             steps = [shift for _, shift in self._residue(1, b)]
             columns = [column for _, column in self._positions(1, b)]
             if steps and columns:
                 left = max(left, max(steps) - min(columns))
                 right = max(right, max(columns) - min(steps) - (self.out[1] - 1))
         return left, right
+
+    def _residues(self, axis):
+        """The residues by the stride that input positions have (a stride may be larger than the input)."""
+        s, before = self.stride[axis], self.padding[axis][0]
+        return sorted({(u + before) % s for u in range(min(s, self.size[axis]))})
 
     def _residue(self, axis, residue):
         """Kernel rows (axis 0) or columns (1) r that meet input positions of this residue by the stride,
@@ -120,12 +125,10 @@ def gradient_tables(g, dy, dx):
     with i*stride + r*dilation - padding = u, and likewise v: one for each residue of (u, v) by the stride."""
     S = g.kernel[1]
     result = []
-    for a in range(g.stride[0]):
+    for a in g._residues(0):
         rows, ups = g._positions(0, a), g._residue(0, a)
-        for b in range(g.stride[1]):
+        for b in g._residues(1):
             columns, lefts = g._positions(1, b), g._residue(1, b)
-            if not rows or not columns:
-                continue
             k, c = np.arange(g.outputs), np.arange(g.channels)
             r, up = np.array(ups, np.int64).reshape(-1, 2).T
             s, left = np.array(lefts, np.int64).reshape(-1, 2).T

@@ -1,0 +1,23 @@
+"""Data sets: load them by name, hold them in memory, go over them in batches.
+
+>>> train, test = cnn.data.load("mnist-sample")
+>>> loader = cnn.data.DataLoader(train, batch_size=64, shuffle=True)
+>>> images, labels = next(iter(loader))  # float32 (64, 1, 28, 28) and int64 (64,)
+"""
+
+from .dataset import Dataset
+from .errors import DataFileError, DataNotFoundError
+from .idx import read_idx, read_idx_pair
+from .loader import DataLoader
+from .named import NAMES, load
+
+__all__ = [
+    "NAMES",
+    "DataFileError",
+    "DataLoader",
+    "DataNotFoundError",
+    "Dataset",
+    "load",
+    "read_idx",
+    "read_idx_pair",
+]

@@ -1,0 +1,196 @@
+"""Images with their labels, held in memory."""
+
+import math
+import operator
+
+import numpy as np
+
+_MOST_UNNAMED = 100_000  # classes to make up names for; a label beyond is a mistake
+
+
+class Dataset:
+    """Images with their labels, and what is needed to normalise the images.
+
+    images: (N, C, H, W), or (N, H, W) for one channel. uint8 with values 0 to 255, or float32 in a unit of
+        your own. Kept as they are (no copy if they are C-contiguous).
+    labels: (N,), any integer type, from 0 to number of classes - 1. Kept as int64.
+    classes: names of the classes. Default "0", "1", ... up to the largest label.
+    mean, std: one number per channel. In units of pixel / 255 for uint8 images, in the images' own unit for
+        float32 ones. Default 0 and 1.
+    name: what to call the data set in messages.
+
+    Attributes: images (N, C, H, W), labels int64 (N,), classes (tuple of str), mean, std (tuples of float),
+    name, and float32 arrays `scale` and `shift` of shape (C,) such that
+    normalised = pixel * scale + shift.
+
+    N may be 0. Raises TypeError or ValueError if anything does not fit.
+    """
+
+    def __init__(self, images, labels, classes=None, mean=None, std=None, name=""):
+        images = np.asarray(images)
+        if images.dtype not in (np.uint8, np.float32):
+            raise TypeError(f"Dataset: images must be uint8 or float32, not {images.dtype}")
+        if images.ndim == 3:
+            images = images[:, None]
+        if images.ndim != 4 or 0 in images.shape[1:]:
+            raise ValueError(
+                f"Dataset: images must be of shape (N, C, H, W) or (N, H, W), not {images.shape}"
+            )
+        labels = np.asarray(labels)
+        if labels.size == 0 and labels.ndim == 1:
+            labels = labels.astype(np.int64)  # np.asarray([]) is float64
+        if labels.dtype.kind not in "iu":
+            raise TypeError(f"Dataset: labels must be integers, not {labels.dtype}")
+        if labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"Dataset: labels must be of shape ({len(images)},), one per image, not {labels.shape}"
+            )
+        lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
+        if classes is None:
+            if highest >= _MOST_UNNAMED:
+                raise ValueError(f"Dataset: label {highest} is too large to do without classes=")
+            classes = map(str, range(highest + 1))
+        elif isinstance(classes, str):
+            raise TypeError(f"Dataset: classes must be a sequence of names, not the string {classes!r}")
+        self.classes = tuple(classes)
+        for label in self.classes:
+            if not isinstance(label, str):
+                raise TypeError(f"Dataset: classes must be names (str), not {label!r}")
+        if lowest < 0 or highest >= len(self.classes):
+            wrong = lowest if lowest < 0 else highest
+            raise ValueError(
+                f"Dataset: labels must be from 0 to {len(self.classes) - 1} "
+                f"(there are {len(self.classes)} classes), but one is {wrong}"
+            )
+        self.images = np.ascontiguousarray(images)
+        self.labels = labels.astype(np.int64)
+        self.name = name
+        channels = images.shape[1]
+        self.mean = _per_channel("mean", mean, 0.0, channels)
+        self.std = _per_channel("std", std, 1.0, channels)
+        if min(self.std) <= 0:
+            raise ValueError(f"Dataset: std must be greater than 0, not {self.std}")
+        # (pixel / white - mean) / std = pixel * scale + shift
+        white = 255.0 if images.dtype == np.uint8 else 1.0
+        self.scale = np.array([1.0 / (white * s) for s in self.std], np.float32)
+        self.shift = np.array([-m / s for m, s in zip(self.mean, self.std, strict=True)], np.float32)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __repr__(self):
+        sizes = "x".join(map(str, self.images.shape[1:]))
+        name = f"{self.name}: " if self.name else ""
+        return (
+            f"<Dataset {name}{len(self)} images of {sizes} {self.images.dtype}, {self.num_classes} classes>"
+        )
+
+    @property
+    def num_classes(self):
+        """How many classes there are (int), whether or not each of them has images."""
+        return len(self.classes)
+
+    def normalise(self, images):
+        """pixel * scale + shift, that is (pixel / 255 - mean) / std for uint8 data sets.
+
+        images: (n, C, h, w) of any n, h, w; uint8 or float32, in the unit of this data set's images.
+        Returns a new float32 array of the same shape.
+        Raises TypeError or ValueError if images have another type, or another number of channels.
+        """
+        if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
+            found = getattr(images, "dtype", type(images).__name__)
+            raise TypeError(f"Dataset: images to normalise must be a uint8 or float32 array, not {found}")
+        if images.ndim != 4 or images.shape[1] != len(self.scale):
+            raise ValueError(
+                f"Dataset: images to normalise must be of shape (n, {len(self.scale)}, h, w), "
+                f"not {images.shape}"
+            )
+        out = np.multiply(images, self.scale[:, None, None], dtype=np.float32)
+        out += self.shift[:, None, None]
+        return out
+
+    def subset(self, indices):
+        """A data set of some of the images, in the order given; classes, mean, std and name stay.
+
+        indices: a slice, integers from 0 to N - 1 (repeats allowed), or N booleans.
+        A slice of step 1 shares this data set's memory, everything else is a copy.
+        Raises TypeError or ValueError if the indices are anything else.
+        """
+        if not isinstance(indices, slice):
+            indices = self._checked_indices(indices)
+        return Dataset(
+            self.images[indices], self.labels[indices], self.classes, self.mean, self.std, self.name
+        )
+
+    def split(self, fraction, seed=0):
+        """Split at random into (rest, held_out), every class in the same proportion.
+
+        fraction: share of each class to hold out, 0 <= fraction < 1. Of n images of a class, n * fraction
+            are held out, rounded to the nearest whole number; at least one stays in `rest`.
+        seed: int >= 0; the same seed gives the same split.
+
+        Returns two data sets which keep the order that the images have here.
+        Raises TypeError or ValueError if fraction or seed is out of range.
+        """
+        try:
+            fraction = float(fraction)
+        except (TypeError, ValueError):
+            raise TypeError(f"Dataset.split: fraction must be a number, not {fraction!r}") from None
+        if not 0 <= fraction < 1:
+            raise ValueError(f"Dataset.split: fraction must be at least 0 and less than 1, not {fraction}")
+        rng = np.random.Generator(np.random.PCG64(whole_number("Dataset.split", "seed", seed, least=0)))
+        held_out = np.zeros(len(self), bool)
+        for k in range(self.num_classes):
+            members = np.flatnonzero(self.labels == k)
+            count = min(math.floor(len(members) * fraction + 0.5), len(members) - 1)
+            if count > 0:
+                held_out[rng.permutation(members)[:count]] = True
+        return self.subset(~held_out), self.subset(held_out)
+
+    def _checked_indices(self, indices):
+        indices = np.asarray(indices)
+        if indices.ndim != 1:
+            raise ValueError(f"Dataset.subset: indices must be of shape (n,), not {indices.shape}")
+        if indices.dtype == bool:
+            if len(indices) != len(self):
+                raise ValueError(
+                    f"Dataset.subset: {len(indices)} booleans given as indices, "
+                    f"but the data set has {len(self)} images"
+                )
+            return indices
+        if len(indices) == 0:
+            return indices.astype(np.int64)
+        if indices.dtype.kind not in "iu":
+            raise TypeError(f"Dataset.subset: indices must be integers or booleans, not {indices.dtype}")
+        if indices.min() < 0 or indices.max() >= len(self):
+            wrong = indices.min() if indices.min() < 0 else indices.max()
+            raise ValueError(f"Dataset.subset: indices must be from 0 to {len(self) - 1}, but one is {wrong}")
+        return indices
+
+
+def whole_number(where, argument, value, least):
+    """`value` as an int, if it is a whole number of at least `least`; else TypeError or ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{where}: {argument} must be a whole number, not {value!r}")
+    if number < least:
+        raise ValueError(f"{where}: {argument} must be at least {least}, not {number}")
+    return number
+
+
+def _per_channel(argument, values, default, channels):
+    """One finite float per channel, as a tuple."""
+    if values is None:
+        return (default,) * channels
+    try:
+        values = tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        raise TypeError(f"Dataset: {argument} must be one number per channel, not {values!r}") from None
+    if len(values) != channels or not all(map(math.isfinite, values)):
+        raise ValueError(
+            f"Dataset: {argument} must be {channels} finite number(s), one per channel, not {values}"
+        )
+    return values

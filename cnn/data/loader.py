@@ -1,0 +1,124 @@
+"""A data set in batches, in an order that depends on nothing but a seed and the number of the epoch."""
+
+import numpy as np
+
+from .dataset import Dataset, whole_number
+
+# Each purpose draws from a stream of its own, so that adding a transform does not change the order.
+_ORDER, _TRANSFORM = 0, 1
+
+
+class DataLoader:
+    """Goes over a data set batch by batch.
+
+    dataset: a Dataset, or a tuple (images, labels) to make one from.
+    batch_size: images in a batch, at least 1. The last batch holds what is left over.
+    shuffle: a new order every epoch, which depends on (seed, epoch) and on nothing else.
+    seed: int >= 0.
+    transform: None, or a function (images, rng) -> images that is called for every batch before the images
+        are normalised. It gets a copy, (n, C, H, W) of the data set's dtype, and a numpy Generator that
+        depends on (seed, epoch, number of the batch) only. It returns (n, C, any H, any W), uint8 or
+        float32, in the unit it got them in.
+    drop_last: leave out a last batch that is not full.
+
+    Iterating yields (images float32 (n, C, H, W), normalised; labels int64 (n,)).
+    Attribute `epoch`: number of the next epoch, from 0. It goes up by one whenever an iteration (or
+    `batches()`) starts, and may be set, to go on where another run has stopped.
+
+    Raises TypeError or ValueError if an argument does not fit.
+    """
+
+    def __init__(self, dataset, batch_size, shuffle=False, seed=0, transform=None, drop_last=False):
+        if isinstance(dataset, tuple) and len(dataset) == 2 and not isinstance(dataset[0], Dataset):
+            dataset = Dataset(*dataset)
+        if not isinstance(dataset, Dataset):
+            raise TypeError(
+                f"DataLoader: dataset must be a Dataset or a tuple (images, labels), not {_kind(dataset)}"
+            )
+        for argument, value in (("shuffle", shuffle), ("drop_last", drop_last)):
+            if not isinstance(value, (bool, np.bool_)):
+                raise TypeError(f"DataLoader: {argument} must be True or False, not {value!r}")
+        if transform is not None and not callable(transform):
+            raise TypeError(f"DataLoader: transform must be a function or None, not {transform!r}")
+        self.dataset = dataset
+        self.batch_size = whole_number("DataLoader", "batch_size", batch_size, least=1)
+        self.shuffle = bool(shuffle)
+        self.seed = whole_number("DataLoader", "seed", seed, least=0)
+        self.transform = transform
+        self.drop_last = bool(drop_last)
+        self.epoch = 0
+
+    @property
+    def epoch(self):
+        """Number of the next epoch (int >= 0)."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, number):
+        self._epoch = whole_number("DataLoader", "epoch", number, least=0)
+
+    def __len__(self):
+        """Batches in an epoch."""
+        whole, left_over = divmod(len(self.dataset), self.batch_size)
+        return whole + (left_over > 0 and not self.drop_last)
+
+    def __repr__(self):
+        return f"<DataLoader {len(self)} batches of {self.batch_size} from {self.dataset!r}>"
+
+    def indices(self, epoch):
+        """The order of an epoch: int64 (N,), a permutation of 0 ... N - 1 (just these if not shuffled)."""
+        epoch = whole_number("DataLoader", "epoch", epoch, least=0)
+        if not self.shuffle:
+            return np.arange(len(self.dataset), dtype=np.int64)
+        return self._rng(_ORDER, epoch).permutation(len(self.dataset)).astype(np.int64, copy=False)
+
+    def batches(self):
+        """Start the next epoch and yield, for each batch, the int64 (n,) indices of its images.
+
+        For callers that gather and normalise the images themselves; `transform` is theirs to apply.
+        """
+        return self._cut(self._next_epoch())
+
+    def __iter__(self):
+        return self._load(self._next_epoch())
+
+    # The two methods above are no generators, so that the epoch is counted when an iteration starts, not
+    # when its first batch is asked for.
+
+    def _next_epoch(self):
+        self.epoch += 1
+        return self.epoch - 1
+
+    def _cut(self, epoch):
+        order = self.indices(epoch)
+        for number in range(len(self)):
+            yield order[number * self.batch_size : (number + 1) * self.batch_size]
+
+    def _load(self, epoch):
+        data = self.dataset
+        for number, chosen in enumerate(self._cut(epoch)):
+            images = np.take(data.images, chosen, axis=0)
+            if self.transform is not None:
+                images = self._transformed(images, self._rng(_TRANSFORM, epoch, number))
+            yield data.normalise(images), data.labels[chosen]
+
+    def _transformed(self, images, rng):
+        result = self.transform(images, rng)
+        n, channels = images.shape[:2]
+        if not isinstance(result, np.ndarray) or result.dtype not in (np.uint8, np.float32):
+            raise TypeError(
+                f"DataLoader: transform must return a uint8 or float32 array, not {_kind(result)}"
+            )
+        if result.ndim != 4 or result.shape[:2] != (n, channels):
+            raise ValueError(
+                f"DataLoader: transform must return images of shape ({n}, {channels}, h, w), "
+                f"not {result.shape}"
+            )
+        return result
+
+    def _rng(self, *purpose):
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=purpose)))
+
+
+def _kind(value):
+    return f"{value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__

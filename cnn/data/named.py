@@ -1,0 +1,69 @@
+"""Data sets by name."""
+
+import hashlib
+import os
+
+from .dataset import Dataset
+from .errors import DataFileError
+from .fetch import find_or_download
+from .idx import read_idx_pair
+from .sources import SOURCES
+
+NAMES = tuple(SOURCES)
+
+
+def load(name, data_dir=None):
+    """Load a data set: (training set, test set), each a Dataset with uint8 images (N, C, H, W).
+
+    name: one of NAMES. "mnist-sample" comes with this package: 4,000 and 1,000 images out of MNIST's
+        training set. The others are looked for in data_dir, then in $CNN_DATA_DIR, then in the user's
+        cache; if they are nowhere, they are downloaded into the cache.
+    data_dir: a folder with the files as published (gzipped or not; the CIFAR archive or the folder out of
+        it), or with a subfolder of the data set's name that holds them; or None.
+
+    Every file is checked against its published MD5. Mean and std of both sets are the training set's.
+
+    Raises ValueError for an unknown name, DataFileError (a ValueError) if a file is not the right one,
+    DataNotFoundError (a FileNotFoundError) if the files are not here and cannot be downloaded.
+    """
+    source = SOURCES.get(name) if isinstance(name, str) else None
+    if source is None:
+        raise ValueError(f"load: name must be one of {', '.join(NAMES)}, not {name!r}")
+    if not isinstance(data_dir, (str, os.PathLike, type(None))):
+        raise TypeError(f"load: data_dir must be a folder or None, not {data_dir!r}")
+    paths = find_or_download(source, data_dir)
+    read = _read_idx_files if source.format == "idx" else _read_cifar_files
+    train_images, train_labels, test_images, test_labels = read(source, paths)
+    about = {"classes": source.classes, "mean": source.mean, "std": source.std, "name": name}
+    return Dataset(train_images, train_labels, **about), Dataset(test_images, test_labels, **about)
+
+
+def _read_idx_files(source, paths):
+    md5s = list(source.contents.values())
+    for path, packed, unpacked in zip(paths, source.downloads.values(), md5s, strict=True):
+        if unpacked is None:
+            _check_md5(path, packed)
+    classes = len(source.classes)
+    train_shape = (source.train_size, *source.image_shape)
+    test_shape = (source.test_size, *source.image_shape)
+    train = read_idx_pair(*paths[:2], classes, md5s[:2], train_shape)
+    test = read_idx_pair(*paths[2:], classes, md5s[2:], test_shape)
+    return *train, *test
+
+
+def _read_cifar_files(source, paths):
+    from .cifar import read_cifar  # imported here to keep "import cnn" fast
+
+    sizes = source.train_size, source.test_size
+    return read_cifar(paths, source.contents, *sizes, source.label_key, len(source.classes))
+
+
+def _check_md5(path, md5):
+    with open(path, "rb") as file:
+        digest = hashlib.md5(usedforsecurity=False)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != md5:
+        raise DataFileError(
+            f"{path}: is not the file it should be, its MD5 is {digest.hexdigest()}, not {md5}"
+        )

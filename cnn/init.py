@@ -1,0 +1,114 @@
+"""Initial values for weights, all drawn from a NumPy Generator that the caller has seeded.
+
+Values are drawn in float64 and then rounded to `dtype`, so that one seed gives the same weights to a float32
+and a float64 network. Each initialiser takes (shape, rng, dtype) and returns a new array:
+
+- shape: (K, C/groups, R, S) for a convolution's weights or (out, in) for a Linear layer's.
+- rng: numpy.random.Generator.
+- dtype: float32 or float64.
+
+They raise TypeError for another rng or dtype, and ValueError for a shape whose fans are unknown.
+"""
+
+import math
+
+import numpy as np
+
+from cnn import shapes
+
+
+def fans(shape):
+    """Return (fan_in, fan_out): how many inputs feed an output, and how many outputs an input feeds.
+
+    For OIHW weights these are I·H·W and O·H·W; for (out, in) they are in and out.
+    Raises ValueError unless the shape has 2 or 4 axes, each of length 1 or more.
+    """
+    if len(shape) not in (2, 4):
+        raise ValueError(f"fans: shape must be (out, in) or (O, I, H, W), got {tuple(shape)}")
+    outputs, inputs, *kernel = (shapes.integer("fans", "a side of shape", side, minimum=1) for side in shape)
+    taps = math.prod(kernel)
+    return inputs * taps, outputs * taps
+
+
+def kaiming_uniform(shape, rng, dtype=np.float32):
+    """U(-1/√fan_in, 1/√fan_in): PyTorch's default for Conv2d and Linear weights.
+
+    That is the rule of He et al. 2015, "Delving Deep into Rectifiers", for leaky ReLUs of slope √5.
+    """
+    fan_in, _ = fans(shape)
+    return _uniform(shape, 1 / math.sqrt(fan_in), rng, dtype)
+
+
+def bias_uniform(shape, fan_in, rng, dtype=np.float32):
+    """U(-1/√fan_in, 1/√fan_in): PyTorch's default for the biases beside weights of that fan_in."""
+    fan_in = shapes.integer("bias_uniform", "fan_in", fan_in, minimum=1)
+    return _uniform(shape, 1 / math.sqrt(fan_in), rng, dtype)
+
+
+def glorot_uniform(shape, rng, dtype=np.float32):
+    """U(-a, a) with a = √(6 / (fan_in + fan_out)).
+
+    Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks".
+    """
+    return _uniform(shape, math.sqrt(6 / sum(fans(shape))), rng, dtype)
+
+
+def glorot_normal(shape, rng, dtype=np.float32):
+    """Normal with standard deviation √(2 / (fan_in + fan_out)), not truncated; paper as `glorot_uniform`."""
+    return _normal(shape, math.sqrt(2 / sum(fans(shape))), rng, dtype)
+
+
+def he_uniform(shape, rng, dtype=np.float32):
+    """U(-a, a) with a = √(6 / fan_in): keeps the variance through ReLUs.
+
+    He et al. 2015, "Delving Deep into Rectifiers".
+    """
+    fan_in, _ = fans(shape)
+    return _uniform(shape, math.sqrt(6 / fan_in), rng, dtype)
+
+
+def he_normal(shape, rng, dtype=np.float32):
+    """Normal with standard deviation √(2 / fan_in), not truncated; paper as `he_uniform`."""
+    fan_in, _ = fans(shape)
+    return _normal(shape, math.sqrt(2 / fan_in), rng, dtype)
+
+
+def zeros(shape, rng=None, dtype=np.float32):
+    """All 0, for any shape; rng is not used."""
+    return np.zeros(shape, _float(dtype))
+
+
+def ones(shape, rng=None, dtype=np.float32):
+    """All 1, for any shape; rng is not used."""
+    return np.ones(shape, _float(dtype))
+
+
+INITIALISERS = {
+    "kaiming_uniform": kaiming_uniform,
+    "glorot_uniform": glorot_uniform,
+    "glorot_normal": glorot_normal,
+    "he_uniform": he_uniform,
+    "he_normal": he_normal,
+    "zeros": zeros,
+    "ones": ones,
+}
+
+
+def _uniform(shape, bound, rng, dtype):
+    return _generator(rng).uniform(-bound, bound, shape).astype(_float(dtype))
+
+
+def _normal(shape, deviation, rng, dtype):
+    return _generator(rng).normal(0.0, deviation, shape).astype(_float(dtype))
+
+
+def _generator(rng):
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"init: rng must be a numpy.random.Generator, got {type(rng).__name__}")
+    return rng
+
+
+def _float(dtype):
+    if np.dtype(dtype) not in shapes.FLOATS:
+        raise TypeError(f"init: dtype must be float32 or float64, got {np.dtype(dtype)}")
+    return np.dtype(dtype)

@@ -1,0 +1,331 @@
+"""Every operation in plain NumPy: the formulas to read first, and the twins that the fast kernels must match.
+
+Each forward pass has its backward pass as a neighbour. `dy` always means dL/dy, the gradient of the loss L
+with respect to the operation's output y; the backward pass turns it into dx = dL/dx (and dw, db for weights w
+and bias b) by the chain rule.
+
+Arrays are of any float dtype, the same for all arrays of a call. Images are NCHW (image, channel, row,
+column), convolution weights OIHW (output channel, input channel, kernel row, kernel column), Linear weights
+(out, in). Sizes are an int or a pair (height, width), in pixels. Nothing is changed in place, except by the
+optimizer updates at the end. Shapes that do not fit together raise ValueError.
+"""
+
+import math
+
+import numpy as np
+
+from cnn import shapes
+
+# ------------------------------------------------------------------------------------------ convolution
+
+
+def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
+    """Convolution with weights w (a cross-correlation: the kernel is not flipped), per image
+
+        y[k,i,j] = b[k] + Σ_{c,r,s} x[c, i·stride + r·dilation, j·stride + s·dilation] w[k,c,r,s]
+
+    where x is first padded with zeros. With groups the channels fall into that many independent convolutions.
+
+    x: (N, C, H, W). w: (K, C/groups, R, S). b: (K,) or None. padding: also "same" or "valid".
+    Returns y: (N, K, out_h, out_w). Raises ValueError if the kernel is larger than the padded input.
+    """
+    n, (k, c) = len(x), w.shape[:2]
+    pads, out, taps = _geometry(x, w, stride, padding, dilation, groups)
+    x = _by_group(np.pad(x, ((0, 0), (0, 0), *pads)), groups)
+    w = w.reshape(groups, k // groups, *w.shape[1:])
+    y = np.zeros((n, groups, k // groups, out[0] * out[1]), x.dtype)
+    for r, s, rows, columns in taps:
+        seen = x[..., rows, columns].reshape(n, groups, c, out[0] * out[1])  # what tap (r, s) sees of x
+        y += w[..., r, s] @ seen
+    y = y.reshape(n, k, *out)
+    return y if b is None else y + b.reshape(1, k, 1, 1)
+
+
+def conv2d_backward(dy, x, w, stride=1, padding=0, dilation=1, groups=1):
+    """Gradients of `conv2d`, from x and w as they were in the forward pass.
+
+        dw[k,c,r,s] = Σ_{i,j} dy[k,i,j] x[c, i·stride + r·dilation, j·stride + s·dilation]   (and over images)
+        db[k]       = Σ_{i,j} dy[k,i,j]                                                      (and over images)
+        dx[c,u,v]   = Σ dy[k,i,j] w[k,c,r,s] over every (k,i,j,r,s) with
+                      i·stride + r·dilation = u and j·stride + s·dilation = v
+
+    dy: (N, K, out_h, out_w). Returns dx, dw, db, shaped as x, w and b.
+    """
+    n, (k, c) = len(x), w.shape[:2]
+    pads, out, taps = _geometry(x, w, stride, padding, dilation, groups)
+    padded = _by_group(np.pad(x, ((0, 0), (0, 0), *pads)), groups)
+    grouped = w.reshape(groups, k // groups, *w.shape[1:])
+    dy = dy.reshape(n, groups, k // groups, out[0] * out[1])
+    dpadded, dw = np.zeros_like(padded), np.zeros_like(grouped)
+    for r, s, rows, columns in taps:
+        seen = padded[..., rows, columns].reshape(n, groups, c, out[0] * out[1])
+        dw[..., r, s] = (dy @ seen.swapaxes(-1, -2)).sum(axis=0)
+        # Where taps overlap in x their shares add up. Within one tap no pixel appears twice, so += is safe.
+        share = grouped[..., r, s].swapaxes(-1, -2) @ dy
+        dpadded[..., rows, columns] += share.reshape(*share.shape[:-1], *out)
+    (top, _), (left, _) = pads
+    height, width = x.shape[2:]
+    dx = dpadded[..., top : top + height, left : left + width].reshape(x.shape)  # the padding is no input
+    return dx, dw.reshape(w.shape), dy.sum(axis=(0, 3)).reshape(k)
+
+
+def _geometry(x, w, stride, padding, dilation, groups):
+    """Check the sizes; return ((top, bottom), (left, right)) padding, (out_h, out_w) and the list of taps."""
+    kernel = w.shape[2:]
+    stride = shapes.pair("conv2d", "stride", stride, minimum=1)
+    dilation = shapes.pair("conv2d", "dilation", dilation, minimum=1)
+    groups = shapes.integer("conv2d", "groups", groups, minimum=1)
+    if x.shape[1] != groups * w.shape[1] or len(w) % groups:
+        raise ValueError(f"conv2d: x {x.shape} and w {w.shape} do not fit together in {groups} groups")
+    pads = shapes.padding("conv2d", padding, kernel, stride, dilation)
+    out = shapes.conv_output("conv2d", x.shape[2:], kernel, stride, pads, dilation)
+    return pads, out, _taps(kernel, out, stride, dilation)
+
+
+def _taps(kernel, out, stride, dilation):
+    """List (r, s, rows, columns) for each kernel tap, in row-major order.
+
+    The slices rows and columns pick from the padded input the pixel under tap (r, s) of every window.
+    """
+
+    def under(tap, axis):
+        first = tap * dilation[axis]
+        return slice(first, first + (out[axis] - 1) * stride[axis] + 1, stride[axis])
+
+    return [(r, s, under(r, 0), under(s, 1)) for r in range(kernel[0]) for s in range(kernel[1])]
+
+
+def _by_group(x, groups):
+    n, channels, height, width = x.shape
+    return x.reshape(n, groups, channels // groups, height, width)
+
+
+# ------------------------------------------------------------------------------------------ max pooling
+
+
+def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
+    """The largest pixel of each window, per image and channel
+
+        y[c,i,j] = max_{r,s} x[c, i·stride + r, j·stride + s]
+
+    By PyTorch's rules: of equal pixels the first in row-major order wins; a NaN beats every number (and a
+    later NaN an earlier one); padding never wins.
+
+    x: (N, C, H, W). stride: kernel_size if None. ceil_mode: a last window may hang over the far edge.
+    Returns y: (N, C, out_h, out_w) and indices: int64, as y, the winner's place u·W + v in its H×W plane.
+    Raises ValueError if the padding is more than half the kernel or no window fits.
+    """
+    height, width = x.shape[2:]
+    kernel = shapes.pair("max_pool2d", "kernel_size", kernel_size, minimum=1)
+    stride = kernel if stride is None else shapes.pair("max_pool2d", "stride", stride, minimum=1)
+    pad = shapes.pair("max_pool2d", "padding", padding)
+    out = shapes.pool_output("max_pool2d", (height, width), kernel, stride, pad, ceil_mode)
+
+    # Pad the input up to the end of the last window, and beside it a map of each pixel's place in the plane.
+    ends = [(o - 1) * s + k for o, s, k in zip(out, stride, kernel, strict=True)]
+    pads = [(p, max(end - p - side, 0)) for end, p, side in zip(ends, pad, (height, width), strict=True)]
+    padded = np.pad(x, ((0, 0), (0, 0), *pads))
+    places = np.pad(np.arange(height * width).reshape(height, width), pads, constant_values=-1)
+
+    y = np.zeros(x.shape[:2] + out, x.dtype)
+    indices = np.full(y.shape, -1, np.int64)
+    for _, _, rows, columns in _taps(kernel, out, stride, dilation=(1, 1)):
+        value, place = padded[..., rows, columns], places[rows, columns]
+        wins = (value > y) | np.isnan(value) | (indices < 0)  # a window's first pixel wins unopposed
+        wins &= place >= 0  # padding never wins
+        y = np.where(wins, value, y)
+        indices = np.where(wins, place, indices)
+    return y, indices
+
+
+def max_pool2d_backward(dy, indices, input_shape):
+    """Gradient of `max_pool2d`: each window hands its dy to its winner, and overlapping windows add up
+
+        dx[c,u,v] = Σ dy[c,i,j] over the windows (i,j) whose maximum is at (u,v)
+
+    dy: (N, C, out_h, out_w). indices: int64, as `max_pool2d` returns. input_shape: (N, C, H, W).
+    Returns dx: (N, C, H, W).
+    """
+    n, c, height, width = input_shape
+    dx = np.zeros((n * c, height * width), dy.dtype)
+    planes = np.arange(n * c)[:, np.newaxis]
+    windows = dy.shape[2] * dy.shape[3]
+    np.add.at(dx, (planes, indices.reshape(n * c, windows)), dy.reshape(n * c, windows))
+    return dx.reshape(input_shape)
+
+
+# ----------------------------------------------------------------------------------------------- linear
+
+
+def linear(x, w, b=None):
+    """y = W x + b for each image; x: (N, in), w: (out, in), b: (out,) or None. Returns y: (N, out)."""
+    y = x @ w.T
+    return y if b is None else y + b
+
+
+def linear_backward(dy, x, w):
+    """Gradients of `linear`, per image dx = Wᵀ dy, dW = dy xᵀ, db = dy; dw and db are summed over the images.
+
+    dy: (N, out). Returns dx: (N, in), dw: (out, in), db: (out,).
+    """
+    return dy @ w, dy.T @ x, dy.sum(axis=0)
+
+
+# ------------------------------------------------------------------------------------------ activations
+# Arrays of any shape, element by element. A NaN stays a NaN.
+
+
+def relu(x):
+    """y = max(x, 0)."""
+    return np.maximum(x, 0)
+
+
+def relu_backward(dy, y):
+    """dx = dy where y > 0, else 0 (also at the kink). At a NaN dy passes, as in PyTorch."""
+    return np.where(y <= 0, 0, dy)
+
+
+def leaky_relu(x, slope):
+    """y = x where x > 0, else slope·x."""
+    return np.where(x > 0, x, slope * x)
+
+
+def leaky_relu_backward(dy, x, slope):
+    """dx = dy where x > 0, else slope·dy (also at a NaN)."""
+    return np.where(x > 0, dy, slope * dy)
+
+
+def tanh(x):
+    """y = (e^x - e^-x) / (e^x + e^-x)."""
+    return np.tanh(x)
+
+
+def tanh_backward(dy, y):
+    """dx = dy (1 - y²)."""
+    return dy * (1 - y * y)
+
+
+def sigmoid(x):
+    """y = 1 / (1 + e^-x), computed from e^-|x|, which cannot overflow."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+def sigmoid_backward(dy, y):
+    """dx = dy y (1 - y)."""
+    return dy * y * (1 - y)
+
+
+# ----------------------------------------------------------------------------------------------- losses
+
+
+def softmax(x):
+    """p_i = e^{x_i} / Σ_j e^{x_j} over axis 1; shifting x by its maximum changes nothing but the overflow."""
+    exp = np.exp(x - x.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def log_softmax(x):
+    """log p_i = x_i - log Σ_j e^{x_j} over axis 1, shifted by the maximum."""
+    shifted = x - x.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def cross_entropy(logits, targets, label_smoothing=0.0, weight=None):
+    """Log loss of p = softmax(logits), averaged over the images, and its gradient.
+
+    For one image of class g with scores y it is L = -log p_g, and dL/dy_i = p_i - [i = g].
+
+    In general the image's wanted distribution is q_i = (1 - ε) [i = g] + ε/K with label smoothing ε, times
+    weight_i if classes are weighted; then L = -Σ_i q_i log p_i and dL/dy_i = p_i Σ_j q_j - q_i. The mean over
+    the images divides by their number, or by the sum of their classes' weights (PyTorch's rule).
+
+    logits: (N, K). targets: (N,) integers in [0, K). label_smoothing: ε in [0, 1]. weight: (K,) or None.
+    Returns loss (a float) and dlogits: (N, K). Raises ValueError for a target outside [0, K).
+    """
+    n, classes = logits.shape
+    if np.any((targets < 0) | (targets >= classes)):
+        raise ValueError(f"cross_entropy: targets must be in [0, {classes})")
+    weight = np.ones(classes, logits.dtype) if weight is None else weight
+    wanted = np.full((n, classes), label_smoothing / classes, logits.dtype)
+    wanted[np.arange(n), targets] += 1 - label_smoothing
+    wanted *= weight
+    total = weight[targets].sum()
+
+    log_p = log_softmax(logits)
+    counts = wanted != 0  # 0·log p is 0, even where p is 0 and its logarithm infinite
+    loss = -(wanted[counts] * log_p[counts]).sum() / total
+    dlogits = (np.exp(log_p) * wanted.sum(axis=1, keepdims=True) - wanted) / total
+    return float(loss), dlogits
+
+
+def mse(prediction, target):
+    """Mean squared error L = 1/n Σ (prediction - target)² over all n elements; dL/dp = 2/n (p - t).
+
+    prediction, target: the same shape. Returns loss (a float) and dprediction, shaped as prediction.
+    """
+    difference = prediction - target
+    return float(np.mean(difference * difference)), 2 / difference.size * difference
+
+
+# --------------------------------------------------------------------------------------------- optimizers
+# One step each, by PyTorch's rules. w, g and the state are flat arrays of one shape and dtype; w and the
+# state are changed in place, g is not. The state starts as zeros.
+
+
+def sgd_update(w, g, velocity, lr, momentum, nesterov, weight_decay, first):
+    """Stochastic gradient descent with momentum, u the velocity:
+
+        g ← g + weight_decay·w;   u ← momentum·u + g;   w ← w - lr·u   (Nesterov: w - lr·(g + momentum·u))
+
+    velocity: may be None if momentum is 0. first: whether this is the first step, which sets u to g.
+    """
+    g = g + weight_decay * w
+    if momentum:
+        velocity[:] = g if first else momentum * velocity + g
+        g = g + momentum * velocity if nesterov else velocity
+    w -= lr * g
+
+
+def adam_update(w, g, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled):
+    """Adam (Kingma and Ba 2015), or AdamW (Loshchilov and Hutter 2019) if decoupled. With t = step:
+
+        Adam: g ← g + weight_decay·w;   AdamW: w ← w - lr·weight_decay·w
+        m ← beta1·m + (1 - beta1)·g;    v ← beta2·v + (1 - beta2)·g²
+        w ← w - lr · (m / (1 - beta1^t)) / (√(v / (1 - beta2^t)) + eps)
+
+    m, v: running means of the gradient and its square. step: the number of this step, from 1.
+    """
+    if decoupled:
+        w *= 1 - lr * weight_decay
+    else:
+        g = g + weight_decay * w
+    m += (1 - beta1) * (g - m)
+    v *= beta2
+    v += (1 - beta2) * g * g
+    denominator = np.sqrt(v) / math.sqrt(1 - beta2**step) + eps
+    w -= lr / (1 - beta1**step) * m / denominator
+
+
+def rmsprop_update(w, g, square, grad_avg, velocity, lr, alpha, eps, weight_decay, momentum, centered):
+    """RMSprop (Tieleman and Hinton 2012), s and a running means of g² and g, u the velocity:
+
+        g ← g + weight_decay·w
+        s ← alpha·s + (1 - alpha)·g²;   a ← alpha·a + (1 - alpha)·g
+        u ← momentum·u + g / (√s + eps)   (centered: √(s - a²));   w ← w - lr·u
+
+    square: s. grad_avg: a, may be None unless centered. velocity: u, may be None if momentum is 0.
+    """
+    g = g + weight_decay * w
+    square *= alpha
+    square += (1 - alpha) * g * g
+    variance = square
+    if centered:
+        grad_avg += (1 - alpha) * (g - grad_avg)
+        variance = square - grad_avg * grad_avg
+    g = g / (np.sqrt(variance) + eps)
+    if momentum:
+        velocity *= momentum
+        velocity += g
+        g = velocity
+    w -= lr * g

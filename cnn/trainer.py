@@ -1,0 +1,276 @@
+"""The training loop."""
+import math
+import time
+from contextlib import contextmanager
+
+import numpy as np
+
+from cnn import functional, parameter, shapes, threads
+from cnn.callbacks import Progress
+from cnn.data import DataLoader, Dataset
+from cnn.history import History
+from cnn.losses import CrossEntropyLoss
+from cnn.optim import clip_grad_norm
+from cnn.plan import Program, Slot
+
+EVALUATION_BATCH = 512      # images at a time where nothing is learnt
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss became NaN or infinite."""
+
+
+class Trainer:
+    """Trains a model and measures it.
+
+    model: a Layer whose output is (N, K). optimizer: of its parameters. loss: CrossEntropyLoss.
+    schedule: learning rate of each step, a function of the step's number from 0 (see cnn.schedules).
+    callbacks: see cnn.callbacks; a progress bar is among them unless `progress` is false.
+    max_grad_norm: scale gradients down to this norm.
+
+    Where model and loss run in the kernels, a whole step (normalising, forward, loss, backward, update) is
+    one program and a single call; otherwise its parts are called one after the other.
+
+    While `fit` runs, `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images`, `running_loss`,
+    `running_accuracy` and `history` tell callbacks where it is; setting `stop` ends it after the step.
+    """
+
+    def __init__(self, model, optimizer, loss=None, schedule=None, callbacks=(), max_grad_norm=None,
+                 progress=True):
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.criterion = CrossEntropyLoss() if loss is None else loss
+        self.max_grad_norm = (None if max_grad_norm is None
+                              else shapes.number("Trainer", "max_grad_norm", max_grad_norm, above=0))
+        self.callbacks = [*([Progress()] if progress else []), *callbacks]
+        self.history = History()
+        self.epoch = self.epochs = self.step = self.seen = self.epoch_images = 0
+        self.loss = math.nan
+        self.stop = False
+        self._loss_sum = self._weight_sum = self._correct = 0.0
+        self._programs = {}
+
+    @property
+    def lr(self):
+        """The learning rate of the last step."""
+        return self.optimizer.lr
+
+    @property
+    def running_loss(self):
+        """Mean loss of this epoch's images so far."""
+        return self._loss_sum / self._weight_sum if self._weight_sum else math.nan
+
+    @property
+    def running_accuracy(self):
+        """Share of this epoch's images so far that were classified rightly, each before its step."""
+        return self._correct / self.seen if self.seen else math.nan
+
+    # ------------------------------------------------------------ training
+
+    def fit(self, train, epochs, validation=None, batch_size=64, seed=0):
+        """Train for a number of epochs; returns the History.
+
+        train: a DataLoader, or a Dataset that is then shuffled by `seed` into batches of `batch_size`.
+        validation: a Dataset (or DataLoader) to evaluate after each epoch.
+
+        Raises ValueError for an empty data set, TrainingDiverged where the loss is NaN or infinite.
+        """
+        loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
+        self.epochs = shapes.integer("Trainer.fit", "epochs", epochs, 0)
+        if len(loader) == 0:
+            raise ValueError(f"Trainer.fit: there is no batch to train on: {len(loader.dataset)} images in "
+                             f"batches of {loader.batch_size}")
+        self._event("on_fit_start")
+        for self.epoch in range(self.epochs):
+            self._epoch(loader, validation)
+            self._event("on_epoch_end")
+            if self.stop:
+                break
+        self._event("on_fit_end")
+        return self.history
+
+    def _epoch(self, loader, validation):
+        self.model.train()
+        self._loss_sum = self._weight_sum = self._correct = 0.0
+        self.seen, self.epoch_images = 0, len(loader.dataset)
+        watchers = [callback.on_step_end for callback in self.callbacks]
+        start = time.perf_counter()
+        for batch in self._batches(loader):
+            if self.schedule is not None:
+                self.optimizer.lr = self.schedule(self.step)
+            loss, weight, correct = self._step(batch)
+            self.loss = loss / weight if weight else math.nan
+            if not math.isfinite(self.loss):
+                raise TrainingDiverged(f"the loss became {self.loss} in step {self.step} (epoch {self.epoch + 1}) "
+                                       f"at learning rate {self.optimizer.lr:g}")
+            self._loss_sum += loss
+            self._weight_sum += weight
+            self._correct += correct
+            self.seen += len(batch.labels)
+            self.step += 1
+            for watch in watchers:
+                watch(self)
+            if self.stop:
+                break
+        seconds = time.perf_counter() - start
+        measured = self.evaluate(validation) if validation is not None else {}
+        self.history.append({
+            "epoch": len(self.history) + 1, "lr": self.optimizer.lr, "train_loss": self.running_loss,
+            "train_accuracy": self.running_accuracy, "val_loss": measured.get("loss", math.nan),
+            "val_accuracy": measured.get("accuracy", math.nan), "seconds": seconds,
+            "images_per_second": self.seen / seconds})
+
+    def _batches(self, loader):
+        """The batches of an epoch. Bytes that need no transform are fetched by the kernels."""
+        if loader.transform is None and self._fetches(loader.dataset, self.optimizer):
+            for chosen in loader.batches():
+                yield _Batch(loader.dataset.labels[chosen], chosen, loader.dataset)
+        else:
+            for images, labels in loader:
+                yield _Batch(labels, images.astype(self.model.dtype or images.dtype, copy=False))
+
+    def _fetches(self, dataset, *parts):
+        return dataset.images.dtype == np.uint8 and self._fused(*parts)
+
+    def _fused(self, *parts):
+        """Whether the model, the loss and these parts can make up one program."""
+        return self.model.fused and all(hasattr(part, "emit") for part in (self.criterion, *parts))
+
+    def train_step(self, images, labels):
+        """One step on a batch; returns its mean loss (float), before the step.
+
+        images: (N, C, H, W) of the model's dtype, N of at least 1; labels: integers (N,). The learning rate
+        is the optimizer's; the schedule is not asked. Raises TypeError or ValueError for what does not fit.
+        """
+        images = shapes.array("Trainer.train_step", "images", images, dtype=self.model.dtype, allow_empty=False)
+        self.model.train()
+        loss, weight, _ = self._step(_Batch(labels, images))
+        return loss / weight if weight else math.nan
+
+    def _step(self, batch):
+        """One step: the sum of the losses, what to divide it by, and how many images were right."""
+        if self._fused(self.optimizer):
+            return self._run("step", batch)
+        scores = self.model.forward(batch.images)
+        loss = self.criterion(scores, batch.labels)
+        self.model.backward(self.criterion.backward(), need_dx=False)
+        if self.max_grad_norm is not None:
+            clip_grad_norm(self.model.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        return loss * len(scores), len(scores), _right(scores, batch.labels)
+
+    # ------------------------------------------------------------ measuring
+
+    def evaluate(self, data):
+        """Loss and accuracy on a Dataset or DataLoader: {"loss", "accuracy", "images"}, NaN without images.
+
+        The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
+        """
+        dataset = data.dataset if isinstance(data, DataLoader) else data
+        loss_sum = weight_sum = correct = 0.0
+        with _evaluation(self.model):
+            for chosen in _portions(len(dataset)):
+                loss, weight, right = self._measure(dataset, chosen)
+                loss_sum, weight_sum, correct = loss_sum + loss, weight_sum + weight, correct + right
+        count = len(dataset)
+        return {"loss": loss_sum / weight_sum if weight_sum else math.nan,
+                "accuracy": correct / count if count else math.nan, "images": count}
+
+    def _measure(self, dataset, chosen):
+        labels = dataset.labels[chosen]
+        if self._fetches(dataset):
+            return self._run("evaluate", _Batch(labels, chosen, dataset))
+        images = dataset.normalise(dataset.images[chosen])
+        images = images.astype(self.model.dtype or images.dtype, copy=False)
+        if self._fused():
+            return self._run("evaluate", _Batch(labels, images))
+        scores = self.model.forward(images)
+        return self.criterion(scores, labels) * len(labels), len(labels), _right(scores, labels)
+
+    def predict(self, x):
+        """Scores (N, K) of a Dataset, or of images (N, C, H, W) as the model takes them.
+
+        The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
+        """
+        if not isinstance(x, Dataset):
+            x = shapes.array("Trainer.predict", "x", x, dtype=self.model.dtype)
+        scores = []
+        with _evaluation(self.model):
+            for chosen in _portions(len(x)) or [slice(0, 0)]:
+                images = x.normalise(x.images[chosen]) if isinstance(x, Dataset) else x[chosen]
+                scores.append(self.model.forward(images.astype(self.model.dtype or images.dtype, copy=False)))
+        return np.concatenate(scores)
+
+    # ------------------------------------------------------------ programs
+
+    def _run(self, what, batch):
+        """Run a step or an evaluation as one program: sum of losses, its divisor, how many were right."""
+        dataset, images = batch.dataset, batch.images
+        if dataset is None:
+            dtype, shape, source = images.dtype, images.shape[1:], None
+        else:
+            dtype, shape = self.model.dtype or np.dtype(np.float32), dataset.images.shape[1:]
+            source = dataset.scale.tobytes(), dataset.shift.tobytes()
+        key = what, shape, source, dtype, self.model._modes(), threads.get_num_threads()
+        program, fused = self._programs.get(key, (None, None))
+        if program is None or program.images < len(images) or program.layout != parameter.layout:
+            program, fused = self._programs[key] = self._program(what, dtype, shape, dataset, len(images))
+        labels = batch.labels
+        if dataset is None:
+            labels = functional.targets("Trainer", labels, len(images), fused.classes)
+        elif dataset.num_classes > fused.classes:
+            raise ValueError(f"Trainer: the data set has {dataset.num_classes} classes, but the model's output "
+                             f"only {fused.classes}")
+        pixels = {"x": images} if dataset is None else {"images": dataset.images, "chosen": images}
+        program.run(len(images), **pixels, **fused.arrays(labels))
+        return *fused.value(len(images)), fused.correct(len(images))
+
+    def _program(self, what, dtype, shape, dataset, images):
+        program = Program(dtype, images)
+        if dataset is None:
+            x = program.input(*shape, flat=len(shape) == 1)
+        else:
+            x = program.tensor(*shape)
+            scale, shift = dataset.scale.astype(dtype), dataset.shift.astype(dtype)
+            program.add("pack_bytes", lambda: dict(x=Slot("images"), chosen=Slot("chosen"), scale=scale,
+                                                   shift=shift, y=x, **x.pixels))
+        if what == "step":
+            self.optimizer.settle()
+        scores, backward = self.model.emit(program, x)
+        fused = self.criterion.emit(program, scores, need_gradient=what == "step")
+        if what == "step":
+            backward(fused.dy, False)
+            self.optimizer.emit(program, self.max_grad_norm)
+        program.layout = parameter.layout
+        return program, fused
+
+    def _event(self, name):
+        for callback in self.callbacks:
+            getattr(callback, name)(self)
+
+
+class _Batch:
+    """labels (n,), and images: (n, C, H, W), or with a data set the numbers of its images, (n,)."""
+
+    def __init__(self, labels, images, dataset=None):
+        self.labels, self.images, self.dataset = labels, images, dataset
+
+
+def _portions(count):
+    """Numbers 0 to count - 1 in pieces that fit an evaluation."""
+    return [np.arange(first, min(first + EVALUATION_BATCH, count)) for first in range(0, count, EVALUATION_BATCH)]
+
+
+@contextmanager
+def _evaluation(model):
+    """Evaluation mode meanwhile, then every layer's mode as it was."""
+    modes = [(layer, layer.training) for layer in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+
+
+def _right(scores, labels):
+    return int((scores.argmax(1) == labels).sum())

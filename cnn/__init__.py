@@ -1,1 +1,45 @@
-from cnn import functional  # noqa
+"""cnn: trains small convolutional networks on a CPU, fast.
+
+    import cnn
+
+    train, test = cnn.data.load("mnist-sample")
+    model = cnn.models.lenet5(seed=0)
+    optimizer = cnn.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    trainer = cnn.Trainer(model, optimizer)
+    trainer.fit(train, epochs=5, validation=test)
+
+The floors of the house, from the ground: _ext and reference (kernels and their NumPy twins); shapes,
+init, windows, plan, parameter, ops, functional; layers, losses; models, optim, schedules, data;
+callbacks, trainer, checkpoint. A file imports only from the floors below it.
+"""
+from cnn import data, functional, models, optim, schedules
+from cnn.callbacks import Callback
+from cnn.checkpoint import load_model, save_model
+from cnn.config import show_config
+from cnn.layers import (
+    Conv2d,
+    Dropout,
+    Flatten,
+    Layer,
+    LeakyReLU,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Tanh,
+)
+from cnn.losses import CrossEntropyLoss, MSELoss
+from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm
+from cnn.parameter import Parameter
+from cnn.threads import get_num_threads, set_num_threads
+from cnn.trainer import Trainer, TrainingDiverged
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adam", "AdamW", "Callback", "Conv2d", "CrossEntropyLoss", "Dropout", "Flatten", "Layer", "LeakyReLU", "Linear",
+    "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU", "SGD", "Sequential", "Sigmoid", "Tanh", "Trainer",
+    "TrainingDiverged", "clip_grad_norm", "data", "functional", "get_num_threads", "load_model", "models", "optim",
+    "save_model", "schedules", "set_num_threads", "show_config",
+]

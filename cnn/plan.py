@@ -264,7 +264,7 @@ class Program:
         for i, name in enumerate(scalars):
             op["f"][i] = values[name]
 
-    def run(self, images, phase="forward", **arrays):
+    def run(self, images, phase="forward", /, **arrays):
         """Run a phase on a batch of `images` images; `arrays` fill the slots, one NumPy array each."""
         if phase not in self._compiled:
             self._compiled[phase] = self._compile(phase)

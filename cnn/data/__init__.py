@@ -10,13 +10,17 @@ from .errors import DataFileError, DataNotFoundError
 from .idx import read_idx, read_idx_pair
 from .loader import DataLoader
 from .named import NAMES, load
+from .transforms import Compose, RandomFlip, RandomShift
 
 __all__ = [
     "NAMES",
+    "Compose",
     "DataFileError",
     "DataLoader",
     "DataNotFoundError",
     "Dataset",
+    "RandomFlip",
+    "RandomShift",
     "load",
     "read_idx",
     "read_idx_pair",

@@ -1,0 +1,35 @@
+"""What this installation runs on."""
+import os
+import platform
+import sys
+
+import numpy as np
+
+from cnn import _ext, threads
+
+
+def processor():
+    """Name of the processor (str)."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def show_config(file=None):
+    """Print the kernels in use, the threads, the OpenMP version, and the versions of what matters."""
+    from cnn import __version__
+    openmp = threads.openmp()
+    rows = {
+        "cnn": __version__,
+        "Python, NumPy": f"{platform.python_version()}, {np.__version__}",
+        "processor": processor(),
+        "kernels": f"{_ext.VARIANT} (this processor can run {', '.join(_ext.VARIANTS)}; "
+                   f"CNN_KERNELS={os.environ.get('CNN_KERNELS', '')})",
+        "threads": f"{threads.get_num_threads()} of {os.cpu_count()} cores",
+        "OpenMP": f"version {openmp // 100}-{openmp % 100:02d}" if openmp else "not built in: one thread only",
+    }
+    for name, value in rows.items():
+        print(f"{name:14s} {value}", file=file or sys.stdout)

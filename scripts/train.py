@@ -1,0 +1,50 @@
+"""Train a network. Without arguments: LeNet-5 on 4,000 real digits that come with the package."""
+import argparse
+import sys
+
+from cnn import data, models, optim, run, threads
+from cnn.trainer import TrainingDiverged
+
+
+def parser():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                epilog="Options that are not given take values that suit the data set.")
+    p.add_argument("--dataset", choices=data.NAMES, default="mnist-sample", help="default: %(default)s")
+    p.add_argument("--data-dir", metavar="DIR", help="where to look for the data set first (then "
+                   "$CNN_DATA_DIR, then the user's cache; else it is downloaded)")
+    p.add_argument("--model", choices=models.MODELS, help="default: lenet5")
+    p.add_argument("--epochs", type=int, metavar="N", help="passes over the training images")
+    p.add_argument("--batch-size", type=int, metavar="N", help="images in a step")
+    p.add_argument("--lr", type=float, metavar="RATE", help="(largest) learning rate")
+    p.add_argument("--optimizer", choices=optim.OPTIMIZERS)
+    p.add_argument("--momentum", type=float, metavar="M", help="of sgd and rmsprop")
+    p.add_argument("--weight-decay", type=float, metavar="D")
+    p.add_argument("--schedule", choices=run.SCHEDULES, help="of the learning rate")
+    p.add_argument("--label-smoothing", type=float, metavar="E", help="share of the target spread over all classes")
+    p.add_argument("--shift", type=int, metavar="PIXELS", help="move training images at random by up to so many pixels")
+    p.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror training images at random")
+    p.add_argument("--seed", type=int, metavar="N", help="of weights and order; the same seed gives the same "
+                   "weights to the bit on any number of threads")
+    p.add_argument("--threads", type=int, metavar="N", help="default: all cores this process may use")
+    p.add_argument("--out", metavar="DIR", help="default: a new folder runs/<dataset>-<model>-<n>")
+    p.add_argument("--quiet", action="store_true", help="print nothing")
+    return p
+
+
+def main(arguments=None):
+    p = parser()
+    given = vars(p.parse_args(arguments))
+    data_dir, out, quiet, n_threads = (given.pop(name) for name in ("data_dir", "out", "quiet", "threads"))
+    settings = run.replace(run.DEFAULTS[given["dataset"]], **{k: v for k, v in given.items() if v is not None})
+    try:
+        if n_threads is not None:
+            threads.set_num_threads(n_threads)
+        run.train(settings, data_dir, out, quiet)
+    except (TrainingDiverged, OSError, ValueError, TypeError) as error:
+        p.exit(1, f"{p.prog}: {error}\n")
+    except KeyboardInterrupt:
+        p.exit(130, f"\n{p.prog}: interrupted; nothing was written\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -33,7 +33,7 @@ class Progress(Callback):
             return
         now = time.perf_counter()
         if self._bar is None:
-            from tqdm import tqdm   # here, because importing it takes longer than importing all of cnn
+            from tqdm import tqdm  # here, because importing it takes longer than importing all of cnn
             self._bar = tqdm(total=trainer.epoch_images, unit=" images", file=self.file, leave=False,
                              dynamic_ncols=True, desc=f"epoch {trainer.epoch + 1}/{trainer.epochs}")
             self._next = now

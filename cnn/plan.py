@@ -15,6 +15,7 @@ known only when the whole program is: a convolution that comes later may ask for
 import numpy as np
 
 from cnn import _ext, shapes, threads
+from cnn._ext import executor
 
 LANES = 16
 MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
@@ -235,7 +236,7 @@ class Program:
                 at += 1
             entry["tasks"] = 0 if segment.per_block else sum(op[2] for op in segment.ops)
         table = table[[s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]]
-        most = max([self.shards if not t else t for t in table["tasks"]], default=1)
+        most = max([t or self.shards for t in table["tasks"]], default=1)
         # `keep` holds every array whose address is in the operations
         return ops, table, ops["args"]["base"], slots, keep, ops.ctypes.data, table.ctypes.data, int(most)
 
@@ -276,7 +277,7 @@ class Program:
                 base[where] = array.ctypes.data
         blocks = -(-images // LANES)
         per_shard = max(1, -(-blocks // MAX_SHARDS))
-        _ext.executor.run(ops_address, table_address, len(table), images, per_shard,
+        executor.run(ops_address, table_address, len(table), images, per_shard,
                           min(self.threads, most))
 
     # ------------------------------------------------------------ steps that many layers share

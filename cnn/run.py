@@ -39,7 +39,7 @@ class Settings:
 
 # What suits each data set; chosen on a split of its training set, never on its test set.
 _MNIST = Settings(epochs=4, weight_decay=5e-4, label_smoothing=0.0, shift=0)
-_CIFAR = Settings(epochs=15, weight_decay=1e-3, label_smoothing=0.0, shift=0, flip=True)
+_CIFAR = Settings(epochs=15, lr=0.03, weight_decay=1e-3, label_smoothing=0.0, shift=0, flip=True)
 DEFAULTS = {
     "mnist-sample": Settings(),
     "mnist": replace(_MNIST, dataset="mnist"),

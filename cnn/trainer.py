@@ -80,7 +80,8 @@ class Trainer:
             raise ValueError(f"Trainer.fit: there is no batch to train on: {len(loader.dataset)} images in "
                              f"batches of {loader.batch_size}")
         self._event("on_fit_start")
-        for self.epoch in range(self.epochs):
+        for epoch in range(self.epochs):
+            self.epoch = epoch
             self._epoch(loader, validation)
             self._event("on_epoch_end")
             if self.stop:

@@ -15,7 +15,7 @@ CNN_KERNELS=baseline|avx2|avx512 forces another.
 import importlib.util
 import os
 
-from cnn._ext import cpu, executor
+from cnn._ext import cpu
 
 MODULES = ("conv", "pool", "pointwise", "loss", "pack", "update")
 

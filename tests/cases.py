@@ -1,0 +1,219 @@
+"""The table of layers that the tests run through, and the helpers that compare.
+
+A new layer is one row in CASES (and, if it is a new operation, one entry in OPERATIONS): that row drives the
+tests of shapes, dtypes, gradients, thread counts, the NumPy twin and PyTorch.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import cnn
+from cnn import reference
+
+
+@dataclass(frozen=True)
+class Case:
+    layer: str  # the class's name in cnn and in torch.nn
+    args: tuple
+    shape: tuple  # of one image
+    out: tuple  # of one image's output, worked out by hand
+    options: dict = field(default_factory=dict)
+
+    def __str__(self):
+        words = [*map(str, self.args), *(f"{name}={value}" for name, value in self.options.items())]
+        return f"{self.layer}({', '.join(words)}) of {'x'.join(map(str, self.shape))}"
+
+    def make(self, dtype=np.float64):
+        return getattr(cnn, self.layer)(*self.args, **self.options).to(dtype)
+
+    def torch_twin(self, torch, layer):
+        """PyTorch's module with the weights of `layer`, in float64."""
+        module = getattr(torch.nn, self.layer)(*self.args, **self.options).double()
+        module.load_state_dict({name: torch.tensor(value) for name, value in layer.state_dict().items()})
+        return module
+
+    def arrays(self, n, dtype=np.float64, seed=0):
+        """x and dy for n images; the values of x are all different and none is near 0, where kinks are."""
+        rng = np.random.default_rng(seed)
+        x = spread((n, *self.shape), rng).astype(dtype)
+        return x, rng.standard_normal((n, *self.out)).astype(dtype)
+
+
+CASES = [
+    Case("Conv2d", (3, 4, 3), (3, 6, 7), (4, 4, 5)),
+    Case("Conv2d", (1, 6, 5), (1, 16, 16), (6, 12, 12)),
+    Case("Conv2d", (2, 1, 1), (2, 3, 4), (1, 3, 4)),
+    Case("Conv2d", (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    Case("Conv2d", (2, 7, (3, 2)), (2, 5, 6), (7, 3, 5), {"bias": False}),
+    Case("Conv2d", (2, 3, 3), (2, 7, 8), (3, 3, 3), {"stride": 2}),
+    Case("Conv2d", (2, 3, (1, 2)), (2, 7, 8), (3, 3, 2), {"stride": (3, 4)}),  # stride beyond the kernel
+    Case("Conv2d", (2, 2, 3), (2, 4, 3), (2, 6, 3), {"padding": (2, 1)}),
+    Case("Conv2d", (1, 2, 2), (1, 1, 2), (2, 6, 7), {"padding": 3}),  # padding beyond the kernel
+    Case("Conv2d", (2, 5, (4, 3)), (2, 5, 6), (5, 5, 6), {"padding": "same", "dilation": (1, 2)}),
+    Case("Conv2d", (2, 2, (2, 3)), (2, 4, 5), (2, 2, 2), {"padding": "valid", "stride": 2}),
+    Case("Conv2d", (1, 2, (3, 2)), (1, 8, 7), (2, 6, 6), {"padding": 1, "dilation": (2, 3)}),
+    Case("Conv2d", (4, 6, (3, 2)), (4, 4, 4), (6, 4, 5), {"padding": 1, "groups": 2}),
+    Case("Conv2d", (3, 6, 3), (3, 5, 5), (6, 3, 3), {"padding": 1, "stride": 2, "groups": 3}),  # depthwise
+    Case(
+        "Conv2d",
+        (4, 4, (3, 2)),
+        (4, 9, 8),
+        (4, 4, 9),  # (9 + 2 - 5) // 2 + 1, (8 + 4 - 4) // 1 + 1
+        {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 3), "groups": 2},
+    ),
+    Case("Conv2d", (17, 19, 2), (17, 3, 3), (19, 2, 2)),  # more channels than a tile
+    Case("MaxPool2d", (2,), (2, 4, 6), (2, 2, 3)),
+    Case("MaxPool2d", (2,), (1, 5, 7), (1, 2, 3)),  # the last row and column are dropped
+    Case("MaxPool2d", (2,), (1, 5, 7), (1, 3, 4), {"ceil_mode": True}),
+    Case("MaxPool2d", (3,), (2, 6, 7), (2, 2, 3), {"stride": 2}),
+    Case("MaxPool2d", (3,), (1, 6, 7), (1, 3, 4), {"stride": 2, "padding": 1}),
+    Case("MaxPool2d", ((3, 4),), (2, 6, 7), (2, 3, 8), {"stride": (2, 1), "padding": (0, 2), "ceil_mode": True}),
+    Case("MaxPool2d", (2,), (2, 8, 9), (2, 3, 3), {"stride": (3, 4), "padding": (0, 1), "ceil_mode": True}),
+    Case("MaxPool2d", ((3, 4),), (1, 3, 4), (1, 1, 1), {"stride": 1}),
+    Case("MaxPool2d", (1,), (1, 3, 2), (1, 3, 2)),
+    Case("Linear", (5, 3), (5,), (3,)),
+    Case("Linear", (1, 1), (1,), (1,)),
+    Case("Linear", (16, 17), (16,), (17,), {"bias": False}),
+    Case("Linear", (33, 7), (33,), (7,)),
+    Case("ReLU", (), (3, 4, 5), (3, 4, 5)),
+    Case("ReLU", (), (7,), (7,)),
+    Case("LeakyReLU", (), (2, 3, 4), (2, 3, 4)),
+    Case("LeakyReLU", (0.3,), (9,), (9,)),
+    Case("Tanh", (), (2, 3, 5), (2, 3, 5)),
+    Case("Tanh", (), (3,), (3,)),
+    Case("Sigmoid", (), (2, 3, 5), (2, 3, 5)),
+    Case("Sigmoid", (), (3,), (3,)),
+    Case("Dropout", (0.0,), (2, 3, 4), (2, 3, 4)),  # any other p: see test_dropout.py
+    Case("Flatten", (), (2, 3, 4), (24,)),
+    Case("Flatten", (), (5,), (5,)),
+]
+
+
+# One entry for each operation, which does not depend on who computes it: `m` is cnn.reference or
+# cnn.functional. Returns y, dx, and a dict of the parameters' gradients by name.
+
+
+def _conv2d(m, layer, x, dy):
+    sizes = layer.stride, layer.padding, layer.dilation, layer.groups
+    w, b = _weights(layer, x.dtype)
+    dx, dw, db = m.conv2d_backward(dy, x, w, *sizes)
+    return m.conv2d(x, w, b, *sizes), dx, {"weight": dw, "bias": db}
+
+
+def _linear(m, layer, x, dy):
+    w, b = _weights(layer, x.dtype)
+    dx, dw, db = m.linear_backward(dy, x, w)
+    return m.linear(x, w, b), dx, {"weight": dw, "bias": db}
+
+
+def _weights(layer, dtype):
+    state = layer.state_dict()
+    return state["weight"].astype(dtype), state["bias"].astype(dtype) if "bias" in state else None
+
+
+def _max_pool2d(m, layer, x, dy):
+    y, indices = m.max_pool2d(x, layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode)
+    return y, m.max_pool2d_backward(dy, indices, x.shape), {}
+
+
+def _leaky_relu(m, layer, x, dy):
+    slope = layer.negative_slope
+    return m.leaky_relu(x, slope), m.leaky_relu_backward(dy, x, slope), {}
+
+
+def _from_output(name):
+    def operation(m, layer, x, dy):
+        y = getattr(m, name)(x)
+        return y, getattr(m, f"{name}_backward")(dy, y), {}
+
+    return operation
+
+
+def _reshaped(m, layer, x, dy):
+    return x.reshape(dy.shape), dy.reshape(x.shape), {}
+
+
+OPERATIONS = {
+    "Conv2d": _conv2d,
+    "MaxPool2d": _max_pool2d,
+    "Linear": _linear,
+    "ReLU": _from_output("relu"),
+    "LeakyReLU": _leaky_relu,
+    "Tanh": _from_output("tanh"),
+    "Sigmoid": _from_output("sigmoid"),
+    "Dropout": _reshaped,
+    "Flatten": _reshaped,
+}
+
+
+def by_function(module, layer, x, dy):
+    """[y, dx, *parameter gradients] of the layer, computed by the functions of `module`."""
+    y, dx, gradients = OPERATIONS[type(layer).__name__](module, layer, x, dy)
+    return [y, dx, *(gradients[name] for name, _ in layer.named_parameters())]
+
+
+def by_twin(layer, x, dy):
+    """The same by NumPy in float64, whatever the arrays are."""
+    return by_function(reference, layer, x.astype(np.float64), dy.astype(np.float64))
+
+
+def by_layer(layer, x, dy):
+    """The same by the layer (or model) itself."""
+    y, dx = layer(x), layer.backward(dy)
+    return [y, dx, *(p.grad.copy() for p in layer.parameters())]
+
+
+def by_torch(torch, module, x, dy):
+    x = torch.tensor(x, requires_grad=True)
+    y = module(x)
+    y.backward(torch.tensor(dy))
+    return [a.detach().numpy() for a in (y, x.grad, *(p.grad for p in module.parameters()))]
+
+
+# ------------------------------------------------------------------------------------------- comparing
+
+
+def spread(shape, rng):
+    """Values from -2 to 2 in random order, all equally far apart and none at 0."""
+    count = int(np.prod(shape))
+    return ((rng.permutation(count) + 0.5) / max(count, 1) * 4 - 2).reshape(shape)
+
+
+def assert_close(got, wanted, tolerance=None):
+    """Equal up to rounding, measured by the largest value; NaN and infinities at the same places."""
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    assert got.shape == wanted.shape
+    tolerance = tolerance or {"float64": 1e-10, "float32": 2e-5}[got.dtype.name]
+    scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=1)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * scale)
+
+
+def assert_all_close(got, wanted, tolerance=None):
+    for g, w in zip(got, wanted, strict=True):
+        assert_close(g, w, tolerance)
+
+
+def assert_same_bits(got, wanted):
+    for g, w in zip(got, wanted, strict=True):
+        assert g.dtype == w.dtype and g.shape == w.shape
+        assert g.tobytes() == w.tobytes()
+
+
+def central_difference(loss, x, h=1e-4):
+    """dL/dx of the function loss(), one element of x at a time: (L(x + h) - L(x - h)) / 2h."""
+    gradient = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        value = x[place]
+        x[place] = value + h
+        up = loss()
+        x[place] = value - h
+        gradient[place] = (up - loss()) / (2 * h)
+        x[place] = value
+    return gradient
+
+
+def assert_gradient(got, loss, x):
+    """`got` is dL/dx by central differences, with a relative error of at most 1e-6."""
+    wanted = central_difference(loss, x)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max(initial=0))

@@ -270,6 +270,8 @@ class Program:
         if phase not in self._compiled:
             self._compiled[phase] = self._compile(phase)
         _, table, base, slots, _, ops_address, table_address, most = self._compiled[phase]
+        if slots.keys() - arrays.keys():
+            raise TypeError(f"Program: arrays are missing: {', '.join(sorted(slots.keys() - arrays.keys()))}")
         for hook in self.hooks[phase]:
             hook()
         for name, array in arrays.items():

@@ -145,16 +145,20 @@ def gradient_tables(g, dy, dx):
     return result
 
 
-def weight_tables(g, x):
-    """Tables of the weight gradient: (tap, to, rows), see `conv_dw`."""
-    (R, S), (sh, _), (dh, dw) = g.kernel, g.stride, g.dilation
+def weight_tables(g, x, dy):
+    """Tables of the weight gradient, the arguments of `conv_dw` by name."""
+    (R, S), (sh, sw), (dh, dw) = g.kernel, g.stride, g.dilation
     (top, _), (left, _) = g.padding
-    r, c, s, i = np.arange(R), np.arange(g.channels), np.arange(S), np.arange(g.out[0])
-    tap = _grid(_grid((r * dh - top) * x.row, c * x.plane), (s * dw - left) * LANES)
-    to = _grid(_grid(r * S, c * R * S), s)
+    r, c, s, i, j = (np.arange(n) for n in (R, g.channels, S, *g.out))
     inside = (r[:, None] * dh + i * sh - top >= 0) & (r[:, None] * dh + i * sh - top < g.size[0])
-    rows = [_span(row) for row in inside]
-    return tuple(np.ascontiguousarray(a, np.int32) for a in (tap, to, rows))
+    tables = {
+        "tap": _grid(_grid((r * dh - top) * x.row, c * x.plane), (s * dw - left) * LANES),
+        "to": _grid(_grid(r * S, c * R * S), s),
+        "span": np.array([_span(row) for row in inside]) * g.out[1],
+        "x_at": _grid(i * sh * x.row, j * sw * LANES),
+        "dy_at": _grid(i * dy.row, j * LANES),
+    }
+    return {name: np.ascontiguousarray(table, np.int32) for name, table in tables.items()}
 
 
 def packed_order(weights, tiles):

@@ -21,7 +21,7 @@ from libc.string cimport memcpy
 
 from cnn._ext.op cimport Op, Place, array
 from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, real, vec, vec_load, vec_relu, vec_splat,
-                           vec_store, vec_sum)
+                           vec_store, vec_sum, vec_sum4)
 
 cdef extern from *:
     """
@@ -32,7 +32,7 @@ cdef extern from *:
     #define TILE_K_SINGLE LEAST(16, TILE_VECS / ROWV)
     /* The weight gradient's tile is kt outputs by TILE_T taps. */
     #define DW_TILE_K (TILE_VECS == 24 ? 4 : 3)
-    #define DW_TILE_T (TILE_VECS == 24 ? 6 : 4)
+    #define DW_TILE_T (TILE_VECS == 24 ? 5 : 3)
     """
     int TILE_J(int kt) nogil
     enum:
@@ -199,10 +199,10 @@ def split(Py_ssize_t outputs, Py_ssize_t pixels):
 cdef inline void dw_tile(
     const real* x,          # IN  input of this block
     const real* dy,         # IN  KT planes
-    Py_ssize_t plane, Py_ssize_t dy_row,
-    Py_ssize_t x_row,       # elements of x from one row of output pixels to the next
-    Py_ssize_t x_step,      # and from one output pixel to the next
-    Py_ssize_t first_row, Py_ssize_t last_row, Py_ssize_t out_w,
+    Py_ssize_t plane,
+    const int* x_at,        # IN  (pixels,) where each output pixel reads its first input
+    const int* dy_at,       # IN  (pixels,) and where it lies in its plane
+    Py_ssize_t pixels,
     const int* tap,         # IN  (TT,) offset of each tap in x
     const int* to,          # IN  (TT,) and in a row of dw
     real* dw,               # OUT KT rows, w_step apart
@@ -213,54 +213,52 @@ cdef inline void dw_tile(
     cdef vec acc[16 * 8]
     cdef vec d[8]
     cdef const real* xs[8]
-    cdef const real* dp
+    cdef const real* ds[8]
+    cdef real sums[32]
     cdef real* o
-    cdef Py_ssize_t i, j, at
+    cdef Py_ssize_t p, xp, dp
     cdef int q, h
+    for q in range(TT):
+        xs[q] = x + tap[q]
+    for q in range(KT):
+        ds[q] = dy + q * plane
     for q in range(KT * TT):
         acc[q] = vec_splat(0)
-    for i in range(first_row, last_row):
-        for q in range(TT):
-            xs[q] = x + i * x_row + tap[q]
-        dp = dy + i * dy_row
-        at = 0
-        for j in range(out_w):
-            for h in range(ROWV):
-                for q in range(KT):
-                    d[q] = vec_load(dp + q * plane + h * VL)
-                for q in range(KT * TT):
-                    acc[q] = acc[q] + d[q // TT] * vec_load(xs[q % TT] + at + h * VL)
-            dp += LANES
-            at += x_step
+    for p in range(pixels):
+        xp = x_at[p]
+        dp = dy_at[p]
+        for h in range(ROWV):
+            for q in range(KT):
+                d[q] = vec_load(ds[q] + dp + h * VL)
+            for q in range(KT * TT):
+                acc[q] = acc[q] + d[q // TT] * vec_load(xs[q % TT] + xp + h * VL)
+    for q in range(KT * TT, (KT * TT + 3) // 4 * 4):
+        acc[q] = vec_splat(0)
+    for q in range((KT * TT + 3) // 4):
+        vec_sum4(acc[4 * q], acc[4 * q + 1], acc[4 * q + 2], acc[4 * q + 3], sums + 4 * q)
     for q in range(KT * TT):
         o = dw + q // TT * w_step + to[q % TT]
-        if first:
-            o[0] = vec_sum(acc[q])
-        else:
-            o[0] += vec_sum(acc[q])
+        o[0] = sums[q] if first else o[0] + sums[q]
 
 
-cdef inline void dw_taps(const real* x, const real* dy, Py_ssize_t plane, Py_ssize_t dy_row,
-                         Py_ssize_t x_row, Py_ssize_t x_step, Py_ssize_t r0, Py_ssize_t r1,
-                         Py_ssize_t out_w, const int* tap, const int* to, Py_ssize_t taps, real* dw,
-                         Py_ssize_t w_step, bint first, int KT) noexcept nogil:
+cdef inline void dw_taps(const real* x, const real* dy, Py_ssize_t plane, const int* x_at,
+                         const int* dy_at, Py_ssize_t pixels, const int* tap, const int* to,
+                         Py_ssize_t taps, real* dw, Py_ssize_t w_step, bint first, int KT) noexcept nogil:
     """All taps of one kernel row for KT outputs, in tiles as equal as can be."""
     cdef Py_ssize_t tiles = (taps + DW_TILE_T - 1) // DW_TILE_T
     cdef Py_ssize_t i, tt
     for i in range(tiles):
         tt = taps // tiles + (i < taps % tiles)
         if tt == 1:
-            dw_tile(x, dy, plane, dy_row, x_row, x_step, r0, r1, out_w, tap, to, dw, w_step, first, KT, 1)
+            dw_tile(x, dy, plane, x_at, dy_at, pixels, tap, to, dw, w_step, first, KT, 1)
         elif tt == 2:
-            dw_tile(x, dy, plane, dy_row, x_row, x_step, r0, r1, out_w, tap, to, dw, w_step, first, KT, 2)
+            dw_tile(x, dy, plane, x_at, dy_at, pixels, tap, to, dw, w_step, first, KT, 2)
         elif tt == 3:
-            dw_tile(x, dy, plane, dy_row, x_row, x_step, r0, r1, out_w, tap, to, dw, w_step, first, KT, 3)
-        elif tt == 4:
-            dw_tile(x, dy, plane, dy_row, x_row, x_step, r0, r1, out_w, tap, to, dw, w_step, first, KT, 4)
+            dw_tile(x, dy, plane, x_at, dy_at, pixels, tap, to, dw, w_step, first, KT, 3)
+        elif tt == 4 and DW_TILE_T >= 4:
+            dw_tile(x, dy, plane, x_at, dy_at, pixels, tap, to, dw, w_step, first, KT, 4)
         elif tt == 5 and DW_TILE_T >= 5:
-            dw_tile(x, dy, plane, dy_row, x_row, x_step, r0, r1, out_w, tap, to, dw, w_step, first, KT, 5)
-        elif tt == 6 and DW_TILE_T >= 6:
-            dw_tile(x, dy, plane, dy_row, x_row, x_step, r0, r1, out_w, tap, to, dw, w_step, first, KT, 6)
+            dw_tile(x, dy, plane, x_at, dy_at, pixels, tap, to, dw, w_step, first, KT, 5)
         tap += tt
         to += tt
 
@@ -275,13 +273,15 @@ cdef void conv_dw(const Op* op, const Place* place) noexcept nogil:
     cdef real* dw = <real*>array(op, 2, place)                   # OUT (groups * K, taps)
     cdef const int* tap = <const int*>array(op, 3, place)        # IN  (taps,) ordered by kernel row
     cdef const int* to = <const int*>array(op, 4, place)         # IN  (taps,) their places in dw
-    cdef const int* rows = <const int*>array(op, 5, place)       # IN  (kernel_h, 2) first and last
-                                                                 #     output row that reads x there
+    cdef const int* span = <const int*>array(op, 5, place)       # IN  (kernel_h, 2) first and last
+                                                                 #     pixel whose window has that row
+    cdef const int* x_at = <const int*>array(op, 6, place)       # IN  (pixels,) offsets in x
+    cdef const int* dy_at = <const int*>array(op, 7, place)      # IN  (pixels,) offsets in a plane of dy
     cdef Py_ssize_t K = op.n[0], taps = op.n[1], groups = op.n[2], x_group = op.n[3]
-    cdef Py_ssize_t kernel_h = op.n[4], out_w = op.n[5], x_row = op.n[6], x_step = op.n[7]
-    cdef Py_ssize_t plane = op.args[1].plane, dy_row = op.args[1].row
+    cdef Py_ssize_t kernel_h = op.n[4]
+    cdef Py_ssize_t plane = op.args[1].plane
     cdef Py_ssize_t tiles = (K + DW_TILE_K - 1) // DW_TILE_K, each = taps // kernel_h
-    cdef Py_ssize_t g, i, r, kt, r0, r1
+    cdef Py_ssize_t g, i, r, kt, p, n
     cdef const int* t
     cdef const int* o
     cdef bint first = place.first
@@ -289,18 +289,18 @@ cdef void conv_dw(const Op* op, const Place* place) noexcept nogil:
         for i in range(tiles):
             kt = K // tiles + (i < K % tiles)
             for r in range(kernel_h):
-                r0 = rows[2 * r]
-                r1 = rows[2 * r + 1]
+                p = span[2 * r]
+                n = span[2 * r + 1] - p
                 t = tap + r * each
                 o = to + r * each
                 if kt == 1:
-                    dw_taps(x, dy, plane, dy_row, x_row, x_step, r0, r1, out_w, t, o, each, dw, taps, first, 1)
+                    dw_taps(x, dy, plane, x_at + p, dy_at + p, n, t, o, each, dw, taps, first, 1)
                 elif kt == 2:
-                    dw_taps(x, dy, plane, dy_row, x_row, x_step, r0, r1, out_w, t, o, each, dw, taps, first, 2)
+                    dw_taps(x, dy, plane, x_at + p, dy_at + p, n, t, o, each, dw, taps, first, 2)
                 elif kt == 3:
-                    dw_taps(x, dy, plane, dy_row, x_row, x_step, r0, r1, out_w, t, o, each, dw, taps, first, 3)
+                    dw_taps(x, dy, plane, x_at + p, dy_at + p, n, t, o, each, dw, taps, first, 3)
                 elif kt == 4 and DW_TILE_K >= 4:
-                    dw_taps(x, dy, plane, dy_row, x_row, x_step, r0, r1, out_w, t, o, each, dw, taps, first, 4)
+                    dw_taps(x, dy, plane, x_at + p, dy_at + p, n, t, o, each, dw, taps, first, 4)
             dy += kt * plane
             dw += kt * taps
         x += x_group
@@ -374,8 +374,8 @@ def linear_dw_tasks(Py_ssize_t outputs):
 KERNELS = {
     "correlate": (<size_t>&correlate, ("x", "w", "b", "y", "pixel", "out", "tap", "run"),
                   ("outputs", "taps", "runs", "groups", "x_group", "tiles", "relu", "single"), ()),
-    "conv_dw": (<size_t>&conv_dw, ("x", "dy", "dw", "tap", "to", "rows"),
-                ("outputs", "taps", "groups", "x_group", "kernel_h", "out_w", "x_row", "x_step"), ()),
+    "conv_dw": (<size_t>&conv_dw, ("x", "dy", "dw", "tap", "to", "span", "x_at", "dy_at"),
+                ("outputs", "taps", "groups", "x_group", "kernel_h"), ()),
     "bias_grad": (<size_t>&bias_grad, ("dy", "db"), ("outputs", "out_h", "out_w"), ()),
     "linear_dw": (<size_t>&linear_dw, ("x", "dy", "dw", "db", "image", "lane"),
                   ("outputs", "inputs", "dy_step"), ()),

@@ -78,21 +78,36 @@ cdef extern from *:
     /* x < 0 becomes 0; NaN stays NaN */
     #define vec_relu(a) vec_clear((ivec)((a) < 0), a)
 
+    /* Sum of a vector's numbers, by halves: always in the same order. */
     static inline real vec_sum(vec v) {
-    #if VEC_BYTES == 64
-        typedef real half __attribute__((vector_size(32)));
-        union { vec v; half h[2]; } a = {v};
-        half b = a.h[0] + a.h[1];
-        union { half h; real s[32 / sizeof(real)]; } c = {b};
-        int n = 32 / sizeof(real);
-    #else
-        union { vec v; real s[VEC_BYTES / sizeof(real)]; } c = {v};
-        int n = VL;
-    #endif
-        for (n /= 2; n; n /= 2)
-            for (int i = 0; i < n; i++) c.s[i] += c.s[i + n];
-        return c.s[0];
+        for (int n = VL / 2; n; n /= 2)
+            for (int i = 0; i < n; i++) v[i] += v[i + n];
+        return v[0];
     }
+
+    #if defined(__clang__) || VEC_BYTES * 8 / CNN_REAL_BITS < 4
+    static inline void vec_sum4(vec a, vec b, vec c, vec d, real* out) {
+        out[0] = vec_sum(a), out[1] = vec_sum(b), out[2] = vec_sum(c), out[3] = vec_sum(d);
+    }
+    #else
+    #if VEC_BYTES * 8 / CNN_REAL_BITS == 16
+    static const ivec vec_lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    #elif VEC_BYTES * 8 / CNN_REAL_BITS == 8
+    static const ivec vec_lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    #else
+    static const ivec vec_lane = {0, 1, 2, 3};
+    #endif
+    /* In lanes whose bit n is 0, a[l] + a[l ^ n]; in the others b[l] + b[l ^ n]. */
+    #define vec_merge(a, b, n) (__builtin_shuffle(a, b, vec_lane + (vec_lane & (n)) / (n) * VL) \
+                                + __builtin_shuffle(a, b, (vec_lane ^ (n)) + (vec_lane & (n)) / (n) * VL))
+    /* The sums of four vectors' numbers, with a third of the shuffles that one by one would take. */
+    static inline void vec_sum4(vec a, vec b, vec c, vec d, real* out) {
+        vec ab = vec_merge(a, b, 1), cd = vec_merge(c, d, 1), all = vec_merge(ab, cd, 2);
+        if (VL >= 8) all += __builtin_shuffle(all, vec_lane ^ (VL >= 8 ? 4 : 0));
+        if (VL >= 16) all += __builtin_shuffle(all, vec_lane ^ (VL >= 16 ? 8 : 0));
+        for (int i = 0; i < 4; i++) out[i] = all[i];
+    }
+    #endif
     #endif
     """
     ctypedef float real
@@ -121,6 +136,7 @@ cdef extern from *:
     ivec ivec_or(ivec a, ivec b) nogil
     vec vec_relu(vec a) nogil
     real vec_sum(vec v) nogil
+    void vec_sum4(vec a, vec b, vec c, vec d, real* out) nogil
     real real_exp(real x) nogil
     real real_log(real x) nogil
     real real_tanh(real x) nogil

@@ -30,12 +30,9 @@ def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
         x = program.bordered(x, *g.side_border())
         parts = program.shard_sum(dw, weights)
 
-        def arguments():
-            tap, to, rows = windows.weight_tables(g, x)
-            return dict(x=x, dy=dy, dw=parts, tap=tap, to=to, rows=rows, outputs=g.outputs, taps=g.taps,
-                        groups=g.groups, x_group=g.channels * x.plane, kernel_h=g.kernel[0], out_w=g.out[1],
-                        x_row=g.stride[0] * x.row, x_step=g.stride[1] * windows.LANES)
-        program.add("conv_dw", arguments)
+        program.add("conv_dw", lambda: dict(x=x, dy=dy, dw=parts, outputs=g.outputs, taps=g.taps, groups=g.groups,
+                                            x_group=g.channels * x.plane, kernel_h=g.kernel[0],
+                                            **windows.weight_tables(g, x, dy)))
     if db is not None:
         sums = program.shard_sum(db, outputs)
         program.add("bias_grad", lambda: dict(dy=dy, db=sums, outputs=outputs, out_h=g.out[0], out_w=g.out[1]))

@@ -5,7 +5,8 @@ step is a single pass over them. The rules stand in _ext/update.pyx; their NumPy
 """
 import numpy as np
 
-from cnn import parameter, plan, shapes
+from cnn import parameter, shapes
+from cnn.memory import zeros
 from cnn.plan import Program
 
 
@@ -34,7 +35,7 @@ class Optimizer:
         self.lr = lr
         self.steps = 0      # updates made so far
         self._data, self._grad = parameter.flatten(params)
-        self.state = {buffer: plan.zeros(self._data.size, self._data.dtype) for buffer in self.buffers}
+        self.state = {buffer: zeros(self._data.size, self._data.dtype) for buffer in self.buffers}
         self._program = None
 
     @property
@@ -56,18 +57,17 @@ class Optimizer:
 
     def step(self):
         """Update every parameter from its `grad`."""
-        if self._program is None or self._program.layout != parameter.layout:
+        if self._program is None or not self._program.fits(0):
+            self.settle()
             self._program = Program(self._data.dtype, 1)
             self.emit(self._program)
-            self._program.layout = parameter.layout
         self._program.run(0)
 
     def emit(self, program, max_norm=None):
-        """Add the update to a program, after everything that it holds so far.
+        """Add the update to a program, after everything that it holds so far; `settle` comes before.
 
         max_norm: scale all gradients down where their norm, taken together, is larger.
         """
-        self.settle()
         data, grad, now, count = self._data, self._grad, self._now, self._data.size
         tasks = program.kernels.pack.chunks(count)
         if max_norm is not None:

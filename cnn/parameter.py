@@ -1,7 +1,8 @@
 """Parameters, and the flat arrays in which an optimizer lays them."""
 import numpy as np
 
-from cnn import plan, shapes
+from cnn import shapes
+from cnn.memory import zeros
 
 layout = 0      # counts how often parameters have moved, so that programs know when addresses are stale
 
@@ -16,9 +17,9 @@ class Parameter:
     """
 
     def __init__(self, data, requires_grad=True):
-        self._data = plan.zeros(data.shape, data.dtype)
+        self._data = zeros(data.shape, data.dtype)
         self._data[...] = data
-        self._grad = plan.zeros(data.shape, data.dtype)
+        self._grad = zeros(data.shape, data.dtype)
         self._requires_grad = requires_grad
 
     @property
@@ -82,7 +83,7 @@ class Parameter:
         if dtype not in shapes.FLOATS:
             raise TypeError(f"Parameter: dtype must be float32 or float64, got {dtype}")
         if dtype != self.dtype:
-            self._move(plan.zeros(self.shape, dtype), plan.zeros(self.shape, dtype))
+            self._move(zeros(self.shape, dtype), zeros(self.shape, dtype))
 
 
 def flatten(parameters):
@@ -95,7 +96,7 @@ def flatten(parameters):
     if len(kinds) != 1:
         raise ValueError(f"flatten: parameters must share one dtype, got {sorted(map(str, kinds))}")
     total = sum(p.size for p in parameters)
-    data, grad = plan.zeros(total, *kinds), plan.zeros(total, *kinds)
+    data, grad = zeros(total, *kinds), zeros(total, *kinds)
     at = 0
     for p in parameters:
         p._move(data[at:at + p.size].reshape(p.shape), grad[at:at + p.size].reshape(p.shape))

@@ -14,8 +14,9 @@ known only when the whole program is: a convolution that comes later may ask for
 """
 import numpy as np
 
-from cnn import _ext, shapes, threads
+from cnn import _ext, parameter, shapes, threads
 from cnn._ext import executor
+from cnn.memory import zeros
 
 LANES = 16
 MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
@@ -26,15 +27,6 @@ ARG = np.dtype([("base", np.uintp), ("step", np.intp), ("per", np.intp), ("plane
 OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("args", ARG, (10,)), ("n", np.intp, (16,)),
                ("f", np.float64, (8,))])
 SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
-
-
-def zeros(shape, dtype):
-    """An array of zeros that starts on a cache line, so that no row of pixels straddles two."""
-    dtype = np.dtype(dtype)
-    count = int(np.prod(shape, dtype=np.int64))
-    raw = np.zeros(count * dtype.itemsize + 64, np.uint8)
-    first = -raw.ctypes.data % 64
-    return raw[first:first + count * dtype.itemsize].view(dtype).reshape(shape)
 
 
 class Tensor:
@@ -137,6 +129,7 @@ class Program:
         self.kernels = _ext.kernels(self.dtype)
         self.images, self.keep = images, keep
         self.threads = threads.get_num_threads()
+        self.layout = parameter.layout
         self.blocks = max(1, -(-images // LANES))
         self.shards = min(self.blocks, MAX_SHARDS)
         self.hooks = {}
@@ -264,6 +257,10 @@ class Program:
             op["n"][i] = values[name]
         for i, name in enumerate(scalars):
             op["f"][i] = values[name]
+
+    def fits(self, images):
+        """Whether the program can run so many images, and all parameters are still where they were."""
+        return images <= self.images and self.layout == parameter.layout
 
     def run(self, images, phase="forward", /, **arrays):
         """Run a phase on a batch of `images` images; `arrays` fill the slots, one NumPy array each."""

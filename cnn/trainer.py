@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from cnn import functional, parameter, shapes, threads
+from cnn import functional, shapes, threads
 from cnn.callbacks import Progress
 from cnn.data import DataLoader, Dataset
 from cnn.history import History
@@ -94,11 +94,17 @@ class Trainer:
         self._loss_sum = self._weight_sum = self._correct = 0.0
         self.seen, self.epoch_images = 0, len(loader.dataset)
         watchers = [callback.on_step_end for callback in self.callbacks]
+        fused, prepared = self._fused(self.optimizer), None
         start = time.perf_counter()
         for batch in self._batches(loader):
             if self.schedule is not None:
                 self.optimizer.lr = self.schedule(self.step)
-            loss, weight, correct = self._step(batch)
+            if not fused:
+                loss, weight, correct = self._step(batch)
+            else:
+                if prepared is None or not prepared[0].fits(len(batch.labels)):
+                    prepared = self._prepare("step", batch)
+                loss, weight, correct = self._execute(*prepared, batch)
             self.loss = loss / weight if weight else math.nan
             if not math.isfinite(self.loss):
                 raise TrainingDiverged(f"the loss became {self.loss} in step {self.step} (epoch {self.epoch + 1}) "
@@ -123,8 +129,9 @@ class Trainer:
     def _batches(self, loader):
         """The batches of an epoch. Bytes that need no transform are fetched by the kernels."""
         if loader.transform is None and self._fetches(loader.dataset, self.optimizer):
+            labels = loader.dataset.labels
             for chosen in loader.batches():
-                yield _Batch(loader.dataset.labels[chosen], chosen, loader.dataset)
+                yield _Batch(labels[chosen], chosen, loader.dataset)
         else:
             for images, labels in loader:
                 yield _Batch(labels, images.astype(self.model.dtype or images.dtype, copy=False))
@@ -205,6 +212,10 @@ class Trainer:
 
     def _run(self, what, batch):
         """Run a step or an evaluation as one program: sum of losses, its divisor, how many were right."""
+        return self._execute(*self._prepare(what, batch), batch)
+
+    def _prepare(self, what, batch):
+        """The program for such batches and the loss in it; written when there is none that fits."""
         dataset, images = batch.dataset, batch.images
         if dataset is None:
             dtype, shape, source = images.dtype, images.shape[1:], None
@@ -213,19 +224,25 @@ class Trainer:
             source = dataset.scale.tobytes(), dataset.shift.tobytes()
         key = what, shape, source, dtype, self.model._modes(), threads.get_num_threads()
         program, fused = self._programs.get(key, (None, None))
-        if program is None or program.images < len(images) or program.layout != parameter.layout:
+        if program is None or not program.fits(len(images)):
             program, fused = self._programs[key] = self._program(what, dtype, shape, dataset, len(images))
-        labels = batch.labels
-        if dataset is None:
-            labels = functional.targets("Trainer", labels, len(images), fused.classes)
-        elif dataset.num_classes > fused.classes:
+        if dataset is not None and dataset.num_classes > fused.classes:
             raise ValueError(f"Trainer: the data set has {dataset.num_classes} classes, but the model's output "
                              f"only {fused.classes}")
-        pixels = {"x": images} if dataset is None else {"images": dataset.images, "chosen": images}
-        program.run(len(images), **pixels, **fused.arrays(labels))
+        return program, fused
+
+    def _execute(self, program, fused, batch):
+        images, labels = batch.images, batch.labels
+        if batch.dataset is None:
+            labels = functional.targets("Trainer", labels, len(images), fused.classes)
+            program.run(len(images), x=images, **fused.arrays(labels))
+        else:
+            program.run(len(images), images=batch.dataset.images, chosen=images, **fused.arrays(labels))
         return *fused.value(len(images)), fused.correct(len(images))
 
     def _program(self, what, dtype, shape, dataset, images):
+        if what == "step":
+            self.optimizer.settle()     # first of all, because it may move the parameters
         program = Program(dtype, images)
         if dataset is None:
             x = program.input(*shape, flat=len(shape) == 1)
@@ -234,14 +251,11 @@ class Trainer:
             scale, shift = dataset.scale.astype(dtype), dataset.shift.astype(dtype)
             program.add("pack_bytes", lambda: dict(x=Slot("images"), chosen=Slot("chosen"), scale=scale,
                                                    shift=shift, y=x, **x.pixels))
-        if what == "step":
-            self.optimizer.settle()
         scores, backward = self.model.emit(program, x)
         fused = self.criterion.emit(program, scores, need_gradient=what == "step")
         if what == "step":
             backward(fused.dy, False)
             self.optimizer.emit(program, self.max_grad_norm)
-        program.layout = parameter.layout
         return program, fused
 
     def _event(self, name):
@@ -251,6 +265,8 @@ class Trainer:
 
 class _Batch:
     """labels (n,), and images: (n, C, H, W), or with a data set the numbers of its images, (n,)."""
+
+    __slots__ = ("dataset", "images", "labels")
 
     def __init__(self, labels, images, dataset=None):
         self.labels, self.images, self.dataset = labels, images, dataset

@@ -4,13 +4,16 @@ y[c, i, j] = max over the window of x, with PyTorch's rules: of equal values the
 order wins, a NaN wins over everything, padding never wins. The index of the winner, kept for each
 image, counts through the unpadded H x W plane; the gradient goes to the winner alone, and where
 windows overlap the gradients add up.
+
+A ReLU before the pooling can be part of it: max(relu(x)) = relu(max(x)), and a window without a
+positive value has no winner (index -1), so that no gradient passes.
 """
 from libc.string cimport memset
 
 from cnn._ext.op cimport Op, Place, array
 from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_eq, ivec_load, ivec_or, ivec_select,
-                           ivec_splat, ivec_store, real, vec, vec_gt, vec_isnan, vec_keep, vec_load,
-                           vec_select, vec_splat, vec_store)
+                           ivec_splat, ivec_store, real, vec, vec_clear, vec_gt, vec_isnan, vec_keep,
+                           vec_le, vec_load, vec_select, vec_splat, vec_store)
 
 
 cdef inline Py_ssize_t start(Py_ssize_t i, Py_ssize_t stride, Py_ssize_t padding) noexcept nogil:
@@ -31,9 +34,10 @@ cdef inline void window_max(
     Py_ssize_t W,           # columns of the unpadded plane
     real* y,                # OUT (16,)
     integer* index,         # OUT (16,) or NULL
+    bint relu,
 ) noexcept nogil:
     cdef vec best, value
-    cdef ivec where, wins
+    cdef ivec where, wins, dead
     cdef Py_ssize_t u, v
     cdef int q
     for q in range(ROWV):
@@ -45,6 +49,10 @@ cdef inline void window_max(
                 wins = ivec_or(vec_gt(value, best), vec_isnan(value))
                 best = vec_select(wins, value, best)
                 where = ivec_select(wins, ivec_splat(u * W + v), where)
+        if relu:
+            dead = vec_le(best, vec_splat(0))
+            best = vec_clear(dead, best)
+            where = ivec_select(dead, ivec_splat(-1), where)
         vec_store(y + q * VL, best)
         if index:
             ivec_store(index + q * VL, where)
@@ -57,6 +65,7 @@ cdef void max_pool(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], out_h = op.n[3], out_w = op.n[4]
     cdef Py_ssize_t kh = op.n[5], kw = op.n[6], sh = op.n[7], sw = op.n[8], ph = op.n[9], pw = op.n[10]
     cdef Py_ssize_t row = op.args[0].row, c, i, j, u0, u1
+    cdef bint relu = op.n[11]
     cdef const real* xc
     cdef real* yp
     cdef integer* ip = NULL
@@ -71,9 +80,10 @@ cdef void max_pool(const Op* op, const Place* place) noexcept nogil:
             for j in range(out_w):
                 if kh == 2 and kw == 2 and u1 - u0 == 2 and pw == 0 and j * sw + 2 <= W:
                     # the usual window, with bounds that the compiler can see
-                    window_max(xc, row, u0, u0 + 2, j * sw, j * sw + 2, W, yp, ip)
+                    window_max(xc, row, u0, u0 + 2, j * sw, j * sw + 2, W, yp, ip, relu)
                 else:
-                    window_max(xc, row, u0, u1, start(j, sw, pw), stop(j, sw, pw, kw, W), W, yp, ip)
+                    window_max(xc, row, u0, u1, start(j, sw, pw), stop(j, sw, pw, kw, W), W, yp, ip,
+                               relu)
                 yp += LANES
                 if index:
                     ip += LANES
@@ -161,7 +171,7 @@ cdef void max_pool_scatter(const Op* op, const Place* place) noexcept nogil:
 WINDOW = ("channels", "height", "width", "out_h", "out_w", "kernel_h", "kernel_w", "stride_h",
           "stride_w", "padding_h", "padding_w")
 KERNELS = {
-    "max_pool": (<size_t>&max_pool, ("x", "y", "index"), WINDOW, ()),
+    "max_pool": (<size_t>&max_pool, ("x", "y", "index"), (*WINDOW, "relu"), ()),
     "max_pool_backward": (<size_t>&max_pool_backward, ("dy", "index", "dx"), WINDOW, ()),
     "max_pool_scatter": (<size_t>&max_pool_scatter, ("dy", "index", "dx"),
                          ("channels", "height", "width", "pixels"), ()),

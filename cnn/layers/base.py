@@ -1,7 +1,7 @@
 """The base class of all layers."""
 import numpy as np
 
-from cnn import parameter, shapes, threads
+from cnn import shapes, threads
 from cnn.parameter import Parameter
 from cnn.plan import Program
 
@@ -89,14 +89,13 @@ class Layer:
         """The program for such inputs, and the shape of one output."""
         key = x.shape[1:], x.dtype, self._modes(), threads.get_num_threads()
         program = self._programs.get(key)
-        if program is None or program.images < len(x) or program.layout != parameter.layout:
+        if program is None or not program.fits(len(x)):
             if len(self._programs) >= 8:
                 self._programs.clear()
             program = Program(x.dtype, len(x), keep=self.training)
             t = program.input(*x.shape[1:], flat=x.ndim == 2)
             program.result, program.backward = self.emit(program, t)
             program.output(program.result)
-            program.layout = parameter.layout
             self._programs[key] = program
         return program, program.result.shape
 

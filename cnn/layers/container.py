@@ -1,11 +1,16 @@
 """Layers made of layers."""
+from cnn.layers.activation import ReLU
 from cnn.layers.base import Layer
+from cnn.layers.conv import Conv2d
+from cnn.layers.linear import Linear
+from cnn.layers.pool import MaxPool2d
 
 
 class Sequential(Layer):
     """Layers one after the other; `model[i]` is the i-th. Names of parameters start with its number.
 
-    Neighbouring layers that run in the kernels are run as one program, without leaving it in between.
+    Neighbouring layers that run in the kernels are run as one program, without leaving it in between, and a
+    ReLU becomes a part of the convolution, linear layer or pooling that it stands beside.
     Raises TypeError for anything that is no layer.
     """
 
@@ -33,9 +38,19 @@ class Sequential(Layer):
         return all(layer.fused for layer in self.layers)
 
     def emit(self, program, x):
-        steps = []
-        for layer in self.layers:
-            x, back = layer.emit(program, x)
+        steps, layers = [], list(self.layers)
+        while layers:
+            layer = layers.pop(0)
+            following = type(layers[0]) if layers else None
+            if type(layer) is ReLU and following is MaxPool2d:
+                layer = layers.pop(0)
+                x, back = layer.emit(program, x, relu=True)
+            elif (type(layer) in (Conv2d, Linear) and following is ReLU
+                  and not (len(layers) > 1 and type(layers[1]) is MaxPool2d)):
+                layers.pop(0)
+                x, back = layer.emit(program, x, relu=True)
+            else:
+                x, back = layer.emit(program, x)
             steps.append((layer, back))
         # a layer needs no dx where nobody before it has anything to learn
         learns = [any(p.requires_grad for p in layer.parameters()) for layer, _ in steps]

@@ -3,7 +3,7 @@ import numpy as np
 
 from cnn import init, shapes
 from cnn.layers.base import Layer
-from cnn.ops import conv
+from cnn.ops import conv, pointwise
 from cnn.parameter import Parameter
 
 
@@ -39,7 +39,7 @@ class Conv2d(Layer):
         self.weight, self.bias = initial(name, (self.out_channels, self.in_channels // self.groups,
                                                 *self.kernel_size), bias, init, seed, dtype)
 
-    def emit(self, program, x):
+    def emit(self, program, x, relu=False):
         self._spatial(x)
         name = type(self).__name__
         if x.channels != self.in_channels:
@@ -48,9 +48,11 @@ class Conv2d(Layer):
                           self.stride, self.padding, self.dilation, self.groups)
         x = program.bordered(x, *g.side_border())
         w, b = self.weight, self.bias
-        y = conv.conv2d(program, x, w.data, b and b.data, g)
+        y = conv.conv2d(program, x, w.data, b and b.data, g, relu)
 
         def backward(dy, need_dx):
+            if relu:
+                pointwise.mask(program, dy, y)
             return conv.conv2d_backward(program, dy, x, w.data, g, w.grad if w.requires_grad else None,
                                         b.grad if b and b.requires_grad else None, need_dx)
         return y, backward

@@ -4,7 +4,7 @@ import numpy as np
 from cnn import shapes
 from cnn.layers.base import Layer
 from cnn.layers.conv import initial
-from cnn.ops import linear
+from cnn.ops import linear, pointwise
 
 
 class Linear(Layer):
@@ -24,15 +24,17 @@ class Linear(Layer):
         self.out_features = shapes.integer(name, "out_features", out_features, 1)
         self.weight, self.bias = initial(name, (self.out_features, self.in_features), bias, init, seed, dtype)
 
-    def emit(self, program, x):
+    def emit(self, program, x, relu=False):
         if not x.flat or x.channels != self.in_features:
             hint = "" if x.flat else "; put Flatten() before it"
             raise ValueError(f"{type(self).__name__}: x must have shape (N, {self.in_features}), got "
                              f"(N, {', '.join(map(str, x.shape))}){hint}")
         w, b = self.weight, self.bias
-        y = linear.linear(program, x, w.data, b and b.data, self.out_features)
+        y = linear.linear(program, x, w.data, b and b.data, self.out_features, relu)
 
         def backward(dy, need_dx):
+            if relu:
+                pointwise.mask(program, dy, y)
             return linear.linear_backward(program, dy, x, w.data, w.grad if w.requires_grad else None,
                                           b.grad if b and b.requires_grad else None, need_dx)
         return y, backward

@@ -22,11 +22,11 @@ class MaxPool2d(Layer):
         self.padding = shapes.pair(name, "padding", padding, 0)
         self.ceil_mode = bool(ceil_mode)
 
-    def emit(self, program, x):
+    def emit(self, program, x, relu=False):
         self._spatial(x)
         win = pool.window(type(self).__name__, (x.height, x.width), self.kernel_size, self.stride,
                           self.padding, self.ceil_mode)
-        y, index = pool.max_pool2d(program, x, win, need_index=self.training)
+        y, index = pool.max_pool2d(program, x, win, self.training, relu)
 
         def backward(dy, need_dx):
             return pool.max_pool2d_backward(program, dy, index, win) if need_dx else None

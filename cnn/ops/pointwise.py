@@ -15,6 +15,11 @@ def backward(program, kernel, dy, saved, name, **scalars):
     return dx
 
 
+def mask(program, dy, y):
+    """The backward pass of a ReLU that was part of the operation before: in place, dy = 0 where y <= 0."""
+    program.add("relu_backward", lambda: dict(dy=dy, y=y, dx=dy, **dy.pixels))
+
+
 def dropout(program, x, key, p):
     """y = x / (1 - p) where the element's hash says so, else 0; the gradient is the same map of dy.
 

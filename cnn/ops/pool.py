@@ -10,11 +10,14 @@ def window(owner, size, kernel, stride, padding, ceil_mode):
                 padding_w=padding[1])
 
 
-def max_pool2d(program, x, win, need_index=True):
-    """Forward: returns y and the winners' indices into the flattened H*W plane (or None)."""
+def max_pool2d(program, x, win, need_index=True, relu=False):
+    """Forward: returns y and the winners' indices into the flattened H*W plane (or None).
+
+    With `relu` the input passes through a ReLU first, at no cost.
+    """
     y = program.tensor(x.channels, win["out_h"], win["out_w"])
     index = program.tensor(x.channels, y.height, y.width, integer=True) if need_index else None
-    program.add("max_pool", lambda: dict(x=x, y=y, index=index, channels=x.channels, **win))
+    program.add("max_pool", lambda: dict(x=x, y=y, index=index, channels=x.channels, relu=relu, **win))
     return y, index
 
 

@@ -4,8 +4,9 @@ One kernel, `correlate` in _ext/conv.pyx, computes y[k, p] = b[k] + sum_t w[k, t
 This module makes its tables for the forward pass and for the input gradient, and those of the weight
 gradient. Offsets count numbers (not bytes) from pixel (0, 0) of channel 0; one pixel is 16 numbers.
 
-Taps are ordered by kernel row first. A window that hangs over the top or bottom then needs a contiguous
-range of them, and rows of padding cost nothing; to the left and right x has a border of zeros.
+Taps are ordered (kernel row, kernel column, channel), and a run of pixels visits only the kernel rows that
+its windows need, so that rows of padding cost nothing. Columns of padding are a border of zeros left and
+right of x, unless the kernel takes its pixels one by one: then they cost nothing either.
 """
 from dataclasses import dataclass
 
@@ -54,6 +55,10 @@ class Geometry:
         s, before = self.stride[axis], self.padding[axis][0]
         return sorted({(u + before) % s for u in range(min(s, self.size[axis]))})
 
+    def residues(self):
+        """The pairs of residues by the stride that input pixels have: so many correlations make up dx."""
+        return [(a, b) for a in self._residues(0) for b in self._residues(1)]
+
     def _residue(self, axis, residue):
         """Kernel rows (axis 0) or columns (1) r that meet input positions of this residue by the stride,
         each with the number of output pixels that it shifts by."""
@@ -74,7 +79,7 @@ class Tables:
     pixel: np.ndarray   # (pixels,)
     out: np.ndarray     # (pixels,)
     tap: np.ndarray     # (taps,)
-    run: np.ndarray     # (runs, 4) first pixel, pixels, first tap, taps
+    run: np.ndarray     # (runs, 6) first pixel, pixels, first tap, segments of taps, taps of each, skip
     weights: np.ndarray     # (groups, taps, outputs) positions in the flat weight array
 
 
@@ -82,66 +87,92 @@ def _grid(rows, columns):
     return np.add.outer(np.asarray(rows, np.int64), np.asarray(columns, np.int64)).ravel()
 
 
-def _runs(ranges, columns, taps_per_row):
-    """Merge neighbouring rows of pixels that need the same kernel rows [low, high)."""
-    runs = []
-    for row, (low, high) in enumerate(ranges):
-        taps = [low * taps_per_row, (high - low) * taps_per_row]
-        if runs and runs[-1][2:] == taps:
-            runs[-1][1] += columns
+def _tiles(height, width, tile):
+    """Pixels (i, j), (n, 2) arrays, that share their taps: row by row, or one by one where tiles have one pixel."""
+    pixels = np.stack(np.mgrid[:height, :width], -1).reshape(-1, 2)
+    return pixels.reshape(-1, 1 if tile == 1 else width, 2)
+
+
+def _runs(tiles, row_spans, column_spans, columns, taps):
+    """Pixels in order, and the table of runs: neighbouring tiles that need the same kernel rows and columns.
+
+    row_spans, column_spans: for each row (column) of pixels the kernel rows (columns) [low, high) that it
+    needs. columns: of the kernel. taps: of one kernel row and column.
+    """
+    pixels, runs, at = [], [], 0
+    for tile in tiles:
+        r0, r1 = _union(row_spans[i] for i in np.unique(tile[:, 0]))
+        s0, s1 = _union(column_spans[j] for j in np.unique(tile[:, 1]))
+        if s1 - s0 == columns:
+            need = [r0 * columns * taps, 1, (r1 - r0) * columns * taps, 0]
         else:
-            runs.append([row * columns, columns, *taps])
-    return runs
+            need = [(r0 * columns + s0) * taps, r1 - r0, (s1 - s0) * taps, (columns - (s1 - s0)) * taps]
+        if runs and runs[-1][2:] == need:
+            runs[-1][1] += len(tile)
+        else:
+            runs.append([at, len(tile), *need])
+        pixels.append(tile)
+        at += len(tile)
+    return np.concatenate(pixels), np.array(runs)
 
 
-def _tables(pixel, out, tap, runs, weights):
-    int32 = [np.ascontiguousarray(a, np.int32) for a in (pixel, out, tap, np.reshape(runs, (-1, 4)))]
-    return Tables(*int32, np.ascontiguousarray(weights, np.int64))
-
-
-def forward_tables(g, x, y):
-    """Tables of the forward pass for tensors x and y (their `row` and `plane` are numbers apart)."""
-    (R, S), (sh, sw), (dh, dw) = g.kernel, g.stride, g.dilation
-    (top, _), (left, _) = g.padding
-    i, j = np.arange(g.out[0]), np.arange(g.out[1])
-    r, c, s = np.arange(R), np.arange(g.channels), np.arange(S)
-    tap = _grid(_grid((r * dh - top) * x.row, c * x.plane), (s * dw - left) * LANES)
-    inside = (i[:, None] * sh + r * dh - top >= 0) & (i[:, None] * sh + r * dh - top < g.size[0])
-    runs = _runs([_span(row) for row in inside], g.out[1], g.channels * S)
-    k = np.arange(g.groups * g.outputs).reshape(g.groups, 1, g.outputs)
-    within = (r[:, None, None] * S + c[:, None] * R * S + s).reshape(1, -1, 1)
-    return _tables(_grid(i * sh * x.row, j * sw * LANES), _grid(i * y.row, j * LANES), tap, runs,
-                   k * g.taps + within)
+def _union(spans):
+    """The smallest [low, high) that holds all spans; (0, 0) where all are empty."""
+    spans = [span for span in spans if span[1] > span[0]]
+    return (min(low for low, _ in spans), max(high for _, high in spans)) if spans else (0, 0)
 
 
 def _span(flags):
-    """(first, one past the last) of the true flags, which are contiguous; (0, 0) where there is none."""
+    """[low, high) of the true flags, which are contiguous; (0, 0) where there is none."""
     true = np.flatnonzero(flags)
     return (int(true[0]), int(true[-1]) + 1) if len(true) else (0, 0)
 
 
-def gradient_tables(g, dy, dx):
+def _tables(pixel, out, tap, run, weights):
+    int32 = [np.ascontiguousarray(a, np.int32) for a in (pixel, out, tap, run)]
+    return Tables(*int32, np.ascontiguousarray(weights, np.int64))
+
+
+def forward_tables(g, x, y, tile):
+    """Tables of the forward pass for tensors x and y (their `row` and `plane` are numbers apart), in tiles
+    of `tile` pixels."""
+    (R, S), (sh, sw), (dh, dw) = g.kernel, g.stride, g.dilation
+    (top, _), (left, _) = g.padding
+    i, j = np.arange(g.out[0]), np.arange(g.out[1])
+    r, c, s = np.arange(R), np.arange(g.channels), np.arange(S)
+    tap = _grid(_grid((r * dh - top) * x.row, (s * dw - left) * LANES), c * x.plane)
+    u, v = i[:, None] * sh + r * dh - top, j[:, None] * sw + s * dw - left
+    pixels, run = _runs(_tiles(*g.out, tile), [_span(row) for row in (u >= 0) & (u < g.size[0])],
+                        [_span(row) for row in (v >= 0) & (v < g.size[1])], S, g.channels)
+    i, j = pixels.T
+    k = np.arange(g.groups * g.outputs).reshape(g.groups, 1, g.outputs)
+    within = (r[:, None, None] * S + s[:, None] + c * R * S).reshape(1, -1, 1)
+    return _tables(i * sh * x.row + j * sw * LANES, i * y.row + j * LANES, tap, run, k * g.taps + within)
+
+
+def gradient_tables(g, dy, dx, tile):
     """Tables of the input gradient, dx[c, u, v] = sum of dy[k, i, j] w[k, c, r, s] over all (i, j, r, s)
     with i*stride + r*dilation - padding = u, and likewise v: one for each residue of (u, v) by the stride."""
     S = g.kernel[1]
     result = []
-    for a in g._residues(0):
+    for a, b in g.residues():
         rows, ups = g._positions(0, a), g._residue(0, a)
-        for b in g._residues(1):
-            columns, lefts = g._positions(1, b), g._residue(1, b)
-            k, c = np.arange(g.outputs), np.arange(g.channels)
-            r, up = np.array(ups, np.int64).reshape(-1, 2).T
-            s, left = np.array(lefts, np.int64).reshape(-1, 2).T
-            u, i = np.array(rows).T
-            v, j = np.array(columns).T
-            tap = _grid(_grid(-up * dy.row, k * dy.plane), -left * LANES)
-            inside = (i[:, None] - up >= 0) & (i[:, None] - up < g.out[0])
-            runs = _runs([_span(row) for row in inside], len(v), g.outputs * len(s))
-            within = (k[:, None] * g.taps + s).reshape(1, -1) + (r * S)[:, None]
-            weights = (np.arange(g.groups)[:, None, None] * g.outputs * g.taps + within.reshape(1, -1, 1)
-                       + c * g.kernel[0] * S)
-            result.append(_tables(_grid(i * dy.row, j * LANES), _grid(u * dx.row, v * LANES), tap, runs,
-                                  weights))
+        columns, lefts = g._positions(1, b), g._residue(1, b)
+        k, c = np.arange(g.outputs), np.arange(g.channels)
+        r, up = np.array(ups, np.int64).reshape(-1, 2).T
+        s, left = np.array(lefts, np.int64).reshape(-1, 2).T
+        u, i = np.array(rows).T
+        v, j = np.array(columns).T
+        tap = _grid(_grid(-up * dy.row, -left * LANES), k * dy.plane)
+        ii, jj = i[:, None] - up, j[:, None] - left
+        pixels, run = _runs(_tiles(len(u), len(v), tile),
+                            [_span(row) for row in (ii >= 0) & (ii < g.out[0])],
+                            [_span(row) for row in (jj >= 0) & (jj < g.out[1])], len(s), g.outputs)
+        within = _grid(_grid(r * S, s), k * g.taps)
+        weights = (np.arange(g.groups)[:, None, None] * g.outputs * g.taps + within[:, None]
+                   + c * g.kernel[0] * S)
+        m, n = pixels.T
+        result.append(_tables(i[m] * dy.row + j[n] * LANES, u[m] * dx.row + v[n] * LANES, tap, run, weights))
     return result
 
 

@@ -5,9 +5,9 @@ All work on one block: sixteen images side by side, (C, H, W, 16), see vec.pxd.
 Forward, y[k, p] = b[k] + sum_t w[k, t] x[pixel[p] + tap[t]]: where output pixel p reads its first
 input, and how far every kernel tap (c, r, s) lies from there, are two tables of offsets, made once in
 Python (cnn/windows.py). Stride, dilation, padding and groups are then nothing but numbers in the tables.
-Columns of padding are a border of zeros stored around x; rows of padding are never visited at all,
-because the taps are ordered by r and every run of pixels names the range of taps that it needs. The
-same kernel serves
+Padding costs little: taps are ordered (r, s, c), and every run of pixels names the ranges of taps that it
+needs. Where a register tile holds several pixels of a row it visits the taps of the whole row's windows,
+and x has a border of zeros left and right; rows of padding are never visited. The same kernel serves
 
     forward         taps (c, r, s), pixels (i, j)
     input gradient  taps (k, r, s), pixels (u, v), w flipped; one op per residue of (u, v) by the stride
@@ -28,7 +28,7 @@ cdef extern from *:
     #define LEAST(a, b) ((a) < (b) ? (a) : (b))
     /* A register tile is kt outputs by TILE_J(kt) pixels: as many accumulators as registers allow. */
     #define TILE_J(kt) (TILE_VECS / ((kt) * ROWV) < 1 ? 1 : LEAST(8, TILE_VECS / ((kt) * ROWV)))
-    #define TILE_K LEAST(6, TILE_VECS / ROWV)
+    #define TILE_K LEAST(TILE_VECS == 24 ? 8 : 6, TILE_VECS / ROWV)
     #define TILE_K_SINGLE LEAST(16, TILE_VECS / ROWV)
     /* The weight gradient's tile is kt outputs by TILE_T taps. */
     #define DW_TILE_K (TILE_VECS == 24 ? 4 : 3)
@@ -47,9 +47,11 @@ cdef extern from *:
 cdef inline void tile(
     const real* x,          # IN  input of this block
     const int* pixel,       # IN  (JT,) offset of each pixel's first input
-    const int* tap,         # IN  (taps,) offset of each tap from there
-    Py_ssize_t taps,
-    const real* w,          # IN  (taps, KT) with w_step numbers from one tap to the next
+    const int* tap,         # IN  offset of each tap from there
+    Py_ssize_t segments,    # ranges of taps, `skip` taps from one's end to the next one's start
+    Py_ssize_t taps,        # taps of a range
+    Py_ssize_t skip,
+    const real* w,          # IN  (all taps, KT) with w_step numbers from one tap to the next
     Py_ssize_t w_step,
     const real* b,          # IN  (KT,) or NULL
     real* y,                # OUT KT planes
@@ -65,18 +67,21 @@ cdef inline void tile(
     cdef vec acc[16 * 8]
     cdef vec xv[8 * 8]
     cdef const real* xs[8]
-    cdef Py_ssize_t t
+    cdef Py_ssize_t t, i
     cdef int q
     for q in range(JT):
         xs[q] = x + pixel[q]
     for q in range(KT * JT * ROWV):
         acc[q] = vec_splat(b[q // (JT * ROWV)] if b else 0)
-    for t in range(taps):
-        for q in range(JT * ROWV):
-            xv[q] = vec_load(xs[q // ROWV] + tap[t] + (q % ROWV) * VL)
-        for q in range(KT * JT * ROWV):
-            acc[q] = acc[q] + w[q // (JT * ROWV)] * xv[q % (JT * ROWV)]
-        w += w_step
+    for i in range(segments if JT == 1 else 1):     # tiles of several pixels come with one range
+        for t in range(taps):
+            for q in range(JT * ROWV):
+                xv[q] = vec_load(xs[q // ROWV] + tap[t] + (q % ROWV) * VL)
+            for q in range(KT * JT * ROWV):
+                acc[q] = acc[q] + w[q // (JT * ROWV)] * xv[q % (JT * ROWV)]
+            w += w_step
+        w += skip * w_step
+        tap += taps + skip
     for q in range(KT * JT * ROWV):
         if relu:
             acc[q] = vec_relu(acc[q])
@@ -85,36 +90,40 @@ cdef inline void tile(
 
 
 cdef inline void sweep(const real* x, const int* pixel, Py_ssize_t pixels, const int* tap,
-                       Py_ssize_t taps, const real* w, Py_ssize_t w_step, const real* b, real* y,
+                       Py_ssize_t segments, Py_ssize_t taps, Py_ssize_t skip, const real* w, Py_ssize_t w_step, const real* b, real* y,
                        const int* out, Py_ssize_t plane, bint relu, int KT) noexcept nogil:
     """All pixels for KT outputs. The last tile is moved back to end at the last pixel."""
     cdef Py_ssize_t p = 0
     if pixels >= TILE_J(KT):
         while p < pixels:
             p = min(p, pixels - TILE_J(KT))
-            tile(x, pixel + p, tap, taps, w, w_step, b, y, out + p, plane, relu, KT, TILE_J(KT))
+            tile(x, pixel + p, tap, segments, taps, skip, w, w_step, b, y, out + p, plane, relu, KT, TILE_J(KT))
             p += TILE_J(KT)
     else:
         for p in range(pixels):
-            tile(x, pixel + p, tap, taps, w, w_step, b, y, out + p, plane, relu, KT, 1)
+            tile(x, pixel + p, tap, segments, taps, skip, w, w_step, b, y, out + p, plane, relu, KT, 1)
 
 
 cdef void sweep_any(const real* x, const int* pixel, Py_ssize_t pixels, const int* tap,
-                    Py_ssize_t taps, const real* w, Py_ssize_t w_step, const real* b, real* y,
+                    Py_ssize_t segments, Py_ssize_t taps, Py_ssize_t skip, const real* w, Py_ssize_t w_step, const real* b, real* y,
                     const int* out, Py_ssize_t plane, bint relu, int kt) noexcept nogil:
     """`sweep` with the constant that `kt` names."""
     if kt == 1:
-        sweep(x, pixel, pixels, tap, taps, w, w_step, b, y, out, plane, relu, 1)
+        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 1)
     elif kt == 2 and TILE_K >= 2:
-        sweep(x, pixel, pixels, tap, taps, w, w_step, b, y, out, plane, relu, 2)
+        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 2)
     elif kt == 3 and TILE_K >= 3:
-        sweep(x, pixel, pixels, tap, taps, w, w_step, b, y, out, plane, relu, 3)
+        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 3)
     elif kt == 4 and TILE_K >= 4:
-        sweep(x, pixel, pixels, tap, taps, w, w_step, b, y, out, plane, relu, 4)
+        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 4)
     elif kt == 5 and TILE_K >= 5:
-        sweep(x, pixel, pixels, tap, taps, w, w_step, b, y, out, plane, relu, 5)
+        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 5)
     elif kt == 6 and TILE_K >= 6:
-        sweep(x, pixel, pixels, tap, taps, w, w_step, b, y, out, plane, relu, 6)
+        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 6)
+    elif kt == 7 and TILE_K >= 7:
+        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 7)
+    elif kt == 8 and TILE_K >= 8:
+        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 8)
 
 
 cdef void single_any(const real* x, const int* pixel, const int* tap, Py_ssize_t taps,
@@ -122,33 +131,33 @@ cdef void single_any(const real* x, const int* pixel, const int* tap, Py_ssize_t
                      Py_ssize_t plane, bint relu, int kt) noexcept nogil:
     """One pixel (a linear layer) for up to TILE_K_SINGLE outputs."""
     if kt <= TILE_K:
-        sweep_any(x, pixel, 1, tap, taps, w, w_step, b, y, out, plane, relu, kt)
+        sweep_any(x, pixel, 1, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, kt)
     elif kt == 16 and TILE_K_SINGLE >= 16:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 16, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 16, 1)
     elif kt == 15 and TILE_K_SINGLE >= 15:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 15, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 15, 1)
     elif kt == 14 and TILE_K_SINGLE >= 14:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 14, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 14, 1)
     elif kt == 13 and TILE_K_SINGLE >= 13:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 13, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 13, 1)
     elif kt == 12 and TILE_K_SINGLE >= 12:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 12, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 12, 1)
     elif kt == 11 and TILE_K_SINGLE >= 11:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 11, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 11, 1)
     elif kt == 10 and TILE_K_SINGLE >= 10:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 10, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 10, 1)
     elif kt == 9 and TILE_K_SINGLE >= 9:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 9, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 9, 1)
     elif kt == 8 and TILE_K_SINGLE >= 8:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 8, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 8, 1)
     elif kt == 7 and TILE_K_SINGLE >= 7:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 7, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 7, 1)
     elif kt == 6 and TILE_K_SINGLE >= 6:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 6, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 6, 1)
     elif kt == 5 and TILE_K_SINGLE >= 5:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 5, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 5, 1)
     elif kt == 4 and TILE_K_SINGLE >= 4:
-        tile(x, pixel, tap, taps, w, w_step, b, y, out, plane, relu, 4, 1)
+        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 4, 1)
 
 
 cdef void correlate(const Op* op, const Place* place) noexcept nogil:
@@ -160,8 +169,8 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
     cdef const int* pixel = <const int*>array(op, 4, place)      # IN  (pixels,)
     cdef const int* out = <const int*>array(op, 5, place)        # IN  (pixels,)
     cdef const int* tap = <const int*>array(op, 6, place)        # IN  (taps,)
-    cdef const int* run = <const int*>array(op, 7, place)        # IN  (runs, 4) first pixel, pixels,
-                                                                 #     first tap, taps
+    cdef const int* run = <const int*>array(op, 7, place)        # IN  (runs, 6) first pixel, pixels,
+                                                                 #     first tap, segments, taps, skip
     cdef Py_ssize_t K = op.n[0], taps = op.n[1], runs = op.n[2], groups = op.n[3]
     cdef Py_ssize_t x_group = op.n[4], tiles = op.n[5], relu = op.n[6], single = op.n[7]
     cdef Py_ssize_t plane = op.args[3].plane
@@ -173,10 +182,10 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
                 single_any(x, pixel, tap, taps, w, kt, b, y, out, plane, relu, kt)
             else:
                 for r in range(runs):
-                    p = run[4 * r]
-                    t = run[4 * r + 2]
-                    sweep_any(x, pixel + p, run[4 * r + 1], tap + t, run[4 * r + 3], w + t * kt, kt,
-                              b, y, out + p, plane, relu, kt)
+                    p = run[6 * r]
+                    t = run[6 * r + 2]
+                    sweep_any(x, pixel + p, run[6 * r + 1], tap + t, run[6 * r + 3], run[6 * r + 4],
+                              run[6 * r + 5], w + t * kt, kt, b, y, out + p, plane, relu, kt)
             w += kt * taps
             y += kt * plane
             if b:
@@ -349,12 +358,12 @@ cdef void linear_dw(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t i = place.task, each = K // op.tasks, more = K % op.tasks
     cdef Py_ssize_t k0 = i * each + min(i, more), kt = each + (i < more)
     cdef Py_ssize_t whole = C // LANES, rest = C % LANES, k, n
-    cdef real edge[6 * 16]
+    cdef real edge[8 * 16]
     cdef int zero = 0
     cdef real total
-    sweep_any(x, lane, whole, image, place.total, dy + k0, dy_step, NULL, dw + k0 * C, lane, C, 0, kt)
+    sweep_any(x, lane, whole, image, 1, place.total, 0, dy + k0, dy_step, NULL, dw + k0 * C, lane, C, 0, kt)
     if rest:
-        sweep_any(x + whole * LANES, &zero, 1, image, place.total, dy + k0, dy_step, NULL, edge,
+        sweep_any(x + whole * LANES, &zero, 1, image, 1, place.total, 0, dy + k0, dy_step, NULL, edge,
                   &zero, LANES, 0, kt)
         for k in range(kt):
             memcpy(dw + (k0 + k) * C + whole * LANES, edge + k * LANES, rest * sizeof(real))
@@ -364,6 +373,11 @@ cdef void linear_dw(const Op* op, const Place* place) noexcept nogil:
             for n in range(place.total):
                 total += dy[n * dy_step + k]
             db[k] = total
+
+
+def tile_pixels(Py_ssize_t outputs):
+    """The most pixels that a register tile has, where so many output channels are cut into tiles."""
+    return TILE_J(<int>(outputs // split(outputs, 0)))
 
 
 def linear_dw_tasks(Py_ssize_t outputs):

@@ -19,7 +19,7 @@ def conv2d(program, x, w, b, g, relu=False):
     """Forward. w: (K, C / groups, R, S) flat; b: (K,) or None; `relu` is applied on the way out."""
     y = program.tensor(g.outputs * g.groups, *g.out)
     x = program.bordered(x, *g.side_border())
-    _correlate(program, x, y, w, b, g.outputs, g, lambda: windows.forward_tables(g, x, y), relu)
+    _correlate(program, x, y, w, b, g.outputs, g, lambda tile: windows.forward_tables(g, x, y, tile), relu)
     return y
 
 
@@ -40,22 +40,21 @@ def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
         return None
     dx = program.tensor(g.channels * g.groups, *g.size)
     dy = program.bordered(dy, *g.gradient_border())
-    # as many sets of tables as there are residues by the stride; only their order is needed before the
-    # borders are known, so that the weights can be packed
-    for i in range(len(windows.gradient_tables(g, dy, dx))):
+    # as many sets of tables as there are residues by the stride
+    for i in range(len(g.residues())):
         _correlate(program, dy, dx, w, None, g.channels, g,
-                   lambda i=i: windows.gradient_tables(g, dy, dx)[i], False)
+                   lambda tile, i=i: windows.gradient_tables(g, dy, dx, tile)[i], False)
     return dx
 
 
 def _correlate(program, x, y, w, b, outputs, g, tables, relu):
-    """Add one correlation; `outputs` channels of y in each group."""
-    tiles = program.kernels.conv.split(outputs, 0)
-    first = tables()
-    packed = program.gather(w, windows.packed_order(first.weights, tiles))
+    """Add one correlation onto `outputs` channels of y in each group; tables(tile) makes its tables."""
+    tiles, tile = program.kernels.conv.split(outputs, 0), program.kernels.conv.tile_pixels(outputs)
+    # the order of the weights does not depend on the borders, which are settled only at the end
+    packed = program.gather(w, windows.packed_order(tables(tile).weights, tiles))
 
     def arguments():
-        t = tables()
+        t = tables(tile)
         return dict(x=x, w=packed, b=b, y=y, pixel=t.pixel, out=t.out, tap=t.tap, run=t.run,
                     outputs=outputs, taps=len(t.tap), runs=len(t.run), groups=g.groups,
                     x_group=x.channels // g.groups * x.plane, tiles=tiles, relu=relu, single=0)

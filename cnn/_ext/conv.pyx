@@ -44,153 +44,212 @@ cdef extern from *:
 
 # ---------------------------------------------------------------- correlation
 
-cdef inline void tile(
-    const real* x,          # IN  input of this block
-    const int* pixel,       # IN  (JT,) offset of each pixel's first input
-    const int* tap,         # IN  offset of each tap from there
-    Py_ssize_t segments,    # ranges of taps, `skip` taps from one's end to the next one's start
-    Py_ssize_t taps,        # taps of a range
-    Py_ssize_t skip,
-    const real* w,          # IN  (all taps, KT) with w_step numbers from one tap to the next
-    Py_ssize_t w_step,
-    const real* b,          # IN  (KT,) or NULL
-    real* y,                # OUT KT planes
-    const int* out,         # IN  (JT,) offset of each pixel in its plane
-    Py_ssize_t plane,
-    bint relu,
-    int KT, int JT,
-) noexcept nogil:
-    """y[k, p] = b[k] + sum_t w[t, k] x[pixel[p] + tap[t]] for KT outputs and JT pixels.
+ctypedef struct Sweep:
+    const real* x           # IN  input of this block
+    const int* pixel        # IN  (pixels,) offset of each pixel's first input
+    Py_ssize_t pixels
+    const int* tap          # IN  offset of each tap from there
+    Py_ssize_t segments     # ranges of taps, `skip` taps from one's end to the next one's start
+    Py_ssize_t taps         # taps of a range
+    Py_ssize_t skip
+    const real* w           # IN  (all taps, KT) with w_step numbers from one tap to the next
+    Py_ssize_t w_step
+    const real* b           # IN  (KT,) or NULL
+    real* y                 # OUT KT planes
+    const int* out          # IN  (pixels,) offset of each pixel in its plane
+    Py_ssize_t plane
+    bint relu
+
+ctypedef void (*SweepKernel)(const Sweep* s) noexcept nogil
+
+
+cdef inline void tile(const Sweep* s, Py_ssize_t first, int KT, int JT) noexcept nogil:
+    """y[k, p] = b[k] + sum_t w[t, k] x[pixel[p] + tap[t]] for KT outputs and JT pixels from `first`.
 
     KT and JT are constants once inlined, so `acc` lives in registers.
     """
     cdef vec acc[16 * 8]
     cdef vec xv[8 * 8]
     cdef const real* xs[8]
-    cdef Py_ssize_t t, i
+    cdef const int* tap = s.tap
+    cdef const real* w = s.w
+    cdef Py_ssize_t t, i, taps = s.taps, w_step = s.w_step
     cdef int q
     for q in range(JT):
-        xs[q] = x + pixel[q]
+        xs[q] = s.x + s.pixel[first + q]
     for q in range(KT * JT * ROWV):
-        acc[q] = vec_splat(b[q // (JT * ROWV)] if b else 0)
-    for i in range(segments if JT == 1 else 1):     # tiles of several pixels come with one range
+        acc[q] = vec_splat(s.b[q // (JT * ROWV)] if s.b else 0)
+    for i in range(s.segments if JT == 1 else 1):   # tiles of several pixels come with one range
         for t in range(taps):
             for q in range(JT * ROWV):
                 xv[q] = vec_load(xs[q // ROWV] + tap[t] + (q % ROWV) * VL)
             for q in range(KT * JT * ROWV):
                 acc[q] = acc[q] + w[q // (JT * ROWV)] * xv[q % (JT * ROWV)]
             w += w_step
-        w += skip * w_step
-        tap += taps + skip
-    for q in range(KT * JT * ROWV):
-        if relu:
+        w += s.skip * w_step
+        tap += taps + s.skip
+    if s.relu:
+        for q in range(KT * JT * ROWV):
             acc[q] = vec_relu(acc[q])
-        vec_store(y + (q // (JT * ROWV)) * plane + out[q % (JT * ROWV) // ROWV] + (q % ROWV) * VL,
-                  acc[q])
+    for q in range(KT * JT * ROWV):
+        vec_store(s.y + (q // (JT * ROWV)) * s.plane + s.out[first + q % (JT * ROWV) // ROWV]
+                  + (q % ROWV) * VL, acc[q])
 
 
-cdef inline void sweep(const real* x, const int* pixel, Py_ssize_t pixels, const int* tap,
-                       Py_ssize_t segments, Py_ssize_t taps, Py_ssize_t skip, const real* w, Py_ssize_t w_step, const real* b, real* y,
-                       const int* out, Py_ssize_t plane, bint relu, int KT) noexcept nogil:
+cdef inline void sweep(const Sweep* s, int KT) noexcept nogil:
     """All pixels for KT outputs. The last tile is moved back to end at the last pixel."""
     cdef Py_ssize_t p = 0
-    if pixels >= TILE_J(KT):
-        while p < pixels:
-            p = min(p, pixels - TILE_J(KT))
-            tile(x, pixel + p, tap, segments, taps, skip, w, w_step, b, y, out + p, plane, relu, KT, TILE_J(KT))
+    if s.pixels >= TILE_J(KT):
+        while p < s.pixels:
+            p = min(p, s.pixels - TILE_J(KT))
+            tile(s, p, KT, TILE_J(KT))
             p += TILE_J(KT)
     else:
-        for p in range(pixels):
-            tile(x, pixel + p, tap, segments, taps, skip, w, w_step, b, y, out + p, plane, relu, KT, 1)
+        for p in range(s.pixels):
+            tile(s, p, KT, 1)
 
 
-cdef void sweep_any(const real* x, const int* pixel, Py_ssize_t pixels, const int* tap,
-                    Py_ssize_t segments, Py_ssize_t taps, Py_ssize_t skip, const real* w, Py_ssize_t w_step, const real* b, real* y,
-                    const int* out, Py_ssize_t plane, bint relu, int kt) noexcept nogil:
-    """`sweep` with the constant that `kt` names."""
-    if kt == 1:
-        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 1)
-    elif kt == 2 and TILE_K >= 2:
-        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 2)
-    elif kt == 3 and TILE_K >= 3:
-        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 3)
-    elif kt == 4 and TILE_K >= 4:
-        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 4)
-    elif kt == 5 and TILE_K >= 5:
-        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 5)
-    elif kt == 6 and TILE_K >= 6:
-        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 6)
-    elif kt == 7 and TILE_K >= 7:
-        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 7)
-    elif kt == 8 and TILE_K >= 8:
-        sweep(x, pixel, pixels, tap, segments, taps, skip, w, w_step, b, y, out, plane, relu, 8)
+# One function for each number of outputs, so that the compiler gives each its registers; `if` keeps it
+# from compiling tiles that would not fit.
+cdef void sweep_1(const Sweep* s) noexcept nogil:
+    sweep(s, 1)
+
+cdef void sweep_2(const Sweep* s) noexcept nogil:
+    if TILE_K >= 2:
+        sweep(s, 2)
+
+cdef void sweep_3(const Sweep* s) noexcept nogil:
+    if TILE_K >= 3:
+        sweep(s, 3)
+
+cdef void sweep_4(const Sweep* s) noexcept nogil:
+    if TILE_K >= 4:
+        sweep(s, 4)
+
+cdef void sweep_5(const Sweep* s) noexcept nogil:
+    if TILE_K >= 5:
+        sweep(s, 5)
+
+cdef void sweep_6(const Sweep* s) noexcept nogil:
+    if TILE_K >= 6:
+        sweep(s, 6)
+
+cdef void sweep_7(const Sweep* s) noexcept nogil:
+    if TILE_K >= 7:
+        sweep(s, 7)
+
+cdef void sweep_8(const Sweep* s) noexcept nogil:
+    if TILE_K >= 8:
+        sweep(s, 8)
+
+cdef void single_2(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 2:
+        tile(s, 0, 2, 1)
+
+cdef void single_3(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 3:
+        tile(s, 0, 3, 1)
+
+cdef void single_4(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 4:
+        tile(s, 0, 4, 1)
+
+cdef void single_5(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 5:
+        tile(s, 0, 5, 1)
+
+cdef void single_6(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 6:
+        tile(s, 0, 6, 1)
+
+cdef void single_7(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 7:
+        tile(s, 0, 7, 1)
+
+cdef void single_8(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 8:
+        tile(s, 0, 8, 1)
+
+cdef void single_9(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 9:
+        tile(s, 0, 9, 1)
+
+cdef void single_10(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 10:
+        tile(s, 0, 10, 1)
+
+cdef void single_11(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 11:
+        tile(s, 0, 11, 1)
+
+cdef void single_12(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 12:
+        tile(s, 0, 12, 1)
+
+cdef void single_13(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 13:
+        tile(s, 0, 13, 1)
+
+cdef void single_14(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 14:
+        tile(s, 0, 14, 1)
+
+cdef void single_15(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 15:
+        tile(s, 0, 15, 1)
+
+cdef void single_16(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 16:
+        tile(s, 0, 16, 1)
 
 
-cdef void single_any(const real* x, const int* pixel, const int* tap, Py_ssize_t taps,
-                     const real* w, Py_ssize_t w_step, const real* b, real* y, const int* out,
-                     Py_ssize_t plane, bint relu, int kt) noexcept nogil:
-    """One pixel (a linear layer) for up to TILE_K_SINGLE outputs."""
-    if kt <= TILE_K:
-        sweep_any(x, pixel, 1, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, kt)
-    elif kt == 16 and TILE_K_SINGLE >= 16:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 16, 1)
-    elif kt == 15 and TILE_K_SINGLE >= 15:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 15, 1)
-    elif kt == 14 and TILE_K_SINGLE >= 14:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 14, 1)
-    elif kt == 13 and TILE_K_SINGLE >= 13:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 13, 1)
-    elif kt == 12 and TILE_K_SINGLE >= 12:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 12, 1)
-    elif kt == 11 and TILE_K_SINGLE >= 11:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 11, 1)
-    elif kt == 10 and TILE_K_SINGLE >= 10:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 10, 1)
-    elif kt == 9 and TILE_K_SINGLE >= 9:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 9, 1)
-    elif kt == 8 and TILE_K_SINGLE >= 8:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 8, 1)
-    elif kt == 7 and TILE_K_SINGLE >= 7:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 7, 1)
-    elif kt == 6 and TILE_K_SINGLE >= 6:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 6, 1)
-    elif kt == 5 and TILE_K_SINGLE >= 5:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 5, 1)
-    elif kt == 4 and TILE_K_SINGLE >= 4:
-        tile(x, pixel, tap, 1, taps, 0, w, w_step, b, y, out, plane, relu, 4, 1)
+cdef SweepKernel SWEEP[9]       # by the number of outputs
+SWEEP[:] = [NULL, sweep_1, sweep_2, sweep_3, sweep_4, sweep_5, sweep_6, sweep_7, sweep_8]
+cdef SweepKernel SINGLE[17]     # for a single pixel (a linear layer)
+SINGLE[:] = [NULL, sweep_1, single_2, single_3, single_4, single_5, single_6, single_7, single_8,
+             single_9, single_10, single_11, single_12, single_13, single_14, single_15, single_16]
 
 
 cdef void correlate(const Op* op, const Place* place) noexcept nogil:
     """y[k, p] = b[k] + sum_t w[k, t] x[pixel[p] + tap[t]], group by group, one block."""
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (groups * C, H, W, 16)
-    cdef const real* w = <const real*>array(op, 1, place)        # IN  packed, see `split`
-    cdef const real* b = <const real*>array(op, 2, place)        # IN  (groups * K,) or NULL
-    cdef real* y = <real*>array(op, 3, place)                    # OUT (groups * K, OH, OW, 16)
+    cdef Sweep s
     cdef const int* pixel = <const int*>array(op, 4, place)      # IN  (pixels,)
     cdef const int* out = <const int*>array(op, 5, place)        # IN  (pixels,)
     cdef const int* tap = <const int*>array(op, 6, place)        # IN  (taps,)
     cdef const int* run = <const int*>array(op, 7, place)        # IN  (runs, 6) first pixel, pixels,
                                                                  #     first tap, segments, taps, skip
     cdef Py_ssize_t K = op.n[0], taps = op.n[1], runs = op.n[2], groups = op.n[3]
-    cdef Py_ssize_t x_group = op.n[4], tiles = op.n[5], relu = op.n[6], single = op.n[7]
-    cdef Py_ssize_t plane = op.args[3].plane
-    cdef Py_ssize_t g, i, r, kt, p, t
+    cdef Py_ssize_t x_group = op.n[4], tiles = op.n[5], single = op.n[7]
+    cdef Py_ssize_t g, i, r, kt
+    cdef const real* w
+    s.x = <const real*>array(op, 0, place)                       # IN  (groups * C, H, W, 16)
+    w = <const real*>array(op, 1, place)                         # IN  packed, see `split`
+    s.b = <const real*>array(op, 2, place)                       # IN  (groups * K,) or NULL
+    s.y = <real*>array(op, 3, place)                             # OUT (groups * K, OH, OW, 16)
+    s.plane = op.args[3].plane
+    s.relu = op.n[6]
     for g in range(groups):
         for i in range(tiles):
             kt = K // tiles + (i < K % tiles)
-            if single:
-                single_any(x, pixel, tap, taps, w, kt, b, y, out, plane, relu, kt)
-            else:
-                for r in range(runs):
-                    p = run[6 * r]
-                    t = run[6 * r + 2]
-                    sweep_any(x, pixel + p, run[6 * r + 1], tap + t, run[6 * r + 3], run[6 * r + 4],
-                              run[6 * r + 5], w + t * kt, kt, b, y, out + p, plane, relu, kt)
+            s.w_step = kt
+            for r in range(runs):
+                s.pixel = pixel + run[6 * r]
+                s.out = out + run[6 * r]
+                s.pixels = run[6 * r + 1]
+                s.tap = tap + run[6 * r + 2]
+                s.w = w + run[6 * r + 2] * kt
+                s.segments = run[6 * r + 3]
+                s.taps = run[6 * r + 4]
+                s.skip = run[6 * r + 5]
+                if single:
+                    SINGLE[kt](&s)
+                else:
+                    SWEEP[kt](&s)
             w += kt * taps
-            y += kt * plane
-            if b:
-                b += kt
-        x += x_group
+            s.y += kt * s.plane
+            if s.b:
+                s.b += kt
+        s.x += x_group
 
 
 def split(Py_ssize_t outputs, Py_ssize_t pixels):
@@ -205,19 +264,23 @@ def split(Py_ssize_t outputs, Py_ssize_t pixels):
 
 # ---------------------------------------------------------------- gradients of weights and biases
 
-cdef inline void dw_tile(
-    const real* x,          # IN  input of this block
-    const real* dy,         # IN  KT planes
-    Py_ssize_t plane,
-    const int* x_at,        # IN  (pixels,) where each output pixel reads its first input
-    const int* dy_at,       # IN  (pixels,) and where it lies in its plane
-    Py_ssize_t pixels,
-    const int* tap,         # IN  (TT,) offset of each tap in x
-    const int* to,          # IN  (TT,) and in a row of dw
-    real* dw,               # OUT KT rows, w_step apart
-    Py_ssize_t w_step,
-    bint first, int KT, int TT,
-) noexcept nogil:
+ctypedef struct Products:
+    const real* x           # IN  input of this block
+    const real* dy          # IN  KT planes
+    Py_ssize_t plane
+    const int* x_at         # IN  (pixels,) where each output pixel reads its first input
+    const int* dy_at        # IN  (pixels,) and where it lies in its plane
+    Py_ssize_t pixels
+    const int* tap          # IN  (TT,) offset of each tap in x
+    const int* to           # IN  (TT,) and in a row of dw
+    real* dw                # OUT KT rows, w_step apart
+    Py_ssize_t w_step
+    bint first              # assign to dw instead of adding
+
+ctypedef void (*ProductsKernel)(const Products* s) noexcept nogil
+
+
+cdef inline void products(const Products* s, int KT, int TT) noexcept nogil:
     """dw[k, t] (+)= sum over pixels and images of dy[k, p] x[p + tap[t]], KT outputs by TT taps."""
     cdef vec acc[16 * 8]
     cdef vec d[8]
@@ -225,15 +288,17 @@ cdef inline void dw_tile(
     cdef const real* ds[8]
     cdef real sums[32]
     cdef real* o
+    cdef const int* x_at = s.x_at
+    cdef const int* dy_at = s.dy_at
     cdef Py_ssize_t p, xp, dp
     cdef int q, h
     for q in range(TT):
-        xs[q] = x + tap[q]
+        xs[q] = s.x + s.tap[q]
     for q in range(KT):
-        ds[q] = dy + q * plane
-    for q in range(KT * TT):
+        ds[q] = s.dy + q * s.plane
+    for q in range((KT * TT + 3) // 4 * 4):
         acc[q] = vec_splat(0)
-    for p in range(pixels):
+    for p in range(s.pixels):
         xp = x_at[p]
         dp = dy_at[p]
         for h in range(ROWV):
@@ -241,35 +306,98 @@ cdef inline void dw_tile(
                 d[q] = vec_load(ds[q] + dp + h * VL)
             for q in range(KT * TT):
                 acc[q] = acc[q] + d[q // TT] * vec_load(xs[q % TT] + xp + h * VL)
-    for q in range(KT * TT, (KT * TT + 3) // 4 * 4):
-        acc[q] = vec_splat(0)
     for q in range((KT * TT + 3) // 4):
         vec_sum4(acc[4 * q], acc[4 * q + 1], acc[4 * q + 2], acc[4 * q + 3], sums + 4 * q)
     for q in range(KT * TT):
-        o = dw + q // TT * w_step + to[q % TT]
-        o[0] = sums[q] if first else o[0] + sums[q]
+        o = s.dw + q // TT * s.w_step + s.to[q % TT]
+        o[0] = sums[q] if s.first else o[0] + sums[q]
 
 
-cdef inline void dw_taps(const real* x, const real* dy, Py_ssize_t plane, const int* x_at,
-                         const int* dy_at, Py_ssize_t pixels, const int* tap, const int* to,
-                         Py_ssize_t taps, real* dw, Py_ssize_t w_step, bint first, int KT) noexcept nogil:
-    """All taps of one kernel row for KT outputs, in tiles as equal as can be."""
-    cdef Py_ssize_t tiles = (taps + DW_TILE_T - 1) // DW_TILE_T
-    cdef Py_ssize_t i, tt
-    for i in range(tiles):
-        tt = taps // tiles + (i < taps % tiles)
-        if tt == 1:
-            dw_tile(x, dy, plane, x_at, dy_at, pixels, tap, to, dw, w_step, first, KT, 1)
-        elif tt == 2:
-            dw_tile(x, dy, plane, x_at, dy_at, pixels, tap, to, dw, w_step, first, KT, 2)
-        elif tt == 3:
-            dw_tile(x, dy, plane, x_at, dy_at, pixels, tap, to, dw, w_step, first, KT, 3)
-        elif tt == 4 and DW_TILE_T >= 4:
-            dw_tile(x, dy, plane, x_at, dy_at, pixels, tap, to, dw, w_step, first, KT, 4)
-        elif tt == 5 and DW_TILE_T >= 5:
-            dw_tile(x, dy, plane, x_at, dy_at, pixels, tap, to, dw, w_step, first, KT, 5)
-        tap += tt
-        to += tt
+cdef void products_1_1(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 1 and DW_TILE_T >= 1:
+        products(s, 1, 1)
+
+cdef void products_1_2(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 1 and DW_TILE_T >= 2:
+        products(s, 1, 2)
+
+cdef void products_1_3(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 1 and DW_TILE_T >= 3:
+        products(s, 1, 3)
+
+cdef void products_1_4(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 1 and DW_TILE_T >= 4:
+        products(s, 1, 4)
+
+cdef void products_1_5(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 1 and DW_TILE_T >= 5:
+        products(s, 1, 5)
+
+cdef void products_2_1(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 2 and DW_TILE_T >= 1:
+        products(s, 2, 1)
+
+cdef void products_2_2(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 2 and DW_TILE_T >= 2:
+        products(s, 2, 2)
+
+cdef void products_2_3(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 2 and DW_TILE_T >= 3:
+        products(s, 2, 3)
+
+cdef void products_2_4(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 2 and DW_TILE_T >= 4:
+        products(s, 2, 4)
+
+cdef void products_2_5(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 2 and DW_TILE_T >= 5:
+        products(s, 2, 5)
+
+cdef void products_3_1(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 3 and DW_TILE_T >= 1:
+        products(s, 3, 1)
+
+cdef void products_3_2(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 3 and DW_TILE_T >= 2:
+        products(s, 3, 2)
+
+cdef void products_3_3(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 3 and DW_TILE_T >= 3:
+        products(s, 3, 3)
+
+cdef void products_3_4(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 3 and DW_TILE_T >= 4:
+        products(s, 3, 4)
+
+cdef void products_3_5(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 3 and DW_TILE_T >= 5:
+        products(s, 3, 5)
+
+cdef void products_4_1(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 4 and DW_TILE_T >= 1:
+        products(s, 4, 1)
+
+cdef void products_4_2(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 4 and DW_TILE_T >= 2:
+        products(s, 4, 2)
+
+cdef void products_4_3(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 4 and DW_TILE_T >= 3:
+        products(s, 4, 3)
+
+cdef void products_4_4(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 4 and DW_TILE_T >= 4:
+        products(s, 4, 4)
+
+cdef void products_4_5(const Products* s) noexcept nogil:
+    if DW_TILE_K >= 4 and DW_TILE_T >= 5:
+        products(s, 4, 5)
+
+cdef ProductsKernel PRODUCTS[5][6]      # by the numbers of outputs and taps
+PRODUCTS[1][:] = [NULL, products_1_1, products_1_2, products_1_3, products_1_4, products_1_5]
+PRODUCTS[2][:] = [NULL, products_2_1, products_2_2, products_2_3, products_2_4, products_2_5]
+PRODUCTS[3][:] = [NULL, products_3_1, products_3_2, products_3_3, products_3_4, products_3_5]
+PRODUCTS[4][:] = [NULL, products_4_1, products_4_2, products_4_3, products_4_4, products_4_5]
 
 
 cdef void conv_dw(const Op* op, const Place* place) noexcept nogil:
@@ -277,9 +405,8 @@ cdef void conv_dw(const Op* op, const Place* place) noexcept nogil:
 
     The first block of a shard assigns, the others add: nothing has to be zeroed.
     """
+    cdef Products s
     cdef const real* x = <const real*>array(op, 0, place)        # IN  (groups * C, H, W, 16)
-    cdef const real* dy = <const real*>array(op, 1, place)       # IN  (groups * K, OH, OW, 16)
-    cdef real* dw = <real*>array(op, 2, place)                   # OUT (groups * K, taps)
     cdef const int* tap = <const int*>array(op, 3, place)        # IN  (taps,) ordered by kernel row
     cdef const int* to = <const int*>array(op, 4, place)         # IN  (taps,) their places in dw
     cdef const int* span = <const int*>array(op, 5, place)       # IN  (kernel_h, 2) first and last
@@ -287,32 +414,31 @@ cdef void conv_dw(const Op* op, const Place* place) noexcept nogil:
     cdef const int* x_at = <const int*>array(op, 6, place)       # IN  (pixels,) offsets in x
     cdef const int* dy_at = <const int*>array(op, 7, place)      # IN  (pixels,) offsets in a plane of dy
     cdef Py_ssize_t K = op.n[0], taps = op.n[1], groups = op.n[2], x_group = op.n[3]
-    cdef Py_ssize_t kernel_h = op.n[4]
-    cdef Py_ssize_t plane = op.args[1].plane
-    cdef Py_ssize_t tiles = (K + DW_TILE_K - 1) // DW_TILE_K, each = taps // kernel_h
-    cdef Py_ssize_t g, i, r, kt, p, n
-    cdef const int* t
-    cdef const int* o
-    cdef bint first = place.first
+    cdef Py_ssize_t kernel_h = op.n[4], each = taps // kernel_h
+    cdef Py_ssize_t k_tiles = (K + DW_TILE_K - 1) // DW_TILE_K, t_tiles = (each + DW_TILE_T - 1) // DW_TILE_T
+    cdef Py_ssize_t g, i, j, r, kt, tt, t
+    s.dy = <const real*>array(op, 1, place)                      # IN  (groups * K, OH, OW, 16)
+    s.dw = <real*>array(op, 2, place)                            # OUT (groups * K, taps)
+    s.plane = op.args[1].plane
+    s.w_step = taps
+    s.first = place.first
     for g in range(groups):
-        for i in range(tiles):
-            kt = K // tiles + (i < K % tiles)
+        s.x = x + g * x_group
+        for i in range(k_tiles):
+            kt = K // k_tiles + (i < K % k_tiles)
+            t = 0
             for r in range(kernel_h):
-                p = span[2 * r]
-                n = span[2 * r + 1] - p
-                t = tap + r * each
-                o = to + r * each
-                if kt == 1:
-                    dw_taps(x, dy, plane, x_at + p, dy_at + p, n, t, o, each, dw, taps, first, 1)
-                elif kt == 2:
-                    dw_taps(x, dy, plane, x_at + p, dy_at + p, n, t, o, each, dw, taps, first, 2)
-                elif kt == 3:
-                    dw_taps(x, dy, plane, x_at + p, dy_at + p, n, t, o, each, dw, taps, first, 3)
-                elif kt == 4 and DW_TILE_K >= 4:
-                    dw_taps(x, dy, plane, x_at + p, dy_at + p, n, t, o, each, dw, taps, first, 4)
-            dy += kt * plane
-            dw += kt * taps
-        x += x_group
+                s.x_at = x_at + span[2 * r]
+                s.dy_at = dy_at + span[2 * r]
+                s.pixels = span[2 * r + 1] - span[2 * r]
+                for j in range(t_tiles):
+                    tt = each // t_tiles + (j < each % t_tiles)
+                    s.tap = tap + t
+                    s.to = to + t
+                    PRODUCTS[kt][tt](&s)
+                    t += tt
+            s.dy += kt * s.plane
+            s.dw += kt * taps
 
 
 cdef void bias_grad(const Op* op, const Place* place) noexcept nogil:
@@ -359,12 +485,16 @@ cdef void linear_dw(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t k0 = i * each + min(i, more), kt = each + (i < more)
     cdef Py_ssize_t whole = C // LANES, rest = C % LANES, k, n
     cdef real edge[8 * 16]
-    cdef int zero = 0
     cdef real total
-    sweep_any(x, lane, whole, image, 1, place.total, 0, dy + k0, dy_step, NULL, dw + k0 * C, lane, C, 0, kt)
-    if rest:
-        sweep_any(x + whole * LANES, &zero, 1, image, 1, place.total, 0, dy + k0, dy_step, NULL, edge,
-                  &zero, LANES, 0, kt)
+    cdef Sweep s
+    s.x, s.pixel, s.pixels, s.out = x, lane, whole, lane
+    s.tap, s.segments, s.taps, s.skip = image, 1, place.total, 0
+    s.w, s.w_step, s.b, s.relu = dy + k0, dy_step, NULL, 0
+    s.y, s.plane = dw + k0 * C, C
+    SWEEP[kt](&s)
+    if rest:    # the last inputs do not fill a vector: they go by way of a buffer
+        s.x, s.pixels, s.y, s.plane = x + whole * LANES, 1, edge, LANES
+        SWEEP[kt](&s)
         for k in range(kt):
             memcpy(dw + (k0 + k) * C + whole * LANES, edge + k * LANES, rest * sizeof(real))
     if db:

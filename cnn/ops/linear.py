@@ -47,7 +47,7 @@ def _correlate(program, x, y, w, b, order, relu):
         [part.T.ravel() for part in np.array_split(order, tiles)]).astype(np.int32))
     one = np.zeros(1, np.int32)
     tap = np.arange(inputs, dtype=np.int32) * LANES
-    run = np.array([[0, 1, 0, inputs]], np.int32)
+    run = np.array([[0, 1, 0, 1, inputs, 0]], np.int32)
     program.add("correlate",
                 lambda: dict(x=x, w=packed, b=b, y=y, pixel=one, out=one, tap=tap, run=run, outputs=outputs,
                              taps=inputs, runs=1, groups=1, x_group=0, tiles=tiles, relu=relu, single=1))

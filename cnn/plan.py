@@ -267,6 +267,7 @@ class Program:
         if phase not in self._compiled:
             self._compiled[phase] = self._compile(phase)
         _, table, base, slots, _, ops_address, table_address, most = self._compiled[phase]
+        self._bound = arrays        # alive as long as their addresses are in the operations
         if slots.keys() - arrays.keys():
             raise TypeError(f"Program: arrays are missing: {', '.join(sorted(slots.keys() - arrays.keys()))}")
         for hook in self.hooks[phase]:
@@ -278,6 +279,30 @@ class Program:
         per_shard = max(1, -(-blocks // MAX_SHARDS))
         executor.run(ops_address, table_address, len(table), images, per_shard,
                           min(self.threads, most))
+
+    # ------------------------------------------------------------ looking at single operations
+
+    def operations(self, phase):
+        """What a phase that has been run consists of: a list of dicts with the kernel's name, the shape that
+        it works on (a text), its multiply-adds on one image, and what `run_operation` wants."""
+        ops, table, *_ = self._compiled[phase]
+        written = [op for s in self._phases[phase] for op in s.ops]
+        result = []
+        for segment in table:
+            for i in range(segment["first"], segment["first"] + segment["count"]):
+                kernel, arguments, _ = written[i]
+                values = arguments()
+                tensors = ["×".join(map(str, v.shape)) for v in values.values() if isinstance(v, Tensor)]
+                result.append({"kernel": kernel, "shape": ", ".join(tensors), "macs": _macs(kernel, values),
+                               "index": i, "tasks": int(ops[i]["tasks"]) if segment["tasks"] else 0,
+                               "phase": phase})
+        return result
+
+    def run_operation(self, operation, images):
+        """Run one of `operations` alone, on one thread, with the arrays of the last run."""
+        segment = np.array([(operation["index"], 1, operation["tasks"])], SEGMENT)
+        executor.run(self._compiled[operation["phase"]][5], segment.ctypes.data, 1, images,
+                     max(1, -(-(-(-images // LANES)) // MAX_SHARDS)), 1)
 
     # ------------------------------------------------------------ steps that many layers share
 
@@ -304,3 +329,16 @@ class Program:
         self.after("sum_shards", lambda: dict(x=parts, y=target, count=count, step=parts.step),
                    self.kernels.pack.chunks(count))
         return parts
+
+
+def _macs(kernel, values):
+    """Multiply-adds of an operation on one image."""
+    if kernel == "correlate":
+        run = values["run"].astype(np.int64)
+        return int((run[:, 1] * run[:, 3] * run[:, 4]).sum()) * values["outputs"] * values["groups"]
+    if kernel == "conv_dw":
+        pixels = int(np.diff(values["span"], axis=1).sum())
+        return pixels * values["taps"] // values["kernel_h"] * values["outputs"] * values["groups"]
+    if kernel == "linear_dw":
+        return values["outputs"] * values["inputs"]
+    return 0

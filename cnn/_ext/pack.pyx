@@ -1,9 +1,9 @@
 """Moving numbers between layouts: NCHW arrays and blocks, weights and packed weights, shards and sums."""
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from cnn._ext.op cimport Op, Place, array
-from cnn._ext.vec cimport LANES, integer, real
+from cnn._ext.vec cimport LANES, integer, real, transpose
 
 cdef enum:
     CHUNK = 4096    # elements of a task that runs through a flat array
@@ -14,6 +14,7 @@ cdef void pack(const Op* op, const Place* place) noexcept nogil:
     cdef const real* x = <const real*>array(op, 0, place)        # IN  (N, C, H, W)
     cdef real* y = <real*>array(op, 1, place)                    # OUT (C, H, W, 16)
     cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, j, lane, size = C * H * W
+    cdef Py_ssize_t squares = W // LANES * LANES if place.images == LANES else 0
     cdef const real* xp
     cdef real* yp
     x += place.at[1] * LANES * size
@@ -21,7 +22,9 @@ cdef void pack(const Op* op, const Place* place) noexcept nogil:
         for h in range(H):
             xp = x + (c * H + h) * W
             yp = y + c * op.args[1].plane + h * op.args[1].row
-            for j in range(W):
+            for j in range(W // LANES if squares else 0):
+                transpose(xp + j * LANES, size, yp + j * LANES * LANES, LANES)
+            for j in range(squares, W):
                 for lane in range(place.images):
                     yp[j * LANES + lane] = xp[lane * size + j]
                 for lane in range(place.images, LANES):
@@ -33,6 +36,7 @@ cdef void unpack(const Op* op, const Place* place) noexcept nogil:
     cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
     cdef real* y = <real*>array(op, 1, place)                    # OUT (N, C, H, W)
     cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, j, lane, size = C * H * W
+    cdef Py_ssize_t squares = W // LANES * LANES if place.images == LANES else 0
     cdef const real* xp
     cdef real* yp
     y += place.at[1] * LANES * size
@@ -40,8 +44,10 @@ cdef void unpack(const Op* op, const Place* place) noexcept nogil:
         for h in range(H):
             xp = x + c * op.args[0].plane + h * op.args[0].row
             yp = y + (c * H + h) * W
+            for j in range(W // LANES if squares else 0):
+                transpose(xp + j * LANES * LANES, LANES, yp + j * LANES, size)
             for lane in range(place.images):
-                for j in range(W):
+                for j in range(squares, W):
                     yp[lane * size + j] = xp[j * LANES + lane]
 
 
@@ -52,24 +58,40 @@ cdef void pack_bytes(const Op* op, const Place* place) noexcept nogil:
     cdef const real* scale = <const real*>array(op, 2, place)    # IN  (C,)
     cdef const real* shift = <const real*>array(op, 3, place)    # IN  (C,)
     cdef real* y = <real*>array(op, 4, place)                    # OUT (C, H, W, 16)
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, j, lane, size = C * H * W
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, i, j, n, lane, size = C * H * W
     cdef const uint8_t* image[16]
+    cdef real rows[16 * 16]
+    cdef real square[16 * 16]
     cdef real* yp
     cdef real a, b
+    memset(rows, 0, sizeof(rows))
     chosen += place.at[1] * LANES
     for lane in range(LANES):
-        # a lane without an image shows the first one again, darkened to zero below
+        # a lane without an image shows the first one again, and is set to zero below
         image[lane] = x + (chosen[lane] if lane < place.images else chosen[0]) * size
     for c in range(C):
         a = scale[c]
         b = shift[c]
         for h in range(H):
             yp = y + c * op.args[4].plane + h * op.args[4].row
-            for j in range(W):
-                for lane in range(LANES):
-                    yp[j * LANES + lane] = image[lane][(c * H + h) * W + j] * a + b
-                for lane in range(place.images, LANES):
-                    yp[j * LANES + lane] = 0
+            j = 0
+            while j < W:
+                n = min(LANES, W - j)
+                if n == LANES:
+                    for lane in range(LANES):
+                        for i in range(LANES):
+                            rows[lane * LANES + i] = image[lane][(c * H + h) * W + j + i] * a + b
+                else:
+                    for lane in range(LANES):
+                        for i in range(n):
+                            rows[lane * LANES + i] = image[lane][(c * H + h) * W + j + i] * a + b
+                transpose(rows, LANES, square, LANES)
+                memcpy(yp + j * LANES, square, n * LANES * sizeof(real))
+                j += n
+            if place.images < LANES:
+                for j in range(W):
+                    for lane in range(place.images, LANES):
+                        yp[j * LANES + lane] = 0
 
 
 cdef void pack_index(const Op* op, const Place* place) noexcept nogil:
@@ -106,19 +128,15 @@ cdef void copy(const Op* op, const Place* place) noexcept nogil:
 
 
 cdef void to_rows(const Op* op, const Place* place) noexcept nogil:
-    """A block into one row of numbers per image, for `linear_dw`."""
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
+    """A block of vectors into one row of numbers per image, for `linear_dw`."""
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, 1, 1, 16)
     cdef real* y = <real*>array(op, 1, place)                    # OUT (16, step), PER_BLOCK
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], step = op.n[3], c, h, j, lane
-    cdef const real* xp
-    cdef real* yp = y
-    for c in range(C):
-        for h in range(H):
-            xp = x + c * op.args[0].plane + h * op.args[0].row
-            for lane in range(LANES):
-                for j in range(W):
-                    yp[lane * step + j] = xp[j * LANES + lane]
-            yp += W
+    cdef Py_ssize_t C = op.n[0], step = op.n[1], plane = op.args[0].plane, c, lane
+    for c in range(C // LANES):
+        transpose(x + c * LANES * plane, plane, y + c * LANES, step)
+    for c in range(C // LANES * LANES, C):
+        for lane in range(LANES):
+            y[lane * step + c] = x[c * plane + lane]
 
 
 cdef void gather(const Op* op, const Place* place) noexcept nogil:
@@ -160,7 +178,7 @@ KERNELS = {
     "copy": (<size_t>&copy, ("x", "y"), PIXELS, ()),
     "pack_index": (<size_t>&pack_index, ("x", "y"), ("size",), ()),
     "unpack_index": (<size_t>&unpack_index, ("x", "y"), ("size",), ()),
-    "to_rows": (<size_t>&to_rows, ("x", "y"), PIXELS + ("step",), ()),
+    "to_rows": (<size_t>&to_rows, ("x", "y"), ("channels", "step"), ()),
     "gather": (<size_t>&gather, ("x", "index", "y"), ("count",), ()),
     "sum_shards": (<size_t>&sum_shards, ("x", "y"), ("count", "step"), ()),
 }

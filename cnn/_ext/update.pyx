@@ -7,7 +7,7 @@ clipping), and Adam's bias corrections.
 from libc.math cimport sqrt
 
 from cnn._ext.op cimport Op, Place, array
-from cnn._ext.vec cimport real, real_sqrt
+from cnn._ext.vec cimport LANES, VL, real, real_sqrt, vec, vec_splat, vec_store
 
 cdef enum:
     CHUNK = 4096
@@ -126,7 +126,27 @@ cdef void clip_factor(const Op* op, const Place* place) noexcept nogil:
         now[CLIP] = 1
 
 
+cdef void fma_peak(const Op* op, const Place* place) noexcept nogil:
+    """Nothing but multiply-adds on registers, to measure how many this processor can do in a second."""
+    cdef real* out = <real*>array(op, 0, place)                  # OUT (tasks, 16)
+    cdef vec acc[24]
+    cdef vec a = vec_splat(<real>0.999999), b = vec_splat(<real>1e-9)
+    cdef Py_ssize_t i
+    cdef int q
+    for q in range(12):
+        acc[q] = vec_splat(<real>(q * 1e-9))
+    for i in range(op.n[0]):
+        for q in range(12):
+            acc[q] = acc[q] * a + b
+    for q in range(1, 12):
+        acc[0] = acc[0] + acc[q]
+    vec_store(out + place.task * LANES, acc[0])
+
+
+PEAK_FLOPS = 2 * 12 * VL    # of one round of `fma_peak`
+
 KERNELS = {
+    "fma_peak": (<size_t>&fma_peak, ("out",), ("rounds",), ()),
     "sgd": (<size_t>&sgd, ("w", "g", "velocity", "now"), ("count", "nesterov"),
             ("momentum", "weight_decay")),
     "adam": (<size_t>&adam, ("w", "g", "m", "v", "now"), ("count", "decoupled"),

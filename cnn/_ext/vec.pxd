@@ -89,6 +89,10 @@ cdef extern from *:
     static inline void vec_sum4(vec a, vec b, vec c, vec d, real* out) {
         out[0] = vec_sum(a), out[1] = vec_sum(b), out[2] = vec_sum(c), out[3] = vec_sum(d);
     }
+    static inline void transpose(const real* x, Py_ssize_t x_step, real* y, Py_ssize_t y_step) {
+        for (int i = 0; i < LANES; i++)
+            for (int j = 0; j < LANES; j++) y[j * y_step + i] = x[i * x_step + j];
+    }
     #else
     #if VEC_BYTES * 8 / CNN_REAL_BITS == 16
     static const ivec vec_lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -97,15 +101,39 @@ cdef extern from *:
     #else
     static const ivec vec_lane = {0, 1, 2, 3};
     #endif
-    /* In lanes whose bit n is 0, a[l] + a[l ^ n]; in the others b[l] + b[l ^ n]. */
-    #define vec_merge(a, b, n) (__builtin_shuffle(a, b, vec_lane + (vec_lane & (n)) / (n) * VL) \
-                                + __builtin_shuffle(a, b, (vec_lane ^ (n)) + (vec_lane & (n)) / (n) * VL))
+    /* b's lanes in place of a's where the lane's number has bit n */
+    #define vec_bit(n) ((vec_lane & (n)) / (n) * VL)
+    /* In lanes whose number lacks bit n, a[l] + a[l ^ n]; in the others b[l] + b[l ^ n]. */
+    #define vec_merge(a, b, n) (__builtin_shuffle(a, b, vec_lane + vec_bit(n)) \
+                                + __builtin_shuffle(a, b, (vec_lane ^ (n)) + vec_bit(n)))
     /* The sums of four vectors' numbers, with a third of the shuffles that one by one would take. */
     static inline void vec_sum4(vec a, vec b, vec c, vec d, real* out) {
         vec ab = vec_merge(a, b, 1), cd = vec_merge(c, d, 1), all = vec_merge(ab, cd, 2);
         if (VL >= 8) all += __builtin_shuffle(all, vec_lane ^ (VL >= 8 ? 4 : 0));
         if (VL >= 16) all += __builtin_shuffle(all, vec_lane ^ (VL >= 16 ? 8 : 0));
         for (int i = 0; i < 4; i++) out[i] = all[i];
+    }
+    /* y[j, i] = x[i, j], 16 by 16 numbers: squares as wide as a vector, whose halves, quarters, ...
+       change places. */
+    #define TRANSPOSE_STEP(n) \
+        if ((n) < VL) \
+            for (int i = 0; i < VL; i++) \
+                if (!(i & (n))) { \
+                    vec a = v[i], b = v[(i + (n)) % VL]; \
+                    v[i] = __builtin_shuffle(a, b, vec_lane + vec_bit(n) - (vec_lane & (n))); \
+                    v[(i + (n)) % VL] = __builtin_shuffle(a, b, (vec_lane | (n)) + vec_bit(n)); \
+                }
+    static inline void transpose(const real* x, Py_ssize_t x_step, real* y, Py_ssize_t y_step) {
+        for (int down = 0; down < LANES; down += VL)
+            for (int right = 0; right < LANES; right += VL) {
+                vec v[VEC_BYTES * 8 / CNN_REAL_BITS];
+                for (int i = 0; i < VL; i++) v[i] = vec_load(x + (down + i) * x_step + right);
+                TRANSPOSE_STEP(1)
+                TRANSPOSE_STEP(2)
+                TRANSPOSE_STEP(4)
+                TRANSPOSE_STEP(8)
+                for (int i = 0; i < VL; i++) vec_store(y + (right + i) * y_step + down, v[i]);
+            }
     }
     #endif
     #endif
@@ -136,6 +164,7 @@ cdef extern from *:
     ivec ivec_or(ivec a, ivec b) nogil
     vec vec_relu(vec a) nogil
     real vec_sum(vec v) nogil
+    void transpose(const real* x, Py_ssize_t x_step, real* y, Py_ssize_t y_step) nogil
     void vec_sum4(vec a, vec b, vec c, vec d, real* out) nogil
     real real_exp(real x) nogil
     real real_log(real x) nogil

@@ -22,8 +22,8 @@ def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
         x_step = -(-inputs // LANES) * LANES
         x_rows = program.copies(LANES * x_step, PER_BLOCK)
         dy_rows = program.copies(LANES * outputs, PER_BLOCK)
-        program.add("to_rows", lambda: dict(x=x, y=x_rows, step=x_step, **x.pixels))
-        program.add("to_rows", lambda: dict(x=dy, y=dy_rows, step=outputs, **dy.pixels))
+        program.add("to_rows", lambda: dict(x=x, y=x_rows, channels=inputs, step=x_step))
+        program.add("to_rows", lambda: dict(x=dy, y=dy_rows, channels=outputs, step=outputs))
         image = np.arange(program.blocks * LANES, dtype=np.int64) * x_step
         if image[-1] >= 2**31:
             raise ValueError(f"Linear: a batch of {program.images} images of {inputs} inputs is too large")

@@ -329,3 +329,22 @@ def rmsprop_update(w, g, square, grad_avg, velocity, lr, alpha, eps, weight_deca
         velocity += g
         g = velocity
     w -= lr * g
+
+
+def dropout(x, p, seed, step):
+    """y = x / (1 - p) where the element's hash reaches p * 2^32, else 0; the gradient is the same map of dy.
+
+    x: (N, ...) float. p: probability of a zero. seed, step: integers below 2^32, the layer's seed and the
+    number of its forward pass. The hash is murmur3's finaliser, `h`, of seed, step, image n and element e:
+    h(h(h(h(seed) ^ step) ^ n) ^ (e * 0x9E3779B1)), all modulo 2^32.
+    """
+    def h(a):
+        a = (a ^ (a >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+        a = (a ^ (a >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+        return a ^ (a >> np.uint32(16))
+
+    with np.errstate(over="ignore"):
+        image = h(h(h(np.uint32(seed)) ^ np.uint32(step)) ^ np.arange(len(x), dtype=np.uint32))
+        element = np.arange(x[0].size, dtype=np.uint32) * np.uint32(0x9E3779B1)
+        keep = h(image[:, None] ^ element) >= p * 2.0**32
+    return np.where(keep.reshape(x.shape), x * (1 / (1 - p) if p < 1 else 0), 0)

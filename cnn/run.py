@@ -1,7 +1,7 @@
 """A training run from settings to files: what `scripts/train.py` does once it has read its arguments."""
 import json
-import math
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -86,6 +86,13 @@ def make_schedule(settings, steps):
     return schedules.Constant(settings.lr)
 
 
+def make_transform(settings):
+    """What happens to training images at random, or None."""
+    transforms = [*([data.RandomShift(settings.shift)] if settings.shift else []),
+                  *([data.RandomFlip()] if settings.flip else [])]
+    return data.Compose(*transforms) if transforms else None
+
+
 def new_folder(dataset, model, parent="runs"):
     """Make and return the first folder runs/<dataset>-<model>-<n> that does not exist."""
     n = 1
@@ -108,13 +115,25 @@ def open_folder(path):
     return path
 
 
+@contextmanager
+def run_folder(out, settings):
+    """The folder of a run, made before it starts; one that nothing came to be in is removed again."""
+    folder = open_folder(out) if out is not None else new_folder(settings.dataset, settings.model)
+    try:
+        yield folder
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def train(settings, data_dir=None, out=None, quiet=False):
     """Train as the settings say and write model.safetensors, history.csv and summary.json.
 
     data_dir: where to look for the data set first. out: folder to write to, default a new one below runs/.
     quiet: print nothing. Returns the summary (a dict).
 
-    Raises FileNotFoundError (data), FileExistsError (the folder holds a run), ValueError (settings).
+    Raises FileNotFoundError (data), FileExistsError (the folder holds a run), ValueError (settings),
+    TrainingDiverged.
     """
     start = time.perf_counter()
 
@@ -127,38 +146,33 @@ def train(settings, data_dir=None, out=None, quiet=False):
     channels, height, width = train_set.images.shape[1:]
     arguments = {"in_channels": channels, "num_classes": train_set.num_classes, "image_size": height}
     model = models.MODELS[settings.model](**arguments, seed=settings.seed)
-    folder = open_folder(out) if out is not None else new_folder(settings.dataset, settings.model)
-    say(f"{settings.model} with {sum(p.size for p in model.parameters()):,} parameters on {settings.dataset}: "
-        f"{len(train_set):,} training and {len(test_set):,} held-out images of {channels}x{height}x{width}, "
-        f"{threads.get_num_threads()} threads")
-
-    transforms = [*([data.RandomShift(settings.shift)] if settings.shift else []),
-                  *([data.RandomFlip()] if settings.flip else [])]
-    loader = data.DataLoader(train_set, settings.batch_size, shuffle=True, seed=settings.seed,
-                             transform=data.Compose(*transforms) if transforms else None)
-    callbacks = [] if quiet else [Progress(), EpochLog()]
-    trainer = Trainer(model, make_optimizer(settings, model.parameters()),
-                      CrossEntropyLoss(settings.label_smoothing), callbacks=callbacks, progress=False,
-                      schedule=make_schedule(settings, max(1, len(loader) * settings.epochs)))
-    history = trainer.fit(loader, settings.epochs)
-
-    trainer.criterion = CrossEntropyLoss()      # the loss reported is without smoothing
-    measured = trainer.evaluate(test_set)
-    training = sum(history.column("seconds"))
-    summary = {
-        **asdict(settings),
-        "test_accuracy": measured["accuracy"], "test_loss": measured["loss"],
-        "seconds": round(time.perf_counter() - start, 3),
-        "images_per_second": round(trainer.step and len(train_set) * len(history) / training) if training else None,
-        "threads": threads.get_num_threads(),
-    }
-    description = {"model": settings.model, "arguments": arguments, "classes": list(train_set.classes),
-                   "mean": list(train_set.mean), "std": list(train_set.std), "dataset": settings.dataset,
-                   "test_accuracy": measured["accuracy"]}
-    checkpoint.save_model(folder / "model.safetensors", model, description)
-    history.save(folder / "history.csv")
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in summary.items()}
-    files.write(folder / "summary.json", (json.dumps(finite, indent=2) + "\n").encode())
+    with run_folder(out, settings) as folder:
+        say(f"{settings.model} with {sum(p.size for p in model.parameters()):,} parameters on {settings.dataset}: "
+            f"{len(train_set):,} training and {len(test_set):,} held-out images of {channels}x{height}x{width}, "
+            f"{threads.get_num_threads()} threads")
+        loader = data.DataLoader(train_set, settings.batch_size, shuffle=True, seed=settings.seed,
+                                 transform=make_transform(settings))
+        trainer = Trainer(model, make_optimizer(settings, model.parameters()),
+                          CrossEntropyLoss(settings.label_smoothing), progress=False,
+                          callbacks=[] if quiet else [Progress(), EpochLog()],
+                          schedule=make_schedule(settings, max(1, len(loader) * settings.epochs)))
+        history = trainer.fit(loader, settings.epochs)
+        # the loss reported is without smoothing
+        measured = Trainer(model, None, progress=False).evaluate(test_set)
+        training = sum(history.column("seconds"))
+        summary = {
+            **asdict(settings),
+            "test_accuracy": measured["accuracy"], "test_loss": measured["loss"],
+            "seconds": round(time.perf_counter() - start, 3),
+            "images_per_second": round(len(train_set) * len(history) / training) if training else None,
+            "threads": threads.get_num_threads(),
+        }
+        description = {"model": settings.model, "arguments": arguments, "classes": list(train_set.classes),
+                       "mean": list(train_set.mean), "std": list(train_set.std), "dataset": settings.dataset,
+                       "test_accuracy": measured["accuracy"]}
+        checkpoint.save_model(folder / "model.safetensors", model, description)
+        history.save(folder / "history.csv")
+        files.write(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
 
     say(f"held-out accuracy {measured['accuracy']:.2%} (loss {measured['loss']:.4f}) after {len(history)} epochs")
     if history:

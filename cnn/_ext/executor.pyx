@@ -20,8 +20,14 @@ cdef extern from *:
     #else
     #define CNN_OPENMP 0
     #endif
+    #if defined(_OPENMP) && (_OPENMP >= 201811 || (!defined(__clang__) && __GNUC__ >= 9))
+    #define end_pool() omp_pause_resource_all(omp_pause_hard)
+    #else
+    #define end_pool() 0
+    #endif
     """
     int CNN_OPENMP
+    int end_pool() nogil
 
 ctypedef struct Segment:
     Py_ssize_t first    # index of its first op
@@ -85,7 +91,7 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
     cdef const Segment* segments = <const Segment*>segments_address
     cdef Py_ssize_t blocks = (images + 15) // 16
     cdef Py_ssize_t shards = (blocks + per_shard - 1) // per_shard
-    cdef Py_ssize_t s, i, n
+    cdef Py_ssize_t s = 0, i = 0
     with nogil, parallel(num_threads=threads):
         for s in range(n_segments):
             if segments[s].tasks:
@@ -96,3 +102,8 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
                 for i in prange(shards, schedule="dynamic"):
                     run_shard(&ops[segments[s].first], segments[s].count, i, per_shard, blocks,
                               shards, images, threadid())
+
+
+def pause():
+    """End this thread's pool of threads; the next run starts them anew."""
+    end_pool()

@@ -67,7 +67,9 @@ class BuildKernels(build_ext):
             print("cnn: no OpenMP found: the kernels are built for one thread only", file=sys.stderr)
             openmp = [], []
         for ext in self.extensions:
-            ext.extra_compile_args += FLAGS + unroll + openmp[0]
+            # only where it is needed: with it, GCC 12 compiles some other loops wrongly
+            tiles = unroll if ext.name.endswith(".conv") else []
+            ext.extra_compile_args += FLAGS + tiles + openmp[0]
             ext.extra_link_args += openmp[1]
         super().build_extensions()
 

@@ -139,6 +139,8 @@ def max_pool2d_backward(dy, indices, input_shape):
     name = "max_pool2d_backward"
     dy = shapes.array(name, "dy", dy, ("N", "C", "OH", "OW"))
     indices = shapes.array(name, "indices", indices, dy.shape, np.int64)
+    if not isinstance(input_shape, (tuple, list)):
+        raise TypeError(f"{name}: input_shape must be a tuple (N, C, H, W), got {input_shape!r}")
     if len(input_shape) != 4 or tuple(input_shape[:2]) != dy.shape[:2]:
         raise ValueError(f"{name}: input_shape must be ({dy.shape[0]}, {dy.shape[1]}, H, W), got {input_shape}")
     height, width = (shapes.integer(name, "input_shape", n, 0) for n in input_shape[2:])
@@ -283,7 +285,12 @@ def class_weights(name, weight, classes):
     """Weights as float64 (classes,), finite and not negative; None stays None."""
     if weight is None:
         return None
-    weight = np.ascontiguousarray(weight, np.float64)
+    try:
+        kind, weight = np.asarray(weight).dtype.kind, np.ascontiguousarray(weight, np.float64)
+    except (TypeError, ValueError):
+        kind = "O"
+    if kind not in "fiu":
+        raise TypeError(f"{name}: weight must hold a number for each class, got {weight!r}")
     if weight.shape != (classes,):
         raise ValueError(f"{name}: weight must have shape ({classes},), got {weight.shape}")
     if not (np.isfinite(weight).all() and (weight >= 0).all()):

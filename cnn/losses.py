@@ -15,6 +15,8 @@ class CrossEntropyLoss:
         value = loss(logits, targets)       # logits (N, K), targets integers (N,)
         model.backward(loss.backward())     # d value / d logits, (N, K)
 
+    Attribute `total`: what the images' losses of the last call were divided by, the sum of their weights.
+
     Raises TypeError or ValueError for arguments that do not fit.
     """
 
@@ -25,6 +27,8 @@ class CrossEntropyLoss:
 
     def __call__(self, logits, targets):
         value, self._gradient = functional.cross_entropy(logits, targets, self.label_smoothing, self.weight)
+        weight = functional.class_weights("CrossEntropyLoss", self.weight, logits.shape[1])
+        self.total = float(len(targets) if weight is None else weight[np.asarray(targets)].sum())
         return value
 
     def backward(self):

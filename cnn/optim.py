@@ -21,7 +21,10 @@ class Optimizer:
 
     def __init__(self, params, lr):
         name = type(self).__name__
-        params = list(params)
+        try:
+            params = list(params)
+        except TypeError:
+            raise TypeError(f"{name}: params must be a list of Parameters, got {type(params).__name__}") from None
         if not params:
             raise ValueError(f"{name}: params must hold at least one Parameter, got an empty list")
         for p in params:
@@ -68,19 +71,37 @@ class Optimizer:
 
         max_norm: scale all gradients down where their norm, taken together, is larger.
         """
-        data, grad, now, count = self._data, self._grad, self._now, self._data.size
-        tasks = program.kernels.pack.chunks(count)
+        chunks, now = program.kernels.pack.chunks, self._now
+        spans = [slice(a, b) for a, b in self._trainable()]
+        tasks = [chunks(span.stop - span.start) for span in spans]
         if max_norm is not None:
-            parts = np.zeros(tasks)
+            parts, first = np.zeros(max(1, sum(tasks))), 0
             program.cut()
-            program.before("square_sum", lambda: dict(g=grad, part=parts, count=count), tasks)
+            for span, count in zip(spans, tasks, strict=True):
+                part = parts[first:first + count]
+                program.before("square_sum", lambda span=span, part=part: dict(
+                    g=self._grad[span], part=part, count=span.stop - span.start), count)
+                first += count
             program.cut()
-            program.before("clip_factor", lambda: dict(part=parts, now=now, norm=self._norm, count=tasks,
+            program.before("clip_factor", lambda: dict(part=parts, now=now, norm=self._norm, count=len(parts),
                                                        max_norm=max_norm), 1)
         program.cut()
-        program.before(self.kernel, lambda: dict(w=data, g=grad, now=now, count=count, **self.state,
-                                                 **self.options()), tasks)
+        for span, count in zip(spans, tasks, strict=True):
+            program.before(self.kernel, lambda span=span: dict(
+                w=self._data[span], g=self._grad[span], now=now, count=span.stop - span.start,
+                **{name: values[span] for name, values in self.state.items()}, **self.options()), count)
         program.on_run(self._advance)
+
+    def _trainable(self):
+        """Where in the flat arrays the parameters lie that require gradients: [first, last), merged."""
+        spans, at = [], 0
+        for p in self.params:
+            if p.requires_grad and spans and spans[-1][1] == at:
+                spans[-1][1] = at + p.size
+            elif p.requires_grad:
+                spans.append([at, at + p.size])
+            at += p.size
+        return spans
 
     def _advance(self):
         """Called before each update."""
@@ -185,7 +206,7 @@ def clip_grad_norm(params, max_norm):
     max_norm / (norm + 1e-6), at most 1.
     """
     max_norm = shapes.number("clip_grad_norm", "max_norm", max_norm, 0)
-    params = list(params)
+    params = [p for p in params if p.requires_grad]
     norm = float(np.sqrt(sum(float(np.square(p.grad, dtype=np.float64).sum()) for p in params)))
     factor = max_norm / (norm + 1e-6)
     if factor < 1:

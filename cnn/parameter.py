@@ -13,10 +13,13 @@ class Parameter:
     data: float32 or float64 array. Assigning to `data` copies into place, so that the arrays that the
         kernels and the optimizer know stay the same.
     grad: array of the same shape and dtype, set (not added to) by each backward pass.
-    requires_grad: whether the backward pass computes `grad`.
+    requires_grad: whether the backward pass computes `grad`, and an optimizer changes the parameter.
+
+    Raises TypeError for what is no array of floats, ValueError for a wrong shape.
     """
 
     def __init__(self, data, requires_grad=True):
+        data = shapes.array("Parameter", "data", data)
         self._data = zeros(data.shape, data.dtype)
         self._data[...] = data
         self._grad = zeros(data.shape, data.dtype)
@@ -28,10 +31,7 @@ class Parameter:
 
     @data.setter
     def data(self, value):
-        value = np.asarray(value)
-        if value.shape != self.shape:
-            raise ValueError(f"Parameter: data must have shape {self.shape}, got {value.shape}")
-        self._data[...] = value
+        self._data[...] = self._checked("data", value)
 
     @property
     def grad(self):
@@ -39,10 +39,15 @@ class Parameter:
 
     @grad.setter
     def grad(self, value):
+        self._grad[...] = self._checked("grad", value)
+
+    def _checked(self, name, value):
         value = np.asarray(value)
+        if value.dtype.kind not in "fiu":
+            raise TypeError(f"Parameter: {name} must hold numbers, got {value.dtype}")
         if value.shape != self.shape:
-            raise ValueError(f"Parameter: grad must have shape {self.shape}, got {value.shape}")
-        self._grad[...] = value
+            raise ValueError(f"Parameter: {name} must have shape {self.shape}, got {value.shape}")
+        return value
 
     @property
     def requires_grad(self):

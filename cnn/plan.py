@@ -12,6 +12,8 @@ which carries sixteen images at a time through all of them.
 Operations are written down as functions that return their arguments, because where an array lies is
 known only when the whole program is: a convolution that comes later may ask for a border of zeros.
 """
+import math
+
 import numpy as np
 
 from cnn import _ext, parameter, shapes, threads
@@ -275,10 +277,8 @@ class Program:
         for name, array in arrays.items():
             for where in slots.get(name, ()):
                 base[where] = array.ctypes.data
-        blocks = -(-images // LANES)
-        per_shard = max(1, -(-blocks // MAX_SHARDS))
-        executor.run(ops_address, table_address, len(table), images, per_shard,
-                          min(self.threads, most))
+        executor.run(ops_address, table_address, len(table), images, _blocks_per_shard(images),
+                     min(self.threads, most))
 
     # ------------------------------------------------------------ looking at single operations
 
@@ -302,7 +302,7 @@ class Program:
         """Run one of `operations` alone, on one thread, with the arrays of the last run."""
         segment = np.array([(operation["index"], 1, operation["tasks"])], SEGMENT)
         executor.run(self._compiled[operation["phase"]][5], segment.ctypes.data, 1, images,
-                     max(1, -(-(-(-images // LANES)) // MAX_SHARDS)), 1)
+                     _blocks_per_shard(images), 1)
 
     # ------------------------------------------------------------ steps that many layers share
 
@@ -329,6 +329,12 @@ class Program:
         self.after("sum_shards", lambda: dict(x=parts, y=target, count=count, step=parts.step),
                    self.kernels.pack.chunks(count))
         return parts
+
+
+def _blocks_per_shard(images):
+    """It depends on the batch alone, so that sums over shards do not depend on the number of threads."""
+    blocks = math.ceil(images / LANES)
+    return max(1, math.ceil(blocks / MAX_SHARDS))
 
 
 def _macs(kernel, values):

@@ -87,6 +87,12 @@ def element_count(owner, *sizes):
     return count
 
 
+def block(owner, what, *sizes):
+    """Raise ValueError unless sixteen images of so many numbers each stay below 2**31, the kernels' limit."""
+    if math.prod(int(size) for size in sizes) * 16 >= 2**31:
+        raise ValueError(f"{owner}: the {what} {_by(sizes)} is too large, sixteen of them must stay below 2**31")
+
+
 # ----------------------------------------------------------------------------------------- output sizes
 
 

@@ -74,7 +74,11 @@ class Trainer:
 
         Raises ValueError for an empty data set, TrainingDiverged where the loss is NaN or infinite.
         """
-        loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
+        if not isinstance(train, DataLoader):
+            train = DataLoader(_dataset("Trainer.fit", "train", train), batch_size, shuffle=True, seed=seed)
+        loader = train
+        if validation is not None:
+            validation = _dataset("Trainer.fit", "validation", validation)
         self.epochs = shapes.integer("Trainer.fit", "epochs", epochs, 0)
         if len(loader) == 0:
             raise ValueError(f"Trainer.fit: there is no batch to train on: {len(loader.dataset)} images in "
@@ -149,7 +153,9 @@ class Trainer:
         images: (N, C, H, W) of the model's dtype, N of at least 1; labels: integers (N,). The learning rate
         is the optimizer's; the schedule is not asked. Raises TypeError or ValueError for what does not fit.
         """
-        images = shapes.array("Trainer.train_step", "images", images, dtype=self.model.dtype, allow_empty=False)
+        images = _images("Trainer.train_step", "images", images, self.model.dtype)
+        if len(images) == 0:
+            raise ValueError("Trainer.train_step: images must hold at least one image, got none")
         self.model.train()
         loss, weight, _ = self._step(_Batch(labels, images))
         return loss / weight if weight else math.nan
@@ -164,7 +170,8 @@ class Trainer:
         if self.max_grad_norm is not None:
             clip_grad_norm(self.model.parameters(), self.max_grad_norm)
         self.optimizer.step()
-        return loss * len(scores), len(scores), _right(scores, batch.labels)
+        total = self._total(len(scores))
+        return loss * total if total else 0.0, total, _right(scores, batch.labels)
 
     # ------------------------------------------------------------ measuring
 
@@ -173,7 +180,7 @@ class Trainer:
 
         The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
         """
-        dataset = data.dataset if isinstance(data, DataLoader) else data
+        dataset = _dataset("Trainer.evaluate", "data", data)
         loss_sum = weight_sum = correct = 0.0
         with _evaluation(self.model):
             for chosen in _portions(len(dataset)):
@@ -192,7 +199,12 @@ class Trainer:
         if self._fused():
             return self._run("evaluate", _Batch(labels, images))
         scores = self.model.forward(images)
-        return self.criterion(scores, labels) * len(labels), len(labels), _right(scores, labels)
+        loss, total = self.criterion(scores, labels), self._total(len(labels))
+        return loss * total if total else 0.0, total, _right(scores, labels)
+
+    def _total(self, images):
+        """What the last loss was divided by."""
+        return getattr(self.criterion, "total", images)
 
     def predict(self, x):
         """Scores (N, K) of a Dataset, or of images (N, C, H, W) as the model takes them.
@@ -200,7 +212,7 @@ class Trainer:
         The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
         """
         if not isinstance(x, Dataset):
-            x = shapes.array("Trainer.predict", "x", x, dtype=self.model.dtype)
+            x = _images("Trainer.predict", "x", x, self.model.dtype)
         scores = []
         with _evaluation(self.model):
             for chosen in _portions(len(x)) or [slice(0, 0)]:
@@ -270,6 +282,22 @@ class _Batch:
 
     def __init__(self, labels, images, dataset=None):
         self.labels, self.images, self.dataset = labels, images, dataset
+
+
+def _dataset(owner, name, value):
+    """The data set itself, or that of a DataLoader."""
+    value = value.dataset if isinstance(value, DataLoader) else value
+    if not isinstance(value, Dataset):
+        raise TypeError(f"{owner}: {name} must be a Dataset or a DataLoader, got {type(value).__name__}")
+    return value
+
+
+def _images(owner, name, value, dtype):
+    """Images (N, C, H, W) or vectors (N, features) as the kernels read them."""
+    value = shapes.array(owner, name, value, dtype=dtype)
+    if value.ndim not in (2, 4):
+        raise ValueError(f"{owner}: {name} must have shape (N, C, H, W) or (N, features), got {value.shape}")
+    return value
 
 
 def _portions(count):

@@ -87,39 +87,29 @@ def _grid(rows, columns):
     return np.add.outer(np.asarray(rows, np.int64), np.asarray(columns, np.int64)).ravel()
 
 
-def _tiles(height, width, tile):
-    """Pixels (i, j), (n, 2) arrays, that share their taps: row by row, or one by one where tiles have one pixel."""
-    pixels = np.stack(np.mgrid[:height, :width], -1).reshape(-1, 2)
-    return pixels.reshape(-1, 1 if tile == 1 else width, 2)
+def _runs(tile, row_spans, column_spans, columns, taps):
+    """Pixels (i, j) in order, (pixels, 2), and the table of runs: neighbours that visit the same taps.
 
-
-def _runs(tiles, row_spans, column_spans, columns, taps):
-    """Pixels in order, and the table of runs: neighbouring tiles that need the same kernel rows and columns.
-
-    row_spans, column_spans: for each row (column) of pixels the kernel rows (columns) [low, high) that it
-    needs. columns: of the kernel. taps: of one kernel row and column.
+    tile: the most pixels that the kernel takes at a time. If it is one, a pixel visits just what it needs;
+    else the whole kernel rows that its row needs. row_spans, column_spans: for each row (column) of pixels
+    the kernel rows (columns) [low, high) that it needs. columns: of the kernel. taps: of one kernel row and
+    column.
     """
-    pixels, runs, at = [], [], 0
-    for tile in tiles:
-        r0, r1 = _union(row_spans[i] for i in np.unique(tile[:, 0]))
-        s0, s1 = _union(column_spans[j] for j in np.unique(tile[:, 1]))
+    pixels, runs = np.stack(np.mgrid[:len(row_spans), :len(column_spans)], -1).reshape(-1, 2), []
+    step = 1 if tile == 1 else len(column_spans)
+    for first in range(0, len(pixels), step):
+        i, j = pixels[first]
+        r0, r1 = row_spans[i]
+        s0, s1 = column_spans[j] if tile == 1 else (0, columns)
         if s1 - s0 == columns:
             need = [r0 * columns * taps, 1, (r1 - r0) * columns * taps, 0]
         else:
             need = [(r0 * columns + s0) * taps, r1 - r0, (s1 - s0) * taps, (columns - (s1 - s0)) * taps]
         if runs and runs[-1][2:] == need:
-            runs[-1][1] += len(tile)
+            runs[-1][1] += step
         else:
-            runs.append([at, len(tile), *need])
-        pixels.append(tile)
-        at += len(tile)
-    return np.concatenate(pixels), np.array(runs)
-
-
-def _union(spans):
-    """The smallest [low, high) that holds all spans; (0, 0) where all are empty."""
-    spans = [span for span in spans if span[1] > span[0]]
-    return (min(low for low, _ in spans), max(high for _, high in spans)) if spans else (0, 0)
+            runs.append([first, step, *need])
+    return pixels, np.array(runs)
 
 
 def _span(flags):
@@ -142,7 +132,7 @@ def forward_tables(g, x, y, tile):
     r, c, s = np.arange(R), np.arange(g.channels), np.arange(S)
     tap = _grid(_grid((r * dh - top) * x.row, (s * dw - left) * LANES), c * x.plane)
     u, v = i[:, None] * sh + r * dh - top, j[:, None] * sw + s * dw - left
-    pixels, run = _runs(_tiles(*g.out, tile), [_span(row) for row in (u >= 0) & (u < g.size[0])],
+    pixels, run = _runs(tile, [_span(row) for row in (u >= 0) & (u < g.size[0])],
                         [_span(row) for row in (v >= 0) & (v < g.size[1])], S, g.channels)
     i, j = pixels.T
     k = np.arange(g.groups * g.outputs).reshape(g.groups, 1, g.outputs)
@@ -165,8 +155,7 @@ def gradient_tables(g, dy, dx, tile):
         v, j = np.array(columns).T
         tap = _grid(_grid(-up * dy.row, -left * LANES), k * dy.plane)
         ii, jj = i[:, None] - up, j[:, None] - left
-        pixels, run = _runs(_tiles(len(u), len(v), tile),
-                            [_span(row) for row in (ii >= 0) & (ii < g.out[0])],
+        pixels, run = _runs(tile, [_span(row) for row in (ii >= 0) & (ii < g.out[0])],
                             [_span(row) for row in (jj >= 0) & (jj < g.out[1])], len(s), g.outputs)
         within = _grid(_grid(r * S, s), k * g.taps)
         weights = (np.arange(g.groups)[:, None, None] * g.outputs * g.taps + within[:, None]

@@ -83,6 +83,7 @@ def macs(net):
 def torch_model(net):
     """The same network in PyTorch."""
     from torch import nn
+
     from cnn import layers
     made = []
     for layer in models.MODELS[net]():

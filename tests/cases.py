@@ -50,6 +50,8 @@ CASES = [
     Case("Conv2d", (2, 3, (1, 2)), (2, 7, 8), (3, 3, 2), {"stride": (3, 4)}),  # stride beyond the kernel
     Case("Conv2d", (2, 2, 3), (2, 4, 3), (2, 6, 3), {"padding": (2, 1)}),
     Case("Conv2d", (1, 2, 2), (1, 1, 2), (2, 6, 7), {"padding": 3}),  # padding beyond the kernel
+    Case("Conv2d", (2, 5, (4, 3)), (2, 9, 1), (5, 12, 1), {"padding": (3, 1)}),  # no window is inside
+    Case("Conv2d", (1, 7, (1, 3)), (1, 6, 3), (7, 4, 1), {"stride": 2, "padding": 1, "dilation": 2}),
     Case("Conv2d", (2, 5, (4, 3)), (2, 5, 6), (5, 5, 6), {"padding": "same", "dilation": (1, 2)}),
     Case("Conv2d", (2, 2, (2, 3)), (2, 4, 5), (2, 2, 2), {"padding": "valid", "stride": 2}),
     Case("Conv2d", (1, 2, (3, 2)), (1, 8, 7), (2, 6, 6), {"padding": 1, "dilation": (2, 3)}),
@@ -68,7 +70,9 @@ CASES = [
     Case("MaxPool2d", (2,), (1, 5, 7), (1, 3, 4), {"ceil_mode": True}),
     Case("MaxPool2d", (3,), (2, 6, 7), (2, 2, 3), {"stride": 2}),
     Case("MaxPool2d", (3,), (1, 6, 7), (1, 3, 4), {"stride": 2, "padding": 1}),
-    Case("MaxPool2d", ((3, 4),), (2, 6, 7), (2, 3, 8), {"stride": (2, 1), "padding": (0, 2), "ceil_mode": True}),
+    Case(
+        "MaxPool2d", ((3, 4),), (2, 6, 7), (2, 3, 8), {"stride": (2, 1), "padding": (0, 2), "ceil_mode": True}
+    ),
     Case("MaxPool2d", (2,), (2, 8, 9), (2, 3, 3), {"stride": (3, 4), "padding": (0, 1), "ceil_mode": True}),
     Case("MaxPool2d", ((3, 4),), (1, 3, 4), (1, 1, 1), {"stride": 1}),
     Case("MaxPool2d", (1,), (1, 3, 2), (1, 3, 2)),

@@ -216,12 +216,14 @@ def test_backward_without_dx():
 def test_nan_spreads_no_further_than_the_windows_that_see_it(dtype):
     x, w, b = conv_arrays(18, 2, (6, 7), 3, (3, 2), 1, dtype)
     dy = np.ones((18, 3, 3, 8), dtype)
-    x[17, 1, 2, 3] = dy[3, 1, 0, 2] = np.nan
+    x[17, 1, 2, 3] = dy[3, 1, 1, 2] = np.nan  # whose window is inside x
     sizes = (2, 1), (1, 1)
     y = functional.conv2d(x, w, b, *sizes)
     assert 0 < np.isnan(y).sum() < y[17].size
     assert_close(y, reference.conv2d(x, w, b, *sizes))
-    assert_all_close(functional.conv2d_backward(dy, x, w, *sizes), reference.conv2d_backward(dy, x, w, *sizes))
+    assert_all_close(
+        functional.conv2d_backward(dy, x, w, *sizes), reference.conv2d_backward(dy, x, w, *sizes)
+    )
 
 
 # ------------------------------------------------------------------------------------------ max pooling

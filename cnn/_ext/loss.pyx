@@ -1,4 +1,5 @@
 """Losses of one block: the value of every image and the gradient of the mean, in one pass."""
+from libc.math cimport NAN
 from libc.stdint cimport int64_t, uint8_t
 
 from cnn._ext.op cimport Op, Place, array
@@ -35,6 +36,13 @@ cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
             continue
         n = place.at[1] * LANES + lane
         g = target[n]
+        if g < 0 or g >= K:     # checked in Python, where arrays may change afterwards
+            loss[n] = NAN
+            correct[n] = 0
+            if dz:
+                for k in range(K):
+                    dz[k * dz_step + lane] = 0
+            continue
         top = z[lane]
         best = 0
         for k in range(K):

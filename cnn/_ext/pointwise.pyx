@@ -158,8 +158,11 @@ cdef void dropout(const Op* op, const Place* place) noexcept nogil:
     cdef const uint64_t* key = <const uint64_t*>array(op, 2, place)      # IN  (2,) seed, step
     cdef uint64_t threshold = <uint64_t>(op.f[0] * 4294967296.0)
     cdef real scale = <real>(1 / (1 - op.f[0])) if op.f[0] < 1 else 0
+    cdef Py_ssize_t at
+    cdef ivec dead
     cdef uint32_t image[16]
     cdef uint32_t element = 0
+    cdef real keep[16]
     cdef const real* x
     cdef real* y
     for lane in range(LANES):
@@ -171,10 +174,11 @@ cdef void dropout(const Op* op, const Place* place) noexcept nogil:
             y = pixels(op, 1, place, c, h)                       # OUT
             for i in range(W):
                 for lane in range(LANES):
-                    if scramble(image[lane] ^ (element * <uint32_t>0x9E3779B1)) >= threshold:
-                        y[i * LANES + lane] = x[i * LANES + lane] * scale
-                    else:
-                        y[i * LANES + lane] = 0
+                    keep[lane] = scramble(image[lane] ^ (element * <uint32_t>0x9E3779B1)) >= threshold
+                for lane in range(ROWV):
+                    at = i * LANES + lane * VL
+                    dead = vec_le(vec_load(keep + lane * VL), vec_splat(0))
+                    vec_store(y + at, vec_clear(dead, vec_load(x + at) * scale))
                 element += 1
 
 

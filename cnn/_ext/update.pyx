@@ -42,6 +42,11 @@ cdef void sgd(const Op* op, const Place* place) noexcept nogil:
             w[i] -= lr * v
 
 
+cdef inline real lerp(real old, real new, real keep, real take) noexcept nogil:
+    """keep * old + take * new, keep + take = 1, from the nearer end, as PyTorch does."""
+    return old + take * (new - old) if take < <real>0.5 else new - keep * (new - old)
+
+
 cdef void adam(const Op* op, const Place* place) noexcept nogil:
     """m, v: running means of g and g^2;  w -= lr/c1 m / (sqrt(v)/sqrt(c2) + eps).
 
@@ -54,7 +59,7 @@ cdef void adam(const Op* op, const Place* place) noexcept nogil:
     cdef real* v = <real*>array(op, 3, place)                    # IN/OUT
     cdef const double* now = <const double*>array(op, 4, place)  # IN  (4,)
     cdef bint decoupled = op.n[1]
-    cdef real one_b1 = <real>(1 - op.f[0]), b2 = <real>op.f[1], one_b2 = <real>(1 - op.f[1])
+    cdef real b1 = <real>op.f[0], one_b1 = <real>(1 - op.f[0]), b2 = <real>op.f[1], one_b2 = <real>(1 - op.f[1])
     cdef real eps = <real>op.f[2], clip = <real>now[CLIP]
     cdef real decay = 0 if decoupled else <real>op.f[3]
     cdef real keep = <real>(1 - now[LR] * op.f[3]) if decoupled else 1
@@ -62,7 +67,7 @@ cdef void adam(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t i, first = place.task * CHUNK
     for i in range(first, min(first + CHUNK, op.n[0])):
         g = clip * gradient[i] + decay * w[i]
-        m[i] += (g - m[i]) * one_b1
+        m[i] = lerp(m[i], g, b1, one_b1)
         v[i] = b2 * v[i] + one_b2 * g * g
         w[i] = keep * w[i] - step * (m[i] / (real_sqrt(v[i]) / root + eps))
 
@@ -87,7 +92,7 @@ cdef void rmsprop(const Op* op, const Place* place) noexcept nogil:
         square[i] = alpha * square[i] + one_alpha * g * g
         spread = square[i]
         if mean:
-            mean[i] += (g - mean[i]) * one_alpha
+            mean[i] = lerp(mean[i], g, alpha, one_alpha)
             spread -= mean[i] * mean[i]
         g = g / (real_sqrt(spread) + eps)
         if velocity:

@@ -62,8 +62,9 @@ class Dataset:
                 f"Dataset: labels must be from 0 to {len(self.classes) - 1} "
                 f"(there are {len(self.classes)} classes), but one is {wrong}"
             )
-        self.images = np.ascontiguousarray(images)
-        self.labels = labels.astype(np.int64)
+        self._images = np.ascontiguousarray(images)
+        self._labels = labels.astype(np.int64)
+        self._labels.flags.writeable = False  # they have been checked
         self.name = name
         channels = images.shape[1]
         self.mean = _per_channel("mean", mean, 0.0, channels)
@@ -84,6 +85,16 @@ class Dataset:
         return (
             f"<Dataset {name}{len(self)} images of {sizes} {self.images.dtype}, {self.num_classes} classes>"
         )
+
+    @property
+    def images(self):
+        """The images, (N, C, H, W), uint8 or float32."""
+        return self._images
+
+    @property
+    def labels(self):
+        """The labels, int64 (N,), read-only."""
+        return self._labels
 
     @property
     def num_classes(self):

@@ -63,16 +63,39 @@ class Dropout(Layer):
     """Zeroes each element with probability p while training and scales the others by 1 / (1 - p).
 
     Srivastava et al. 2014. The mask depends on the seed, the number of the forward pass, the image's
-    place in the batch and the element: the same for any number of threads. `step` (int) counts the
-    forward passes in training mode and may be set, so that a resumed run draws the same masks.
+    place in the batch and the element: the same for any number of threads. Without a seed, a `Sequential`
+    gives each of its dropout layers another. `step` (int) counts the forward passes in training mode and may
+    be set, so that a resumed run draws the same masks.
 
     Raises ValueError unless 0 <= p <= 1.
     """
 
-    def __init__(self, p=0.5, *, seed=0):
+    def __init__(self, p=0.5, *, seed=None):
         super().__init__()
-        self.p = shapes.number("Dropout", "p", p, 0, 1)
-        self._key = np.array([shapes.integer("Dropout", "seed", seed, 0, 2**32 - 1), 0], np.uint64)
+        self.p = p
+        self.seed = seed if seed is None else shapes.integer("Dropout", "seed", seed, 0, 2**32 - 1)
+        self._key = np.array([self.seed or 0, 0], np.uint64)
+
+    @property
+    def p(self):
+        return self._p
+
+    @p.setter
+    def p(self, value):
+        self._p = shapes.number("Dropout", "p", value, 0, 1)
+
+    @property
+    def mode(self):
+        return self.training, self.p
+
+    @property
+    def number(self):
+        """What the masks are drawn with: the seed or, where none was given, the layer's number in its model."""
+        return int(self._key[0])
+
+    @number.setter
+    def number(self, value):
+        self._key[0] = value
 
     @property
     def step(self):

@@ -1,4 +1,6 @@
 """The base class of all layers."""
+from collections.abc import Mapping
+
 import numpy as np
 
 from cnn import shapes, threads
@@ -62,6 +64,9 @@ class Layer:
         if self._last is None:
             raise RuntimeError(f"{type(self).__name__}: backward needs a forward in training mode before it")
         program, x_shape, y_shape = self._last
+        if not program.fits(0):
+            raise RuntimeError(f"{type(self).__name__}: the parameters have moved since the last forward (a new "
+                               f"optimizer, another dtype, ...): call forward again before backward")
         dy = shapes.array(type(self).__name__, "dy", dy, y_shape, program.dtype)
         phase = "backward" if need_dx else "backward to parameters"
         if not program.has(phase):
@@ -101,7 +106,12 @@ class Layer:
 
     def _modes(self):
         """Everything besides shapes that a program depends on."""
-        return tuple(layer.training for layer in self.modules())
+        return tuple(layer.mode for layer in self.modules())
+
+    @property
+    def mode(self):
+        """What this layer's operations depend on besides shapes; compared with ==."""
+        return self.training
 
     # ------------------------------------------------------------ parts
 
@@ -157,9 +167,12 @@ class Layer:
     def load_state_dict(self, state):
         """Take over parameters from a dict such as `state_dict` returns (a PyTorch model's, as arrays, fits).
 
-        Raises ValueError, before anything is changed, where names are missing or unknown or a shape differs.
+        Raises, before anything is changed, ValueError where names are missing or unknown or a shape differs,
+        TypeError where something is no array of floats.
         """
         owner, own = type(self).__name__, dict(self.named_parameters())
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{owner}: state must be a dict of arrays, got {type(state).__name__}")
         state = {name: np.asarray(value) for name, value in state.items()}
         if set(own) != set(state):
             raise ValueError(f"{owner}: state_dict has missing names {sorted(set(own) - set(state))} and "
@@ -167,6 +180,8 @@ class Layer:
         for name, p in own.items():
             if state[name].shape != p.shape:
                 raise ValueError(f"{owner}: {name} must have shape {p.shape}, got {state[name].shape}")
+            if state[name].dtype.kind != "f":
+                raise TypeError(f"{owner}: {name} must hold floats, got {state[name].dtype}")
         for name, p in own.items():
             p.data = state[name]
 

@@ -1,5 +1,5 @@
 """Layers made of layers."""
-from cnn.layers.activation import ReLU
+from cnn.layers.activation import Dropout, ReLU
 from cnn.layers.base import Layer
 from cnn.layers.conv import Conv2d
 from cnn.layers.linear import Linear
@@ -20,6 +20,11 @@ class Sequential(Layer):
             if not isinstance(layer, Layer):
                 raise TypeError(f"Sequential: argument {i} must be a layer, got {type(layer).__name__}")
         self.layers = list(layers)
+        self._parts = self._runs = self._split_of = None
+        # layers that were given no seed of their own must not draw the same masks
+        dropouts = [layer for layer in self.modules() if isinstance(layer, Dropout) and layer.seed is None]
+        for number, layer in enumerate(dropouts):
+            layer.number = number
 
     def children(self):
         return [(str(i), layer) for i, layer in enumerate(self.layers)]
@@ -76,6 +81,8 @@ class Sequential(Layer):
     def backward(self, dy, need_dx=True):
         if self.fused:
             return super().backward(dy, need_dx)
+        if self._parts is None:
+            raise RuntimeError("Sequential: backward needs a forward in training mode before it")
         for part in reversed(self._parts):
             dy = part.backward(dy, need_dx or part is not self._parts[0])
         return dy
@@ -84,7 +91,7 @@ class Sequential(Layer):
 
     def _split(self):
         """Runs of fused layers as Sequentials, and the layers between them; kept from call to call."""
-        if not hasattr(self, "_runs") or self._split_of != self.layers:
+        if self._split_of != self.layers:
             self._runs, self._split_of, run = [], list(self.layers), []
             for layer in [*self.layers, None]:
                 if layer is not None and layer.fused:

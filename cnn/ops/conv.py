@@ -11,6 +11,10 @@ def geometry(owner, size, channels, outputs, kernel, stride, padding, dilation, 
     """Sizes of a convolution of `channels` onto `outputs` channels, checked."""
     padding = shapes.padding(owner, padding, kernel, stride, dilation)
     out = shapes.conv_output(owner, size, kernel, stride, padding, dilation)
+    # before any table is made for it
+    for what, sizes in (("input", (channels, size[0], size[1] + sum(padding[1]))), ("output", (outputs, *out)),
+                        ("kernel", (outputs, channels // groups, *kernel))):
+        shapes.block(owner, what, *sizes)
     return windows.Geometry(size, out, kernel, stride, dilation, padding, channels // groups,
                             outputs // groups, groups)
 
@@ -26,6 +30,8 @@ def conv2d(program, x, w, b, g, relu=False):
 def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
     """Backward: fills dw and db where they are wanted, returns dx or None."""
     outputs, weights = g.outputs * g.groups, g.outputs * g.groups * g.taps
+    if need_dx:
+        dy = program.bordered(dy, *g.gradient_border())
     if dw is not None:
         x = program.bordered(x, *g.side_border())
         parts = program.shard_sum(dw, weights)
@@ -39,7 +45,6 @@ def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
     if not need_dx:
         return None
     dx = program.tensor(g.channels * g.groups, *g.size)
-    dy = program.bordered(dy, *g.gradient_border())
     # as many sets of tables as there are residues by the stride
     for i in range(len(g.residues())):
         _correlate(program, dy, dx, w, None, g.channels, g,

@@ -15,7 +15,7 @@ def linear(program, x, w, b, outputs, relu=False):
 
 
 def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
-    """Backward: fills dw and db (which only comes with dw) where wanted, returns dx or None."""
+    """Backward: fills dw and db where they are wanted, returns dx or None."""
     inputs, outputs = x.channels, dy.channels
     if dw is not None:
         # dw reads x and dy image by image; x's rows are padded with zeros to whole vectors
@@ -32,6 +32,9 @@ def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
                       lambda: dict(x=x_rows.array, dy=dy_rows.array, dw=dw, db=db, image=image, lane=lane,
                                    outputs=outputs, inputs=inputs, dy_step=outputs),
                       program.kernels.conv.linear_dw_tasks(outputs))
+    elif db is not None:
+        sums = program.shard_sum(db, outputs)
+        program.add("bias_grad", lambda: dict(dy=dy, db=sums, outputs=outputs, out_h=1, out_w=1))
     if not need_dx:
         return None
     dx = program.tensor(inputs, flat=True)

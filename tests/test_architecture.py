@@ -1,0 +1,187 @@
+"""The house: which file may import which, what `import cnn` costs, and that no kernel is idle."""
+
+import ast
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import CASES, by_function, by_layer
+
+import cnn
+from cnn import _ext, functional, plan
+from cnn.data import Dataset
+from cnn.layers import Conv2d, Dropout, Flatten, Linear, ReLU, Sequential
+
+ROOT = Path(cnn.__file__).parent
+
+# Every file of the package, or the folder that it is in, has a floor. A file imports from the floors below
+# it, from its own folder and, where the floor is an open one, from its neighbours.
+FLOORS = [
+    {"_ext", "reference"},
+    {"shapes", "init", "windows", "memory", "plan", "threads", "parameter", "files", "ops", "functional"},
+    {"layers", "losses"},
+    {"models", "optim", "schedules", "data", "history"},
+    {"trainer", "callbacks", "checkpoint", "config", "images", "plots", "run"},
+    {"__init__"},
+]
+NEIGHBOURS_ALLOWED = {1, 2, 4}  # floor 3 holds siblings that know nothing of one another
+# The one way up: sizes are worked out, and wrong ones refused, in a single place.
+ALLOWED = {("reference", "shapes")}
+
+
+def place(path):
+    """The name under which a file has its floor."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def floor(name):
+    found = [i for i, names in enumerate(FLOORS) if name in names]
+    assert found, f"cnn/{name} has no floor yet: add it to FLOORS"
+    return found[0]
+
+
+def imported(path):
+    """Names, as `place` gives them, of what a file imports from cnn, anywhere in it; and other packages."""
+    own, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                package = ("cnn", *path.relative_to(ROOT).parent.parts)
+                module = ".".join([*package[: len(package) - node.level + 1], *filter(None, [module])])
+            modules = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for module in modules:
+            first, *rest = module.split(".")
+            if first != "cnn":
+                others.add(first)
+            elif rest and ((ROOT / rest[0]).is_dir() or (ROOT / f"{rest[0]}.py").is_file()):
+                own.add(rest[0])
+            else:
+                own.add("__init__")
+    return own, others
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_come_from_the_floors_below(path):
+    here = place(path)
+    for name in imported(path)[0] - {here}:
+        # `from cnn import __version__` inside a function is the one thing that the roof has to give
+        if name == "__init__" and here == "config":
+            continue
+        below = floor(name) < floor(here)
+        beside = floor(name) == floor(here) and floor(here) in NEIGHBOURS_ALLOWED
+        assert below or beside or (here, name) in ALLOWED, f"cnn/{here} imports cnn/{name}"
+
+
+def test_the_check_of_imports_sees_them():
+    assert imported(ROOT / "trainer.py")[0] >= {"functional", "callbacks", "data", "losses"}
+    assert imported(ROOT / "data" / "__init__.py")[0] == {"data"}
+    assert imported(ROOT / "threads.py")[0] == {"shapes", "_ext"}
+
+
+def test_no_file_imports_in_a_circle():
+    """Neighbours on one floor may import each other, but one after the other."""
+    graph = {}
+    for path in FILES:
+        graph.setdefault(place(path), set()).update(imported(path)[0] - {place(path), "__init__"})
+    while graph:
+        free = [name for name, needs in graph.items() if not needs & set(graph)]
+        assert free, f"these import each other: {sorted(graph)}"
+        for name in free:
+            del graph[name]
+
+
+def test_data_stands_by_itself():
+    for path in FILES:
+        if place(path) == "data":
+            assert imported(path)[0] <= {"data"}, path
+
+
+def test_models_and_trainers_of_others_are_not_imported():
+    for path in FILES:
+        assert not imported(path)[1] & {"torch", "tensorflow", "keras", "scipy", "sklearn"}, path
+
+
+def test_kernels_need_no_numpy_and_nothing_from_above():
+    for path in [*ROOT.glob("_ext/*.pyx"), *ROOT.glob("_ext/*.pxd")]:
+        code = path.read_text()
+        for module in re.findall(r"^\s*(?:from\s+(\S+)\s+c?import|c?import\s+(\S+))", code, re.MULTILINE):
+            assert "".join(module).startswith(("cnn._ext.", "libc.", "cython")), f"{path}: {module}"
+
+
+def test_import_is_light():
+    heavy = (
+        "torch",
+        "matplotlib",
+        "pooch",
+        "PIL",
+        "safetensors",
+        "scipy",
+        "pandas",
+        "requests",
+        "hypothesis",
+    )
+    code = f"import sys, cnn; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+# ------------------------------------------------------------------------------------------ kernels
+
+
+def test_structs_have_the_same_size_on_both_sides():
+    sizes = {"Op": plan.OP.itemsize, "Arg": plan.ARG.itemsize, "Segment": plan.SEGMENT.itemsize}
+    assert sizes == _ext.executor.SIZES
+
+
+def all_that_the_package_does():
+    """Every row of the table as function and as layer, every optimizer, and training in all its variants."""
+    for case in CASES:
+        x, dy = case.arrays(17)
+        by_function(functional, case.make(), x, dy)
+        by_layer(case.make(), x, dy)
+    x, dy = np.zeros((3, 1, 4, 4)), np.zeros((3, 8))
+    by_layer(Sequential(Conv2d(1, 2, 3), Flatten()).to(np.float64), x, dy)  # dy must be copied for its border
+    functional.cross_entropy(np.zeros((2, 3)), np.array([0, 1]))
+    functional.mse_loss(np.zeros((2, 3)), np.zeros((2, 3)))
+    data = Dataset(np.zeros((5, 1, 4, 4), np.uint8), np.arange(5))
+    for optimizer in cnn.optim.OPTIMIZERS.values():
+        model = Sequential(Conv2d(1, 2, 3), Flatten(), Linear(8, 5), ReLU(), Dropout()).to(np.float64)
+        trainer = cnn.Trainer(model, optimizer(model.parameters(), lr=0.01), max_grad_norm=1, progress=False)
+        trainer.fit(data, 1, validation=data)
+
+
+def test_every_kernel_is_used(monkeypatch):
+    used = set()
+    write = plan.Program._write
+
+    def recording(program, ops, at, kernel, *rest):
+        used.add(kernel)
+        return write(program, ops, at, kernel, *rest)
+
+    monkeypatch.setattr(plan.Program, "_write", recording)
+    thread = threading.Thread(target=all_that_the_package_does)  # a new thread has no programs compiled yet
+    thread.start()
+    thread.join()
+    measuring = {"fma_peak"}  # what the processor could do at best, for benchmarks
+    assert used == set(_ext.kernels(np.dtype(np.float64)).table) - measuring
+
+
+def test_both_number_types_have_the_same_kernels():
+    tables = [_ext.kernels(np.dtype(dtype)).table for dtype in (np.float32, np.float64)]
+    assert {name: row[1:] for name, row in tables[0].items()} == {
+        name: row[1:] for name, row in tables[1].items()
+    }
+    for _, arrays, sizes, scalars in tables[0].values():
+        assert len(arrays) <= plan.OP["args"].shape[0]
+        assert len(sizes) <= plan.OP["n"].shape[0] and len(scalars) <= plan.OP["f"].shape[0]

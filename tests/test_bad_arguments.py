@@ -1,0 +1,816 @@
+"""What does not fit is refused with a TypeError or ValueError that says who, what and which value.
+
+All of it runs in this process, on purpose: an array read out of bounds could end it. Only what has ended one
+before, and what would ask for all memory, runs in a process of its own.
+"""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import cnn
+from cnn import functional, models, schedules
+from cnn.data import Dataset
+from cnn.layers import Conv2d, Dropout, Flatten, LeakyReLU, Linear, MaxPool2d, ReLU, Sequential
+
+INF, NAN = float("inf"), float("nan")
+
+
+def refuses(function, error, *words):
+    """`function()` raises just this error, and its message has all the words."""
+    with pytest.raises(error) as caught:
+        function()
+    assert type(caught.value) is error
+    for word in words:
+        assert word in str(caught.value), f"{word!r} is missing in: {caught.value}"
+
+
+def zeros(*shape, dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+
+# ------------------------------------------------------------------------------------------ whole numbers
+
+# what a whole number with a lower limit of 1 must not be: (value, error)
+NO_COUNTS = [
+    *((value, ValueError) for value in (0, -1, -(2**63), 2**31, 2**63 - 1, 2**64, 10**5000)),
+    *(
+        (value, TypeError)
+        for value in (1.0, 2.5, NAN, INF, True, None, "3", b"3", 1j, [], {}, object, zeros(1))
+    ),
+]
+# and a pair of sizes
+NO_SIZES = [
+    *((value, error) for value, error in NO_COUNTS if not isinstance(value, list)),
+    *((value, ValueError) for value in ((), [], (1,), (1, 2, 3), (1, 0), (-1, 1), (2**31, 1), [1, 2**63])),
+    *(
+        (value, TypeError)
+        for value in ((1, 2.0), (None, 1), ("1", "1"), (1, (1, 1)), {1, 2}, "same", np.ones(2, int))
+    ),
+]
+COUNTS = {
+    "Conv2d: in_channels": lambda v: Conv2d(v, 1, 1),
+    "Conv2d: out_channels": lambda v: Conv2d(1, v, 1),
+    "Conv2d: groups": lambda v: Conv2d(2, 2, 1, groups=v),
+    "Linear: in_features": lambda v: Linear(v, 1),
+    "Linear: out_features": lambda v: Linear(1, v),
+    "conv2d: groups": lambda v: functional.conv2d(zeros(1, 2, 3, 3), zeros(2, 2, 1, 1), groups=v),
+    "set_num_threads: n": cnn.set_num_threads,
+    "lenet5: image_size": lambda v: models.lenet5(image_size=v),
+    "cifar_quick: image_size": lambda v: models.cifar_quick(image_size=v),
+    "Linear: out_features ": lambda v: models.lenet5(num_classes=v),
+    "Conv2d: in_channels ": lambda v: models.lenet5(in_channels=v),
+}
+SIZES = {
+    "Conv2d: kernel_size": lambda v: Conv2d(1, 1, v),
+    "Conv2d: stride": lambda v: Conv2d(1, 1, 1, stride=v),
+    "Conv2d: dilation": lambda v: Conv2d(1, 1, 1, dilation=v),
+    "MaxPool2d: kernel_size": MaxPool2d,
+    "conv2d: stride": lambda v: functional.conv2d(zeros(1, 1, 3, 3), zeros(1, 1, 1, 1), stride=v),
+    "conv2d: dilation": lambda v: functional.conv2d(zeros(1, 1, 3, 3), zeros(1, 1, 1, 1), dilation=v),
+    "max_pool2d: kernel_size": lambda v: functional.max_pool2d(zeros(1, 1, 3, 3), v),
+    "conv2d_backward: stride": lambda v: functional.conv2d_backward(
+        zeros(1, 1, 3, 3), zeros(1, 1, 3, 3), zeros(1, 1, 1, 1), stride=v
+    ),
+}
+OR_NONE = {
+    "MaxPool2d: stride": lambda v: MaxPool2d(2, v),
+    "max_pool2d: stride": lambda v: functional.max_pool2d(zeros(1, 1, 3, 3), 2, v),
+}
+
+
+def shown(value):
+    """How an error message shows a value; nothing where that would be very long."""
+    try:
+        text = repr(value)
+    except ValueError:  # thousands of digits
+        return ""
+    return text if len(text) < 25 else ""
+
+
+def short(value):
+    return shown(value) or type(value).__name__
+
+
+@pytest.mark.parametrize("value, error", NO_COUNTS, ids=short)
+@pytest.mark.parametrize("where", COUNTS)
+def test_counts(where, value, error):
+    refuses(lambda: COUNTS[where](value), error, where.strip(), shown(value))
+
+
+@pytest.mark.parametrize("value, error", NO_SIZES, ids=short)
+@pytest.mark.parametrize("where", SIZES)
+def test_sizes(where, value, error):
+    part = (
+        "" if isinstance(value, (tuple, list)) else shown(value)
+    )  # the message may show the wrong half only
+    refuses(lambda: SIZES[where](value), error, where, part)
+
+
+@pytest.mark.parametrize("value, error", [row for row in NO_SIZES if row[0] is not None], ids=short)
+@pytest.mark.parametrize("where", OR_NONE)
+def test_sizes_or_none(where, value, error):
+    refuses(lambda: OR_NONE[where](value), error, where)
+
+
+PADDINGS = {
+    "Conv2d: padding": lambda v: Conv2d(1, 1, 2, padding=v),
+    "MaxPool2d: padding": lambda v: MaxPool2d(2, padding=v),
+    "conv2d: padding": lambda v: functional.conv2d(zeros(1, 1, 3, 3), zeros(1, 1, 2, 2), padding=v),
+    "max_pool2d: padding": lambda v: functional.max_pool2d(zeros(1, 1, 3, 3), 2, padding=v),
+}
+
+
+@pytest.mark.parametrize("where", PADDINGS)
+@pytest.mark.parametrize(
+    "value, error",
+    [(v, ValueError) for v in (-1, 2**31, (0, -1), (1, 2, 3), [])]
+    + [(v, TypeError) for v in (0.0, None, True, NAN, (0, None), b"same")],
+    ids=short,
+)
+def test_paddings(where, value, error):
+    refuses(lambda: PADDINGS[where](value), error, where)
+
+
+def test_words_as_paddings():
+    refuses(lambda: Conv2d(1, 1, 2, padding="full"), ValueError, "Conv2d: padding must be an integer", "full")
+    refuses(
+        lambda: Conv2d(1, 1, 2, stride=2, padding="same"), ValueError, 'Conv2d: padding "same" needs stride 1'
+    )
+    refuses(lambda: MaxPool2d(2, padding="same"), TypeError, "MaxPool2d: padding", "same")
+
+
+NOT_SEEDS = [(-1, ValueError), (2**64, ValueError), (1.5, TypeError), ("1", TypeError), (None, TypeError)]
+SEEDS = {
+    "Conv2d: seed": lambda v: Conv2d(1, 1, 1, seed=v),
+    "Linear: seed": lambda v: Linear(1, 1, seed=v),
+    "Dropout: seed": lambda v: Dropout(seed=v),
+    "lenet5: seed": lambda v: models.lenet5(seed=v),
+    "cifar_quick: seed": lambda v: models.cifar_quick(seed=v),
+    "Dropout: step": lambda v: setattr(Dropout(), "step", v),
+}
+
+
+@pytest.mark.parametrize("value, error", NOT_SEEDS, ids=short)
+@pytest.mark.parametrize("where", SEEDS)
+def test_seeds(where, value, error):
+    refuses(lambda: SEEDS[where](value), error, where, shown(value))
+
+
+def small_trainer(**options):
+    model = Sequential(Flatten(), Linear(16, 3))
+    return cnn.Trainer(model, cnn.SGD(model.parameters()), progress=False, **options)
+
+
+def small_data(n=5, size=4, classes=3, dtype=np.uint8):
+    return Dataset(np.zeros((n, 1, size, size), dtype), np.arange(n) % classes)
+
+
+@pytest.mark.parametrize("value, error", [row for row in NO_COUNTS if row[0] != 0], ids=short)
+def test_epochs(value, error):
+    refuses(lambda: small_trainer().fit(small_data(), value), error, "Trainer.fit: epochs", shown(value))
+
+
+@pytest.mark.parametrize(
+    "value, error", [(0, ValueError), (-1, ValueError), (2.0, TypeError), (None, TypeError)]
+)
+def test_batch_size(value, error):
+    refuses(lambda: small_trainer().fit(small_data(), 1, batch_size=value), error, "batch_size", repr(value))
+
+
+# ------------------------------------------------------------------------------------------ other numbers
+
+
+def weight():
+    return [cnn.Parameter(zeros(3))]
+
+
+NUMBERS = {
+    "LeakyReLU: negative_slope": LeakyReLU,
+    "leaky_relu: negative_slope": lambda v: functional.leaky_relu(zeros(2), v),
+    "leaky_relu_backward: negative_slope": lambda v: functional.leaky_relu_backward(zeros(2), zeros(2), v),
+}
+NOT_NEGATIVE = {
+    "Dropout: p": Dropout,
+    "CrossEntropyLoss: label_smoothing": cnn.CrossEntropyLoss,
+    "cross_entropy: label_smoothing": lambda v: functional.cross_entropy(zeros(1, 2), np.array([0]), v),
+    "SGD: momentum": lambda v: cnn.SGD(weight(), momentum=v),
+    "Adam: betas": lambda v: cnn.Adam(weight(), betas=(0.9, v)),
+    "AdamW: betas": lambda v: cnn.AdamW(weight(), betas=(v, 0.9)),
+    "Adam: eps": lambda v: cnn.Adam(weight(), eps=v),
+    "RMSprop: alpha": lambda v: cnn.RMSprop(weight(), alpha=v),
+    "RMSprop: eps": lambda v: cnn.RMSprop(weight(), eps=v),
+    "RMSprop: momentum": lambda v: cnn.RMSprop(weight(), momentum=v),
+    "clip_grad_norm: max_norm": lambda v: cnn.clip_grad_norm(weight(), v),
+    "Trainer: max_grad_norm": lambda v: small_trainer(max_grad_norm=[] if v is None else v),
+}
+for name in ("SGD", "Adam", "AdamW", "RMSprop"):
+    make = getattr(cnn, name)
+    NOT_NEGATIVE[f"{name}: lr"] = lambda v, make=make: make(weight(), lr=v)
+    NOT_NEGATIVE[f"{name}: lr "] = lambda v, make=make: setattr(make(weight()), "lr", v)
+    NOT_NEGATIVE[f"{name}: weight_decay"] = lambda v, make=make: make(weight(), weight_decay=v)
+
+NO_NUMBERS = [
+    *((v, ValueError) for v in (NAN, INF, -INF, 10**400)),
+    *((v, TypeError) for v in ("0.1", None, True, 1j, [0.1], (), zeros(1))),
+]
+
+
+@pytest.mark.parametrize("value, error", NO_NUMBERS, ids=short)
+@pytest.mark.parametrize("where", NUMBERS | NOT_NEGATIVE)
+def test_numbers(where, value, error):
+    refuses(lambda: (NUMBERS | NOT_NEGATIVE)[where](value), error, where.strip())
+
+
+@pytest.mark.parametrize("where", NOT_NEGATIVE)
+def test_negative_numbers(where):
+    refuses(lambda: NOT_NEGATIVE[where](-0.1), ValueError, where.strip(), "-0.1")
+
+
+@pytest.mark.parametrize(
+    "where", ["Dropout: p", "CrossEntropyLoss: label_smoothing", "RMSprop: alpha", "Adam: betas"]
+)
+def test_numbers_above_1(where):
+    refuses(lambda: NOT_NEGATIVE[where](1.1), ValueError, where, "1.1")
+
+
+def test_options_that_contradict_each_other():
+    refuses(lambda: cnn.SGD(weight(), nesterov=True), ValueError, "SGD: nesterov needs a momentum")
+    refuses(lambda: Conv2d(3, 4, 1, groups=2), ValueError, "Conv2d: in_channels 3", "groups 2")
+    refuses(lambda: Conv2d(4, 3, 1, groups=2), ValueError, "Conv2d: out_channels 3", "groups 2")
+    refuses(
+        lambda: MaxPool2d(3, padding=2)(zeros(1, 1, 9, 9)), ValueError, "MaxPool2d: padding", "half", "2×2"
+    )
+    for betas in (0.9, (0.9,), (0.9, 0.99, 0.999), None):
+        refuses(lambda betas=betas: cnn.Adam(weight(), betas=betas), ValueError, "Adam: betas", repr(betas))
+
+
+def test_names():
+    refuses(lambda: Conv2d(1, 1, 1, init="nonsense"), ValueError, "Conv2d: init must be one of", "'nonsense'")
+    for dtype in (np.int32, np.float16, complex, "int8"):
+        refuses(
+            lambda dtype=dtype: Linear(1, 1, dtype=dtype), TypeError, "Linear: dtype", np.dtype(dtype).name
+        )
+        refuses(lambda dtype=dtype: Linear(1, 1).to(dtype), TypeError, "dtype", np.dtype(dtype).name)
+
+
+# ------------------------------------------------------------------------------------------ arrays
+
+X, W, B = zeros(2, 3, 5, 5), zeros(4, 3, 3, 3), zeros(4)
+DY = zeros(2, 4, 3, 3)
+FLAT, FLAT_W, FLAT_DY = zeros(2, 6), zeros(4, 6), zeros(2, 4)
+INDICES = np.zeros((2, 3, 2, 2), np.int64)
+POOL_DY = zeros(2, 3, 2, 2)
+
+# function, its arrays, other arguments
+CALLS = [
+    ("conv2d", {"x": X, "w": W, "b": B}, {}),
+    ("conv2d_backward", {"dy": DY, "x": X, "w": W}, {}),
+    ("max_pool2d", {"x": X}, {"kernel_size": 2}),
+    ("max_pool2d_backward", {"dy": POOL_DY, "indices": INDICES}, {"input_shape": X.shape}),
+    ("linear", {"x": FLAT, "w": FLAT_W, "b": B}, {}),
+    ("linear_backward", {"dy": FLAT_DY, "x": FLAT, "w": FLAT_W}, {}),
+    *((name, {"x": X}, {}) for name in ("relu", "leaky_relu", "tanh", "sigmoid")),
+    *((f"{name}_backward", {"dy": X, "y": X}, {}) for name in ("relu", "tanh", "sigmoid")),
+    ("leaky_relu_backward", {"dy": X, "x": X}, {}),
+    ("cross_entropy", {"logits": FLAT_DY}, {"targets_": np.array([0, 1])}),
+    ("mse_loss", {"prediction": FLAT, "target": FLAT}, {}),
+]
+ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid")  # their first array may have any shape
+
+
+def per_argument(wanted=lambda name, what, arrays: True):
+    """Run the test for each array of each function, or for those that are `wanted`."""
+    rows = [
+        (name, what, arrays, more)
+        for name, arrays, more in CALLS
+        for what in arrays
+        if wanted(name, what, arrays)
+    ]
+    return pytest.mark.parametrize(
+        "name, what, arrays, more", rows, ids=[f"{row[0]}: {row[1]}" for row in rows]
+    )
+
+
+def call(name, arrays, more, **changed):
+    return getattr(functional, name)(**{**arrays, **changed}, **more)
+
+
+@per_argument()
+def test_wrong_kinds_of_arrays(name, what, arrays, more):
+    good = arrays[what]
+    call(name, arrays, more)
+    for dtype in (np.float16, np.longdouble, complex, np.int32, np.uint8, bool, object, "S4", "M8[s]"):
+        refuses(
+            lambda dtype=dtype: call(name, arrays, more, **{what: good.astype(dtype)}),
+            TypeError,
+            f"{name}: {what}",
+        )
+    for value in ("text", 3, 2.5, good.tolist(), (), {}, NAN, memoryview(good)):
+        refuses(lambda value=value: call(name, arrays, more, **{what: value}), TypeError, f"{name}: {what}")
+    if what != "b":
+        refuses(lambda: call(name, arrays, more, **{what: None}), TypeError, f"{name}: {what}", "NoneType")
+
+
+@per_argument(lambda name, what, arrays: sum(array.dtype == np.float32 for array in arrays.values()) > 1)
+def test_two_number_types_in_a_call(name, what, arrays, more):
+    refuses(
+        lambda: call(name, arrays, more, **{what: arrays[what].astype(float)}),
+        TypeError,
+        f"{name}: ",
+        "float64",
+    )
+
+
+@per_argument(lambda name, what, arrays: not name.startswith(ACTIVATIONS) or what != next(iter(arrays)))
+def test_wrong_numbers_of_axes(name, what, arrays, more):
+    good = arrays[what]
+    for wrong in (
+        good[..., None],
+        good[None],
+        good.reshape(-1, 1, 1)[0],
+        good.ravel()[:0],
+        np.array(0, good.dtype),
+    ):
+        refuses(lambda wrong=wrong: call(name, arrays, more, **{what: wrong}), ValueError, f"{name}: ")
+
+
+@per_argument(lambda name, what, arrays: len(arrays) > 1)
+def test_a_longer_axis(name, what, arrays, more):
+    good = arrays[what]
+    for axis in range(good.ndim):
+        if (name, what, axis) in {
+            ("conv2d", "x", 0),
+            ("conv2d", "x", 2),
+            ("conv2d", "x", 3),
+            ("linear", "x", 0),
+        }:
+            continue  # another batch or image
+        if (name, what) in {("conv2d", "w")} and axis in (2, 3):
+            continue  # another kernel
+        if name == "max_pool2d_backward" and what == "dy" and axis > 1:
+            wrong = np.repeat(good, 2, axis=axis)  # which the indices do not follow
+        else:
+            wrong = np.concatenate([good, good.take([0], axis)], axis)
+        refuses(lambda wrong=wrong: call(name, arrays, more, **{what: wrong}), ValueError, f"{name}: ")
+
+
+def test_more_axes_and_channels_named():
+    refuses(lambda: functional.conv2d(X, zeros(4, 2, 3, 3)), ValueError, "conv2d: w", "(4, 2, 3, 3)")
+    refuses(lambda: functional.conv2d(X, zeros(4, 3, 0, 3)), ValueError, "conv2d: w", "empty")
+    refuses(lambda: functional.conv2d(X, zeros(0, 3, 3, 3)), ValueError, "conv2d: ")
+    refuses(lambda: functional.conv2d(zeros(2, 0, 5, 5), zeros(4, 0, 3, 3)), ValueError, "conv2d: ")
+    refuses(lambda: functional.linear(zeros(2, 0), zeros(4, 0)), ValueError, "linear: w", "empty")
+    refuses(
+        lambda: functional.cross_entropy(zeros(2, 0), np.array([0, 0])),
+        ValueError,
+        "cross_entropy: ",
+        "classes",
+    )
+    refuses(lambda: functional.mse_loss(zeros(2, 0), zeros(2, 0)), ValueError, "mse_loss: prediction")
+    refuses(lambda: functional.mse_loss(zeros(2, 3, 4), zeros(2, 3, 4)), ValueError, "mse_loss: prediction")
+
+
+@pytest.mark.parametrize("function", ["conv2d", "max_pool2d"])
+def test_a_kernel_larger_than_the_padded_input(function):
+    def run(size, kernel, **more):
+        w = zeros(1, 1, kernel, kernel) if function == "conv2d" else kernel
+        return getattr(functional, function)(zeros(1, 1, *size), w, **more)
+
+    refuses(
+        lambda: run((5, 5), 7), ValueError, f"{function}: kernel_size 7×7 is larger than the padded input 5×5"
+    )
+    refuses(lambda: run((4, 9), 7, padding=1), ValueError, "padded input 6×11")
+    refuses(lambda: run((0, 5), 1), ValueError, f"{function}: the input must not be empty, got 0×5")
+    assert run((5, 5), 7, padding=1) is not None
+    refuses(lambda: Conv2d(1, 1, 7)(zeros(1, 1, 5, 5)), ValueError, "Conv2d: kernel_size 7×7 is larger than")
+    refuses(lambda: MaxPool2d(7)(zeros(1, 1, 5, 5)), ValueError, "MaxPool2d: kernel_size 7×7 is larger than")
+    refuses(
+        lambda: Conv2d(1, 1, 2, dilation=2**31 - 1)(zeros(1, 1, 5, 5)),
+        ValueError,
+        "Conv2d: kernel_size 2×2 with dilation",
+    )
+    refuses(lambda: functional.conv2d(X, W, padding=2**31 - 1), ValueError, "conv2d: ", "padded input")
+
+
+def test_large_strides_and_dilations_are_fine():
+    big = 2**31 - 1
+    x = np.arange(12.0).reshape(1, 1, 3, 4)
+    w = np.full((1, 1, 1, 1), 2.0)
+    assert functional.conv2d(x, w, stride=big, dilation=big).tolist() == [[[[0]]]]
+    dx, dw, db = functional.conv2d_backward(np.ones((1, 1, 1, 1)), x + 1, w, stride=big, dilation=big)
+    assert dx.ravel().tolist() == [2] + [0] * 11 and dw.item() == 1 and db.item() == 1
+    assert functional.max_pool2d(x, 3, stride=big)[0].tolist() == [[[[10]]]]
+    assert Conv2d(1, 1, 1, stride=big)(x.astype(np.float32)).shape == (1, 1, 1, 1)
+
+
+def test_pooling_indices_out_of_range():
+    for wrong in (-1, 25, 2**31, 2**32, -(2**63), 2**63 - 1):
+        indices = INDICES.copy()
+        indices[1, 2, 1, 1] = wrong
+        refuses(
+            lambda indices=indices: functional.max_pool2d_backward(POOL_DY, indices, X.shape),
+            ValueError,
+            "max_pool2d_backward: indices",
+            str(wrong),
+        )
+    refuses(
+        lambda: functional.max_pool2d_backward(POOL_DY, INDICES.astype(np.int32), X.shape),
+        TypeError,
+        "indices",
+    )
+
+
+@pytest.mark.parametrize(
+    "input_shape, error",
+    [
+        *(
+            (s, ValueError)
+            for s in ((2, 3, 5), (2, 3, 5, 5, 1), (1, 3, 5, 5), (2, 4, 5, 5), (2, 3, -1, -1), (2, 3, 0, 5))
+        ),
+        *((s, ValueError) for s in ((2, 3, 2**31, 5), (2, 3, 2**31 - 1, 2**31 - 1), ())),
+        *((s, TypeError) for s in (None, 5, (2, 3, 5.0, 5), (2, 3, "5", "5"), (2, 3, None, 5))),
+    ],
+    ids=str,
+)
+def test_input_shape(input_shape, error):
+    refuses(
+        lambda: functional.max_pool2d_backward(POOL_DY, INDICES, input_shape), error, "max_pool2d_backward: "
+    )
+
+
+BAD_TARGETS = [
+    *((v, ValueError) for v in ([0, 3], [-1, 0], [0, 2**63 - 1], [0], [0, 1, 2], [[0, 1]], 0)),
+    *((np.array(v, np.uint64), ValueError) for v in ([0, 2**64 - 1], [], [2**63, 0])),
+    *((v, TypeError) for v in ([0.0, 1.0], [True, False], ["0", "1"], None, [None, 1], [0, 2**70], [0, NAN])),
+]
+
+
+@pytest.mark.parametrize("value, error", BAD_TARGETS, ids=str)
+def test_targets(value, error):
+    refuses(lambda: functional.cross_entropy(zeros(2, 3), value), error, "cross_entropy: targets")
+    trainer = small_trainer()
+    before = trainer.model.state_dict()
+    refuses(lambda: trainer.train_step(zeros(2, 1, 4, 4), value), error, "targets")
+    for name, array in trainer.model.state_dict().items():
+        assert np.array_equal(array, before[name])
+
+
+BAD_WEIGHTS = [[1.0, 1.0], [1.0] * 4, [[1.0] * 3], 1.0, [1, 1, -1], [1, 1, NAN], [1, 1, INF]]
+BAD_WEIGHTS += ["abc", ["a", "b", "c"], [1, 1, None], [1j, 1, 1], {1: 2}]
+
+
+@pytest.mark.parametrize("weight", BAD_WEIGHTS, ids=str)
+def test_class_weights(weight):
+    loss = cnn.CrossEntropyLoss(weight=weight)
+    trainer, targets = small_trainer(loss=loss), np.array([0, 1])
+    for run in (
+        lambda: functional.cross_entropy(zeros(2, 3), targets, 0.0, weight),
+        lambda: loss(zeros(2, 3), targets),
+        lambda: trainer.train_step(zeros(2, 1, 4, 4), targets),
+    ):
+        with pytest.raises((TypeError, ValueError), match="(cross_entropy|CrossEntropyLoss): weight"):
+            run()
+
+
+# ------------------------------------------------------------------------------------------ layers
+
+LAYERS = [
+    Conv2d(3, 2, 3),
+    MaxPool2d(2),
+    Linear(6, 2),
+    ReLU(),
+    LeakyReLU(),
+    cnn.Tanh(),
+    cnn.Sigmoid(),
+    Dropout(),
+    Flatten(),
+]
+LAYERS += [Sequential(ReLU()), Sequential()]
+per_layer = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: repr(layer).replace("\n", ""))
+
+
+@per_layer
+def test_wrong_inputs_of_layers(layer):
+    name = type(layer).__name__
+    for value in (None, "text", 3, [[1.0]], (), memoryview(zeros(1, 6))):
+        refuses(lambda value=value: layer(value), TypeError, f"{name}: x must be a NumPy array")
+    for dtype in (np.float16, np.int32, np.uint8, bool, object, complex):
+        refuses(lambda dtype=dtype: layer(zeros(2, 6, dtype=dtype)), TypeError, f"{name}: x must be float32")
+    for shape in ((), (6,), (2, 3, 6), (2, 3, 4, 5, 6), (2, 0), (2, 3, 0, 5), (0, 0)):
+        refuses(lambda shape=shape: layer(zeros(*shape)), ValueError, f"{name}: ", str(shape).strip("()"))
+
+
+@pytest.mark.parametrize("layer", LAYERS[:1] + LAYERS[2:3], ids=repr)
+def test_layers_do_not_mix_number_types(layer):
+    refuses(
+        lambda: layer(zeros(2, 6, dtype=float)),
+        TypeError,
+        f"{type(layer).__name__}: x must be float32",
+        "float64",
+    )
+
+
+def test_wrong_shapes_of_layers():
+    refuses(lambda: Conv2d(3, 2, 3)(zeros(1, 4, 5, 5)), ValueError, "Conv2d: x must have 3 channels, got 4")
+    refuses(
+        lambda: Conv2d(3, 2, 3)(zeros(1, 3)), ValueError, "Conv2d: x must have shape (N, C, H, W), got (N, 3)"
+    )
+    refuses(
+        lambda: MaxPool2d(2)(zeros(1, 3)), ValueError, "MaxPool2d: x must have shape (N, C, H, W), got (N, 3)"
+    )
+    refuses(lambda: Linear(6, 2)(zeros(1, 5)), ValueError, "Linear: x must have shape (N, 6), got (N, 5)")
+    refuses(
+        lambda: Linear(6, 2)(zeros(1, 1, 2, 3)), ValueError, "Linear: x must have shape (N, 6)", "Flatten()"
+    )
+    refuses(
+        lambda: Sequential(ReLU(), Linear(6, 2))(zeros(1, 5)), ValueError, "Linear: x must have shape (N, 6)"
+    )
+
+
+def test_wrong_dy():
+    layer = Linear(6, 2)
+    layer(zeros(3, 6))
+    for value in (None, [[0.0, 0.0]] * 3, 1.0):
+        refuses(lambda value=value: layer.backward(value), TypeError, "Linear: dy must be a NumPy array")
+    refuses(
+        lambda: layer.backward(zeros(3, 2, dtype=float)), TypeError, "Linear: dy must be float32, got float64"
+    )
+    for shape in ((3,), (2, 2), (3, 3), (3, 2, 1), (0, 2)):
+        refuses(
+            lambda shape=shape: layer.backward(zeros(*shape)), ValueError, "Linear: dy must have shape (3, 2)"
+        )
+    layer.backward(zeros(3, 2))
+
+
+def test_layers_go_on_after_an_error():
+    layer = Conv2d(1, 2, 3)
+    x = np.random.default_rng(0).standard_normal((2, 1, 5, 5)).astype(np.float32)
+    wanted = layer(x)
+    for wrong in (zeros(2, 1, 2, 2), zeros(2, 2, 5, 5), None):
+        with pytest.raises((TypeError, ValueError)):
+            layer(wrong)
+    assert np.array_equal(layer(x), wanted)
+
+
+def test_what_is_no_layer():
+    refuses(lambda: Sequential(ReLU(), "ReLU"), TypeError, "Sequential: argument 1 must be a layer, got str")
+    refuses(lambda: Sequential(ReLU), TypeError, "Sequential: argument 0 must be a layer, got type")
+    refuses(lambda: Sequential([ReLU()]), TypeError, "Sequential: argument 0 must be a layer, got list")
+
+
+# ------------------------------------------------------------------------------------------ state
+
+
+def test_states_that_do_not_fit_change_nothing():
+    layer = Linear(2, 3)
+    before = layer.state_dict()
+    good = {"weight": zeros(3, 2), "bias": zeros(3)}
+    bad = [
+        ({}, "weight"),
+        ({"weight": good["weight"]}, "bias"),
+        ({**good, "extra": zeros(1)}, "extra"),
+        *(
+            ({"weight": good["weight"], "bias": bias}, "bias")
+            for bias in (
+                zeros(4),
+                zeros(3, 1),
+                None,
+                list("abc"),
+                [1j, 1, 1],
+                [None, 1, 1],
+                [[1], [1, 2], []],
+            )
+        ),
+        *((state, "state") for state in (None, [1, 2], "weight")),
+    ]
+    for state, word in bad:
+        with pytest.raises((TypeError, ValueError), match=f"^Linear: .*{word}"):
+            layer.load_state_dict(state)
+        for name, value in layer.state_dict().items():
+            assert np.array_equal(value, before[name])
+    layer.load_state_dict(good)
+
+
+def test_states_of_other_kinds_that_fit():
+    layer = Linear(2, 1)
+    layer.load_state_dict({"weight": np.array([[1, 2]]), "bias": [0.5]})
+    assert layer.state_dict()["weight"].dtype == np.float32
+    layer.load_state_dict(
+        {"weight": np.asfortranarray([[1.0, 2.0]]).astype(">f8"), "bias": np.float16([0.5])}
+    )
+    assert layer(np.ones((1, 2), np.float32)).item() == 3.5
+
+
+@pytest.mark.parametrize("value", [None, 3.0, "text", [1.0, 2.0], (), {}], ids=str)
+def test_parameters_are_made_of_arrays(value):
+    refuses(lambda: cnn.Parameter(value), TypeError, "Parameter: data must be a NumPy array")
+
+
+@pytest.mark.parametrize("dtype", [int, np.uint8, bool, object, complex, np.float16, "S3"])
+def test_parameters_are_floats(dtype):
+    refuses(
+        lambda: cnn.Parameter(zeros(3, dtype=dtype)), TypeError, "Parameter: data must be float32 or float64"
+    )
+
+
+def test_parameters_take_any_layout():
+    data = np.arange(12.0).reshape(3, 4)
+    for same in (np.asfortranarray(data), data.astype(">f8"), np.repeat(data, 2, axis=0)[::2]):
+        p = cnn.Parameter(same)
+        assert np.array_equal(p.data, data) and p.data.flags.c_contiguous
+        assert p.dtype == np.float64 and p.dtype.isnative
+        p.grad = same
+        cnn.SGD([p], lr=1).step()
+        assert not p.data.any()
+
+
+def test_data_and_gradients_of_parameters():
+    for what in ("data", "grad"):
+        for value in (
+            *map(np.zeros, [(), 1, 4, (3, 1), (1, 3), 0]),
+            list("abc"),
+            [1j, 1, 1],
+            [None, 1, 1],
+            None,
+        ):
+            p = cnn.Parameter(np.ones(3))
+            with pytest.raises((TypeError, ValueError), match=f"Parameter: {what}"):
+                setattr(p, what, value)
+            assert p.data.tolist() == [1, 1, 1] and not p.grad.any()
+
+
+OPTIMIZERS = [cnn.SGD, cnn.Adam, cnn.AdamW, cnn.RMSprop]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_params_of_optimizers(make):
+    name = make.__name__
+    p, layer = cnn.Parameter(zeros(3)), Linear(2, 2)
+    refuses(lambda: make([]), ValueError, f"{name}: params must hold at least one Parameter")
+    refuses(lambda: make([p, p]), ValueError, f"{name}: params has the same Parameter more than once")
+    for wrong in (None, 3, p, layer, [zeros(3)], [None], "ab", layer.named_parameters(), layer.state_dict()):
+        refuses(lambda wrong=wrong: make(wrong), TypeError, f"{name}: params")
+    refuses(lambda: make([p, cnn.Parameter(zeros(2, dtype=float))]), ValueError, name, "float32", "float64")
+    make(q for q in layer.parameters()).step()
+
+
+# ------------------------------------------------------------------------------------------ Trainer
+
+
+def test_train_step():
+    trainer, labels = small_trainer(), np.array([0, 1])
+    refuses(
+        lambda: trainer.train_step(zeros(0, 1, 4, 4), np.zeros(0, int)),
+        ValueError,
+        "Trainer.train_step: images",
+    )
+    refuses(
+        lambda: trainer.train_step(zeros(2, 1, 4, 4, dtype=float), labels),
+        TypeError,
+        "Trainer.train_step: images",
+    )
+    refuses(
+        lambda: trainer.train_step(zeros(2, 1, 4, 4, dtype=np.uint8), labels), TypeError, "Trainer.train_step"
+    )
+    refuses(lambda: trainer.train_step([[1.0]], labels), TypeError, "Trainer.train_step: images")
+    for shape in ((), (2,), (2, 4, 4), (2, 1, 1, 4, 4)):
+        refuses(
+            lambda shape=shape: trainer.train_step(zeros(*shape), labels), ValueError, "images", str(shape)
+        )
+    refuses(
+        lambda: trainer.train_step(zeros(2, 1, 4, 5), labels), ValueError, "Linear: x must have shape (N, 16)"
+    )
+    trainer.train_step(zeros(2, 1, 4, 4), labels)
+
+
+def test_images_that_are_vectors():
+    model = Linear(3, 2)
+    trainer = cnn.Trainer(model, cnn.SGD(model.parameters()), progress=False)
+    trainer.train_step(zeros(4, 3), np.array([0, 1, 0, 1]))
+    assert trainer.predict(zeros(4, 3)).shape == (4, 2)
+
+
+def test_a_model_without_classes():
+    model = Conv2d(1, 2, 3)
+    trainer = cnn.Trainer(model, cnn.SGD(model.parameters()), progress=False)
+    refuses(
+        lambda: trainer.fit(small_data(), 1),
+        ValueError,
+        "CrossEntropyLoss: the model's output must have shape (N, K)",
+    )
+    refuses(lambda: trainer.evaluate(small_data()), ValueError, "CrossEntropyLoss: ")
+
+
+@pytest.mark.parametrize(
+    "value", [None, 3, "mnist", zeros(2, 1, 4, 4), (zeros(2, 1, 4, 4), [0, 1]), [1, 2]], ids=short
+)
+def test_what_is_no_data_set(value):
+    trainer = small_trainer()
+    refuses(lambda: trainer.evaluate(value), TypeError, "Trainer.evaluate: data")
+    if not isinstance(value, np.ndarray):
+        refuses(lambda: trainer.predict(value), TypeError, "Trainer.predict: x")
+    if not isinstance(value, tuple):
+        refuses(lambda: trainer.fit(value, 1), TypeError, "dataset")
+    if value is not None:
+        refuses(lambda: trainer.fit(small_data(), 1, validation=value), TypeError, "data")
+
+
+def test_images_of_predict():
+    trainer = small_trainer()
+    for shape in ((), (4,), (2, 4, 4), (2, 1, 5, 5)):
+        refuses(lambda shape=shape: trainer.predict(zeros(*shape)), ValueError)
+    refuses(
+        lambda: trainer.predict(zeros(2, 1, 4, 4, dtype=np.uint8)), TypeError, "Trainer.predict: x", "uint8"
+    )
+    assert trainer.predict(zeros(0, 1, 4, 4)).shape == (0, 3)
+
+
+def run_python(code):
+    """Run a script in a Python of its own, which may crash."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("label", [3, -1, 2**40])
+def test_labels_that_were_changed_afterwards(dtype, label):
+    """A data set checks its labels when it is made; but they are an array like any other."""
+    code = f"""
+        import numpy as np, cnn
+        model = cnn.Sequential(cnn.Flatten(), cnn.Linear(16, 3))
+        trainer = cnn.Trainer(model, cnn.SGD(model.parameters()))
+        data = cnn.data.Dataset(np.zeros((5, 1, 4, 4), np.{dtype}), np.arange(5) % 3)
+        data.labels[3] = {label}
+        for run in (trainer.evaluate, lambda data: trainer.fit(data, 1)):
+            try:
+                run(data)
+            except ValueError as error:
+                print("refused:", error)
+    """
+    result = run_python(code)
+    assert result.stdout.count("refused:") == 2, result.returncode
+
+
+def test_images_that_were_changed_afterwards():
+    """Of another shape or memory order than when the data set was made."""
+    data, trainer = small_data(40), small_trainer()
+    data.images[:20] = 200
+    wanted = trainer.evaluate(data)
+    data.images = np.asfortranarray(data.images)
+    assert trainer.evaluate(data) == wanted
+    data.images = np.ascontiguousarray(data.images[:, :, :, ::-1])[:, :, :, ::-1]
+    assert trainer.evaluate(data) == wanted
+
+
+def test_a_schedule_that_returns_nonsense():
+    for rate, error in ((-1.0, ValueError), (NAN, ValueError), (None, TypeError), ("0.1", TypeError)):
+        trainer = small_trainer(schedule=lambda step, rate=rate: rate)
+        refuses(lambda: trainer.fit(small_data(), 1), error, "SGD: lr", repr(rate))  # noqa: B023
+    trainer = small_trainer(schedule=schedules.Constant(0.5))
+    trainer.fit(small_data(), 1)
+    assert trainer.lr == 0.5
+
+
+# ------------------------------------------------------------------------------------------ too large
+
+# Sizes beyond the machine, each refused before memory is asked for (which a limit of 4 GB would show).
+TOO_LARGE = {
+    "padding": "functional.conv2d(one, one, padding=2**20)",
+    "largest padding": "functional.conv2d(one, one, padding=2**30 - 1)",
+    "one-sided padding": "functional.conv2d(one, one, padding=(0, 2**29))",
+    "padding of a layer": "cnn.Conv2d(1, 1, 1, padding=2**20)(one.astype('f'))",
+    "image": "functional.conv2d(np.zeros((0, 1, 2**15, 2**15)), one)",
+    "image of a layer": "cnn.Conv2d(1, 1, 1)(np.zeros((0, 1, 2**15, 2**15), np.float32))",
+    "pooled image": "cnn.MaxPool2d(2)(np.zeros((0, 1, 2**15, 2**15), np.float32))",
+    "activation": "cnn.ReLU()(np.zeros((0, 1, 2**15, 2**15), np.float32))",
+    "vector": "functional.mse_loss(np.zeros((0, 2**30)), np.zeros((0, 2**30)))",
+    "classes": "functional.cross_entropy(np.zeros((0, 2**40)), np.zeros(0, int))",
+    "weights": "cnn.Linear(2**20, 2**21)",
+    "kernel": "cnn.Conv2d(1, 1, 2**31 - 1)",
+    "plane": "functional.max_pool2d_backward(one[:0], one[:0].astype(int), (0, 1, 2**30, 2**30))",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory limit is Linux's")
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_sizes_beyond_the_machine(name):
+    code = f"""
+        import resource
+        import numpy as np
+        import cnn
+        from cnn import functional
+        cnn.set_num_threads(1)
+        one = np.ones((1, 1, 1, 1))
+        resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+        try:
+            {TOO_LARGE[name]}
+        except ValueError as error:
+            print("refused:", error)
+    """
+    result = run_python(code)
+    assert result.stdout.startswith("refused:"), result.stderr[-500:]

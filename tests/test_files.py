@@ -1,0 +1,234 @@
+"""Writing files whole or not at all, and models in files."""
+
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+from cases import assert_same_bits
+
+import cnn
+from cnn import checkpoint, files
+
+# ------------------------------------------------------------------------------------------ files.write
+
+
+def test_write_makes_and_replaces(tmp_path):
+    path = tmp_path / "file"
+    for content in (b"first", b"", b"\0" * 100_000):
+        files.write(path, content)
+        assert path.read_bytes() == content
+    files.write(str(path), b"by name")
+    assert path.read_bytes() == b"by name"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_others_may_read_the_file_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write(tmp_path / "file", b"content")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace", "fdopen", "chmod"])
+def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch, function):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(OSError, match="No space left") as error:
+        files.write(path, b"new")
+    monkeypatch.undo()
+    assert str(path) in str(error.value) and error.value.errno == 28
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_an_interruption_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write(path, b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    for path in (tmp_path / "missing" / "file", tmp_path / "file" / "below", tmp_path):
+        with pytest.raises(OSError, match="could not write") as error:
+            files.write(path, b"new")
+        assert str(path) in str(error.value)
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError) as error:
+            files.write(tmp_path / "file", b"new")
+    finally:
+        tmp_path.chmod(0o700)
+    assert str(tmp_path / "file") in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------ models
+
+DESCRIPTION = {
+    "model": "lenet5",
+    "arguments": {"image_size": 16, "num_classes": 3},
+    "classes": ["a", "b", "ç"],
+    "mean": [0.5],
+    "std": [0.25],
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    pytest.importorskip("safetensors")
+    model = cnn.models.lenet5(image_size=16, num_classes=3, seed=5)
+    cnn.save_model(tmp_path / "model.safetensors", model, DESCRIPTION)
+    return tmp_path / "model.safetensors", model
+
+
+def test_round_trip(saved):
+    path, model = saved
+    x = np.random.default_rng(0).standard_normal((5, 1, 16, 16)).astype(np.float32)
+    wanted = model.eval()(x)
+    for where in (path, str(path), path.parent):
+        loaded, description = cnn.load_model(where)
+        assert description == DESCRIPTION
+        assert not any(layer.training for layer in loaded.modules())
+        assert list(loaded.state_dict()) == list(model.state_dict())
+        assert_same_bits(loaded.state_dict().values(), model.state_dict().values())
+        assert np.array_equal(loaded(x), wanted)
+
+
+def test_the_file_is_plain_safetensors(saved):
+    from safetensors.numpy import load_file
+
+    path, model = saved
+    assert_same_bits([load_file(path)[name] for name in model.state_dict()], model.state_dict().values())
+
+
+def test_every_truncation_is_refused(saved):
+    path, _ = saved
+    content = path.read_bytes()
+    header = int.from_bytes(content[:8], "little")
+    lengths = {
+        *range(0, 8 + header, 7),
+        *range(8 + header - 3, 8 + header + 4),
+        *range(8 + header, len(content), 997),
+    }
+    for length in sorted(lengths | {len(content) - 1}):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="model.safetensors"):
+            cnn.load_model(path)
+
+
+def test_flipped_bits_are_refused_or_harmless(saved):
+    """In the first bytes and in the header every flip; a flip in the weights can only change weights."""
+    path, model = saved
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    rng, refused = np.random.default_rng(0), 0
+    for at in [*range(0, header, 3), *rng.integers(header, len(content), 20)]:
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            loaded, _ = cnn.load_model(path)
+        except ValueError as error:
+            assert "model.safetensors" in str(error)
+            refused += 1
+        else:
+            assert {name: value.shape for name, value in loaded.state_dict().items()} == shapes
+    assert refused > header / 3 / 2
+
+
+def damaged_description(**changes):
+    return {**DESCRIPTION, **changes}
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        damaged_description(model="unknown"),
+        damaged_description(model=["lenet5"]),
+        damaged_description(model=None),
+        damaged_description(arguments={"image_size": 28}),
+        damaged_description(arguments={"image_size": 16, "num_classes": 3, "colour": "red"}),
+        damaged_description(arguments={"image_size": "16"}),
+        damaged_description(arguments=[16]),
+        damaged_description(arguments=None),
+        {},
+        [],
+        "lenet5",
+        None,
+    ],
+    ids=str,
+)
+def test_a_description_that_does_not_fit_is_refused(saved, description):
+    path, model = saved
+    cnn.save_model(path, model, description)
+    with pytest.raises(ValueError, match="model.safetensors"):
+        cnn.load_model(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}, {"format": checkpoint.FORMAT}, "broken"])
+def test_another_format_is_refused(saved, metadata):
+    from safetensors.numpy import save_file
+
+    path, model = saved
+    if metadata == "broken":
+        metadata = {"format": checkpoint.FORMAT, "description": json.dumps(DESCRIPTION)[:-1]}
+    save_file(model.state_dict(), path, metadata)
+    with pytest.raises(ValueError, match="model.safetensors"):
+        cnn.load_model(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 8, b"\xff" * 1000, b"PK\x03\x04" + b"\0" * 500, b"{}" * 50]
+)
+def test_another_file_is_refused(saved, content):
+    path, _ = saved
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="model.safetensors"):
+        cnn.load_model(path)
+
+
+def test_weights_of_another_model_are_refused(saved):
+    path, _ = saved
+    cnn.save_model(path, cnn.models.lenet5(image_size=16, num_classes=4), DESCRIPTION)
+    with pytest.raises(ValueError, match="model.safetensors.*shape"):
+        cnn.load_model(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for path in (tmp_path / "nothing.safetensors", tmp_path):
+        with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+            cnn.load_model(path)
+
+
+def test_saving_fails_as_a_whole(saved, monkeypatch):
+    path, model = saved
+    content = path.read_bytes()
+
+    def fail(*args):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        cnn.save_model(path, model, {})
+    assert path.read_bytes() == content and os.listdir(path.parent) == [path.name]

@@ -1,0 +1,131 @@
+"""Programs: tensors with borders and views, operations that are written wrongly, batches of any size."""
+
+import numpy as np
+import pytest
+
+from cnn import plan
+from cnn.plan import Program
+
+
+def run(program, x, shape):
+    y = np.empty((len(x), *shape))
+    program.run(len(x), x=x, y=y)
+    return y
+
+
+def images(n=18, *shape):
+    return np.random.default_rng(0).standard_normal((n, *(shape or (2, 3, 4))))
+
+
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 17, 18])
+def test_pack_and_unpack(n):
+    program = Program(np.float64, 18)
+    program.output(program.input(2, 3, 4))
+    assert np.array_equal(run(program, images(n), (2, 3, 4)), images(n))
+
+
+def test_sixteen_images_lie_side_by_side():
+    program = Program(np.float64, 18, keep=True)
+    t = program.input(2, 3, 4)
+    program.output(t)
+    run(program, images(), (2, 3, 4))
+    blocks = t.array.reshape(2, -1)[:, : 2 * 3 * 4 * 16].reshape(2, 2, 3, 4, 16)
+    assert np.array_equal(blocks[0], images()[:16].transpose(1, 2, 3, 0))
+    assert np.array_equal(blocks[1, ..., :2], images()[16:].transpose(1, 2, 3, 0))
+    assert not blocks[1, ..., 2:].any()  # lanes without an image
+
+
+def test_a_border_is_made_of_zeros():
+    program = Program(np.float64, 16, keep=True)
+    t = program.bordered(program.bordered(program.input(2, 3, 4), 1, 0), 0, 2)
+    program.output(t)
+    assert np.array_equal(run(program, images(16), (2, 3, 4)), images(16))
+    assert (t.left, t.right, t.row, t.plane) == (1, 2, 7 * 16, 3 * 7 * 16)
+    rows = t.array[0, : 2 * t.plane].reshape(2, 3, 7, 16)
+    assert np.array_equal(rows[:, :, 1:5], images(16).transpose(1, 2, 3, 0))
+    assert not rows[:, :, 0].any() and not rows[:, :, 5:].any()
+
+
+def test_a_view_is_the_same_numbers_in_another_shape():
+    program = Program(np.float64, 18)
+    program.output(program.view(program.view(program.input(2, 3, 4), 24, flat=True), 4, 3, 2))
+    assert np.array_equal(run(program, images(), (4, 3, 2)), images().reshape(18, 4, 3, 2))
+
+
+def test_views_and_borders_together():
+    """What has a border is copied before it is viewed, and what is viewed before it gets a border."""
+    for first in ("border", "view"):
+        program = Program(np.float64, 18)
+        t = program.input(2, 3, 4)
+        if first == "border":
+            t = program.view(program.bordered(t, 1, 1), 4, 3, 2)
+        else:
+            t = program.bordered(program.view(t, 4, 3, 2), 1, 1)
+        program.output(t)
+        assert np.array_equal(run(program, images(), (4, 3, 2)), images().reshape(18, 4, 3, 2))
+
+
+def test_a_border_after_the_program_has_run():
+    program = Program(np.float64, 18, keep=True)
+    t = program.input(2, 3, 4)
+    program.output(t)
+    run(program, images(), (2, 3, 4))
+    program.begin("later")
+    bordered = program.bordered(t, 1, 1)
+    assert bordered is not t
+    program.output(bordered, "again")
+    again = np.empty((18, 2, 3, 4))
+    program.run(18, "later", again=again)
+    assert np.array_equal(again, images())
+
+
+def test_phases_run_one_by_one():
+    program = Program(np.float64, 18, keep=True)
+    x = program.input(2, 3, 4)
+    program.begin("second")
+    assert program.has("second") and not program.has("third")
+    program.output(x)
+    y = np.zeros((18, 2, 3, 4))
+    program.run(18, x=images())
+    assert not y.any()
+    program.run(18, "second", y=y)
+    assert np.array_equal(y, images())
+
+
+@pytest.mark.parametrize("n", [1, 17, 300, 5000])
+def test_shard_sums_add_up_every_block(n):
+    """Sums over all images and pixels of each channel, whatever the number of blocks in a shard."""
+    program, sums = Program(np.float64, n), np.full(2, 7.0)
+    x = program.input(2, 3, 4)
+    parts = program.shard_sum(sums, 2)
+    program.add("bias_grad", lambda: dict(dy=x, db=parts, outputs=2, out_h=3, out_w=4))
+    program.run(n, x=images(n))
+    np.testing.assert_allclose(sums, images(n).sum(axis=(0, 2, 3)), rtol=1e-12, atol=1e-10)
+    program.run(0, x=images(0))
+    assert not sums.any()
+
+
+def test_what_an_operation_lacks_or_does_not_know_is_named():
+    for arguments in ({"channels": 1, "height": 1}, {"channels": 1, "height": 1, "width": 1, "depth": 1}):
+        program = Program(np.float64, 1)
+        x = program.tensor(1)
+        program.add("relu", lambda: dict(x=x, y=x, **arguments))  # noqa: B023 (run at once)
+        with pytest.raises(TypeError, match="relu: .*(width|depth)"):
+            program.run(1)
+
+
+def test_an_activation_too_large_for_the_offsets():
+    program = Program(np.float64, 1)
+    program.output(program.input(2**10, 2**9, 2**8))
+    with pytest.raises(ValueError, match="1024×512×256 is too large"):
+        program.run(0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
+@pytest.mark.parametrize("shape", [(), 0, 1, (3, 5), (2, 0, 7)])
+def test_zeros_start_on_a_cache_line(shape, dtype):
+    for _ in range(4):
+        array = plan.zeros(shape, dtype)
+        assert array.shape == np.zeros(shape).shape and array.dtype == dtype and not array.any()
+        assert array.ctypes.data % 64 == 0 or array.size == 0
+        assert array.flags.c_contiguous and array.flags.writeable

@@ -1,0 +1,480 @@
+"""The training loop: against PyTorch, against its own parts, and what it tells on the way."""
+
+import math
+
+import numpy as np
+import pytest
+from cases import assert_all_close, assert_close, assert_same_bits
+
+import cnn
+from cnn import models, schedules
+from cnn.data import DataLoader, Dataset
+from cnn.layers import Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, ReLU, Sequential
+
+BATCH = 20
+
+
+def made_up(n=9 * BATCH + 13, classes=10, size=16, channels=1, dtype=np.uint8, exact=True):
+    """A data set of random images; with `exact` it is normalised by a power of two, without any rounding."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (n, channels, size, size), np.uint8)
+    labels = rng.integers(0, classes, n)
+    mean, std = ([0.0] * channels, [256 / 255] * channels) if exact else ([0.3] * channels, [0.7] * channels)
+    data = Dataset(images, labels, [str(k) for k in range(classes)], mean, std)
+    if dtype == np.float32:
+        return Dataset(data.normalise(images), labels, data.classes)
+    return data
+
+
+def small_model(classes=10, dtype=np.float32):
+    return Sequential(Conv2d(1, 4, 3, stride=2, seed=1), ReLU(), Flatten(), Linear(196, classes, seed=2)).to(
+        dtype
+    )
+
+
+def trainer_of(model, loss=None, **options):
+    optimizer = cnn.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    return cnn.Trainer(model, optimizer, loss, progress=False, **options)
+
+
+def weights(model):
+    return list(model.state_dict().values())
+
+
+def batches(data, dtype, size=BATCH):
+    return [
+        (data.normalise(data.images[i : i + size]).astype(dtype), data.labels[i : i + size])
+        for i in range(0, len(data), size)
+    ]
+
+
+# ------------------------------------------------------------------------------------------ against PyTorch
+
+
+def lenet_in_torch(torch, state):
+    nn = torch.nn
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(16, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+    ).double()
+    model.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+    return model
+
+
+SGD = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def ten_steps_in_torch(torch):
+    """Losses of ten steps of LeNet, the last on a smaller batch, and the weights after them."""
+    theirs = lenet_in_torch(torch, models.lenet5(image_size=16, dtype=np.float64).state_dict())
+    optimizer = torch.optim.SGD(theirs.parameters(), **SGD)
+    losses = []
+    for images, labels in batches(made_up(), np.float64):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(theirs(torch.tensor(images)), torch.tensor(labels))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert len(losses) == 10
+    return losses, [value.numpy() for value in theirs.state_dict().values()]
+
+
+def by_train_step(model, optimizer, data):
+    trainer = cnn.Trainer(model, optimizer, progress=False)
+    return [trainer.train_step(*batch) for batch in batches(data, np.float64)]
+
+
+def by_hand(model, optimizer, data):
+    criterion, losses = cnn.CrossEntropyLoss(), []
+    for images, labels in batches(data, np.float64):
+        losses.append(criterion(model(images), labels))
+        model.backward(criterion.backward())
+        optimizer.step()
+    return losses
+
+
+def by_fit(model, optimizer, data):
+    losses = []
+    trainer = cnn.Trainer(
+        model, optimizer, progress=False, callbacks=[Recorder(lambda t: losses.append(t.loss))]
+    )
+    trainer.fit(DataLoader(data, BATCH), 1)
+    return losses
+
+
+class Recorder(cnn.Callback):
+    def __init__(self, on_step):
+        self.on_step_end = on_step
+
+
+@pytest.mark.parametrize("way", [by_train_step, by_hand, by_fit])
+def test_ten_steps_of_lenet_agree_with_pytorch(ten_steps_in_torch, way):
+    model = models.lenet5(image_size=16, dtype=np.float64)
+    losses = way(model, cnn.SGD(model.parameters(), **SGD), made_up())
+    assert_close(losses, ten_steps_in_torch[0], 1e-8)
+    assert_all_close(weights(model), ten_steps_in_torch[1], 1e-8)
+
+
+# ------------------------------------------------------------------------------------------ many ways
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fit_on_bytes_is_train_step_on_the_same_batches(dtype):
+    data, results = made_up(), []
+    for fit in (True, False):
+        trainer = trainer_of(models.lenet5(image_size=16, dtype=dtype))
+        loader = DataLoader(data, 17, shuffle=True, seed=4)
+        if fit:
+            trainer.fit(loader, 2)
+        else:
+            for images, labels in [*loader, *loader]:
+                trainer.train_step(images.astype(dtype), labels)
+        results.append(weights(trainer.model))
+    assert_same_bits(*results)
+
+
+def test_fit_normalises_bytes():
+    """With a mean and a standard deviation that round: as on the normalised floats, up to rounding."""
+    data, results = made_up(exact=False), []
+    for transform in (None, lambda images, rng: images):
+        trainer = trainer_of(models.lenet5(image_size=16))
+        history = trainer.fit(DataLoader(data, BATCH, transform=transform), 1)
+        results.append([*weights(trainer.model), history.column("train_loss")])
+    assert_all_close(*results, tolerance=1e-5)
+
+
+def test_fit_on_floats_is_fit_on_bytes():
+    results = []
+    for data in (made_up(), made_up(dtype=np.float32)):
+        trainer = trainer_of(small_model())
+        trainer.fit(data, 2, validation=data, batch_size=17, seed=3)
+        results.append((weights(trainer.model), trainer.history.column("val_loss")))
+    assert_same_bits(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+def test_a_transform_is_applied():
+    data = made_up()
+    flipped = Dataset(data.images[..., ::-1], data.labels, data.classes, data.mean, data.std)
+    results = []
+    for dataset, transform in ((data, lambda images, rng: images[..., ::-1]), (flipped, None)):
+        trainer = trainer_of(small_model())
+        trainer.fit(DataLoader(dataset, 17, transform=transform), 1)
+        results.append(weights(trainer.model))
+    assert_same_bits(*results)
+
+
+class NumpyReLU(Layer):
+    """A layer that does not run in the kernels, so that the Trainer must call one part after the other."""
+
+    def forward(self, x):
+        self.x = x
+        return np.maximum(x, 0)
+
+    def backward(self, dy, need_dx=True):
+        return dy * (self.x > 0) if need_dx else None
+
+
+class NumpyLoss:
+    """Cross-entropy without kernels of its own inside a program."""
+
+    def __init__(self, *args, **options):
+        self.inner = cnn.CrossEntropyLoss(*args, **options)
+
+    def __call__(self, scores, labels):
+        return self.inner(scores, labels)
+
+    def backward(self):
+        return self.inner.backward()
+
+
+LOSSES = {"plain": {}, "smoothed": {"label_smoothing": 0.1}, "weighted": {"weight": np.linspace(0.1, 3, 10)}}
+
+
+def two_ways(loss, **options):
+    """Trainers of the same model as one program and part by part."""
+    kinds = [(ReLU, cnn.CrossEntropyLoss), (NumpyReLU, cnn.CrossEntropyLoss)]
+    if loss != "weighted":  # a loss that is only called cannot say what its mean was divided by
+        kinds.append((ReLU, NumpyLoss))
+    for relu, kind in kinds:
+        model = small_model(dtype=np.float64)
+        yield trainer_of(Sequential(model[0], relu(), *model[2:]), kind(**LOSSES[loss]), **options)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+def test_one_program_and_part_by_part_train_alike(loss, max_grad_norm):
+    results = []
+    for trainer in two_ways(loss, max_grad_norm=max_grad_norm):
+        history = trainer.fit(made_up(), 2, batch_size=17)
+        results.append(
+            [*weights(trainer.model), history.column("train_loss"), history.column("train_accuracy")]
+        )
+    for result in results[1:]:
+        assert_all_close(result, results[0], 1e-9)
+
+
+@pytest.mark.parametrize("n", [0, 1, 17, 513])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_program_and_part_by_part_measure_alike(loss, n):
+    data = made_up(513).subset(slice(0, n))
+    results = [trainer.evaluate(data) for trainer in two_ways(loss)]
+    for result in results[1:]:
+        assert result == pytest.approx(results[0], rel=1e-10, nan_ok=True)
+
+
+@pytest.mark.parametrize("n", [0, 1, 17, 513])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_evaluate_and_predict_are_the_models_forward(loss, dtype, n):
+    """Also in class-weighted means over several portions; on 0 images there is nothing to measure."""
+    data = made_up(513, dtype=dtype).subset(slice(0, n))
+    trainer = trainer_of(small_model(), cnn.CrossEntropyLoss(**LOSSES[loss]))
+    scores = trainer.model.eval()(data.normalise(data.images))
+    measured = trainer.evaluate(data)
+    predicted = trainer.predict(data)
+    assert predicted.shape == (n, 10) and predicted.dtype == np.float32
+    assert np.array_equal(predicted, scores)
+    assert np.array_equal(trainer.predict(data.normalise(data.images)), scores)
+    assert measured["images"] == n and set(measured) == {"loss", "accuracy", "images"}
+    if n == 0:
+        assert math.isnan(measured["loss"]) and math.isnan(measured["accuracy"])
+    else:
+        wanted = cnn.reference.cross_entropy(scores.astype(np.float64), data.labels, **LOSSES[loss])[0]
+        assert measured["loss"] == pytest.approx(wanted, rel=1e-5)
+        assert measured["accuracy"] == np.mean(scores.argmax(axis=1) == data.labels)
+
+
+def test_max_grad_norm_is_clip_grad_norm():
+    model, other = small_model(dtype=np.float64), small_model(dtype=np.float64)
+    trainer = trainer_of(model, max_grad_norm=0.5)
+    optimizer, criterion = cnn.SGD(other.parameters(), lr=0.05, momentum=0.9), cnn.CrossEntropyLoss()
+    norms = []
+    for images, labels in batches(made_up(), np.float64):
+        trainer.train_step(images, labels)
+        criterion(other(images), labels)
+        other.backward(criterion.backward())
+        norms.append(cnn.clip_grad_norm(other.parameters(), 0.5))
+        optimizer.step()
+        assert trainer.optimizer.grad_norm == pytest.approx(norms[-1], rel=1e-10)
+    assert max(norms) > 0.5  # something was clipped
+    assert_all_close(weights(model), weights(other))
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "RMSprop"])
+def test_other_optimizers_in_a_program(optimizer):
+    model, other = small_model(dtype=np.float64), small_model(dtype=np.float64)
+    ours, theirs = (getattr(cnn, optimizer)(m.parameters(), weight_decay=0.1) for m in (model, other))
+    assert_close(by_train_step(model, ours, made_up()), by_hand(other, theirs, made_up()))
+    assert_all_close(weights(model), weights(other))
+    assert ours.steps == 10
+
+
+def test_a_frozen_layer_stays_as_it_is():
+    model = small_model()
+    frozen = model[0].parameters()
+    for p in frozen:
+        p.requires_grad = False
+    before = weights(model)
+    optimizer = cnn.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1)
+    cnn.Trainer(model, optimizer, progress=False).fit(made_up(), 1)
+    after = weights(model)
+    assert_same_bits(after[:2], before[:2])
+    assert not np.array_equal(after[2], before[2])
+
+
+def test_freezing_between_two_steps():
+    model = small_model()
+    trainer = trainer_of(model)
+    trainer.fit(made_up(), 1)
+    for p in model[0].parameters():
+        p.requires_grad = False
+    before = weights(model)
+    trainer.fit(made_up(), 1)
+    after = weights(model)
+    assert_same_bits(after[:2], before[:2])
+    assert not np.array_equal(after[2], before[2])
+
+
+def test_weights_loaded_between_two_steps_are_used():
+    data, trainer = made_up(), trainer_of(small_model())
+    start, first = trainer.model.state_dict(), trainer.evaluate(data)
+    trainer.fit(data, 1)
+    assert trainer.evaluate(data) != first
+    trainer.model.load_state_dict(start)
+    assert trainer.evaluate(data) == first
+
+
+def test_labels_may_be_any_integers():
+    (images, labels), *_ = batches(made_up(), np.float32)
+    losses = [
+        trainer_of(small_model()).train_step(images, kind)
+        for kind in (
+            labels,
+            labels.astype(np.uint8),
+            labels.astype(">i4"),
+            labels.tolist(),
+            np.repeat(labels, 2)[::2],
+        )
+    ]
+    assert len(set(losses)) == 1
+
+
+# ------------------------------------------------------------------------------------------ what fit tells
+
+
+def test_history_and_schedule():
+    data, schedule = made_up(), schedules.Cosine(0.1, total_steps=30, warmup_steps=4)
+    rates, losses, seen = [], [], []
+
+    def record(trainer):
+        rates.append(trainer.lr)
+        losses.append(trainer.loss)
+        seen.append((trainer.epoch, trainer.epochs, trainer.step, trainer.seen, trainer.epoch_images))
+
+    trainer = trainer_of(small_model(), schedule=schedule, callbacks=[Recorder(record)])
+    history = trainer.fit(data, 3, validation=data, batch_size=BATCH)
+    assert history is trainer.history
+    assert rates == [schedule(step) for step in range(30)]
+    assert (
+        seen[0] == (0, 3, 1, 20, 193) and seen[9] == (0, 3, 10, 193, 193) and seen[29] == (2, 3, 30, 193, 193)
+    )
+    assert history.column("epoch") == [1, 2, 3]
+    assert history.column("lr") == [rates[9], rates[19], rates[29]]
+    counts = np.array([20] * 9 + [13])
+    means = [np.average(losses[i : i + 10], weights=counts) for i in (0, 10, 20)]
+    assert history.column("train_loss") == pytest.approx(means, rel=1e-6)
+    measured = trainer.evaluate(data)
+    assert (history[-1]["val_loss"], history[-1]["val_accuracy"]) == (measured["loss"], measured["accuracy"])
+    for row in history:
+        assert tuple(row) == history.COLUMNS
+        assert 0 <= row["train_accuracy"] <= 1
+        assert row["images_per_second"] == pytest.approx(193 / row["seconds"])
+
+
+def test_history_without_validation_and_a_second_fit():
+    trainer = trainer_of(small_model())
+    trainer.fit(made_up(), 1)
+    trainer.fit(made_up(), 2)
+    assert trainer.history.column("epoch") == [1, 2, 3]
+    assert all(math.isnan(value) for value in trainer.history.column("val_loss"))
+
+
+def test_history_is_saved_as_csv(tmp_path):
+    trainer = trainer_of(small_model())
+    history = trainer.fit(made_up(), 2)
+    history.save(tmp_path / "history.csv")
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert lines[0].split(",") == list(history.COLUMNS)
+    assert [float(line.split(",")[2]) for line in lines[1:]] == history.column("train_loss")
+
+
+def test_events_and_stop():
+    events = []
+
+    class Watcher(cnn.Callback):
+        def on_fit_start(self, trainer):
+            events.append("fit starts")
+
+        def on_step_end(self, trainer):
+            events.append(trainer.step)
+            trainer.stop = trainer.step == 12
+
+        def on_epoch_end(self, trainer):
+            events.append(f"epoch {trainer.history[-1]['epoch']} ends")
+
+        def on_fit_end(self, trainer):
+            events.append("fit ends")
+
+    trainer = trainer_of(small_model(), callbacks=[Watcher()])
+    trainer.fit(made_up(), 5, batch_size=BATCH)
+    assert events == ["fit starts", *range(1, 11), "epoch 1 ends", 11, 12, "epoch 2 ends", "fit ends"]
+
+
+def test_no_epochs_change_nothing():
+    trainer = trainer_of(small_model())
+    before = weights(trainer.model)
+    assert trainer.fit(made_up(), 0) == []
+    assert_same_bits(weights(trainer.model), before)
+
+
+@pytest.mark.parametrize("relu", [ReLU, NumpyReLU])
+def test_diverging_is_an_error_with_step_and_rate(relu):
+    model = Sequential(Flatten(), Linear(256, 50), relu(), Linear(50, 10))
+    trainer = cnn.Trainer(
+        model, cnn.SGD(model.parameters()), schedule=schedules.Constant(1e30), progress=False
+    )
+    with np.errstate(all="ignore"), pytest.raises(cnn.TrainingDiverged, match=r"nan|inf") as error:
+        trainer.fit(made_up(), 1, batch_size=BATCH)
+    assert f"step {trainer.step} " in str(error.value) and "1e+30" in str(error.value)
+    assert 1 <= trainer.step <= 3  # the first loss is still finite
+
+
+def test_an_infinite_loss_is_divergence_too():
+    model = Sequential(Flatten(), Linear(256, 2))
+    model[1].weight.data = np.zeros((2, 256))
+    model[1].bias.data = [3e38, -3e38]
+    data = Dataset(np.zeros((4, 1, 16, 16), np.float32), np.ones(4, int))
+    with pytest.raises(cnn.TrainingDiverged, match="step 0 .*learning rate 0.05"):
+        trainer_of(model).fit(data, 1)
+
+
+def test_an_empty_data_set_is_refused():
+    with pytest.raises(ValueError, match="Trainer.fit: .*0 images"):
+        trainer_of(small_model()).fit(made_up(0), 1)
+    with pytest.raises(ValueError, match="Trainer.fit: .*5 images in batches of 8"):
+        trainer_of(small_model()).fit(DataLoader(made_up(5), 8, drop_last=True), 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("relu", [ReLU, NumpyReLU])
+def test_more_classes_than_outputs_are_refused(relu, dtype):
+    model = Sequential(Flatten(), Linear(256, 9), relu())
+    with pytest.raises(ValueError, match="10|9"):
+        trainer_of(model).fit(made_up(dtype=dtype), 1)
+    with pytest.raises(ValueError, match="10|9"):
+        trainer_of(model).evaluate(made_up(dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_class_without_images_is_fine(dtype):
+    data = made_up(dtype=dtype)
+    data = data.subset(data.labels != 3)
+    trainer = trainer_of(small_model())
+    trainer.fit(data, 1, validation=data)
+    assert math.isfinite(trainer.history[-1]["val_loss"])
+
+
+def test_fit_trains_and_evaluation_leaves_the_modes():
+    model = Sequential(Flatten(), Dropout(0.5), Linear(256, 10), Sequential(Dropout(0.0), ReLU()))
+    trainer = trainer_of(model)
+    model.eval()
+    trainer.fit(made_up(), 1, validation=made_up())
+    assert all(layer.training for layer in model.modules())
+    model[3].eval()
+    modes = [layer.training for layer in model.modules()]
+    first = trainer.evaluate(made_up())
+    assert trainer.evaluate(made_up()) == first  # nothing is dropped
+    trainer.predict(made_up())
+    assert [layer.training for layer in model.modules()] == modes
+    with pytest.raises(ValueError):
+        trainer.predict(np.zeros((2, 3, 5, 5), np.float32))
+    assert [layer.training for layer in model.modules()] == modes
+
+
+def test_images_of_two_sizes_in_turn():
+    model = Sequential(Conv2d(1, 3, 3), ReLU(), MaxPool2d(14), Flatten(), Linear(3, 10))
+    trainer = trainer_of(model)
+    for size in (16, 17, 16):
+        trainer.fit(made_up(40, size=size), 1)
+        assert math.isfinite(trainer.evaluate(made_up(40, size=size))["loss"])
+
+
+def test_it_learns():
+    """Twenty images by heart."""
+    data, model = made_up(20), models.lenet5(image_size=16)
+    trainer = cnn.Trainer(model, cnn.Adam(model.parameters(), lr=0.01), progress=False)
+    trainer.fit(data, 100, batch_size=20)
+    assert trainer.evaluate(data)["accuracy"] == 1
+    assert trainer.history[-1]["train_loss"] < 0.05 < 1 < trainer.history[0]["train_loss"]

@@ -32,6 +32,9 @@ class Optimizer:
                 raise TypeError(f"{name}: params must be Parameters, got {type(p).__name__}")
         if len({id(p) for p in params}) != len(params):
             raise ValueError(f"{name}: params has the same Parameter more than once")
+        if len({p.dtype for p in params}) > 1:
+            raise ValueError(f"{name}: params must share one dtype, got "
+                             f"{', '.join(sorted({str(p.dtype) for p in params}))}")
         self.params = params
         self._now = np.array([0.0, 1.0, 1.0, 1.0])      # learning rate, clipping factor, bias corrections
         self._norm = np.zeros(1)

@@ -300,7 +300,7 @@ def adam_update(w, g, m, v, step, lr, beta1, beta2, eps, weight_decay, decoupled
         w *= 1 - lr * weight_decay
     else:
         g = g + weight_decay * w
-    m += (1 - beta1) * (g - m)
+    m[...] = beta1 * m + (1 - beta1) * g
     v *= beta2
     v += (1 - beta2) * g * g
     denominator = np.sqrt(v) / math.sqrt(1 - beta2**step) + eps

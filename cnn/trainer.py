@@ -74,9 +74,7 @@ class Trainer:
 
         Raises ValueError for an empty data set, TrainingDiverged where the loss is NaN or infinite.
         """
-        if not isinstance(train, DataLoader):
-            train = DataLoader(_dataset("Trainer.fit", "train", train), batch_size, shuffle=True, seed=seed)
-        loader = train
+        loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
         if validation is not None:
             validation = _dataset("Trainer.fit", "validation", validation)
         self.epochs = shapes.integer("Trainer.fit", "epochs", epochs, 0)
@@ -250,7 +248,10 @@ class Trainer:
             program.run(len(images), x=images, **fused.arrays(labels))
         else:
             program.run(len(images), images=batch.dataset.images, chosen=images, **fused.arrays(labels))
-        return *fused.value(len(images)), fused.correct(len(images))
+        loss, total = fused.value(len(images))
+        if not math.isfinite(loss):
+            functional.targets("Trainer", labels, len(images), fused.classes)   # or are they to blame?
+        return loss, total, fused.correct(len(images))
 
     def _program(self, what, dtype, shape, dataset, images):
         if what == "step":

@@ -199,11 +199,7 @@ FORK = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize(
-    "count",
-    # fork support comes with the thread work: until then a child of several threads hangs
-    [1, pytest.param(2, marks=pytest.mark.xfail(run=False, reason="the forked child has no OpenMP threads"))],
-)
+@pytest.mark.parametrize("count", [1, 2])
 def test_after_a_fork(count):
     result = run_python(FORK.format(threads=count))
     assert result.stdout == "done\n", result.stderr

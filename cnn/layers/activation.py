@@ -95,7 +95,7 @@ class Dropout(Layer):
 
     @number.setter
     def number(self, value):
-        self._key[0] = value
+        self._key[0] = shapes.integer("Dropout", "number", value, 0, 2**32 - 1)
 
     @property
     def step(self):

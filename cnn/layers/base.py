@@ -168,22 +168,26 @@ class Layer:
         """Take over parameters from a dict such as `state_dict` returns (a PyTorch model's, as arrays, fits).
 
         Raises, before anything is changed, ValueError where names are missing or unknown or a shape differs,
-        TypeError where something is no array of floats.
+        TypeError where something holds no numbers.
         """
         owner, own = type(self).__name__, dict(self.named_parameters())
         if not isinstance(state, Mapping):
             raise TypeError(f"{owner}: state must be a dict of arrays, got {type(state).__name__}")
-        state = {name: np.asarray(value) for name, value in state.items()}
         if set(own) != set(state):
             raise ValueError(f"{owner}: state_dict has missing names {sorted(set(own) - set(state))} and "
                              f"unknown names {sorted(set(state) - set(own))}")
+        values = {}
         for name, p in own.items():
-            if state[name].shape != p.shape:
-                raise ValueError(f"{owner}: {name} must have shape {p.shape}, got {state[name].shape}")
-            if state[name].dtype.kind != "f":
-                raise TypeError(f"{owner}: {name} must hold floats, got {state[name].dtype}")
+            try:
+                values[name] = np.asarray(state[name])
+            except ValueError:      # lists of different lengths
+                raise ValueError(f"{owner}: {name} must have shape {p.shape}, got no array at all") from None
+            if values[name].dtype.kind not in "fiu":
+                raise TypeError(f"{owner}: {name} must hold numbers, got {values[name].dtype}")
+            if values[name].shape != p.shape:
+                raise ValueError(f"{owner}: {name} must have shape {p.shape}, got {values[name].shape}")
         for name, p in own.items():
-            p.data = state[name]
+            p.data = values[name]
 
     # ------------------------------------------------------------ words
 

@@ -2,14 +2,13 @@
 
 import ast
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import CASES, by_function, by_layer
+from processes import run_python
 
 import cnn
 from cnn import _ext, functional, plan
@@ -133,7 +132,7 @@ def test_import_is_light():
         "hypothesis",
     )
     code = f"import sys, cnn; print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    assert run_python("-c", code).stdout == "[]\n"
 
 
 # ------------------------------------------------------------------------------------------ kernels

@@ -4,12 +4,10 @@ All of it runs in this process, on purpose: an array read out of bounds could en
 before, and what would ask for all memory, runs in a process of its own.
 """
 
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
+from processes import run_python
 
 import cnn
 from cnn import functional, models, schedules
@@ -729,13 +727,6 @@ def test_images_of_predict():
     assert trainer.predict(zeros(0, 1, 4, 4)).shape == (0, 3)
 
 
-def run_python(code):
-    """Run a script in a Python of its own, which may crash."""
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
-    )
-
-
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("label", [3, -1, 2**40])
 def test_labels_that_were_changed_afterwards(dtype, label):
@@ -753,7 +744,7 @@ def test_labels_that_were_changed_afterwards(dtype, label):
             except ValueError as error:
                 print("refused:", error)
     """
-    result = run_python(code)
+    result = run_python("-c", code)
     assert result.stdout.count("refused:") == 2, result.returncode
 
 
@@ -812,5 +803,5 @@ def test_sizes_beyond_the_machine(name):
         except ValueError as error:
             print("refused:", error)
     """
-    result = run_python(code)
+    result = run_python("-c", code)
     assert result.stdout.startswith("refused:"), result.stderr[-500:]

@@ -1,32 +1,18 @@
 """Any number of threads gives the same bits; and the kernels with Python's own threads and processes."""
 
 import os
-import subprocess
-import sys
-import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from cases import assert_all_close, assert_close, assert_same_bits, by_layer, by_twin
+from processes import run_python
 
 import cnn
 from cnn import functional, models, reference, threads
 from cnn.data import Dataset
 from cnn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
-
-
-def run_python(code, timeout=60, **environment):
-    """Run a script in a Python of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-
 
 # ------------------------------------------------------------------------------------------ same bits
 
@@ -118,9 +104,9 @@ def test_the_default_is_what_this_process_may_use():
 
 def test_the_environment_sets_the_default():
     code = "import cnn; print(cnn.get_num_threads())"
-    assert run_python(code, CNN_NUM_THREADS="3").stdout == "3\n"
+    assert run_python("-c", code, CNN_NUM_THREADS="3").stdout == "3\n"
     for wrong in ("0", "-1", "1025", "2.0", "two", " "):
-        result = run_python(code, CNN_NUM_THREADS=wrong)
+        result = run_python("-c", code, CNN_NUM_THREADS=wrong)
         assert (
             result.returncode == 1 and "ValueError: CNN_NUM_THREADS must be a whole number" in result.stderr
         )
@@ -201,5 +187,5 @@ FORK = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("count", [1, 2])
 def test_after_a_fork(count):
-    result = run_python(FORK.format(threads=count))
+    result = run_python("-c", FORK.format(threads=count), timeout=60)
     assert result.stdout == "done\n", result.stderr

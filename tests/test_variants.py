@@ -1,11 +1,9 @@
 """Every build of the kernels that this processor can run passes the tests of the numbers."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 from cnn import _ext
 
@@ -13,22 +11,12 @@ HERE = Path(__file__).parent
 NUMBERS = ("test_functional.py", "test_layers.py", "test_dropout.py", "test_losses.py", "test_optim.py")
 
 
-def run(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.mark.parametrize("variant", sorted(set(_ext.VARIANTS) - {_ext.VARIANT}))  # that one runs all tests
 def test_other_variants(variant):
     files = [str(HERE / name) for name in NUMBERS]
     # the same numbers against the twins; what PyTorch says of them need not be asked again
     words = "not pytorch and not threads and not central"
-    result = run(
+    result = run_python(
         *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", words, *files), CNN_KERNELS=variant
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
@@ -36,13 +24,13 @@ def test_other_variants(variant):
 
 @pytest.mark.parametrize("variant", _ext.VARIANTS)
 def test_the_environment_forces_a_variant(variant):
-    result = run("-c", "import cnn; print(cnn._ext.VARIANT); cnn.show_config()", CNN_KERNELS=variant)
+    result = run_python("-c", "import cnn; print(cnn._ext.VARIANT); cnn.show_config()", CNN_KERNELS=variant)
     assert result.stdout.splitlines()[0] == variant
     assert f"CNN_KERNELS={variant}" in result.stdout
 
 
 def test_an_unknown_variant_is_an_import_error():
-    result = run("-c", "import cnn", CNN_KERNELS="nonsense")
+    result = run_python("-c", "import cnn", CNN_KERNELS="nonsense")
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: CNN_KERNELS=nonsense") and all(
@@ -51,11 +39,6 @@ def test_an_unknown_variant_is_an_import_error():
 
 
 def test_the_first_variant_is_the_default():
-    environment = {key: value for key, value in os.environ.items() if key != "CNN_KERNELS"}
-    result = subprocess.run(
-        [sys.executable, "-c", "import cnn; print(cnn._ext.VARIANT == cnn._ext.VARIANTS[0])"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    # an empty name is none
+    result = run_python("-c", "import cnn; print(cnn._ext.VARIANT == cnn._ext.VARIANTS[0])", CNN_KERNELS="")
     assert result.stdout == "True\n"

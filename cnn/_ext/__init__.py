@@ -21,7 +21,11 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from cnn._ext import cpu, executor  # noqa: E402
+try:
+    from cnn._ext import cpu, executor
+except ImportError as error:
+    raise ImportError(f"cnn: there are no kernels in {os.path.dirname(__file__)}. If this is the source folder, run "
+                      f"Python elsewhere after 'pip install .', or build here with 'pip install -e .'") from error
 
 # The threads of the pool do not exist in a forked child, so there must be no pool when one is forked.
 if hasattr(os, "register_at_fork"):
@@ -40,8 +44,6 @@ def _choose():
     if forced and forced not in runnable:
         raise ImportError(f"CNN_KERNELS={forced}: no such build that this processor can run; "
                           f"there are {', '.join(runnable)}")
-    if not runnable:
-        raise ImportError("cnn: the kernels are not built; run 'pip install .' in the source folder")
     return forced or runnable[0], tuple(runnable)
 
 

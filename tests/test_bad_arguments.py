@@ -5,6 +5,8 @@ before, and what would ask for all memory, runs in a process of its own.
 """
 
 
+import sys
+
 import numpy as np
 import pytest
 from processes import run_python

@@ -21,13 +21,13 @@ def processor():
 def show_config(file=None):
     """Print the kernels in use, the threads, the OpenMP version, and the versions of what matters."""
     from cnn import __version__
-    openmp = threads.openmp()
+    openmp, forced = threads.openmp(), os.environ.get("CNN_KERNELS")
     rows = {
         "cnn": __version__,
         "Python, NumPy": f"{platform.python_version()}, {np.__version__}",
         "processor": processor(),
-        "kernels": f"{_ext.VARIANT} (this processor can run {', '.join(_ext.VARIANTS)}; "
-                   f"CNN_KERNELS={os.environ.get('CNN_KERNELS', '')})",
+        "kernels": f"{_ext.VARIANT}{', forced by CNN_KERNELS' if forced else ''} (this processor can run "
+                   f"{', '.join(_ext.VARIANTS)})",
         "threads": f"{threads.get_num_threads()} of {os.cpu_count()} cores",
         "OpenMP": f"version {openmp // 100}-{openmp % 100:02d}" if openmp else "not built in: one thread only",
     }

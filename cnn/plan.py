@@ -342,6 +342,8 @@ def _macs(kernel, values):
     if kernel == "correlate":
         run = values["run"].astype(np.int64)
         return int((run[:, 1] * run[:, 3] * run[:, 4]).sum()) * values["outputs"] * values["groups"]
+    if kernel == "scatter":
+        return math.prod(values[name] for name in ("channels", "outputs", "groups", "taps", "pixels"))
     if kernel == "conv_dw":
         pixels = int(np.diff(values["span"], axis=1).sum())
         return pixels * values["taps"] // values["kernel_h"] * values["outputs"] * values["groups"]

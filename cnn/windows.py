@@ -165,6 +165,24 @@ def gradient_tables(g, dy, dx, tile):
     return result
 
 
+def scatter_weights(g):
+    """Order of the weights for `scatter`: (groups * taps, outputs, channels) positions in the flat array."""
+    position = np.arange(g.groups * g.outputs * g.taps).reshape(g.groups, g.outputs, g.channels, -1)
+    return position.transpose(0, 3, 1, 2).reshape(-1, g.outputs, g.channels)
+
+
+def scatter_tables(g, dy, dx):
+    """Tables of the input gradient tap by tap, without padding; the arguments of `scatter` by name."""
+    r, s, i, j = (np.arange(n) for n in (*g.kernel, *g.out))
+    tables = {
+        "pixel": _grid(i * dy.row, j * LANES),
+        "out": _grid(i * g.stride[0] * dx.row, j * g.stride[1] * LANES),
+        "shift": _grid(r * g.dilation[0] * dx.row, s * g.dilation[1] * LANES),
+        "tap": np.arange(g.outputs) * dy.plane,
+    }
+    return {name: np.ascontiguousarray(table, np.int32) for name, table in tables.items()}
+
+
 def weight_tables(g, x, dy):
     """Tables of the weight gradient, the arguments of `conv_dw` by name."""
     (R, S), (sh, sw), (dh, dw) = g.kernel, g.stride, g.dilation

@@ -17,7 +17,7 @@ and x has a border of zeros left and right; rows of padding are never visited. T
 The plain-NumPy twins are `conv2d`, `conv2d_backward`, `linear` and `linear_backward` in
 cnn/reference.py.
 """
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from cnn._ext.op cimport Op, Place, array
 from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, real, vec, vec_load, vec_relu, vec_splat,
@@ -59,6 +59,7 @@ ctypedef struct Sweep:
     const int* out          # IN  (pixels,) offset of each pixel in its plane
     Py_ssize_t plane
     bint relu
+    bint add                # to y, instead of setting it
 
 ctypedef void (*SweepKernel)(const Sweep* s) noexcept nogil
 
@@ -71,14 +72,24 @@ cdef inline void tile(const Sweep* s, Py_ssize_t first, int KT, int JT) noexcept
     cdef vec acc[16 * 8]
     cdef vec xv[8 * 8]
     cdef const real* xs[8]
+    cdef real* ys[8]
     cdef const int* tap = s.tap
     cdef const real* w = s.w
-    cdef Py_ssize_t t, i, taps = s.taps, w_step = s.w_step
+    cdef const real* b = s.b
+    cdef Py_ssize_t t, i, taps = s.taps, w_step = s.w_step, plane = s.plane
     cdef int q
     for q in range(JT):
         xs[q] = s.x + s.pixel[first + q]
-    for q in range(KT * JT * ROWV):
-        acc[q] = vec_splat(s.b[q // (JT * ROWV)] if s.b else 0)
+        ys[q] = s.y + s.out[first + q]
+    if s.add:
+        for q in range(KT * JT * ROWV):
+            acc[q] = vec_load(ys[q % (JT * ROWV) // ROWV] + (q // (JT * ROWV)) * plane + (q % ROWV) * VL)
+    elif b:
+        for q in range(KT * JT * ROWV):
+            acc[q] = vec_splat(b[q // (JT * ROWV)])
+    else:
+        for q in range(KT * JT * ROWV):
+            acc[q] = vec_splat(0)
     for i in range(s.segments if JT == 1 else 1):   # tiles of several pixels come with one range
         for t in range(taps):
             for q in range(JT * ROWV):
@@ -92,20 +103,20 @@ cdef inline void tile(const Sweep* s, Py_ssize_t first, int KT, int JT) noexcept
         for q in range(KT * JT * ROWV):
             acc[q] = vec_relu(acc[q])
     for q in range(KT * JT * ROWV):
-        vec_store(s.y + (q // (JT * ROWV)) * s.plane + s.out[first + q % (JT * ROWV) // ROWV]
-                  + (q % ROWV) * VL, acc[q])
+        vec_store(ys[q % (JT * ROWV) // ROWV] + (q // (JT * ROWV)) * plane + (q % ROWV) * VL, acc[q])
 
 
 cdef inline void sweep(const Sweep* s, int KT) noexcept nogil:
-    """All pixels for KT outputs. The last tile is moved back to end at the last pixel."""
+    """All pixels for KT outputs. The last tile is moved back to end at the last pixel, unless sums would
+    be added twice."""
     cdef Py_ssize_t p = 0
-    if s.pixels >= TILE_J(KT):
-        while p < s.pixels:
-            p = min(p, s.pixels - TILE_J(KT))
-            tile(s, p, KT, TILE_J(KT))
-            p += TILE_J(KT)
+    while p + TILE_J(KT) <= s.pixels:
+        tile(s, p, KT, TILE_J(KT))
+        p += TILE_J(KT)
+    if p < s.pixels and s.pixels >= TILE_J(KT) and not s.add:
+        tile(s, s.pixels - TILE_J(KT), KT, TILE_J(KT))
     else:
-        for p in range(s.pixels):
+        for p in range(p, s.pixels):
             tile(s, p, KT, 1)
 
 
@@ -228,6 +239,7 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
     s.y = <real*>array(op, 3, place)                             # OUT (groups * K, OH, OW, 16)
     s.plane = op.args[3].plane
     s.relu = op.n[6]
+    s.add = 0
     for g in range(groups):
         for i in range(tiles):
             kt = K // tiles + (i < K % tiles)
@@ -250,6 +262,38 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
             if s.b:
                 s.b += kt
         s.x += x_group
+
+
+cdef void scatter(const Op* op, const Place* place) noexcept nogil:
+    """dx[c, out[p] + shift[r, s]] += sum_k w[k, c, r, s] dy[k, pixel[p]], tap by tap.
+
+    Every multiplication counts here, while `correlate` visits taps that lie outside dy; but sums go
+    through memory once for each tap.
+    """
+    cdef Sweep s
+    cdef real* y = <real*>array(op, 2, place)                    # OUT (groups * C, H, W, 16)
+    cdef const int* shift = <const int*>array(op, 5, place)      # IN  (taps,)
+    cdef Py_ssize_t C = op.n[0], K = op.n[1], groups = op.n[2], tiles = op.n[3], taps = op.n[4]
+    cdef Py_ssize_t g, i, t, c, ct
+    s.x = <const real*>array(op, 0, place)                       # IN  (groups * K, OH, OW, 16)
+    s.w = <const real*>array(op, 1, place)                       # IN  packed, (groups, taps, tiles, K, ct)
+    s.pixel = <const int*>array(op, 3, place)                    # IN  (pixels,)
+    s.out = <const int*>array(op, 4, place)                      # IN  (pixels,)
+    s.tap = <const int*>array(op, 6, place)                      # IN  (K,)
+    s.pixels, s.segments, s.taps, s.skip = op.n[5], 1, K, 0
+    s.b, s.plane, s.relu, s.add = NULL, op.args[2].plane, 0, 1
+    memset(y, 0, groups * C * s.plane * sizeof(real))
+    for g in range(groups):
+        for t in range(taps):
+            c = 0
+            for i in range(tiles):
+                ct = C // tiles + (i < C % tiles)
+                s.y = y + (g * C + c) * s.plane + shift[t]
+                s.w_step = ct
+                SWEEP[ct](&s)
+                s.w += K * ct
+                c += ct
+        s.x += K * op.args[0].plane
 
 
 def split(Py_ssize_t outputs, Py_ssize_t pixels):
@@ -416,27 +460,31 @@ cdef void conv_dw(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t K = op.n[0], taps = op.n[1], groups = op.n[2], x_group = op.n[3]
     cdef Py_ssize_t kernel_h = op.n[4], each = taps // kernel_h
     cdef Py_ssize_t k_tiles = (K + DW_TILE_K - 1) // DW_TILE_K, t_tiles = (each + DW_TILE_T - 1) // DW_TILE_T
-    cdef Py_ssize_t g, i, j, r, kt, tt, t
+    cdef Py_ssize_t g, i, j, r, kt, tt, t, p, first, pixels = op.n[5], band = op.n[6]
     s.dy = <const real*>array(op, 1, place)                      # IN  (groups * K, OH, OW, 16)
     s.dw = <real*>array(op, 2, place)                            # OUT (groups * K, taps)
     s.plane = op.args[1].plane
     s.w_step = taps
-    s.first = place.first
     for g in range(groups):
         s.x = x + g * x_group
         for i in range(k_tiles):
             kt = K // k_tiles + (i < K % k_tiles)
-            t = 0
-            for r in range(kernel_h):
-                s.x_at = x_at + span[2 * r]
-                s.dy_at = dy_at + span[2 * r]
-                s.pixels = span[2 * r + 1] - span[2 * r]
-                for j in range(t_tiles):
-                    tt = each // t_tiles + (j < each % t_tiles)
-                    s.tap = tap + t
-                    s.to = to + t
-                    PRODUCTS[kt][tt](&s)
-                    t += tt
+            p = 0
+            while p < pixels or p == 0:     # a band of pixels, small enough that its dy stays in the cache
+                t = 0
+                for r in range(kernel_h):
+                    first = max(p, span[2 * r])
+                    s.x_at = x_at + first
+                    s.dy_at = dy_at + first
+                    s.pixels = max(0, min(p + band, span[2 * r + 1]) - first)
+                    s.first = place.first and p == 0
+                    for j in range(t_tiles):
+                        tt = each // t_tiles + (j < each % t_tiles)
+                        s.tap = tap + t
+                        s.to = to + t
+                        PRODUCTS[kt][tt](&s)
+                        t += tt
+                p += band
             s.dy += kt * s.plane
             s.dw += kt * taps
 
@@ -491,7 +539,7 @@ cdef void linear_dw(const Op* op, const Place* place) noexcept nogil:
     cdef Sweep s
     s.x, s.pixel, s.pixels, s.out = x, lane, whole, lane
     s.tap, s.segments, s.taps, s.skip = image, 1, place.total, 0
-    s.w, s.w_step, s.b, s.relu = dy + k0, dy_step, NULL, 0
+    s.w, s.w_step, s.b, s.relu, s.add = dy + k0, dy_step, NULL, 0, 0
     s.y, s.plane = dw + k0 * C, C
     SWEEP[kt](&s)
     if rest:    # the last inputs do not fill a vector: they go by way of a buffer
@@ -520,8 +568,10 @@ def linear_dw_tasks(Py_ssize_t outputs):
 KERNELS = {
     "correlate": (<size_t>&correlate, ("x", "w", "b", "y", "pixel", "out", "tap", "run"),
                   ("outputs", "taps", "runs", "groups", "x_group", "tiles", "relu", "single"), ()),
+    "scatter": (<size_t>&scatter, ("x", "w", "y", "pixel", "out", "shift", "tap"),
+                ("channels", "outputs", "groups", "tiles", "taps", "pixels"), ()),
     "conv_dw": (<size_t>&conv_dw, ("x", "dy", "dw", "tap", "to", "span", "x_at", "dy_at"),
-                ("outputs", "taps", "groups", "x_group", "kernel_h"), ()),
+                ("outputs", "taps", "groups", "x_group", "kernel_h", "pixels", "band"), ()),
     "bias_grad": (<size_t>&bias_grad, ("dy", "db"), ("outputs", "out_h", "out_w"), ()),
     "linear_dw": (<size_t>&linear_dw, ("x", "dy", "dw", "db", "image", "lane"),
                   ("outputs", "inputs", "dy_step"), ()),

@@ -31,7 +31,7 @@ cdef extern from *:
     #define TILE_K LEAST(TILE_VECS == 24 ? 8 : 6, TILE_VECS / ROWV)
     #define TILE_K_SINGLE LEAST(16, TILE_VECS / ROWV)
     /* The weight gradient's tile is kt outputs by TILE_T taps. */
-    #define DW_TILE_K (TILE_VECS == 24 ? 4 : 3)
+    #define DW_TILE_K 4
     #define DW_TILE_T (TILE_VECS == 24 ? 5 : 3)
     """
     int TILE_J(int kt) nogil
@@ -327,7 +327,8 @@ ctypedef void (*ProductsKernel)(const Products* s) noexcept nogil
 cdef inline void products(const Products* s, int KT, int TT) noexcept nogil:
     """dw[k, t] (+)= sum over pixels and images of dy[k, p] x[p + tap[t]], KT outputs by TT taps."""
     cdef vec acc[16 * 8]
-    cdef vec d[8]
+    cdef vec xv[8]
+    cdef vec d = vec_splat(0)
     cdef const real* xs[8]
     cdef const real* ds[8]
     cdef real sums[32]
@@ -346,10 +347,12 @@ cdef inline void products(const Products* s, int KT, int TT) noexcept nogil:
         xp = x_at[p]
         dp = dy_at[p]
         for h in range(ROWV):
-            for q in range(KT):
-                d[q] = vec_load(ds[q] + dp + h * VL)
+            for q in range(TT):
+                xv[q] = vec_load(xs[q] + xp + h * VL)
             for q in range(KT * TT):
-                acc[q] = acc[q] + d[q // TT] * vec_load(xs[q % TT] + xp + h * VL)
+                if q % TT == 0:     # one at a time: registers are scarce
+                    d = vec_load(ds[q // TT] + dp + h * VL)
+                acc[q] = acc[q] + d * xv[q % TT]
     for q in range((KT * TT + 3) // 4):
         vec_sum4(acc[4 * q], acc[4 * q + 1], acc[4 * q + 2], acc[4 * q + 3], sums + 4 * q)
     for q in range(KT * TT):

@@ -231,6 +231,7 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
                                                                  #     first tap, segments, taps, skip
     cdef Py_ssize_t K = op.n[0], taps = op.n[1], runs = op.n[2], groups = op.n[3]
     cdef Py_ssize_t x_group = op.n[4], tiles = op.n[5], single = op.n[7]
+    cdef Py_ssize_t w_row = op.n[8]     # numbers from one tap's weights to the next; 0 where they are packed
     cdef Py_ssize_t g, i, r, kt
     cdef const real* w
     s.x = <const real*>array(op, 0, place)                       # IN  (groups * C, H, W, 16)
@@ -243,13 +244,13 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
     for g in range(groups):
         for i in range(tiles):
             kt = K // tiles + (i < K % tiles)
-            s.w_step = kt
+            s.w_step = w_row if w_row else kt
             for r in range(runs):
                 s.pixel = pixel + run[6 * r]
                 s.out = out + run[6 * r]
                 s.pixels = run[6 * r + 1]
                 s.tap = tap + run[6 * r + 2]
-                s.w = w + run[6 * r + 2] * kt
+                s.w = w + run[6 * r + 2] * s.w_step
                 s.segments = run[6 * r + 3]
                 s.taps = run[6 * r + 4]
                 s.skip = run[6 * r + 5]
@@ -257,7 +258,7 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
                     SINGLE[kt](&s)
                 else:
                     SWEEP[kt](&s)
-            w += kt * taps
+            w += kt if w_row else kt * taps
             s.y += kt * s.plane
             if s.b:
                 s.b += kt
@@ -570,7 +571,8 @@ def linear_dw_tasks(Py_ssize_t outputs):
 
 KERNELS = {
     "correlate": (<size_t>&correlate, ("x", "w", "b", "y", "pixel", "out", "tap", "run"),
-                  ("outputs", "taps", "runs", "groups", "x_group", "tiles", "relu", "single"), ()),
+                  ("outputs", "taps", "runs", "groups", "x_group", "tiles", "relu", "single", "w_row"),
+                  ()),
     "scatter": (<size_t>&scatter, ("x", "w", "y", "pixel", "out", "shift", "tap"),
                 ("channels", "outputs", "groups", "tiles", "taps", "pixels"), ()),
     "conv_dw": (<size_t>&conv_dw, ("x", "dy", "dw", "tap", "to", "span", "x_at", "dy_at"),

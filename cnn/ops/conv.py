@@ -69,7 +69,7 @@ def _correlate(program, x, y, w, b, outputs, g, tables, relu):
         t = tables(tile)
         return dict(x=x, w=packed, b=b, y=y, pixel=t.pixel, out=t.out, tap=t.tap, run=t.run,
                     outputs=outputs, taps=len(t.tap), runs=len(t.run), groups=g.groups,
-                    x_group=x.channels // g.groups * x.plane, tiles=tiles, relu=relu, single=0)
+                    x_group=x.channels // g.groups * x.plane, tiles=tiles, relu=relu, single=0, w_row=0)
     program.add("correlate", arguments)
 
 

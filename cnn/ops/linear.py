@@ -10,7 +10,11 @@ from cnn.plan import LANES, PER_BLOCK
 def linear(program, x, w, b, outputs, relu=False):
     """Forward. x: a flat tensor; w: (outputs, inputs) flat; b: (outputs,) or None."""
     y = program.tensor(outputs, flat=True)
-    _correlate(program, x, y, w, b, np.arange(outputs * x.channels).reshape(outputs, x.channels), relu)
+    order = np.arange(outputs * x.channels).reshape(outputs, x.channels)
+    tiles = program.kernels.conv.split(outputs, 1)
+    packed = program.gather(w, np.concatenate(
+        [part.T.ravel() for part in np.array_split(order, tiles)]).astype(np.int32))
+    _correlate(program, x, y, packed, b, relu, 0)
     return y
 
 
@@ -38,19 +42,17 @@ def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
     if not need_dx:
         return None
     dx = program.tensor(inputs, flat=True)
-    _correlate(program, dy, dx, w, None, np.arange(outputs * inputs).reshape(outputs, inputs).T, False)
+    _correlate(program, dy, dx, w, None, False, inputs)     # a row of w is all that one dy needs
     return dx
 
 
-def _correlate(program, x, y, w, b, order, relu):
-    """y = W x + b where W[k, c] is w[order[k, c]]."""
-    outputs, inputs = order.shape
-    tiles = program.kernels.conv.split(outputs, 1)
-    packed = program.gather(w, np.concatenate(
-        [part.T.ravel() for part in np.array_split(order, tiles)]).astype(np.int32))
+def _correlate(program, x, y, w, b, relu, w_row):
+    """y = W x + b, where w is packed or has a row of `w_row` numbers for each x."""
+    inputs, outputs = x.channels, y.channels
     one = np.zeros(1, np.int32)
     tap = np.arange(inputs, dtype=np.int32) * LANES
     run = np.array([[0, 1, 0, 1, inputs, 0]], np.int32)
     program.add("correlate",
-                lambda: dict(x=x, w=packed, b=b, y=y, pixel=one, out=one, tap=tap, run=run, outputs=outputs,
-                             taps=inputs, runs=1, groups=1, x_group=0, tiles=tiles, relu=relu, single=1))
+                lambda: dict(x=x, w=w, b=b, y=y, pixel=one, out=one, tap=tap, run=run, outputs=outputs,
+                             taps=inputs, runs=1, groups=1, x_group=0, relu=relu, single=1, w_row=w_row,
+                             tiles=program.kernels.conv.split(outputs, 1)))

@@ -9,7 +9,9 @@ from cnn.trainer import TrainingDiverged
 def parser():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                 epilog="Options that are not given take values that suit the data set.")
-    p.add_argument("--dataset", choices=data.NAMES, default="mnist-sample", help="default: %(default)s")
+    p.add_argument("--recipe", choices=run.RECIPES, help="settings that reach a named accuracy; only the seed is open")
+    p.add_argument("--list-recipes", action="store_true", help="say what recipes there are, and stop")
+    p.add_argument("--dataset", choices=data.NAMES, help="default: mnist-sample")
     p.add_argument("--data-dir", metavar="DIR", help="where to look for the data set first (then "
                    "$CNN_DATA_DIR, then the user's cache; else it is downloaded)")
     p.add_argument("--model", choices=models.MODELS, help="default: lenet5")
@@ -34,12 +36,21 @@ def parser():
 def main(arguments=None):
     p = parser()
     given = vars(p.parse_args(arguments))
+    if given.pop("list_recipes"):
+        for name, recipe in run.RECIPES.items():
+            print(f"{name}: {recipe.settings.model} on {recipe.settings.dataset}, {recipe.target:.1%}; {recipe.cost}")
+        return
     data_dir, out, quiet, n_threads = (given.pop(name) for name in ("data_dir", "out", "quiet", "threads"))
-    settings = run.replace(run.DEFAULTS[given["dataset"]], **{k: v for k, v in given.items() if v is not None})
+    recipe = run.RECIPES.get(given.pop("recipe"))
+    given = {name: value for name, value in given.items() if value is not None}
+    if recipe and given.keys() - {"seed"}:
+        p.error(f"a recipe fixes --{min(given.keys() - {'seed'}).replace('_', '-')}; only --seed can be chosen")
+    settings = recipe.settings if recipe else run.DEFAULTS[given.get("dataset", "mnist-sample")]
+    settings = run.replace(settings, **given)
     try:
         if n_threads is not None:
             threads.set_num_threads(n_threads)
-        run.train(settings, data_dir, out, quiet)
+        run.train(settings, data_dir, out, quiet, recipe and recipe.target)
     except (TrainingDiverged, OSError, ValueError, TypeError) as error:
         p.exit(1, f"{p.prog}: {error}\n")
     except KeyboardInterrupt:

@@ -64,6 +64,8 @@ CASES = [
         (4, 4, 9),  # (9 + 2 - 5) // 2 + 1, (8 + 4 - 4) // 1 + 1
         {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 3), "groups": 2},
     ),
+    Case("Conv2d", (4, 6, 3), (4, 5, 6), (6, 3, 4), {"groups": 2}),
+    Case("Conv2d", (2, 3, 2), (2, 6, 5), (3, 3, 3), {"dilation": (3, 2)}),
     Case("Conv2d", (17, 19, 2), (17, 3, 3), (19, 2, 2)),  # more channels than a tile
     Case("MaxPool2d", (2,), (2, 4, 6), (2, 2, 3)),
     Case("MaxPool2d", (2,), (1, 5, 7), (1, 2, 3)),  # the last row and column are dropped

@@ -149,8 +149,9 @@ def all_that_the_package_does():
         x, dy = case.arrays(17)
         by_function(functional, case.make(), x, dy)
         by_layer(case.make(), x, dy)
-    x, dy = np.zeros((3, 1, 4, 4)), np.zeros((3, 8))
-    by_layer(Sequential(Conv2d(1, 2, 3), Flatten()).to(np.float64), x, dy)  # dy must be copied for its border
+    x, dy = np.zeros((3, 1, 4, 4)), np.zeros((3, 32))
+    # dy must be copied for its border
+    by_layer(Sequential(Conv2d(1, 2, 3, padding=1), Flatten()).to(np.float64), x, dy)
     functional.cross_entropy(np.zeros((2, 3)), np.array([0, 1]))
     functional.mse_loss(np.zeros((2, 3)), np.zeros((2, 3)))
     data = Dataset(np.zeros((5, 1, 4, 4), np.uint8), np.arange(5))

@@ -41,8 +41,10 @@ NUMBER_TYPES = {"float32": ("float", "32"), "float64": ("double", "64")}
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-g0"]
 if os.environ.get("CNN_NATIVE") == "1":
     FLAGS.append("-march=native" if X86 else "-mcpu=native")
-# GCC unrolls loops of up to 16 rounds by itself; a register tile has up to 24 accumulators.
-UNROLL = ["--param", "max-completely-peel-times=64", "--param", "max-completely-peeled-insns=4000"]
+# A register tile has up to 24 accumulators, and is one only where the loops over them are unrolled wholly.
+# By themselves GCC stops at 16 rounds and Clang earlier (LeNet-5, AVX-512: 21,000 instead of 81,000 images/s).
+UNROLL_GCC = ["--param", "max-completely-peel-times=64", "--param", "max-completely-peeled-insns=4000"]
+UNROLL_CLANG = ["-mllvm", "-unroll-threshold=10000", "-mllvm", "-unroll-full-max-count=64"]
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
 
 # The tiles' constants reach the compiler by inlining, so inlining must not be left to its taste.
@@ -61,7 +63,10 @@ class BuildKernels(build_ext):
         if not self.compiles(["-O1"], body="#ifndef __GNUC__\n#error\n#endif\n"):
             sys.exit(f"cnn: {compiler} cannot build the kernels: they need GCC or Clang, and a C "
                      f"compiler that works (Debian: apt install gcc python3-dev)")
-        unroll = UNROLL if self.compiles(UNROLL) else []
+        clang = self.compiles(["-O1"], body="#ifndef __clang__\n#error\n#endif\n")
+        unroll = UNROLL_CLANG if clang else UNROLL_GCC
+        if not self.compiles(unroll):
+            unroll = []
         openmp = next((o for o in OPENMP if self.compiles(o[0], o[1], "#include <omp.h>\n")), None)
         if openmp is None:
             print("cnn: no OpenMP found: the kernels are built for one thread only", file=sys.stderr)

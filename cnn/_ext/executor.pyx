@@ -20,8 +20,8 @@ cdef extern from *:
     #else
     #define CNN_OPENMP 0
     #endif
-    #if defined(_OPENMP) && (_OPENMP >= 201811 || (!defined(__clang__) && __GNUC__ >= 9))
-    #define end_pool() omp_pause_resource_all(omp_pause_hard)
+    #if defined(_OPENMP) && !defined(__clang__) && __GNUC__ >= 9
+    #define end_pool() omp_pause_resource_all(omp_pause_hard)   /* LLVM's OpenMP handles forks itself */
     #else
     #define end_pool() 0
     #endif

@@ -38,7 +38,7 @@ class CrossEntropyLoss:
         return self._gradient
 
     def emit(self, program, scores, need_gradient=True):
-        """Add the loss to a program; see `Fused`."""
+        """Add the loss to a program; see `FusedCrossEntropy`."""
         if not scores.flat:
             raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K), got "
                              f"(N, {', '.join(map(str, scores.shape))})")

@@ -19,8 +19,8 @@ import numpy as np
 from cnn import _ext, parameter, shapes, threads
 from cnn._ext import executor
 from cnn.memory import zeros
+from cnn.windows import LANES
 
-LANES = 16
 MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
 ONCE, PER_BLOCK, PER_SHARD, PER_THREAD = range(4)   # what an array has one copy of; as in op.pxd
 

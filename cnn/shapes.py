@@ -198,6 +198,14 @@ def array(owner, name, value, shape=None, dtype=None, allow_empty=True):
     return np.require(value, native, ["C_CONTIGUOUS", "ALIGNED", "ENSUREARRAY"])
 
 
+def images(owner, name, value, dtype=None):
+    """`array` for a batch of images (N, C, H, W) or of vectors (N, features)."""
+    value = array(owner, name, value, dtype=dtype)
+    if value.ndim not in (2, 4):
+        raise ValueError(f"{owner}: {name} must have shape (N, C, H, W) or (N, features), got {value.shape}")
+    return value
+
+
 def _matches(shape, wanted):
     return len(shape) == len(wanted) and all(
         not isinstance(w, (int, np.integer)) or n == w for n, w in zip(shape, wanted, strict=True)

@@ -151,7 +151,7 @@ class Trainer:
         images: (N, C, H, W) of the model's dtype, N of at least 1; labels: integers (N,). The learning rate
         is the optimizer's; the schedule is not asked. Raises TypeError or ValueError for what does not fit.
         """
-        images = _images("Trainer.train_step", "images", images, self.model.dtype)
+        images = shapes.images("Trainer.train_step", "images", images, self.model.dtype)
         if len(images) == 0:
             raise ValueError("Trainer.train_step: images must hold at least one image, got none")
         self.model.train()
@@ -210,7 +210,7 @@ class Trainer:
         The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
         """
         if not isinstance(x, Dataset):
-            x = _images("Trainer.predict", "x", x, self.model.dtype)
+            x = shapes.images("Trainer.predict", "x", x, self.model.dtype)
         scores = []
         with _evaluation(self.model):
             for chosen in _portions(len(x)) or [slice(0, 0)]:
@@ -290,14 +290,6 @@ def _dataset(owner, name, value):
     value = value.dataset if isinstance(value, DataLoader) else value
     if not isinstance(value, Dataset):
         raise TypeError(f"{owner}: {name} must be a Dataset or a DataLoader, got {type(value).__name__}")
-    return value
-
-
-def _images(owner, name, value, dtype):
-    """Images (N, C, H, W) or vectors (N, features) as the kernels read them."""
-    value = shapes.array(owner, name, value, dtype=dtype)
-    if value.ndim not in (2, 4):
-        raise ValueError(f"{owner}: {name} must have shape (N, C, H, W) or (N, features), got {value.shape}")
     return value
 
 

@@ -140,29 +140,26 @@ def forward_tables(g, x, y, tile):
     return _tables(i * sh * x.row + j * sw * LANES, i * y.row + j * LANES, tap, run, k * g.taps + within)
 
 
-def gradient_tables(g, dy, dx, tile):
+def gradient_tables(g, dy, dx, tile, residue):
     """Tables of the input gradient, dx[c, u, v] = sum of dy[k, i, j] w[k, c, r, s] over all (i, j, r, s)
-    with i*stride + r*dilation - padding = u, and likewise v: one for each residue of (u, v) by the stride."""
-    S = g.kernel[1]
-    result = []
-    for a, b in g.residues():
-        rows, ups = g._positions(0, a), g._residue(0, a)
-        columns, lefts = g._positions(1, b), g._residue(1, b)
-        k, c = np.arange(g.outputs), np.arange(g.channels)
-        r, up = np.array(ups, np.int64).reshape(-1, 2).T
-        s, left = np.array(lefts, np.int64).reshape(-1, 2).T
-        u, i = np.array(rows).T
-        v, j = np.array(columns).T
-        tap = _grid(_grid(-up * dy.row, -left * LANES), k * dy.plane)
-        ii, jj = i[:, None] - up, j[:, None] - left
-        pixels, run = _runs(tile, [_span(row) for row in (ii >= 0) & (ii < g.out[0])],
-                            [_span(row) for row in (jj >= 0) & (jj < g.out[1])], len(s), g.outputs)
-        within = _grid(_grid(r * S, s), k * g.taps)
-        weights = (np.arange(g.groups)[:, None, None] * g.outputs * g.taps + within[:, None]
-                   + c * g.kernel[0] * S)
-        m, n = pixels.T
-        result.append(_tables(i[m] * dy.row + j[n] * LANES, u[m] * dx.row + v[n] * LANES, tap, run, weights))
-    return result
+    with i*stride + r*dilation - padding = u, and likewise v, for the (u, v) of one residue by the stride."""
+    S, (a, b) = g.kernel[1], residue
+    rows, ups = g._positions(0, a), g._residue(0, a)
+    columns, lefts = g._positions(1, b), g._residue(1, b)
+    k, c = np.arange(g.outputs), np.arange(g.channels)
+    r, up = np.array(ups, np.int64).reshape(-1, 2).T
+    s, left = np.array(lefts, np.int64).reshape(-1, 2).T
+    u, i = np.array(rows).T
+    v, j = np.array(columns).T
+    tap = _grid(_grid(-up * dy.row, -left * LANES), k * dy.plane)
+    ii, jj = i[:, None] - up, j[:, None] - left
+    pixels, run = _runs(tile, [_span(row) for row in (ii >= 0) & (ii < g.out[0])],
+                        [_span(row) for row in (jj >= 0) & (jj < g.out[1])], len(s), g.outputs)
+    within = _grid(_grid(r * S, s), k * g.taps)
+    weights = (np.arange(g.groups)[:, None, None] * g.outputs * g.taps + within[:, None]
+               + c * g.kernel[0] * S)
+    m, n = pixels.T
+    return _tables(i[m] * dy.row + j[n] * LANES, u[m] * dx.row + v[n] * LANES, tap, run, weights)
 
 
 def scatter_weights(g):

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from cases import central_difference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,19 +28,6 @@ def no_numpy_warnings():
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-def central_difference(loss, x, h=1e-4):
-    """dL/dx of the function loss(), one element of x at a time: (L(x + h) - L(x - h)) / 2h."""
-    gradient = np.zeros_like(x)
-    for place in np.ndindex(x.shape):
-        value = x[place]
-        x[place] = value + h
-        up = loss()
-        x[place] = value - h
-        gradient[place] = (up - loss()) / (2 * h)
-        x[place] = value
-    return gradient
 
 
 def assert_gradient(got, wanted):

@@ -11,6 +11,8 @@ cdef enum:
     MAX_SIZES = 16
     MAX_SCALARS = 8
 
+    CHUNK = 4096        # elements of a task that runs through a flat array
+
     # What an array has one copy of: an index into Place.at
     ONCE = 0
     PER_BLOCK = 1

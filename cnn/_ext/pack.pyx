@@ -2,11 +2,8 @@
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
-from cnn._ext.op cimport Op, Place, array
+from cnn._ext.op cimport CHUNK, Op, Place, array
 from cnn._ext.vec cimport LANES, integer, real, transpose
-
-cdef enum:
-    CHUNK = 4096    # elements of a task that runs through a flat array
 
 
 cdef void pack(const Op* op, const Place* place) noexcept nogil:

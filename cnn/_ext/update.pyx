@@ -6,11 +6,10 @@ clipping), and Adam's bias corrections.
 """
 from libc.math cimport sqrt
 
-from cnn._ext.op cimport Op, Place, array
+from cnn._ext.op cimport CHUNK, Op, Place, array
 from cnn._ext.vec cimport LANES, VL, real, real_sqrt, vec, vec_splat, vec_store
 
 cdef enum:
-    CHUNK = 4096
     LR = 0
     CLIP = 1
     CORRECTION1 = 2

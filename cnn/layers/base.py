@@ -82,9 +82,7 @@ class Layer:
     def _checked(self, name, x):
         """x as a contiguous array that the kernels can read."""
         owner = type(self).__name__
-        x = shapes.array(owner, name, x, dtype=self.dtype)
-        if x.ndim not in (2, 4):
-            raise ValueError(f"{owner}: {name} must have shape (N, C, H, W) or (N, features), got {x.shape}")
+        x = shapes.images(owner, name, x, self.dtype)
         if 0 in x.shape[1:]:
             raise ValueError(f"{owner}: every image of {name} must have pixels, got shape {x.shape}")
         shapes.element_count(owner, *x.shape)

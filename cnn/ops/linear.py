@@ -5,6 +5,7 @@ Forward and dx are convolutions of one pixel; the weight gradient works on the w
 import numpy as np
 
 from cnn.plan import LANES, PER_BLOCK
+from cnn.windows import packed_order
 
 
 def linear(program, x, w, b, outputs, relu=False):
@@ -12,8 +13,7 @@ def linear(program, x, w, b, outputs, relu=False):
     y = program.tensor(outputs, flat=True)
     order = np.arange(outputs * x.channels).reshape(outputs, x.channels)
     tiles = program.kernels.conv.split(outputs, 1)
-    packed = program.gather(w, np.concatenate(
-        [part.T.ravel() for part in np.array_split(order, tiles)]).astype(np.int32))
+    packed = program.gather(w, packed_order(order.T[None], tiles))
     _correlate(program, x, y, packed, b, relu, 0)
     return y
 

@@ -34,12 +34,13 @@ from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm
 from cnn.parameter import Parameter
 from cnn.threads import get_num_threads, set_num_threads
 from cnn.trainer import Trainer, TrainingDiverged
+from cnn.winograd import get_winograd, set_winograd
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Adam", "AdamW", "Callback", "Conv2d", "CrossEntropyLoss", "Dropout", "Flatten", "Layer", "LeakyReLU", "Linear",
     "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU", "SGD", "Sequential", "Sigmoid", "Tanh", "Trainer",
-    "TrainingDiverged", "clip_grad_norm", "data", "functional", "get_num_threads", "load_model", "models", "optim",
-    "save_model", "schedules", "set_num_threads", "show_config",
+    "TrainingDiverged", "clip_grad_norm", "data", "functional", "get_num_threads", "get_winograd", "load_model",
+    "models", "optim", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config",
 ]

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from cnn import _ext, threads
+from cnn import _ext, threads, winograd
 
 
 def processor():
@@ -28,6 +28,7 @@ def show_config(file=None):
         "processor": processor(),
         "kernels": f"{_ext.VARIANT}{', forced by CNN_KERNELS' if forced else ''} (this processor can run "
                    f"{', '.join(_ext.VARIANTS)})",
+        "Winograd": "on" if winograd.get_winograd() else "off",
         "threads": f"{threads.get_num_threads()} of {os.cpu_count()} cores",
         "OpenMP": f"version {openmp // 100}-{openmp % 100:02d}" if openmp else "not built in: one thread only",
     }

@@ -10,10 +10,10 @@ from collections import OrderedDict
 
 import numpy as np
 
-from cnn import shapes, threads
+from cnn import shapes
 from cnn.ops import conv, loss, pointwise, pool
 from cnn.ops import linear as linear_ops
-from cnn.plan import Program, Slot
+from cnn.plan import Program, Slot, circumstances
 
 __all__ = ["conv2d", "conv2d_backward", "cross_entropy", "leaky_relu", "leaky_relu_backward", "linear",
            "linear_backward", "max_pool2d", "max_pool2d_backward", "mse_loss", "relu", "relu_backward",
@@ -26,7 +26,7 @@ _CACHED = 8
 def _program(key, dtype, images, write):
     """The program that `write(program)` writes, from the cache if it was used lately."""
     programs = _cache.__dict__.setdefault("programs", OrderedDict())
-    key = (*key, dtype, threads.get_num_threads())
+    key = (*key, dtype, circumstances())
     program = programs.pop(key, None)
     if program is None or program.images < images:
         program = Program(dtype, images)

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from cnn import _ext, parameter, shapes, threads
+from cnn import _ext, parameter, shapes, threads, winograd
 from cnn._ext import executor
 from cnn.memory import zeros
 from cnn.windows import LANES
@@ -329,6 +329,11 @@ class Program:
         self.after("sum_shards", lambda: dict(x=parts, y=target, count=count, step=parts.step),
                    self.kernels.pack.chunks(count))
         return parts
+
+
+def circumstances():
+    """What programs depend on besides what they compute; compared with ==."""
+    return threads.get_num_threads(), winograd.get_winograd()
 
 
 def _blocks_per_shard(images):

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from cnn import functional, shapes, threads
+from cnn import functional, shapes
 from cnn.callbacks import Progress
 from cnn.data import DataLoader, Dataset
 from cnn.history import History
 from cnn.losses import CrossEntropyLoss
 from cnn.optim import clip_grad_norm
-from cnn.plan import Program, Slot
+from cnn.plan import Program, Slot, circumstances
 
 EVALUATION_BATCH = 512      # images at a time where nothing is learnt
 
@@ -232,7 +232,7 @@ class Trainer:
         else:
             dtype, shape = self.model.dtype or np.dtype(np.float32), dataset.images.shape[1:]
             source = dataset.scale.tobytes(), dataset.shift.tobytes()
-        key = what, shape, source, dtype, self.model._modes(), threads.get_num_threads()
+        key = what, shape, source, dtype, self.model._modes(), circumstances()
         program, fused = self._programs.get(key, (None, None))
         if program is None or not program.fits(len(images)):
             program, fused = self._programs[key] = self._program(what, dtype, shape, dataset, len(images))

@@ -67,6 +67,14 @@ CASES = [
     Case("Conv2d", (4, 6, 3), (4, 5, 6), (6, 3, 4), {"groups": 2}),
     Case("Conv2d", (2, 3, 2), (2, 6, 5), (3, 3, 3), {"dilation": (3, 2)}),
     Case("Conv2d", (17, 19, 2), (17, 3, 3), (19, 2, 2)),  # more channels than a tile
+    # these have channels enough for Winograd's algorithm
+    Case("Conv2d", (12, 13, 3), (12, 8, 5), (13, 8, 5), {"padding": 1}),  # tiles of 4 x 4, not all whole
+    Case("Conv2d", (17, 12, 3), (17, 4, 4), (12, 4, 4), {"padding": 1}),  # one tile
+    Case("Conv2d", (12, 16, 3), (12, 1, 2), (16, 3, 2), {"padding": (2, 1)}),  # tiles of 2 x 2
+    Case("Conv2d", (14, 12, 3), (14, 6, 7), (12, 8, 5), {"padding": (2, 0), "bias": False}),
+    Case("Conv2d", (13, 18, 5), (13, 9, 8), (18, 9, 8), {"padding": "same"}),
+    Case("Conv2d", (12, 12, 5), (12, 7, 5), (12, 3, 1)),
+    Case("Conv2d", (36, 40, 3), (36, 4, 3), (40, 4, 3), {"padding": 1}),  # its dw is made of the whole batch
     Case("MaxPool2d", (2,), (2, 4, 6), (2, 2, 3)),
     Case("MaxPool2d", (2,), (1, 5, 7), (1, 2, 3)),  # the last row and column are dropped
     Case("MaxPool2d", (2,), (1, 5, 7), (1, 3, 4), {"ceil_mode": True}),

@@ -21,7 +21,7 @@ ROOT = Path(cnn.__file__).parent
 # it, from its own folder and, where the floor is an open one, from its neighbours.
 FLOORS = [
     {"_ext", "reference"},
-    {"shapes", "init", "windows", "memory", "plan", "threads", "parameter", "files", "ops", "functional"},
+    {"shapes", "init", "windows", "memory", "plan", "threads", "winograd", "parameter", "files", "ops", "functional"},
     {"layers", "losses"},
     {"models", "optim", "schedules", "data", "history"},
     {"trainer", "callbacks", "checkpoint", "config", "images", "plots", "run"},

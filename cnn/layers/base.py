@@ -3,9 +3,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cnn import shapes, threads
+from cnn import shapes
 from cnn.parameter import Parameter
-from cnn.plan import Program
+from cnn.plan import Program, circumstances
 
 
 class Layer:
@@ -90,7 +90,7 @@ class Layer:
 
     def _program(self, x):
         """The program for such inputs, and the shape of one output."""
-        key = x.shape[1:], x.dtype, self._modes(), threads.get_num_threads()
+        key = x.shape[1:], x.dtype, self._modes(), circumstances()
         program = self._programs.get(key)
         if program is None or not program.fits(len(x)):
             if len(self._programs) >= 8:

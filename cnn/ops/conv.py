@@ -5,6 +5,7 @@
     dx[c, u, v] = sum of dy[k, i, j] w[k, c, m, n] over all (k, i, j, m, n) that read x[c, u, v]
 """
 from cnn import shapes, windows
+from cnn.ops import winograd
 
 BAND = 128      # pixels whose gradients the weight gradient takes at a time: 32 KB of four channels
 
@@ -23,6 +24,8 @@ def geometry(owner, size, channels, outputs, kernel, stride, padding, dilation, 
 
 def conv2d(program, x, w, b, g, relu=False):
     """Forward. w: (K, C / groups, R, S) flat; b: (K,) or None; `relu` is applied on the way out."""
+    if winograd.suits(g):
+        return winograd.conv2d(program, x, w, b, g, relu)
     y = program.tensor(g.outputs * g.groups, *g.out)
     x = program.bordered(x, *g.side_border())
     _correlate(program, x, y, w, b, g.outputs, g, lambda tile: windows.forward_tables(g, x, y, tile), relu)
@@ -32,10 +35,13 @@ def conv2d(program, x, w, b, g, relu=False):
 def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
     """Backward: fills dw and db where they are wanted, returns dx or None."""
     outputs, weights = g.outputs * g.groups, g.outputs * g.groups * g.taps
-    scatters = _scatters(program, g)
-    if need_dx and not scatters:
+    transforms = winograd.suits(g)
+    scatters = not transforms and _scatters(program, g)
+    if need_dx and not transforms and not scatters:
         dy = program.bordered(dy, *g.gradient_border())
-    if dw is not None:
+    if dw is not None and transforms:
+        winograd.weight_gradient(program, dy, x, dw, g)
+    elif dw is not None:
         x = program.bordered(x, *g.side_border())
         parts = program.shard_sum(dw, weights)
         program.add("conv_dw", lambda: dict(x=x, dy=dy, dw=parts, outputs=g.outputs, taps=g.taps, groups=g.groups,
@@ -47,6 +53,8 @@ def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
         program.add("bias_grad", lambda: dict(dy=dy, db=sums, outputs=outputs, out_h=g.out[0], out_w=g.out[1]))
     if not need_dx:
         return None
+    if transforms:
+        return winograd.input_gradient(program, dy, w, g)
     dx = program.tensor(g.channels * g.groups, *g.size)
     if scatters:
         _scatter(program, dy, dx, w, g)

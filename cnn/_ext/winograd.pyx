@@ -1,0 +1,817 @@
+"""Convolution with fewer multiplications: Winograd's F(m x m, r x r), forward and backward, of one block.
+
+A tile of m by m outputs is y = A^T [(G w G^T) * (B^T x B)] A, where * is element by element: n^2 products,
+n = m + r - 1, instead of m^2 r^2 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016).
+With all channels, the products become n^2 small matrix products, one for each *frequency* f:
+
+    V[f, c, t] = B^T x B            of tile t               input_tile
+    U[f, k, c] = G w G^T            once a step             winograd_weights
+    M[f, k, t] = sum_c U[f, k, c] V[f, c, t]                matmul
+    y[k, t]    = A^T M A + b[k]                             output_tile
+
+The backward pass is that of these very formulas, the transposed matrices in the opposite order:
+
+    D[f, k, t]  = A dy A^T                                  output_tile_backward
+    dV[f, c, t] = sum_k U[f, k, c] D[f, k, t]               matmul
+    dx[c]      += B dV B^T, tiles overlap by r - 1 pixels   input_tile_backward
+
+Tiles are those of interpolation at 0, 1, -1, 2, -2 and infinity (n = 6: F(4x4, 3x3) and F(2x2, 5x5)) or
+0, 1, -1 and infinity (n = 4: F(2x2, 3x3)). Each scalar here is a row of sixteen images, see vec.pxd.
+The plain-NumPy twin is `winograd_conv2d` in cnn/reference.py.
+"""
+from libc.string cimport memset
+
+from cnn._ext.op cimport Op, Place, array
+from cnn._ext.vec cimport LANES, ROWV, TILE_VECS, VL, real, transpose, vec, vec_load, vec_relu, vec_splat, vec_store
+
+cdef extern from *:
+    """
+    #define LEAST(a, b) ((a) < (b) ? (a) : (b))
+    /* Register tiles: WIDE or NARROW outputs by TILES tiles, or SINGLE outputs where there is one tile only. */
+    #define WIDE LEAST(6, TILE_VECS / ROWV)
+    #define NARROW ((2 * WIDE + 1) / 3)
+    #define SINGLE LEAST(16, TILE_VECS / ROWV)
+    #define TILES (TILE_VECS / (WIDE * ROWV))
+    /* rows of a register tile of `outer` */
+    #define ROWS (TILES >= 2 ? 2 : 1)
+    #define L1_BYTES 24576     /* of a matrix that is to stay in the first cache */
+    /* a number times a vector */
+    #define scaled(s, v) ((real)(s) * (v))
+    """
+    enum:
+        WIDE
+        NARROW
+        SINGLE
+        TILES
+        ROWS
+        L1_BYTES
+    vec scaled(double s, vec v) nogil
+
+
+# ---------------------------------------------------------------- one-dimensional transforms
+
+cdef inline void input_line(const vec* x, vec* v, int N) noexcept nogil:
+    """v = B^T x."""
+    cdef vec a, b
+    if N == 4:
+        v[0] = x[0] - x[2]
+        v[1] = x[1] + x[2]
+        v[2] = x[2] - x[1]
+        v[3] = x[1] - x[3]
+    else:
+        v[0] = scaled(4, x[0]) - scaled(5, x[2]) + x[4]
+        a = x[4] - scaled(4, x[2])
+        b = x[3] - scaled(4, x[1])
+        v[1] = a + b
+        v[2] = a - b
+        a = x[4] - x[2]
+        b = scaled(2, x[3] - x[1])
+        v[3] = a + b
+        v[4] = a - b
+        v[5] = scaled(4, x[1]) - scaled(5, x[3]) + x[5]
+
+
+cdef inline void input_line_backward(const vec* v, vec* x, int N) noexcept nogil:
+    """x = B v."""
+    cdef vec sum1, sum2, difference1, difference2
+    if N == 4:
+        x[0] = v[0]
+        x[1] = v[1] - v[2] + v[3]
+        x[2] = v[1] + v[2] - v[0]
+        x[3] = -v[3]
+    else:
+        sum1 = v[1] + v[2]
+        difference1 = v[1] - v[2]
+        sum2 = v[3] + v[4]
+        difference2 = v[3] - v[4]
+        x[0] = scaled(4, v[0])
+        x[1] = scaled(4, v[5] - difference1) - scaled(2, difference2)
+        x[2] = -scaled(5, v[0]) - scaled(4, sum1) - sum2
+        x[3] = difference1 + scaled(2, difference2) - scaled(5, v[5])
+        x[4] = v[0] + sum1 + sum2
+        x[5] = v[5]
+
+
+cdef inline void output_line(const vec* p, vec* y, int M, int N) noexcept nogil:
+    """y = A^T p."""
+    cdef vec sum1, sum2, difference1, difference2
+    sum1 = p[1] + p[2]
+    difference1 = p[1] - p[2]
+    if N == 4:
+        y[0] = p[0] + sum1
+        y[1] = difference1 - p[3]
+    else:
+        sum2 = p[3] + p[4]
+        difference2 = p[3] - p[4]
+        y[0] = p[0] + sum1 + sum2
+        if M == 2:
+            y[1] = difference1 + scaled(2, difference2) + p[5]
+        else:
+            y[1] = difference1 + scaled(2, difference2)
+            y[2] = sum1 + scaled(4, sum2)
+            y[3] = difference1 + scaled(8, difference2) + p[5]
+
+
+cdef inline void output_line_backward(const vec* y, vec* d, int M, int N) noexcept nogil:
+    """d = A y."""
+    cdef vec even, odd
+    d[0] = y[0]
+    if N == 4:
+        d[1] = y[0] + y[1]
+        d[2] = y[0] - y[1]
+        d[3] = -y[1]
+    elif M == 2:
+        d[1] = y[0] + y[1]
+        d[2] = y[0] - y[1]
+        d[3] = y[0] + scaled(2, y[1])
+        d[4] = y[0] - scaled(2, y[1])
+        d[5] = y[1]
+    else:
+        even = y[0] + y[2]
+        odd = y[1] + y[3]
+        d[1] = even + odd
+        d[2] = even - odd
+        even = y[0] + scaled(4, y[2])
+        odd = scaled(2, y[1]) + scaled(8, y[3])
+        d[3] = even + odd
+        d[4] = even - odd
+        d[5] = y[3]
+
+
+cdef inline void weight_line(const vec* w, vec* u, int R, int N) noexcept nogil:
+    """u = G w."""
+    cdef vec even, odd
+    if N == 4:
+        even = scaled(0.5, w[0] + w[2])
+        odd = scaled(0.5, w[1])
+        u[0] = w[0]
+        u[1] = even + odd
+        u[2] = even - odd
+        u[3] = w[2]
+        return
+    u[0] = scaled(0.25, w[0])
+    even = w[0] + w[2]
+    odd = w[1]
+    if R == 5:
+        even = even + w[4]
+        odd = odd + w[3]
+    u[1] = scaled(-1 / 6., even + odd)
+    u[2] = scaled(-1 / 6., even - odd)
+    even = w[0] + scaled(4, w[2])
+    odd = scaled(2, w[1])
+    if R == 5:
+        even = even + scaled(16, w[4])
+        odd = odd + scaled(8, w[3])
+    u[3] = scaled(1 / 24., even + odd)
+    u[4] = scaled(1 / 24., even - odd)
+    u[5] = w[R - 1]
+
+
+cdef inline void weight_line_backward(const vec* u, vec* w, int R, int N) noexcept nogil:
+    """w = G^T u."""
+    cdef vec sum1, sum2, difference1, difference2
+    if N == 4:
+        w[0] = u[0] + scaled(0.5, u[1] + u[2])
+        w[1] = scaled(0.5, u[1] - u[2])
+        w[2] = scaled(0.5, u[1] + u[2]) + u[3]
+        return
+    sum1 = scaled(-1 / 6., u[1] + u[2])
+    difference1 = scaled(-1 / 6., u[1] - u[2])
+    sum2 = scaled(1 / 24., u[3] + u[4])
+    difference2 = scaled(1 / 24., u[3] - u[4])
+    w[0] = scaled(0.25, u[0]) + sum1 + sum2
+    w[1] = difference1 + scaled(2, difference2)
+    w[2] = sum1 + scaled(4, sum2)
+    if R == 5:
+        w[3] = difference1 + scaled(8, difference2)
+        w[4] = sum1 + scaled(16, sum2)
+    w[R - 1] = w[R - 1] + u[5]
+
+
+# ---------------------------------------------------------------- two-dimensional transforms of one tile
+
+cdef inline void input_tile(const real* const* row, real* v, Py_ssize_t v_step, int N) noexcept nogil:
+    """v = B^T x B, where `row` has the address of each row of the tile."""
+    cdef vec line[6]
+    cdef vec done[6]
+    cdef vec half[36]
+    cdef int i, j, h
+    for h in range(ROWV):
+        for j in range(N):
+            for i in range(N):
+                line[i] = vec_load(row[i] + j * LANES + h * VL)
+            input_line(line, done, N)
+            for i in range(N):
+                half[i * N + j] = done[i]
+        for i in range(N):
+            input_line(&half[i * N], done, N)
+            for j in range(N):
+                vec_store(v + (i * N + j) * v_step + h * VL, done[j])
+
+
+cdef inline void input_tile_backward(const real* v, Py_ssize_t v_step, real* x, Py_ssize_t x_row,
+                                     Py_ssize_t top, Py_ssize_t bottom, Py_ssize_t left, Py_ssize_t right,
+                                     int N) noexcept nogil:
+    """x += B v B^T, at the pixels from (top, left) to before (bottom, right) of the tile."""
+    cdef vec line[6]
+    cdef vec done[6]
+    cdef vec half[36]
+    cdef Py_ssize_t u
+    cdef real* to
+    cdef int i, j, h
+    for h in range(ROWV):
+        for j in range(N):
+            for i in range(N):
+                line[i] = vec_load(v + (i * N + j) * v_step + h * VL)
+            input_line_backward(line, done, N)
+            for i in range(N):
+                half[i * N + j] = done[i]
+        for u in range(top, bottom):
+            input_line_backward(&half[u * N], done, N)
+            to = x + u * x_row + h * VL
+            if left == 0 and right == N:
+                for j in range(N):
+                    vec_store(to + j * LANES, vec_load(to + j * LANES) + done[j])
+            else:
+                for j in range(left, right):
+                    vec_store(to + j * LANES, vec_load(to + j * LANES) + done[j])
+
+
+cdef inline void output_tile(const real* p, Py_ssize_t p_step, real* y, Py_ssize_t y_row, real b, bint relu,
+                             Py_ssize_t rows, Py_ssize_t columns, int M, int N) noexcept nogil:
+    """y = A^T p A + b, with ReLU if wanted, of which the first `rows` by `columns` pixels exist."""
+    cdef vec line[6]
+    cdef vec done[4]
+    cdef vec half[24]
+    cdef vec bias = vec_splat(b)
+    cdef Py_ssize_t u
+    cdef int i, j, h
+    for h in range(ROWV):
+        for j in range(N):
+            for i in range(N):
+                line[i] = vec_load(p + (i * N + j) * p_step + h * VL)
+            output_line(line, done, M, N)
+            for i in range(M):
+                half[i * N + j] = done[i]
+        for u in range(rows):
+            output_line(&half[u * N], done, M, N)
+            for j in range(M):
+                done[j] = done[j] + bias
+                if relu:
+                    done[j] = vec_relu(done[j])
+            if columns == M:
+                for j in range(M):
+                    vec_store(y + u * y_row + j * LANES + h * VL, done[j])
+            else:
+                for j in range(columns):
+                    vec_store(y + u * y_row + j * LANES + h * VL, done[j])
+
+
+cdef inline void output_tile_backward(const real* dy, Py_ssize_t dy_row, real* d, Py_ssize_t d_step,
+                                      Py_ssize_t rows, Py_ssize_t columns, int M, int N) noexcept nogil:
+    """d = A dy A^T, where dy has `rows` by `columns` pixels and is zero beyond."""
+    cdef vec line[4]
+    cdef vec done[6]
+    cdef vec half[24]
+    cdef int i, j, h
+    for h in range(ROWV):
+        for j in range(M):
+            for i in range(M):
+                if i < rows and j < columns:
+                    line[i] = vec_load(dy + i * dy_row + j * LANES + h * VL)
+                else:
+                    line[i] = vec_splat(0)
+            output_line_backward(line, done, M, N)
+            for i in range(N):
+                half[i * M + j] = done[i]
+        for i in range(N):
+            output_line_backward(&half[i * M], done, M, N)
+            for j in range(N):
+                vec_store(d + (i * N + j) * d_step + h * VL, done[j])
+
+
+# ---------------------------------------------------------------- matrix products of one frequency
+
+cdef inline void matmul(const real* u, const real* v, real* p, Py_ssize_t taps, Py_ssize_t chunk, bint add, int KT,
+                        int TT) noexcept nogil:
+    """p[k, t] (+)= sum_c u[c, k] v[c, t] for KT outputs and `chunk` tiles, TT of them in registers at a time."""
+    cdef vec acc[16 * 8]
+    cdef vec vv[4 * 8]
+    cdef const real* up
+    cdef const real* vp
+    cdef Py_ssize_t t = 0, c, step = chunk * LANES
+    cdef int q
+    while t < chunk:
+        for q in range(KT * TT * ROWV):
+            acc[q] = vec_splat(0)
+        if add:
+            for q in range(KT * TT * ROWV):
+                acc[q] = vec_load(p + q // (TT * ROWV) * step + t * LANES + q % (TT * ROWV) * VL)
+        up = u
+        vp = v + t * LANES
+        for c in range(taps):
+            for q in range(TT * ROWV):
+                vv[q] = vec_load(vp + q * VL)
+            for q in range(KT * TT * ROWV):
+                acc[q] = acc[q] + up[q // (TT * ROWV)] * vv[q % (TT * ROWV)]
+            up += KT
+            vp += step
+        for q in range(KT * TT * ROWV):
+            vec_store(p + q // (TT * ROWV) * step + t * LANES + q % (TT * ROWV) * VL, acc[q])
+        t += TT
+
+
+# One function for each register tile, so that the compiler gives it its registers.
+cdef void matmul_wide(const real* u, const real* v, real* p, Py_ssize_t taps, Py_ssize_t chunk,
+                      bint add) noexcept nogil:
+    matmul(u, v, p, taps, chunk, add, WIDE, TILES)
+
+cdef void matmul_narrow(const real* u, const real* v, real* p, Py_ssize_t taps, Py_ssize_t chunk,
+                        bint add) noexcept nogil:
+    matmul(u, v, p, taps, chunk, add, NARROW, TILES)
+
+cdef void matmul_single(const real* u, const real* v, real* p, Py_ssize_t taps, Py_ssize_t chunk,
+                        bint add) noexcept nogil:
+    matmul(u, v, p, taps, chunk, add, SINGLE, 1)
+
+
+cdef void products(const real* u, Py_ssize_t u_step, const real* v, Py_ssize_t v_step, real* p, Py_ssize_t p_step,
+                   Py_ssize_t taps, Py_ssize_t outputs, Py_ssize_t kt, Py_ssize_t chunk,
+                   Py_ssize_t squares) noexcept nogil:
+    """p[f] = u[f] v[f] for every frequency f and `outputs` outputs, `kt` of them at a time."""
+    cdef Py_ssize_t most = max(1, L1_BYTES // (chunk * LANES * <Py_ssize_t>sizeof(real))), f, k, c, n
+    for f in range(squares):
+        c = 0
+        while c < taps:     # as many channels as stay in the first cache for all outputs
+            n = min(most, taps - c)
+            k = 0
+            while k < outputs:
+                if chunk == 1:
+                    matmul_single(u + k * taps + c * kt, v + c * chunk * LANES, p + k * chunk * LANES, n, chunk, c > 0)
+                elif kt == WIDE:
+                    matmul_wide(u + k * taps + c * kt, v + c * chunk * LANES, p + k * chunk * LANES, n, chunk, c > 0)
+                else:
+                    matmul_narrow(u + k * taps + c * kt, v + c * chunk * LANES, p + k * chunk * LANES, n, chunk, c > 0)
+                k += kt
+            c += n
+        u += u_step
+        v += v_step
+        p += p_step
+
+
+# ---------------------------------------------------------------- forward
+
+cdef inline void forward(const Op* op, const Place* place, int M, int R) noexcept nogil:
+    cdef int N = M + R - 1
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16), bordered
+    cdef const real* u = <const real*>array(op, 1, place)        # IN  (N * N, K / kt, C, kt), K padded
+    cdef const real* b = <const real*>array(op, 2, place)        # IN  (K,) or NULL
+    cdef real* y = <real*>array(op, 3, place)                    # OUT (K, OH, OW, 16)
+    cdef const real* zero = <const real*>array(op, 4, place)     # IN  a row of zeros
+    cdef real* v = <real*>array(op, 5, place)                    # (N * N, v_step) scratch
+    cdef real* p = <real*>array(op, 6, place)                    # (N * N, p_step) scratch
+    cdef Py_ssize_t C = op.n[2], K = op.n[3], H = op.n[4], out_h = op.n[5], out_w = op.n[6]
+    cdef Py_ssize_t top = op.n[7], left = op.n[8], wide = op.n[9], tiles = op.n[10], chunk = op.n[11]
+    cdef Py_ssize_t kt = op.n[12], padded = op.n[13], group = op.n[14], relu = op.n[15]
+    cdef Py_ssize_t x_row = op.args[0].row, x_plane = op.args[0].plane
+    cdef Py_ssize_t y_row = op.args[3].row, y_plane = op.args[3].plane
+    cdef Py_ssize_t v_step = (C * chunk + 1) * LANES, p_step = (group * chunk + 1) * LANES
+    cdef Py_ssize_t first, count, t, c, k, k0, i, j, q, h
+    cdef const real* row[6]
+    cdef Py_ssize_t step[6]
+    first = 0
+    while first < tiles:
+        count = min(chunk, tiles - first)
+        for t in range(count):
+            i = (first + t) // wide * M
+            j = (first + t) % wide * M
+            for q in range(N):
+                h = i - top + q
+                row[q] = (x + h * x_row if 0 <= h < H else zero + left * LANES) + (j - left) * LANES
+                step[q] = x_plane if 0 <= h < H else 0
+            for c in range(C):
+                input_tile(row, v + (c * chunk + t) * LANES, v_step, N)
+                for q in range(N):
+                    row[q] += step[q]
+        k0 = 0
+        while k0 < padded:
+            products(u + k0 * C, padded * C + LANES, v, v_step, p, p_step, C, min(group, padded - k0), kt, chunk, N * N)
+            for k in range(k0, min(k0 + group, K)):
+                for t in range(count):
+                    i = (first + t) // wide * M
+                    j = (first + t) % wide * M
+                    output_tile(p + ((k - k0) * chunk + t) * LANES, p_step, y + k * y_plane + i * y_row + j * LANES,
+                                y_row, b[k] if b else 0, relu, min(M, out_h - i), min(M, out_w - j), M, N)
+            k0 += group
+        first += chunk
+
+
+cdef void forward_2_3(const Op* op, const Place* place) noexcept nogil:
+    forward(op, place, 2, 3)
+
+cdef void forward_4_3(const Op* op, const Place* place) noexcept nogil:
+    forward(op, place, 4, 3)
+
+cdef void forward_2_5(const Op* op, const Place* place) noexcept nogil:
+    forward(op, place, 2, 5)
+
+
+cdef void winograd(const Op* op, const Place* place) noexcept nogil:
+    """y = A^T sum_c (G w G^T * B^T x B) A + b, tile by tile."""
+    if op.n[1] == 5:
+        forward_2_5(op, place)
+    elif op.n[0] == 2:
+        forward_2_3(op, place)
+    else:
+        forward_4_3(op, place)
+
+
+# ---------------------------------------------------------------- backward to the input
+
+cdef inline void backward(const Op* op, const Place* place, int M, int R) noexcept nogil:
+    cdef int N = M + R - 1
+    cdef const real* dy = <const real*>array(op, 0, place)       # IN  (K, OH, OW, 16)
+    cdef const real* u = <const real*>array(op, 1, place)        # IN  (N * N, C / kt, K, kt), C padded
+    cdef real* dx = <real*>array(op, 2, place)                   # OUT (C, H, W, 16)
+    cdef real* d = <real*>array(op, 3, place)                    # (N * N, d_step) scratch
+    cdef real* p = <real*>array(op, 4, place)                    # (N * N, p_step) scratch
+    cdef Py_ssize_t C = op.n[2], K = op.n[3], H = op.n[4], out_h = op.n[5], out_w = op.n[6]
+    cdef Py_ssize_t top = op.n[7], left = op.n[8], wide = op.n[9], tiles = op.n[10], chunk = op.n[11]
+    cdef Py_ssize_t kt = op.n[12], padded = op.n[13], group = op.n[14], W = op.n[15]
+    cdef Py_ssize_t dy_row = op.args[0].row, dy_plane = op.args[0].plane
+    cdef Py_ssize_t dx_row = op.args[2].row, dx_plane = op.args[2].plane
+    cdef Py_ssize_t d_step = (K * chunk + 1) * LANES, p_step = (group * chunk + 1) * LANES
+    cdef Py_ssize_t first, count, t, c, k, c0, i, j
+    for c in range(C):
+        for i in range(H):
+            memset(dx + c * dx_plane + i * dx_row, 0, W * LANES * sizeof(real))
+    first = 0
+    while first < tiles:
+        count = min(chunk, tiles - first)
+        for t in range(count):
+            i = (first + t) // wide * M
+            j = (first + t) % wide * M
+            for k in range(K):
+                output_tile_backward(dy + k * dy_plane + i * dy_row + j * LANES, dy_row,
+                                     d + (k * chunk + t) * LANES, d_step, out_h - i, out_w - j, M, N)
+        c0 = 0
+        while c0 < padded:
+            products(u + c0 * K, padded * K + LANES, d, d_step, p, p_step, K, min(group, padded - c0), kt, chunk, N * N)
+            for c in range(c0, min(c0 + group, C)):
+                for t in range(count):
+                    i = (first + t) // wide * M - top
+                    j = (first + t) % wide * M - left
+                    input_tile_backward(p + ((c - c0) * chunk + t) * LANES, p_step,
+                                        dx + c * dx_plane + i * dx_row + j * LANES, dx_row, max(0, -i),
+                                        min(N, H - i), max(0, -j), min(N, W - j), N)
+            c0 += group
+        first += chunk
+
+
+cdef void backward_2_3(const Op* op, const Place* place) noexcept nogil:
+    backward(op, place, 2, 3)
+
+cdef void backward_4_3(const Op* op, const Place* place) noexcept nogil:
+    backward(op, place, 4, 3)
+
+cdef void backward_2_5(const Op* op, const Place* place) noexcept nogil:
+    backward(op, place, 2, 5)
+
+
+cdef void winograd_dx(const Op* op, const Place* place) noexcept nogil:
+    """dx += B sum_k (G w G^T * A dy A^T) B^T, tile by tile."""
+    if op.n[1] == 5:
+        backward_2_5(op, place)
+    elif op.n[0] == 2:
+        backward_2_3(op, place)
+    else:
+        backward_4_3(op, place)
+
+
+# ---------------------------------------------------------------- backward to the weights
+
+cdef inline void outer(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
+                       Py_ssize_t o_step, Py_ssize_t count, bint first, int AT, int BT) noexcept nogil:
+    """o[a, b] (+)= sum_i a[i] b[i] for AT numbers a and BT rows b of sixteen numbers at each of `count` i."""
+    cdef vec acc[6 * 2 * 8]
+    cdef vec bv[2 * 8]
+    cdef const real* ap[6]
+    cdef Py_ssize_t i
+    cdef real* to
+    cdef int q
+    for q in range(AT):
+        ap[q] = a + q * a_step
+    for q in range(AT * BT * ROWV):
+        acc[q] = vec_splat(0)
+    for i in range(count):
+        for q in range(BT * ROWV):
+            bv[q] = vec_load(b + q // ROWV * b_step + i * LANES + q % ROWV * VL)
+        for q in range(AT * BT * ROWV):
+            acc[q] = acc[q] + ap[q // (BT * ROWV)][i] * bv[q % (BT * ROWV)]
+    for q in range(AT * BT * ROWV):
+        to = o + q // (BT * ROWV) * o_step + q % (BT * ROWV) * VL
+        vec_store(to, acc[q] if first else vec_load(to) + acc[q])
+
+
+cdef void outer_wide(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
+                     Py_ssize_t o_step, Py_ssize_t count, bint first) noexcept nogil:
+    outer(a, a_step, b, b_step, o, o_step, count, first, WIDE, ROWS)
+
+cdef void outer_wide_1(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
+                       Py_ssize_t o_step, Py_ssize_t count, bint first) noexcept nogil:
+    outer(a, a_step, b, b_step, o, o_step, count, first, WIDE, 1)
+
+cdef void outer_narrow(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
+                       Py_ssize_t o_step, Py_ssize_t count, bint first) noexcept nogil:
+    outer(a, a_step, b, b_step, o, o_step, count, first, NARROW, ROWS)
+
+cdef void outer_narrow_1(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
+                         Py_ssize_t o_step, Py_ssize_t count, bint first) noexcept nogil:
+    outer(a, a_step, b, b_step, o, o_step, count, first, NARROW, 1)
+
+
+cdef void outers(const real* a, const real* b, real* o, Py_ssize_t numbers, Py_ssize_t at, Py_ssize_t groups,
+                 Py_ssize_t chunk, Py_ssize_t count, bint first) noexcept nogil:
+    """o[a, b] (+)= sum over `count` tiles of a b: `numbers` numbers, `at` at a time, and `groups` rows."""
+    cdef Py_ssize_t k = 0, g, a_step = chunk * LANES, b_step = chunk * LANES * LANES, o_step = groups * LANES
+    while k < numbers:
+        g = 0
+        while g < groups:
+            if groups - g >= ROWS:
+                if at == WIDE:
+                    outer_wide(a + k * a_step, a_step, b + g * b_step, b_step, o + k * o_step + g * LANES, o_step,
+                               count * LANES, first)
+                else:
+                    outer_narrow(a + k * a_step, a_step, b + g * b_step, b_step, o + k * o_step + g * LANES, o_step,
+                                 count * LANES, first)
+                g += ROWS
+            else:
+                if at == WIDE:
+                    outer_wide_1(a + k * a_step, a_step, b + g * b_step, b_step, o + k * o_step + g * LANES, o_step,
+                                 count * LANES, first)
+                else:
+                    outer_narrow_1(a + k * a_step, a_step, b + g * b_step, b_step, o + k * o_step + g * LANES, o_step,
+                                   count * LANES, first)
+                g += 1
+        k += at
+
+
+cdef inline void transforms(const Op* op, const Place* place, real* v, Py_ssize_t v_step, real* d, Py_ssize_t d_step,
+                            Py_ssize_t first, Py_ssize_t count, int M, int R) noexcept nogil:
+    """V and D of `count` tiles."""
+    cdef int N = M + R - 1
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16), bordered
+    cdef const real* dy = <const real*>array(op, 1, place)       # IN  (K, OH, OW, 16)
+    cdef const real* zero = <const real*>array(op, 2, place)     # IN  a row of zeros
+    cdef Py_ssize_t C = op.n[2], K = op.n[3], H = op.n[4], out_h = op.n[5], out_w = op.n[6]
+    cdef Py_ssize_t top = op.n[7], left = op.n[8], wide = op.n[9], chunk = op.n[11]
+    cdef Py_ssize_t x_row = op.args[0].row, x_plane = op.args[0].plane
+    cdef Py_ssize_t dy_row = op.args[1].row, dy_plane = op.args[1].plane
+    cdef Py_ssize_t t, c, k, i, j, q, h
+    cdef const real* row[6]
+    cdef Py_ssize_t step[6]
+    for t in range(count):
+        i = (first + t) // wide * M
+        j = (first + t) % wide * M
+        for q in range(N):
+            h = i - top + q
+            row[q] = (x + h * x_row if 0 <= h < H else zero + left * LANES) + (j - left) * LANES
+            step[q] = x_plane if 0 <= h < H else 0
+        for c in range(C):
+            input_tile(row, v + (c * chunk + t) * LANES, v_step, N)
+            for q in range(N):
+                row[q] += step[q]
+        for k in range(K):
+            output_tile_backward(dy + k * dy_plane + i * dy_row + j * LANES, dy_row,
+                                 d + (k * chunk + t) * LANES, d_step, out_h - i, out_w - j, M, N)
+
+
+cdef void to_numbers(const real* b, real* rows, Py_ssize_t groups, Py_ssize_t chunk, Py_ssize_t count) noexcept nogil:
+    """(channel, tile, image) of one frequency as (sixteen channels, tile and image, channel)."""
+    cdef Py_ssize_t g, t
+    for g in range(groups):
+        for t in range(count):
+            transpose(b + (g * LANES * chunk + t) * LANES, chunk * LANES, rows + (g * chunk + t) * LANES * LANES, LANES)
+
+
+cdef inline void backward_weights(const Op* op, const Place* place, int M, int R) noexcept nogil:
+    cdef int squares = (M + R - 1) * (M + R - 1)
+    cdef real* du = <real*>array(op, 3, place)                   # OUT (N * N, padded, wide rows) of a shard
+    cdef real* v = <real*>array(op, 4, place)                    # (N * N, v_step) scratch
+    cdef real* d = <real*>array(op, 5, place)                    # (N * N, d_step) scratch
+    cdef real* rows = <real*>array(op, 6, place)                 # (groups, chunk * 16, 16) scratch
+    cdef Py_ssize_t C = op.n[2], K = op.n[3], tiles = op.n[10], chunk = op.n[11], kt = op.n[12], padded = op.n[13]
+    cdef Py_ssize_t swapped = op.n[14]
+    # one side is read as numbers, the other as rows of sixteen channels
+    cdef Py_ssize_t groups = ((K if swapped else C) + LANES - 1) // LANES
+    cdef Py_ssize_t a_step = (padded * chunk + 1) * LANES, b_step = (groups * LANES * chunk + 1) * LANES
+    cdef Py_ssize_t first = 0, count, f
+    cdef const real* a = v if swapped else d
+    cdef const real* b = d if swapped else v
+    while first < tiles:
+        count = min(chunk, tiles - first)
+        transforms(op, place, v, a_step if swapped else b_step, d, b_step if swapped else a_step, first, count, M, R)
+        for f in range(squares):
+            to_numbers(b + f * b_step, rows, groups, chunk, count)
+            outers(a + f * a_step, rows, du + f * (padded * groups + 1) * LANES, padded, kt, groups, chunk, count,
+                   place.first and first == 0)
+        first += chunk
+
+
+cdef void backward_weights_2_3(const Op* op, const Place* place) noexcept nogil:
+    backward_weights(op, place, 2, 3)
+
+cdef void backward_weights_4_3(const Op* op, const Place* place) noexcept nogil:
+    backward_weights(op, place, 4, 3)
+
+cdef void backward_weights_2_5(const Op* op, const Place* place) noexcept nogil:
+    backward_weights(op, place, 2, 5)
+
+
+cdef void winograd_dw(const Op* op, const Place* place) noexcept nogil:
+    """dU[f, k, c] += sum over tiles and images of D[f, k, t] V[f, c, t], of one block.
+
+    Sixteen channels c lie side by side here, as `transpose` puts them, so that nothing is summed across lanes;
+    `swapped`: sixteen k.
+    """
+    if op.n[1] == 5:
+        backward_weights_2_5(op, place)
+    elif op.n[0] == 2:
+        backward_weights_2_3(op, place)
+    else:
+        backward_weights_4_3(op, place)
+
+
+cdef void winograd_tiles(const Op* op, const Place* place) noexcept nogil:
+    """V, sixteen channels side by side, and D of one block, kept for `winograd_dw_all`."""
+    cdef Py_ssize_t C = op.n[2], tiles = op.n[10], padded = op.n[13]
+    cdef Py_ssize_t groups = (C + LANES - 1) // LANES
+    cdef Py_ssize_t v_step = (groups * LANES * tiles + 1) * LANES, d_step = (padded * tiles + 1) * LANES, f
+    cdef real* d = <real*>array(op, 3, place)                    # OUT (N * N, d_step)
+    cdef real* v = <real*>array(op, 4, place)                    # (N * N, v_step) scratch
+    cdef real* rows = <real*>array(op, 5, place)                 # OUT (N * N, v_step)
+    cdef int squares = 16 if op.n[0] == 2 and op.n[1] == 3 else 36
+    if op.n[1] == 5:
+        transforms(op, place, v, v_step, d, d_step, 0, tiles, 2, 5)
+    elif op.n[0] == 2:
+        transforms(op, place, v, v_step, d, d_step, 0, tiles, 2, 3)
+    else:
+        transforms(op, place, v, v_step, d, d_step, 0, tiles, 4, 3)
+    for f in range(squares):
+        to_numbers(v + f * v_step, rows + f * v_step, groups, tiles, tiles)
+
+
+cdef void winograd_dw_all(const Op* op, const Place* place) noexcept nogil:
+    """dw = G^T dU G for a few outputs a task, dU summed over all blocks in their order.
+
+    For wide layers, whose V and D are smaller than dU.
+    """
+    cdef const real* d = <const real*>array(op, 0, place)        # IN  (blocks, N * N, d_step)
+    cdef const real* rows = <const real*>array(op, 1, place)     # IN  (blocks, N * N, v_step)
+    cdef real* du = <real*>array(op, 2, place)                   # (N * N, each, wide rows) scratch
+    cdef real* dw = <real*>array(op, 3, place)                   # OUT (K, C, R, R)
+    cdef Py_ssize_t C = op.n[2], K = op.n[3], tiles = op.n[4], kt = op.n[5], padded = op.n[6], each = op.n[7]
+    cdef Py_ssize_t d_block = op.n[8], rows_block = op.n[9]
+    cdef Py_ssize_t groups = (C + LANES - 1) // LANES, R = op.n[1]
+    cdef Py_ssize_t v_step = (groups * LANES * tiles + 1) * LANES, d_step = (padded * tiles + 1) * LANES
+    cdef Py_ssize_t k0 = place.task * each, n = min(each, padded - k0), f, block, k
+    cdef int squares = 16 if op.n[0] == 2 and R == 3 else 36
+    for f in range(squares):
+        for block in range(place.blocks):
+            outers(d + block * d_block + f * d_step + k0 * tiles * LANES, rows + block * rows_block + f * v_step,
+                   du + f * (each * groups + 1) * LANES, n, kt, groups, tiles, tiles, block == 0)
+    for k in range(min(n, K - k0)):
+        if R == 5:
+            weights_backward(du + k * groups * LANES, (each * groups + 1) * LANES, place.blocks > 0, 0,
+                             dw + (k0 + k) * C * 25, 25, C, 5, 6)
+        elif squares == 16:
+            weights_backward(du + k * groups * LANES, (each * groups + 1) * LANES, place.blocks > 0, 0,
+                             dw + (k0 + k) * C * 9, 9, C, 3, 4)
+        else:
+            weights_backward(du + k * groups * LANES, (each * groups + 1) * LANES, place.blocks > 0, 0,
+                             dw + (k0 + k) * C * 9, 9, C, 3, 6)
+
+
+cdef inline void weights_backward(const real* du, Py_ssize_t f_step, Py_ssize_t shards, Py_ssize_t shard_step,
+                                  real* dw, Py_ssize_t to_row, Py_ssize_t rows, int R, int N) noexcept nogil:
+    """dw = G^T (sum of dU over the shards, in their order) G, for `rows` channels side by side."""
+    cdef Py_ssize_t g = 0, n, lane, s
+    cdef const real* at
+    cdef vec total
+    cdef vec line[6]
+    cdef vec done[6]
+    cdef vec half[30]
+    cdef real numbers[25 * 16]
+    cdef int i, j, h
+    while g < rows:
+        for h in range(ROWV):
+            for j in range(N):
+                for i in range(N):
+                    at = du + (i * N + j) * f_step + g + h * VL
+                    total = vec_splat(0)
+                    for s in range(shards):
+                        total = total + vec_load(at + s * shard_step)
+                    line[i] = total
+                weight_line_backward(line, done, R, N)
+                for i in range(R):
+                    half[i * N + j] = done[i]
+            for i in range(R):
+                weight_line_backward(&half[i * N], done, R, N)
+                for j in range(R):
+                    vec_store(numbers + (i * R + j) * LANES + h * VL, done[j])
+        n = min(LANES, rows - g)
+        for lane in range(n):
+            for i in range(R * R):
+                dw[(g + lane) * to_row + i] = numbers[i * LANES + lane]
+        g += LANES
+
+
+cdef void winograd_dw_sum(const Op* op, const Place* place) noexcept nogil:
+    """dw = G^T (sum of dU over the shards, in their order) G, of one output (or input, if swapped) a task."""
+    cdef Py_ssize_t rows = op.n[2], padded = op.n[3], step = op.n[4], to_row = op.n[6], k = place.task
+    cdef Py_ssize_t groups = (rows + LANES - 1) // LANES, f_step = (padded * groups + 1) * LANES
+    cdef const real* du = <const real*>array(op, 0, place) + k * groups * LANES  # IN  (shards, step)
+    cdef real* dw = <real*>array(op, 1, place) + k * op.n[5]                     # OUT (K, C, R, R)
+    if op.n[1] == 5:
+        weights_backward(du, f_step, place.shards, step, dw, to_row, rows, 5, 6)
+    elif op.n[0] == 2:
+        weights_backward(du, f_step, place.shards, step, dw, to_row, rows, 3, 4)
+    else:
+        weights_backward(du, f_step, place.shards, step, dw, to_row, rows, 3, 6)
+
+
+# ---------------------------------------------------------------- weights
+
+cdef inline void transform_weights(const Op* op, const Place* place, int R, int N) noexcept nogil:
+    cdef const real* w = <const real*>array(op, 0, place)        # IN  (K, C, R, R)
+    cdef real* u = <real*>array(op, 1, place)                    # OUT (N * N, outputs / kt, taps, kt), padded
+    cdef Py_ssize_t outputs = op.n[2], taps = op.n[3], kt = op.n[4], padded = op.n[5]
+    cdef Py_ssize_t to_tap = op.n[6], to_output = op.n[7]        # numbers of w apart
+    cdef Py_ssize_t k0 = place.task * kt, c, lane, n = min(kt, outputs - k0)
+    cdef vec line[6]
+    cdef vec done[6]
+    cdef vec half[30]
+    cdef real numbers[36 * 16]      # sixteen outputs side by side
+    cdef const real* wp
+    cdef real* up
+    cdef int i, j, h
+    memset(numbers, 0, sizeof(numbers))
+    for c in range(taps):
+        for lane in range(n):
+            wp = w + (k0 + lane) * to_output + c * to_tap
+            for i in range(R * R):
+                numbers[i * LANES + lane] = wp[i]
+        for h in range((kt + VL - 1) // VL):
+            for j in range(R):
+                for i in range(R):
+                    line[i] = vec_load(numbers + (i * R + j) * LANES + h * VL)
+                weight_line(line, done, R, N)
+                for i in range(N):
+                    half[i * R + j] = done[i]
+            for i in range(N):
+                weight_line(&half[i * R], done, R, N)
+                for j in range(N):
+                    vec_store(numbers + (i * N + j) * LANES + h * VL, done[j])
+        up = u + (k0 * taps + c * kt)
+        for i in range(N * N):
+            for lane in range(kt):
+                up[lane] = numbers[i * LANES + lane] if lane < n else 0
+            # frequencies are never a power of two apart, because they would share cache sets
+            up += padded * taps + LANES
+
+
+cdef void winograd_weights(const Op* op, const Place* place) noexcept nogil:
+    """u = G w G^T for a register tile of outputs a task, in the order in which `matmul` reads it."""
+    if op.n[1] == 5:
+        transform_weights(op, place, 5, 6)
+    elif op.n[0] == 2:
+        transform_weights(op, place, 3, 4)
+    else:
+        transform_weights(op, place, 3, 6)
+
+
+def register_tile(Py_ssize_t outputs):
+    """How many of the outputs `matmul` takes at a time, and how many tiles: the wider tile, unless it wastes more
+    than a twelfth. `outer` takes as many numbers."""
+    return WIDE if -outputs % WIDE * 12 <= outputs else NARROW, TILES
+
+
+SINGLE_TILE = SINGLE    # outputs at a time where there is one tile only
+CONVOLUTION = ("tile", "kernel", "channels", "outputs", "height", "out_h", "out_w", "top", "left", "wide", "tiles")
+KERNELS = {
+    "winograd": (<size_t>&winograd, ("x", "u", "b", "y", "zero", "v", "p"),
+                 (*CONVOLUTION, "chunk", "kt", "padded", "group", "relu"), ()),
+    "winograd_dx": (<size_t>&winograd_dx, ("dy", "u", "dx", "d", "p"),
+                    (*CONVOLUTION, "chunk", "kt", "padded", "group", "width"), ()),
+    "winograd_dw": (<size_t>&winograd_dw, ("x", "dy", "zero", "du", "v", "d", "rows"),
+                    (*CONVOLUTION, "chunk", "at", "padded", "swapped"), ()),
+    "winograd_dw_sum": (<size_t>&winograd_dw_sum, ("du", "dw"),
+                        ("tile", "kernel", "rows", "padded", "step", "to_number", "to_row"), ()),
+    "winograd_tiles": (<size_t>&winograd_tiles, ("x", "dy", "zero", "d", "v", "rows"),
+                       (*CONVOLUTION, "chunk", "at", "padded"), ()),
+    "winograd_dw_all": (<size_t>&winograd_dw_all, ("d", "rows", "du", "dw"),
+                        ("tile", "kernel", "channels", "outputs", "tiles", "at", "padded", "each", "d_block",
+                         "rows_block"), ()),
+    "winograd_weights": (<size_t>&winograd_weights, ("w", "u"),
+                         ("tile", "kernel", "outputs", "taps", "kt", "padded", "to_tap", "to_output"), ()),
+}

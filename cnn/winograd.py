@@ -1,0 +1,21 @@
+"""Whether convolutions may take fewer multiplications, at some cost in rounding.
+
+Winograd's F(4x4, 3x3) and F(2x2, 5x5) sum numbers that are up to a hundred times larger than the result, so that
+float32 results differ from the exact ones by some 3e-6 of the largest, instead of 3e-7 (docs/performance.md).
+"""
+import os
+
+_enabled = os.environ.get("CNN_WINOGRAD", "1") != "0"
+
+
+def set_winograd(enabled):
+    """Allow (the default) or forbid Winograd's algorithm from now on; CNN_WINOGRAD=0 forbids it from the start."""
+    global _enabled
+    if not isinstance(enabled, bool):
+        raise TypeError(f"set_winograd: enabled must be True or False, got {enabled!r}")
+    _enabled = enabled
+
+
+def get_winograd():
+    """Whether Winograd's algorithm may be used."""
+    return _enabled

@@ -1,0 +1,137 @@
+"""Winograd's algorithm: its twin against the plain sum, the kernels in every arrangement, and the switch."""
+
+import numpy as np
+import pytest
+from cases import assert_all_close
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from processes import run_python
+
+import cnn
+from cnn import functional, reference
+from cnn.layers import Conv2d
+
+
+@pytest.fixture
+def without():
+    cnn.set_winograd(False)
+    yield
+    cnn.set_winograd(True)
+
+
+def operations(layer, x):
+    """Names of the operations of a forward and a backward pass."""
+    dy = np.ones_like(layer.forward(x))
+    layer.backward(dy)
+    program = layer._last[0]
+    return {op["kernel"] for phase in ("forward", "backward") for op in program.operations(phase)}
+
+
+# ------------------------------------------------------------------------------------------ the formulas
+
+
+@pytest.mark.parametrize(("m", "r"), [(2, 3), (4, 3), (2, 5), (3, 4), (1, 3), (2, 1)])
+@pytest.mark.parametrize("padding", [0, 1, (2, 0)])
+def test_the_twin_is_the_plain_sum(m, r, padding):
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 3, 8, 7)), rng.standard_normal((4, 3, r, r))
+    expected = reference.conv2d(x, w, padding=padding)
+    np.testing.assert_allclose(
+        reference.winograd_conv2d(x, w, m, padding), expected, atol=1e-12 * abs(expected).max()
+    )
+
+
+def test_matrices_as_published():
+    """F(4x4, 3x3) of Lavin and Gray, section 4.3."""
+    at, g, bt = reference.winograd_matrices(4, 3)
+    np.testing.assert_allclose(
+        at, [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+    )
+    rows = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
+    np.testing.assert_allclose(24 * g, rows, atol=1e-14)
+    rows = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
+    rows += [[0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
+    np.testing.assert_allclose(bt, rows, atol=1e-14)
+
+
+# ------------------------------------------------------------------------------------------ the kernels
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 33), st.integers(12, 40), st.integers(12, 40), st.sampled_from([3, 5]),
+    st.tuples(st.integers(1, 11), st.integers(1, 11)), st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    st.booleans(), st.integers(0, 2**32),
+)  # fmt: skip
+def test_any_shape(n, c, k, r, size, padding, bias, seed):
+    if any(s + 2 * p < r for s, p in zip(size, padding, strict=True)):
+        return
+    rng = np.random.default_rng(seed)
+    x, w = rng.standard_normal((n, c, *size)), rng.standard_normal((k, c, r, r))
+    b = rng.standard_normal(k) if bias else None
+    y = functional.conv2d(x, w, b, padding=padding)
+    dy = rng.standard_normal(y.shape)
+    assert_all_close(
+        [y, *functional.conv2d_backward(dy, x, w, padding=padding)],
+        [reference.conv2d(x, w, b, padding=padding), *reference.conv2d_backward(dy, x, w, padding=padding)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel", "size", "kernels"),
+    [
+        (16, 16, 3, 8, {"winograd", "winograd_dx", "winograd_dw"}),
+        (16, 16, 5, 8, {"winograd", "winograd_dx", "winograd_dw"}),
+        (40, 40, 3, 4, {"winograd", "winograd_dx", "winograd_tiles", "winograd_dw_all"}),
+        (11, 16, 3, 8, {"correlate", "conv_dw"}),  # too few channels
+        (16, 16, 4, 8, {"correlate", "conv_dw"}),
+    ],
+)
+def test_which_shapes_take_it(channels, outputs, kernel, size, kernels):
+    layer = Conv2d(channels, outputs, kernel, padding=kernel // 2)
+    found = operations(layer, np.ones((2, channels, size, size), np.float32))
+    assert kernels <= found
+    assert not (found & {"winograd", "correlate"}) - kernels
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"dilation": 2}, {"groups": 2}])
+def test_other_convolutions_do_not(options):
+    layer = Conv2d(24, 24, 3, padding=1, **options)
+    assert "winograd" not in operations(layer, np.ones((1, 24, 8, 8), np.float32))
+
+
+@pytest.mark.parametrize(("kernel", "size"), [(3, 16), (3, 2), (5, 16)])
+def test_error_in_float32(kernel, size):
+    """A few 1e-6 of the largest output, as docs/performance.md says; the plain sum has some 3e-7."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((16, 64, size, size)).astype(np.float32)
+    w = (rng.standard_normal((48, 64, kernel, kernel)) / kernel / 8).astype(np.float32)
+    y = functional.conv2d(x, w, padding=1)
+    expected = reference.conv2d(x.astype(np.float64), w.astype(np.float64), padding=1)
+    assert abs(y - expected).max() < 1e-5 * abs(expected).max()
+
+
+# ------------------------------------------------------------------------------------------ the switch
+
+
+def test_it_can_be_switched_off(without):
+    layer = Conv2d(16, 16, 3)
+    x = np.random.default_rng(0).standard_normal((3, 16, 8, 8)).astype(np.float32)
+    assert "winograd" not in operations(layer, x)
+    y = layer.forward(x)
+    cnn.set_winograd(True)
+    assert cnn.get_winograd()
+    assert "winograd" in operations(layer, x)  # the same layer, at once
+    np.testing.assert_allclose(layer.forward(x), y, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0, None, "off"])
+def test_the_switch_takes_booleans(value):
+    with pytest.raises(TypeError, match=f"set_winograd: enabled must be True or False, got {value!r}"):
+        cnn.set_winograd(value)
+
+
+@pytest.mark.parametrize(("value", "state"), [("0", "off"), ("1", "on"), ("", "on")])
+def test_the_environment_switches_it(value, state):
+    result = run_python("-c", "import cnn; cnn.show_config()", CNN_WINOGRAD=value)
+    assert f"Winograd       {state}" in result.stdout

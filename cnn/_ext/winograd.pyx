@@ -793,7 +793,7 @@ cdef void winograd_weights(const Op* op, const Place* place) noexcept nogil:
 def register_tile(Py_ssize_t outputs):
     """How many of the outputs `matmul` takes at a time, and how many tiles: the wider tile, unless it wastes more
     than a twelfth. `outer` takes as many numbers."""
-    return WIDE if -outputs % WIDE * 12 <= outputs else NARROW, TILES
+    return WIDE if (WIDE - outputs % WIDE) % WIDE * 12 <= outputs else NARROW, TILES
 
 
 SINGLE_TILE = SINGLE    # outputs at a time where there is one tile only

@@ -5,7 +5,7 @@ from cnn.windows import LANES
 from cnn.winograd import get_winograd
 
 CHANNELS = 12       # the fewest that make up for transforming the tiles
-CACHE = 1 << 20     # bytes that the transformed tiles of a chunk may take
+CACHE = 1 << 20
 OUTPUTS = 24        # of a task of the weight gradient over the whole batch
 
 

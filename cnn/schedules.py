@@ -83,6 +83,19 @@ class Cosine(Schedule):
         return _cosine(self.lr, self.final_lr, min(step / self.total_steps, 1.0))
 
 
+class Linear(Schedule):
+    """Straight from `lr` at step 0 to `final_lr` at step `total_steps`, where it stays (PyTorch's LinearLR)."""
+
+    def __init__(self, lr, total_steps, final_lr=0.0, warmup_steps=0):
+        super().__init__(warmup_steps)
+        self.lr = self._number("lr", lr, minimum=0)
+        self.total_steps = self._integer("total_steps", total_steps, minimum=1)
+        self.final_lr = self._number("final_lr", final_lr, minimum=0)
+
+    def rate(self, step):
+        return _linear(self.lr, self.final_lr, min(step / self.total_steps, 1.0))
+
+
 class OneCycle(Schedule):
     """Up to `max_lr`, then down to almost nothing, each along half a cosine wave (PyTorch's OneCycleLR).
 
@@ -91,29 +104,38 @@ class OneCycle(Schedule):
     alone. Smith and Topin 2018, "Super-Convergence".
 
     pct_start: the part of the steps, in [0, 1], that goes up. div_factor, final_div_factor: above 0.
+    anneal_strategy: "cos", or "linear" for straight lines: a triangle.
     """
 
-    def __init__(
-        self, max_lr, total_steps, pct_start=0.3, div_factor=25.0, final_div_factor=1e4, warmup_steps=0
-    ):
+    def __init__(self, max_lr, total_steps, pct_start=0.3, div_factor=25.0, final_div_factor=1e4, warmup_steps=0,
+                 anneal_strategy="cos"):
         super().__init__(warmup_steps)
         self.max_lr = self._number("max_lr", max_lr, minimum=0)
         self.total_steps = self._integer("total_steps", total_steps, minimum=1)
         self.pct_start = self._number("pct_start", pct_start, minimum=0, maximum=1)
         self.div_factor = self._number("div_factor", div_factor, above=0)
         self.final_div_factor = self._number("final_div_factor", final_div_factor, above=0)
+        if anneal_strategy not in ("cos", "linear"):
+            raise ValueError(f'OneCycle: anneal_strategy must be "cos" or "linear", got {anneal_strategy!r}')
+        self.anneal_strategy = anneal_strategy
 
     def rate(self, step):
+        along = _cosine if self.anneal_strategy == "cos" else _linear
         first = self.max_lr / self.div_factor
         last = self.total_steps - 1
         top = self.pct_start * self.total_steps - 1  # need not be whole, and may be below 0
         step = min(step, last)
         if step <= top and top > 0:
-            return _cosine(first, self.max_lr, step / top)
+            return along(first, self.max_lr, step / top)
         part = (step - top) / (last - top) if last > top else 0.0
-        return _cosine(self.max_lr, first / self.final_div_factor, part)
+        return along(self.max_lr, first / self.final_div_factor, part)
 
 
 def _cosine(start, end, part):
     """Half a cosine wave from `start` (part = 0) to `end` (part = 1)."""
     return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
+
+
+def _linear(start, end, part):
+    """Straight from `start` (part = 0) to `end` (part = 1)."""
+    return start + (end - start) * part

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from cnn.schedules import Constant, Cosine, OneCycle, Schedule, Step
+from cnn.schedules import Constant, Cosine, Linear, OneCycle, Schedule, Step
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,17 @@ def test_cosine():
     assert Cosine(1.0, 10)(10**9) == 0
 
 
+def test_linear():
+    assert rates(Linear(4, 4, final_lr=2), 7) == close([4, 3.5, 3, 2.5, 2, 2, 2])
+    assert rates(Linear(6, 6, warmup_steps=2), 7) == close([3, 5, 4, 3, 2, 1, 0])
+
+
+def test_one_cycle_with_straight_lines():
+    """Up from a fifth of 10, down to 0.7."""
+    schedule = OneCycle(10, 10, pct_start=0.5, div_factor=5, final_div_factor=2 / 0.7, anneal_strategy="linear")
+    assert rates(schedule, 11) == close([2, 4, 6, 8, 10, 8.14, 6.28, 4.42, 2.56, 0.7, 0.7])
+
+
 def test_one_cycle():
     # Up over steps 0 to 2, down over steps 2 to 4, and then it stays.
     schedule = OneCycle(8, 5, pct_start=0.6, div_factor=2, final_div_factor=4)
@@ -79,9 +90,16 @@ def test_cosine_agrees_with_pytorch(torch, final_lr):
     assert rates(Cosine(0.3, 49, final_lr)) == close(wanted)
 
 
+@pytest.mark.parametrize("final_lr", [0.0, 0.01])
+def test_linear_agrees_with_pytorch(torch, final_lr):
+    wanted = torch_rates(torch, 0.3, lambda lib, opt: lib.LinearLR(opt, 1.0, final_lr / 0.3, 40))
+    assert rates(Linear(0.3, 40, final_lr)) == close(wanted)
+
+
+@pytest.mark.parametrize("strategy", ["cos", "linear"])
 @pytest.mark.parametrize("total_steps", [3, 10, 47, 50])
 @pytest.mark.parametrize("pct_start", [0.0, 0.25, 0.3, 0.5, 1.0])
-def test_one_cycle_agrees_with_pytorch(torch, total_steps, pct_start):
+def test_one_cycle_agrees_with_pytorch(torch, total_steps, pct_start, strategy):
     def build(lib, optimizer):
         return lib.OneCycleLR(
             optimizer,
@@ -91,10 +109,11 @@ def test_one_cycle_agrees_with_pytorch(torch, total_steps, pct_start):
             cycle_momentum=False,
             div_factor=5.0,
             final_div_factor=100.0,
+            anneal_strategy=strategy,
         )
 
     wanted = torch_rates(torch, 0.3, build, total_steps)
-    schedule = OneCycle(0.3, total_steps, pct_start, div_factor=5.0, final_div_factor=100.0)
+    schedule = OneCycle(0.3, total_steps, pct_start, 5.0, 100.0, anneal_strategy=strategy)
     assert rates(schedule, total_steps) == close(wanted)
     assert schedule(total_steps + 5) == close(wanted[-1])
 
@@ -148,6 +167,9 @@ BAD = [
     (lambda: Cosine(0.1, 0), ValueError, "Cosine: total_steps must be an integer of at least 1, got 0"),
     (lambda: Cosine(0.1, 1, final_lr=math.inf), ValueError,
      "Cosine: final_lr must be a finite number of at least 0, got inf"),
+    (lambda: Linear(0.1, 0), ValueError, "Linear: total_steps must be an integer of at least 1, got 0"),
+    (lambda: OneCycle(0.1, 9, anneal_strategy="sin"), ValueError,
+     'OneCycle: anneal_strategy must be "cos" or "linear", got \'sin\''),
     (lambda: OneCycle(0.1, 0), ValueError, "OneCycle: total_steps must be an integer of at least 1, got 0"),
     (lambda: OneCycle(0.1, 9, pct_start=1.5), ValueError,
      "OneCycle: pct_start must be a finite number of at least 0 and of at most 1, got 1.5"),
@@ -168,6 +190,6 @@ def test_bad_argument(call, error, text):
 
 
 def test_a_schedule_has_no_memory():
-    for schedule in (Step(0.3, 4), Cosine(0.3, 40), OneCycle(0.3, 50), Constant(0.3, warmup_steps=9)):
+    for schedule in (Step(0.3, 4), Cosine(0.3, 40), Linear(0.3, 40), OneCycle(0.3, 50), Constant(0.3, warmup_steps=9)):
         forward = rates(schedule)
         assert [schedule(step) for step in reversed(range(50))] == forward[::-1]

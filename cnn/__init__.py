@@ -30,7 +30,7 @@ from cnn.layers import (
     Tanh,
 )
 from cnn.losses import CrossEntropyLoss, MSELoss
-from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm
+from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm, split_biases
 from cnn.parameter import Parameter
 from cnn.threads import get_num_threads, set_num_threads
 from cnn.trainer import Trainer, TrainingDiverged
@@ -42,5 +42,5 @@ __all__ = [
     "Adam", "AdamW", "Callback", "Conv2d", "CrossEntropyLoss", "Dropout", "Flatten", "Layer", "LeakyReLU", "Linear",
     "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU", "SGD", "Sequential", "Sigmoid", "Tanh", "Trainer",
     "TrainingDiverged", "clip_grad_norm", "data", "functional", "get_num_threads", "get_winograd", "load_model",
-    "models", "optim", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config",
+    "models", "optim", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]

@@ -1,8 +1,12 @@
 """Optimizers with PyTorch's defaults and update rules.
 
-An optimizer lays its parameters side by side in one flat array and their gradients in another, so that a
-step is a single pass over them. The rules stand in _ext/update.pyx; their NumPy twins in reference.py.
+An optimizer lays its parameters side by side in one flat array and their gradients in another, group after
+group, so that a step is a single pass over them. The rules stand in _ext/update.pyx; their NumPy twins in
+reference.py.
 """
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 
 from cnn import parameter, shapes
@@ -11,38 +15,50 @@ from cnn.plan import Program
 
 
 class Optimizer:
-    """Base class. `params`: a list of distinct Parameters; `lr`: the learning rate, which may be set at any time.
+    """Base class.
+
+    params: a list of distinct Parameters, or of PyTorch's parameter groups: dicts with such a list under
+        "params" and the options in which the group differs from what the optimizer is given, "lr" among them.
+    lr: the learning rate, which may be set at any time; a group with its own keeps its ratio to this one.
 
     Raises TypeError or ValueError for arguments that do not fit.
     """
 
     kernel = None       # the update's name in _ext/update.pyx
-    buffers = ()        # names of the state arrays, in the kernel's words
 
-    def __init__(self, params, lr):
+    def __init__(self, params, lr, **options):
         name = type(self).__name__
-        try:
-            params = list(params)
-        except TypeError:
-            raise TypeError(f"{name}: params must be a list of Parameters, got {type(params).__name__}") from None
-        if not params:
-            raise ValueError(f"{name}: params must hold at least one Parameter, got an empty list")
-        for p in params:
-            if not isinstance(p, parameter.Parameter):
-                raise TypeError(f"{name}: params must be Parameters, got {type(p).__name__}")
-        if len({id(p) for p in params}) != len(params):
-            raise ValueError(f"{name}: params has the same Parameter more than once")
-        if len({p.dtype for p in params}) > 1:
-            raise ValueError(f"{name}: params must share one dtype, got "
-                             f"{', '.join(sorted({str(p.dtype) for p in params}))}")
-        self.params = params
-        self._now = np.array([0.0, 1.0, 1.0, 1.0])      # learning rate, clipping factor, bias corrections
+        self._now = np.array([0.0, 1.0, 0.0])       # learning rate, clipping factor, number of the step
         self._norm = np.zeros(1)
         self.lr = lr
+        defaults = self._checked(**options)
+        self._groups = [self._group(entry, defaults) for entry in _entries(name, params)]
+        self.params = [p for group in self._groups for p in group.params]
+        if not self.params:
+            raise ValueError(f"{name}: params must hold at least one Parameter, got an empty list")
+        if len({id(p) for p in self.params}) != len(self.params):
+            raise ValueError(f"{name}: params has the same Parameter more than once")
+        if len({p.dtype for p in self.params}) > 1:
+            raise ValueError(f"{name}: params must share one dtype, got "
+                             f"{', '.join(sorted({str(p.dtype) for p in self.params}))}")
         self.steps = 0      # updates made so far
-        self._data, self._grad = parameter.flatten(params)
-        self.state = {buffer: zeros(self._data.size, self._data.dtype) for buffer in self.buffers}
+        self._data, self._grad = parameter.flatten(self.params)
+        self.state = self._new_state(self._groups)
         self._program = None
+
+    def _group(self, entry, defaults):
+        """The group that a dict describes."""
+        name = type(self).__name__
+        known = {"params", "lr", *defaults}
+        if "params" not in entry or set(entry) - known:
+            raise ValueError(f"{name}: params: a group must have params and may have "
+                             f"{', '.join(sorted(known - {'params'}))}, got {', '.join(map(str, entry))}")
+        params = _parameters(name, entry["params"])
+        lr = shapes.number(name, "lr", entry.get("lr", self.lr), 0)
+        if lr != self.lr and self.lr == 0:
+            raise ValueError(f"{name}: lr must be above 0 where a group has its own, got 0")
+        options = {key: entry.get(key, value) for key, value in defaults.items()}
+        return _Group(params, lr / self.lr if lr != self.lr else 1.0, self._checked(**options))
 
     @property
     def lr(self):
@@ -53,13 +69,27 @@ class Optimizer:
         self._now[0] = shapes.number(type(self).__name__, "lr", value, 0)
 
     @property
+    def param_groups(self):
+        """A tuple of dicts, to read only: each group's "params", its "lr" as it is now, and its other options."""
+        return tuple(MappingProxyType({"params": group.params, "lr": self.lr * group.lr_scale, **group.options})
+                     for group in self._groups)
+
+    @property
     def grad_norm(self):
         """Norm of all gradients before the last clipped step (float)."""
         return float(self._norm[0])
 
-    def options(self):
-        """The kernel's sizes and scalars."""
+    def _checked(self, **options):
+        """A group's options as they should be; raises TypeError or ValueError for wrong ones."""
         raise NotImplementedError
+
+    def _buffers(self, options):
+        """Names of the state arrays that such a group needs, in the kernel's words."""
+        raise NotImplementedError
+
+    def _arguments(self, options):
+        """The kernel's sizes and scalars for such a group."""
+        return options
 
     def step(self):
         """Update every parameter from its `grad`."""
@@ -75,41 +105,42 @@ class Optimizer:
         max_norm: scale all gradients down where their norm, taken together, is larger.
         """
         chunks, now = program.kernels.pack.chunks, self._now
-        spans = [slice(a, b) for a, b in self._trainable()]
-        tasks = [chunks(span.stop - span.start) for span in spans]
+        ranges = [(group, slice(first, last), chunks(last - first)) for group, first, last in self._trainable()]
         if max_norm is not None:
-            parts, first = np.zeros(max(1, sum(tasks))), 0
+            parts, first = np.zeros(max(1, sum(tasks for _, _, tasks in ranges))), 0
             program.cut()
-            for span, count in zip(spans, tasks, strict=True):
-                part = parts[first:first + count]
+            for _, span, tasks in ranges:
+                part = parts[first:first + tasks]
                 program.before("square_sum", lambda span=span, part=part: dict(
-                    g=self._grad[span], part=part, count=span.stop - span.start), count)
-                first += count
+                    g=self._grad[span], part=part, count=span.stop - span.start), tasks)
+                first += tasks
             program.cut()
             program.before("clip_factor", lambda: dict(part=parts, now=now, norm=self._norm, count=len(parts),
                                                        max_norm=max_norm), 1)
         program.cut()
-        for span, count in zip(spans, tasks, strict=True):
-            program.before(self.kernel, lambda span=span: dict(
+        for group, span, tasks in ranges:
+            program.before(self.kernel, lambda group=group, span=span: dict(
                 w=self._data[span], g=self._grad[span], now=now, count=span.stop - span.start,
-                **{name: values[span] for name, values in self.state.items()}, **self.options()), count)
+                lr_scale=group.lr_scale, **self._arguments(group.options),
+                **{name: self.state[name][span] for name in self._buffers(group.options)}), tasks)
         program.on_run(self._advance)
 
     def _trainable(self):
-        """Where in the flat arrays the parameters lie that require gradients: [first, last), merged."""
-        spans, at = [], 0
-        for p in self.params:
-            if p.requires_grad and spans and spans[-1][1] == at:
-                spans[-1][1] = at + p.size
-            elif p.requires_grad:
-                spans.append([at, at + p.size])
-            at += p.size
-        return spans
+        """Where in the flat arrays the parameters lie that require gradients: (group, first, last), merged."""
+        ranges, at = [], 0
+        for group in self._groups:
+            for p in group.params:
+                if p.requires_grad and ranges and ranges[-1][0] is group and ranges[-1][2] == at:
+                    ranges[-1][2] = at + p.size
+                elif p.requires_grad:
+                    ranges.append([group, at, at + p.size])
+                at += p.size
+        return ranges
 
     def _advance(self):
         """Called before each update."""
         self.steps += 1
-        self._now[1] = 1.0      # no clipping, unless the program finds a factor
+        self._now[1:] = 1.0, self.steps     # no clipping, unless the program finds a factor
 
     def settle(self):
         """Lay the parameters side by side again where something else has moved them since."""
@@ -121,6 +152,108 @@ class Optimizer:
                 return
             at += p.size * p.dtype.itemsize
 
+    # ------------------------------------------------------------ state
+
+    def _new_state(self, groups):
+        names = dict.fromkeys(name for group in groups for name in self._buffers(group.options))
+        return {name: zeros(self._data.size, self._data.dtype) for name in names}
+
+    def state_dict(self):
+        """What the next updates depend on besides parameters and gradients, exact to the bit.
+
+        Returns a dict: "steps" (int), "lr" (float) and "param_groups" (a list with a dict of each group's options,
+        its "lr_scale" and its parameters' "shapes"), which JSON can hold, and by name a copy of every state array,
+        (total size of the parameters,), in the order of the groups.
+        """
+        groups = [{"shapes": _shapes(group.params), "lr_scale": group.lr_scale, **group.options}
+                  for group in self._groups]
+        return {"steps": self.steps, "lr": self.lr, "param_groups": groups,
+                **{name: values.copy() for name, values in self.state.items()}}
+
+    def load_state_dict(self, state):
+        """Go on from what `state_dict` returned; as in PyTorch the options are taken over too.
+
+        Raises TypeError or ValueError, before anything is changed, for what is no state of such an optimizer
+        with groups of parameters of the same shapes.
+        """
+        owner, numbers = f"{type(self).__name__}.load_state_dict", ("steps", "lr", "param_groups")
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{owner}: state must be a dict, got {type(state).__name__}")
+        if not set(numbers) <= set(state):
+            raise ValueError(f"{owner}: state must have {', '.join(numbers)}, got {', '.join(map(str, state))}")
+        steps = shapes.integer(owner, "steps", state["steps"])
+        lr = shapes.number(owner, "lr", state["lr"], 0)
+        saved = state["param_groups"]
+        if not isinstance(saved, (list, tuple)) or not all(isinstance(entry, Mapping) for entry in saved):
+            raise TypeError(f"{owner}: param_groups must be a list of dicts, got {type(saved).__name__}")
+        if len(saved) != len(self._groups):
+            raise ValueError(f"{owner}: param_groups must be {len(self._groups)} groups, got {len(saved)}")
+        groups = [self._loaded(owner, group, entry) for group, entry in zip(self._groups, saved, strict=True)]
+        arrays = self._new_state(groups)
+        if set(state) != {*numbers, *arrays}:
+            raise ValueError(f"{owner}: state must have {', '.join((*numbers, *arrays))}, "
+                             f"got {', '.join(map(str, state))}")
+        for name, array in arrays.items():
+            array[...] = shapes.array(owner, name, state[name], array.shape)
+        self.steps, self.lr, self._groups, self.state = steps, lr, groups, arrays
+        parameter.layout += 1       # programs that know the options and the arrays from before are stale
+
+    def _loaded(self, owner, group, entry):
+        """The group with the options of an entry of `state_dict`."""
+        keys = "shapes", "lr_scale", *group.options
+        if set(entry) != set(keys):
+            raise ValueError(f"{owner}: param_groups must have {', '.join(keys)}, got {', '.join(map(str, entry))}")
+        if entry["shapes"] != _shapes(group.params):
+            raise ValueError(f"{owner}: param_groups must have parameters of the shapes {_shapes(group.params)}, got "
+                             f"{entry['shapes']}")
+        options = self._checked(**{key: entry[key] for key in group.options})
+        return _Group(group.params, shapes.number(owner, "lr_scale", entry["lr_scale"], 0), options)
+
+
+class _Group:
+    """Parameters that are updated alike: lr_scale times the optimizer's learning rate, with these options."""
+
+    def __init__(self, params, lr_scale, options):
+        self.params, self.lr_scale, self.options = params, lr_scale, options
+
+
+def _entries(name, params):
+    """The groups as dicts; a list of Parameters is one."""
+    try:
+        params = list(params)
+    except TypeError:
+        raise TypeError(f"{name}: params must be a list of Parameters, got {type(params).__name__}") from None
+    if params and all(isinstance(entry, Mapping) for entry in params):
+        return params
+    return [{"params": params}]
+
+
+def _parameters(name, params):
+    try:
+        params = list(params)
+    except TypeError:
+        raise TypeError(f"{name}: params must be a list of Parameters, got {type(params).__name__}") from None
+    for p in params:
+        if not isinstance(p, parameter.Parameter):
+            raise TypeError(f"{name}: params must be Parameters, got {type(p).__name__}")
+    return params
+
+
+def _shapes(params):
+    return [list(p.shape) for p in params]
+
+
+def split_biases(params, **options):
+    """Two parameter groups: the weights, and with these options what has one axis (biases, a norm's two arrays).
+
+        SGD(split_biases(model.parameters(), weight_decay=0), lr=0.1, weight_decay=5e-4)
+
+    params: Parameters, each of which keeps its place among those of its group. Raises TypeError for others.
+    """
+    params = _parameters("split_biases", params)
+    return [{"params": [p for p in params if len(p.shape) > 1]},
+            {"params": [p for p in params if len(p.shape) <= 1], **options}]
+
 
 class SGD(Optimizer):
     """v = momentum v + g, w -= lr v; with Nesterov w -= lr (g + momentum v); g includes weight_decay * w.
@@ -131,41 +264,44 @@ class SGD(Optimizer):
     kernel = "sgd"
 
     def __init__(self, params, lr=0.001, momentum=0.0, nesterov=False, weight_decay=0.0):
-        self.momentum = shapes.number("SGD", "momentum", momentum, 0)
-        self.weight_decay = shapes.number("SGD", "weight_decay", weight_decay, 0)
-        self.nesterov = bool(nesterov)
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("SGD: nesterov needs a momentum above 0, got 0")
-        self.buffers = ("velocity",) if self.momentum else ()
-        super().__init__(params, lr)
+        super().__init__(params, lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
 
-    def options(self):
-        return {"nesterov": self.nesterov, "momentum": self.momentum, "weight_decay": self.weight_decay}
+    def _checked(self, momentum, nesterov, weight_decay):
+        momentum = shapes.number("SGD", "momentum", momentum, 0)
+        if nesterov and momentum == 0:
+            raise ValueError("SGD: nesterov needs a momentum above 0, got 0")
+        return {"momentum": momentum, "nesterov": bool(nesterov),
+                "weight_decay": shapes.number("SGD", "weight_decay", weight_decay, 0)}
+
+    def _buffers(self, options):
+        return ["velocity"] if options["momentum"] else []
 
 
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015); weight_decay * w is a part of the gradient."""
 
-    kernel, buffers, decoupled = "adam", ("m", "v"), False
+    kernel, decoupled = "adam", False
 
     def __init__(self, params, lr=0.001, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def _checked(self, betas, eps, weight_decay):
         name = type(self).__name__
         try:
             beta1, beta2 = betas
         except (TypeError, ValueError):
             raise ValueError(f"{name}: betas must be two numbers, got {betas!r}") from None
-        self.betas = tuple(shapes.number(name, "betas", b, 0, below=1) for b in (beta1, beta2))
-        self.eps = shapes.number(name, "eps", eps, 0)
-        self.weight_decay = shapes.number(name, "weight_decay", weight_decay, 0)
-        super().__init__(params, lr)
+        return {"betas": tuple(shapes.number(name, "betas", b, 0, below=1) for b in (beta1, beta2)),
+                "eps": shapes.number(name, "eps", eps, 0),
+                "weight_decay": shapes.number(name, "weight_decay", weight_decay, 0)}
 
-    def _advance(self):
-        super()._advance()
-        self._now[2:] = [1 - beta**self.steps for beta in self.betas]
+    def _buffers(self, options):
+        return ["m", "v"]
 
-    def options(self):
-        return {"decoupled": self.decoupled, "beta1": self.betas[0], "beta2": self.betas[1], "eps": self.eps,
-                "weight_decay": self.weight_decay}
+    def _arguments(self, options):
+        beta1, beta2 = options["betas"]
+        return {"decoupled": self.decoupled, "beta1": beta1, "beta2": beta2, "eps": options["eps"],
+                "weight_decay": options["weight_decay"]}
 
 
 class AdamW(Adam):
@@ -186,17 +322,20 @@ class RMSprop(Optimizer):
     kernel = "rmsprop"
 
     def __init__(self, params, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False):
-        self.alpha = shapes.number("RMSprop", "alpha", alpha, 0, 1)
-        self.eps = shapes.number("RMSprop", "eps", eps, 0)
-        self.weight_decay = shapes.number("RMSprop", "weight_decay", weight_decay, 0)
-        self.momentum = shapes.number("RMSprop", "momentum", momentum, 0)
-        self.centered = bool(centered)
-        self.buffers = ("square", *(["mean"] if self.centered else []), *(["velocity"] if self.momentum else []))
-        super().__init__(params, lr)
+        super().__init__(params, lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum,
+                         centered=centered)
 
-    def options(self):
-        return {"alpha": self.alpha, "eps": self.eps, "weight_decay": self.weight_decay,
-                "momentum": self.momentum}
+    def _checked(self, alpha, eps, weight_decay, momentum, centered):
+        return {"alpha": shapes.number("RMSprop", "alpha", alpha, 0, 1),
+                "eps": shapes.number("RMSprop", "eps", eps, 0),
+                "weight_decay": shapes.number("RMSprop", "weight_decay", weight_decay, 0),
+                "momentum": shapes.number("RMSprop", "momentum", momentum, 0), "centered": bool(centered)}
+
+    def _buffers(self, options):
+        return ["square", *(["mean"] if options["centered"] else []), *(["velocity"] if options["momentum"] else [])]
+
+    def _arguments(self, options):
+        return {name: options[name] for name in ("alpha", "eps", "weight_decay", "momentum")}
 
 
 OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}

@@ -658,6 +658,25 @@ def test_params_of_optimizers(make):
     make(q for q in layer.parameters()).step()
 
 
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_groups_of_optimizers(make):
+    name, p, q = make.__name__, cnn.Parameter(zeros(3)), cnn.Parameter(zeros(2))
+    refuses(lambda: make([{"params": []}, {"params": []}]), ValueError, f"{name}: params must hold at least one")
+    refuses(lambda: make([{"params": [p]}, {"params": [p]}]), ValueError, name, "the same Parameter more than once")
+    refuses(lambda: make([{"params": [p]}, q]), TypeError, f"{name}: params must be Parameters, got dict")
+    refuses(lambda: make([{"params": p}]), TypeError, f"{name}: params must be a list of Parameters")
+    refuses(lambda: make([{"lr": 1}]), ValueError, f"{name}: params: a group must have params", "got lr")
+    refuses(lambda: make([{"params": [p], "dampening": 0}]), ValueError, f"{name}: params: a group", "dampening")
+    refuses(lambda: make([{"params": [p], "lr": -1}]), ValueError, f"{name}: lr", "-1")
+    refuses(lambda: make([{"params": [p], "weight_decay": NAN}]), ValueError, f"{name}: weight_decay", "nan")
+    refuses(lambda: make([{"params": [p], "lr": 1}], lr=0), ValueError, f"{name}: lr must be above 0 where a group")
+
+
+def test_parameters_of_split_biases():
+    refuses(lambda: cnn.split_biases(None), TypeError, "split_biases: params must be a list of Parameters")
+    refuses(lambda: cnn.split_biases([zeros(3)]), TypeError, "split_biases: params must be Parameters, got ndarray")
+
+
 # ------------------------------------------------------------------------------------------ Trainer
 
 

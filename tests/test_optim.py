@@ -1,6 +1,7 @@
 """Optimizers against PyTorch's and their NumPy twins over fifty steps; clipping."""
 
 import inspect
+import json
 import math
 
 import numpy as np
@@ -173,6 +174,207 @@ def test_a_frozen_parameter_stays_as_it_is(torch, name):
     theirs.step()
     for p, t in zip(params, tensors, strict=True):
         np.testing.assert_allclose(p.data, t.detach().numpy(), rtol=1e-12, atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------ groups
+
+# class, what the optimizer is given, what the second of three groups has of its own, and what the third
+GROUPS = [
+    ("SGD", {"lr": 0.1, "weight_decay": 0.02}, {"weight_decay": 0.0}, {"lr": 0.7}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9}, {"momentum": 0, "lr": 0.01}, {"nesterov": True, "weight_decay": 0.1}),
+    ("Adam", {}, {"betas": (0.5, 0.8), "lr": 0.02}, {"eps": 1e-3, "weight_decay": 0.1}),
+    ("AdamW", {"lr": 0.02}, {"weight_decay": 0, "betas": (0.7, 0.99)}, {"lr": 0.0}),
+    ("RMSprop", {"weight_decay": 0.1}, {"alpha": 0.8, "momentum": 0.5}, {"centered": True, "lr": 0.03, "eps": 1e-3}),
+]
+per_group = pytest.mark.parametrize("name, options, second, third", GROUPS, ids=str)
+
+
+def grouped(params, second, third):
+    """Three groups in another order than that of the parameters."""
+    return [{"params": params[3:]}, {"params": [params[0]], **second}, {"params": (params[2], params[1]), **third}]
+
+
+@per_group
+def test_groups_agree_with_pytorch(torch, name, options, second, third):
+    params = [Parameter(w) for w in start()]
+    tensors = [torch.tensor(w) for w in start()]
+    ours = getattr(cnn, name)(grouped(params, second, third), **options)
+    theirs = getattr(torch.optim, name)(grouped(tensors, second, third), **options)
+    rates = [group["lr"] for group in theirs.param_groups]
+    assert [group["lr"] for group in ours.param_groups] == pytest.approx(rates, rel=1e-15)
+    for step in range(50):
+        factor = 1 / (1 + step)
+        ours.lr = factor * options.get("lr", 0.01 if name == "RMSprop" else 0.001)
+        for group, lr in zip(theirs.param_groups, rates, strict=True):
+            group["lr"] = factor * lr
+        for p, t, g in zip(params, tensors, gradients(step), strict=True):
+            p.grad, t.grad = g, torch.tensor(g)
+        ours.step()
+        theirs.step()
+    for p, t in zip(params, tensors, strict=True):
+        np.testing.assert_allclose(p.data, t.numpy(), rtol=1e-12, atol=1e-12)
+    for group, wanted in zip(ours.param_groups, theirs.param_groups, strict=True):
+        assert {key: group[key] for key in group if key not in ("params", "lr")} == {
+            key: wanted[key] for key in group if key not in ("params", "lr")
+        }
+
+
+@pytest.mark.parametrize("frozen", [(0,), (2,), (1, 4), (3, 4)])
+def test_a_frozen_parameter_of_a_group_stays_as_it_is(frozen):
+    """Parameters beside it in the flat array, in its own group and the next, go on."""
+    params, others = ([Parameter(w) for w in start()] for _ in range(2))
+    for i in frozen:
+        params[i].requires_grad = False
+    kept = [p for i, p in enumerate(others) if i not in frozen]
+    groups = [{"params": params[:2], "weight_decay": 0.1}, {"params": params[2:], "lr": 0.3}]
+    wanted = [{**group, "params": [others[params.index(p)] for p in group["params"] if p.requires_grad]}
+              for group in groups]
+    for p, q, g in zip(params, others, gradients(0), strict=True):
+        p.grad, q.grad = g, g
+    cnn.SGD(groups, lr=0.1, momentum=0.9).step()
+    cnn.SGD(wanted, lr=0.1, momentum=0.9).step()
+    for i, (p, w) in enumerate(zip(params, start(), strict=True)):
+        assert np.array_equal(p.data, w) == (i in frozen)
+    assert all(np.array_equal(p.data, q.data) for p, q in zip(params, others, strict=True) if q in kept)
+
+
+def test_one_group_is_no_group():
+    params, others = ([Parameter(w) for w in start(np.float32)] for _ in range(2))
+    for p, q, g in zip(params, others, gradients(0), strict=True):
+        p.grad, q.grad = g, g
+    cnn.Adam(params, lr=0.1).step()
+    cnn.Adam([{"params": others[:2]}, {"params": []}, {"params": others[2:], "lr": 0.1}], lr=0.1).step()
+    assert all(np.array_equal(p.data, q.data) for p, q in zip(params, others, strict=True))
+
+
+def test_split_biases():
+    layers = cnn.Sequential(cnn.Conv2d(1, 2, 3), cnn.Flatten(), cnn.Linear(8, 3))
+    weight, bias, weight2, bias2 = layers.parameters()
+    groups = cnn.split_biases(layers.parameters(), weight_decay=0, lr=6.4)
+    assert groups == [{"params": [weight, weight2]}, {"params": [bias, bias2], "weight_decay": 0, "lr": 6.4}]
+    before = layers.state_dict()
+    optimizer = cnn.SGD(groups, lr=0.1, weight_decay=0.5)     # all gradients are 0
+    optimizer.step()
+    for name, p in layers.named_parameters():
+        assert p.data == pytest.approx(before[name] * (0.95 if "weight" in name else 1), rel=1e-6)
+    optimizer.lr = 0.01
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.64], rel=1e-12)
+
+
+def test_groups_cannot_be_changed_without_effect():
+    optimizer = cnn.SGD([Parameter(np.ones(1))])
+    with pytest.raises(TypeError):
+        optimizer.param_groups[0]["lr"] = 1.0
+
+
+# ------------------------------------------------------------------------------------------ state
+
+
+def on_its_way(name, options, groups=({}, {}), dtype=np.float32, seed=None):
+    """An optimizer of the parameters and they themselves, which `seed` draws anew."""
+    params = [Parameter(w if seed is None else w + seed) for w in start(dtype)]
+    return getattr(cnn, name)(grouped(params, *groups), **options), params
+
+
+def go(optimizer, params, steps):
+    for step in steps:
+        for p, g in zip(params, gradients(step, params[0].dtype), strict=True):
+            p.grad = g
+        optimizer.step()
+
+
+def through_files(state):
+    """What a state is once its numbers have been text and its arrays bytes."""
+    arrays = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
+    numbers = json.loads(json.dumps({key: value for key, value in state.items() if key not in arrays}))
+    return {**numbers, **{key: np.frombuffer(value.tobytes(), value.dtype) for key, value in arrays.items()}}
+
+
+@per_group
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_resuming_gives_the_same_bits(name, options, second, third, dtype):
+    straight, params = on_its_way(name, options, (second, third), dtype)
+    go(straight, params, range(5))
+    straight.lr = 0.123
+    state = through_files(straight.state_dict())
+    values = [p.data.copy() for p in params]
+    go(straight, params, range(5, 9))
+
+    resumed, others = on_its_way(name, {**options, "lr": 0.5}, dtype=dtype, seed=1)
+    go(resumed, others, range(2))       # it has programs and a state of its own already
+    resumed.load_state_dict(state)
+    for p, value in zip(others, values, strict=True):
+        p.data = value
+    assert resumed.steps == 5 and resumed.lr == 0.123
+    go(resumed, others, range(5, 9))
+    assert all(np.array_equal(p.data, q.data) for p, q in zip(params, others, strict=True))
+
+
+def test_a_state_is_a_copy():
+    optimizer, params = on_its_way("SGD", {"momentum": 0.9})
+    go(optimizer, params, range(2))
+    state = optimizer.state_dict()
+    kept = state["velocity"].copy()
+    other, params2 = on_its_way("SGD", {"momentum": 0.9})
+    other.load_state_dict(state)
+    go(optimizer, params, range(2))
+    go(other, params2, range(2))
+    assert np.array_equal(state["velocity"], kept)
+
+
+def test_a_trainer_sees_that_a_state_was_loaded():
+    """Its program knows the options and where the state lies."""
+    rng, results = np.random.default_rng(0), []
+    images, labels = rng.standard_normal((20, 4)).astype(np.float32), rng.integers(0, 3, 20)
+    for loaded in (False, True):
+        layer = cnn.Linear(4, 3)
+        wanted = cnn.SGD(layer.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+        optimizer = cnn.SGD(layer.parameters(), lr=0.1) if loaded else wanted
+        trainer = cnn.Trainer(layer, optimizer, progress=False)
+        weights = layer.state_dict()
+        trainer.train_step(images, labels)
+        layer.load_state_dict(weights)
+        if loaded:
+            optimizer.load_state_dict(wanted.state_dict())
+        else:
+            wanted.load_state_dict({**wanted.state_dict(), "steps": 0, "velocity": np.zeros(15)})
+        for _ in range(3):
+            trainer.train_step(images, labels)
+        results.append(layer.weight.data)
+    assert np.array_equal(*results)
+
+
+BAD_STATES = [
+    (lambda s: None, TypeError, "state must be a dict, got NoneType"),
+    (lambda s: {}, ValueError, "state must have steps, lr, param_groups"),
+    (lambda s: {**s, "steps": -1}, ValueError, "steps must be an integer of at least 0, got -1"),
+    (lambda s: {**s, "steps": 1.0}, TypeError, "steps must be an integer, got 1.0"),
+    (lambda s: {**s, "lr": math.nan}, ValueError, "lr must be a finite number of at least 0, got nan"),
+    (lambda s: {**s, "param_groups": 3}, TypeError, "param_groups must be a list of dicts, got int"),
+    (lambda s: {**s, "param_groups": [None] * 3}, TypeError, "param_groups must be a list of dicts"),
+    (lambda s: {**s, "param_groups": s["param_groups"][1:]}, ValueError, "param_groups must be 3 groups, got 2"),
+    (lambda s: {**s, "param_groups": s["param_groups"][::-1]}, ValueError, "parameters of the shapes"),
+    (lambda s: {**s, "param_groups": [{**g, "eps": 1} for g in s["param_groups"]]}, ValueError, "must have shapes"),
+    (lambda s: {**s, "param_groups": [{**g, "lr_scale": -1} for g in s["param_groups"]]}, ValueError, "lr_scale"),
+    (lambda s: {**s, "param_groups": [{**g, "momentum": "1"} for g in s["param_groups"]]}, TypeError, "momentum"),
+    (lambda s: {**s, "more": 1}, ValueError, "state must have steps, lr, param_groups, velocity, got"),
+    (lambda s: {k: v for k, v in s.items() if k != "velocity"}, ValueError, "state must have"),
+    (lambda s: {**s, "velocity": s["velocity"][1:]}, ValueError, "velocity must have shape"),
+    (lambda s: {**s, "velocity": s["velocity"].astype(int)}, TypeError, "velocity must be float32 or float64"),
+    (lambda s: {**s, "velocity": s["velocity"].tolist()}, TypeError, "velocity must be a NumPy array"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change, error, words", BAD_STATES, ids=[row[2] for row in BAD_STATES])
+def test_a_state_that_does_not_fit_changes_nothing(change, error, words):
+    optimizer, params = on_its_way("SGD", {"momentum": 0.9})
+    go(optimizer, params, range(2))
+    state = optimizer.state_dict()
+    with pytest.raises(error, match="SGD") as caught:
+        optimizer.load_state_dict(change({**state, "steps": 7}))
+    assert words in str(caught.value)
+    after = optimizer.state_dict()
+    assert np.array_equal(after.pop("velocity"), state.pop("velocity")) and after == state
 
 
 # ------------------------------------------------------------------------------------------ clipping

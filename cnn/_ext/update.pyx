@@ -2,9 +2,9 @@
 
 All parameters of a group lie in one array, and so do their gradients: an update is one loop.
 What changes from step to step comes in `now`: the learning rate, a factor on the gradient (for
-clipping), and Adam's bias corrections.
+clipping), and the number of the step, from 1. A group's learning rate is lr_scale times the one there.
 """
-from libc.math cimport sqrt
+from libc.math cimport pow, sqrt
 
 from cnn._ext.op cimport CHUNK, Op, Place, array
 from cnn._ext.vec cimport LANES, VL, real, real_sqrt, vec, vec_splat, vec_store
@@ -12,8 +12,7 @@ from cnn._ext.vec cimport LANES, VL, real, real_sqrt, vec, vec_splat, vec_store
 cdef enum:
     LR = 0
     CLIP = 1
-    CORRECTION1 = 2
-    CORRECTION2 = 3
+    STEP = 2
 
 
 cdef void sgd(const Op* op, const Place* place) noexcept nogil:
@@ -21,9 +20,10 @@ cdef void sgd(const Op* op, const Place* place) noexcept nogil:
     cdef real* w = <real*>array(op, 0, place)                    # IN/OUT
     cdef const real* gradient = <const real*>array(op, 1, place)  # IN
     cdef real* velocity = <real*>array(op, 2, place)             # IN/OUT or NULL
-    cdef const double* now = <const double*>array(op, 3, place)  # IN  (4,)
+    cdef const double* now = <const double*>array(op, 3, place)  # IN  (3,)
     cdef bint nesterov = op.n[1]
-    cdef real mu = <real>op.f[0], decay = <real>op.f[1], lr = <real>now[LR], clip = <real>now[CLIP], g, v
+    cdef real mu = <real>op.f[0], decay = <real>op.f[1], clip = <real>now[CLIP], g, v
+    cdef real lr = <real>(now[LR] * op.f[2])
     cdef Py_ssize_t i, first = place.task * CHUNK, last = min(first + CHUNK, op.n[0])
     if not velocity:
         for i in range(first, last):
@@ -47,7 +47,7 @@ cdef inline real lerp(real old, real new, real keep, real take) noexcept nogil:
 
 
 cdef void adam(const Op* op, const Place* place) noexcept nogil:
-    """m, v: running means of g and g^2;  w -= lr/c1 m / (sqrt(v)/sqrt(c2) + eps).
+    """m, v: running means of g and g^2;  w -= lr/c1 m / (sqrt(v)/sqrt(c2) + eps),  c_i = 1 - b_i^step.
 
     Kingma & Ba 2015. With `decoupled` the decay is w -= lr decay w instead of a part of g
     (AdamW, Loshchilov & Hutter 2019).
@@ -56,13 +56,14 @@ cdef void adam(const Op* op, const Place* place) noexcept nogil:
     cdef const real* gradient = <const real*>array(op, 1, place)  # IN
     cdef real* m = <real*>array(op, 2, place)                    # IN/OUT
     cdef real* v = <real*>array(op, 3, place)                    # IN/OUT
-    cdef const double* now = <const double*>array(op, 4, place)  # IN  (4,)
+    cdef const double* now = <const double*>array(op, 4, place)  # IN  (3,)
     cdef bint decoupled = op.n[1]
     cdef real b1 = <real>op.f[0], one_b1 = <real>(1 - op.f[0]), b2 = <real>op.f[1], one_b2 = <real>(1 - op.f[1])
     cdef real eps = <real>op.f[2], clip = <real>now[CLIP]
     cdef real decay = 0 if decoupled else <real>op.f[3]
-    cdef real keep = <real>(1 - now[LR] * op.f[3]) if decoupled else 1
-    cdef real step = <real>(now[LR] / now[CORRECTION1]), root = <real>sqrt(now[CORRECTION2]), g
+    cdef double lr = now[LR] * op.f[4]
+    cdef real keep = <real>(1 - lr * op.f[3]) if decoupled else 1
+    cdef real step = <real>(lr / (1 - pow(op.f[0], now[STEP]))), root = <real>sqrt(1 - pow(op.f[1], now[STEP])), g
     cdef Py_ssize_t i, first = place.task * CHUNK
     for i in range(first, min(first + CHUNK, op.n[0])):
         g = clip * gradient[i] + decay * w[i]
@@ -81,10 +82,10 @@ cdef void rmsprop(const Op* op, const Place* place) noexcept nogil:
     cdef real* square = <real*>array(op, 2, place)               # IN/OUT
     cdef real* mean = <real*>array(op, 3, place)                 # IN/OUT or NULL
     cdef real* velocity = <real*>array(op, 4, place)             # IN/OUT or NULL
-    cdef const double* now = <const double*>array(op, 5, place)  # IN  (4,)
+    cdef const double* now = <const double*>array(op, 5, place)  # IN  (3,)
     cdef real alpha = <real>op.f[0], one_alpha = <real>(1 - op.f[0]), eps = <real>op.f[1]
-    cdef real decay = <real>op.f[2], mu = <real>op.f[3], lr = <real>now[LR], clip = <real>now[CLIP]
-    cdef real g, spread
+    cdef real decay = <real>op.f[2], mu = <real>op.f[3], clip = <real>now[CLIP]
+    cdef real lr = <real>(now[LR] * op.f[4]), g, spread
     cdef Py_ssize_t i, first = place.task * CHUNK
     for i in range(first, min(first + CHUNK, op.n[0])):
         g = clip * gradient[i] + decay * w[i]
@@ -118,7 +119,7 @@ cdef void square_sum(const Op* op, const Place* place) noexcept nogil:
 cdef void clip_factor(const Op* op, const Place* place) noexcept nogil:
     """now[CLIP] = min(1, max_norm / (|g| + 1e-6)), |g| over all groups; the norm is kept beside it."""
     cdef const double* part = <const double*>array(op, 0, place)  # IN  (parts,)
-    cdef double* now = <double*>array(op, 1, place)              # OUT (4,)
+    cdef double* now = <double*>array(op, 1, place)              # OUT (3,)
     cdef double* norm = <double*>array(op, 2, place)             # OUT (1,)
     cdef double total = 0
     cdef Py_ssize_t i
@@ -152,11 +153,11 @@ PEAK_FLOPS = 2 * 12 * VL    # of one round of `fma_peak`
 KERNELS = {
     "fma_peak": (<size_t>&fma_peak, ("out",), ("rounds",), ()),
     "sgd": (<size_t>&sgd, ("w", "g", "velocity", "now"), ("count", "nesterov"),
-            ("momentum", "weight_decay")),
+            ("momentum", "weight_decay", "lr_scale")),
     "adam": (<size_t>&adam, ("w", "g", "m", "v", "now"), ("count", "decoupled"),
-             ("beta1", "beta2", "eps", "weight_decay")),
+             ("beta1", "beta2", "eps", "weight_decay", "lr_scale")),
     "rmsprop": (<size_t>&rmsprop, ("w", "g", "square", "mean", "velocity", "now"), ("count",),
-                ("alpha", "eps", "weight_decay", "momentum")),
+                ("alpha", "eps", "weight_decay", "momentum", "lr_scale")),
     "square_sum": (<size_t>&square_sum, ("g", "part"), ("count",), ()),
     "clip_factor": (<size_t>&clip_factor, ("part", "now", "norm"), ("count",), ("max_norm",)),
 }

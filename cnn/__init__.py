@@ -10,9 +10,10 @@
 
 The floors of the house, from the ground: _ext and reference (kernels and their NumPy twins); shapes,
 init, windows, plan, parameter, ops, functional; layers, losses; models, optim, schedules, data;
-callbacks, trainer, checkpoint. A file imports only from the floors below it.
+callbacks, averaging, trainer, checkpoint. A file imports only from the floors below it.
 """
 from cnn import data, functional, models, optim, schedules
+from cnn.averaging import EMA, Lookahead
 from cnn.callbacks import Callback
 from cnn.checkpoint import load_model, save_model
 from cnn.config import show_config
@@ -39,8 +40,9 @@ from cnn.winograd import get_winograd, set_winograd
 __version__ = "0.1.0"
 
 __all__ = [
-    "Adam", "AdamW", "Callback", "Conv2d", "CrossEntropyLoss", "Dropout", "Flatten", "Layer", "LeakyReLU", "Linear",
-    "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU", "SGD", "Sequential", "Sigmoid", "Tanh", "Trainer",
-    "TrainingDiverged", "clip_grad_norm", "data", "functional", "get_num_threads", "get_winograd", "load_model",
-    "models", "optim", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "Adam", "AdamW", "Callback", "Conv2d", "CrossEntropyLoss", "Dropout", "EMA", "Flatten", "Layer", "LeakyReLU",
+    "Linear", "Lookahead", "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU", "SGD", "Sequential", "Sigmoid",
+    "Tanh", "Trainer", "TrainingDiverged", "clip_grad_norm", "data", "functional", "get_num_threads", "get_winograd",
+    "load_model", "models", "optim", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config",
+    "split_biases",
 ]

@@ -375,6 +375,17 @@ def rmsprop_update(w, g, square, grad_avg, velocity, lr, alpha, eps, weight_deca
     w -= lr * g
 
 
+def average_update(slow, w, decay, copy_back):
+    """Exponential moving average of weights, slow ← decay·slow + (1 - decay)·w; Lookahead then sets w ← slow.
+
+    slow, w: arrays of one shape, changed in place. copy_back: whether w is set. Zhang et al. 2019, "Lookahead".
+    """
+    slow *= decay
+    slow += (1 - decay) * w
+    if copy_back:
+        w[...] = slow
+
+
 def dropout(x, p, seed, step):
     """y = x / (1 - p) where the element's hash reaches p * 2^32, else 0; the gradient is the same map of dy.
 

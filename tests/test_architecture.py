@@ -24,7 +24,7 @@ FLOORS = [
     {"shapes", "init", "windows", "memory", "plan", "threads", "winograd", "parameter", "files", "ops", "functional"},
     {"layers", "losses"},
     {"models", "optim", "schedules", "data", "history"},
-    {"trainer", "callbacks", "checkpoint", "config", "images", "plots", "run"},
+    {"trainer", "callbacks", "averaging", "checkpoint", "config", "images", "plots", "run"},
     {"__init__"},
 ]
 NEIGHBOURS_ALLOWED = {1, 2, 4}  # floor 3 holds siblings that know nothing of one another
@@ -159,6 +159,7 @@ def all_that_the_package_does():
         model = Sequential(Conv2d(1, 2, 3), Flatten(), Linear(8, 5), ReLU(), Dropout()).to(np.float64)
         trainer = cnn.Trainer(model, optimizer(model.parameters(), lr=0.01), max_grad_norm=1, progress=False)
         trainer.fit(data, 1, validation=data)
+    cnn.EMA(model).update()
 
 
 def test_every_kernel_is_used(monkeypatch):

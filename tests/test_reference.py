@@ -556,6 +556,14 @@ def test_rmsprop_agrees_with_pytorch(torch, alpha, eps, weight_decay, momentum, 
     )
 
 
+def test_average_by_hand():
+    slow, w = np.array([1.0, 2.0]), np.array([5.0, 2.0])
+    reference.average_update(slow, w, 0.75, False)
+    assert slow.tolist() == [2, 2] and w.tolist() == [5, 2]
+    reference.average_update(slow, w, 0.5, True)
+    assert slow.tolist() == w.tolist() == [3.5, 2]
+
+
 def test_optimizers_by_hand():
     w, velocity = np.array([1.0]), np.array([99.0])  # the first step must not look at the velocity
     reference.sgd_update(w, np.array([2.0]), velocity, 0.5, 0.5, True, 0.0, True)

@@ -101,6 +101,20 @@ cdef void rmsprop(const Op* op, const Place* place) noexcept nogil:
         w[i] -= lr * g
 
 
+cdef void average(const Op* op, const Place* place) noexcept nogil:
+    """slow = keep slow + (1 - keep) w;  with `copy_back` then w = slow."""
+    cdef real* slow = <real*>array(op, 0, place)                 # IN/OUT
+    cdef real* w = <real*>array(op, 1, place)                    # IN/OUT
+    cdef const double* decay = <const double*>array(op, 2, place)  # IN  (1,)
+    cdef bint copy_back = op.n[1]
+    cdef real keep = <real>decay[0], take = <real>(1 - decay[0])
+    cdef Py_ssize_t i, first = place.task * CHUNK
+    for i in range(first, min(first + CHUNK, op.n[0])):
+        slow[i] = lerp(slow[i], w[i], keep, take)
+        if copy_back:
+            w[i] = slow[i]
+
+
 cdef void square_sum(const Op* op, const Place* place) noexcept nogil:
     """part[task] = sum of g^2 over the task's chunk"""
     cdef const real* gradient = <const real*>array(op, 0, place)  # IN
@@ -158,6 +172,7 @@ KERNELS = {
              ("beta1", "beta2", "eps", "weight_decay", "lr_scale")),
     "rmsprop": (<size_t>&rmsprop, ("w", "g", "square", "mean", "velocity", "now"), ("count",),
                 ("alpha", "eps", "weight_decay", "momentum", "lr_scale")),
+    "average": (<size_t>&average, ("slow", "w", "decay"), ("count", "copy_back"), ()),
     "square_sum": (<size_t>&square_sum, ("g", "part"), ("count",), ()),
     "clip_factor": (<size_t>&clip_factor, ("part", "now", "norm"), ("count",), ("max_norm",)),
 }

@@ -1,0 +1,130 @@
+"""Averages of a model's weights over its training steps, kept beside the model."""
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from cnn import shapes
+from cnn.callbacks import Callback
+from cnn.plan import Program
+
+
+class EMA(Callback):
+    """Exponential moving average of weights: average = decay * average + (1 - decay) * weights.
+
+        ema = EMA(model, decay=0.999)
+        trainer = Trainer(model, optimizer, callbacks=[ema])
+        trainer.fit(train, epochs=5)
+        with ema.applied():
+            trainer.evaluate(test)
+
+    Buffers (running statistics) are averaged like weights. The average starts as what the model holds now.
+    In a loop of your own call `update` after each step.
+
+    model: a Layer with parameters of one dtype. decay: of one update, a number in [0, 1] or a function of the
+    number of steps made, from 1. every: steps from one update to the next. warmup: have update number t, from
+    0, use at most (1 + t) / (10 + t), which soon forgets the weights it started from (TensorFlow's rule).
+
+    Raises TypeError or ValueError for arguments that do not fit.
+    """
+
+    copy_back = False       # whether the model goes on from the average
+
+    def __init__(self, model, decay=0.999, every=1, warmup=True):
+        name = type(self).__name__
+        self.model = model
+        self.decay = decay if callable(decay) else shapes.number(name, "decay", decay, 0, 1)
+        self.every = shapes.integer(name, "every", every, 1)
+        self.warmup = bool(warmup)
+        self.steps = 0      # steps counted so far
+        self._average = {key: array.copy() for key, array in self._arrays().items()}
+        self._now = np.zeros(1)
+        self._program = None
+
+    def on_step_end(self, trainer):
+        self.update()
+
+    def update(self):
+        """Count a step, and average if it is time to."""
+        self.steps += 1
+        if self.steps % self.every:
+            return
+        name = type(self).__name__
+        decay = shapes.number(name, "decay", self.decay(self.steps), 0, 1) if callable(self.decay) else self.decay
+        if self.warmup:
+            updates = self.steps // self.every - 1
+            decay = min(decay, (1 + updates) / (10 + updates))
+        self._now[0] = decay
+        if self._program is None or not self._program.fits(0):
+            self._program = self._written()
+        self._program.run(0)
+
+    @contextmanager
+    def applied(self):
+        """The model holds the averages meanwhile, in the same arrays, and what it held before afterwards."""
+        before = {key: array.copy() for key, array in self._arrays().items()}
+        self._copy_in(self._average)
+        try:
+            yield
+        finally:
+            self._copy_in(before)
+
+    def _copy_in(self, values):
+        for key, array in self._arrays().items():
+            array[...] = values[key]
+
+    def _arrays(self):
+        """All that is averaged, by name: the model's own arrays."""
+        arrays = {key: p.data for key, p in self.model.named_parameters()}
+        kinds = {str(array.dtype) for array in arrays.values()}
+        if len(kinds) != 1:
+            raise ValueError(f"{type(self).__name__}: model must have parameters, all of one dtype, got "
+                             f"{', '.join(sorted(kinds)) or 'none'}")
+        return arrays
+
+    def _written(self):
+        """The program of an update, a single pass over all arrays."""
+        program = Program(self.model.dtype, 1)
+        for key, array in self._arrays().items():
+            self._average[key] = slow = self._average[key].astype(array.dtype, copy=False)
+            program.before("average", lambda array=array, slow=slow: dict(
+                slow=slow, w=array, decay=self._now, count=array.size, copy_back=self.copy_back),
+                program.kernels.pack.chunks(array.size))
+        return program
+
+    def state_dict(self):
+        """The number of "steps" (int), and by name, after "average.", a copy of every average."""
+        return {"steps": self.steps, **{f"average.{key}": array.copy() for key, array in self._average.items()}}
+
+    def load_state_dict(self, state):
+        """Go on from what `state_dict` returned.
+
+        Raises TypeError or ValueError, before anything is changed, where that is not of such a model.
+        """
+        owner, wanted = f"{type(self).__name__}.load_state_dict", {f"average.{key}" for key in self._average}
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{owner}: state must be a dict, got {type(state).__name__}")
+        if set(state) != {"steps", *wanted}:
+            raise ValueError(f"{owner}: state has missing names {sorted({'steps', *wanted} - set(state))} and unknown "
+                             f"names {sorted(set(state) - {'steps', *wanted})}")
+        steps = shapes.integer(owner, "steps", state["steps"])
+        values = {key: shapes.array(owner, f"average.{key}", state[f"average.{key}"], array.shape)
+                  for key, array in self._average.items()}
+        for key, array in self._average.items():
+            array[...] = values[key]
+        self.steps = steps
+
+
+class Lookahead(EMA):
+    """Every `every` steps the average moves towards the weights, and the weights go on from there.
+
+    Zhang et al. 2019; their alpha is 1 - decay. Arguments as for EMA. After `fit` the model holds the average.
+    """
+
+    copy_back = True
+
+    def __init__(self, model, decay=0.5, every=5):
+        super().__init__(model, decay, every, warmup=False)
+
+    def on_fit_end(self, trainer):
+        self._copy_in(self._average)

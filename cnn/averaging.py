@@ -21,7 +21,7 @@ class EMA(Callback):
     Buffers (running statistics) are averaged like weights. The average starts as what the model holds now.
     In a loop of your own call `update` after each step.
 
-    model: a Layer with parameters of one dtype. decay: of one update, a number in [0, 1] or a function of the
+    model: a Layer with parameters. decay: of one update, a number in [0, 1] or a function of the
     number of steps made, from 1. every: steps from one update to the next. warmup: have update number t, from
     0, use at most (1 + t) / (10 + t), which soon forgets the weights it started from (TensorFlow's rule).
 
@@ -74,11 +74,13 @@ class EMA(Callback):
             array[...] = values[key]
 
     def _arrays(self):
-        """All that is averaged, by name: the model's own arrays."""
+        """All that is averaged, by name: the model's own arrays of floats."""
         arrays = {key: p.data for key, p in self.model.named_parameters()}
+        buffers = getattr(self.model, "named_buffers", list)()
+        arrays.update((key, array) for key, array in buffers if array.dtype.kind == "f")
         kinds = {str(array.dtype) for array in arrays.values()}
         if len(kinds) != 1:
-            raise ValueError(f"{type(self).__name__}: model must have parameters, all of one dtype, got "
+            raise ValueError(f"{type(self).__name__}: model must have parameters and buffers of one dtype, got "
                              f"{', '.join(sorted(kinds)) or 'none'}")
         return arrays
 

@@ -103,6 +103,31 @@ def test_applied_swaps_values_and_keeps_arrays():
     assert_same_bits(averages(ema), first)
 
 
+class Statistics(cnn.layers.Layer):
+    """What keeps other arrays than parameters, floats and a counter."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.mean, self.count = cnn.Parameter(np.zeros(2)), np.zeros(3), np.zeros((), np.int64)
+
+    def named_buffers(self):
+        return [("mean", self.mean), ("count", self.count)]
+
+
+def test_statistics_are_averaged_and_counts_are_not():
+    layer = Statistics()
+    lookahead = Lookahead(layer, 0.75, every=1)
+    layer.mean += 4
+    layer.count += 4
+    lookahead.update()
+    assert layer.mean.tolist() == [1, 1, 1] and layer.count == 4
+    layer.mean += 1
+    with lookahead.applied():
+        assert layer.mean.tolist() == [1, 1, 1] and layer.count == 4
+    assert layer.mean.tolist() == [2, 2, 2]
+    assert set(lookahead.state_dict()) == {"steps", "average.weight", "average.mean"}
+
+
 def data_set():
     rng = np.random.default_rng(0)
     return cnn.data.Dataset(rng.integers(0, 256, (70, 1, 4, 4), np.uint8), np.arange(70) % 10)

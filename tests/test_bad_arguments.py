@@ -683,9 +683,9 @@ def test_parameters_of_split_biases():
 @pytest.mark.parametrize("make", [cnn.EMA, cnn.Lookahead])
 def test_averages(make):
     name, layer = make.__name__, Linear(2, 2)
-    refuses(lambda: make(ReLU()), ValueError, f"{name}: model must have parameters", "got none")
+    refuses(lambda: make(ReLU()), ValueError, f"{name}: model must have parameters and buffers", "got none")
     mixed = Sequential(Linear(1, 1), Linear(1, 1, dtype=np.float64))
-    refuses(lambda: make(mixed), ValueError, f"{name}: model must have parameters, all of one dtype")
+    refuses(lambda: make(mixed), ValueError, f"{name}: model must have parameters and buffers of one dtype")
     for decay, error in ((-0.1, ValueError), (1.1, ValueError), (NAN, ValueError), ("1", TypeError)):
         refuses(lambda decay=decay: make(layer, decay), error, f"{name}: decay", repr(decay))
         refuses(lambda decay=decay: make(layer, lambda step: decay, 1).update(), error, f"{name}: decay")

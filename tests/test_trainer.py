@@ -189,13 +189,14 @@ class NumpyLoss:
         return self.inner.backward()
 
 
-LOSSES = {"plain": {}, "smoothed": {"label_smoothing": 0.1}, "weighted": {"weight": np.linspace(0.1, 3, 10)}}
+SMOOTHED, WEIGHTED = {"label_smoothing": 0.1}, {"weight": np.linspace(0.1, 3, 10)}
+LOSSES = {"plain": {}, "smoothed": SMOOTHED, "weighted": WEIGHTED, "both": {**SMOOTHED, **WEIGHTED}}
 
 
 def two_ways(loss, **options):
     """Trainers of the same model as one program and part by part."""
     kinds = [(ReLU, cnn.CrossEntropyLoss), (NumpyReLU, cnn.CrossEntropyLoss)]
-    if loss != "weighted":  # a loss that is only called cannot say what its mean was divided by
+    if "weight" not in LOSSES[loss]:  # a loss that is only called cannot say what its mean was divided by
         kinds.append((ReLU, NumpyLoss))
     for relu, kind in kinds:
         model = small_model(dtype=np.float64)
@@ -260,6 +261,36 @@ def test_max_grad_norm_is_clip_grad_norm():
         assert trainer.optimizer.grad_norm == pytest.approx(norms[-1], rel=1e-10)
     assert max(norms) > 0.5  # something was clipped
     assert_all_close(weights(model), weights(other))
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.2])
+@pytest.mark.parametrize("name, options", [("SGD", {"momentum": 0.9, "nesterov": True}), ("AdamW", {})])
+def test_groups_and_clipping_agree_with_pytorch(torch, name, options, max_norm):
+    """Biases without weight decay and at another rate, in ten steps of one program under a schedule."""
+    rate, options = schedules.OneCycle(0.02, 10), {"lr": 0.01, "weight_decay": 0.1, **options}
+    model = models.lenet5(image_size=16, dtype=np.float64)
+    theirs = lenet_in_torch(torch, model.state_dict())
+    groups = cnn.split_biases(model.parameters(), weight_decay=0, lr=0.03)
+    trainer = cnn.Trainer(model, getattr(cnn, name)(groups, **options), schedule=rate, progress=False,
+                          max_grad_norm=max_norm)
+    trainer.fit(DataLoader(made_up(), BATCH), 1)
+
+    groups = [{"params": [p for p in theirs.parameters() if p.ndim > 1]},
+              {"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0}]
+    optimizer = getattr(torch.optim, name)(groups, **options)
+    norms = []
+    for step, (images, labels) in enumerate(batches(made_up(), np.float64)):
+        for group, factor in zip(optimizer.param_groups, (1, 3), strict=True):
+            group["lr"] = rate(step) * factor
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(theirs(torch.tensor(images)), torch.tensor(labels)).backward()
+        if max_norm is not None:
+            norms.append(torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm).item())
+        optimizer.step()
+    assert_all_close(weights(model), [value.numpy() for value in theirs.state_dict().values()], 1e-8)
+    if max_norm is not None:
+        assert max(norms) > max_norm  # something was clipped
+        assert trainer.optimizer.grad_norm == pytest.approx(norms[-1], rel=1e-8)
 
 
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "RMSprop"])

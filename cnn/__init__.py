@@ -18,9 +18,13 @@ from cnn.callbacks import Callback
 from cnn.checkpoint import load_model, save_model
 from cnn.config import show_config
 from cnn.layers import (
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool2d,
     Conv2d,
     Dropout,
     Flatten,
+    GlobalAvgPool2d,
     Layer,
     LeakyReLU,
     Linear,
@@ -45,4 +49,9 @@ __all__ = [
     "Tanh", "Trainer", "TrainingDiverged", "clip_grad_norm", "data", "functional", "get_num_threads", "get_winograd",
     "load_model", "models", "optim", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config",
     "split_biases",
+    "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "Callback", "Conv2d", "CrossEntropyLoss",
+    "Dropout", "Flatten", "GlobalAvgPool2d", "Layer", "LeakyReLU", "Linear", "MSELoss", "MaxPool2d", "Parameter",
+    "RMSprop", "ReLU", "SGD", "Sequential", "Sigmoid", "Tanh", "Trainer", "TrainingDiverged", "clip_grad_norm", "data",
+    "functional", "get_num_threads", "load_model", "models", "optim", "save_model", "schedules", "set_num_threads",
+    "show_config",
 ]

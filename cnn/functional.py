@@ -15,8 +15,9 @@ from cnn.ops import conv, loss, pointwise, pool
 from cnn.ops import linear as linear_ops
 from cnn.plan import Program, Slot, circumstances
 
-__all__ = ["conv2d", "conv2d_backward", "cross_entropy", "leaky_relu", "leaky_relu_backward", "linear",
-           "linear_backward", "max_pool2d", "max_pool2d_backward", "mse_loss", "relu", "relu_backward",
+__all__ = ["adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "avg_pool2d",
+           "avg_pool2d_backward", "conv2d", "conv2d_backward", "cross_entropy", "leaky_relu", "leaky_relu_backward",
+           "linear", "linear_backward", "max_pool2d", "max_pool2d_backward", "mse_loss", "relu", "relu_backward",
            "sigmoid", "sigmoid_backward", "tanh", "tanh_backward"]
 
 _cache = threading.local()      # programs of this Python thread: their arrays must not be shared
@@ -100,10 +101,17 @@ def conv2d_backward(dy, x, w, stride=1, padding=0, dilation=1, groups=1, need_dx
     return dx, dw, db
 
 
-def _window(name, size, kernel_size, stride, padding, ceil_mode):
+def _windows(name, size, kernel_size, stride, padding, *flags):
+    """Windows of a pooling, and what tells them from others."""
     kernel = shapes.pair(name, "kernel_size", kernel_size, 1)
     stride = kernel if stride is None else shapes.pair(name, "stride", stride, 1)
-    return pool.window(name, size, kernel, stride, shapes.pair(name, "padding", padding, 0), bool(ceil_mode))
+    key = (tuple(size), kernel, stride, shapes.pair(name, "padding", padding, 0), *map(bool, flags))
+    return pool.windows(name, *key), key
+
+
+def _adaptive_windows(name, size, output_size):
+    key = tuple(size), shapes.pair(name, "output_size", output_size, 1)
+    return pool.adaptive_windows(name, *key), key
 
 
 def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
@@ -113,10 +121,21 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
     Of equal values the first in row-major order wins, a NaN wins over everything, padding never wins.
     """
     x = shapes.array("max_pool2d", "x", x, ("N", "C", "H", "W"))
-    win = _window("max_pool2d", x.shape[2:], kernel_size, stride, padding, ceil_mode)
-    channels = x.shape[1]
-    shapes.element_count("max_pool2d", *x.shape)
-    shape = (len(x), channels, win["out_h"], win["out_w"])
+    return _max_pool("max_pool2d", x, *_windows("max_pool2d", x.shape[2:], kernel_size, stride, padding, ceil_mode))
+
+
+def adaptive_max_pool2d(x, output_size):
+    """Max pooling with `output_size` windows, an int or a pair, spread over the input.
+
+    x: (N, C, H, W). Window i of n reaches from row floor(i H / n) to ceil((i + 1) H / n); likewise the columns.
+    Returns y: (N, C, *output_size), and indices as `max_pool2d`, for `max_pool2d_backward`.
+    """
+    x = shapes.array("adaptive_max_pool2d", "x", x, ("N", "C", "H", "W"))
+    return _max_pool("adaptive_max_pool2d", x, *_adaptive_windows("adaptive_max_pool2d", x.shape[2:], output_size))
+
+
+def _max_pool(name, x, win, key):
+    shape = _pooled(name, x.shape, win)
     y, indices = np.empty(shape, x.dtype), np.empty(shape, np.int64)
     if y.size == 0:
         return y, indices
@@ -125,7 +144,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
         t, index = pool.max_pool2d(program, program.input(*x.shape[1:]), win)
         program.output(t)
         program.add("unpack_index", lambda: dict(x=index, y=Slot("indices"), size=int(np.prod(shape[1:]))))
-    program = _program(("max_pool2d", channels, *win.values()), x.dtype, len(x), write)
+    program = _program((name, x.shape[1], key), x.dtype, len(x), write)
     program.run(len(x), x=x, y=y, indices=indices)
     return y, indices
 
@@ -139,12 +158,7 @@ def max_pool2d_backward(dy, indices, input_shape):
     name = "max_pool2d_backward"
     dy = shapes.array(name, "dy", dy, ("N", "C", "OH", "OW"))
     indices = shapes.array(name, "indices", indices, dy.shape, np.int64)
-    if not isinstance(input_shape, (tuple, list)):
-        raise TypeError(f"{name}: input_shape must be a tuple (N, C, H, W), got {input_shape!r}")
-    if len(input_shape) != 4 or tuple(input_shape[:2]) != dy.shape[:2]:
-        raise ValueError(f"{name}: input_shape must be ({dy.shape[0]}, {dy.shape[1]}, H, W), got {input_shape}")
-    height, width = (shapes.integer(name, "input_shape", n, 0) for n in input_shape[2:])
-    shapes.element_count(name, *dy.shape[:2], height, width)
+    height, width = _input_size(name, input_shape, dy)
     if indices.size and not 0 <= indices.min() <= indices.max() < height * width:
         raise ValueError(f"{name}: indices must lie in [0, {height * width}), got {indices.min()} to "
                          f"{indices.max()}")
@@ -159,6 +173,84 @@ def max_pool2d_backward(dy, indices, input_shape):
         program.output(pool.max_pool2d_scatter(program, t, index, height, width), "dx")
     program = _program((name, dy.shape[1:], height, width), dy.dtype, len(dy), write)
     program.run(len(dy), dy=dy, indices=indices, dx=dx)
+    return dx
+
+
+def _pooled(name, shape, win):
+    """Shape of what comes out of a pooling."""
+    shapes.element_count(name, *shape)
+    shapes.element_count(name, *shape[:2], win["out_h"], win["out_w"])
+    return *shape[:2], win["out_h"], win["out_w"]
+
+
+def _input_size(name, input_shape, dy):
+    """(H, W) of the input whose gradient is wanted, checked."""
+    if not isinstance(input_shape, (tuple, list)):
+        raise TypeError(f"{name}: input_shape must be a tuple (N, C, H, W), got {input_shape!r}")
+    if len(input_shape) != 4 or tuple(input_shape[:2]) != dy.shape[:2]:
+        raise ValueError(f"{name}: input_shape must be ({dy.shape[0]}, {dy.shape[1]}, H, W), got {input_shape}")
+    height, width = (shapes.integer(name, "input_shape", n, 0) for n in input_shape[2:])
+    shapes.element_count(name, *dy.shape[:2], height, width)
+    return height, width
+
+
+def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    """Average pooling. x: (N, C, H, W). Returns y: (N, C, OH, OW).
+
+    y[c, i, j] is the sum of the window's pixels over their number, in which the padding counts (as zeros) if
+    count_include_pad, and what a window of ceil_mode sees beyond the padding does not.
+    """
+    x = shapes.array("avg_pool2d", "x", x, ("N", "C", "H", "W"))
+    return _avg_pool("avg_pool2d", x, *_windows("avg_pool2d", x.shape[2:], kernel_size, stride, padding, ceil_mode,
+                                                count_include_pad))
+
+
+def avg_pool2d_backward(dy, input_shape, kernel_size, stride=None, padding=0, ceil_mode=False,
+                        count_include_pad=True):
+    """Gradient of `avg_pool2d`: each pixel of a window gets dy over the window's number of pixels.
+
+    dy: (N, C, OH, OW); input_shape: (N, C, H, W). Returns dx: (N, C, H, W).
+    """
+    name = "avg_pool2d_backward"
+    dy = shapes.array(name, "dy", dy, ("N", "C", "OH", "OW"))
+    return _avg_pool_backward(name, dy, *_windows(name, _input_size(name, input_shape, dy), kernel_size, stride,
+                                                  padding, ceil_mode, count_include_pad))
+
+
+def adaptive_avg_pool2d(x, output_size):
+    """Average pooling with `output_size` windows, an int or a pair, spread as in `adaptive_max_pool2d`.
+
+    x: (N, C, H, W). Returns y: (N, C, *output_size).
+    """
+    x = shapes.array("adaptive_avg_pool2d", "x", x, ("N", "C", "H", "W"))
+    return _avg_pool("adaptive_avg_pool2d", x, *_adaptive_windows("adaptive_avg_pool2d", x.shape[2:], output_size))
+
+
+def adaptive_avg_pool2d_backward(dy, input_shape):
+    """Gradient of `adaptive_avg_pool2d`. dy: (N, C, OH, OW); input_shape: (N, C, H, W). Returns dx."""
+    name = "adaptive_avg_pool2d_backward"
+    dy = shapes.array(name, "dy", dy, ("N", "C", "OH", "OW"))
+    return _avg_pool_backward(name, dy, *_adaptive_windows(name, _input_size(name, input_shape, dy), dy.shape[2:]))
+
+
+def _avg_pool(name, x, win, key):
+    y = np.empty(_pooled(name, x.shape, win), x.dtype)
+    if y.size == 0:
+        return y
+    program = _program((name, x.shape[1], key), x.dtype, len(x), lambda program: program.output(
+        pool.avg_pool2d(program, program.input(*x.shape[1:]), win)))
+    program.run(len(x), x=x, y=y)
+    return y
+
+
+def _avg_pool_backward(name, dy, win, key):
+    shapes.array(name, "dy", dy, (*dy.shape[:2], win["out_h"], win["out_w"]))
+    dx = np.empty((*dy.shape[:2], win["height"], win["width"]), dy.dtype)
+    if dx.size == 0:
+        return dx
+    program = _program((name, dy.shape[1], key), dy.dtype, len(dy), lambda program: program.output(
+        pool.avg_pool2d_backward(program, program.input(*dy.shape[1:], name="dy"), win), "dx"))
+    program.run(len(dy), dy=dy, dx=dx)
     return dx
 
 

@@ -11,10 +11,13 @@ import numpy as np
 import cnn
 from cnn import reference
 
+# What PyTorch has under another name: functions of torch.nn that make it.
+OTHER_NAMES = {"GlobalAvgPool2d": lambda nn: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())}
+
 
 @dataclass(frozen=True)
 class Case:
-    layer: str  # the class's name in cnn and in torch.nn
+    layer: str  # the class's name in cnn and, but for OTHER_NAMES, in torch.nn
     args: tuple
     shape: tuple  # of one image
     out: tuple  # of one image's output, worked out by hand
@@ -29,7 +32,8 @@ class Case:
 
     def torch_twin(self, torch, layer):
         """PyTorch's module with the weights of `layer`, in float64."""
-        module = getattr(torch.nn, self.layer)(*self.args, **self.options).double()
+        make = OTHER_NAMES.get(self.layer) or (lambda nn: getattr(nn, self.layer)(*self.args, **self.options))
+        module = make(torch.nn).double()
         module.load_state_dict({name: torch.tensor(value) for name, value in layer.state_dict().items()})
         return module
 
@@ -86,6 +90,28 @@ CASES = [
     Case("MaxPool2d", (2,), (2, 8, 9), (2, 3, 3), {"stride": (3, 4), "padding": (0, 1), "ceil_mode": True}),
     Case("MaxPool2d", ((3, 4),), (1, 3, 4), (1, 1, 1), {"stride": 1}),
     Case("MaxPool2d", (1,), (1, 3, 2), (1, 3, 2)),
+    Case("AvgPool2d", (2,), (2, 4, 6), (2, 2, 3)),
+    Case("AvgPool2d", (2,), (1, 5, 7), (1, 2, 3)),
+    Case("AvgPool2d", (2,), (1, 5, 7), (1, 3, 4), {"ceil_mode": True}),
+    Case("AvgPool2d", (3,), (1, 6, 7), (1, 3, 4), {"stride": 2, "padding": 1}),
+    Case("AvgPool2d", (3,), (1, 6, 7), (1, 3, 4), {"stride": 2, "padding": 1, "count_include_pad": False}),
+    Case("AvgPool2d", (4,), (2, 6, 7), (2, 3, 3), {"stride": 3, "padding": 2, "ceil_mode": True}),  # off the padding
+    Case(
+        "AvgPool2d",
+        ((3, 4),),
+        (2, 6, 7),
+        (2, 4, 3),  # 1 + ceil((6 + 2 - 3) / 2), 1 + ceil((7 + 2 - 4) / 3)
+        {"stride": (2, 3), "padding": 1, "ceil_mode": True, "count_include_pad": False},
+    ),
+    Case("AvgPool2d", (2,), (2, 8, 9), (2, 3, 3), {"stride": (3, 4), "padding": (0, 1), "ceil_mode": True}),
+    Case("AdaptiveAvgPool2d", ((2, 3),), (2, 4, 6), (2, 2, 3)),
+    Case("AdaptiveAvgPool2d", ((3, 5),), (2, 7, 8), (2, 3, 5)),  # overlaps
+    Case("AdaptiveAvgPool2d", (4,), (1, 3, 5), (1, 4, 4)),  # more than there are pixels
+    Case("GlobalAvgPool2d", (), (3, 4, 5), (3,)),
+    Case("GlobalAvgPool2d", (), (17, 1, 1), (17,)),
+    Case("AdaptiveMaxPool2d", ((2, 3),), (2, 4, 6), (2, 2, 3)),
+    Case("AdaptiveMaxPool2d", ((3, 5),), (2, 7, 8), (2, 3, 5)),
+    Case("AdaptiveMaxPool2d", (4,), (1, 3, 5), (1, 4, 4)),
     Case("Linear", (5, 3), (5,), (3,)),
     Case("Linear", (1, 1), (1,), (1,)),
     Case("Linear", (16, 17), (16,), (17,), {"bias": False}),
@@ -131,6 +157,21 @@ def _max_pool2d(m, layer, x, dy):
     return y, m.max_pool2d_backward(dy, indices, x.shape), {}
 
 
+def _avg_pool2d(m, layer, x, dy):
+    sizes = layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode, layer.count_include_pad
+    return m.avg_pool2d(x, *sizes), m.avg_pool2d_backward(dy, x.shape, *sizes), {}
+
+
+def _adaptive_avg_pool2d(m, layer, x, dy):
+    y = m.adaptive_avg_pool2d(x, layer.output_size)
+    return y.reshape(dy.shape), m.adaptive_avg_pool2d_backward(dy.reshape(y.shape), x.shape), {}
+
+
+def _adaptive_max_pool2d(m, layer, x, dy):
+    y, indices = m.adaptive_max_pool2d(x, layer.output_size)
+    return y, m.max_pool2d_backward(dy, indices, x.shape), {}
+
+
 def _leaky_relu(m, layer, x, dy):
     slope = layer.negative_slope
     return m.leaky_relu(x, slope), m.leaky_relu_backward(dy, x, slope), {}
@@ -151,6 +192,10 @@ def _reshaped(m, layer, x, dy):
 OPERATIONS = {
     "Conv2d": _conv2d,
     "MaxPool2d": _max_pool2d,
+    "AvgPool2d": _avg_pool2d,
+    "AdaptiveAvgPool2d": _adaptive_avg_pool2d,
+    "GlobalAvgPool2d": _adaptive_avg_pool2d,
+    "AdaptiveMaxPool2d": _adaptive_max_pool2d,
     "Linear": _linear,
     "ReLU": _from_output("relu"),
     "LeakyReLU": _leaky_relu,

@@ -14,7 +14,20 @@ from processes import run_python
 import cnn
 from cnn import functional, models, schedules
 from cnn.data import Dataset
-from cnn.layers import Conv2d, Dropout, Flatten, LeakyReLU, Linear, MaxPool2d, ReLU, Sequential
+from cnn.layers import (
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool2d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    LeakyReLU,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+)
 
 INF, NAN = float("inf"), float("nan")
 
@@ -69,6 +82,12 @@ SIZES = {
     "Conv2d: stride": lambda v: Conv2d(1, 1, 1, stride=v),
     "Conv2d: dilation": lambda v: Conv2d(1, 1, 1, dilation=v),
     "MaxPool2d: kernel_size": MaxPool2d,
+    "AvgPool2d: kernel_size": AvgPool2d,
+    "AdaptiveAvgPool2d: output_size": AdaptiveAvgPool2d,
+    "AdaptiveMaxPool2d: output_size": AdaptiveMaxPool2d,
+    "avg_pool2d: kernel_size": lambda v: functional.avg_pool2d(zeros(1, 1, 3, 3), v),
+    "adaptive_avg_pool2d: output_size": lambda v: functional.adaptive_avg_pool2d(zeros(1, 1, 3, 3), v),
+    "adaptive_max_pool2d: output_size": lambda v: functional.adaptive_max_pool2d(zeros(1, 1, 3, 3), v),
     "conv2d: stride": lambda v: functional.conv2d(zeros(1, 1, 3, 3), zeros(1, 1, 1, 1), stride=v),
     "conv2d: dilation": lambda v: functional.conv2d(zeros(1, 1, 3, 3), zeros(1, 1, 1, 1), dilation=v),
     "max_pool2d: kernel_size": lambda v: functional.max_pool2d(zeros(1, 1, 3, 3), v),
@@ -78,7 +97,9 @@ SIZES = {
 }
 OR_NONE = {
     "MaxPool2d: stride": lambda v: MaxPool2d(2, v),
+    "AvgPool2d: stride": lambda v: AvgPool2d(2, v),
     "max_pool2d: stride": lambda v: functional.max_pool2d(zeros(1, 1, 3, 3), 2, v),
+    "avg_pool2d: stride": lambda v: functional.avg_pool2d(zeros(1, 1, 3, 3), 2, v),
 }
 
 
@@ -119,8 +140,10 @@ def test_sizes_or_none(where, value, error):
 PADDINGS = {
     "Conv2d: padding": lambda v: Conv2d(1, 1, 2, padding=v),
     "MaxPool2d: padding": lambda v: MaxPool2d(2, padding=v),
+    "AvgPool2d: padding": lambda v: AvgPool2d(2, padding=v),
     "conv2d: padding": lambda v: functional.conv2d(zeros(1, 1, 3, 3), zeros(1, 1, 2, 2), padding=v),
     "max_pool2d: padding": lambda v: functional.max_pool2d(zeros(1, 1, 3, 3), 2, padding=v),
+    "avg_pool2d: padding": lambda v: functional.avg_pool2d(zeros(1, 1, 3, 3), 2, padding=v),
 }
 
 
@@ -271,6 +294,11 @@ CALLS = [
     ("conv2d_backward", {"dy": DY, "x": X, "w": W}, {}),
     ("max_pool2d", {"x": X}, {"kernel_size": 2}),
     ("max_pool2d_backward", {"dy": POOL_DY, "indices": INDICES}, {"input_shape": X.shape}),
+    ("adaptive_max_pool2d", {"x": X}, {"output_size": 2}),
+    ("avg_pool2d", {"x": X}, {"kernel_size": 2}),
+    ("avg_pool2d_backward", {"dy": POOL_DY}, {"input_shape": X.shape, "kernel_size": 2}),
+    ("adaptive_avg_pool2d", {"x": X}, {"output_size": 2}),
+    ("adaptive_avg_pool2d_backward", {"dy": POOL_DY}, {"input_shape": X.shape}),
     ("linear", {"x": FLAT, "w": FLAT_W, "b": B}, {}),
     ("linear_backward", {"dy": FLAT_DY, "x": FLAT, "w": FLAT_W}, {}),
     *((name, {"x": X}, {}) for name in ("relu", "leaky_relu", "tanh", "sigmoid")),
@@ -374,7 +402,7 @@ def test_more_axes_and_channels_named():
     refuses(lambda: functional.mse_loss(zeros(2, 3, 4), zeros(2, 3, 4)), ValueError, "mse_loss: prediction")
 
 
-@pytest.mark.parametrize("function", ["conv2d", "max_pool2d"])
+@pytest.mark.parametrize("function", ["conv2d", "max_pool2d", "avg_pool2d"])
 def test_a_kernel_larger_than_the_padded_input(function):
     def run(size, kernel, **more):
         w = zeros(1, 1, kernel, kernel) if function == "conv2d" else kernel
@@ -387,13 +415,40 @@ def test_a_kernel_larger_than_the_padded_input(function):
     refuses(lambda: run((0, 5), 1), ValueError, f"{function}: the input must not be empty, got 0×5")
     assert run((5, 5), 7, padding=1) is not None
     refuses(lambda: Conv2d(1, 1, 7)(zeros(1, 1, 5, 5)), ValueError, "Conv2d: kernel_size 7×7 is larger than")
-    refuses(lambda: MaxPool2d(7)(zeros(1, 1, 5, 5)), ValueError, "MaxPool2d: kernel_size 7×7 is larger than")
+    for pool in (MaxPool2d, AvgPool2d):
+        refuses(
+            lambda pool=pool: pool(7)(zeros(1, 1, 5, 5)),
+            ValueError,
+            f"{pool.__name__}: kernel_size 7×7 is larger than",
+        )
     refuses(
         lambda: Conv2d(1, 1, 2, dilation=2**31 - 1)(zeros(1, 1, 5, 5)),
         ValueError,
         "Conv2d: kernel_size 2×2 with dilation",
     )
     refuses(lambda: functional.conv2d(X, W, padding=2**31 - 1), ValueError, "conv2d: ", "padded input")
+
+
+def test_adaptive_pooling_of_nothing_and_onto_too_much():
+    for function in (functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d):
+        name = function.__name__
+        refuses(lambda f=function: f(zeros(1, 1, 0, 5), 1), ValueError, f"{name}: the input must not be empty, got 0×5")
+        refuses(lambda f=function: f(zeros(1, 1, 2, 2), 2**15), ValueError, f"{name}: the output", "too large")
+    for layer in (AdaptiveAvgPool2d(2**15), AdaptiveMaxPool2d(2**15)):
+        refuses(lambda layer=layer: layer(zeros(1, 1, 2, 2)), ValueError, f"{type(layer).__name__}: the output")
+
+
+def test_a_dy_that_is_no_output():
+    refuses(
+        lambda: functional.avg_pool2d_backward(POOL_DY, X.shape, 3, 1),
+        ValueError,
+        "avg_pool2d_backward: dy must have shape (2, 3, 3, 3), got (2, 3, 2, 2)",
+    )
+    refuses(
+        lambda: functional.adaptive_avg_pool2d_backward(zeros(2, 3, 0, 2), X.shape),
+        ValueError,
+        "adaptive_avg_pool2d_backward: ",
+    )
 
 
 def test_large_strides_and_dilations_are_fine():
@@ -404,6 +459,7 @@ def test_large_strides_and_dilations_are_fine():
     dx, dw, db = functional.conv2d_backward(np.ones((1, 1, 1, 1)), x + 1, w, stride=big, dilation=big)
     assert dx.ravel().tolist() == [2] + [0] * 11 and dw.item() == 1 and db.item() == 1
     assert functional.max_pool2d(x, 3, stride=big)[0].tolist() == [[[[10]]]]
+    assert functional.avg_pool2d(x, 3, stride=big).tolist() == [[[[5]]]]
     assert Conv2d(1, 1, 1, stride=big)(x.astype(np.float32)).shape == (1, 1, 1, 1)
 
 
@@ -437,9 +493,9 @@ def test_pooling_indices_out_of_range():
     ids=str,
 )
 def test_input_shape(input_shape, error):
-    refuses(
-        lambda: functional.max_pool2d_backward(POOL_DY, INDICES, input_shape), error, "max_pool2d_backward: "
-    )
+    for name, *more in (("max_pool2d_backward", INDICES, input_shape), ("avg_pool2d_backward", input_shape, 2),
+                        ("adaptive_avg_pool2d_backward", input_shape)):
+        refuses(lambda name=name, more=more: getattr(functional, name)(POOL_DY, *more), error, f"{name}: ")
 
 
 BAD_TARGETS = [
@@ -482,6 +538,10 @@ LAYERS = [
     Conv2d(3, 2, 3),
     MaxPool2d(2),
     Linear(6, 2),
+    AvgPool2d(2),
+    AdaptiveAvgPool2d(2),
+    AdaptiveMaxPool2d(2),
+    GlobalAvgPool2d(),
     ReLU(),
     LeakyReLU(),
     cnn.Tanh(),
@@ -519,9 +579,12 @@ def test_wrong_shapes_of_layers():
     refuses(
         lambda: Conv2d(3, 2, 3)(zeros(1, 3)), ValueError, "Conv2d: x must have shape (N, C, H, W), got (N, 3)"
     )
-    refuses(
-        lambda: MaxPool2d(2)(zeros(1, 3)), ValueError, "MaxPool2d: x must have shape (N, C, H, W), got (N, 3)"
-    )
+    for pool in (MaxPool2d(2), AvgPool2d(2), AdaptiveAvgPool2d(2), AdaptiveMaxPool2d(2), GlobalAvgPool2d()):
+        refuses(
+            lambda pool=pool: pool(zeros(1, 3)),
+            ValueError,
+            f"{type(pool).__name__}: x must have shape (N, C, H, W), got (N, 3)",
+        )
     refuses(lambda: Linear(6, 2)(zeros(1, 5)), ValueError, "Linear: x must have shape (N, 6), got (N, 5)")
     refuses(
         lambda: Linear(6, 2)(zeros(1, 1, 2, 3)), ValueError, "Linear: x must have shape (N, 6)", "Flatten()"

@@ -273,10 +273,67 @@ def test_drawn_max_pool2d_agrees_with_pytorch(torch, case):
     assert_close(functional.max_pool2d_backward(dy, indices, x.shape), t.grad.numpy())
 
 
-def test_max_pool2d_of_no_channels():
+@pytest.mark.parametrize("dtype", DTYPES)
+@examples
+@given(case=poolings(), count_include_pad=st.booleans())
+def test_drawn_avg_pool2d_agrees_with_the_twin_and_pytorch(torch, dtype, case, count_include_pad):
+    x, *sizes = case
+    x, sizes = x.astype(dtype), (*sizes, count_include_pad)
+    y = functional.avg_pool2d(x, *sizes)
+    assert y.dtype == dtype
+    t = torch.tensor(x, requires_grad=True)
+    theirs = torch.nn.functional.avg_pool2d(t, *sizes)
+    with np.errstate(invalid="ignore"):
+        assert_close(y, reference.avg_pool2d(x, *sizes))
+    assert_close(y, theirs.detach().numpy())
+    dy = spread(y.shape, np.random.default_rng(1)).astype(dtype)
+    theirs.backward(torch.tensor(dy))
+    dx = functional.avg_pool2d_backward(dy, x.shape, *sizes)
+    assert_close(dx, reference.avg_pool2d_backward(dy, x.shape, *sizes))
+    assert_close(dx, t.grad.numpy())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@examples
+@given(case=poolings(), out=st.tuples(st.integers(1, 10), st.integers(1, 10)))
+def test_drawn_adaptive_pooling_agrees_with_the_twin_and_pytorch(torch, dtype, case, out):
+    x = case[0].astype(dtype)
+    dy = spread((*x.shape[:2], *out), np.random.default_rng(1)).astype(dtype)
+    t = torch.tensor(x, requires_grad=True)
+    y, indices = functional.adaptive_max_pool2d(x, out)
+    theirs, their_indices = torch.nn.functional.adaptive_max_pool2d(t, out, return_indices=True)
+    for got, wanted, torchs in zip((y, indices), reference.adaptive_max_pool2d(x, out),
+                                   (theirs.detach(), their_indices), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        np.testing.assert_array_equal(got, torchs.numpy())
+    theirs.backward(torch.tensor(dy))
+    assert_close(functional.max_pool2d_backward(dy, indices, x.shape), t.grad.numpy())
+
+    y, t = functional.adaptive_avg_pool2d(x, out), torch.tensor(x, requires_grad=True)
+    theirs = torch.nn.functional.adaptive_avg_pool2d(t, out)
+    with np.errstate(invalid="ignore"):
+        assert_close(y, reference.adaptive_avg_pool2d(x, out))
+    assert_close(y, theirs.detach().numpy())
+    theirs.backward(torch.tensor(dy))
+    dx = functional.adaptive_avg_pool2d_backward(dy, x.shape)
+    assert_close(dx, reference.adaptive_avg_pool2d_backward(dy, x.shape))
+    assert_close(dx, t.grad.numpy())
+
+
+def test_a_window_that_hangs_over_the_padding_by_hand():
+    x = np.arange(1.0, 6).reshape(1, 1, 1, 5)
+    # windows of 4 every 3 pixels over 0 0 1 2 3 4 5 0 0: the last one has but 3 pixels, one of which is x's
+    for include, wanted in ((True, [3 / 4, 14 / 4, 5 / 3]), (False, [3 / 2, 14 / 4, 5])):
+        y = functional.avg_pool2d(x, (1, 4), 3, (0, 2), True, include)
+        assert_close(y, [[[wanted]]])
+
+
+def test_pooling_of_no_channels():
     y, indices = functional.max_pool2d(np.zeros((3, 0, 4, 4)), 2)
     assert y.shape == indices.shape == (3, 0, 2, 2)
     assert functional.max_pool2d_backward(y, indices, (3, 0, 4, 4)).shape == (3, 0, 4, 4)
+    y = functional.avg_pool2d(np.zeros((3, 0, 4, 4)), 2)
+    assert y.shape == (3, 0, 2, 2) and functional.avg_pool2d_backward(y, (3, 0, 4, 4), 2).shape == (3, 0, 4, 4)
 
 
 # ------------------------------------------------------------------------------------------ linear

@@ -316,6 +316,44 @@ def test_max_pool2d_refuses_bad_sizes():
         reference.max_pool2d(np.zeros((1, 1, 5, 2)), 3)
 
 
+def test_avg_pool2d_by_hand():
+    x = np.array([[[[1.0, 5, 2], [4, 3, 0], [7, 6, 8]]]])
+    assert reference.avg_pool2d(x, 2, stride=1).tolist() == [[[[13 / 4, 10 / 4], [20 / 4, 17 / 4]]]]
+    dx = reference.avg_pool2d_backward(np.array([[[[4.0, 40], [400, 4000]]]]), x.shape, 2, stride=1)
+    assert dx.tolist() == [[[[1, 11, 10], [101, 1111, 1010], [100, 1100, 1000]]]]
+    # 0 1 5 2 0 in windows of two: the third has one pixel beside the padding, which counts or does not
+    row = x[:, :, :1]
+    assert reference.avg_pool2d(row, (1, 2), padding=(0, 1), ceil_mode=True).tolist() == [[[[0.5, 3.5]]]]
+    assert reference.avg_pool2d(row, (1, 2), 2, (0, 1), True, False).tolist() == [[[[1, 3.5]]]]
+
+
+@pytest.mark.parametrize("count_include_pad", [True, False])
+@pytest.mark.parametrize("case", POOL)
+def test_avg_pool2d_agrees_with_pytorch(torch, case, count_include_pad):
+    height, width, kernel, stride, *rest = POOL[case]
+    sizes = kernel, stride, *rest, count_include_pad
+    x = pool_input(2, 3, height, width)
+    t = torch.tensor(x, requires_grad=True)
+    wanted = torch.nn.functional.avg_pool2d(t, *sizes)
+    y = reference.avg_pool2d(x, *sizes)
+    assert_close(y, wanted.detach())
+    dy = rng(1).standard_normal(y.shape)
+    wanted.backward(torch.tensor(dy))
+    assert_close(reference.avg_pool2d_backward(dy, x.shape, *sizes), t.grad)
+
+
+def test_adaptive_pooling_by_hand():
+    x = np.array([[[[1.0, 5, 2, 4, 3]]]])
+    # windows of 5 pixels in 3: 0 to 2, 1 to 4, 3 to 5
+    assert reference.adaptive_avg_pool2d(x, (1, 3)).tolist() == [[[[3, 11 / 3, 3.5]]]]
+    dx = reference.adaptive_avg_pool2d_backward(np.array([[[[2.0, 30, 400]]]]), x.shape)
+    assert dx.tolist() == [[[[1, 11, 10, 210, 200]]]]
+    y, indices = reference.adaptive_max_pool2d(x, (1, 3))
+    assert y.tolist() == [[[[5, 5, 4]]]] and indices.tolist() == [[[[1, 1, 3]]]]
+    x[..., 1:3] = nan
+    assert reference.adaptive_max_pool2d(x, (1, 3))[1].tolist() == [[[[1, 2, 3]]]]  # the last NaN, as in PyTorch
+
+
 # ----------------------------------------------------------------------------------------------- linear
 
 

@@ -1,30 +1,25 @@
-"""Max pooling of one block, forward and backward. Twins: `max_pool2d*` in cnn/reference.py.
+"""Pooling of one block, forward and backward. Twins: `*_pool2d*` in cnn/reference.py.
 
-y[c, i, j] = max over the window of x, with PyTorch's rules: of equal values the first in row-major
+Where the windows lie is a table for the rows and one for the columns (cnn/ops/pool.py): for each of them
+the first pixel of the input, one past the last, and its share of what an average is divided by. So the
+same kernels serve strides, padding and adaptive pooling.
+
+Maximum: y[c, i, j] = max over the window of x, with PyTorch's rules: of equal values the first in row-major
 order wins, a NaN wins over everything, padding never wins. The index of the winner, kept for each
 image, counts through the unpadded H x W plane; the gradient goes to the winner alone, and where
 windows overlap the gradients add up.
 
-A ReLU before the pooling can be part of it: max(relu(x)) = relu(max(x)), and a window without a
+A ReLU before the maximum can be part of it: max(relu(x)) = relu(max(x)), and a window without a
 positive value has no winner (index -1), so that no gradient passes.
+
+Average: y[c, i, j] = sum over the window of x / divisor, and every pixel of it gets dy / divisor.
 """
 from libc.string cimport memset
 
 from cnn._ext.op cimport Op, Place, array
 from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_eq, ivec_load, ivec_or, ivec_select,
-                           ivec_splat, ivec_store, real, vec, vec_clear, vec_gt, vec_isnan, vec_keep,
-                           vec_le, vec_load, vec_select, vec_splat, vec_store)
-
-
-cdef inline Py_ssize_t start(Py_ssize_t i, Py_ssize_t stride, Py_ssize_t padding) noexcept nogil:
-    """First row (or column) of the input inside window i."""
-    return max(i * stride - padding, 0)
-
-
-cdef inline Py_ssize_t stop(Py_ssize_t i, Py_ssize_t stride, Py_ssize_t padding, Py_ssize_t window,
-                            Py_ssize_t size) noexcept nogil:
-    """One past the last row (or column) of the input inside window i."""
-    return min(i * stride - padding + window, size)
+                           ivec_splat, ivec_store, real, vec, vec_clear, vec_div, vec_gt, vec_isnan,
+                           vec_keep, vec_le, vec_load, vec_select, vec_splat, vec_store)
 
 
 cdef inline void window_max(
@@ -62,10 +57,11 @@ cdef void max_pool(const Op* op, const Place* place) noexcept nogil:
     cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
     cdef real* y = <real*>array(op, 1, place)                    # OUT (C, OH, OW, 16)
     cdef integer* index = <integer*>array(op, 2, place)          # OUT (C, OH, OW, 16) or NULL
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], out_h = op.n[3], out_w = op.n[4]
-    cdef Py_ssize_t kh = op.n[5], kw = op.n[6], sh = op.n[7], sw = op.n[8], ph = op.n[9], pw = op.n[10]
-    cdef Py_ssize_t row = op.args[0].row, c, i, j, u0, u1
-    cdef bint relu = op.n[11]
+    cdef const int* rows = <const int*>array(op, 3, place)       # IN  (OH, 3) first, stop, share
+    cdef const int* columns = <const int*>array(op, 4, place)    # IN  (OW, 3)
+    cdef Py_ssize_t C = op.n[0], W = op.n[2], out_h = op.n[3], out_w = op.n[4]
+    cdef Py_ssize_t row = op.args[0].row, c, i, j, u0, u1, v0, v1
+    cdef bint relu = op.n[6]
     cdef const real* xc
     cdef real* yp
     cdef integer* ip = NULL
@@ -75,15 +71,16 @@ cdef void max_pool(const Op* op, const Place* place) noexcept nogil:
             yp = y + c * op.args[1].plane + i * op.args[1].row
             if index:
                 ip = index + c * op.args[2].plane + i * op.args[2].row
-            u0 = start(i, sh, ph)
-            u1 = stop(i, sh, ph, kh, H)
+            u0 = rows[3 * i]
+            u1 = rows[3 * i + 1]
             for j in range(out_w):
-                if kh == 2 and kw == 2 and u1 - u0 == 2 and pw == 0 and j * sw + 2 <= W:
+                v0 = columns[3 * j]
+                v1 = columns[3 * j + 1]
+                if u1 - u0 == 2 and v1 - v0 == 2:
                     # the usual window, with bounds that the compiler can see
-                    window_max(xc, row, u0, u0 + 2, j * sw, j * sw + 2, W, yp, ip, relu)
+                    window_max(xc, row, u0, u0 + 2, v0, v0 + 2, W, yp, ip, relu)
                 else:
-                    window_max(xc, row, u0, u1, start(j, sw, pw), stop(j, sw, pw, kw, W), W, yp, ip,
-                               relu)
+                    window_max(xc, row, u0, u1, v0, v1, W, yp, ip, relu)
                 yp += LANES
                 if index:
                     ip += LANES
@@ -119,15 +116,15 @@ cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
     cdef const real* dy = <const real*>array(op, 0, place)       # IN  (C, OH, OW, 16)
     cdef const integer* index = <const integer*>array(op, 1, place)  # IN  (C, OH, OW, 16)
     cdef real* dx = <real*>array(op, 2, place)                   # OUT (C, H, W, 16)
+    cdef const int* rows = <const int*>array(op, 3, place)       # IN  (OH, 3) first, stop, share
+    cdef const int* columns = <const int*>array(op, 4, place)    # IN  (OW, 3)
     cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], out_h = op.n[3], out_w = op.n[4]
-    cdef Py_ssize_t kh = op.n[5], kw = op.n[6], sh = op.n[7], sw = op.n[8], ph = op.n[9], pw = op.n[10]
-    cdef Py_ssize_t row = op.args[2].row, c, i, j, u, u0, u1
+    cdef Py_ssize_t row = op.args[2].row, c, i, j, u, u0, u1, v0, v1
     cdef const real* dp
     cdef const integer* ip
     cdef real* dxc
     # windows that tile the plane write every pixel once; any others add to zeros
-    cdef bint tiles = (kh == sh and kw == sw and ph == 0 and pw == 0 and out_h * kh >= H
-                       and out_w * kw >= W)
+    cdef bint tiles = op.n[5]
     for c in range(C):
         dxc = dx + c * op.args[2].plane
         if not tiles:
@@ -136,14 +133,15 @@ cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
         for i in range(out_h):
             dp = dy + c * op.args[0].plane + i * op.args[0].row
             ip = index + c * op.args[1].plane + i * op.args[1].row
-            u0 = start(i, sh, ph)
-            u1 = stop(i, sh, ph, kh, H)
+            u0 = rows[3 * i]
+            u1 = rows[3 * i + 1]
             for j in range(out_w):
-                if tiles and kh == 2 and kw == 2 and u1 - u0 == 2 and j * 2 + 2 <= W:
-                    window_spread(dp, ip, dxc, row, u0, u0 + 2, j * 2, j * 2 + 2, W, 0)
+                v0 = columns[3 * j]
+                v1 = columns[3 * j + 1]
+                if tiles and u1 - u0 == 2 and v1 - v0 == 2:
+                    window_spread(dp, ip, dxc, row, u0, u0 + 2, v0, v0 + 2, W, 0)
                 else:
-                    window_spread(dp, ip, dxc, row, u0, u1, start(j, sw, pw), stop(j, sw, pw, kw, W),
-                                  W, not tiles)
+                    window_spread(dp, ip, dxc, row, u0, u1, v0, v1, W, not tiles)
                 dp += LANES
                 ip += LANES
 
@@ -168,11 +166,113 @@ cdef void max_pool_scatter(const Op* op, const Place* place) noexcept nogil:
                 dxc[ip[p * LANES + lane] * LANES + lane] += dp[p * LANES + lane]
 
 
-WINDOW = ("channels", "height", "width", "out_h", "out_w", "kernel_h", "kernel_w", "stride_h",
-          "stride_w", "padding_h", "padding_w")
+cdef inline void window_mean(
+    const real* x,          # IN  one plane
+    Py_ssize_t row,
+    Py_ssize_t u0, Py_ssize_t u1, Py_ssize_t v0, Py_ssize_t v1,
+    real divisor,
+    real* y,                # OUT (16,)
+) noexcept nogil:
+    cdef vec total
+    cdef Py_ssize_t u, v
+    cdef int q
+    for q in range(ROWV):
+        total = vec_splat(0)
+        for u in range(u0, u1):
+            for v in range(v0, v1):
+                total = total + vec_load(x + u * row + v * LANES + q * VL)
+        vec_store(y + q * VL, vec_div(total, vec_splat(divisor)))
+
+
+cdef void avg_pool(const Op* op, const Place* place) noexcept nogil:
+    """y[c, i, j] = sum over the window of x / divisor"""
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
+    cdef real* y = <real*>array(op, 1, place)                    # OUT (C, OH, OW, 16)
+    cdef const int* rows = <const int*>array(op, 2, place)       # IN  (OH, 3) first, stop, share
+    cdef const int* columns = <const int*>array(op, 3, place)    # IN  (OW, 3)
+    cdef Py_ssize_t C = op.n[0], out_h = op.n[3], out_w = op.n[4]
+    cdef Py_ssize_t row = op.args[0].row, c, i, j, u0, u1, v0, v1
+    cdef real divisor
+    cdef const real* xc
+    cdef real* yp
+    for c in range(C):
+        xc = x + c * op.args[0].plane
+        for i in range(out_h):
+            yp = y + c * op.args[1].plane + i * op.args[1].row
+            u0 = rows[3 * i]
+            u1 = rows[3 * i + 1]
+            for j in range(out_w):
+                v0 = columns[3 * j]
+                v1 = columns[3 * j + 1]
+                divisor = <real>rows[3 * i + 2] * <real>columns[3 * j + 2]
+                if u1 - u0 == 2 and v1 - v0 == 2:
+                    window_mean(xc, row, u0, u0 + 2, v0, v0 + 2, divisor, yp)
+                else:
+                    window_mean(xc, row, u0, u1, v0, v1, divisor, yp)
+                yp += LANES
+
+
+cdef inline void window_share(
+    const real* dy,         # IN  (16,)
+    real divisor,
+    real* dx,               # OUT one plane
+    Py_ssize_t row,
+    Py_ssize_t u0, Py_ssize_t u1, Py_ssize_t v0, Py_ssize_t v1,
+    bint add,               # 0 where no other window reaches these pixels: assign
+) noexcept nogil:
+    cdef vec share
+    cdef real* to
+    cdef Py_ssize_t u, v
+    cdef int q
+    for q in range(ROWV):
+        share = vec_div(vec_load(dy + q * VL), vec_splat(divisor))
+        for u in range(u0, u1):
+            for v in range(v0, v1):
+                to = dx + u * row + v * LANES + q * VL
+                if add:
+                    vec_store(to, share + vec_load(to))
+                else:
+                    vec_store(to, share)
+
+
+cdef void avg_pool_backward(const Op* op, const Place* place) noexcept nogil:
+    """dx[c, u, v] = sum of dy[c, i, j] / divisor over the windows (i, j) that see (u, v)."""
+    cdef const real* dy = <const real*>array(op, 0, place)       # IN  (C, OH, OW, 16)
+    cdef real* dx = <real*>array(op, 1, place)                   # OUT (C, H, W, 16)
+    cdef const int* rows = <const int*>array(op, 2, place)       # IN  (OH, 3) first, stop, share
+    cdef const int* columns = <const int*>array(op, 3, place)    # IN  (OW, 3)
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], out_h = op.n[3], out_w = op.n[4]
+    cdef Py_ssize_t row = op.args[1].row, c, i, j, u, u0, u1, v0, v1
+    cdef bint tiles = op.n[5]
+    cdef real divisor
+    cdef const real* dp
+    cdef real* dxc
+    for c in range(C):
+        dxc = dx + c * op.args[1].plane
+        if not tiles:
+            for u in range(H):
+                memset(dxc + u * row, 0, W * LANES * sizeof(real))
+        for i in range(out_h):
+            dp = dy + c * op.args[0].plane + i * op.args[0].row
+            u0 = rows[3 * i]
+            u1 = rows[3 * i + 1]
+            for j in range(out_w):
+                v0 = columns[3 * j]
+                v1 = columns[3 * j + 1]
+                divisor = <real>rows[3 * i + 2] * <real>columns[3 * j + 2]
+                if tiles and u1 - u0 == 2 and v1 - v0 == 2:
+                    window_share(dp, divisor, dxc, row, u0, u0 + 2, v0, v0 + 2, 0)
+                else:
+                    window_share(dp, divisor, dxc, row, u0, u1, v0, v1, not tiles)
+                dp += LANES
+
+
+WINDOWS = ("channels", "height", "width", "out_h", "out_w", "tiles")
 KERNELS = {
-    "max_pool": (<size_t>&max_pool, ("x", "y", "index"), (*WINDOW, "relu"), ()),
-    "max_pool_backward": (<size_t>&max_pool_backward, ("dy", "index", "dx"), WINDOW, ()),
+    "max_pool": (<size_t>&max_pool, ("x", "y", "index", "rows", "columns"), (*WINDOWS, "relu"), ()),
+    "max_pool_backward": (<size_t>&max_pool_backward, ("dy", "index", "dx", "rows", "columns"), WINDOWS, ()),
     "max_pool_scatter": (<size_t>&max_pool_scatter, ("dy", "index", "dx"),
                          ("channels", "height", "width", "pixels"), ()),
+    "avg_pool": (<size_t>&avg_pool, ("x", "y", "rows", "columns"), WINDOWS, ()),
+    "avg_pool_backward": (<size_t>&avg_pool_backward, ("dy", "dx", "rows", "columns"), WINDOWS, ()),
 }

@@ -62,6 +62,7 @@ cdef extern from *:
     #define vec_load(p) (*(const vec*)(p))
     #define vec_store(p, v) (*(vec*)(p) = (v))
     #define vec_splat(s) ((vec){0} + (real)(s))
+    #define vec_div(a, b) ((a) / (b))  /* Cython's / is for numbers */
     #define ivec_load(p) (*(const ivec*)(p))
     #define ivec_store(p, v) (*(ivec*)(p) = (v))
     #define ivec_splat(s) ((ivec){0} + (integer)(s))
@@ -150,6 +151,7 @@ cdef extern from *:
     vec vec_load(const real* p) nogil
     void vec_store(real* p, vec v) nogil
     vec vec_splat(real s) nogil
+    vec vec_div(vec a, vec b) nogil
     ivec ivec_load(const integer* p) nogil
     void ivec_store(integer* p, ivec v) nogil
     ivec ivec_splat(Py_ssize_t s) nogil

@@ -4,7 +4,7 @@ from cnn.layers.base import Layer
 from cnn.layers.container import Sequential
 from cnn.layers.conv import Conv2d
 from cnn.layers.linear import Flatten, Linear
-from cnn.layers.pool import MaxPool2d
+from cnn.layers.pool import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
 
-__all__ = ["Conv2d", "Dropout", "Flatten", "Layer", "LeakyReLU", "Linear", "MaxPool2d", "ReLU", "Sequential",
-           "Sigmoid", "Tanh"]
+__all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "Conv2d", "Dropout", "Flatten", "GlobalAvgPool2d",
+           "Layer", "LeakyReLU", "Linear", "MaxPool2d", "ReLU", "Sequential", "Sigmoid", "Tanh"]

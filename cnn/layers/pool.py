@@ -1,18 +1,13 @@
-"""Pooling."""
+"""Pooling. Images (N, C, H, W) only."""
 from cnn import shapes
 from cnn.layers.base import Layer
 from cnn.ops import pool
 
 
-class MaxPool2d(Layer):
-    """The largest value of each window; the gradient goes to that value alone.
+class _Pool(Layer):
+    """Windows of one size, every `stride` pixels."""
 
-    x: (N, C, H, W); y: (N, C, OH, OW). kernel_size, stride (default: kernel_size), padding: an int or a
-    pair (height, width); padding is at most half the kernel and never wins. With ceil_mode a window that
-    hangs over the far edge counts. Of equal values the first in row-major order wins; NaN wins over all.
-
-    Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
-    """
+    count_include_pad = True
 
     def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False):
         super().__init__()
@@ -22,17 +17,112 @@ class MaxPool2d(Layer):
         self.padding = shapes.pair(name, "padding", padding, 0)
         self.ceil_mode = bool(ceil_mode)
 
+    def windows(self, x):
+        return pool.windows(type(self).__name__, (x.height, x.width), self.kernel_size, self.stride, self.padding,
+                            self.ceil_mode, self.count_include_pad)
+
+    def extra_repr(self):
+        text = f"kernel_size={self.kernel_size}, stride={self.stride}"
+        text += f", padding={self.padding}" if self.padding != (0, 0) else ""
+        return text + (", ceil_mode=True" if self.ceil_mode else "")
+
+
+class _AdaptivePool(Layer):
+    """So many windows, spread over the input."""
+
+    def __init__(self, output_size):
+        super().__init__()
+        self.output_size = shapes.pair(type(self).__name__, "output_size", output_size, 1)
+
+    def windows(self, x):
+        return pool.adaptive_windows(type(self).__name__, (x.height, x.width), self.output_size)
+
+    def extra_repr(self):
+        return f"output_size={self.output_size}"
+
+
+class _Max:
     def emit(self, program, x, relu=False):
         self._spatial(x)
-        win = pool.window(type(self).__name__, (x.height, x.width), self.kernel_size, self.stride,
-                          self.padding, self.ceil_mode)
+        win = self.windows(x)
         y, index = pool.max_pool2d(program, x, win, self.training, relu)
 
         def backward(dy, need_dx):
             return pool.max_pool2d_backward(program, dy, index, win) if need_dx else None
         return y, backward
 
+
+class _Average:
+    flat = False
+
+    def emit(self, program, x):
+        self._spatial(x)
+        win = self.windows(x)
+
+        def backward(dy, need_dx):
+            return pool.avg_pool2d_backward(program, dy, win) if need_dx else None
+        return pool.avg_pool2d(program, x, win, self.flat), backward
+
+
+class MaxPool2d(_Max, _Pool):
+    """The largest value of each window; the gradient goes to that value alone.
+
+    x: (N, C, H, W); y: (N, C, OH, OW). kernel_size, stride (default: kernel_size), padding: an int or a
+    pair (height, width); padding is at most half the kernel and never wins. With ceil_mode a window that
+    hangs over the far edge counts. Of equal values the first in row-major order wins; NaN wins over all.
+
+    Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
+    """
+
+
+class AvgPool2d(_Average, _Pool):
+    """The average of each window.
+
+    x: (N, C, H, W); y: (N, C, OH, OW). kernel_size, stride (default: kernel_size), padding: an int or a
+    pair (height, width); padding is at most half the kernel and counts as zeros, or not at all without
+    count_include_pad. With ceil_mode a window that hangs over the far edge counts; what lies beyond the
+    padding there belongs to no average.
+
+    Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
+    """
+
+    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+        super().__init__(kernel_size, stride, padding, ceil_mode)
+        self.count_include_pad = bool(count_include_pad)
+
     def extra_repr(self):
-        text = f"kernel_size={self.kernel_size}, stride={self.stride}"
-        text += f", padding={self.padding}" if self.padding != (0, 0) else ""
-        return text + (", ceil_mode=True" if self.ceil_mode else "")
+        return super().extra_repr() + ("" if self.count_include_pad else ", count_include_pad=False")
+
+
+class AdaptiveMaxPool2d(_Max, _AdaptivePool):
+    """The largest value of each of `output_size` windows, an int or a pair (height, width).
+
+    x: (N, C, H, W); y: (N, C, *output_size). Window i of n reaches from row floor(i H / n) to
+    ceil((i + 1) H / n), so that neighbours may overlap; likewise the columns. Ties and NaN as in `MaxPool2d`.
+
+    Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
+    """
+
+
+class AdaptiveAvgPool2d(_Average, _AdaptivePool):
+    """The average of each of `output_size` windows, an int or a pair (height, width).
+
+    x: (N, C, H, W); y: (N, C, *output_size). The windows are those of `AdaptiveMaxPool2d`.
+
+    Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
+    """
+
+
+class GlobalAvgPool2d(_Average, _AdaptivePool):
+    """The average of each channel. x: (N, C, H, W); y: (N, C), vectors that a Linear can follow.
+
+    PyTorch's `AdaptiveAvgPool2d(1)` and `Flatten()` in one. Raises ValueError on the first use for vectors.
+    """
+
+    flat = True
+
+    def __init__(self):
+        super().__init__(1)
+
+    def extra_repr(self):
+        return ""

@@ -1,13 +1,51 @@
-"""2-D max pooling: y[c, i, j] = max over the window of x; dx gets dy at the winners, overlaps add up."""
+"""2-D pooling: the maximum or the average of each window of x.
+
+    max: y[c, i, j] = max over the window of x; dx gets dy at the winners, overlaps add up
+    avg: y[c, i, j] = sum over the window of x / divisor; every pixel of it gets dy / divisor
+"""
+import numpy as np
+
 from cnn import shapes
 
 
-def window(owner, size, kernel, stride, padding, ceil_mode):
-    """The sizes of a pooling window over an input of `size` (H, W), checked, as the kernels name them."""
-    out_h, out_w = shapes.pool_output(owner, size, kernel, stride, padding, ceil_mode)
-    return dict(height=size[0], width=size[1], out_h=out_h, out_w=out_w, kernel_h=kernel[0],
-                kernel_w=kernel[1], stride_h=stride[0], stride_w=stride[1], padding_h=padding[0],
-                padding_w=padding[1])
+def windows(owner, size, kernel, stride, padding, ceil_mode, count_include_pad=True):
+    """Windows of `kernel` pixels every `stride` pixels of an input of `size` (H, W), checked: what the kernels
+    want to know of them, by name.
+
+    An average is divided by the pixels of its window, those of the padding included or not; where the window
+    hangs over the far padding (ceil_mode) what lies beyond never counts.
+    """
+    out = shapes.pool_output(owner, size, kernel, stride, padding, ceil_mode)
+    axes = []
+    for side, n, k, s, p in zip(size, out, kernel, stride, padding, strict=True):
+        first = np.arange(n) * s - p
+        stop = np.minimum(first + k, side + p)
+        low, high = np.maximum(first, 0), np.minimum(stop, side)
+        axes.append((low, high, stop - first if count_include_pad else high - low))
+    return _tables(size, axes)
+
+
+def adaptive_windows(owner, size, out):
+    """Windows that spread over an input of `size` (H, W) so that there are `out` (height, width) of them:
+    the i-th reaches from floor(i H / height) to ceil((i + 1) H / height)."""
+    if min(size) < 1:
+        raise ValueError(f"{owner}: the input must not be empty, got {size[0]}×{size[1]}")
+    shapes.block(owner, "output", *out)     # before any table is made for it
+    axes = []
+    for side, n in zip(size, out, strict=True):
+        low, high = np.arange(n) * side // n, -(-np.arange(1, n + 1) * side // n)
+        axes.append((low, high, high - low))
+    return _tables(size, axes)
+
+
+def _tables(size, axes):
+    """For each axis its size, and of every window the first pixel, one past the last, and the pixels to divide
+    by; `tiles` where the windows cover every pixel once."""
+    rows, columns = (np.stack(axis, 1).astype(np.int32) for axis in axes)
+    tiles = all(np.array_equal([0, *table[:, 1]], [*table[:, 0], side])
+                for table, side in zip((rows, columns), size, strict=True))
+    return dict(height=size[0], width=size[1], out_h=len(rows), out_w=len(columns), tiles=tiles, rows=rows,
+                columns=columns)
 
 
 def max_pool2d(program, x, win, need_index=True, relu=False):
@@ -33,4 +71,18 @@ def max_pool2d_scatter(program, dy, index, height, width):
     dx = program.tensor(dy.channels, height, width)
     program.add("max_pool_scatter", lambda: dict(dy=dy, index=index, dx=dx, channels=dy.channels, height=height,
                                                  width=width, pixels=dy.height * dy.width))
+    return dx
+
+
+def avg_pool2d(program, x, win, flat=False):
+    """Forward: returns y; a vector if `flat`, where there is one window."""
+    y = program.tensor(x.channels, win["out_h"], win["out_w"], flat)
+    program.add("avg_pool", lambda: dict(x=x, y=y, channels=x.channels, **win))
+    return y
+
+
+def avg_pool2d_backward(program, dy, win):
+    """Backward: returns dx."""
+    dx = program.tensor(dy.channels, win["height"], win["width"])
+    program.add("avg_pool_backward", lambda: dict(dy=dy, dx=dx, channels=dy.channels, **win))
     return dx

@@ -18,20 +18,25 @@ from cnn.callbacks import Callback
 from cnn.checkpoint import load_model, save_model
 from cnn.config import show_config
 from cnn.layers import (
+    GELU,
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
     AvgPool2d,
     Conv2d,
     Dropout,
+    Dropout2d,
     Flatten,
     GlobalAvgPool2d,
     Layer,
     LeakyReLU,
     Linear,
+    LogSoftmax,
     MaxPool2d,
     ReLU,
     Sequential,
     Sigmoid,
+    SiLU,
+    Softmax,
     Tanh,
 )
 from cnn.losses import CrossEntropyLoss, MSELoss
@@ -44,14 +49,10 @@ from cnn.winograd import get_winograd, set_winograd
 __version__ = "0.1.0"
 
 __all__ = [
-    "Adam", "AdamW", "Callback", "Conv2d", "CrossEntropyLoss", "Dropout", "EMA", "Flatten", "Layer", "LeakyReLU",
-    "Linear", "Lookahead", "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU", "SGD", "Sequential", "Sigmoid",
-    "Tanh", "Trainer", "TrainingDiverged", "clip_grad_norm", "data", "functional", "get_num_threads", "get_winograd",
-    "load_model", "models", "optim", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config",
-    "split_biases",
     "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "Callback", "Conv2d", "CrossEntropyLoss",
-    "Dropout", "Flatten", "GlobalAvgPool2d", "Layer", "LeakyReLU", "Linear", "MSELoss", "MaxPool2d", "Parameter",
-    "RMSprop", "ReLU", "SGD", "Sequential", "Sigmoid", "Tanh", "Trainer", "TrainingDiverged", "clip_grad_norm", "data",
-    "functional", "get_num_threads", "load_model", "models", "optim", "save_model", "schedules", "set_num_threads",
-    "show_config",
+    "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "Layer", "LeakyReLU", "Linear", "LogSoftmax",
+    "Lookahead", "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU", "SGD", "Sequential", "SiLU", "Sigmoid",
+    "Softmax", "Tanh", "Trainer", "TrainingDiverged", "clip_grad_norm", "data", "functional", "get_num_threads",
+    "get_winograd", "load_model", "models", "optim", "save_model", "schedules", "set_num_threads", "set_winograd",
+    "show_config", "split_biases",
 ]

@@ -16,9 +16,10 @@ from cnn.ops import linear as linear_ops
 from cnn.plan import Program, Slot, circumstances
 
 __all__ = ["adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "avg_pool2d",
-           "avg_pool2d_backward", "conv2d", "conv2d_backward", "cross_entropy", "leaky_relu", "leaky_relu_backward",
-           "linear", "linear_backward", "max_pool2d", "max_pool2d_backward", "mse_loss", "relu", "relu_backward",
-           "sigmoid", "sigmoid_backward", "tanh", "tanh_backward"]
+           "avg_pool2d_backward", "conv2d", "conv2d_backward", "cross_entropy", "gelu", "gelu_backward", "leaky_relu",
+           "leaky_relu_backward", "linear", "linear_backward", "log_softmax", "log_softmax_backward", "max_pool2d",
+           "max_pool2d_backward", "mse_loss", "relu", "relu_backward", "sigmoid", "sigmoid_backward", "silu",
+           "silu_backward", "softmax", "softmax_backward", "tanh", "tanh_backward"]
 
 _cache = threading.local()      # programs of this Python thread: their arrays must not be shared
 _CACHED = 8
@@ -313,7 +314,7 @@ def _pointwise(name, kernel, saved, arrays, **scalars):
             program.output(pointwise.forward(program, kernel, *tensors, **scalars), "out")
         else:
             program.output(pointwise.backward(program, kernel, *tensors, saved, **scalars), "out")
-    program = _program((name, width, *scalars.values()), dtype, count, write)
+    program = _program((name, kernel, width, *scalars.values()), dtype, count, write)
     out = np.empty(count * width, dtype)
     program.run(count, out=out, **dict(zip(arrays, padded, strict=True)))
     return out[:checked[0].size].reshape(shape)
@@ -359,6 +360,85 @@ def sigmoid(x):
 def sigmoid_backward(dy, y):
     """dx = dy y (1 - y); y is what `sigmoid` returned."""
     return _pointwise("sigmoid_backward", "sigmoid", "y", {"dy": dy, "y": y})
+
+
+def silu(x):
+    """x sigmoid(x). x of any shape."""
+    return _pointwise("silu", "silu", None, {"x": x})
+
+
+def silu_backward(dy, x):
+    """dx = dy s (1 + x (1 - s)) with s = sigmoid(x)."""
+    return _pointwise("silu_backward", "silu", "x", {"dy": dy, "x": x})
+
+
+def gelu_kernel(name, approximate):
+    """The kernel for a choice of `approximate`, checked."""
+    kernels = {"none": "gelu", "tanh": "gelu_tanh"}
+    if not isinstance(approximate, str) or approximate not in kernels:
+        raise ValueError(f'{name}: approximate must be "none" or "tanh", got {approximate!r}')
+    return kernels[approximate]
+
+
+def gelu(x, approximate="none"):
+    """x P(x), P the normal distribution function, or with approximate="tanh"
+    x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2. x of any shape. Hendrycks and Gimpel 2016."""
+    return _pointwise("gelu", gelu_kernel("gelu", approximate), None, {"x": x})
+
+
+def gelu_backward(dy, x, approximate="none"):
+    """dx = dy times the derivative of `gelu` at x."""
+    return _pointwise("gelu_backward", gelu_kernel("gelu_backward", approximate), "x", {"dy": dy, "x": x})
+
+
+def softmax(x, dim=1):
+    """exp(x_c) / sum of exp(x_k) over the channels or features k; x: (N, C, H, W) or (N, features); dim: 1."""
+    return _over_channels("softmax", None, {"x": x}, dim)
+
+
+def softmax_backward(dy, y, dim=1):
+    """dx_c = y_c (dy_c - sum of dy_k y_k); y is what `softmax` returned."""
+    return _over_channels("softmax", "y", {"dy": dy, "y": y}, dim)
+
+
+def log_softmax(x, dim=1):
+    """log of `softmax`, without its overflows: x_c - log of the sum of exp(x_k)."""
+    return _over_channels("log_softmax", None, {"x": x}, dim)
+
+
+def log_softmax_backward(dy, y, dim=1):
+    """dx_c = dy_c - exp(y_c) times the sum of dy_k; y is what `log_softmax` returned."""
+    return _over_channels("log_softmax", "y", {"dy": dy, "y": y}, dim)
+
+
+def channel_axis(name, dim):
+    """dim, which must be 1."""
+    if shapes.integer(name, "dim", dim, -2**31) != 1:
+        raise ValueError(f"{name}: dim must be 1 (channels or features), got {dim}")
+    return 1
+
+
+def _over_channels(kernel, saved, arrays, dim):
+    """Run softmax or its logarithm, or the backward pass where `saved` says what it gets besides dy."""
+    name = kernel if saved is None else f"{kernel}_backward"
+    channel_axis(name, dim)
+    first, *others = arrays
+    checked = {first: shapes.images(name, first, arrays[first])}
+    shape, dtype = checked[first].shape, checked[first].dtype
+    if 0 in shape[1:]:
+        raise ValueError(f"{name}: every image of {first} must have pixels, got shape {shape}")
+    shapes.element_count(name, *shape)
+    checked.update({what: shapes.array(name, what, arrays[what], shape, dtype) for what in others})
+
+    def write(program):
+        tensors = [program.input(*shape[1:], flat=len(shape) == 2, name=what) for what in arrays]
+        made = (pointwise.forward(program, kernel, *tensors) if saved is None
+                else pointwise.backward(program, kernel, *tensors, saved))
+        program.output(made, "out")
+    program = _program((name, shape[1:]), dtype, len(checked[first]), write)
+    out = np.empty(shape, dtype)
+    program.run(len(out), out=out, **checked)
+    return out
 
 
 def targets(name, value, count, classes):

@@ -11,6 +11,8 @@ import numpy as np
 import cnn
 from cnn import reference
 
+DTYPES = [np.float32, np.float64]
+
 # What PyTorch has under another name: functions of torch.nn that make it.
 OTHER_NAMES = {"GlobalAvgPool2d": lambda nn: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())}
 
@@ -124,7 +126,17 @@ CASES = [
     Case("Tanh", (), (3,), (3,)),
     Case("Sigmoid", (), (2, 3, 5), (2, 3, 5)),
     Case("Sigmoid", (), (3,), (3,)),
+    Case("SiLU", (), (2, 3, 5), (2, 3, 5)),
+    Case("SiLU", (), (3,), (3,)),
+    Case("GELU", (), (2, 3, 5), (2, 3, 5)),
+    Case("GELU", ("tanh",), (2, 3, 5), (2, 3, 5)),
+    Case("Softmax", (1,), (4, 3, 2), (4, 3, 2)),
+    Case("Softmax", (1,), (5,), (5,)),
+    Case("LogSoftmax", (1,), (4, 3, 2), (4, 3, 2)),
+    Case("LogSoftmax", (1,), (5,), (5,)),
+    Case("LogSoftmax", (1,), (1, 2, 3), (1, 2, 3)),
     Case("Dropout", (0.0,), (2, 3, 4), (2, 3, 4)),  # any other p: see test_dropout.py
+    Case("Dropout2d", (0.0,), (2, 3, 4), (2, 3, 4)),
     Case("Flatten", (), (2, 3, 4), (24,)),
     Case("Flatten", (), (5,), (5,)),
 ]
@@ -185,6 +197,14 @@ def _from_output(name):
     return operation
 
 
+def _silu(m, layer, x, dy):
+    return m.silu(x), m.silu_backward(dy, x), {}
+
+
+def _gelu(m, layer, x, dy):
+    return m.gelu(x, layer.approximate), m.gelu_backward(dy, x, layer.approximate), {}
+
+
 def _reshaped(m, layer, x, dy):
     return x.reshape(dy.shape), dy.reshape(x.shape), {}
 
@@ -201,7 +221,12 @@ OPERATIONS = {
     "LeakyReLU": _leaky_relu,
     "Tanh": _from_output("tanh"),
     "Sigmoid": _from_output("sigmoid"),
+    "SiLU": _silu,
+    "GELU": _gelu,
+    "Softmax": _from_output("softmax"),
+    "LogSoftmax": _from_output("log_softmax"),
     "Dropout": _reshaped,
+    "Dropout2d": _reshaped,
     "Flatten": _reshaped,
 }
 

@@ -170,6 +170,7 @@ NOT_SEEDS = [(-1, ValueError), (2**64, ValueError), (1.5, TypeError), ("1", Type
 SEEDS = {
     "Conv2d: seed": lambda v: Conv2d(1, 1, 1, seed=v),
     "Linear: seed": lambda v: Linear(1, 1, seed=v),
+    "Dropout2d: number": lambda v: setattr(cnn.Dropout2d(), "number", v),
     "Dropout: number": lambda v: setattr(Dropout(), "number", v),
     "lenet5: seed": lambda v: models.lenet5(seed=v),
     "cifar_quick: seed": lambda v: models.cifar_quick(seed=v),
@@ -218,6 +219,7 @@ NUMBERS = {
 }
 NOT_NEGATIVE = {
     "Dropout: p": Dropout,
+    "Dropout2d: p": cnn.Dropout2d,
     "CrossEntropyLoss: label_smoothing": cnn.CrossEntropyLoss,
     "cross_entropy: label_smoothing": lambda v: functional.cross_entropy(zeros(1, 2), np.array([0]), v),
     "SGD: momentum": lambda v: cnn.SGD(weight(), momentum=v),
@@ -271,6 +273,35 @@ def test_options_that_contradict_each_other():
         refuses(lambda betas=betas: cnn.Adam(weight(), betas=betas), ValueError, "Adam: betas", repr(betas))
 
 
+@pytest.mark.parametrize(
+    "value, error",
+    [(v, ValueError) for v in (0, 2, -1, 2**63)] + [(v, TypeError) for v in (None, 1.0, "1", True)],
+    ids=short,
+)
+def test_dim(value, error):
+    refuses(lambda: cnn.Softmax(value), error, "Softmax: dim")
+    refuses(lambda: cnn.LogSoftmax(value), error, "LogSoftmax: dim")
+    for name in ("softmax", "log_softmax"):
+        refuses(lambda name=name: getattr(functional, name)(zeros(1, 2), value), error, f"{name}: dim")
+        refuses(
+            lambda name=name: getattr(functional, f"{name}_backward")(zeros(1, 2), zeros(1, 2), value),
+            error,
+            f"{name}_backward: dim",
+        )
+
+
+def test_softmax_of_what_is_no_image():
+    for shape in ((2, 0), (2, 3, 0, 4), (2, 0, 3, 4), (), (3,), (2, 3, 4)):
+        refuses(lambda shape=shape: functional.softmax(zeros(*shape)), ValueError, "softmax: ", str(shape))
+
+
+@pytest.mark.parametrize("value", ["exact", "", None, True, 1, ["tanh"]], ids=short)
+def test_approximations(value):
+    refuses(lambda: cnn.GELU(value), ValueError, 'GELU: approximate must be "none" or "tanh"', shown(value))
+    refuses(lambda: functional.gelu(zeros(2), value), ValueError, "gelu: approximate")
+    refuses(lambda: functional.gelu_backward(zeros(2), zeros(2), value), ValueError, "gelu_backward: approximate")
+
+
 def test_names():
     refuses(lambda: Conv2d(1, 1, 1, init="nonsense"), ValueError, "Conv2d: init must be one of", "'nonsense'")
     for dtype in (np.int32, np.float16, complex, "int8"):
@@ -301,13 +332,16 @@ CALLS = [
     ("adaptive_avg_pool2d_backward", {"dy": POOL_DY}, {"input_shape": X.shape}),
     ("linear", {"x": FLAT, "w": FLAT_W, "b": B}, {}),
     ("linear_backward", {"dy": FLAT_DY, "x": FLAT, "w": FLAT_W}, {}),
-    *((name, {"x": X}, {}) for name in ("relu", "leaky_relu", "tanh", "sigmoid")),
+    *((name, {"x": X}, {}) for name in ("relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu")),
+    *((name, {"x": X}, {}) for name in ("softmax", "log_softmax")),
+    *((f"{name}_backward", {"dy": X, "y": X}, {}) for name in ("softmax", "log_softmax")),
     *((f"{name}_backward", {"dy": X, "y": X}, {}) for name in ("relu", "tanh", "sigmoid")),
-    ("leaky_relu_backward", {"dy": X, "x": X}, {}),
+    *((f"{name}_backward", {"dy": X, "x": X}, {}) for name in ("leaky_relu", "silu", "gelu")),
     ("cross_entropy", {"logits": FLAT_DY}, {"targets_": np.array([0, 1])}),
     ("mse_loss", {"prediction": FLAT, "target": FLAT}, {}),
 ]
-ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid")  # their first array may have any shape
+# their first array may have other shapes
+ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "softmax", "log_softmax")
 
 
 def per_argument(wanted=lambda name, what, arrays: True):
@@ -546,7 +580,12 @@ LAYERS = [
     LeakyReLU(),
     cnn.Tanh(),
     cnn.Sigmoid(),
+    cnn.SiLU(),
+    cnn.GELU(),
+    cnn.Softmax(),
+    cnn.LogSoftmax(),
     Dropout(),
+    cnn.Dropout2d(),
     Flatten(),
 ]
 LAYERS += [Sequential(ReLU()), Sequential()]
@@ -579,11 +618,12 @@ def test_wrong_shapes_of_layers():
     refuses(
         lambda: Conv2d(3, 2, 3)(zeros(1, 3)), ValueError, "Conv2d: x must have shape (N, C, H, W), got (N, 3)"
     )
-    for pool in (MaxPool2d(2), AvgPool2d(2), AdaptiveAvgPool2d(2), AdaptiveMaxPool2d(2), GlobalAvgPool2d()):
+    pools = [MaxPool2d(2), AvgPool2d(2), AdaptiveAvgPool2d(2), AdaptiveMaxPool2d(2), GlobalAvgPool2d()]
+    for layer in [*pools, cnn.Dropout2d()]:
         refuses(
-            lambda pool=pool: pool(zeros(1, 3)),
+            lambda layer=layer: layer(zeros(1, 3)),
             ValueError,
-            f"{type(pool).__name__}: x must have shape (N, C, H, W), got (N, 3)",
+            f"{type(layer).__name__}: x must have shape (N, C, H, W), got (N, 3)",
         )
     refuses(lambda: Linear(6, 2)(zeros(1, 5)), ValueError, "Linear: x must have shape (N, 6), got (N, 5)")
     refuses(

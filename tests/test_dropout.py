@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from cases import assert_close, assert_same_bits
 
-from cnn.layers import Conv2d, Dropout, Flatten, Linear, ReLU, Sequential
+from cnn import reference
+from cnn.layers import Conv2d, Dropout, Dropout2d, Flatten, Linear, ReLU, Sequential
 
 
 def scramble(h):
@@ -125,3 +126,39 @@ def test_gradient_inside_a_model():
         slope = (up - (y() * dy).sum()) / (2 * h)
         array += h * direction
         assert (gradient * direction).sum() == pytest.approx(slope, rel=1e-6, abs=1e-7)
+
+
+# ------------------------------------------------------------------------------------------ whole channels
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("p", [0.1, 0.5, 1.0])
+def test_whole_channels_go_by_the_documented_hash(p, dtype):
+    layer, rng = Dropout2d(p, seed=7), np.random.default_rng(0)
+    x, dy = (rng.standard_normal((35, 6, 4, 5)).astype(dtype) for _ in "xy")
+    for step in (1, 2, 3):
+        scale = kept((35, 6), p, 7, step)[:, :, None, None] / (1 - p if p < 1 else 1)
+        for got, whole in ((layer(x), x), (layer.backward(dy), dy)):
+            assert_close(got, (whole * scale).astype(dtype))
+        assert_close(layer(x), reference.dropout2d(x, p, 7, layer.step))
+        layer.step = step
+
+
+def test_whole_channels_in_evaluation_mode_stay():
+    x = np.ones((3, 2, 4, 4))
+    assert np.array_equal(Dropout2d(0.9).eval()(x), x)
+
+
+def test_dropout2d_same_bits_with_any_number_of_threads(set_threads):
+    x, results = np.ones((275, 3, 4, 5), np.float32), []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        layer = Dropout2d(0.3, seed=5)
+        results.append((layer(x), layer.backward(x)))
+    for result in results[1:]:
+        assert_same_bits(result, results[0])
+
+
+def test_a_sequential_gives_both_kinds_other_masks():
+    model = Sequential(Dropout2d(), Dropout(), Dropout2d(), Dropout2d(seed=3))
+    assert [layer.number for layer in model] == [0, 1, 2, 3]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import (
     CASES,
+    DTYPES,
     assert_all_close,
     assert_close,
     assert_gradient,
@@ -20,7 +21,6 @@ from hypothesis import strategies as st
 import cnn
 from cnn.layers import Conv2d, Dropout, Flatten, Layer, LeakyReLU, Linear, MaxPool2d, ReLU, Sequential, Tanh
 
-DTYPES = [np.float32, np.float64]
 per_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 

@@ -390,6 +390,8 @@ ACTIVATIONS = {
         lambda dy, x: reference.sigmoid_backward(dy, reference.sigmoid(x)),
         "sigmoid",
     ),
+    "silu": (reference.silu, reference.silu_backward, "silu"),
+    "gelu": (reference.gelu, reference.gelu_backward, "gelu"),
 }
 
 
@@ -405,6 +407,27 @@ def test_activations_by_hand():
     assert reference.sigmoid_backward(dy, np.array([0.25])) == pytest.approx([1.875] * 3)
 
 
+def test_smooth_activations_by_hand():
+    x = np.array([-math.log(3), 0, math.log(3)])
+    assert reference.silu(x) == pytest.approx(x * [0.25, 0.5, 0.75])
+    assert reference.silu_backward(np.full(3, 4.0), x)[1] == 2
+    x = np.array([-1.0, 0, 1])
+    one_sigma = 0.6826894921370859  # of the normal distribution lies within one standard deviation
+    assert reference.gelu(x) == pytest.approx(x * [(1 - one_sigma) / 2, 0.5, (1 + one_sigma) / 2])
+    assert reference.gelu_backward(np.full(3, 4.0), x)[1] == 2
+
+
+def test_gelu_by_tanh_is_near_and_agrees_with_pytorch(torch):
+    x, dy = np.linspace(-6, 6, 101), np.linspace(1, 2, 101)
+    y, dx = reference.gelu(x, "tanh"), reference.gelu_backward(dy, x, "tanh")
+    t = torch.tensor(x, requires_grad=True)
+    wanted = torch.nn.functional.gelu(t, approximate="tanh")
+    wanted.backward(torch.tensor(dy))
+    assert_close(y, wanted.detach())
+    assert_close(dx, t.grad)
+    assert 1e-5 < np.abs(y - reference.gelu(x)).max() < 1e-3
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_gradient_by_central_differences(name):
     forward, backward, _ = ACTIVATIONS[name]
@@ -418,6 +441,8 @@ def test_activation_gradient_by_central_differences(name):
 def test_activation_agrees_with_pytorch_on_special_values(torch, name, dtype):
     forward, backward, of_torch = ACTIVATIONS[name]
     x = np.array([nan, inf, -inf, 1e4, -1e4, 88.8, -88.8, 0.0, -0.0, 1.5, -1.5, 1e-5, -1e-30], dtype)
+    if name in ("silu", "gelu"):
+        x = x[~np.isinf(x)]  # inf * 0 would be NaN
     t = torch.tensor(x, requires_grad=True)
     wanted = getattr(torch.nn.functional, of_torch)(t)
     wanted.backward(torch.full_like(t, 3))
@@ -425,7 +450,7 @@ def test_activation_agrees_with_pytorch_on_special_values(torch, name, dtype):
     assert y.dtype == dx.dtype == dtype
     tolerance = 1e-6 if dtype == np.float32 else 1e-12
     # PyTorch's float32 sigmoid(-88.8) is 0, ours is 2.7e-39; near y = 1 a rounding of 1 - y shows in dx.
-    np.testing.assert_allclose(y, wanted.detach().numpy(), rtol=tolerance, atol=1e-38)
+    np.testing.assert_allclose(y, wanted.detach().numpy(), rtol=tolerance, atol=1e-36)
     np.testing.assert_allclose(dx, t.grad.numpy(), rtol=tolerance, atol=tolerance)
 
 
@@ -441,6 +466,14 @@ def test_softmax_by_hand():
     assert np.all(reference.softmax(images) == 0.25)  # over axis 1, whatever follows
     assert reference.softmax(np.array([[1e4, -1e4]])).tolist() == [[1, 0]]
     assert reference.log_softmax(np.array([[1e4, -1e4]])).tolist() == [[0, -2e4]]
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 2, 2)])
+def test_softmax_gradient_by_central_differences(name, shape):
+    forward, backward = getattr(reference, name), getattr(reference, f"{name}_backward")
+    x, dy = rng().standard_normal((2, *shape))
+    assert_gradient(backward(dy, forward(x)), central_difference(lambda: (forward(x) * dy).sum(), x))
 
 
 def test_cross_entropy_by_hand():

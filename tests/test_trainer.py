@@ -116,6 +116,30 @@ def test_ten_steps_of_lenet_agree_with_pytorch(ten_steps_in_torch, way):
     assert_all_close(weights(model), ten_steps_in_torch[1], 1e-8)
 
 
+@pytest.mark.parametrize("way", [by_train_step, by_hand, by_fit])
+def test_steps_of_poolings_and_smooth_activations_agree_with_pytorch(torch, way):
+    def net(m, last):
+        return m.Sequential(
+            *(m.Conv2d(1, 6, 3), m.GELU(), m.AvgPool2d(3, 2, 1), m.Conv2d(6, 8, 3), m.SiLU(), m.Softmax(1)),
+            *(m.AdaptiveMaxPool2d(4), m.Conv2d(8, 8, 1), m.GELU(approximate="tanh"), m.AdaptiveAvgPool2d((3, 2))),
+            *(m.Dropout2d(0.0), *last, m.Linear(8, 10), m.LogSoftmax(1)),
+        )
+
+    nn = torch.nn
+    model, data = net(cnn, [cnn.GlobalAvgPool2d()]).to(np.float64), made_up()
+    theirs = net(nn, [nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())]).double()
+    theirs.load_state_dict({name: torch.tensor(value) for name, value in model.state_dict().items()})
+    optimizer, wanted = torch.optim.SGD(theirs.parameters(), **SGD), []
+    for images, labels in batches(data, np.float64):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(theirs(torch.tensor(images)), torch.tensor(labels))
+        loss.backward()
+        optimizer.step()
+        wanted.append(loss.item())
+    assert_close(way(model, cnn.SGD(model.parameters(), **SGD), data), wanted, 1e-8)
+    assert_all_close(weights(model), [value.numpy() for value in theirs.state_dict().values()], 1e-8)
+
+
 # ------------------------------------------------------------------------------------------ many ways
 
 

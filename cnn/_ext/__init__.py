@@ -3,7 +3,7 @@
 executor    runs a program: a list of operations over the blocks of a batch (executor.pyx)
 conv        correlation for convolution and linear layers; their weight gradients (conv.pyx)
 pool        maximum and average pooling (pool.pyx)
-pointwise   activations and dropout (pointwise.pyx)
+pointwise   activations, softmax and dropout (pointwise.pyx)
 loss        cross-entropy and squared error (loss.pyx)
 pack        layouts (pack.pyx)
 update      optimizers (update.pyx)

@@ -2,8 +2,10 @@
 from libc.math cimport NAN
 from libc.stdint cimport int64_t, uint8_t
 
+from cnn._ext.elementary cimport vec_exp
 from cnn._ext.op cimport Op, Place, array
-from cnn._ext.vec cimport LANES, real, real_exp, real_log
+from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_or, ivec_select, ivec_splat, ivec_store, real, real_log,
+                           vec, vec_gt, vec_isnan, vec_keep, vec_load, vec_select, vec_splat, vec_store)
 
 
 cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
@@ -21,54 +23,70 @@ cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
     cdef real* dz = <real*>array(op, 4, place)                   # OUT (K, 1, 1, 16) or NULL
     cdef double* loss = <double*>array(op, 5, place)             # OUT (N,) of each image, not divided
     cdef uint8_t* correct = <uint8_t*>array(op, 6, place)        # OUT (N,) is the largest score g's?
-    cdef Py_ssize_t K = op.n[0], z_step = op.args[0].plane, dz_step = op.args[4].plane
-    cdef double smoothing = op.f[0], weight_sum = 0
-    cdef Py_ssize_t lane, k, g, n, best
-    cdef real top, s, pull, push, nll
-    cdef double smooth, v_g, v_k
+    cdef Py_ssize_t K = op.n[0], z_step = op.args[0].plane, dz_step = op.args[4].plane, k
+    cdef double smoothing = op.f[0], weight_sum = 0, smooth, v_g
+    cdef vec top, v, s
+    cdef ivec best, wins
+    cdef real tops[16]
+    cdef real sums[16]
+    cdef real pull[16]
+    cdef real push[16]
+    cdef real alive[16]
+    cdef integer winner[16]
+    cdef Py_ssize_t goal[16]
+    cdef int q, lane
+    cdef Py_ssize_t n, g
+    cdef real nll
     for k in range(K):
         weight_sum += weight[k] if weight else 1
+    for q in range(ROWV):
+        # softmax; NaN counts as the largest score, so that a broken row is not taken for right
+        top = vec_load(z + q * VL)
+        best = ivec_splat(0)
+        for k in range(1, K):
+            v = vec_load(z + k * z_step + q * VL)
+            wins = ivec_or(vec_gt(v, top), vec_isnan(v))
+            top = vec_select(wins, v, top)
+            best = ivec_select(wins, ivec_splat(k), best)
+        s = vec_splat(0)
+        for k in range(K):
+            v = vec_exp(vec_load(z + k * z_step + q * VL) - top)
+            s = s + v
+            if dz:
+                vec_store(dz + k * dz_step + q * VL, v)
+        vec_store(tops + q * VL, top)
+        vec_store(sums + q * VL, s)
+        ivec_store(winner + q * VL, best)
     for lane in range(LANES):
-        if lane >= place.images:
-            if dz:
-                for k in range(K):
-                    dz[k * dz_step + lane] = 0
-            continue
         n = place.at[1] * LANES + lane
-        g = target[n]
+        g = goal[lane] = target[n] if lane < place.images else -1
+        pull[lane] = push[lane] = alive[lane] = 0
         if g < 0 or g >= K:     # checked in Python, where arrays may change afterwards
-            loss[n] = NAN
-            correct[n] = 0
-            if dz:
-                for k in range(K):
-                    dz[k * dz_step + lane] = 0
+            if lane < place.images:
+                loss[n] = NAN
+                correct[n] = 0
             continue
-        top = z[lane]
-        best = 0
-        for k in range(K):
-            # NaN counts as the largest, so that a broken row is not taken for right
-            if z[k * z_step + lane] > top or z[k * z_step + lane] != z[k * z_step + lane]:
-                top = z[k * z_step + lane]
-                best = k
-        correct[n] = best == g and top == top
-        s = 0
-        for k in range(K):
-            s += real_exp(z[k * z_step + lane] - top)
-        nll = real_log(s)                       # -log p_k = log s - (z_k - top)
+        correct[n] = winner[lane] == g and tops[lane] == tops[lane]
+        nll = real_log(sums[lane])              # -log p_k = log s - (z_k - top)
         v_g = weight[g] if weight else 1
         smooth = 0
         if smoothing > 0:
             for k in range(K):
-                smooth += (weight[k] if weight else 1) * (nll - (z[k * z_step + lane] - top))
-        loss[n] = (1 - smoothing) * v_g * (nll - (z[g * z_step + lane] - top)) + smoothing / K * smooth
-        if dz:
-            pull = <real>(((1 - smoothing) * v_g + smoothing / K * weight_sum) / total[0]) / s
-            push = <real>(smoothing / K / total[0])
-            for k in range(K):
-                v_k = weight[k] if weight else 1
-                dz[k * dz_step + lane] = (real_exp(z[k * z_step + lane] - top) * pull
-                                          - push * <real>v_k)
-            dz[g * dz_step + lane] -= <real>((1 - smoothing) * v_g / total[0])
+                smooth += (weight[k] if weight else 1) * (nll - (z[k * z_step + lane] - tops[lane]))
+        loss[n] = (1 - smoothing) * v_g * (nll - (z[g * z_step + lane] - tops[lane])) + smoothing / K * smooth
+        pull[lane] = <real>(((1 - smoothing) * v_g + smoothing / K * weight_sum) / total[0]) / sums[lane]
+        push[lane] = <real>((1 - smoothing) * v_g / total[0])
+        alive[lane] = 1
+    if not dz:
+        return
+    for k in range(K):
+        for q in range(ROWV):
+            v = vec_load(dz + k * dz_step + q * VL) * vec_load(pull + q * VL)
+            v = v - vec_splat(<real>(smoothing / K / total[0] * (weight[k] if weight else 1)))
+            vec_store(dz + k * dz_step + q * VL, vec_keep(vec_gt(vec_load(alive + q * VL), vec_splat(0)), v))
+    for lane in range(LANES):
+        if alive[lane] > 0:
+            dz[goal[lane] * dz_step + lane] -= push[lane]
 
 
 cdef void mse(const Op* op, const Place* place) noexcept nogil:

@@ -44,17 +44,33 @@ cdef extern from *:
     typedef CNN_REAL real;
     #if CNN_REAL_BITS == 64
     typedef int64_t integer;
-    #define real_exp exp
     #define real_log log
-    #define real_tanh tanh
+    #define real_erfc erfc
     #define real_sqrt sqrt
+    #define MANTISSA 52
+    #define LN2_HIGH 6.93145751953125e-1        /* so few digits that its multiples are exact */
+    #define LN2_LOW 1.42860682030941723212e-6
+    #define EXP_MIN -746                        /* e^x is 0 below, infinite above */
+    #define EXP_MAX 710
+    #define EXP_TERMS 13                        /* the next is less than half an ulp of the sum */
+    #define TANH_MAX 20                         /* tanh is 1 from here */
     #else
     typedef int32_t integer;
-    #define real_exp expf
     #define real_log logf
-    #define real_tanh tanhf
+    #define real_erfc erfcf
     #define real_sqrt sqrtf
+    #define MANTISSA 23
+    #define LN2_HIGH 0.693359375
+    #define LN2_LOW -2.12194440054690583e-4
+    #define EXP_MIN -104
+    #define EXP_MAX 89
+    #define EXP_TERMS 7
+    #define TANH_MAX 10
     #endif
+    #define LOG2_E 1.44269504088896340736
+    static const double INV_FACTORIAL[] = {
+        1, 1, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
+        1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
     /* aligned(sizeof(real)): rows are 64-byte aligned in our own buffers, not in users' arrays */
     typedef real vec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
     typedef integer ivec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
@@ -78,6 +94,16 @@ cdef extern from *:
     #define ivec_or(a, b) ((a) | (b))
     /* x < 0 becomes 0; NaN stays NaN */
     #define vec_relu(a) vec_clear((ivec)((a) < 0), a)
+
+    #define SIGN ((integer)1 << (sizeof(real) * 8 - 1))
+    #define vec_abs(a) ((vec)((ivec)(a) & ~SIGN))
+    #define vec_copysign(a, b) ((vec)(((ivec)(a) & ~SIGN) | ((ivec)(b) & SIGN)))
+    /* Added to a number below 2^(MANTISSA - 1), this leaves no digits behind the point. */
+    #define ROUNDER ((real)((integer)3 << (MANTISSA - 1)))
+    #define vec_round(a) ((a) + ROUNDER - ROUNDER)
+    /* 2^a for a vector of whole numbers within the exponents of the type */
+    #define vec_pow2(a) ((vec)(((ivec)((a) + ROUNDER) + (((integer)1 << (sizeof(real) * 8 - MANTISSA - 2)) - 1)) \
+                               << MANTISSA))
 
     /* Sum of a vector's numbers, by halves: always in the same order. */
     static inline real vec_sum(vec v) {
@@ -148,6 +174,7 @@ cdef extern from *:
         VL
         ROWV
         TILE_VECS
+        EXP_TERMS
     vec vec_load(const real* p) nogil
     void vec_store(real* p, vec v) nogil
     vec vec_splat(real s) nogil
@@ -168,7 +195,12 @@ cdef extern from *:
     real vec_sum(vec v) nogil
     void transpose(const real* x, Py_ssize_t x_step, real* y, Py_ssize_t y_step) nogil
     void vec_sum4(vec a, vec b, vec c, vec d, real* out) nogil
-    real real_exp(real x) nogil
+    vec vec_abs(vec a) nogil
+    vec vec_copysign(vec a, vec b) nogil
+    vec vec_round(vec a) nogil
+    vec vec_pow2(vec a) nogil
     real real_log(real x) nogil
-    real real_tanh(real x) nogil
+    real real_erfc(real x) nogil
     real real_sqrt(real x) nogil
+    const double INV_FACTORIAL[14]
+    const real LN2_HIGH, LN2_LOW, EXP_MIN, EXP_MAX, LOG2_E, TANH_MAX

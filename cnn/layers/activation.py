@@ -1,7 +1,7 @@
-"""Activations and dropout: one function, element by element. Any shape (N, C, H, W) or (N, features)."""
+"""Activations and dropout. Any shape (N, C, H, W) or (N, features), but for Dropout2d."""
 import numpy as np
 
-from cnn import shapes
+from cnn import functional, shapes
 from cnn.layers.base import Layer
 from cnn.ops import pointwise
 
@@ -59,6 +59,53 @@ class Sigmoid(_Activation):
     kernel, saved = "sigmoid", "y"
 
 
+class SiLU(_Activation):
+    """x sigmoid(x), also called swish. Elfwing et al. 2018."""
+
+    kernel, saved = "silu", "x"
+
+
+class GELU(_Activation):
+    """x P(x), where P is the normal distribution function. Hendrycks and Gimpel 2016.
+
+    approximate: "none", or "tanh" for x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+    Raises ValueError for another word.
+    """
+
+    saved = "x"
+
+    def __init__(self, approximate="none"):
+        super().__init__()
+        self.kernel = functional.gelu_kernel("GELU", approximate)
+        self.approximate = approximate
+
+    def extra_repr(self):
+        return f"approximate={self.approximate!r}"
+
+
+class Softmax(_Activation):
+    """exp(x_c) / sum of exp(x_k) over the channels (or features) k, for each pixel; shifted by the largest x, so
+    that nothing overflows. dim: 1, there is no other; raises ValueError or TypeError for anything else.
+
+    CrossEntropyLoss wants scores and has its own softmax.
+    """
+
+    kernel, saved = "softmax", "y"
+
+    def __init__(self, dim=1):
+        super().__init__()
+        self.dim = functional.channel_axis(type(self).__name__, dim)
+
+    def extra_repr(self):
+        return f"dim={self.dim}"
+
+
+class LogSoftmax(Softmax):
+    """log of `Softmax`: x_c - log of the sum of exp(x_k), shifted by the largest x."""
+
+    kernel = "log_softmax"
+
+
 class Dropout(Layer):
     """Zeroes each element with probability p while training and scales the others by 1 / (1 - p).
 
@@ -70,10 +117,12 @@ class Dropout(Layer):
     Raises ValueError unless 0 <= p <= 1.
     """
 
+    whole = False       # whether the elements are whole channels
+
     def __init__(self, p=0.5, *, seed=None):
         super().__init__()
         self.p = p
-        self.seed = seed if seed is None else shapes.integer("Dropout", "seed", seed, 0, 2**32 - 1)
+        self.seed = seed if seed is None else shapes.integer(type(self).__name__, "seed", seed, 0, 2**32 - 1)
         self._key = np.array([self.seed or 0, 0], np.uint64)
 
     @property
@@ -82,7 +131,7 @@ class Dropout(Layer):
 
     @p.setter
     def p(self, value):
-        self._p = shapes.number("Dropout", "p", value, 0, 1)
+        self._p = shapes.number(type(self).__name__, "p", value, 0, 1)
 
     @property
     def mode(self):
@@ -95,7 +144,7 @@ class Dropout(Layer):
 
     @number.setter
     def number(self, value):
-        self._key[0] = shapes.integer("Dropout", "number", value, 0, 2**32 - 1)
+        self._key[0] = shapes.integer(type(self).__name__, "number", value, 0, 2**32 - 1)
 
     @property
     def step(self):
@@ -103,7 +152,7 @@ class Dropout(Layer):
 
     @step.setter
     def step(self, value):
-        self._key[1] = shapes.integer("Dropout", "step", value, 0, 2**32 - 1)
+        self._key[1] = shapes.integer(type(self).__name__, "step", value, 0, 2**32 - 1)
 
     def _advance(self):
         self._key[1] = (int(self._key[1]) + 1) % 2**32
@@ -112,8 +161,24 @@ class Dropout(Layer):
         if not self.training or self.p == 0:
             return x, lambda dy, need_dx: dy
         program.on_run(self._advance)
-        y = pointwise.dropout(program, x, self._key, self.p)
-        return y, lambda dy, need_dx: pointwise.dropout(program, dy, self._key, self.p) if need_dx else None
+
+        def drop(t):
+            return pointwise.dropout(program, t, self._key, self.p, self.whole)
+        return drop(x), lambda dy, need_dx: drop(dy) if need_dx else None
 
     def extra_repr(self):
         return f"p={self.p}"
+
+
+class Dropout2d(Dropout):
+    """Zeroes each channel of each image as a whole, with probability p, while training, and scales the others
+    by 1 / (1 - p). x: (N, C, H, W). Tompson et al. 2015. Its masks are drawn as those of `Dropout`.
+
+    Raises ValueError unless 0 <= p <= 1, and on the first use for vectors.
+    """
+
+    whole = True
+
+    def emit(self, program, x):
+        self._spatial(x)
+        return super().emit(program, x)

@@ -1,4 +1,4 @@
-"""Activations, element by element; the formulas stand beside the kernels in _ext/pointwise.pyx."""
+"""Activations, element by element or over the channels; the formulas stand beside the kernels in _ext/pointwise.pyx."""
 
 
 def forward(program, kernel, x, **scalars):
@@ -20,11 +20,11 @@ def mask(program, dy, y):
     program.add("relu_backward", lambda: dict(dy=dy, y=y, dx=dy, **dy.pixels))
 
 
-def dropout(program, x, key, p):
+def dropout(program, x, key, p, whole=False):
     """y = x / (1 - p) where the element's hash says so, else 0; the gradient is the same map of dy.
 
-    key: uint64 (2,), seed and step.
+    key: uint64 (2,), seed and step. whole: the elements are whole channels.
     """
     y = program.like(x)
-    program.add("dropout", lambda: dict(x=x, y=y, key=key, p=p, **x.pixels))
+    program.add("dropout", lambda: dict(x=x, y=y, key=key, p=p, whole=whole, **x.pixels))
     return y

@@ -1,0 +1,70 @@
+"""The kernels' own exp, tanh, sigmoid and normal distribution function, to the errors that _ext/elementary.pxd
+gives, against NumPy in the longest float and math.erfc."""
+
+import math
+
+import numpy as np
+import pytest
+from cases import DTYPES
+
+from cnn import functional
+
+
+def exp(y):
+    """e^y as the gradient of the logarithm of a softmax has it: dx = dy - e^y sum(dy)."""
+    dy, ys = np.zeros((2, len(y), 2), y.dtype)
+    dy[:, 1], ys[:, 0] = 1, y
+    return -functional.log_softmax_backward(dy, ys)[:, 0]
+
+
+def in_ulps(got, wanted):
+    """Largest error, in units in the last place of the number type."""
+    return (np.abs(got - wanted) / np.spacing(np.abs(wanted).astype(got.dtype)).astype(np.longdouble)).max()
+
+
+def numbers(limit, dtype):
+    """From -limit to limit, most of them near 0."""
+    positive = np.concatenate([np.linspace(1e-6, limit, 50_000), np.logspace(-12, np.log10(limit), 50_000)])
+    return np.concatenate([-positive, [0], positive]).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exp(dtype):
+    info = np.finfo(dtype)
+    x = numbers(math.log(info.max) - 1, dtype)
+    assert in_ulps(exp(x), np.exp(x.astype(np.longdouble))) <= 1.01
+    # below the smallest normal number, to the same absolute error
+    x = np.linspace(math.log(info.smallest_subnormal) - 2, math.log(info.tiny), 1000).astype(dtype)
+    assert np.abs(exp(x) - np.exp(x.astype(np.longdouble))).max() <= 1.01 * float(info.smallest_subnormal)
+    assert np.count_nonzero(exp(x)) > 900
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exp_of_special_values(dtype):
+    big = np.log(np.finfo(dtype).max)
+    x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, big * 1.01, big * 0.99999, 0, -0.0], dtype)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(exp(x), np.exp(x), rtol=1e-4 if dtype == np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tanh(dtype):
+    x = numbers(30, dtype)
+    assert in_ulps(functional.tanh(x), np.tanh(x.astype(np.longdouble))) <= 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sigmoid(dtype):
+    x = numbers(80, dtype)
+    assert in_ulps(functional.sigmoid(x), 1 / (1 + np.exp(-x.astype(np.longdouble)))) <= 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_normal_distribution(dtype):
+    x = numbers(6, dtype)[::10]
+    x = x[x != 0]
+    wanted = np.array([math.erfc(-v / math.sqrt(2)) / 2 for v in x.tolist()])
+    got = functional.gelu(x) / x.astype(np.longdouble)
+    assert np.abs(got - wanted).max() < (2.5e-7 if dtype == np.float32 else 1e-15)
+    # relatively too, so that the tail is no noise
+    assert np.abs(got / wanted - 1).max() < (2e-6 if dtype == np.float32 else 1e-13)

@@ -1,9 +1,8 @@
-"""Reading pictures to classify: PNG and whatever else Pillow reads, and IDX files."""
+"""Reading pictures to classify, PNG, JPEG and the like, and IDX files."""
 from pathlib import Path
 
-import numpy as np
-
 from cnn import data
+from cnn.data import pictures
 
 _IDX_MAGIC = bytes.fromhex("00000803")
 _GZIP_MAGIC = bytes.fromhex("1f8b")
@@ -12,9 +11,10 @@ _GZIP_MAGIC = bytes.fromhex("1f8b")
 def read(path, channels, size, invert=False):
     """Read the images of one file as uint8 (n, channels, size, size).
 
-    A picture is turned into grey or RGB as `channels` (1 or 3) says and resized to `size` pixels a side; an
-    IDX file, packed or not, must hold images of just that size. invert: 255 - value, for dark digits on
-    light paper where a model was trained on light on dark.
+    A picture is turned into grey or RGB as `channels` (1 or 3) says, resized and cropped to `size` pixels a side,
+    just as those of a training folder are (cnn.data.pictures); an IDX file, packed or not, must hold images of
+    just that size. invert: 255 - value, for dark digits on light paper where a model was trained on light on
+    dark.
 
     Raises FileNotFoundError, ValueError naming the file where it can't be read or doesn't fit, and
     ModuleNotFoundError naming the extra to install where Pillow is missing.
@@ -31,23 +31,7 @@ def read(path, channels, size, invert=False):
                              f"of {images.shape}")
         images = images[:, None]
     else:
-        images = _picture(path, channels, size)[None]
+        if channels not in (1, 3):
+            raise ValueError(f"{path}: a picture has 1 or 3 channels, the model wants {channels}")
+        images = pictures.read_picture(path, channels, size)[None]
     return 255 - images if invert else images
-
-
-def _picture(path, channels, size):
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ModuleNotFoundError("reading pictures needs Pillow: pip install 'cnn[images]'") from None
-    if channels not in (1, 3):
-        raise ValueError(f"{path}: a picture has 1 or 3 channels, the model wants {channels}")
-    try:
-        with Image.open(path) as picture:
-            picture = picture.convert("L" if channels == 1 else "RGB")
-            if picture.size != (size, size):
-                picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-            pixels = np.asarray(picture, np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a picture that can be read ({error})") from None
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

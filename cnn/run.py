@@ -17,12 +17,14 @@ SCHEDULES = ("constant", "step", "cosine", "one-cycle")
 class Settings:
     """Everything that a run's result depends on, besides the software.
 
-    lr: the (largest) learning rate. schedule: one of SCHEDULES; "step" divides by ten after a half and
-    after three quarters of the run. shift: pixels by which training images move at random; flip: whether
-    they are mirrored at random.
+    dataset: a name, or the path of a folder or .npz file. image_size: pixels a side that a folder's pictures are
+    brought to; None: what suits them. lr: the (largest) learning rate. schedule: one of SCHEDULES; "step"
+    divides by ten after a half and after three quarters of the run. shift: pixels by which training images move
+    at random; flip: whether they are mirrored at random.
     """
 
     dataset: str = "mnist-sample"
+    image_size: int | None = None
     model: str = "lenet5"
     epochs: int = 30
     batch_size: int = 64
@@ -76,8 +78,7 @@ def check(settings):
     for name in ("lr", "momentum", "weight_decay"):
         shapes.number("train", name.replace("_", " "), getattr(settings, name), 0)
     shapes.number("train", "label smoothing", settings.label_smoothing, 0, 1)
-    for name, known in (("dataset", data.NAMES), ("model", models.MODELS), ("optimizer", optim.OPTIMIZERS),
-                        ("schedule", SCHEDULES)):
+    for name, known in (("model", models.MODELS), ("optimizer", optim.OPTIMIZERS), ("schedule", SCHEDULES)):
         if getattr(settings, name) not in known:
             raise ValueError(f"train: {name} must be one of {', '.join(known)}, got {getattr(settings, name)!r}")
 
@@ -159,11 +160,13 @@ def train(settings, data_dir=None, out=None, quiet=False, target=None):
             print(text, flush=True)
 
     check(settings)
-    train_set, test_set = data.load(settings.dataset, data_dir)
+    train_set, test_set = data.load(settings.dataset, data_dir, settings.image_size, seed=settings.seed)
     channels, height, width = train_set.images.shape[1:]
+    if height != width:
+        raise ValueError(f"train: the models want square images, those of {settings.dataset} are {height}x{width}")
     arguments = {"in_channels": channels, "num_classes": train_set.num_classes, "image_size": height}
     model = models.MODELS[settings.model](**arguments, seed=settings.seed)
-    with run_folder(out, settings) as folder:
+    with run_folder(out, replace(settings, dataset=train_set.name)) as folder:
         say(f"{settings.model} with {sum(p.size for p in model.parameters()):,} parameters on {settings.dataset}: "
             f"{len(train_set):,} training and {len(test_set):,} held-out images of {channels}x{height}x{width}, "
             f"{threads.get_num_threads()} threads")

@@ -11,7 +11,10 @@ def parser():
                                 epilog="Options that are not given take values that suit the data set.")
     p.add_argument("--recipe", choices=run.RECIPES, help="settings that reach a named accuracy; only the seed is open")
     p.add_argument("--list-recipes", action="store_true", help="say what recipes there are, and stop")
-    p.add_argument("--dataset", choices=data.NAMES, help="default: mnist-sample")
+    p.add_argument("--dataset", metavar="NAME|PATH", help=f"{', '.join(data.NAMES)}; or a folder with one sub-folder "
+                   "of pictures a class, or an .npz file with images and labels; default: mnist-sample")
+    p.add_argument("--image-size", type=int, metavar="N", help="pixels a side that a folder's pictures are brought to; "
+                   "default: as most of them are, up to 64, else 32")
     p.add_argument("--data-dir", metavar="DIR", help="where to look for the data set first (then "
                    "$CNN_DATA_DIR, then the user's cache; else it is downloaded)")
     p.add_argument("--model", choices=models.MODELS, help="default: lenet5")
@@ -45,13 +48,13 @@ def main(arguments=None):
     given = {name: value for name, value in given.items() if value is not None}
     if recipe and given.keys() - {"seed"}:
         p.error(f"a recipe fixes --{min(given.keys() - {'seed'}).replace('_', '-')}; only --seed can be chosen")
-    settings = recipe.settings if recipe else run.DEFAULTS[given.get("dataset", "mnist-sample")]
+    settings = recipe.settings if recipe else run.DEFAULTS.get(given.get("dataset"), run.Settings())
     settings = run.replace(settings, **given)
     try:
         if n_threads is not None:
             threads.set_num_threads(n_threads)
         run.train(settings, data_dir, out, quiet, recipe and recipe.target)
-    except (TrainingDiverged, OSError, ValueError, TypeError) as error:
+    except (TrainingDiverged, ImportError, OSError, ValueError, TypeError) as error:
         p.exit(1, f"{p.prog}: {error}\n")
     except KeyboardInterrupt:
         p.exit(130, f"\n{p.prog}: interrupted; nothing was written\n")

@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Data sets by name, or by path."""
 
 import hashlib
 import os
@@ -12,29 +12,58 @@ from .sources import SOURCES
 NAMES = tuple(SOURCES)
 
 
-def load(name, data_dir=None):
-    """Load a data set: (training set, test set), each a Dataset with uint8 images (N, C, H, W).
+def load(name, data_dir=None, image_size=None, channels=None, seed=0):
+    """Load a data set: (training set, test set), each a Dataset with images (N, C, H, W).
 
     name: one of NAMES. "mnist-sample" comes with this package: 4,000 and 1,000 images out of MNIST's
         training set. The others are looked for in data_dir, then in $CNN_DATA_DIR, then in the user's
         cache; if they are nowhere, they are downloaded into the cache.
+        Or the path of images of your own: a folder with one sub-folder of pictures a class, or an .npz file
+        (see `read_folder` and `read_npz` in own.py, docs/own-data.md).
     data_dir: a folder with the files as published (gzipped or not; the CIFAR archive or the folder out of
         it), or with a subfolder of the data set's name that holds them; or None.
+    image_size, channels: pixels a side and channels (1 or 3) that a folder's pictures are brought to. Images
+        from elsewhere are taken as they are, and must have them.
+    seed: of the fifth of your own images that is held out, where they have no folder to test on.
 
-    Every file is checked against its published MD5. Mean and std of both sets are the training set's.
+    Every file of a named data set is checked against its published MD5, and its images are uint8; your own
+    may be float32. Mean and std of both sets are the training set's.
 
     Raises ValueError for an unknown name, DataFileError (a ValueError) if a file is not the right one,
     DataNotFoundError (a FileNotFoundError) if the files are not here and cannot be downloaded.
     """
     source = SOURCES.get(name) if isinstance(name, str) else None
-    if source is None:
-        raise ValueError(f"load: name must be one of {', '.join(NAMES)}, not {name!r}")
+    if source is not None:
+        train, test = _load_named(source, data_dir)
+    elif _is_path(name):
+        from .own import load_own  # imported here to keep "import cnn" fast
+
+        train, test = load_own(name, image_size, channels, seed)
+    else:
+        raise ValueError(f"load: name must be one of {', '.join(NAMES)}, or the path of a folder or .npz file, "
+                         f"not {name!r}")
+    found = train.images.shape[1:]
+    if image_size not in (None, *found[1:]) or channels not in (None, found[0]):
+        raise ValueError(f"load: image_size {image_size} and channels {channels} do not fit {name}: its images are of "
+                         f"{'x'.join(map(str, found))}, and only those of a folder are resized")
+    return train, test
+
+
+def _is_path(name):
+    """Whether `name` is meant as a path: it is there, or looks like nothing else."""
+    if not isinstance(name, (str, os.PathLike)):
+        return False
+    text = os.fspath(name)
+    return isinstance(name, os.PathLike) or os.sep in text or text.endswith(".npz") or os.path.exists(text)
+
+
+def _load_named(source, data_dir):
     if not isinstance(data_dir, (str, os.PathLike, type(None))):
         raise TypeError(f"load: data_dir must be a folder or None, not {data_dir!r}")
     paths = find_or_download(source, data_dir)
     read = _read_idx_files if source.format == "idx" else _read_cifar_files
     train_images, train_labels, test_images, test_labels = read(source, paths)
-    about = {"classes": source.classes, "mean": source.mean, "std": source.std, "name": name}
+    about = {"classes": source.classes, "mean": source.mean, "std": source.std, "name": source.name}
     return Dataset(train_images, train_labels, **about), Dataset(test_images, test_labels, **about)
 
 

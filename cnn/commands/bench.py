@@ -1,0 +1,269 @@
+"""Speed of training, side by side with PyTorch where that is installed, and of every kernel.
+
+First the gradients of one step are compared; then both are timed in turn, round by round, so that a
+machine that changes its speed changes both. PyTorch's figure is the better of eager and channels_last.
+"""
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+
+import numpy as np
+
+from cnn import _ext, config, data, models, optim, threads
+from cnn.plan import LANES, Program
+from cnn.trainer import Trainer
+
+SHAPES = {"lenet5": (1, 28, 28), "cifar_quick": (3, 32, 32)}
+
+
+def median_spread(values):
+    """Median, lowest and highest."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def show(figures, unit):
+    return f"{figures['median']:>9,.0f} {unit} ({figures['low']:,.0f} to {figures['high']:,.0f})"
+
+
+# ---------------------------------------------------------------- the machine's peak
+
+def peak_program(n_threads):
+    program = Program(np.float32, 1)
+    out = np.zeros((n_threads, LANES), np.float32)
+    program.before("fma_peak", lambda: dict(out=out, rounds=2_000_000), n_threads)
+    return program
+
+
+def measure_peak(program, n_threads):
+    """Multiply-adds per second of all threads together, in GFLOPS (a multiply-add counts as two)."""
+    start = time.perf_counter()
+    program.run(0)
+    seconds = time.perf_counter() - start
+    return n_threads * 2_000_000 * _ext.kernels(np.dtype(np.float32)).update.PEAK_FLOPS / seconds / 1e9
+
+
+# ---------------------------------------------------------------- ours
+
+def our_step(net, batch):
+    """A function that makes n steps on random images, and the trainer."""
+    rng = np.random.default_rng(0)
+    # a few megabytes of images: an epoch is long enough for what happens once in it not to count
+    count = batch * max(8, 3_200_000 // (batch * int(np.prod(SHAPES[net]))))
+    images = rng.integers(0, 256, (count, *SHAPES[net]), dtype=np.uint8)
+    dataset = data.Dataset(images, rng.integers(0, 10, count), classes=[str(i) for i in range(10)],
+                           mean=[0.5] * SHAPES[net][0], std=[0.25] * SHAPES[net][0])
+    model = models.MODELS[net]()
+    trainer = Trainer(model, optim.SGD(model.parameters(), lr=0.01, momentum=0.9), progress=False)
+    loader = data.DataLoader(dataset, batch, shuffle=True)
+
+    def steps(n):
+        trainer.fit(loader, max(1, n // len(loader)))
+        return max(1, n // len(loader)) * len(loader)
+    return steps, trainer
+
+
+def macs(net):
+    """Multiply-adds of one image in a training step (forward, dx and dw; no dx of the first layer)."""
+    model, shape = models.MODELS[net](), SHAPES[net]
+    total, first, x = 0, True, np.zeros((1, *shape), np.float32)
+    for layer in model:
+        y = layer(x)
+        if getattr(layer, "weight", None) is not None:
+            pixels = y.shape[2] * y.shape[3] if y.ndim == 4 else 1
+            total += layer.weight.size * pixels * (2 if first else 3)
+            first = False
+        x = y
+    return total
+
+
+# ---------------------------------------------------------------- PyTorch
+
+def torch_model(net):
+    """The same network in PyTorch."""
+    from torch import nn
+
+    from cnn import layers
+    made = []
+    for layer in models.MODELS[net]():
+        if isinstance(layer, layers.Conv2d):
+            made.append(nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
+                                  layer.padding))
+        elif isinstance(layer, layers.Linear):
+            made.append(nn.Linear(layer.in_features, layer.out_features))
+        elif isinstance(layer, layers.MaxPool2d):
+            made.append(nn.MaxPool2d(layer.kernel_size, layer.stride))
+        else:
+            made.append({layers.ReLU: nn.ReLU, layers.Flatten: nn.Flatten}[type(layer)]())
+    return nn.Sequential(*made)
+
+
+def torch_step(net, batch, channels_last):
+    """A function that makes n steps on random images that lie ready as floats in memory."""
+    import torch
+    torch.manual_seed(0)
+    model, images = torch_model(net), list(torch.randn(8, batch, *SHAPES[net]))
+    labels = torch.randint(0, 10, (8, batch))
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+        images = [x.to(memory_format=torch.channels_last) for x in images]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def steps(n):
+        for i in range(n):
+            optimizer.zero_grad(set_to_none=True)
+            torch.nn.functional.cross_entropy(model(images[i % 8]), labels[i % 8]).backward()
+            optimizer.step()
+        return n
+    return steps
+
+
+def gradient_difference(net, batch, dtype):
+    """Norm of the difference of our gradients of one step and PyTorch's, relative to theirs."""
+    import torch
+
+    from cnn.losses import CrossEntropyLoss
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    x = rng.normal(size=(batch, *SHAPES[net])).astype(dtype)
+    labels = rng.integers(0, 10, batch)
+    theirs, ours, loss = torch_model(net), models.MODELS[net](dtype=dtype), CrossEntropyLoss()
+    theirs = theirs.double() if dtype == np.float64 else theirs
+    ours.load_state_dict({name: value.numpy() for name, value in theirs.state_dict().items()})
+    loss(ours(x), labels)
+    ours.backward(loss.backward(), need_dx=False)
+    torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(labels)).backward()
+    pairs = [(p.grad.astype(np.float64), q.grad.numpy())
+             for p, q in zip(ours.parameters(), theirs.parameters(), strict=True)]
+    return float(np.sqrt(sum(((p - q)**2).sum() for p, q in pairs) / sum((q**2).sum() for _, q in pairs)))
+
+
+def check_gradients(net, batch):
+    """Stop unless both compute the same: to rounding in float64, and nearly so in float32, where now and
+    then two values are so close that another one of them wins a pooling window."""
+    result = {}
+    for dtype, most in ((np.float64, 1e-10), (np.float32, 1e-2)):
+        difference = result[dtype.__name__] = gradient_difference(net, batch, dtype)
+        if not difference < most:
+            sys.exit(f"bench: the gradients differ from PyTorch's by {difference:.1e} in {dtype.__name__}: there is "
+                     f"nothing to compare")
+    return result
+
+
+# ---------------------------------------------------------------- reports
+
+def time_steps(steps, seconds):
+    """Steps per second over about so many seconds."""
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        done += steps(8)
+    return done / (time.perf_counter() - start)
+
+
+def bench_net(net, batch, rounds, seconds, with_torch):
+    n_threads = threads.get_num_threads()
+    contenders = {"cnn": our_step(net, batch)[0]}
+    result = {"net": net, "batch": batch, "threads": n_threads, "rounds": rounds}
+    if with_torch:
+        import torch
+        torch.set_num_threads(n_threads)
+        result["gradients_differ_by"] = check_gradients(net, min(batch, 64))
+        print("gradients of one step differ from PyTorch's by "
+              + ", ".join(f"{d:.0e} in {name}" for name, d in result["gradients_differ_by"].items()))
+        contenders["eager"] = torch_step(net, batch, False)
+        contenders["channels_last"] = torch_step(net, batch, True)
+    peak = peak_program(n_threads)
+    rates, peaks = {name: [] for name in contenders}, []
+    for steps in contenders.values():
+        steps(8)
+    for _ in range(rounds):
+        for name, steps in contenders.items():
+            rates[name].append(batch * time_steps(steps, seconds))
+        peaks.append(measure_peak(peak, n_threads))
+    flops = 2 * macs(net)
+    result["peak_gflops"] = median_spread(peaks)
+    result["cnn"] = median_spread(rates["cnn"])
+    share = [rate * flops / 1e9 / top for rate, top in zip(rates["cnn"], peaks, strict=True)]
+    result["share_of_peak"] = median_spread(share)
+    print(f"{net}, batch {batch}, {n_threads} threads, {rounds} rounds: median (lowest to highest)")
+    print(f"  {'cnn':<20s}{show(result['cnn'], 'images/s')}, {result['share_of_peak']['median']:.0%} of the "
+          f"multiply-add peak of {result['peak_gflops']['median']:,.0f} GFLOPS")
+    if with_torch:
+        best = [max(pair) for pair in zip(rates["eager"], rates["channels_last"], strict=True)]
+        ratios = [a / b for a, b in zip(rates["cnn"], best, strict=True)]
+        for name in ("eager", "channels_last"):
+            result[name] = median_spread(rates[name])
+            print(f"  {'torch ' + name:<20s}{show(result[name], 'images/s')}")
+        result["ratio"] = median_spread(ratios)
+        print(f"  ratio to PyTorch's better {result['ratio']['median']:.2f} ({result['ratio']['low']:.2f} to "
+              f"{result['ratio']['high']:.2f})")
+    return result
+
+
+def bench_kernels(net, batch):
+    """Time every operation of a training step by itself, on one thread."""
+    steps, trainer = our_step(net, batch)
+    steps(8)
+    program = next(p for key, (p, _) in trainer._programs.items() if key[0] == "step")
+    peak = statistics.median(measure_peak(peak_program(1), 1) for _ in range(5))
+    print(f"{net}, batch {batch}, 1 thread, peak {peak:.0f} GFLOPS: every operation of a step by itself")
+    rows = []
+    for op in program.operations("forward"):
+        times = []
+        for _ in range(30):
+            start = time.perf_counter()
+            program.run_operation(op, batch)
+            times.append(time.perf_counter() - start)
+        seconds = statistics.median(times)
+        flops = 2 * op["macs"] * -(-batch // LANES) * LANES
+        row = {"kernel": op["kernel"], "shape": op["shape"], "microseconds": seconds * 1e6}
+        text = f"  {op['kernel']:<18s}{op['shape']:<34s}{seconds * 1e6:>10.1f} us"
+        if flops:
+            row.update(gflops=flops / seconds / 1e9, share_of_peak=flops / seconds / 1e9 / peak)
+            text += f"{row['gflops']:>8.0f} GFLOPS {row['share_of_peak']:>5.0%}"
+        print(text)
+        rows.append(row)
+    return {"net": net, "batch": batch, "peak_gflops_one_thread": peak, "operations": rows}
+
+
+def main(arguments=None, prog=None):
+    p = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("net", nargs="?", choices=SHAPES, default="lenet5", help="default: %(default)s")
+    p.add_argument("--batch", type=int, default=64, help="default: %(default)s")
+    p.add_argument("--threads", type=int, help="default: all cores this process may use")
+    p.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
+    p.add_argument("--seconds", type=float, default=0.5, help="of each contender in a round; default: %(default)s")
+    p.add_argument("--kernels", action="store_true", help="time every operation of a step instead")
+    p.add_argument("--no-torch", action="store_true", help="do not compare with PyTorch")
+    p.add_argument("--json", metavar="FILE", help="write the figures to a file too")
+    given = p.parse_args(arguments)
+    try:
+        if given.threads is not None:
+            threads.set_num_threads(given.threads)
+        for name in ("batch", "rounds"):
+            if getattr(given, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(given, name)}")
+    except (TypeError, ValueError) as error:
+        p.exit(1, f"{p.prog}: {error}\n")
+    with_torch = not given.no_torch and not given.kernels
+    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    if with_torch:
+        try:
+            import torch
+            versions["torch"] = torch.__version__
+        except ImportError:
+            with_torch = False
+            print("PyTorch is not installed: no comparison")
+    print(f"{config.processor()}, {os.cpu_count()} cores; kernels {_ext.VARIANT}; "
+          + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    result = {"processor": config.processor(), "kernels": _ext.VARIANT, "versions": versions}
+    if given.kernels:
+        result.update(bench_kernels(given.net, given.batch))
+    else:
+        result.update(bench_net(given.net, given.batch, given.rounds, given.seconds, with_torch))
+    if given.json:
+        from cnn import files
+        files.write(given.json, (json.dumps(result, indent=2) + "\n").encode())

@@ -1,0 +1,132 @@
+"""The command `cnn` and the files in scripts/: the same code under two names."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import run_python
+
+import cnn
+from cnn.commands import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+
+
+def ends(code, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == code
+
+
+def test_help_names_every_command_and_imports_none(capsys):
+    code = """
+        import sys
+        from cnn.commands import main
+        try:
+            main(["--help"])
+        finally:
+            print([name for name in sys.modules if name.startswith("cnn.commands.") or name == "cnn.run"])
+    """
+    said = run_python("-c", code).stdout
+    assert said.endswith("\n[]\n") and all(f"\n  {name} " in said for name in COMMANDS)
+
+
+def test_version(capsys):
+    ends(0, "--version")
+    assert capsys.readouterr().out == f"cnn {cnn.__version__}\n"
+    assert f'\nversion = "{cnn.__version__}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ([], "COMMAND"), (["fly"], "invalid choice: 'fly'"), (["--fly"], "COMMAND"), (["", "train"], "invalid choice: ''"),
+])
+def test_wrong_commands(capsys, arguments, words):
+    ends(2, *arguments)
+    said = capsys.readouterr().err
+    assert words in said and said.startswith("usage: cnn ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_help_and_its_errors(capsys, command):
+    ends(0, command, "--help")
+    assert capsys.readouterr().out.startswith(f"usage: cnn {command} ")
+    ends(2, command, "--no-such-option")
+    assert f"cnn {command}: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("scripts/*.py")), ids=lambda path: path.name)
+def test_scripts_are_the_commands(capsys, monkeypatch, path):
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(path), run_name="__main__")
+    assert caught.value.code == 0
+    by_script = capsys.readouterr().out
+    ends(0, path.stem, "--help")
+    by_command = capsys.readouterr().out
+
+    def options(said):  # lines break elsewhere after a longer name
+        return re.findall(r"--?[\w-]+", said)
+
+    assert by_script.startswith(f"usage: {path.name} ") and options(by_script) == options(by_command)
+
+
+def test_as_a_module():
+    found = run_python("-m", "cnn", "config")
+    assert found.returncode == 0 and f"cnn            {cnn.__version__}\n" in found.stdout
+    assert run_python("-m", "cnn").returncode == 2
+
+
+def test_all_packages_are_installed():
+    """What pyproject.toml lists is what there is, and the command is in it."""
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = re.search(r"^packages = \[(.*?)\]", text, re.MULTILINE | re.DOTALL)[1]
+    there = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("cnn/**/__init__.py")}
+    assert set(re.findall(r'"(.+?)"', listed)) == there
+    assert '[project.scripts]\ncnn = "cnn.commands:main"\n' in text
+
+
+def test_train_on_own_data_and_predict(tmp_path, capsys, monkeypatch):
+    """Bright and dark pictures are told apart, by name; what is broken is named, and nothing else is said of it."""
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, low in (("dark days", 0), ("bright nights", 128)):
+        (tmp_path / "sky" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = rng.integers(low, low + 128, (18, 30, 3), np.uint8)
+            image.fromarray(pixels).save(tmp_path / "sky" / name / f"{i}.png")
+    (tmp_path / "sky" / "dark days" / "broken.png").write_bytes(b"hello")
+    options = "--image-size 16 --epochs 8 --batch-size 16 --seed 3 --shift 0"
+    main(["train", "--dataset", "sky", *options.split()])
+    said = capsys.readouterr()
+    assert "32 training and 8 held-out images of 3x16x16" in said.out and "100.00%" in said.out
+    assert said.err.startswith("warning: sky: left out 1 file(s) that can't be read:\n  sky/dark days/broken.png: ")
+    assert "own.py" not in said.err
+    model, description = cnn.load_model("runs/sky-lenet5-1")
+    assert description["classes"] == ["bright nights", "dark days"]
+    assert description["arguments"] == {"in_channels": 3, "num_classes": 2, "image_size": 16}
+    for number, name in enumerate(description["classes"]):
+        image.open(tmp_path / "sky" / name / "0.png").save(f"{number}.png")
+        main(["predict", "runs/sky-lenet5-1", f"{number}.png"])
+        assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ("--dataset nowhere", "name must be one of mnist-sample, mnist, "),
+    ("--dataset ./nowhere", "nowhere: there is no such folder"),
+    ("--dataset .", "a sub-folder of pictures for each of two classes"),
+    ("--dataset small.npz --model lenet5", "lenet5: image_size must be an integer of at least 16, got 8"),
+    ("--dataset wide.npz", "square images, those of wide.npz are 20x24"),
+    ("--dataset small.npz --image-size 9", "image_size 9"),
+])
+def test_data_that_no_run_can_use(tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    for name, size in (("small", (8, 8)), ("wide", (20, 24))):
+        np.savez(f"{name}.npz", images=np.zeros((12, *size), np.uint8), labels=np.arange(12) % 2)
+    ends(1, "train", *arguments.split())
+    said = capsys.readouterr().err
+    assert said.startswith("cnn train: ") and words in said
+    assert not (tmp_path / "runs").exists()

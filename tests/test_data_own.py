@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import warnings
 import zipfile
 
@@ -324,10 +325,11 @@ def test_folders_that_will_not_do(tmp_path):
     folder(tmp_path / "untested" / "test", {"a": 0})
     refused(tmp_path / "untested", "no pictures to test on")
     refused(folder(tmp_path / "odd", {"a\nb": 3, "c": 3}), r"'a\nb' names no class")
-    (tmp_path / "odd bytes").mkdir()
-    for name in (b"\xff", b"b"):
-        os.mkdir(os.fsencode(tmp_path / "odd bytes") + b"/" + name)
-    refused(tmp_path / "odd bytes", r"'\udcff' names no class")
+    if sys.platform == "linux":  # others have no such names
+        (tmp_path / "odd bytes").mkdir()
+        for name in (b"\xff", b"b"):
+            os.mkdir(os.fsencode(tmp_path / "odd bytes") + b"/" + name)
+        refused(tmp_path / "odd bytes", r"'\udcff' names no class")
     refused(tmp_path / "nowhere", "no such folder", error=DataNotFoundError)
     refused(tmp_path / "nowhere.npz", "no such folder", error=DataNotFoundError)
 
@@ -352,7 +354,7 @@ def test_named_data_sets_are_taken_as_they_are():
 
 def test_without_pillow(tmp_path, monkeypatch):
     folder(tmp_path, {"a": 3, "b": 3})
-    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'cnn\[images\]'"):
         load(tmp_path)
 

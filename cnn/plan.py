@@ -26,7 +26,7 @@ ONCE, PER_BLOCK, PER_SHARD, PER_THREAD = range(4)   # what an array has one copy
 
 ARG = np.dtype([("base", np.uintp), ("step", np.intp), ("per", np.intp), ("plane", np.intp),
                 ("row", np.intp)])
-OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("args", ARG, (10,)), ("n", np.intp, (16,)),
+OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("args", ARG, (10,)), ("n", np.intp, (16,)),
                ("f", np.float64, (8,))])
 SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
 
@@ -231,7 +231,8 @@ class Program:
                 at += 1
             entry["tasks"] = 0 if segment.per_block else sum(op[2] for op in segment.ops)
         table = table[[s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]]
-        most = max([t or self.shards for t in table["tasks"]], default=1)
+        splits = bool(ops["splits"].any())
+        most = self.threads if splits else max([t or self.shards for t in table["tasks"]], default=1)
         # `keep` holds every array whose address is in the operations
         return ops, table, ops["args"]["base"], slots, keep, ops.ctypes.data, table.ctypes.data, int(most)
 
@@ -242,7 +243,7 @@ class Program:
         if unknown or missing:
             raise TypeError(f"{kernel}: unknown arguments {sorted(unknown)}, missing {sorted(missing)}")
         op = ops[at]
-        op["kernel"], op["tasks"] = address, tasks
+        op["kernel"], op["tasks"], op["splits"] = address, tasks, kernel in self.kernels.splits
         for i, name in enumerate(arrays):
             value = values.get(name)
             if value is None:

@@ -51,14 +51,16 @@ VARIANT, VARIANTS = _choose()
 
 
 class Kernels:
-    """The kernels of one number type: `table[name] = (address, arrays, sizes, scalars)`, and the modules."""
+    """The kernels of one number type: `table[name] = (address, arrays, sizes, scalars)`, the modules, and which
+    kernels can do a part of a block's work."""
 
     def __init__(self, number_type):
-        self.table = {}
+        self.table, self.splits = {}, set()
         for name in MODULES:
             module = importlib.import_module(f"cnn._ext.{VARIANT}_{number_type}.{name}")
             setattr(self, name, module)
             self.table.update(module.KERNELS)
+            self.splits.update(getattr(module, "SPLITS", ()))
 
 
 _loaded = {}

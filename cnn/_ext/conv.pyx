@@ -19,7 +19,7 @@ cnn/reference.py.
 """
 from libc.string cimport memcpy, memset
 
-from cnn._ext.op cimport Op, Place, array
+from cnn._ext.op cimport Op, Place, array, begin, end
 from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, real, vec, vec_load, vec_relu, vec_splat,
                            vec_store, vec_sum, vec_sum4)
 
@@ -232,7 +232,7 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t K = op.n[0], taps = op.n[1], runs = op.n[2], groups = op.n[3]
     cdef Py_ssize_t x_group = op.n[4], tiles = op.n[5], single = op.n[7]
     cdef Py_ssize_t w_row = op.n[8]     # numbers from one tap's weights to the next; 0 where they are packed
-    cdef Py_ssize_t g, i, r, kt
+    cdef Py_ssize_t g, i, r, kt, p
     cdef const real* w
     s.x = <const real*>array(op, 0, place)                       # IN  (groups * C, H, W, 16)
     w = <const real*>array(op, 1, place)                         # IN  packed, see `split`
@@ -245,10 +245,11 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
         for i in range(tiles):
             kt = K // tiles + (i < K % tiles)
             s.w_step = w_row if w_row else kt
-            for r in range(runs):
-                s.pixel = pixel + run[6 * r]
-                s.out = out + run[6 * r]
-                s.pixels = run[6 * r + 1]
+            for r in range(runs if not single or begin(tiles, place) <= i < end(tiles, place) else 0):
+                p = 0 if single else begin(run[6 * r + 1], place)
+                s.pixel = pixel + run[6 * r] + p
+                s.out = out + run[6 * r] + p
+                s.pixels = 1 if single else end(run[6 * r + 1], place) - p
                 s.tap = tap + run[6 * r + 2]
                 s.w = w + run[6 * r + 2] * s.w_step
                 s.segments = run[6 * r + 3]
@@ -473,7 +474,7 @@ cdef void conv_dw(const Op* op, const Place* place) noexcept nogil:
         s.x = x + g * x_group
         for i in range(k_tiles):
             kt = K // k_tiles + (i < K % k_tiles)
-            p = 0
+            p = 0 if begin(groups * k_tiles, place) <= g * k_tiles + i < end(groups * k_tiles, place) else pixels + 1
             while p < pixels or p == 0:     # a band of pixels, small enough that its dy stays in the cache
                 t = 0
                 for r in range(kernel_h):
@@ -502,7 +503,7 @@ cdef void bias_grad(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t k, i, j, most = out_w // 4 * 4
     cdef int q
     cdef vec acc[4 * 8]     # four pixels at a time, because one sum would wait for itself
-    for k in range(K):
+    for k in range(begin(K, place), end(K, place)):
         for q in range(4 * ROWV):
             acc[q] = vec_splat(0)
         for i in range(out_h):
@@ -569,6 +570,7 @@ def linear_dw_tasks(Py_ssize_t outputs):
     return (outputs + TILE_K - 1) // TILE_K
 
 
+SPLITS = ("correlate", "conv_dw", "bias_grad")
 KERNELS = {
     "correlate": (<size_t>&correlate, ("x", "w", "b", "y", "pixel", "out", "tap", "run"),
                   ("outputs", "taps", "runs", "groups", "x_group", "tiles", "relu", "single", "w_row"),

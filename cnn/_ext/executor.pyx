@@ -2,8 +2,10 @@
 
 A program is a list of segments with a barrier after each. In a *block* segment a thread takes one
 shard (a fixed run of blocks) and carries each of its blocks through all operations of the
-segment, so that sixteen images stay in that core's cache from the first layer to the last. In a
-*task* segment every operation works on the whole batch and is cut into independent tasks.
+segment, so that sixteen images stay in that core's cache from the first layer to the last. Where
+there are two threads or more for each shard, all of them share one block after the other instead,
+each taking a part of every operation. In a *task* segment every operation works on the whole batch
+and is cut into independent tasks.
 
 Which blocks form a shard depends on the batch alone, never on the number of threads, and every sum
 over shards is taken in their order: that is why any number of threads gives the same bits.
@@ -17,8 +19,13 @@ cdef extern from *:
     #ifdef _OPENMP
     #include <omp.h>
     #define CNN_OPENMP _OPENMP
+    static inline void wait_for_all(void) {
+        _Pragma("omp barrier")
+    }
     #else
     #define CNN_OPENMP 0
+    #define omp_get_num_threads() 1
+    #define wait_for_all()
     #endif
     #if defined(_OPENMP) && !defined(__clang__) && __GNUC__ >= 9
     #define end_pool() omp_pause_resource_all(omp_pause_hard)   /* LLVM's OpenMP handles forks itself */
@@ -27,6 +34,8 @@ cdef extern from *:
     #endif
     """
     int CNN_OPENMP
+    int omp_get_num_threads() nogil
+    void wait_for_all() nogil
     int end_pool() nogil
 
 ctypedef struct Segment:
@@ -52,12 +61,38 @@ cdef void run_shard(const Op* ops, Py_ssize_t count, Py_ssize_t shard, Py_ssize_
     place.blocks = blocks
     place.shards = shards
     place.task = 0
+    place.part = 0
+    place.parts = 1
     for block in range(first, min(first + per_shard, blocks)):
         place.at[1] = block
         place.first = block == first
         place.images = min(16, images - 16 * block)
         for i in range(count):
             (<Kernel>ops[i].kernel)(&ops[i], &place)
+
+
+cdef void run_jointly(const Op* ops, Py_ssize_t count, Py_ssize_t per_shard, Py_ssize_t blocks,
+                      Py_ssize_t shards, Py_ssize_t images, Py_ssize_t thread) noexcept nogil:
+    """Carry all blocks through all ops, in order; every thread calls this and does its part of each."""
+    cdef Place place
+    cdef Py_ssize_t i, block, threads = omp_get_num_threads()
+    place.at[0] = 0
+    place.at[3] = 0     # they share the activations of one thread
+    place.total = images
+    place.blocks = blocks
+    place.shards = shards
+    place.task = 0
+    for block in range(blocks):
+        place.at[1] = block
+        place.at[2] = block // per_shard
+        place.first = block % per_shard == 0
+        place.images = min(16, images - 16 * block)
+        for i in range(count):
+            place.part = thread if ops[i].splits else 0
+            place.parts = threads if ops[i].splits else 1
+            if ops[i].splits or thread == 0:
+                (<Kernel>ops[i].kernel)(&ops[i], &place)
+            wait_for_all()
 
 
 cdef void run_task(const Op* ops, Py_ssize_t count, Py_ssize_t task, Py_ssize_t blocks,
@@ -78,6 +113,8 @@ cdef void run_task(const Op* ops, Py_ssize_t count, Py_ssize_t task, Py_ssize_t 
     place.blocks = blocks
     place.shards = shards
     place.task = task
+    place.part = 0
+    place.parts = 1
     (<Kernel>ops[i].kernel)(&ops[i], &place)
 
 
@@ -92,12 +129,16 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
     cdef Py_ssize_t blocks = (images + 15) // 16
     cdef Py_ssize_t shards = (blocks + per_shard - 1) // per_shard
     cdef Py_ssize_t s = 0, i = 0
+    cdef bint jointly = 0 < 2 * shards <= threads
     with nogil, parallel(num_threads=threads):
         for s in range(n_segments):
             if segments[s].tasks:
                 for i in prange(segments[s].tasks, schedule="dynamic"):
                     run_task(&ops[segments[s].first], segments[s].count, i, blocks, shards, images,
                              threadid())
+            elif jointly:
+                run_jointly(&ops[segments[s].first], segments[s].count, per_shard, blocks, shards,
+                            images, threadid())
             else:
                 for i in prange(shards, schedule="dynamic"):
                     run_shard(&ops[segments[s].first], segments[s].count, i, per_shard, blocks,

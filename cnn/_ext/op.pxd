@@ -34,15 +34,28 @@ ctypedef struct Place:
     Py_ssize_t blocks   # blocks in the batch
     Py_ssize_t shards   # shards in the batch
     Py_ssize_t task     # number of the task, for ops that are not per block
+    Py_ssize_t part     # where several threads share a block: which part of the work is this call's,
+    Py_ssize_t parts    # and of how many; kernels that don't split their work are called for part 0 of 1
 
 ctypedef struct Op:
     void* kernel
     Py_ssize_t tasks    # into how many independent tasks a whole-batch op is cut
+    Py_ssize_t splits   # whether the kernel can do a part of a block's work
     Arg args[10]
     Py_ssize_t n[16]    # sizes
     double f[8]         # scalars
 
 ctypedef void (*Kernel)(const Op* op, const Place* place) noexcept nogil
+
+
+cdef inline Py_ssize_t begin(Py_ssize_t count, const Place* place) noexcept nogil:
+    """First of `count` things that this part is to do."""
+    return count * place.part // place.parts
+
+
+cdef inline Py_ssize_t end(Py_ssize_t count, const Place* place) noexcept nogil:
+    """One past the last of them."""
+    return count * (place.part + 1) // place.parts
 
 
 cdef inline void* array(const Op* op, int i, const Place* place) noexcept nogil:

@@ -2,7 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
-from cnn._ext.op cimport CHUNK, Op, Place, array
+from cnn._ext.op cimport CHUNK, Op, Place, array, begin, end
 from cnn._ext.vec cimport LANES, integer, real, transpose
 
 
@@ -16,7 +16,7 @@ cdef void pack(const Op* op, const Place* place) noexcept nogil:
     cdef real* yp
     x += place.at[1] * LANES * size
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             xp = x + (c * H + h) * W
             yp = y + c * op.args[1].plane + h * op.args[1].row
             for j in range(W // LANES if squares else 0):
@@ -38,7 +38,7 @@ cdef void unpack(const Op* op, const Place* place) noexcept nogil:
     cdef real* yp
     y += place.at[1] * LANES * size
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             xp = x + c * op.args[0].plane + h * op.args[0].row
             yp = y + (c * H + h) * W
             for j in range(W // LANES if squares else 0):
@@ -69,7 +69,7 @@ cdef void pack_bytes(const Op* op, const Place* place) noexcept nogil:
     for c in range(C):
         a = scale[c]
         b = shift[c]
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             yp = y + c * op.args[4].plane + h * op.args[4].row
             j = 0
             while j < W:
@@ -168,6 +168,7 @@ def chunks(Py_ssize_t count):
 
 
 PIXELS = ("channels", "height", "width")
+SPLITS = ("pack", "unpack", "pack_bytes")
 KERNELS = {
     "pack": (<size_t>&pack, ("x", "y"), PIXELS, ()),
     "unpack": (<size_t>&unpack, ("x", "y"), PIXELS, ()),

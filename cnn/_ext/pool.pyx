@@ -16,7 +16,7 @@ Average: y[c, i, j] = sum over the window of x / divisor, and every pixel of it 
 """
 from libc.string cimport memset
 
-from cnn._ext.op cimport Op, Place, array
+from cnn._ext.op cimport Op, Place, array, begin, end
 from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_eq, ivec_load, ivec_or, ivec_select,
                            ivec_splat, ivec_store, real, vec, vec_clear, vec_div, vec_gt, vec_isnan,
                            vec_keep, vec_le, vec_load, vec_select, vec_splat, vec_store)
@@ -65,7 +65,7 @@ cdef void max_pool(const Op* op, const Place* place) noexcept nogil:
     cdef const real* xc
     cdef real* yp
     cdef integer* ip = NULL
-    for c in range(C):
+    for c in range(begin(C, place), end(C, place)):
         xc = x + c * op.args[0].plane
         for i in range(out_h):
             yp = y + c * op.args[1].plane + i * op.args[1].row
@@ -125,7 +125,7 @@ cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
     cdef real* dxc
     # windows that tile the plane write every pixel once; any others add to zeros
     cdef bint tiles = op.n[5]
-    for c in range(C):
+    for c in range(begin(C, place), end(C, place)):
         dxc = dx + c * op.args[2].plane
         if not tiles:
             for u in range(H):
@@ -156,7 +156,7 @@ cdef void max_pool_scatter(const Op* op, const Place* place) noexcept nogil:
     cdef const real* dp
     cdef const integer* ip
     cdef real* dxc
-    for c in range(C):
+    for c in range(begin(C, place), end(C, place)):
         dp = dy + c * op.args[0].plane
         ip = index + c * op.args[1].plane
         dxc = dx + c * op.args[2].plane
@@ -195,7 +195,7 @@ cdef void avg_pool(const Op* op, const Place* place) noexcept nogil:
     cdef real divisor
     cdef const real* xc
     cdef real* yp
-    for c in range(C):
+    for c in range(begin(C, place), end(C, place)):
         xc = x + c * op.args[0].plane
         for i in range(out_h):
             yp = y + c * op.args[1].plane + i * op.args[1].row
@@ -247,7 +247,7 @@ cdef void avg_pool_backward(const Op* op, const Place* place) noexcept nogil:
     cdef real divisor
     cdef const real* dp
     cdef real* dxc
-    for c in range(C):
+    for c in range(begin(C, place), end(C, place)):
         dxc = dx + c * op.args[1].plane
         if not tiles:
             for u in range(H):
@@ -268,6 +268,7 @@ cdef void avg_pool_backward(const Op* op, const Place* place) noexcept nogil:
 
 
 WINDOWS = ("channels", "height", "width", "out_h", "out_w", "tiles")
+SPLITS = ("max_pool", "max_pool_backward", "max_pool_scatter", "avg_pool", "avg_pool_backward")
 KERNELS = {
     "max_pool": (<size_t>&max_pool, ("x", "y", "index", "rows", "columns"), (*WINDOWS, "relu"), ()),
     "max_pool_backward": (<size_t>&max_pool_backward, ("dy", "index", "dx", "rows", "columns"), WINDOWS, ()),

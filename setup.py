@@ -18,7 +18,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNEL_MODULES = ("conv", "winograd", "pool", "pointwise", "loss", "pack", "update")
+KERNEL_MODULES = ("conv", "winograd", "pool", "norm", "pointwise", "loss", "pack", "update")
 SOURCES = Path("cnn/_ext")
 GENERATED = Path("build/cython")
 

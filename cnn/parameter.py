@@ -84,11 +84,23 @@ class Parameter:
 
     def to(self, dtype):
         """Change the number type, in place."""
-        dtype = np.dtype(dtype)
-        if dtype not in shapes.FLOATS:
-            raise TypeError(f"Parameter: dtype must be float32 or float64, got {dtype}")
+        dtype = _float("Parameter", dtype)
         if dtype != self.dtype:
             self._move(zeros(self.shape, dtype), zeros(self.shape, dtype))
+
+
+def converted(buffers, dtype):
+    """A layer's other arrays, by name, with all floats of them in another number type."""
+    global layout
+    layout += bool(buffers)
+    return {name: array.astype(_float(name, dtype)) if array.dtype in shapes.FLOATS else array
+            for name, array in buffers.items()}
+
+
+def _float(owner, dtype):
+    if np.dtype(dtype) not in shapes.FLOATS:
+        raise TypeError(f"{owner}: dtype must be float32 or float64, got {np.dtype(dtype)}")
+    return np.dtype(dtype)
 
 
 def flatten(parameters):

@@ -43,7 +43,13 @@ class Tensor:
         self.left = self.right = 0
         self.source = None      # the tensor that this one is another view of
         self.viewed = False     # whether there are such views: it can't have borders then
+        self.shared = False     # whether others read it later: nobody may write over it then
         self.array = None
+
+    @property
+    def root(self):
+        """The tensor whose numbers these are: itself, or what it is a view of."""
+        return self if self.source is None else self.source.root
 
     @property
     def shape(self):
@@ -67,7 +73,7 @@ class Tensor:
     def allocate(self, copies):
         if self.source is not None:
             self.source.allocate(copies)
-            self.array = self.source.array
+            self.array, self.per = self.source.array, self.source.per
         elif self.array is None:
             # room for one border more: the last row's right border may lie beyond its plane
             size = self.channels * self.plane + (self.left + self.right) * LANES
@@ -123,7 +129,8 @@ class Program:
     dtype: float32 or float64, of everything computed.
     images: the largest batch; any smaller one can be run too.
     keep: whether activations stay after a run (one copy for each block), as a backward phase that is
-        run by itself needs them. Otherwise a thread has one copy, which stays in its cache.
+        run by itself needs them. Otherwise a thread has one copy, which stays in its cache, of those that
+        are not used on both sides of a `cut`.
     """
 
     def __init__(self, dtype, images, keep=False):
@@ -134,6 +141,7 @@ class Program:
         self.layout = parameter.layout
         self.blocks = max(1, -(-images // LANES))
         self.shards = min(self.blocks, MAX_SHARDS)
+        self.batch = 0      # images of the run at hand
         self.hooks = {}
         self._phases = {}
         self._segments = None
@@ -158,7 +166,12 @@ class Program:
             tensor = self._copied(tensor)
         view = self.tensor(channels, height, width, flat)
         view.source, view.viewed, tensor.viewed = tensor, True, True
+        view.shared = tensor.shared
         return view
+
+    def overwritable(self, tensor):
+        """The tensor itself, or a new one like it where others still read its numbers."""
+        return self.like(tensor) if tensor.shared else tensor
 
     def bordered(self, tensor, left, right):
         """The tensor, with at least so many columns of zeros on both sides."""
@@ -208,7 +221,7 @@ class Program:
         self._segments[-1].ops.append((kernel, arguments, tasks))
 
     def on_run(self, function):
-        """Call `function()` before each run of this phase."""
+        """Call `function()` before each run of this phase; `batch` tells how many images it has."""
         self.hooks[self._phase].append(function)
 
     def has(self, phase):
@@ -217,17 +230,19 @@ class Program:
     # ------------------------------------------------------------ compiling and running
 
     def _compile(self, phase):
-        counts = {ONCE: 1, PER_BLOCK: self.blocks, PER_SHARD: self.shards, PER_THREAD: self.threads}
-        for array in self._arrays:
-            array.allocate(counts[array.per])
+        self._allocate(Copies)
         segments = [s for s in self._phases[phase] if s.ops]
+        values = [[arguments() for _, arguments, _ in s.ops] for s in segments]
+        if not self.keep:
+            self._spread(values)
+        self._allocate(Tensor)
         ops = np.zeros(sum(len(s.ops) for s in segments), OP)
         table = np.zeros(len(segments), SEGMENT)
         slots, keep, at = {}, [], 0
-        for segment, entry in zip(segments, table, strict=True):
+        for segment, given, entry in zip(segments, values, table, strict=True):
             entry["first"], entry["count"] = at, len(segment.ops)
-            for kernel, arguments, tasks in segment.ops:
-                self._write(ops, at, kernel, arguments(), tasks, slots, keep)
+            for (kernel, _, tasks), arguments in zip(segment.ops, given, strict=True):
+                self._write(ops, at, kernel, arguments, tasks, slots, keep)
                 at += 1
             entry["tasks"] = 0 if segment.per_block else sum(op[2] for op in segment.ops)
         table = table[[s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]]
@@ -235,6 +250,22 @@ class Program:
         most = self.threads if splits else max([t or self.shards for t in table["tasks"]], default=1)
         # `keep` holds every array whose address is in the operations
         return ops, table, ops["args"]["base"], slots, keep, ops.ctypes.data, table.ctypes.data, int(most)
+
+    def _allocate(self, kind):
+        counts = {ONCE: 1, PER_BLOCK: self.blocks, PER_SHARD: self.shards, PER_THREAD: self.threads}
+        for array in self._arrays:
+            if isinstance(array, kind):
+                array.allocate(counts[array.per])
+
+    @staticmethod
+    def _spread(values):
+        """Give tensors that operations of several segments use one copy for each block."""
+        used_in = {}
+        for number, segment in enumerate(values):
+            for arguments in segment:
+                for tensor in (v.root for v in arguments.values() if isinstance(v, Tensor)):
+                    if used_in.setdefault(tensor, number) != number:
+                        tensor.per = PER_BLOCK
 
     def _write(self, ops, at, kernel, values, tasks, slots, keep):
         address, arrays, sizes, scalars = self.kernels.table[kernel]
@@ -270,6 +301,7 @@ class Program:
         if phase not in self._compiled:
             self._compiled[phase] = self._compile(phase)
         _, table, base, slots, _, ops_address, table_address, most = self._compiled[phase]
+        self.batch = images
         self._bound = arrays        # alive as long as their addresses are in the operations
         if slots.keys() - arrays.keys():
             raise TypeError(f"Program: arrays are missing: {', '.join(sorted(slots.keys() - arrays.keys()))}")
@@ -318,10 +350,10 @@ class Program:
         self.add("unpack", lambda: dict(x=tensor, y=Slot(name), **tensor.pixels))
 
     def gather(self, source, order):
-        """An array filled with source[order] before the blocks: weights in the order a kernel wants."""
+        """An array filled with source[order] before all blocks: weights in the order a kernel wants."""
         packed = zeros(len(order), self.dtype)
-        self.before("gather", lambda: dict(x=source, index=order, y=packed, count=len(order)),
-                    self.kernels.pack.chunks(len(order)))
+        self._segments[0].ops.append(("gather", lambda: dict(x=source, index=order, y=packed, count=len(order)),
+                                      self.kernels.pack.chunks(len(order))))
         return packed
 
     def shard_sum(self, target, count):

@@ -118,6 +118,10 @@ CASES = [
     Case("Linear", (1, 1), (1,), (1,)),
     Case("Linear", (16, 17), (16,), (17,), {"bias": False}),
     Case("Linear", (33, 7), (33,), (7,)),
+    Case("BatchNorm2d", (3,), (3, 4, 5), (3, 4, 5)),
+    Case("BatchNorm2d", (1,), (1, 1, 3), (1, 1, 3)),
+    Case("BatchNorm2d", (2,), (2, 3, 9), (2, 3, 9), {"eps": 0.1, "affine": False}),
+    Case("BatchNorm2d", (18,), (18, 2, 2), (18, 2, 2), {"momentum": None}),  # more channels than a task
     Case("ReLU", (), (3, 4, 5), (3, 4, 5)),
     Case("ReLU", (), (7,), (7,)),
     Case("LeakyReLU", (), (2, 3, 4), (2, 3, 4)),
@@ -142,6 +146,9 @@ CASES = [
 ]
 
 
+# Layers that compute something else in evaluation mode.
+TWO_MODES = ("BatchNorm2d",)
+
 # One entry for each operation, which does not depend on who computes it: `m` is cnn.reference or
 # cnn.functional. Returns y, dx, and a dict of the parameters' gradients by name.
 
@@ -159,9 +166,16 @@ def _linear(m, layer, x, dy):
     return m.linear(x, w, b), dx, {"weight": dw, "bias": db}
 
 
+def _batch_norm(m, layer, x, dy):
+    w, b = _weights(layer, x.dtype)
+    dx, dw, db = m.batch_norm_backward(dy, x, w, layer.eps)
+    y = m.batch_norm(x, None, None, w, b, training=True, eps=layer.eps)
+    return y, dx, {"weight": dw, "bias": db}
+
+
 def _weights(layer, dtype):
     state = layer.state_dict()
-    return state["weight"].astype(dtype), state["bias"].astype(dtype) if "bias" in state else None
+    return [state[name].astype(dtype) if name in state else None for name in ("weight", "bias")]
 
 
 def _max_pool2d(m, layer, x, dy):
@@ -216,6 +230,7 @@ OPERATIONS = {
     "AdaptiveAvgPool2d": _adaptive_avg_pool2d,
     "GlobalAvgPool2d": _adaptive_avg_pool2d,
     "AdaptiveMaxPool2d": _adaptive_max_pool2d,
+    "BatchNorm2d": _batch_norm,
     "Linear": _linear,
     "ReLU": _from_output("relu"),
     "LeakyReLU": _leaky_relu,

@@ -18,6 +18,7 @@ from cnn.layers import (
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
     AvgPool2d,
+    BatchNorm2d,
     Conv2d,
     Dropout,
     Flatten,
@@ -69,6 +70,7 @@ COUNTS = {
     "Conv2d: out_channels": lambda v: Conv2d(1, v, 1),
     "Conv2d: groups": lambda v: Conv2d(2, 2, 1, groups=v),
     "Linear: in_features": lambda v: Linear(v, 1),
+    "BatchNorm2d: num_features": BatchNorm2d,
     "Linear: out_features": lambda v: Linear(1, v),
     "conv2d: groups": lambda v: functional.conv2d(zeros(1, 2, 3, 3), zeros(2, 2, 1, 1), groups=v),
     "set_num_threads: n": cnn.set_num_threads,
@@ -220,6 +222,11 @@ NUMBERS = {
 NOT_NEGATIVE = {
     "Dropout: p": Dropout,
     "Dropout2d: p": cnn.Dropout2d,
+    "BatchNorm2d: eps": lambda v: BatchNorm2d(1, v),
+    "BatchNorm2d: momentum": lambda v: BatchNorm2d(1, momentum=[] if v is None else v),
+    "batch_norm: eps": lambda v: functional.batch_norm(zeros(2, 1, 1, 1), training=True, eps=v),
+    "batch_norm: momentum": lambda v: functional.batch_norm(zeros(2, 1, 1, 1), training=True, momentum=v),
+    "batch_norm_backward: eps": lambda v: functional.batch_norm_backward(X, X, eps=v),
     "CrossEntropyLoss: label_smoothing": cnn.CrossEntropyLoss,
     "cross_entropy: label_smoothing": lambda v: functional.cross_entropy(zeros(1, 2), np.array([0]), v),
     "SGD: momentum": lambda v: cnn.SGD(weight(), momentum=v),
@@ -256,7 +263,8 @@ def test_negative_numbers(where):
 
 
 @pytest.mark.parametrize(
-    "where", ["Dropout: p", "CrossEntropyLoss: label_smoothing", "RMSprop: alpha", "Adam: betas"]
+    "where",
+    ["Dropout: p", "BatchNorm2d: momentum", "CrossEntropyLoss: label_smoothing", "RMSprop: alpha", "Adam: betas"]
 )
 def test_numbers_above_1(where):
     refuses(lambda: NOT_NEGATIVE[where](1.1), ValueError, where, "1.1")
@@ -308,12 +316,13 @@ def test_names():
         refuses(
             lambda dtype=dtype: Linear(1, 1, dtype=dtype), TypeError, "Linear: dtype", np.dtype(dtype).name
         )
+        refuses(lambda dtype=dtype: BatchNorm2d(1, dtype=dtype), TypeError, "BatchNorm2d: dtype")
         refuses(lambda dtype=dtype: Linear(1, 1).to(dtype), TypeError, "dtype", np.dtype(dtype).name)
 
 
 # ------------------------------------------------------------------------------------------ arrays
 
-X, W, B = zeros(2, 3, 5, 5), zeros(4, 3, 3, 3), zeros(4)
+X, W, B, C3 = zeros(2, 3, 5, 5), zeros(4, 3, 3, 3), zeros(4), zeros(3)
 DY = zeros(2, 4, 3, 3)
 FLAT, FLAT_W, FLAT_DY = zeros(2, 6), zeros(4, 6), zeros(2, 4)
 INDICES = np.zeros((2, 3, 2, 2), np.int64)
@@ -330,6 +339,9 @@ CALLS = [
     ("avg_pool2d_backward", {"dy": POOL_DY}, {"input_shape": X.shape, "kernel_size": 2}),
     ("adaptive_avg_pool2d", {"x": X}, {"output_size": 2}),
     ("adaptive_avg_pool2d_backward", {"dy": POOL_DY}, {"input_shape": X.shape}),
+    ("batch_norm", {"x": X, "weight": C3, "bias": C3}, {"training": True}),
+    ("batch_norm", {"x": X, "running_mean": C3, "running_var": C3}, {}),
+    ("batch_norm_backward", {"dy": X, "x": X, "weight": C3}, {}),
     ("linear", {"x": FLAT, "w": FLAT_W, "b": B}, {}),
     ("linear_backward", {"dy": FLAT_DY, "x": FLAT, "w": FLAT_W}, {}),
     *((name, {"x": X}, {}) for name in ("relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu")),
@@ -340,6 +352,7 @@ CALLS = [
     ("cross_entropy", {"logits": FLAT_DY}, {"targets_": np.array([0, 1])}),
     ("mse_loss", {"prediction": FLAT, "target": FLAT}, {}),
 ]
+OPTIONAL = ("b", "weight", "bias", "running_mean", "running_var")
 # their first array may have other shapes
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "softmax", "log_softmax")
 
@@ -373,7 +386,7 @@ def test_wrong_kinds_of_arrays(name, what, arrays, more):
         )
     for value in ("text", 3, 2.5, good.tolist(), (), {}, NAN, memoryview(good)):
         refuses(lambda value=value: call(name, arrays, more, **{what: value}), TypeError, f"{name}: {what}")
-    if what != "b":
+    if what not in OPTIONAL:
         refuses(lambda: call(name, arrays, more, **{what: None}), TypeError, f"{name}: {what}", "NoneType")
 
 
@@ -409,6 +422,7 @@ def test_a_longer_axis(name, what, arrays, more):
             ("conv2d", "x", 2),
             ("conv2d", "x", 3),
             ("linear", "x", 0),
+            *(("batch_norm", "x", axis) for axis in (0, 2, 3)),
         }:
             continue  # another batch or image
         if (name, what) in {("conv2d", "w")} and axis in (2, 3):
@@ -578,6 +592,7 @@ LAYERS = [
     GlobalAvgPool2d(),
     ReLU(),
     LeakyReLU(),
+    BatchNorm2d(3),
     cnn.Tanh(),
     cnn.Sigmoid(),
     cnn.SiLU(),
@@ -614,6 +629,12 @@ def test_layers_do_not_mix_number_types(layer):
 
 
 def test_wrong_shapes_of_layers():
+    refuses(lambda: BatchNorm2d(3)(zeros(2, 4, 5, 5)), ValueError, "BatchNorm2d: x must have 3 channels, got 4")
+    refuses(
+        lambda: BatchNorm2d(3)(zeros(2, 3)),
+        ValueError,
+        "BatchNorm2d: x must have shape (N, C, H, W), got (N, 3)",
+    )
     refuses(lambda: Conv2d(3, 2, 3)(zeros(1, 4, 5, 5)), ValueError, "Conv2d: x must have 3 channels, got 4")
     refuses(
         lambda: Conv2d(3, 2, 3)(zeros(1, 3)), ValueError, "Conv2d: x must have shape (N, C, H, W), got (N, 3)"

@@ -7,6 +7,7 @@ import pytest
 from cases import (
     CASES,
     DTYPES,
+    TWO_MODES,
     assert_all_close,
     assert_close,
     assert_gradient,
@@ -79,7 +80,7 @@ def test_same_bits_with_any_number_of_threads(case, dtype, set_threads):
         assert_same_bits(by_layer(layer, x, dy), wanted)
 
 
-@per_case
+@pytest.mark.parametrize("case", [case for case in CASES if case.layer not in TWO_MODES], ids=str)
 def test_evaluation_mode_computes_the_same(case):
     layer, (x, dy) = case.make(), case.arrays(18)
     wanted = layer(x)

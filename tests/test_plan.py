@@ -92,6 +92,19 @@ def test_phases_run_one_by_one():
     assert np.array_equal(y, images())
 
 
+def test_what_is_used_on_both_sides_of_a_cut_outlives_it(set_threads):
+    """Every block has its own copy then, also where it is only seen through a view; all others are a thread's."""
+    set_threads(1)
+    program = Program(np.float64, 50)
+    x = program.input(2, 3, 4)
+    inside, across = program.view(x, 24, flat=True), program.like(x)
+    program.add("relu", lambda: dict(x=inside, y=program.view(across, 24, flat=True), **inside.pixels))
+    program.cut()
+    program.output(across)
+    assert np.array_equal(run(program, images(50), (2, 3, 4)), np.maximum(images(50), 0))
+    assert (len(x.array), len(across.array)) == (1, 4)
+
+
 @pytest.mark.parametrize("n", [1, 17, 300, 5000])
 def test_shard_sums_add_up_every_block(n):
     """Sums over all images and pixels of each channel, whatever the number of blocks in a shard."""

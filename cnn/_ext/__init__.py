@@ -31,7 +31,7 @@ except ImportError as error:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=executor.pause)
 
-MODULES = ("conv", "winograd", "pool", "pointwise", "loss", "pack", "update")
+MODULES = ("conv", "winograd", "pool", "norm", "pointwise", "loss", "pack", "update")
 
 
 def _built(isa):

@@ -4,8 +4,9 @@ from cnn.layers.base import Layer
 from cnn.layers.container import Sequential
 from cnn.layers.conv import Conv2d
 from cnn.layers.linear import Flatten, Linear
+from cnn.layers.norm import BatchNorm2d
 from cnn.layers.pool import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
 
-__all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "Conv2d", "Dropout", "Dropout2d", "Flatten", "GELU",
-           "GlobalAvgPool2d", "Layer", "LeakyReLU", "Linear", "LogSoftmax", "MaxPool2d", "ReLU", "Sequential", "SiLU",
-           "Sigmoid", "Softmax", "Tanh"]
+__all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Conv2d", "Dropout", "Dropout2d",
+           "Flatten", "GELU", "GlobalAvgPool2d", "Layer", "LeakyReLU", "Linear", "LogSoftmax", "MaxPool2d", "ReLU",
+           "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh"]

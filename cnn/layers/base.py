@@ -3,7 +3,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cnn import shapes
+from cnn import parameter, shapes
 from cnn.parameter import Parameter
 from cnn.plan import Program, circumstances
 
@@ -16,11 +16,16 @@ class Layer:
     pass and returns dx. A layer written in NumPy defines `forward(x)` and `backward(dy, need_dx=True)`
     instead. Both kinds mix in a `Sequential`.
 
-    Attributes: `training` (see `train` and `eval`).
+    Attributes: `training` (see `train` and `eval`). A layer with state besides its parameters keeps it in
+    `_buffers`, arrays by name that are only ever changed in place. A layer with `fuses_relu` takes
+    `emit(program, x, relu=True)` for a ReLU that follows it.
     """
+
+    fuses_relu = False
 
     def __init__(self):
         self.training = True
+        self._buffers = {}
         self._programs = {}
         self._last = None
 
@@ -36,8 +41,8 @@ class Layer:
 
     @property
     def dtype(self):
-        """Number type of the parameters; None where there are none, and any will do."""
-        return next((p.dtype for p in self.parameters()), None)
+        """Number type of the parameters and buffers; None where there are none, and any will do."""
+        return next((array.dtype for _, array in self._state() if array.dtype in shapes.FLOATS), None)
 
     def __call__(self, x):
         return self.forward(x)
@@ -151,41 +156,53 @@ class Layer:
         return self.train(False)
 
     def to(self, dtype):
-        """Change all parameters to float32 or float64, in place; returns the layer."""
+        """Change all parameters and buffers to float32 or float64, in place; returns the layer."""
         for p in self.parameters():
             p.to(dtype)
+        for layer in self.modules():
+            layer._buffers = parameter.converted(layer._buffers, dtype)
         self._programs.clear()
         self._last = None
         return self
 
+    def _state(self, prefix=""):
+        """List of (name, array) of all parameters and buffers, in PyTorch's order."""
+        own = [*((name, p.data) for name, p in self.own_parameters()), *self._buffers.items()]
+        result = [(prefix + name, array) for name, array in own]
+        for name, child in self.children():
+            result += child._state(f"{prefix}{name}.")
+        return result
+
     def state_dict(self):
-        """Copies of all parameters by name."""
-        return {name: p.data.copy() for name, p in self.named_parameters()}
+        """Copies of all parameters and buffers by name."""
+        return {name: array.copy() for name, array in self._state()}
 
     def load_state_dict(self, state):
-        """Take over parameters from a dict such as `state_dict` returns (a PyTorch model's, as arrays, fits).
+        """Take over parameters and buffers from a dict such as `state_dict` returns (a PyTorch model's, as arrays,
+        fits).
 
         Raises, before anything is changed, ValueError where names are missing or unknown or a shape differs,
-        TypeError where something holds no numbers.
+        TypeError where something holds no numbers, or no integers where it counts.
         """
-        owner, own = type(self).__name__, dict(self.named_parameters())
+        owner, own = type(self).__name__, dict(self._state())
         if not isinstance(state, Mapping):
             raise TypeError(f"{owner}: state must be a dict of arrays, got {type(state).__name__}")
         if set(own) != set(state):
             raise ValueError(f"{owner}: state_dict has missing names {sorted(set(own) - set(state))} and "
                              f"unknown names {sorted(set(state) - set(own))}")
         values = {}
-        for name, p in own.items():
+        for name, array in own.items():
             try:
                 values[name] = np.asarray(state[name])
             except ValueError:      # lists of different lengths
-                raise ValueError(f"{owner}: {name} must have shape {p.shape}, got no array at all") from None
-            if values[name].dtype.kind not in "fiu":
-                raise TypeError(f"{owner}: {name} must hold numbers, got {values[name].dtype}")
-            if values[name].shape != p.shape:
-                raise ValueError(f"{owner}: {name} must have shape {p.shape}, got {values[name].shape}")
-        for name, p in own.items():
-            p.data = values[name]
+                raise ValueError(f"{owner}: {name} must have shape {array.shape}, got no array at all") from None
+            kinds, words = ("fiu", "numbers") if array.dtype.kind == "f" else ("iu", "integers")
+            if values[name].dtype.kind not in kinds:
+                raise TypeError(f"{owner}: {name} must hold {words}, got {values[name].dtype}")
+            if values[name].shape != array.shape:
+                raise ValueError(f"{owner}: {name} must have shape {array.shape}, got {values[name].shape}")
+        for name, array in own.items():
+            array[...] = values[name]
 
     # ------------------------------------------------------------ words
 

@@ -1,8 +1,6 @@
 """Layers made of layers."""
 from cnn.layers.activation import Dropout, ReLU
 from cnn.layers.base import Layer
-from cnn.layers.conv import Conv2d
-from cnn.layers.linear import Linear
 from cnn.layers.pool import MaxPool2d
 
 
@@ -10,7 +8,7 @@ class Sequential(Layer):
     """Layers one after the other; `model[i]` is the i-th. Names of parameters start with its number.
 
     Neighbouring layers that run in the kernels are run as one program, without leaving it in between, and a
-    ReLU becomes a part of the convolution, linear layer or pooling that it stands beside.
+    ReLU becomes a part of the convolution, linear layer, normalisation or pooling that it stands beside.
     Raises TypeError for anything that is no layer.
     """
 
@@ -50,7 +48,7 @@ class Sequential(Layer):
             if type(layer) is ReLU and following is MaxPool2d:
                 layer = layers.pop(0)
                 x, back = layer.emit(program, x, relu=True)
-            elif (type(layer) in (Conv2d, Linear) and following is ReLU
+            elif (layer.fuses_relu and following is ReLU
                   and not (len(layers) > 1 and type(layers[1]) is MaxPool2d)):
                 layers.pop(0)
                 x, back = layer.emit(program, x, relu=True)

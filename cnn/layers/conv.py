@@ -21,6 +21,8 @@ class Conv2d(Layer):
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """
 
+    fuses_relu = True
+
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
                  bias=True, *, init="kaiming_uniform", seed=0, dtype=np.float32):
         super().__init__()
@@ -52,7 +54,7 @@ class Conv2d(Layer):
 
         def backward(dy, need_dx):
             if relu:
-                pointwise.mask(program, dy, y)
+                dy = pointwise.mask(program, dy, y)
             return conv.conv2d_backward(program, dy, x, w.data, g, w.grad if w.requires_grad else None,
                                         b.grad if b and b.requires_grad else None, need_dx)
         return y, backward

@@ -16,6 +16,8 @@ class Linear(Layer):
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """
 
+    fuses_relu = True
+
     def __init__(self, in_features, out_features, bias=True, *, init="kaiming_uniform", seed=0,
                  dtype=np.float32):
         super().__init__()
@@ -34,7 +36,7 @@ class Linear(Layer):
 
         def backward(dy, need_dx):
             if relu:
-                pointwise.mask(program, dy, y)
+                dy = pointwise.mask(program, dy, y)
             return linear.linear_backward(program, dy, x, w.data, w.grad if w.requires_grad else None,
                                           b.grad if b and b.requires_grad else None, need_dx)
         return y, backward

@@ -16,8 +16,10 @@ def backward(program, kernel, dy, saved, name, **scalars):
 
 
 def mask(program, dy, y):
-    """The backward pass of a ReLU that was part of the operation before: in place, dy = 0 where y <= 0."""
-    program.add("relu_backward", lambda: dict(dy=dy, y=y, dx=dy, **dy.pixels))
+    """The backward pass of a ReLU that was part of the operation before: dy, but 0 where y <= 0."""
+    dx = program.overwritable(dy)
+    program.add("relu_backward", lambda: dict(dy=dy, y=y, dx=dx, **dy.pixels))
+    return dx
 
 
 def dropout(program, x, key, p, whole=False):

@@ -23,6 +23,7 @@ from cnn.layers import (
     AdaptiveMaxPool2d,
     AvgPool2d,
     BatchNorm2d,
+    Concat,
     Conv2d,
     Dropout,
     Dropout2d,
@@ -34,6 +35,7 @@ from cnn.layers import (
     LogSoftmax,
     MaxPool2d,
     ReLU,
+    Residual,
     Sequential,
     Sigmoid,
     SiLU,
@@ -50,10 +52,10 @@ from cnn.winograd import get_winograd, set_winograd
 __version__ = "0.1.0"
 
 __all__ = [
-    "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback", "Conv2d",
-    "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "Layer", "LeakyReLU",
-    "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU", "SGD", "Sequential",
-    "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged", "clip_grad_norm", "data", "functional",
-    "get_num_threads", "get_winograd", "load_model", "models", "optim", "save_model", "schedules", "set_num_threads",
-    "set_winograd", "show_config", "split_biases",
+    "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback", "Concat",
+    "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "Layer",
+    "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU",
+    "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged",
+    "clip_grad_norm", "data", "functional", "get_num_threads", "get_winograd", "load_model", "models", "optim",
+    "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]

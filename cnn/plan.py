@@ -43,7 +43,7 @@ class Tensor:
         self.left = self.right = 0
         self.source = None      # the tensor that this one is another view of
         self.viewed = False     # whether there are such views: it can't have borders then
-        self.shared = False     # whether others read it later: nobody may write over it then
+        self.shared = False     # whether others read it later, too: nobody may write over it then
         self.array = None
 
     @property
@@ -70,6 +70,10 @@ class Tensor:
         """Numbers from one channel to the next."""
         return self.height * self.row
 
+    def part(self, first, like):
+        """As many channels of it from `first` as the tensor `like` has, to be read or written by an operation."""
+        return _Part(self, first, like.pixels)
+
     def allocate(self, copies):
         if self.source is not None:
             self.source.allocate(copies)
@@ -86,6 +90,17 @@ class Tensor:
     def argument(self):
         return (self.array.ctypes.data + self.left * LANES * self.dtype.itemsize, self.array.strides[0],
                 self.per, self.plane, self.row)
+
+
+class _Part:
+    """Some channels of a tensor."""
+
+    def __init__(self, tensor, first, pixels):
+        self.root, self.tensor, self.first, self.pixels = tensor.root, tensor, first, pixels
+
+    def argument(self):
+        base, *others = self.tensor.argument()
+        return base + self.first * self.tensor.plane * self.tensor.dtype.itemsize, *others
 
 
 class Slot:
@@ -166,12 +181,11 @@ class Program:
             tensor = self._copied(tensor)
         view = self.tensor(channels, height, width, flat)
         view.source, view.viewed, tensor.viewed = tensor, True, True
-        view.shared = tensor.shared
         return view
 
     def overwritable(self, tensor):
         """The tensor itself, or a new one like it where others still read its numbers."""
-        return self.like(tensor) if tensor.shared else tensor
+        return self.like(tensor) if tensor.root.shared else tensor
 
     def bordered(self, tensor, left, right):
         """The tensor, with at least so many columns of zeros on both sides."""
@@ -263,7 +277,7 @@ class Program:
         used_in = {}
         for number, segment in enumerate(values):
             for arguments in segment:
-                for tensor in (v.root for v in arguments.values() if isinstance(v, Tensor)):
+                for tensor in (v.root for v in arguments.values() if isinstance(v, (Tensor, _Part))):
                     if used_in.setdefault(tensor, number) != number:
                         tensor.per = PER_BLOCK
 

@@ -13,8 +13,34 @@ from cnn import reference
 
 DTYPES = [np.float32, np.float64]
 
-# What PyTorch has under another name: functions of torch.nn that make it.
-OTHER_NAMES = {"GlobalAvgPool2d": lambda nn: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())}
+def torch_residual(nn, body, shortcut=None):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.shortcut = body, shortcut
+
+        def forward(self, x):
+            return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
+
+    return Residual()
+
+
+def torch_concat(nn, *branches):
+    class Concat(nn.ModuleList):
+        def forward(self, x):
+            import torch
+
+            return torch.cat([branch(x) for branch in self], 1)
+
+    return Concat(branches)
+
+
+# What PyTorch has under another name, or not at all: functions of torch.nn and the arguments that make it.
+OTHER_NAMES = {
+    "GlobalAvgPool2d": lambda nn: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    "Residual": torch_residual,
+    "Concat": torch_concat,
+}
 
 
 @dataclass(frozen=True)
@@ -27,17 +53,24 @@ class Case:
 
     def __str__(self):
         words = [*map(str, self.args), *(f"{name}={value}" for name, value in self.options.items())]
-        return f"{self.layer}({', '.join(words)}) of {'x'.join(map(str, self.shape))}"
+        shape = f" of {'x'.join(map(str, self.shape))}" if self.shape else ""
+        return f"{self.layer}({', '.join(words)}){shape}"
 
     def make(self, dtype=np.float64):
-        return getattr(cnn, self.layer)(*self.args, **self.options).to(dtype)
+        args = [arg.make(dtype) if isinstance(arg, Case) else arg for arg in self.args]
+        return getattr(cnn, self.layer)(*args, **self.options).to(dtype)
 
     def torch_twin(self, torch, layer):
         """PyTorch's module with the weights of `layer`, in float64."""
-        make = OTHER_NAMES.get(self.layer) or (lambda nn: getattr(nn, self.layer)(*self.args, **self.options))
-        module = make(torch.nn).double()
+        module = self.torch_module(torch).double()
         module.load_state_dict({name: torch.tensor(value) for name, value in layer.state_dict().items()})
         return module
+
+    def torch_module(self, torch):
+        args = [arg.torch_module(torch) if isinstance(arg, Case) else arg for arg in self.args]
+        if self.layer in OTHER_NAMES:
+            return OTHER_NAMES[self.layer](torch.nn, *args)
+        return getattr(torch.nn, self.layer)(*args, **self.options)
 
     def arrays(self, n, dtype=np.float64, seed=0):
         """x and dy for n images; the values of x are all different and none is near 0, where kinks are."""
@@ -45,6 +78,15 @@ class Case:
         x = spread((n, *self.shape), rng).astype(dtype)
         return x, rng.standard_normal((n, *self.out)).astype(dtype)
 
+
+def inner(layer, *args, **options):
+    """A layer inside another one, whose row tells the shapes."""
+    return Case(layer, args, (), (), options)
+
+
+CONV, NORM = inner("Conv2d", 3, 3, 3, padding=1, bias=False), inner("BatchNorm2d", 3)
+POOL = inner("MaxPool2d", 3, stride=1, padding=1)
+RELU, FLATTEN, LINEAR = inner("ReLU"), inner("Flatten"), inner("Linear", 5, 5)
 
 CASES = [
     Case("Conv2d", (3, 4, 3), (3, 6, 7), (4, 4, 5)),
@@ -122,6 +164,29 @@ CASES = [
     Case("BatchNorm2d", (1,), (1, 1, 3), (1, 1, 3)),
     Case("BatchNorm2d", (2,), (2, 3, 9), (2, 3, 9), {"eps": 0.1, "affine": False}),
     Case("BatchNorm2d", (18,), (18, 2, 2), (18, 2, 2), {"momentum": None}),  # more channels than a task
+    Case("Sequential", (CONV, NORM, RELU, POOL), (3, 4, 5), (3, 4, 5)),
+    Case("Residual", (CONV,), (3, 4, 5), (3, 4, 5)),
+    Case("Residual", (LINEAR, RELU), (5,), (5,)),
+    Case("Residual", (inner("Sequential"),), (2, 3, 4), (2, 3, 4)),  # x + x
+    Case("Residual", (inner("Sequential"), RELU), (2, 3, 4), (2, 3, 4)),
+    Case("Residual", (inner("Sequential"), NORM), (3, 4, 5), (3, 4, 5)),  # which writes over its dy alone
+    Case("Residual", (NORM, inner("Sequential", CONV, RELU)), (3, 4, 5), (3, 4, 5)),
+    Case("Residual", (inner("Sequential", RELU, FLATTEN), FLATTEN), (3, 2, 2), (12,)),
+    Case(  # with a ReLU at the end, and inside another one
+        "Residual",
+        (inner("Sequential", inner("Residual", inner("Sequential", CONV, NORM), CONV), RELU),),
+        (3, 3, 4),
+        (3, 3, 4),
+    ),
+    Case("Concat", (CONV,), (3, 4, 5), (3, 4, 5)),
+    Case("Concat", (LINEAR, inner("Linear", 5, 2), RELU), (5,), (12,)),
+    Case("Concat", (POOL, CONV, inner("Sequential"), inner("Conv2d", 3, 2, 1)), (3, 4, 5), (11, 4, 5)),
+    Case(  # copies with borders on either side
+        "Sequential",
+        (inner("Concat", inner("Sequential", CONV, RELU), NORM), inner("Conv2d", 6, 2, 3, padding=1)),
+        (3, 4, 5),
+        (2, 4, 5),
+    ),
     Case("ReLU", (), (3, 4, 5), (3, 4, 5)),
     Case("ReLU", (), (7,), (7,)),
     Case("LeakyReLU", (), (2, 3, 4), (2, 3, 4)),
@@ -146,8 +211,10 @@ CASES = [
 ]
 
 
-# Layers that compute something else in evaluation mode.
-TWO_MODES = ("BatchNorm2d",)
+def has_two_modes(case):
+    """Whether it computes something else in evaluation mode."""
+    return case.layer == "BatchNorm2d" or any(isinstance(arg, Case) and has_two_modes(arg) for arg in case.args)
+
 
 # One entry for each operation, which does not depend on who computes it: `m` is cnn.reference or
 # cnn.functional. Returns y, dx, and a dict of the parameters' gradients by name.
@@ -219,6 +286,41 @@ def _gelu(m, layer, x, dy):
     return m.gelu(x, layer.approximate), m.gelu_backward(dy, x, layer.approximate), {}
 
 
+def _sequential(m, layer, x, dy):
+    inputs, gradients = [], {}
+    for part in layer:
+        inputs.append(x)
+        x = _forward(m, part, x)
+    for i in reversed(range(len(inputs))):
+        _, dy, own = OPERATIONS[type(layer[i]).__name__](m, layer[i], inputs[i], dy)
+        gradients.update({f"{i}.{name}": value for name, value in own.items()})
+    return x, dy, gradients
+
+
+def _forward(m, layer, x):
+    dy = np.zeros_like(layer(x.astype(layer.dtype or x.dtype)), dtype=x.dtype)  # of the right shape
+    return OPERATIONS[type(layer).__name__](m, layer, x, dy)[0]
+
+
+def _residual(m, layer, x, dy):
+    return _branches(m, layer, x, [dy, dy], sum)
+
+
+def _concat(m, layer, x, dy):
+    ends = np.cumsum([_forward(m, branch, x).shape[1] for branch in layer.branches])
+    return _branches(m, layer, x, np.split(dy, ends[:-1], 1), lambda ys: np.concatenate(list(ys), 1))
+
+
+def _branches(m, layer, x, dys, together):
+    """Each child's operation, and for a missing shortcut x itself."""
+    ways = [OPERATIONS[type(child).__name__](m, child, x, dy)
+            for (_, child), dy in zip(layer.children(), dys, strict=False)]
+    ways += [(x, dy, {}) for dy in dys[len(ways):]]
+    gradients = {f"{name}.{key}": value for (name, _), (_, _, own) in zip(layer.children(), ways, strict=False)
+                 for key, value in own.items()}
+    return together(y for y, _, _ in ways), sum(dx for _, dx, _ in ways), gradients
+
+
 def _reshaped(m, layer, x, dy):
     return x.reshape(dy.shape), dy.reshape(x.shape), {}
 
@@ -231,6 +333,9 @@ OPERATIONS = {
     "GlobalAvgPool2d": _adaptive_avg_pool2d,
     "AdaptiveMaxPool2d": _adaptive_max_pool2d,
     "BatchNorm2d": _batch_norm,
+    "Sequential": _sequential,
+    "Residual": _residual,
+    "Concat": _concat,
     "Linear": _linear,
     "ReLU": _from_output("relu"),
     "LeakyReLU": _leaky_relu,

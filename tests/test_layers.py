@@ -7,7 +7,6 @@ import pytest
 from cases import (
     CASES,
     DTYPES,
-    TWO_MODES,
     assert_all_close,
     assert_close,
     assert_gradient,
@@ -15,6 +14,7 @@ from cases import (
     by_layer,
     by_torch,
     by_twin,
+    has_two_modes,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,7 +80,7 @@ def test_same_bits_with_any_number_of_threads(case, dtype, set_threads):
         assert_same_bits(by_layer(layer, x, dy), wanted)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.layer not in TWO_MODES], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if not has_two_modes(case)], ids=str)
 def test_evaluation_mode_computes_the_same(case):
     layer, (x, dy) = case.make(), case.arrays(18)
     wanted = layer(x)

@@ -50,11 +50,8 @@ cdef inline double plane_sums(const real* x, Py_ssize_t row, Py_ssize_t H, Py_ss
     cdef vec s[4 * 8]
     cdef vec t[4 * 8]
     cdef vec c = vec_splat(<real>centre), d
-    cdef Py_ssize_t h, i, most
+    cdef Py_ssize_t h, i, most = W // UNROLL
     cdef int q
-    if row == W * LANES:    # no border: the rows are one
-        W, H = W * H, 1
-    most = W // UNROLL
     for q in range(UNROLL * ROWV):
         s[q] = vec_splat(0)
         t[q] = vec_splat(0)
@@ -183,7 +180,7 @@ cdef void gradient_moments(const Op* op, const Place* place) noexcept nogil:
     cdef const real* beta = <const real*>array(op, 5, place)     # IN  (C,) or NULL
     cdef double* sums = <double*>array(op, 6, place)             # OUT (C, 2)
     cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], dy_row = op.args[0].row, x_row = op.args[1].row
-    cdef Py_ssize_t c, h, most
+    cdef Py_ssize_t c, h, most = W // UNROLL
     cdef bint relu = op.n[3]
     cdef vec s[4 * 8]
     cdef vec t[4 * 8]
@@ -191,9 +188,6 @@ cdef void gradient_moments(const Op* op, const Place* place) noexcept nogil:
     cdef const real* d
     cdef const real* v
     cdef int q
-    if x_row == W * LANES and dy_row == W * LANES:
-        W, H = W * H, 1
-    most = W // UNROLL
     for c in range(C):
         centre = vec_splat(mean[c])
         scale = vec_splat(inverse(op, var[c]) * (gamma[c] if gamma else 1))

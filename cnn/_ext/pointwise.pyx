@@ -52,6 +52,26 @@ cdef void relu_backward(const Op* op, const Place* place) noexcept nogil:
                 vec_store(dx + i * VL, vec_clear(vec_le(vec_load(y + i * VL), vec_splat(0)), vec_load(dy + i * VL)))
 
 
+cdef void add(const Op* op, const Place* place) noexcept nogil:
+    """y = a + b, or max(a + b, 0)"""
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, i
+    cdef bint relu = op.n[3]
+    cdef const real* a
+    cdef const real* b
+    cdef real* y
+    for c in range(C):
+        for h in range(H):
+            a = pixels(op, 0, place, c, h)                       # IN
+            b = pixels(op, 1, place, c, h)                       # IN
+            y = pixels(op, 2, place, c, h)                       # OUT
+            if relu:
+                for i in range(W * ROWV):
+                    vec_store(y + i * VL, vec_relu(vec_load(a + i * VL) + vec_load(b + i * VL)))
+            else:
+                for i in range(W * ROWV):
+                    vec_store(y + i * VL, vec_load(a + i * VL) + vec_load(b + i * VL))
+
+
 cdef void leaky_relu(const Op* op, const Place* place) noexcept nogil:
     """y = x where x > 0, else slope * x"""
     cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, i
@@ -406,6 +426,7 @@ PIXELS = ("channels", "height", "width")
 KERNELS = {
     "relu": (<size_t>&relu, ("x", "y"), PIXELS, ()),
     "relu_backward": (<size_t>&relu_backward, ("dy", "y", "dx"), PIXELS, ()),
+    "add": (<size_t>&add, ("a", "b", "y"), (*PIXELS, "relu"), ()),
     "leaky_relu": (<size_t>&leaky_relu, ("x", "y"), PIXELS, ("slope",)),
     "leaky_relu_backward": (<size_t>&leaky_relu_backward, ("dy", "x", "dx"), PIXELS, ("slope",)),
     "tanh": (<size_t>&tanh, ("x", "y"), PIXELS, ()),

@@ -22,6 +22,17 @@ def mask(program, dy, y):
     return dx
 
 
+def add(program, a, b, y, relu=False):
+    """y = a + b, which may be a or b itself, and perhaps a ReLU of it; returns y."""
+    program.add("add", lambda: dict(a=a, b=b, y=y, relu=relu, **y.pixels))
+    return y
+
+
+def copy(program, x, y):
+    """y = x; either may be a part of a tensor."""
+    program.add("copy", lambda: dict(x=x, y=y, **x.pixels))
+
+
 def dropout(program, x, key, p, whole=False):
     """y = x / (1 - p) where the element's hash says so, else 0; the gradient is the same map of dy.
 

@@ -70,6 +70,11 @@ class Tensor:
         """Numbers from one channel to the next."""
         return self.height * self.row
 
+    @property
+    def layout(self):
+        """What two tensors must have in common to live in the same array, one after the other."""
+        return self.per, self.dtype, self.channels, self.height, self.width, self.left, self.right
+
     def part(self, first, like):
         """As many channels of it from `first` as the tensor `like` has, to be read or written by an operation."""
         return _Part(self, first, like.pixels)
@@ -248,7 +253,7 @@ class Program:
         segments = [s for s in self._phases[phase] if s.ops]
         values = [[arguments() for _, arguments, _ in s.ops] for s in segments]
         if not self.keep:
-            self._spread(values)
+            self._place(values)
         self._allocate(Tensor)
         ops = np.zeros(sum(len(s.ops) for s in segments), OP)
         table = np.zeros(len(segments), SEGMENT)
@@ -266,20 +271,33 @@ class Program:
         return ops, table, ops["args"]["base"], slots, keep, ops.ctypes.data, table.ctypes.data, int(most)
 
     def _allocate(self, kind):
-        counts = {ONCE: 1, PER_BLOCK: self.blocks, PER_SHARD: self.shards, PER_THREAD: self.threads}
         for array in self._arrays:
             if isinstance(array, kind):
-                array.allocate(counts[array.per])
+                array.allocate(self._count(array.per))
 
-    @staticmethod
-    def _spread(values):
-        """Give tensors that operations of several segments use one copy for each block."""
-        used_in = {}
-        for number, segment in enumerate(values):
-            for arguments in segment:
-                for tensor in (v.root for v in arguments.values() if isinstance(v, (Tensor, _Part))):
-                    if used_in.setdefault(tensor, number) != number:
-                        tensor.per = PER_BLOCK
+    def _count(self, per):
+        return {ONCE: 1, PER_BLOCK: self.blocks, PER_SHARD: self.shards, PER_THREAD: self.threads}[per]
+
+    def _place(self, values):
+        """Place the tensors of a phase that stands by itself. Those that operations of several segments use get one
+        copy for each block. Those of one layout that are never in use at the same time share an array (equal
+        layouts only, so that borders stay zero)."""
+        first, last = {}, {}    # the segment and the operation that use a tensor
+        for place in ((s, i) for s, segment in enumerate(values) for i in range(len(segment))):
+            for tensor in (v.root for v in values[place[0]][place[1]].values() if isinstance(v, (Tensor, _Part))):
+                first.setdefault(tensor, place)
+                last[tensor] = place
+        used, free = [], {}
+        for tensor in first:
+            if first[tensor][0] != last[tensor][0]:
+                tensor.per = PER_BLOCK
+            for other in [t for t in used if last[t] < first[tensor]]:
+                used.remove(other)
+                free.setdefault(other.layout, []).append(other.array)
+            if free.get(tensor.layout):
+                tensor.array = free[tensor.layout].pop()
+            tensor.allocate(self._count(tensor.per))
+            used.append(tensor)
 
     def _write(self, ops, at, kernel, values, tasks, slots, keep):
         address, arrays, sizes, scalars = self.kernels.table[kernel]

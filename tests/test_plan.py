@@ -105,6 +105,22 @@ def test_what_is_used_on_both_sides_of_a_cut_outlives_it(set_threads):
     assert (len(x.array), len(across.array)) == (1, 4)
 
 
+def test_tensors_that_are_never_in_use_at_once_share_an_array():
+    program = Program(np.float64, 50)
+    chain = [program.input(2, 3, 4)]
+    for _ in range(4):
+        chain.append(program.like(chain[-1]))
+        program.add("tanh", lambda x=chain[-2], y=chain[-1]: dict(x=x, y=y, **x.pixels))
+    with_border = program.bordered(program.like(chain[-1]), 1, 0)
+    program.add("add", lambda: dict(a=chain[0], b=chain[-1], y=with_border, relu=False, **with_border.pixels))
+    program.output(with_border)
+    wanted = np.tanh(np.tanh(np.tanh(np.tanh(images(50)))))
+    assert np.allclose(run(program, images(50), (2, 3, 4)), wanted + images(50), rtol=1e-12)
+    arrays = [t.array for t in chain]
+    assert arrays[1] is arrays[3] and arrays[2] is arrays[4]
+    assert len({id(a) for a in [*arrays, with_border.array]}) == 4  # the first is read again at the end
+
+
 @pytest.mark.parametrize("n", [1, 17, 300, 5000])
 def test_shard_sums_add_up_every_block(n):
     """Sums over all images and pixels of each channel, whatever the number of blocks in a shard."""

@@ -2,7 +2,7 @@
 import numpy as np
 
 from cnn import shapes
-from cnn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
+from cnn.layers import BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, ReLU, Residual, Sequential
 
 
 def lenet5(in_channels=1, num_classes=10, image_size=28, *, seed=0, dtype=np.float32):
@@ -42,4 +42,60 @@ def cifar_quick(in_channels=3, num_classes=10, image_size=32, *, seed=0, dtype=n
         Linear(64, num_classes, **more))
 
 
-MODELS = {"lenet5": lenet5, "cifar_quick": cifar_quick}
+def vgg_small(in_channels=3, num_classes=10, image_size=32, channels=(64, 128, 256), *, seed=0, dtype=np.float32):
+    """Pairs of 3x3 convolutions, each with batch norm and ReLU, then max pooling; one linear layer.
+
+    After VGG (Simonyan & Zisserman 2015) with batch norm. channels: the width of each pair. x: (N, in_channels,
+    image_size, image_size), image_size from 2**len(channels); y: scores (N, num_classes). Raises ValueError for a
+    smaller image_size.
+    """
+    widths, size, more = _checked("vgg_small", channels, image_size, seed, dtype)
+    layers, inputs = [], in_channels
+    for width in widths:
+        layers += [*_conv_norm_relu(inputs, width, **more), *_conv_norm_relu(width, width, **more), MaxPool2d(2)]
+        inputs = width
+    return Sequential(*layers, Flatten(), Linear(inputs * size**2, num_classes, seed=more["seed"], dtype=dtype))
+
+
+def resnet9(in_channels=3, num_classes=10, image_size=32, channels=(64, 128, 256, 512), *, seed=0,
+            dtype=np.float32):
+    """A wide and shallow residual net, fast to high accuracies on CIFAR-10.
+
+    After David Page's net for DAWNBench (2018): 3x3 convolutions with batch norm and ReLU onto channels[0]; onto
+    channels[1] and [3], each with max pooling and a residual pair of the same width after it; onto channels[2]
+    between them, with max pooling; the maximum over all pixels; one linear layer. x: (N, in_channels, image_size,
+    image_size), image_size from 8; y: scores (N, num_classes). Raises ValueError for a smaller image_size.
+    """
+    widths, size, more = _checked("resnet9", channels, image_size, seed, dtype, stages=3, widths=4)
+
+    def residual(width):
+        return Residual(Sequential(*_conv_norm_relu(width, width, **more), *_conv_norm_relu(width, width, **more)))
+
+    return Sequential(
+        *_conv_norm_relu(in_channels, widths[0], **more),
+        *_conv_norm_relu(widths[0], widths[1], **more), MaxPool2d(2), residual(widths[1]),
+        *_conv_norm_relu(widths[1], widths[2], **more), MaxPool2d(2),
+        *_conv_norm_relu(widths[2], widths[3], **more), MaxPool2d(2), residual(widths[3]),
+        MaxPool2d(size), Flatten(), Linear(widths[3], num_classes, seed=more["seed"], dtype=dtype))
+
+
+def _conv_norm_relu(inputs, outputs, kernel_size=3, *, seed, dtype, **options):
+    """A convolution that keeps the size (but for its stride), batch norm and ReLU, as a list."""
+    return [Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False, init="he_normal", seed=seed,
+                   dtype=dtype, **options), BatchNorm2d(outputs, dtype=dtype), ReLU()]
+
+
+def _checked(owner, channels, image_size, seed, dtype, stages=None, widths=None):
+    """The widths as a list, the image's side after `stages` halvings (one a width), and the layers' options."""
+    if not isinstance(channels, (tuple, list)):
+        raise TypeError(f"{owner}: channels must be a tuple of integers, got {channels!r}")
+    if len(channels) != widths if widths else not channels:
+        raise ValueError(f"{owner}: channels must be {widths or 'at least 1'} integers, got {channels!r}")
+    channels = [shapes.integer(owner, "channels", width, 1) for width in channels]
+    stages = len(channels) if stages is None else stages
+    size = shapes.integer(owner, "image_size", image_size, 2**stages)
+    rng = np.random.default_rng(shapes.integer(owner, "seed", seed, 0, 2**64 - 1))
+    return channels, size // 2**stages, {"seed": rng, "dtype": dtype}
+
+
+MODELS = {"lenet5": lenet5, "cifar_quick": cifar_quick, "vgg_small": vgg_small, "resnet9": resnet9}

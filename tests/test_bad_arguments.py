@@ -74,8 +74,10 @@ COUNTS = {
     "Linear: out_features": lambda v: Linear(1, v),
     "conv2d: groups": lambda v: functional.conv2d(zeros(1, 2, 3, 3), zeros(2, 2, 1, 1), groups=v),
     "set_num_threads: n": cnn.set_num_threads,
-    "lenet5: image_size": lambda v: models.lenet5(image_size=v),
-    "cifar_quick: image_size": lambda v: models.cifar_quick(image_size=v),
+    **{
+        f"{name}: image_size": lambda v, make=make: make(image_size=v)
+        for name, make in models.MODELS.items()
+    },
     "Linear: out_features ": lambda v: models.lenet5(num_classes=v),
     "Conv2d: in_channels ": lambda v: models.lenet5(in_channels=v),
 }
@@ -174,8 +176,7 @@ SEEDS = {
     "Linear: seed": lambda v: Linear(1, 1, seed=v),
     "Dropout2d: number": lambda v: setattr(cnn.Dropout2d(), "number", v),
     "Dropout: number": lambda v: setattr(Dropout(), "number", v),
-    "lenet5: seed": lambda v: models.lenet5(seed=v),
-    "cifar_quick: seed": lambda v: models.cifar_quick(seed=v),
+    **{f"{name}: seed": lambda v, make=make: make(seed=v) for name, make in models.MODELS.items()},
     "Dropout: step": lambda v: setattr(Dropout(), "step", v),
 }
 

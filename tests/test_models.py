@@ -2,9 +2,15 @@
 
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_same_bits, by_layer, by_torch
+from cases import assert_all_close, assert_close, assert_same_bits, by_layer, by_torch
 
 from cnn import models
+from cnn.layers import Conv2d, Linear
+
+# what doesn't depend on the images: 3x3 convolutions without bias, and scales and shifts of batch norm
+VGG = 9 * (64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256) + 2 * 2 * (64 + 128 + 256)
+RESNET9 = 9 * (64 * 128 + 2 * 128**2 + 128 * 256 + 256 * 512 + 2 * 512**2) + 10 * 513
+RESNET9 += 2 * (64 + 3 * 128 + 256 + 3 * 512)
 
 # name, channels, side of the images, parameters by hand: weights and biases layer by layer
 SIZES = [
@@ -14,6 +20,10 @@ SIZES = [
     ("cifar_quick", 3, 32, 32 * 76 + 32 * 801 + 64 * 801 + 64 * 1025 + 10 * 65),
     ("cifar_quick", 1, 8, 32 * 26 + 32 * 801 + 64 * 801 + 64 * 65 + 10 * 65),
     ("cifar_quick", 3, 13, 32 * 76 + 32 * 801 + 64 * 801 + 64 * 65 + 10 * 65),
+    ("vgg_small", 3, 32, VGG + 64 * 27 + 10 * 4097),
+    ("vgg_small", 1, 8, VGG + 64 * 9 + 10 * 257),
+    ("resnet9", 3, 32, RESNET9 + 64 * 27),
+    ("resnet9", 1, 8, RESNET9 + 64 * 9),
 ]
 
 
@@ -23,10 +33,8 @@ def test_sizes(name, channels, side, count):
     assert sum(p.size for p in model.parameters()) == count
     y = model(np.zeros((3, channels, side, side), np.float32))
     assert y.shape == (3, 10) and y.dtype == np.float32
-    assert models.MODELS[name](channels, 7, side)(np.zeros((1, channels, side, side), np.float32)).shape == (
-        1,
-        7,
-    )
+    y = models.MODELS[name](channels, 7, side).eval()(np.zeros((1, channels, side, side), np.float32))
+    assert y.shape == (1, 7)
 
 
 def test_published_numbers_of_parameters():
@@ -36,20 +44,27 @@ def test_published_numbers_of_parameters():
     assert sum(p.size for p in models.cifar_quick().parameters()) == 145_578  # Caffe's cifar10_quick
 
 
+def drawn(model):
+    """The parameters that are drawn: all but those of batch norm."""
+    layers = [layer for layer in model.modules() if isinstance(layer, (Conv2d, Linear))]
+    return [p.data for layer in layers for p in layer.parameters()]
+
+
 @pytest.mark.parametrize("name", models.MODELS)
 def test_the_seed_decides(name):
     make = models.MODELS[name]
-    first, again, other = (list(make(seed=seed).state_dict().values()) for seed in (1, 1, 2))
+    first, again, other = (drawn(make(seed=seed)) for seed in (1, 1, 2))
     assert_same_bits(first, again)
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
-    double = make(seed=1, dtype=np.float64).state_dict().values()
-    assert_same_bits(first, [value.astype(np.float32) for value in double])
-    assert all(value.dtype == np.float64 for value in double)
+    double = make(seed=1, dtype=np.float64)
+    assert_same_bits(first, [value.astype(np.float32) for value in drawn(double)])
+    assert all(value.dtype == np.float64 for _, value in double.named_buffers() if value.ndim)
+    assert all(p.dtype == np.float64 for p in double.parameters())
 
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_layers_start_with_different_weights(name):
-    values = [p.data.ravel()[:5] for p in models.MODELS[name]().parameters()]
+    values = [value.ravel()[:5] for value in drawn(models.MODELS[name]())]
     assert len({v.tobytes() for v in values}) == len(values)
 
 
@@ -81,7 +96,64 @@ def test_forward_and_backward_are_pytorchs(torch, name, side):
     assert_all_close(by_layer(ours, x, dy), by_torch(torch, theirs, x, dy))
 
 
-@pytest.mark.parametrize("name, smallest", [("lenet5", 16), ("cifar_quick", 8)])
+# name, widths, side of the images
+WITH_NORM = [("vgg_small", (3, 5), 8), ("resnet9", (3, 4, 5, 6), 17)]
+
+
+def vgg_in_torch(nn, side):
+    def pair(inputs, outputs):
+        return [
+            *(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()),
+            *(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()),
+            nn.MaxPool2d(2),
+        ]
+
+    return nn.Sequential(*pair(2, 3), *pair(3, 5), nn.Flatten(), nn.Linear(5 * (side // 4) ** 2, 10))
+
+
+def resnet9_in_torch(nn, side):
+    def block(inputs, outputs):
+        return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+
+    class Residual(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.body = nn.Sequential(*block(width, width), *block(width, width))
+
+        def forward(self, x):
+            return x + self.body(x)
+
+    return nn.Sequential(
+        *(*block(2, 3), *block(3, 4), nn.MaxPool2d(2), Residual(4), *block(4, 5), nn.MaxPool2d(2)),
+        *(*block(5, 6), nn.MaxPool2d(2), Residual(6), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(6, 10)),
+    )
+
+
+IN_TORCH = {"vgg_small": vgg_in_torch, "resnet9": resnet9_in_torch}
+
+
+@pytest.mark.parametrize("name, widths, side", WITH_NORM)
+def test_nets_with_batch_norm_are_pytorchs(torch, name, widths, side):
+    """In training, and then in evaluation with the statistics that training has left."""
+    ours = models.MODELS[name](2, image_size=side, channels=widths, dtype=np.float64)
+    theirs = IN_TORCH[name](torch.nn, side).double()
+    theirs.load_state_dict({key: torch.tensor(value) for key, value in ours.state_dict().items()})
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((19, 2, side, side)), rng.standard_normal((19, 10))
+    assert_all_close(by_layer(ours, x, dy), by_torch(torch, theirs, x, dy))
+    assert_close(ours.eval()(x), theirs.eval()(torch.tensor(x)).detach().numpy())
+
+
+@pytest.mark.parametrize("name, widths, side", WITH_NORM)
+def test_widths_are_refused(name, widths, side):
+    for wrong, error in ((64, TypeError), ((), ValueError), ((*widths[:-1], 0), ValueError), ("64", TypeError)):
+        with pytest.raises(error, match=f"{name}: channels"):
+            models.MODELS[name](channels=wrong)
+    with pytest.raises(ValueError, match="resnet9: channels must be 4 integers"):
+        models.resnet9(channels=(1, 2, 3))
+
+
+@pytest.mark.parametrize("name, smallest", [("lenet5", 16), *((name, 8) for name in list(models.MODELS)[1:])])
 def test_too_small_an_image_is_refused(name, smallest):
     for size in (smallest - 1, 0, -28):
         with pytest.raises(ValueError, match=f"{name}: image_size .*{smallest}.*{size}"):

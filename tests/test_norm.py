@@ -209,6 +209,7 @@ def test_keys_are_pytorchs(torch):
     )
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert [name for name, _ in ours.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    assert [name for name, _ in ours.named_buffers()] == [name for name, _ in theirs.named_buffers()]
     theirs(torch.randn(4, 1, 5, 5))
     ours.load_state_dict(theirs.state_dict())
     assert ours[1].num_batches_tracked == 1

@@ -4,6 +4,7 @@ First the gradients of one step are compared; then both are timed in turn, round
 machine that changes its speed changes both. PyTorch's figure is the better of eager and channels_last.
 """
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -13,11 +14,11 @@ import time
 
 import numpy as np
 
-from cnn import _ext, config, data, models, optim, threads
+from cnn import _ext, config, data, layers, models, optim, threads
 from cnn.plan import LANES, Program
 from cnn.trainer import Trainer
 
-SHAPES = {"lenet5": (1, 28, 28), "cifar_quick": (3, 32, 32)}
+SHAPES = {name: (1, 28, 28) if name == "lenet5" else (3, 32, 32) for name in models.MODELS}
 
 
 def median_spread(values):
@@ -51,8 +52,8 @@ def measure_peak(program, n_threads):
 def our_step(net, batch):
     """A function that makes n steps on random images, and the trainer."""
     rng = np.random.default_rng(0)
-    # a few megabytes of images: an epoch is long enough for what happens once in it not to count
-    count = batch * max(8, 3_200_000 // (batch * int(np.prod(SHAPES[net]))))
+    # an epoch, half a second at most, is long enough for what happens once in it not to count
+    count = batch * max(2, min(3_200_000 // int(np.prod(SHAPES[net])), 100_000_000_000 // macs(net)) // batch)
     images = rng.integers(0, 256, (count, *SHAPES[net]), dtype=np.uint8)
     dataset = data.Dataset(images, rng.integers(0, 10, count), classes=[str(i) for i in range(10)],
                            mean=[0.5] * SHAPES[net][0], std=[0.25] * SHAPES[net][0])
@@ -68,54 +69,70 @@ def our_step(net, batch):
 
 def macs(net):
     """Multiply-adds of one image in a training step (forward, dx and dw; no dx of the first layer)."""
-    model, shape = models.MODELS[net](), SHAPES[net]
-    total, first, x = 0, True, np.zeros((1, *shape), np.float32)
-    for layer in model:
+    counts = []
+
+    def run(layer, x):
+        if isinstance(layer, layers.Sequential):
+            for part in layer:
+                x = run(part, x)
+            return x
+        if isinstance(layer, layers.Residual):
+            run(layer.body, x)
+            return run(layer.shortcut, x) if layer.shortcut else x
         y = layer(x)
-        if getattr(layer, "weight", None) is not None:
-            pixels = y.shape[2] * y.shape[3] if y.ndim == 4 else 1
-            total += layer.weight.size * pixels * (2 if first else 3)
-            first = False
-        x = y
-    return total
+        if isinstance(layer, (layers.Conv2d, layers.Linear)):
+            counts.append(layer.weight.size * (y.shape[2] * y.shape[3] if y.ndim == 4 else 1))
+        return y
+    run(models.MODELS[net]().eval(), np.zeros((1, *SHAPES[net]), np.float32))
+    return 3 * sum(counts) - counts[0]
 
 
 # ---------------------------------------------------------------- PyTorch
 
-def torch_model(net):
-    """The same network in PyTorch."""
+def torch_twin(layer):
+    """The same layer, or network, in PyTorch."""
     from torch import nn
 
-    from cnn import layers
-    made = []
-    for layer in models.MODELS[net]():
-        if isinstance(layer, layers.Conv2d):
-            made.append(nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride,
-                                  layer.padding))
-        elif isinstance(layer, layers.Linear):
-            made.append(nn.Linear(layer.in_features, layer.out_features))
-        elif isinstance(layer, layers.MaxPool2d):
-            made.append(nn.MaxPool2d(layer.kernel_size, layer.stride))
-        else:
-            made.append({layers.ReLU: nn.ReLU, layers.Flatten: nn.Flatten}[type(layer)]())
-    return nn.Sequential(*made)
+    class Residual(nn.Module):
+        def __init__(self, body, shortcut=None):
+            super().__init__()
+            self.body, self.shortcut = body, shortcut
+
+        def forward(self, x):
+            return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
+
+    if isinstance(layer, layers.Sequential):
+        return nn.Sequential(*map(torch_twin, layer))
+    if isinstance(layer, layers.Residual):
+        return Residual(*(torch_twin(child) for _, child in layer.children()))
+    if isinstance(layer, layers.Conv2d):
+        return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
+                         layer.dilation, layer.groups, layer.bias is not None)
+    if isinstance(layer, layers.BatchNorm2d):
+        return nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.weight is not None)
+    if isinstance(layer, layers.Linear):
+        return nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+    if isinstance(layer, layers.MaxPool2d):
+        return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
+    return {layers.ReLU: nn.ReLU, layers.Flatten: nn.Flatten}[type(layer)]()
 
 
 def torch_step(net, batch, channels_last):
     """A function that makes n steps on random images that lie ready as floats in memory."""
     import torch
     torch.manual_seed(0)
-    model, images = torch_model(net), list(torch.randn(8, batch, *SHAPES[net]))
+    model, images = torch_twin(models.MODELS[net]()), list(torch.randn(8, batch, *SHAPES[net]))
     labels = torch.randint(0, 10, (8, batch))
+    turns = itertools.cycle(range(8))
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
         images = [x.to(memory_format=torch.channels_last) for x in images]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
     def steps(n):
-        for i in range(n):
+        for i in itertools.islice(turns, n):
             optimizer.zero_grad(set_to_none=True)
-            torch.nn.functional.cross_entropy(model(images[i % 8]), labels[i % 8]).backward()
+            torch.nn.functional.cross_entropy(model(images[i]), labels[i]).backward()
             optimizer.step()
         return n
     return steps
@@ -130,8 +147,8 @@ def gradient_difference(net, batch, dtype):
     torch.manual_seed(0)
     x = rng.normal(size=(batch, *SHAPES[net])).astype(dtype)
     labels = rng.integers(0, 10, batch)
-    theirs, ours, loss = torch_model(net), models.MODELS[net](dtype=dtype), CrossEntropyLoss()
-    theirs = theirs.double() if dtype == np.float64 else theirs
+    ours, loss = models.MODELS[net](dtype=dtype), CrossEntropyLoss()
+    theirs = torch_twin(ours).to(getattr(torch, np.dtype(dtype).name))
     ours.load_state_dict({name: value.numpy() for name, value in theirs.state_dict().items()})
     loss(ours(x), labels)
     ours.backward(loss.backward(), need_dx=False)
@@ -159,7 +176,7 @@ def time_steps(steps, seconds):
     """Steps per second over about so many seconds."""
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        done += steps(8)
+        done += steps(1)
     return done / (time.perf_counter() - start)
 
 
@@ -178,7 +195,7 @@ def bench_net(net, batch, rounds, seconds, with_torch):
     peak = peak_program(n_threads)
     rates, peaks = {name: [] for name in contenders}, []
     for steps in contenders.values():
-        steps(8)
+        steps(1)
     for _ in range(rounds):
         for name, steps in contenders.items():
             rates[name].append(batch * time_steps(steps, seconds))
@@ -206,21 +223,21 @@ def bench_net(net, batch, rounds, seconds, with_torch):
 def bench_kernels(net, batch):
     """Time every operation of a training step by itself, on one thread."""
     steps, trainer = our_step(net, batch)
-    steps(8)
+    steps(1)
     program = next(p for key, (p, _) in trainer._programs.items() if key[0] == "step")
     peak = statistics.median(measure_peak(peak_program(1), 1) for _ in range(5))
     print(f"{net}, batch {batch}, 1 thread, peak {peak:.0f} GFLOPS: every operation of a step by itself")
     rows = []
     for op in program.operations("forward"):
         times = []
-        for _ in range(30):
+        while len(times) < 5 or (len(times) < 30 and sum(times) < 0.1):
             start = time.perf_counter()
             program.run_operation(op, batch)
             times.append(time.perf_counter() - start)
         seconds = statistics.median(times)
         flops = 2 * op["macs"] * -(-batch // LANES) * LANES
         row = {"kernel": op["kernel"], "shape": op["shape"], "microseconds": seconds * 1e6}
-        text = f"  {op['kernel']:<18s}{op['shape']:<34s}{seconds * 1e6:>10.1f} us"
+        text = f"  {op['kernel']:<20s}{op['shape']:<38s}{seconds * 1e6:>10.1f} us"
         if flops:
             row.update(gflops=flops / seconds / 1e9, share_of_peak=flops / seconds / 1e9 / peak)
             text += f"{row['gflops']:>8.0f} GFLOPS {row['share_of_peak']:>5.0%}"

@@ -143,6 +143,13 @@ class Layer:
         """List of all Parameters."""
         return [p for _, p in self.named_parameters()]
 
+    def named_buffers(self, prefix=""):
+        """List of (name, array) of what is saved with the parameters but not learnt: running statistics."""
+        result = [(prefix + name, array) for name, array in self._buffers.items()]
+        for name, child in self.children():
+            result += child.named_buffers(f"{prefix}{name}.")
+        return result
+
     # ------------------------------------------------------------ state
 
     def train(self, mode=True):

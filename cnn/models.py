@@ -2,7 +2,7 @@
 import numpy as np
 
 from cnn import shapes
-from cnn.layers import BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, ReLU, Residual, Sequential
+from cnn.layers import BatchNorm2d, Conv2d, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, ReLU, Residual, Sequential
 
 
 def lenet5(in_channels=1, num_classes=10, image_size=28, *, seed=0, dtype=np.float32):
@@ -66,7 +66,7 @@ def resnet9(in_channels=3, num_classes=10, image_size=32, channels=(64, 128, 256
     between them, with max pooling; the maximum over all pixels; one linear layer. x: (N, in_channels, image_size,
     image_size), image_size from 8; y: scores (N, num_classes). Raises ValueError for a smaller image_size.
     """
-    widths, size, more = _checked("resnet9", channels, image_size, seed, dtype, stages=3, widths=4)
+    widths, size, more = _checked("resnet9", channels, image_size, seed, dtype, halvings=-1, least=4, most=4)
 
     def residual(width):
         return Residual(Sequential(*_conv_norm_relu(width, width, **more), *_conv_norm_relu(width, width, **more)))
@@ -79,23 +79,71 @@ def resnet9(in_channels=3, num_classes=10, image_size=32, channels=(64, 128, 256
         MaxPool2d(size), Flatten(), Linear(widths[3], num_classes, seed=more["seed"], dtype=dtype))
 
 
+def resnet20(in_channels=3, num_classes=10, image_size=32, channels=(16, 32, 64), blocks=3, *, seed=0,
+             dtype=np.float32):
+    """The ResNet for CIFAR (He et al. 2016, section 4.2): 20 layers with 3 blocks a stage, 6 * blocks + 2 in general.
+
+    A 3x3 convolution onto channels[0]; for each of `channels` as many blocks, which add two 3x3 convolutions to
+    their input, the first of each stage but the first with stride 2; the average over all pixels; one linear
+    layer. Batch norm follows every convolution. Where shapes change, the shortcut is a 1x1 convolution (the paper's
+    option B). x: (N, in_channels, image_size, image_size), image_size from 2**(len(channels) - 1); y: scores
+    (N, num_classes). Raises ValueError for a smaller image_size.
+    """
+    widths, _, more = _checked("resnet20", channels, image_size, seed, dtype, halvings=-1)
+    blocks = shapes.integer("resnet20", "blocks", blocks, 1)
+    layers, inputs = _conv_norm_relu(in_channels, widths[0], **more), widths[0]
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            body = [*_conv_norm_relu(inputs, width, stride=stride, **more), *_conv_norm_relu(width, width, **more)]
+            shortcut = None
+            if stride > 1 or inputs != width:
+                shortcut = Sequential(*_conv_norm_relu(inputs, width, 1, stride=stride, **more)[:-1])
+            layers += [Residual(Sequential(*body[:-1]), shortcut), ReLU()]
+            inputs = width
+    return Sequential(*layers, GlobalAvgPool2d(), Linear(inputs, num_classes, seed=more["seed"], dtype=dtype))
+
+
+def mobilenet_small(in_channels=3, num_classes=10, image_size=32, channels=(32, 64, 128, 256, 512), *, seed=0,
+                    dtype=np.float32):
+    """Depthwise separable convolutions, after MobileNet (Howard et al. 2017), for small images.
+
+    A 3x3 convolution onto channels[0]; for each other width two depthwise 3x3 convolutions, each with a 1x1
+    convolution onto that width after it, the first with stride 2 (but for the first width); the average over all
+    pixels; one linear layer. Batch norm and ReLU follow every convolution. x: (N, in_channels, image_size,
+    image_size), image_size from 2**(len(channels) - 2); y: scores (N, num_classes). Raises ValueError for a
+    smaller image_size.
+    """
+    widths, _, more = _checked("mobilenet_small", channels, image_size, seed, dtype, halvings=-2, least=2)
+    layers, inputs = _conv_norm_relu(in_channels, widths[0], **more), widths[0]
+    for stage, width in enumerate(widths[1:]):
+        for stride in (2 if stage else 1, 1):
+            layers += _conv_norm_relu(inputs, inputs, stride=stride, groups=inputs, **more)
+            layers += _conv_norm_relu(inputs, width, 1, **more)
+            inputs = width
+    return Sequential(*layers, GlobalAvgPool2d(), Linear(inputs, num_classes, seed=more["seed"], dtype=dtype))
+
+
 def _conv_norm_relu(inputs, outputs, kernel_size=3, *, seed, dtype, **options):
     """A convolution that keeps the size (but for its stride), batch norm and ReLU, as a list."""
     return [Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False, init="he_normal", seed=seed,
                    dtype=dtype, **options), BatchNorm2d(outputs, dtype=dtype), ReLU()]
 
 
-def _checked(owner, channels, image_size, seed, dtype, stages=None, widths=None):
-    """The widths as a list, the image's side after `stages` halvings (one a width), and the layers' options."""
+def _checked(owner, channels, image_size, seed, dtype, halvings=0, least=1, most=16):
+    """Widths, `least` to `most` of them, as a list; the image's side after as many halvings as there are widths, and
+    `halvings` more; and the layers' options."""
     if not isinstance(channels, (tuple, list)):
         raise TypeError(f"{owner}: channels must be a tuple of integers, got {channels!r}")
-    if len(channels) != widths if widths else not channels:
-        raise ValueError(f"{owner}: channels must be {widths or 'at least 1'} integers, got {channels!r}")
+    if not least <= len(channels) <= most:
+        raise ValueError(f"{owner}: channels must be {least}{f' to {most}' if most > least else ''} integers, got "
+                         f"{channels!r}")
     channels = [shapes.integer(owner, "channels", width, 1) for width in channels]
-    stages = len(channels) if stages is None else stages
-    size = shapes.integer(owner, "image_size", image_size, 2**stages)
+    smallest = 2**(len(channels) + halvings)
+    size = shapes.integer(owner, "image_size", image_size, smallest)
     rng = np.random.default_rng(shapes.integer(owner, "seed", seed, 0, 2**64 - 1))
-    return channels, size // 2**stages, {"seed": rng, "dtype": dtype}
+    return channels, size // smallest, {"seed": rng, "dtype": dtype}
 
 
-MODELS = {"lenet5": lenet5, "cifar_quick": cifar_quick, "vgg_small": vgg_small, "resnet9": resnet9}
+MODELS = {"lenet5": lenet5, "cifar_quick": cifar_quick, "vgg_small": vgg_small, "resnet9": resnet9,
+          "resnet20": resnet20, "mobilenet_small": mobilenet_small}

@@ -11,6 +11,11 @@ from cnn.layers import Conv2d, Linear
 VGG = 9 * (64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256) + 2 * 2 * (64 + 128 + 256)
 RESNET9 = 9 * (64 * 128 + 2 * 128**2 + 128 * 256 + 256 * 512 + 2 * 512**2) + 10 * 513
 RESNET9 += 2 * (64 + 3 * 128 + 256 + 3 * 512)
+RESNET20 = 9 * (6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2) + 16 * 32 + 32 * 64 + 10 * 65
+RESNET20 += 2 * (7 * 16 + 7 * 32 + 7 * 64)
+WIDTHS = [32, 64, 64, 128, 128, 256, 256, 512, 512]
+MOBILENET = sum((9 + 2) * a + (a + 2) * b for a, b in zip(WIDTHS[:-1], WIDTHS[1:], strict=True))
+MOBILENET += 2 * 32 + 10 * 513
 
 # name, channels, side of the images, parameters by hand: weights and biases layer by layer
 SIZES = [
@@ -24,6 +29,10 @@ SIZES = [
     ("vgg_small", 1, 8, VGG + 64 * 9 + 10 * 257),
     ("resnet9", 3, 32, RESNET9 + 64 * 27),
     ("resnet9", 1, 8, RESNET9 + 64 * 9),
+    ("resnet20", 3, 32, RESNET20 + 16 * 27),
+    ("resnet20", 1, 4, RESNET20 + 16 * 9),
+    ("mobilenet_small", 3, 32, MOBILENET + 32 * 27),
+    ("mobilenet_small", 1, 9, MOBILENET + 32 * 9),
 ]
 
 
@@ -97,7 +106,12 @@ def test_forward_and_backward_are_pytorchs(torch, name, side):
 
 
 # name, widths, side of the images
-WITH_NORM = [("vgg_small", (3, 5), 8), ("resnet9", (3, 4, 5, 6), 17)]
+WITH_NORM = [
+    ("vgg_small", (3, 5), 8),
+    ("resnet9", (3, 4, 5, 6), 17),
+    ("resnet20", (3, 3, 5), 7),
+    ("mobilenet_small", (3, 4, 5), 9),
+]
 
 
 def vgg_in_torch(nn, side):
@@ -129,7 +143,42 @@ def resnet9_in_torch(nn, side):
     )
 
 
-IN_TORCH = {"vgg_small": vgg_in_torch, "resnet9": resnet9_in_torch}
+def resnet20_in_torch(nn, side):
+    class Residual(nn.Module):
+        def __init__(self, inputs, outputs, stride):
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+                nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs),
+            )
+            if stride > 1:
+                convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+                self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+
+        def forward(self, x):
+            return self.body(x) + (self.shortcut(x) if hasattr(self, "shortcut") else x)
+
+    layers = [nn.Conv2d(2, 3, 3, 1, 1, bias=False), nn.BatchNorm2d(3), nn.ReLU()]
+    for inputs, outputs, stride in [(3, 3, 1)] * 3 + [(3, 3, 2)] + [(3, 3, 1)] * 2 + [(3, 5, 2)] + [(5, 5, 1)] * 2:
+        layers += [Residual(inputs, outputs, stride), nn.ReLU()]
+    # the number of a layer without parameters is free: one for both
+    return nn.Sequential(*layers, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(5, 10))
+
+
+def mobilenet_in_torch(nn, side):
+    layers = [nn.Conv2d(2, 3, 3, 1, 1, bias=False), nn.BatchNorm2d(3), nn.ReLU()]
+    for inputs, outputs, stride in [(3, 4, 1), (4, 4, 1), (4, 5, 2), (5, 5, 1)]:
+        layers += [nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False), nn.BatchNorm2d(inputs)]
+        layers += [nn.ReLU(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(5, 10))
+
+
+IN_TORCH = {
+    "vgg_small": vgg_in_torch,
+    "resnet9": resnet9_in_torch,
+    "resnet20": resnet20_in_torch,
+    "mobilenet_small": mobilenet_in_torch,
+}
 
 
 @pytest.mark.parametrize("name, widths, side", WITH_NORM)
@@ -153,7 +202,17 @@ def test_widths_are_refused(name, widths, side):
         models.resnet9(channels=(1, 2, 3))
 
 
-@pytest.mark.parametrize("name, smallest", [("lenet5", 16), *((name, 8) for name in list(models.MODELS)[1:])])
+def test_other_depths_of_resnet20():
+    layers = [layer for layer in models.resnet20(blocks=5).modules() if isinstance(layer, (Conv2d, Linear))]
+    assert len(layers) == 32 + 2  # and two convolutions in shortcuts
+    with pytest.raises(ValueError, match="resnet20: blocks must be an integer of at least 1, got 0"):
+        models.resnet20(blocks=0)
+
+
+SMALLEST = {"lenet5": 16, "cifar_quick": 8, "vgg_small": 8, "resnet9": 8, "resnet20": 4, "mobilenet_small": 8}
+
+
+@pytest.mark.parametrize("name, smallest", SMALLEST.items())
 def test_too_small_an_image_is_refused(name, smallest):
     for size in (smallest - 1, 0, -28):
         with pytest.raises(ValueError, match=f"{name}: image_size .*{smallest}.*{size}"):

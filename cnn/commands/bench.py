@@ -114,6 +114,8 @@ def torch_twin(layer):
         return nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
     if isinstance(layer, layers.MaxPool2d):
         return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
+    if isinstance(layer, layers.GlobalAvgPool2d):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return {layers.ReLU: nn.ReLU, layers.Flatten: nn.Flatten}[type(layer)]()
 
 

@@ -232,6 +232,18 @@ def test_state_is_refused_before_anything_is_changed():
         layer.load_state_dict({name: value for name, value in good.items() if name != "running_mean"})
 
 
+def test_a_file_holds_the_running_statistics(tmp_path):
+    arguments = {"channels": [3, 4], "image_size": 8, "in_channels": 2}
+    model = cnn.models.vgg_small(**arguments)
+    model(normal(20, 2, 8, 8, mean=2).astype(np.float32))
+    path = tmp_path / "model.safetensors"
+    cnn.save_model(path, model, {"model": "vgg_small", "arguments": arguments})
+    loaded, _ = cnn.load_model(path)
+    assert_same_bits(loaded.state_dict().values(), model.state_dict().values())
+    x = normal(5, 2, 8, 8, seed=1).astype(np.float32)
+    assert_same_bits([loaded(x)], [model.eval()(x)])
+
+
 def test_another_number_type():
     layer = BatchNorm2d(2, affine=False)
     model = Sequential(layer)

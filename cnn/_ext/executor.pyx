@@ -143,6 +143,7 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
                 for i in prange(shards, schedule="dynamic"):
                     run_shard(&ops[segments[s].first], segments[s].count, i, per_shard, blocks,
                               shards, images, threadid())
+            wait_for_all()      # Cython's loops do not wait for one another
 
 
 def pause():

@@ -1,4 +1,5 @@
 """The base class of all layers."""
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -212,6 +213,25 @@ class Layer:
             array[...] = values[name]
 
     # ------------------------------------------------------------ words
+
+    def summary(self, shape):
+        """What it is made of, as a table to print or to read (cnn.layers.summary.Summary): each layer's output
+        shape, parameters, multiply-adds and memory for one image of `shape`, (C, H, W) or (features,); totals.
+
+        Layers written in NumPy get an image of zeros to work on, in evaluation mode.
+        Raises TypeError or ValueError for a shape that does not fit the model.
+        """
+        from cnn.layers.summary import summarise  # here, because it knows the containers
+        return summarise(self, shape)
+
+    def multiply_adds(self, x_shape, y_shape):
+        """Multiplications with this layer's own weights in the forward pass of one image (int), padding included.
+
+        x_shape, y_shape: of one image, (C, H, W) or (features,). Every weight of two axes or more counts once
+        for each pixel of y, as is right for convolutions and linear layers; others define it anew.
+        """
+        weights = sum(p.size for _, p in self.own_parameters() if p.data.ndim > 1)
+        return weights * math.prod(y_shape[1:])
 
     def extra_repr(self):
         """What stands between the brackets of `repr`."""

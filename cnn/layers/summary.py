@@ -1,0 +1,171 @@
+"""What a model is made of, layer by layer."""
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnn import shapes
+from cnn.layers.container import Sequential
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of a summary.
+
+    name: as in the names of its parameters, "0" or "3.body.1"; "" for the model itself. layer: its class.
+    output_shape: of one image, (C, H, W) or (features,); None where nothing ran it. parameters: numbers that
+    are its own; layers inside it have rows of their own, which follow. multiply_adds: of one image, forward.
+    memory: bytes of the output of one image; 0 where it is the input seen in another shape, or an inner layer's.
+    """
+
+    name: str
+    layer: str
+    output_shape: tuple | None
+    parameters: int
+    multiply_adds: int
+    memory: int
+
+
+class Summary:
+    """The rows of a model, to print or to read: `rows`, iteration, `len` and `[i]` give each `Row`.
+
+    parameters, trainable (those an optimizer may change), multiply_adds, memory: totals of the rows, a
+    parameter that several layers share counted once. parameter_memory: bytes of the parameters.
+    """
+
+    def __init__(self, rows, parameters):
+        self.rows = rows
+        parameters = {id(p): p for p in parameters}.values()
+        self.parameters = sum(p.size for p in parameters)
+        self.trainable = sum(p.size for p in parameters if p.requires_grad)
+        self.parameter_memory = sum(p.data.nbytes for p in parameters)
+        self.multiply_adds = sum(row.multiply_adds for row in rows)
+        self.memory = sum(row.memory for row in rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i]
+
+    HEADER = ("layer", "output shape", "parameters", "multiply-adds", "memory")
+
+    def cells(self):
+        """The table as texts: one tuple for each row, below HEADER, and last that of the totals."""
+        table = []
+        for row in self.rows:
+            indent = "  " * row.name.count(".")
+            shape = "?" if row.output_shape is None else "×".join(map(str, row.output_shape))
+            table.append((f"{indent}{row.name} {row.layer}" if row.name else row.layer, shape,
+                          *(f"{n:,}" if n else "" for n in (row.parameters, row.multiply_adds)),
+                          size(row.memory) if row.memory else ""))
+        return [*table, ("total", "", f"{self.parameters:,}", f"{self.multiply_adds:,}", size(self.memory))]
+
+    def __str__(self):
+        lines = [self.HEADER, *self.cells()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        texts = ["  ".join([*(cell.ljust(w) for cell, w in zip(line[:2], widths[:2], strict=True)),
+                            *(cell.rjust(w) for cell, w in zip(line[2:], widths[2:], strict=True))]) for line in lines]
+        rule = "-" * len(texts[0])
+        frozen = f", {self.parameters - self.trainable:,} of them frozen" if self.trainable < self.parameters else ""
+        return "\n".join([texts[0], rule, *texts[1:-1], rule, texts[-1],
+                          f"{self.parameters:,} parameters{frozen}: {size(self.parameter_memory)}; multiply-adds and "
+                          f"memory (of outputs) are those of one image, forward"])
+
+    __repr__ = __str__
+
+
+def size(count):
+    """A number of bytes in words."""
+    if count < 1024:
+        return f"{count} B"
+    power = min((count.bit_length() - 1) // 10, 4)
+    return f"{count / 1024**power:,.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
+
+
+def summarise(model, shape):
+    """The Summary of a model for images of `shape`, (C, H, W) or (features,); see Layer.summary."""
+    owner = f"{type(model).__name__}.summary"
+    if not isinstance(shape, (tuple, list)) or len(shape) not in (1, 3):
+        raise ValueError(f"{owner}: shape must be (C, H, W) or (features,), got {shape!r}")
+    shape = tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
+    dtype = model.dtype or np.dtype(np.float32)
+    with _watched(model) as calls, np.errstate(all="ignore"):
+        model.forward(np.zeros((1, *shape), dtype))
+    rows = []
+
+    def walk(name, layer):
+        children, made = layer.children(), calls.get(id(layer), [])
+        # a layer that stands in several places has a call for each
+        x_shape, y_shape, view = made.pop(0) if len(made) > 1 else made[0] if made else (None, None, True)
+        if name or not children:
+            rows.append(Row(name, type(layer).__name__, y_shape, sum(p.size for _, p in layer.own_parameters()),
+                            layer.multiply_adds(x_shape, y_shape) if made else 0,
+                            0 if view or children else math.prod(y_shape) * dtype.itemsize))
+        for child_name, child in children:
+            walk(f"{name}.{child_name}" if name else child_name, child)
+
+    walk("", model)
+    return Summary(rows, model.parameters())
+
+
+@contextmanager
+def _watched(model):
+    """Write down each layer's calls: {id(layer): [(x's shape, y's shape, whether y is another view of x)]}.
+
+    In evaluation mode; every layer's attributes are afterwards what they were, a pending backward too.
+    """
+    layers = list({id(layer): layer for layer in model.modules()}.values())
+    before = [dict(vars(layer)) for layer in layers]
+    calls = {}
+    try:
+        model.eval()
+        for layer in layers:
+            layer._programs = {}        # or emit would not be called again
+            if layer.fused:
+                layer.emit = _watched_emit(calls, layer)
+            else:
+                layer.forward = _watched_forward(calls, layer)
+        yield calls
+    finally:
+        for layer, attributes in zip(layers, before, strict=True):
+            vars(layer).clear()
+            vars(layer).update(attributes)
+
+
+def _watched_emit(calls, layer):
+    emit = _one_by_one(layer) if type(layer).emit is Sequential.emit else layer.emit
+
+    def watched(program, x, *rest, **more):
+        y, backward = emit(program, x, *rest, **more)
+        calls.setdefault(id(layer), []).append((x.shape, y.shape, y is x or y.source is not None))
+        return y, backward
+    return watched
+
+
+def _one_by_one(layer):
+    """Sequential.emit where no ReLU becomes a part of its neighbour, so that it is seen."""
+    def emit(program, x):
+        for part in layer:
+            x, _ = part.emit(program, x)
+        return x, None
+    return emit
+
+
+def _watched_forward(calls, layer):
+    forward = layer.forward
+    if type(layer).forward is Sequential.forward:
+        def forward(x):
+            for part in layer:
+                x = part.forward(x)
+            return x
+
+    def watched(x, *rest, **more):
+        y = forward(x, *rest, **more)
+        calls.setdefault(id(layer), []).append((np.shape(x)[1:], np.shape(y)[1:], np.may_share_memory(x, y)))
+        return y
+    return watched

@@ -12,7 +12,7 @@ The floors of the house, from the ground: _ext and reference (kernels and their 
 init, windows, plan, parameter, ops, functional; layers, losses; models, optim, schedules, data;
 callbacks, averaging, trainer, checkpoint. A file imports only from the floors below it.
 """
-from cnn import data, functional, models, optim, schedules
+from cnn import data, functional, metrics, models, optim, schedules
 from cnn.averaging import EMA, Lookahead
 from cnn.callbacks import Callback
 from cnn.checkpoint import load_model, save_model
@@ -56,6 +56,6 @@ __all__ = [
     "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "Layer",
     "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU",
     "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged",
-    "clip_grad_norm", "data", "functional", "get_num_threads", "get_winograd", "load_model", "models", "optim",
-    "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "clip_grad_norm", "data", "functional", "get_num_threads", "get_winograd", "load_model", "metrics", "models",
+    "optim", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]

@@ -1,0 +1,119 @@
+"""How well a classifier does: confusion matrix, accuracy, precision, recall, F1, top-k.
+
+Everywhere 0/0 is NaN, "there is nothing to say", and never a made-up 0 or 1; means over classes leave NaN out.
+"""
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnn import shapes
+
+
+def confusion_matrix(targets, predictions, num_classes=None):
+    """How many images of class i (row) were taken for class j (column): int64 (K, K).
+
+    targets, predictions: integers (N,) in [0, K); N may be 0. num_classes: K; default the largest of both + 1.
+    Raises TypeError or ValueError for anything else.
+    """
+    owner = "confusion_matrix"
+    targets, predictions = _labels(owner, "targets", targets), _labels(owner, "predictions", predictions)
+    if len(targets) != len(predictions):
+        raise ValueError(f"{owner}: predictions must have shape ({len(targets)},), one for each target, got "
+                         f"({len(predictions)},)")
+    highest = max(targets.max(initial=-1), predictions.max(initial=-1))
+    k = int(highest) + 1 if num_classes is None else shapes.integer(owner, "num_classes", num_classes, 1)
+    for name, values in (("targets", targets), ("predictions", predictions)):
+        if len(values) and not 0 <= values.min() <= values.max() < k:
+            wrong = values.min() if values.min() < 0 else values.max()
+            raise ValueError(f"{owner}: {name} must lie in [0, {k}), got {wrong}")
+    shapes.element_count(owner, k, k)
+    return np.bincount(targets * k + predictions, minlength=k * k).reshape(k, k)
+
+
+def accuracy(matrix):
+    """Share of the images that lie on the diagonal of a confusion matrix (float); NaN without images."""
+    matrix = _matrix("accuracy", matrix)
+    return float(_ratio(np.trace(matrix), matrix.sum()))
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """Figures of each class, arrays (K,): `support` (int64) is the number of its images, the others are float64.
+
+    precision: of the images taken for the class, the share that are; NaN where none was taken for it.
+    recall: of the images of the class, the share taken for it; NaN where there are none.
+    f1: 2 TP / (2 TP + FP + FN), their harmonic mean; NaN where the class neither occurs nor was named.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    support: np.ndarray
+
+    def macro(self):
+        """Plain means over the classes, those left out that are NaN: {"precision", "recall", "f1"}, floats.
+
+        The same as scikit-learn's average="macro" with zero_division=np.nan.
+        """
+        return {name: _mean(getattr(self, name)) for name in ("precision", "recall", "f1")}
+
+
+def per_class(matrix):
+    """Precision, recall, F1 and support of each class, from a confusion matrix (K, K); see PerClass."""
+    matrix = _matrix("per_class", matrix)
+    right, named, support = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    return PerClass(_ratio(right, named), _ratio(right, support), _ratio(2 * right, named + support), support)
+
+
+def top_k_accuracy(scores, targets, k=5):
+    """Share of the images whose class is among the k with the largest scores (float); NaN without images.
+
+    scores: float (N, K); targets: integers (N,) in [0, K); k: at least 1, and from K on the result is 1. Of
+    equal scores the lower class comes first, as with argmax. An image with a NaN among its scores is wrong.
+    Raises TypeError or ValueError for anything else.
+    """
+    owner = "top_k_accuracy"
+    scores = shapes.array(owner, "scores", scores, ("N", "K"))
+    targets = _labels(owner, "targets", targets)
+    k = shapes.integer(owner, "k", k, 1)
+    if len(targets) != len(scores):
+        raise ValueError(f"{owner}: targets must have shape ({len(scores)},), got ({len(targets)},)")
+    classes = scores.shape[1]
+    if len(targets) and not 0 <= targets.min() <= targets.max() < classes:
+        wrong = targets.min() if targets.min() < 0 else targets.max()
+        raise ValueError(f"{owner}: targets must lie in [0, {classes}), got {wrong}")
+    own = np.take_along_axis(scores, targets[:, None], axis=1)
+    before = (scores > own) | ((scores == own) & (np.arange(classes) < targets[:, None]))
+    right = (before.sum(axis=1) < k) & ~np.isnan(scores).any(axis=1)
+    return float(right.mean()) if len(right) else float("nan")
+
+
+def _labels(owner, name, value):
+    value = np.asarray(value)
+    if value.size == 0 and value.ndim == 1:
+        return value.astype(np.int64)
+    if value.dtype.kind not in "iu":
+        raise TypeError(f"{owner}: {name} must be integers, got {value.dtype}")
+    if value.ndim != 1:
+        raise ValueError(f"{owner}: {name} must have shape (N,), got {value.shape}")
+    return value.astype(np.int64)
+
+
+def _matrix(owner, value):
+    value = np.asarray(value)
+    if value.dtype.kind not in "iu":
+        raise TypeError(f"{owner}: matrix must hold integers, got {value.dtype}")
+    if value.ndim != 2 or value.shape[0] != value.shape[1]:
+        raise ValueError(f"{owner}: matrix must have shape (K, K), got {value.shape}")
+    return value
+
+
+def _ratio(part, whole):
+    """part / whole in float64; 0/0 is NaN."""
+    with np.errstate(invalid="ignore"):
+        return np.true_divide(part, whole)
+
+
+def _mean(values):
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")

@@ -1,0 +1,108 @@
+"""Metrics against plain counting, and against scikit-learn where it is installed."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnn import metrics
+
+NAN = float("nan")
+
+
+def counted(targets, predictions, k):
+    """Precision, recall, F1 and support of each class, one image after the other."""
+    rows = []
+    for c in range(k):
+        pairs = list(zip(targets, predictions, strict=True))
+        tp = sum(t == c and p == c for t, p in pairs)
+        fp = sum(t != c and p == c for t, p in pairs)
+        fn = sum(t == c and p != c for t, p in pairs)
+        precision = tp / (tp + fp) if tp + fp else NAN
+        recall = tp / (tp + fn) if tp + fn else NAN
+        f1 = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else NAN
+        rows.append((precision, recall, f1, tp + fn))
+    return rows
+
+
+def pairs_of_labels(k):
+    label = st.integers(0, k - 1)
+    return st.lists(st.tuples(label, label), max_size=30)
+
+
+@given(pairs=pairs_of_labels(4))
+def test_against_a_plain_count(pairs):
+    targets, predictions = [t for t, _ in pairs], [p for _, p in pairs]
+    matrix = metrics.confusion_matrix(targets, predictions, 4)
+    assert matrix.dtype == np.int64 and matrix.tolist() == [[pairs.count((i, j)) for j in range(4)] for i in range(4)]
+    got, wanted = metrics.per_class(matrix), np.array(counted(targets, predictions, 4)).T
+    np.testing.assert_allclose([got.precision, got.recall, got.f1, got.support], wanted, rtol=1e-15)
+    right = sum(t == p for t, p in pairs)
+    np.testing.assert_equal(metrics.accuracy(matrix), right / len(pairs) if pairs else NAN)
+
+
+@given(pairs=pairs_of_labels(3).filter(bool))
+def test_against_scikit_learn(pairs):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    targets, predictions = zip(*pairs, strict=True)
+    matrix = metrics.confusion_matrix(targets, predictions, 3)
+    assert np.array_equal(matrix, sklearn.confusion_matrix(targets, predictions, labels=range(3)))
+    options = {"labels": range(3), "zero_division": np.nan}
+    wanted = sklearn.precision_recall_fscore_support(targets, predictions, **options)
+    got = metrics.per_class(matrix)
+    np.testing.assert_allclose([got.precision, got.recall, got.f1, got.support], wanted)
+    macro = sklearn.precision_recall_fscore_support(targets, predictions, average="macro", **options)[:3]
+    np.testing.assert_allclose(list(got.macro().values()), macro)
+
+
+def test_nothing_to_say_is_nan():
+    # class 1 occurs but is never named; 2 is named but never occurs; 3 neither
+    got = metrics.per_class(metrics.confusion_matrix([0, 0, 1], [0, 2, 0], 4))
+    np.testing.assert_array_equal(got.precision, [0.5, NAN, 0, NAN])
+    np.testing.assert_array_equal(got.recall, [0.5, 0, NAN, NAN])
+    np.testing.assert_array_equal(got.f1, [0.5, 0, 0, NAN])
+    assert got.macro() == pytest.approx({"precision": 0.25, "recall": 0.25, "f1": 0.5 / 3})
+
+
+def test_no_images_at_all():
+    matrix = metrics.confusion_matrix([], [], 3)
+    assert matrix.tolist() == [[0] * 3] * 3
+    assert np.isnan(metrics.accuracy(matrix)) and np.isnan(list(metrics.per_class(matrix).macro().values())).all()
+    assert metrics.confusion_matrix([], []).shape == (0, 0)
+    assert np.isnan(metrics.top_k_accuracy(np.zeros((0, 3)), np.zeros(0, int)))
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(0, 3), min_size=5, max_size=5), st.integers(0, 4)), min_size=1))
+def test_top_k_against_sorting(rows):
+    scores, targets = np.array([row for row, _ in rows], np.float32), np.array([t for _, t in rows])
+    order = [sorted(range(5), key=lambda c, row=row: (-row[c], c)) for row, _ in rows]
+    for k in range(1, 7):
+        wanted = np.mean([t in best[:k] for best, t in zip(order, targets, strict=True)])
+        assert metrics.top_k_accuracy(scores, targets, k) == pytest.approx(wanted)
+    assert metrics.top_k_accuracy(scores, targets, 1) == pytest.approx(np.mean(scores.argmax(1) == targets))
+
+
+def test_top_k_of_nan_is_wrong():
+    scores = np.array([[NAN, 1, 2], [3, NAN, 0], [3, 2, 0]])
+    assert metrics.top_k_accuracy(scores, [0, 0, 0], 3) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("error", "call", "words"), [
+    (TypeError, lambda: metrics.confusion_matrix([0.5], [0]), "confusion_matrix: targets must be integers"),
+    (TypeError, lambda: metrics.confusion_matrix([0], [True]), "confusion_matrix: predictions must be integers"),
+    (ValueError, lambda: metrics.confusion_matrix([[0]], [0]), r"targets must have shape \(N,\), got \(1, 1\)"),
+    (ValueError, lambda: metrics.confusion_matrix([0, 1], [0]), r"predictions must have shape \(2,\)"),
+    (ValueError, lambda: metrics.confusion_matrix([0, 3], [0, 0], 3), r"targets must lie in \[0, 3\), got 3"),
+    (ValueError, lambda: metrics.confusion_matrix([0], [-1]), "predictions must lie in .* got -1"),
+    (ValueError, lambda: metrics.confusion_matrix([0], [2**31]), "too large"),
+    (ValueError, lambda: metrics.confusion_matrix([], [], 0), "num_classes"),
+    (TypeError, lambda: metrics.per_class(np.eye(2)), "per_class: matrix must hold integers"),
+    (ValueError, lambda: metrics.accuracy(np.ones((2, 3), int)), r"accuracy: matrix must have shape \(K, K\)"),
+    (TypeError, lambda: metrics.top_k_accuracy([[1.0]], [0]), "top_k_accuracy: scores"),
+    (ValueError, lambda: metrics.top_k_accuracy(np.ones((1, 2)), [2]), r"targets must lie in \[0, 2\), got 2"),
+    (ValueError, lambda: metrics.top_k_accuracy(np.ones((1, 2)), [0, 1]), r"targets must have shape \(1,\)"),
+    (ValueError, lambda: metrics.top_k_accuracy(np.ones((1, 2)), [0], 0), "k must be an integer of at least 1"),
+])
+def test_what_does_not_fit(error, call, words):
+    with pytest.raises(error, match=words):
+        call()

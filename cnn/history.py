@@ -20,6 +20,22 @@ class History(list):
         """One figure over all epochs, as a list."""
         return [row[name] for row in self]
 
+    @classmethod
+    def load(cls, path):
+        """Read a CSV file that `save` wrote: epochs as int, all else as float; more columns are kept.
+
+        Raises OSError, and ValueError naming the file where it is damaged.
+        """
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                rows = csv.DictReader(file, strict=True)
+                if "epoch" not in (rows.fieldnames or ()):
+                    raise ValueError("it has no column epoch")
+                return cls({name: int(text) if name == "epoch" else float(text) for name, text in row.items()}
+                           for row in rows)
+        except (ValueError, TypeError, csv.Error) as error:
+            raise ValueError(f"{path}: not a history of a run ({error})") from None
+
     def save(self, path):
         """Write a CSV file, whole or not at all."""
         text = io.StringIO()

@@ -18,11 +18,11 @@ def processor():
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def show_config(file=None):
-    """Print the kernels in use, the threads, the OpenMP version, and the versions of what matters."""
+def describe():
+    """The kernels in use, the threads, the OpenMP version, and the versions of what matters: a dict of texts."""
     from cnn import __version__
     openmp, forced = threads.openmp(), os.environ.get("CNN_KERNELS")
-    rows = {
+    return {
         "cnn": __version__,
         "Python, NumPy": f"{platform.python_version()}, {np.__version__}",
         "processor": processor(),
@@ -32,5 +32,9 @@ def show_config(file=None):
         "threads": f"{threads.get_num_threads()} of {os.cpu_count()} cores",
         "OpenMP": f"version {openmp // 100}-{openmp % 100:02d}" if openmp else "not built in: one thread only",
     }
-    for name, value in rows.items():
+
+
+def show_config(file=None):
+    """Print what `describe` tells."""
+    for name, value in describe().items():
         print(f"{name:14s} {value}", file=file or sys.stdout)

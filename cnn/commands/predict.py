@@ -1,18 +1,20 @@
-"""Classify PNG pictures, or the images of an IDX file, with a model that train.py saved."""
+"""Classify pictures (PNG, JPEG, ...), all pictures in a folder, or the images of an IDX file, with a saved model.
+
+Files that can't be read are named, and the exit code is then 1.
+"""
 import argparse
+import sys
 
-import numpy as np
-
-from cnn import checkpoint, data, images, threads
-from cnn.reference import softmax
-from cnn.trainer import Trainer
+from cnn import evaluation, threads
 
 
 def parser(prog=None):
     p = argparse.ArgumentParser(prog=prog, description=__doc__)
     p.add_argument("model", metavar="MODEL", help="model.safetensors, or the folder of a run")
-    p.add_argument("images", metavar="IMAGE", nargs="+", help="PNG (or other picture) or IDX file")
+    p.add_argument("images", metavar="IMAGE", nargs="+", help="picture, folder of pictures, or IDX file")
+    p.add_argument("--top", type=int, default=1, metavar="K", help="name the K most probable classes; default: 1")
     p.add_argument("--invert", action="store_true", help="for dark digits on light paper")
+    p.add_argument("--json", action="store_true", help="print one JSON list instead of lines")
     p.add_argument("--threads", type=int, metavar="N", help="default: all cores this process may use")
     return p
 
@@ -23,18 +25,10 @@ def main(arguments=None, prog=None):
     try:
         if given.threads is not None:
             threads.set_num_threads(given.threads)
-        model, description = checkpoint.load_model(given.model)
-        wants = description["arguments"]
-        predictor = Trainer(model, None, progress=False)
-        for path in given.images:
-            pixels = images.read(path, wants["in_channels"], wants["image_size"], given.invert)
-            batch = data.Dataset(pixels, np.zeros(len(pixels), np.int64), description["classes"],
-                                 description["mean"], description["std"])
-            for i, p_class in enumerate(softmax(predictor.predict(batch))):
-                name = path if len(pixels) == 1 else f"{path}[{i}]"
-                best = int(p_class.argmax())
-                print(f"{name}: {description['classes'][best]}  {p_class[best]:.1%}")
+        failed = evaluation.predict(given.model, given.images, given.top, given.invert, given.json,
+                                    complain=lambda text: print(f"{p.prog}: {text}", file=sys.stderr))
     except (OSError, ValueError, TypeError, ImportError) as error:
         p.exit(1, f"{p.prog}: {error}\n")
     except KeyboardInterrupt:
         p.exit(130, "\n")
+    return 1 if failed else 0

@@ -1,0 +1,28 @@
+"""Make pictures of a run, and one HTML page (report.html) that holds them and opens without a network."""
+import argparse
+
+from cnn import report, threads
+from cnn.commands import plain_warnings
+
+
+def parser(prog=None):
+    p = argparse.ArgumentParser(prog=prog, description=__doc__)
+    p.add_argument("run", metavar="RUN", help="folder of a run; needs pip install 'cnn[plot]'")
+    p.add_argument("--data-dir", metavar="DIR", help="where to look for the data set first")
+    p.add_argument("--threads", type=int, metavar="N", help="default: all cores this process may use")
+    return p
+
+
+def main(arguments=None, prog=None):
+    p = parser(prog)
+    given = p.parse_args(arguments)
+    try:
+        if given.threads is not None:
+            threads.set_num_threads(given.threads)
+        with plain_warnings():
+            path = report.write(given.run, given.data_dir)
+        print(f"wrote {path}")
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        p.exit(1, f"{p.prog}: {error}\n")
+    except KeyboardInterrupt:
+        p.exit(130, "\n")

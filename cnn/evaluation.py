@@ -1,0 +1,237 @@
+"""Saved models at work: measuring one on a data set, classifying pictures with one."""
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from cnn import checkpoint, data, files, functional, images, metrics, plots, shapes
+from cnn.reference import softmax
+from cnn.trainer import Trainer
+
+SPLITS = ("test", "train")
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_MOST_COLUMNS = 20      # classes up to which a confusion matrix is printed whole
+
+
+class Evaluation:
+    """What a model makes of a data set.
+
+    classes: K names. labels: int64 (N,). scores: (N, K), the model's output. `probabilities` (N, K): their
+    softmax. `predictions` (N,): the class of the largest score. `loss`: mean log loss, without smoothing or
+    weights. `matrix`: confusion matrix (K, K). `accuracy`, `top5`: shares of the images (top5 is None up to five
+    classes). `per_class`: a metrics.PerClass. Without images, figures are NaN. name: of the data, for reports.
+    """
+
+    def __init__(self, classes, labels, scores, name=""):
+        if scores.ndim != 2 or scores.shape[1] != len(classes):
+            raise ValueError(f"Evaluation: scores must have shape (N, {len(classes)}), as there are so many classes, "
+                             f"got {scores.shape}")
+        self.classes, self.labels, self.scores, self.name = tuple(classes), labels, scores, name
+        self.probabilities = softmax(scores)
+        self.predictions = scores.argmax(axis=1)
+        self.loss = float(functional.cross_entropy(scores, labels)[0]) if len(labels) else math.nan
+        self.matrix = metrics.confusion_matrix(labels, self.predictions, len(self.classes))
+        self.accuracy = metrics.accuracy(self.matrix)
+        self.top5 = metrics.top_k_accuracy(scores, labels, 5) if len(self.classes) > 5 else None
+        self.per_class = metrics.per_class(self.matrix)
+
+    def rows(self):
+        """(name, images, precision, recall, f1) of each class."""
+        p = self.per_class
+        return [(name, int(n), *map(float, figures)) for name, n, *figures in
+                zip(self.classes, p.support, p.precision, p.recall, p.f1, strict=True)]
+
+    def confusions(self):
+        """(true name, predicted name, images) of every pair that occurs, the most frequent first."""
+        wrong = self.matrix * ~np.eye(len(self.matrix), dtype=bool)
+        order = np.argsort(-wrong, axis=None, kind="stable")[:np.count_nonzero(wrong)]
+        return [(self.classes[i], self.classes[j], int(wrong[i, j]))
+                for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)]
+
+    def headline(self):
+        top5 = "" if self.top5 is None else f" (top 5: {_share(self.top5)})"
+        return f"{len(self.labels):,} images, accuracy {_share(self.accuracy)}{top5}, loss {self.loss:.4f}"
+
+    def __str__(self):
+        macro = self.per_class.macro()
+        rows = [(name, f"{n:,}", _share(p), _share(r), _share(f)) for name, n, p, r, f in self.rows()]
+        rows.append(("mean of the classes", f"{len(self.labels):,}", *map(_share, macro.values())))
+        parts = [f"{self.name}: {self.headline()}" if self.name else self.headline(),
+                 _table(("class", "images", "precision", "recall", "F1"), rows)]
+        if len(self.classes) <= _MOST_COLUMNS:
+            counts = [(name, *(f"{n:,}" if n else "." for n in row))
+                      for name, row in zip(self.classes, self.matrix.tolist(), strict=True)]
+            parts.append("confusion matrix: rows true, columns predicted\n" + _table(("", *self.classes), counts))
+        else:
+            worst = [(f"{true} → {said}", f"{n:,}") for true, said, n in self.confusions()[:_MOST_COLUMNS]]
+            parts.append(_table(("most frequent mistakes: true → predicted", "images"), worst))
+        return "\n\n".join(parts)
+
+    def as_json(self):
+        """A dict that JSON can hold, NaN as None."""
+        keys = ("class", "images", "precision", "recall", "f1")
+        return {"data": self.name, "images": len(self.labels), "accuracy": _finite(self.accuracy),
+                "top5_accuracy": _finite(self.top5), "loss": _finite(self.loss),
+                "classes": [dict(zip(keys, map(_finite, row), strict=True)) for row in self.rows()],
+                "macro": {name: _finite(value) for name, value in self.per_class.macro().items()},
+                "confusion_matrix": self.matrix.tolist()}
+
+
+def evaluate(model, dataset, name=""):
+    """The Evaluation of a model, a Layer with output (N, K), on a Dataset whose classes are the model's."""
+    return Evaluation(dataset.classes, dataset.labels, Trainer(model, None, progress=False).predict(dataset), name)
+
+
+def load_data(description, dataset=None, data_dir=None, split="test"):
+    """The data set that a saved model is to be measured on, with the model's classes and normalisation.
+
+    description: as `checkpoint.load_model` returns it. dataset: a name, default the one it was trained on.
+    split: one of SPLITS. Labels are matched by the names of their classes, so that data with other names, or
+    images of another size, raise ValueError; and what cnn.data.load raises.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"load_data: split must be one of {', '.join(SPLITS)}, got {split!r}")
+    dataset = dataset or description.get("dataset")
+    if dataset is None:
+        raise ValueError("load_data: the model's file does not name its data set: give one")
+    train, test = data.load(dataset, data_dir)
+    return as_trained(train if split == "train" else test, description)
+
+
+def as_trained(dataset, description):
+    """A Dataset with the classes (and their numbers) and the normalisation that a saved model was trained with.
+
+    description: as `checkpoint.load_model` returns it. Raises ValueError for other classes, or images of another
+    size.
+    """
+    wanted, classes, mean, std = _wants(description)
+    if dataset.images.shape[1:] != wanted:
+        raise ValueError(f"{dataset.name or 'data'}: the model wants images of {_by(wanted)}, these have "
+                         f"{_by(dataset.images.shape[1:])}")
+    unknown = [name for name in dataset.classes if name not in classes]
+    if unknown:
+        raise ValueError(f"{dataset.name or 'data'}: the model knows no class {unknown[0]!r}, only "
+                         f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}")
+    number = np.array([classes.index(name) for name in dataset.classes], np.int64)
+    return data.Dataset(dataset.images, number[dataset.labels], classes, mean, std, dataset.name)
+
+
+def _wants(description):
+    """What a saved model works on: the shape of an image, the classes, mean and std."""
+    try:
+        channels, side = (description["arguments"][name] for name in ("in_channels", "image_size"))
+        return (channels, side, side), *(description[name] for name in ("classes", "mean", "std"))
+    except KeyError as missing:
+        raise ValueError(f"the model's file does not tell {missing}: save_model wants it in the description") from None
+
+
+def measure(model_path, dataset=None, data_dir=None, split="test", json_path=None, plot_path=None, out=print):
+    """Evaluate a saved model and say what came out through `out`; returns the Evaluation.
+
+    model_path: a run's folder or a model's file. dataset, data_dir, split: see `load_data`. json_path, plot_path:
+    files to write the figures, and the confusion matrix as PNG, to. Raises what reading and writing raise, and
+    ModuleNotFoundError, before anything is computed, where a picture is wanted and matplotlib is missing.
+    """
+    if plot_path is not None:
+        plots.require()
+    model, description = checkpoint.load_model(model_path)
+    chosen = load_data(description, dataset, data_dir, split)
+    result = evaluate(model, chosen, f"{chosen.name}, {split} images")
+    out(str(result))
+    if json_path is not None:
+        files.write(json_path, (json.dumps(result.as_json(), indent=2) + "\n").encode())
+    if plot_path is not None:
+        plots.save(plots.confusion_matrix(result.matrix, result.classes), plot_path)
+    return result
+
+
+# ------------------------------------------------------------------------------------------ pictures
+
+
+def picture_files(paths):
+    """The files among `paths`, and those in folders among them (with all sub-folders) that end like a picture.
+
+    A list of (Path, None), and (Path, reason) for a folder without any.
+    """
+    result = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            result.append((path, None))
+            continue
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+        result += [(p, None) for p in found] or [(path, f"{path}: no picture is in this folder")]
+    return result
+
+
+def classify(model, description, paths, top=1, invert=False):
+    """Classify picture and IDX files; yields a dict for each image, as soon as it is done.
+
+    model, description: as `checkpoint.load_model` returns them. paths: files and folders. top: how many classes
+    to name. invert: see cnn.images.read. The dict has `image` (str) and either `top`, a list of {"class",
+    "probability"} with the most probable first, or `error`, where the file could not be read.
+
+    Raises ValueError for `top`, and ModuleNotFoundError where Pillow is needed and missing.
+    """
+    (channels, side, _), classes, mean, std = _wants(description)
+    top = min(shapes.integer("classify", "top", top, 1), len(classes))
+    predictor = Trainer(model, None, progress=False)
+    for path, error in picture_files(paths):
+        if error is None:
+            try:
+                pixels = images.read(path, channels, side, invert)
+            except (OSError, ValueError) as reason:
+                error = str(reason)
+        if error is not None:
+            yield {"image": str(path), "error": error}
+            continue
+        scores = predictor.predict(data.Dataset(pixels, np.zeros(len(pixels), np.int64), classes, mean, std))
+        if scores.shape[1] != len(classes):
+            raise ValueError(f"the model's file names {len(classes)} classes, its output has {scores.shape[1]}")
+        for i, p in enumerate(softmax(scores)):
+            best = np.argsort(-p, kind="stable")[:top]
+            yield {"image": str(path) if len(pixels) == 1 else f"{path}[{i}]",
+                   "top": [{"class": classes[k], "probability": float(p[k])} for k in best]}
+
+
+def predict(model_path, paths, top=1, invert=False, as_json=False, out=print, complain=print):
+    """Classify as `classify` does with a saved model and say it through `out`, line by line or as one JSON list.
+
+    Files that can't be read are named through `complain`. Returns how many there were.
+    """
+    model, description = checkpoint.load_model(model_path)
+    results, failed = [], 0
+    for result in classify(model, description, paths, top, invert):
+        results.append(result)
+        if "error" in result:
+            failed += 1
+            complain(result["error"])
+        elif not as_json:
+            out(f"{result['image']}: " + ", ".join(f"{t['class']}  {t['probability']:.1%}" for t in result["top"]))
+    if as_json:
+        out(json.dumps(results, indent=2))
+    return failed
+
+
+# ------------------------------------------------------------------------------------------ words
+
+
+def _share(value):
+    return "-" if math.isnan(value) else f"{value:.2%}"
+
+
+def _finite(value):
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _by(sizes):
+    return "×".join(map(str, sizes))
+
+
+def _table(header, rows):
+    """Lines of a table, the first column flush left, the others right."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join([line[0].ljust(widths[0]),
+                                *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
+                     for line in lines)

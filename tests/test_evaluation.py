@@ -1,0 +1,369 @@
+"""Measuring and using saved models: evaluate, predict and report, by their functions and by their commands."""
+
+import base64
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cnn
+from cnn import checkpoint, evaluation, plots, report, run
+from cnn.commands import main
+from cnn.data import Dataset
+from cnn.history import History
+from cnn.reference import log_softmax
+
+IDX = str(Path(cnn.__file__).parent / "data" / "mnist_sample" / "t10k-images-idx3-ubyte.gz")
+try:
+    import matplotlib.figure as figures
+except ImportError:
+    figures = None
+needs_matplotlib = pytest.mark.skipif(figures is None, reason="needs matplotlib")
+
+
+@pytest.fixture(autouse=True)
+def _coarse(monkeypatch):
+    monkeypatch.setattr(plots, "_DPI", 30)  # of every picture, to be quick
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a run of two epochs; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    run.train(run.replace(run.Settings(), epochs=2), out=folder, quiet=True)
+    return folder
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def exit_code(*arguments):
+    """What the process `cnn ...` would end with."""
+    try:
+        return main([str(a) for a in arguments]) or 0
+    except SystemExit as end:
+        return end.code
+
+
+def tiny(classes, size=16, **more):
+    """A model with random weights, and its description."""
+    arguments = {"in_channels": 1, "num_classes": len(classes), "image_size": size}
+    about = {"model": "lenet5", "arguments": arguments, "classes": classes, "mean": [0.5], "std": [0.25], **more}
+    return cnn.models.lenet5(**arguments), about
+
+
+# ------------------------------------------------------------------------------------------ evaluate
+
+
+def test_evaluate_agrees_with_the_trainer_and_with_the_formulas(trained):
+    model, description = checkpoint.load_model(trained)
+    data = evaluation.load_data(description)
+    result = evaluation.evaluate(model, data)
+    measured = cnn.Trainer(model, None, progress=False).evaluate(data)
+    summary = json.loads((trained / "summary.json").read_text())
+    assert result.accuracy == measured["accuracy"] == summary["test_accuracy"]
+    assert result.loss == pytest.approx(measured["loss"], rel=1e-5)
+    rows = np.arange(len(data))
+    assert result.loss == pytest.approx(-log_softmax(result.scores.astype(float))[rows, data.labels].mean(), rel=1e-5)
+    assert result.matrix.sum() == 1000 and result.matrix.sum(axis=1).tolist() == [100] * 10
+    assert result.top5 > result.accuracy
+    wrong = [(true, said) for true, said, n in result.confusions() for _ in range(n)]
+    assert len(wrong) == round(1000 * (1 - result.accuracy)) and all(true != said for true, said in wrong)
+
+
+def test_the_training_images_can_be_measured_too(trained):
+    _, description = checkpoint.load_model(trained)
+    assert len(evaluation.load_data(description, split="train")) == 4000
+
+
+def test_classes_are_matched_by_name():
+    model, about = tiny(["a", "b", "c"])
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 1, 16, 16), dtype=np.uint8)
+    data = evaluation.as_trained(Dataset(pixels, [0, 1, 1, 0], ["c", "a"]), about)
+    assert data.labels.tolist() == [2, 0, 0, 2] and data.classes == ("a", "b", "c") and data.mean == (0.5,)
+    result = evaluation.evaluate(model, data)
+    assert np.isnan(result.per_class.recall[1]) and result.top5 is None
+    # "b" has no images: its row says so in every form
+    line = next(line for line in str(result).splitlines() if line.startswith("b "))
+    assert line.split()[1] == "0" and line.split()[3] == "-"
+    loaded = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    assert loaded["classes"][1]["recall"] is None and loaded["confusion_matrix"] == result.matrix.tolist()
+
+
+def test_no_images_to_measure():
+    model, about = tiny(["a", "b"])
+    result = evaluation.evaluate(model, evaluation.as_trained(Dataset(np.zeros((0, 16, 16), np.uint8), []), about))
+    assert np.isnan(result.accuracy) and np.isnan(result.loss) and "accuracy -" in str(result)
+    assert json.loads(json.dumps(result.as_json(), allow_nan=False))["accuracy"] is None
+
+
+def test_data_that_do_not_fit_are_refused(trained):
+    _, about = tiny(["a", "b"])
+    zeros = np.zeros((1, 16, 16), np.uint8)
+    with pytest.raises(ValueError, match="the model knows no class 'z', only a, b"):
+        evaluation.as_trained(Dataset(zeros, [0], ["z"]), about)
+    with pytest.raises(ValueError, match="the model wants images of 1×16×16, these have 1×8×8"):
+        evaluation.as_trained(Dataset(zeros[:, :8, :8], [0], ["a"]), about)
+    with pytest.raises(ValueError, match="split must be one of test, train, got 'valid'"):
+        evaluation.load_data(about, "mnist-sample", split="valid")
+    with pytest.raises(ValueError, match="does not name its data set"):
+        evaluation.load_data(about)
+    with pytest.raises(ValueError, match="the model's file does not tell 'classes'"):
+        evaluation.as_trained(Dataset(zeros, [0], ["a"]), {"arguments": about["arguments"]})
+    with pytest.raises(ValueError, match=r"scores must have shape \(N, 2\)"):
+        evaluation.Evaluation("ab", np.array([0]), np.ones((1, 3)))
+    with pytest.raises(ValueError, match="names 2 classes, its output has 10"):
+        model, about = checkpoint.load_model(trained)
+        list(evaluation.classify(model, {**about, "classes": ["a", "b"]}, [IDX]))
+
+
+def test_many_classes_list_their_mistakes():
+    labels = np.array([3, 3, 3, 7, 0])
+    scores = np.eye(30)[[4, 4, 3, 8, 0]]
+    text = str(evaluation.Evaluation([f"class {i}" for i in range(30)], labels, scores))
+    lines = text.split("\n\n")[-1].splitlines()
+    assert [re.split(r"\s{2,}", line) for line in lines[1:]] == [["class 3 → class 4", "2"], ["class 7 → class 8", "1"]]
+
+
+def test_evaluate_command(trained, tmp_path, capsys):
+    assert exit_code("evaluate", trained, "--json", tmp_path / "out.json") == 0
+    text, written = capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
+    assert written["data"] == "mnist-sample, test images" and written["images"] == 1000
+    assert f"accuracy {written['accuracy']:.2%}" in text and f"loss {written['loss']:.4f}" in text
+    row = written["classes"][3]
+    assert re.search(rf"^3 +100 +{row['precision']:.2%} +{row['recall']:.2%} +{row['f1']:.2%}$", text, re.MULTILINE)
+    table = text.split("rows true, columns predicted\n")[1].replace(".", "0").splitlines()
+    assert [[int(n) for n in line.split()[1:]] for line in table[1:]] == written["confusion_matrix"]
+    assert exit_code("evaluate", trained / "model.safetensors", "--split", "train") == 0
+    assert "4,000 images" in capsys.readouterr().out
+
+
+def test_evaluate_command_names_what_is_wrong(trained, tmp_path, capsys):
+    for arguments, words in [([tmp_path], "model.safetensors: there is no such model file"),
+                             ([trained, "--dataset", "nothing"], "'nothing'"),
+                             ([trained, "--json", tmp_path / "none" / "a.json"], "a.json")]:
+        assert exit_code("evaluate", *arguments) == 1
+        assert words in capsys.readouterr().err
+
+
+@needs_matplotlib
+def test_evaluate_command_draws(trained, tmp_path):
+    assert exit_code("evaluate", trained, "--plot", tmp_path / "a.png") == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("name", "options"), [("evaluate", ["--plot", "a.png"]), ("report", [])])
+def test_without_matplotlib_the_extra_is_named(trained, monkeypatch, capsys, name, options):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert exit_code(name, trained, *options) == 1
+    captured = capsys.readouterr()
+    assert "pip install 'cnn[plot]'" in captured.err and captured.out == ""
+
+
+# ------------------------------------------------------------------------------------------ predict
+
+
+def save_pictures(folder, count):
+    image = pytest.importorskip("PIL.Image")
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = cnn.data.load("mnist-sample")[1].images[:count, 0]
+    for i, p in enumerate(pixels):
+        image.fromarray(p).save(folder / f"{i}.png")
+
+
+def expected(trained, count):
+    model, _ = checkpoint.load_model(trained)
+    scores = cnn.Trainer(model, None, progress=False).predict(cnn.data.load("mnist-sample")[1].subset(slice(count)))
+    p = np.exp(log_softmax(scores.astype(float)))
+    return p.argmax(1), p
+
+
+def test_predict_a_file_of_many_images(trained, capsys):
+    assert exit_code("predict", trained, IDX, "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    best, p = expected(trained, 1000)
+    assert [r["top"][0]["class"] for r in results] == [str(k) for k in best]
+    np.testing.assert_allclose([r["top"][0]["probability"] for r in results], p.max(1), rtol=1e-4)
+    assert results[7]["image"] == f"{IDX}[7]"
+
+
+def test_predict_folders_and_files_and_top_k(trained, tmp_path, capsys):
+    save_pictures(tmp_path / "in" / "deep", 3)
+    (tmp_path / "in" / "notes.txt").write_text("no picture, and none of our business")
+    assert exit_code("predict", trained, tmp_path / "in", tmp_path / "in" / "deep" / "2.png", "--top", 3) == 0
+    lines = capsys.readouterr().out.splitlines()
+    best, p = expected(trained, 3)
+    assert [Path(line.split(": ")[0]).name for line in lines] == ["0.png", "1.png", "2.png", "2.png"]
+    order = np.argsort(-p[0])[:3]
+    assert lines[0].split(": ")[1] == ", ".join(f"{k}  {p[0, k]:.1%}" for k in order)
+
+
+def test_files_that_cannot_be_read_are_named_and_the_others_classified(trained, tmp_path, capsys):
+    save_pictures(tmp_path / "in", 2)
+    (tmp_path / "in" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    (tmp_path / "empty").mkdir()
+    arguments = [trained, tmp_path / "in", tmp_path / "missing.png", tmp_path / "empty"]
+    assert exit_code("predict", *arguments) == 1
+    captured = capsys.readouterr()
+    assert [line.split(": ")[0] for line in captured.out.splitlines()] == [str(tmp_path / "in" / "1.png")]
+    named = captured.err.splitlines()
+    assert len(named) == 3
+    assert f"{tmp_path / 'in' / '0.png'}: not a picture that can be read" in named[0]
+    assert "missing.png: there is no such file" in named[1] and "empty: no picture is in this folder" in named[2]
+    assert exit_code("predict", *arguments, "--json") == 1
+    results = json.loads(capsys.readouterr().out)
+    assert ["error" in r for r in results] == [True, False, True, True]
+
+
+def test_predict_names_what_is_wrong(trained, tmp_path, capsys):
+    assert exit_code("predict", trained, IDX, "--top", 0) == 1
+    assert "top must be an integer of at least 1, got 0" in capsys.readouterr().err
+    assert exit_code("predict", tmp_path, IDX) == 1
+    assert "there is no such model file" in capsys.readouterr().err
+    assert exit_code("predict", trained, IDX, "--top", 99, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)[0]["top"]) == 10
+
+
+# ------------------------------------------------------------------------------------------ history
+
+
+def test_history_comes_back(trained, tmp_path):
+    history = History.load(trained / "history.csv")
+    assert history.column("epoch") == [1, 2] and all(np.isnan(history.column("val_loss")))
+    history.save(tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (trained / "history.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n1,2\n", "epoch,lr\n1\n", "epoch,lr\n1,2,3\n", "epoch,lr\n1,x\n", "epoch\n\0"])
+def test_damaged_histories_are_named(tmp_path, text):
+    (tmp_path / "history.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"history\.csv: not a history of a run"):
+        History.load(tmp_path / "history.csv")
+
+
+# ------------------------------------------------------------------------------------------ report
+
+
+class Page(HTMLParser):
+    """A page's tags, words and pictures."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.attributes, self.words, self.open = [], [], "", []
+        self.source = path.read_text("utf-8")
+        self.feed(self.source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words += data + " "
+
+
+PICTURES = ["curves", "learning_rate", "confusion_matrix", "mistakes", "filters", "feature_maps"]
+
+
+@needs_matplotlib
+def test_report_is_one_page_that_needs_nothing_else(copied, capsys):
+    assert exit_code("report", copied) == 0
+    assert capsys.readouterr().out == f"wrote {copied / 'report.html'}\n"
+    page = Page(copied / "report.html")
+    sources = [value for name, value in page.attributes if name == "src"]
+    assert [base64.b64decode(s.removeprefix("data:image/png;base64,")) for s in sources] == [
+        (copied / f"{name}.png").read_bytes() for name in PICTURES]
+    assert not {"script", "link", "iframe", "object", "a", "form", "base"} & set(page.tags)
+    assert not {"href", "srcset", "onload", "action", "style"} & {name for name, _ in page.attributes}
+    assert not re.search(r"https?:|url\(|@import|//", re.sub(r"base64,[^\"]*", "", page.source))
+    summary = json.loads((copied / "summary.json").read_text())
+    assert f"accuracy {summary['test_accuracy']:.2%}" in page.words
+    assert "61,706" in page.words and "416,520" in page.words and "one-cycle" in page.words
+    assert "Conv2d" in page.words and cnn.__version__ in page.words and np.__version__ in page.words
+
+
+@needs_matplotlib
+def test_report_uses_what_else_there_is_and_escapes_it(copied):
+    evil = '</pre><script>alert(1)</script>&"'
+    classes = ["<script>alert(2)</script>", "$\\frac$ $", *"23456789"]
+    model, description = checkpoint.load_model(copied)
+    checkpoint.save_model(copied / "model.safetensors", model, {**description, "classes": classes})
+    (copied / "config.toml").write_text(f"note = '{evil}'")
+    (copied / "summary.json").write_text(json.dumps({"model": evil, "test_accuracy": 0.5, "list": [1]}))
+    (copied / "steps.jsonl").write_text('{"step": 1, "loss": 2, "lr": 0.25}\n{"step": 5, "loss": NaN, "lr": 0.5}\n{"st')
+    page = Page(report.write(copied))
+    assert "script" not in page.tags and page.words.count(evil) == 2
+    # the data set has other class names than the model: said, and all else shown
+    assert "Not shown: the test images: mnist-sample: the model knows no class '0'" in page.words
+    assert [value for name, value in page.attributes if name == "alt"] == [
+        "Loss and accuracy by epoch", "Learning rate", "Filters of the first convolution"]
+
+
+@needs_matplotlib
+def test_class_names_are_escaped(copied, monkeypatch):
+    classes = ["<script>alert(2)</script>", "$\\frac$ $", *"23456789"]
+    model, description = checkpoint.load_model(copied)
+    checkpoint.save_model(copied / "model.safetensors", model, {**description, "classes": classes})
+    train, test = cnn.data.load("mnist-sample")
+    renamed = Dataset(test.images, test.labels, classes, name="<b>renamed</b>")
+    monkeypatch.setattr(evaluation.data, "load", lambda *_, **__: (train, renamed))
+    page = Page(report.write(copied))
+    assert "script" not in page.tags and page.tags.count("b") == page.tags.count("figure") == 6
+    assert classes[0] in page.words and classes[1] in page.words and "<b>renamed</b>" in page.words
+
+
+@needs_matplotlib
+@pytest.mark.parametrize(("kept", "pictures"), [
+    (["history.csv"], 2), (["summary.json"], 0), (["model.safetensors"], 4)])
+def test_report_of_a_part_of_a_run(trained, tmp_path, kept, pictures):
+    for name in kept:
+        shutil.copy(trained / name, tmp_path / name)
+    page = Page(report.write(tmp_path))
+    assert page.tags.count("img") == pictures
+    for name in {"model.safetensors", "history.csv", "summary.json", "config.toml"} - set(kept):
+        assert f"Not shown: {name}: it is not in the folder" in page.words
+
+
+@needs_matplotlib
+def test_damaged_files_are_named_on_the_page(copied):
+    for name in ("history.csv", "summary.json", "steps.jsonl", "config.toml", "model.safetensors"):
+        (copied / name).write_bytes(b"\xff\0[3\n")
+    page = Page(report.write(copied))
+    assert page.tags.count("img") == 0
+    for name in ("history.csv", "summary.json", "steps.jsonl", "config.toml", "model.safetensors"):
+        assert re.search(rf"Not shown: \S*{re.escape(name)}: ", page.words), name
+
+
+@needs_matplotlib
+def test_what_is_no_run_is_refused(trained, tmp_path):
+    with pytest.raises(ValueError, match="holds no run"):
+        report.write(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+        report.write(tmp_path / "missing")
+    with pytest.raises(NotADirectoryError, match="model.safetensors: a report is made of a run's folder"):
+        report.write(trained / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_feature_maps_are_what_the_layers_compute(trained, rng):
+    model, _ = checkpoint.load_model(trained)
+    image = rng.normal(size=(1, 28, 28)).astype(np.float32)
+    maps = report.feature_maps(model, image)
+    assert [name for name, _ in maps] == ["0 Conv2d + ReLU", "2 MaxPool2d", "3 Conv2d + ReLU", "5 MaxPool2d"]
+    for (_, got), stop in zip(maps, (2, 3, 5, 6), strict=True):
+        np.testing.assert_allclose(got, model[:stop](image[None])[0], rtol=1e-5, atol=1e-5)

@@ -10,7 +10,7 @@ from cnn.reference import softmax
 from cnn.trainer import Trainer
 
 SPLITS = ("test", "train")
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _MOST_COLUMNS = 20      # classes up to which a confusion matrix is printed whole
 
 

@@ -108,8 +108,8 @@ def learning_rate(lr, unit="step", at=None):
 def lr_finder(lr, loss, suggestion=None):
     """The loss against a learning rate that was raised step by step, the latter on a logarithmic axis.
 
-    lr, loss: float (n,), lr above 0. suggestion: a learning rate to mark. The thick line is the mean of each
-    loss and those around it (a fortieth of them); what lies far above the first losses is cut off.
+    lr, loss: float (n,), lr above 0. suggestion: a learning rate to mark (None or NaN: none). The thick line is the
+    mean of each loss and those around it (a fortieth of them); what lies far above the first losses is cut off.
     Raises ValueError for arrays of different lengths.
     """
     lr, loss = _finite(lr), _finite(loss)
@@ -131,7 +131,7 @@ def lr_finder(lr, loss, suggestion=None):
     low, start = smooth.min(), smooth[:max(1, len(smooth) // 10)].mean()
     room = max(start - low, 1e-3 * abs(start), 1e-12)
     ax.set_ylim(low - 0.15 * room, start + 0.6 * room)
-    if suggestion is not None:
+    if suggestion is not None and math.isfinite(suggestion):
         ax.axvline(suggestion, color=ORANGE, ls="--", lw=1.8, label=f"suggested: {suggestion:.2g}")
     ax.legend(frameon=False, loc="best")
     return figure

@@ -89,7 +89,8 @@ def test_layers_inside_layers_and_layers_in_numpy():
     assert [row.layer for row in rows.values()][4:7] == ["Square", "Twice", "Sequential"]
     assert all(row.output_shape == (2, 2, 2) for name, row in rows.items() if name < "2")
     assert rows["1.inner.0"].multiply_adds == 4 * 2 * 2 and rows["0"].multiply_adds == 0
-    assert rows["0"].memory == 0 and rows["0.1"].memory == rows["0.2.0"].memory == 4 * 8
+    assert rows["1"].memory == 4 * 8, "a sum is an array of its own"
+    assert rows["0"].memory == rows["1.inner"].memory == 0 and rows["0.1"].memory == rows["0.2.0"].memory == 4 * 8
 
 
 def test_fused_containers_inside_one_another():

@@ -16,7 +16,7 @@ class Row:
     name: as in the names of its parameters, "0" or "3.body.1"; "" for the model itself. layer: its class.
     output_shape: of one image, (C, H, W) or (features,); None where nothing ran it. parameters: numbers that
     are its own; layers inside it have rows of their own, which follow. multiply_adds: of one image, forward.
-    memory: bytes of the output of one image; 0 where it is the input seen in another shape, or an inner layer's.
+    memory: bytes of the output of one image; 0 where it is the input seen in another shape, or that of a layer inside.
     """
 
     name: str
@@ -99,23 +99,39 @@ def summarise(model, shape):
     rows = []
 
     def walk(name, layer):
+        """Add the rows of a layer and those inside it; returns its output."""
         children, made = layer.children(), calls.get(id(layer), [])
         # a layer that stands in several places has a call for each
-        x_shape, y_shape, view = made.pop(0) if len(made) > 1 else made[0] if made else (None, None, True)
+        x, y = made.pop(0) if len(made) > 1 else made[0] if made else (None, None)
+        at = len(rows)
+        outputs = [walk(f"{name}.{child_name}" if name else child_name, child) for child_name, child in children]
         if name or not children:
-            rows.append(Row(name, type(layer).__name__, y_shape, sum(p.size for _, p in layer.own_parameters()),
-                            layer.multiply_adds(x_shape, y_shape) if made else 0,
-                            0 if view or children else math.prod(y_shape) * dtype.itemsize))
-        for child_name, child in children:
-            walk(f"{name}.{child_name}" if name else child_name, child)
+            handed_on = y is None or _is_view(x, y) or any(y is output for output in outputs)
+            rows.insert(at, Row(
+                name, type(layer).__name__, None if y is None else _one(y),
+                sum(p.size for _, p in layer.own_parameters()),
+                layer.multiply_adds(_one(x), _one(y)) if made else 0,
+                0 if handed_on else math.prod(_one(y)) * dtype.itemsize))
+        return y
 
     walk("", model)
     return Summary(rows, model.parameters())
 
 
+def _one(x):
+    """The shape of one image of an array or of a program's tensor."""
+    return x.shape[1:] if isinstance(x, np.ndarray) else x.shape
+
+
+def _is_view(x, y):
+    if isinstance(y, np.ndarray):
+        return np.may_share_memory(x, y)
+    return y is x or y.source is not None
+
+
 @contextmanager
 def _watched(model):
-    """Write down each layer's calls: {id(layer): [(x's shape, y's shape, whether y is another view of x)]}.
+    """Write down each layer's calls: {id(layer): [(x, y)]}, arrays or a program's tensors.
 
     In evaluation mode; every layer's attributes are afterwards what they were, a pending backward too.
     """
@@ -142,7 +158,7 @@ def _watched_emit(calls, layer):
 
     def watched(program, x, *rest, **more):
         y, backward = emit(program, x, *rest, **more)
-        calls.setdefault(id(layer), []).append((x.shape, y.shape, y is x or y.source is not None))
+        calls.setdefault(id(layer), []).append((x, y))
         return y, backward
     return watched
 
@@ -166,6 +182,6 @@ def _watched_forward(calls, layer):
 
     def watched(x, *rest, **more):
         y = forward(x, *rest, **more)
-        calls.setdefault(id(layer), []).append((np.shape(x)[1:], np.shape(y)[1:], np.may_share_memory(x, y)))
+        calls.setdefault(id(layer), []).append((x, y))
         return y
     return watched

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from cnn import checkpoint, data, files, functional, images, metrics, plots, shapes
+from cnn.data import pictures
 from cnn.reference import softmax
 from cnn.trainer import Trainer
 
 SPLITS = ("test", "train")
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _MOST_COLUMNS = 20      # classes up to which a confusion matrix is printed whole
 
 
@@ -86,8 +86,10 @@ def evaluate(model, dataset, name=""):
 def load_data(description, dataset=None, data_dir=None, split="test"):
     """The data set that a saved model is to be measured on, with the model's classes and normalisation.
 
-    description: as `checkpoint.load_model` returns it. dataset: a name, default the one it was trained on.
-    split: one of SPLITS. Labels are matched by the names of their classes, so that data with other names, or
+    description: as `checkpoint.load_model` returns it. dataset: a name, or the path of own images; default: what
+    the model was trained on. split: one of SPLITS. A folder's pictures are brought to the model's size and channels,
+    and where there is no folder to test on, the run's seed chooses what is held out: of the data that the model was
+    trained on, what training held out. Labels are matched by the names of their classes; data with other names, or
     images of another size, raise ValueError; and what cnn.data.load raises.
     """
     if split not in SPLITS:
@@ -95,7 +97,8 @@ def load_data(description, dataset=None, data_dir=None, split="test"):
     dataset = dataset or description.get("dataset")
     if dataset is None:
         raise ValueError("load_data: the model's file does not name its data set: give one")
-    train, test = data.load(dataset, data_dir)
+    channels, size, _ = _wants(description)[0]
+    train, test = data.load(dataset, data_dir, size, channels, description.get("seed", 0))
     return as_trained(train if split == "train" else test, description)
 
 
@@ -150,17 +153,20 @@ def measure(model_path, dataset=None, data_dir=None, split="test", json_path=Non
 
 
 def picture_files(paths):
-    """The files among `paths`, and those in folders among them (with all sub-folders) that end like a picture.
+    """The files among `paths`, and the pictures in folders among them (see cnn.data.pictures.find).
 
-    A list of (Path, None), and (Path, reason) for a folder without any.
+    A list of (Path, None), and (Path, reason) for a folder without any, or that can't be read.
     """
     result = []
     for path in map(Path, paths):
         if not path.is_dir():
             result.append((path, None))
             continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
-        result += [(p, None) for p in found] or [(path, f"{path}: no picture is in this folder")]
+        try:
+            found = [(Path(p), None) for p in pictures.find(path)]
+        except OSError as error:
+            found = [(path, str(error))]
+        result += found or [(path, f"{path}: no picture is in this folder")]
     return result
 
 

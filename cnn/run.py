@@ -189,7 +189,7 @@ def train(settings, data_dir=None, out=None, quiet=False, target=None):
         }
         description = {"model": settings.model, "arguments": arguments, "classes": list(train_set.classes),
                        "mean": list(train_set.mean), "std": list(train_set.std), "dataset": settings.dataset,
-                       "test_accuracy": measured["accuracy"]}
+                       "seed": settings.seed, "test_accuracy": measured["accuracy"]}
         checkpoint.save_model(folder / "model.safetensors", model, description)
         history.save(folder / "history.csv")
         files.write(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())

@@ -83,6 +83,43 @@ def test_the_training_images_can_be_measured_too(trained):
     assert len(evaluation.load_data(description, split="train")) == 4000
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_of_own_data_that_is_measured_which_training_held_out(tmp_path, seed):
+    """Labels are noise, so that only the very same images can give the same loss."""
+    rng = np.random.default_rng(1)
+    np.savez(tmp_path / "noise.npz", images=rng.integers(0, 256, (60, 16, 16), np.uint8), labels=np.arange(60) % 3)
+    settings = run.Settings(dataset=str(tmp_path / "noise.npz"), epochs=2, batch_size=8, seed=seed)
+    summary = run.train(settings, out=tmp_path / "run", quiet=True)
+    result = evaluation.measure(tmp_path / "run", out=lambda text: None)
+    assert (result.accuracy, result.loss) == (summary["test_accuracy"], pytest.approx(summary["test_loss"], rel=1e-5))
+    held_out = cnn.data.load(settings.dataset, seed=seed)[1]
+    _, description = checkpoint.load_model(tmp_path / "run")
+    np.testing.assert_array_equal(evaluation.load_data(description).images, held_out.images)
+    other = cnn.data.load(settings.dataset, seed=seed + 1)[1]
+    assert not np.array_equal(other.images, held_out.images)
+
+
+def test_pictures_are_brought_to_what_the_model_wants(tmp_path, capsys):
+    """The size and colours that suit the folder are other ones than those that training was told."""
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(2)
+    for name in "ab":
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for i in range(10):
+            image.fromarray(rng.integers(0, 256, (24, 30), np.uint8)).save(tmp_path / "own" / name / f"{i}.png")
+    settings = run.Settings(dataset=str(tmp_path / "own"), image_size=16, epochs=1, batch_size=8)
+    summary = run.train(settings, out=tmp_path / "run", quiet=True)
+    image.new("RGB", (40, 40), "red").save(tmp_path / "own" / "a" / "10.png")
+    assert exit_code("evaluate", tmp_path / "run", "--json", tmp_path / "a.json") == 0
+    assert json.loads((tmp_path / "a.json").read_text())["images"] == 4
+    (tmp_path / "own" / "a" / "10.png").write_bytes(b"no picture")
+    capsys.readouterr()
+    assert exit_code("evaluate", tmp_path / "run") == 0
+    said = capsys.readouterr()
+    assert f"accuracy {summary['test_accuracy']:.2%}" in said.out
+    assert said.err.startswith(f"warning: {tmp_path / 'own'}: left out 1 file(s)") and "own.py" not in said.err
+
+
 def test_classes_are_matched_by_name():
     model, about = tiny(["a", "b", "c"])
     pixels = np.random.default_rng(0).integers(0, 256, (4, 1, 16, 16), dtype=np.uint8)
@@ -197,6 +234,7 @@ def test_predict_a_file_of_many_images(trained, capsys):
 def test_predict_folders_and_files_and_top_k(trained, tmp_path, capsys):
     save_pictures(tmp_path / "in" / "deep", 3)
     (tmp_path / "in" / "notes.txt").write_text("no picture, and none of our business")
+    (tmp_path / "in" / ".hidden.png").write_text("nor is this")
     assert exit_code("predict", trained, tmp_path / "in", tmp_path / "in" / "deep" / "2.png", "--top", 3) == 0
     lines = capsys.readouterr().out.splitlines()
     best, p = expected(trained, 3)

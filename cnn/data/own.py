@@ -11,7 +11,7 @@ import numpy as np
 
 from .dataset import Dataset, whole_number
 from .errors import DataFileError, DataNotFoundError
-from .pictures import SUFFIXES, look_at, read_picture
+from .pictures import SUFFIXES, find, hidden, look_at, read_picture
 
 HELD_OUT = 0.2  # share of each class that is held out where there is no folder to test on
 _TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that is there
@@ -157,32 +157,15 @@ def _find_pictures(path):
         if not name.isprintable():
             raise DataFileError(f"{path}: {name!r} names no class: it has characters that can't be printed")
     return classes, [
-        [(file, label) for label, name in enumerate(classes) if name in top for file in _pictures(top[name])]
+        [(file, label) for label, name in enumerate(classes) if name in top for file in find(top[name])]
         for top in tops
     ]
 
 
 def _subfolders(folder):
     """{name: path} of the sub-folders that are not hidden, in the order of their names."""
-    found = [entry for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name)]
+    found = [entry for entry in folder.iterdir() if entry.is_dir() and not hidden(entry.name)]
     return {entry.name: entry for entry in sorted(found)}
-
-
-def _pictures(folder):
-    """Paths of all files in a folder, and further down, that are pictures by their names; in order."""
-
-    def refuse(error):
-        raise error
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not _hidden(name):
-                yield os.path.join(parent, name)
-
-
-def _hidden(name):
-    return name.startswith(".") or name == "__MACOSX"
 
 
 # ------------------------------------------------------------------------------------------ arrays

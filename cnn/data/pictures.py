@@ -40,6 +40,27 @@ def read_picture(path, channels, size):
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def find(folder):
+    """Yield the paths (str) of all files in a folder, and further down, that are pictures by their names; in order.
+
+    Hidden files and folders are passed over, and so are links to folders. Raises OSError where a folder can't be read.
+    """
+
+    def refuse(error):
+        raise error
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not hidden(name))
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not hidden(name):
+                yield os.path.join(parent, name)
+
+
+def hidden(name):
+    """Whether a file or folder of that name is nobody's picture."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def look_at(path):
     """(whether it is stored as grey, pixels of the shorter side) of a picture, from the head of the file.
 

@@ -59,15 +59,21 @@ def test_every_layer_of_the_table(case, torch):
     from torch.utils.flop_counter import FlopCounterMode
 
     layer = case.make()
-    (row,) = layer.summary(case.shape)
-    assert (row.name, row.layer, row.output_shape) == ("", case.layer, case.out)
-    module = case.torch_twin(torch, layer)
-    assert row.parameters == sum(p.numel() for p in module.parameters())
+    rows = layer.summary(case.shape)
+    module = case.torch_twin(torch, layer).eval()
+    assert rows.parameters == sum(p.numel() for p in module.parameters())
+    numbers = []  # of each output that is an array of its own
+    for part in module.modules():
+        if type(part).__name__ not in ("Sequential", "Flatten", "Dropout", "Dropout2d"):
+            part.register_forward_hook(lambda part, x, y: numbers.append(y.numel()))
     with FlopCounterMode(display=False) as counter:  # a multiply-add counts as two
         module(torch.zeros(1, *case.shape, dtype=torch.float64))
-    assert row.multiply_adds == counter.get_total_flops() // 2
-    size = 8 if row.parameters else 4  # float32 where no parameter says otherwise
-    assert row.memory == (0 if case.layer in ("Flatten", "Dropout", "Dropout2d") else size * int(np.prod(case.out)))
+    assert rows.multiply_adds == counter.get_total_flops() // 2
+    assert rows.memory == (layer.dtype or np.dtype(np.float32)).itemsize * sum(numbers)
+    if case.layer == "Sequential":
+        assert [row for row in rows if "." not in row.name][-1].output_shape == case.out
+    else:
+        assert (rows[0].name, rows[0].layer, rows[0].output_shape) == ("", case.layer, case.out)
 
 
 def test_lenet_by_hand():
@@ -91,6 +97,11 @@ def test_layers_inside_layers_and_layers_in_numpy():
     assert rows["1.inner.0"].multiply_adds == 4 * 2 * 2 and rows["0"].multiply_adds == 0
     assert rows["1"].memory == 4 * 8, "a sum is an array of its own"
     assert rows["0"].memory == rows["1.inner"].memory == 0 and rows["0.1"].memory == rows["0.2.0"].memory == 4 * 8
+
+
+def test_a_sequence_has_no_output_of_its_own():
+    """Not either where it mixes layers in NumPy with those of the kernels."""
+    assert [row.memory for row in Sequential(Sequential(Square(), Conv2d(1, 2, 3))).summary((1, 3, 3))] == [0, 36, 8]
 
 
 def test_fused_containers_inside_one_another():

@@ -105,13 +105,15 @@ def summarise(model, shape):
         x, y = made.pop(0) if len(made) > 1 else made[0] if made else (None, None)
         at = len(rows)
         outputs = [walk(f"{name}.{child_name}" if name else child_name, child) for child_name, child in children]
-        if name or not children:
-            handed_on = y is None or _is_view(x, y) or any(y is output for output in outputs)
-            rows.insert(at, Row(
-                name, type(layer).__name__, None if y is None else _one(y),
-                sum(p.size for _, p in layer.own_parameters()),
-                layer.multiply_adds(_one(x), _one(y)) if made else 0,
-                0 if handed_on else math.prod(_one(y)) * dtype.itemsize))
+        handed_on = (y is None or _is_view(x, y) or any(y is output for output in outputs)
+                     or (isinstance(layer, Sequential) and len(layer) > 0))
+        row = Row(name, type(layer).__name__, None if y is None else _one(y),
+                  sum(p.size for _, p in layer.own_parameters()),
+                  layer.multiply_adds(_one(x), _one(y)) if made else 0,
+                  0 if handed_on else math.prod(_one(y)) * dtype.itemsize)
+        # a model that only runs its layers needs no row
+        if name or not children or row.parameters or row.multiply_adds or row.memory:
+            rows.insert(at, row)
         return y
 
     walk("", model)

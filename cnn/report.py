@@ -173,7 +173,8 @@ class _Page:
 def feature_maps(model, image):
     """Outputs (channels, H, W) of a Sequential's layers for one image (C, H, W), normalised: (name, array) pairs.
 
-    Of neighbouring layers whose outputs have the same shape (a convolution and its activation) the last one.
+    Of neighbouring layers whose outputs have the same shape (a convolution and its activation) the last one; of
+    more than three only the first and the last are named.
     """
     if not isinstance(model, Sequential):
         return []
@@ -185,11 +186,12 @@ def feature_maps(model, image):
         if x.ndim != 4:
             break
         if maps and x.shape == before.shape:
-            maps[-1], names[-1] = x[0], names[-1] + [type(layer).__name__]
+            maps[-1], names[-1] = x[0], (i, [*names[-1][1], type(layer).__name__])
         else:
             maps.append(x[0])
-            names.append([f"{i} {type(layer).__name__}"])
-    return [(" + ".join(name), values) for name, values in zip(names, maps, strict=True)]
+            names.append((i, [f"{i} {type(layer).__name__}"]))
+    names = [" + ".join(name) if len(name) <= 3 else f"{name[0]} … {i} {name[-1]}" for i, name in names]
+    return list(zip(names, maps, strict=True))
 
 
 # ------------------------------------------------------------------------------------------ parts

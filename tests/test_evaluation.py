@@ -405,3 +405,11 @@ def test_feature_maps_are_what_the_layers_compute(trained, rng):
     assert [name for name, _ in maps] == ["0 Conv2d + ReLU", "2 MaxPool2d", "3 Conv2d + ReLU", "5 MaxPool2d"]
     for (_, got), stop in zip(maps, (2, 3, 5, 6), strict=True):
         np.testing.assert_allclose(got, model[:stop](image[None])[0], rtol=1e-5, atol=1e-5)
+
+
+def test_of_many_layers_alike_the_last_is_shown(rng):
+    model = cnn.Sequential(*(cnn.Conv2d(1, 1, 3, padding=1, seed=i) for i in range(5)), cnn.Flatten())
+    image = rng.normal(size=(1, 6, 6)).astype(np.float32)
+    ((name, got),) = report.feature_maps(model, image)
+    assert name == "0 Conv2d … 4 Conv2d"
+    np.testing.assert_allclose(got, model[:5](image[None])[0], rtol=1e-5, atol=1e-6)

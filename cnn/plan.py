@@ -26,8 +26,8 @@ ONCE, PER_BLOCK, PER_SHARD, PER_THREAD = range(4)   # what an array has one copy
 
 ARG = np.dtype([("base", np.uintp), ("step", np.intp), ("per", np.intp), ("plane", np.intp),
                 ("row", np.intp)])
-OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("args", ARG, (10,)), ("n", np.intp, (16,)),
-               ("f", np.float64, (8,))])
+OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("args", ARG, (10,)),
+               ("n", np.intp, (16,)), ("f", np.float64, (8,))])
 SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
 
 

@@ -134,8 +134,9 @@ class _Products:
             self.kt, tiles = program.kernels.winograd.SINGLE_TILE, 1
         self.padded = -(-outputs // self.kt) * self.kt
         self.chunk = t.chunk(program, taps + min(outputs, 8), tiles)
-        row = t.n**2 * LANES * program.dtype.itemsize * self.chunk
-        self.group = min(self.padded, max(1, (CACHE - row * taps) // (row * self.kt)) * self.kt)
+        # P of a few outputs stays in the cache, unless V does not, which is then better read only once
+        transformed = t.n**2 * LANES * program.dtype.itemsize * self.chunk * taps
+        self.group = self.padded if transformed > CACHE else min(self.padded, 2 * self.kt)
 
     @property
     def sizes(self):

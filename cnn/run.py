@@ -106,7 +106,7 @@ def make_schedule(settings, steps):
 
 def make_transform(settings):
     """What happens to training images at random, or None."""
-    transforms = [*([data.RandomShift(settings.shift)] if settings.shift else []),
+    transforms = [*([data.RandomCrop(settings.shift, mode="zero")] if settings.shift else []),
                   *([data.RandomFlip()] if settings.flip else [])]
     return data.Compose(*transforms) if transforms else None
 

@@ -152,7 +152,7 @@ def test_transform_sees_raw_pixels_and_may_change_type_and_size():
 
     loader = DataLoader(Dataset(images, [0] * 5, mean=[0.5], std=[0.1]), 2, transform=crop)
     x = np.concatenate([batch for batch, _ in loader])
-    assert [s.dtype for s in seen] == [np.uint8] * 3 and [len(s) for s in seen] == [2, 2, 1]
+    assert [s.dtype for s in seen] == [np.uint8] and [len(s) for s in seen] == [5]
     assert np.allclose(x, (images[:, :, 1:5, 2:5] / 255.0 - 0.5) / 0.1, atol=1e-5)
 
 
@@ -168,7 +168,8 @@ def test_transform_may_change_its_batch_but_not_the_data():
     assert np.array_equal(data.images, images)
 
 
-def test_transforms_random_numbers_depend_on_seed_epoch_and_batch():
+def test_transforms_random_numbers_depend_on_seed_epoch_and_call(monkeypatch):
+    monkeypatch.setattr("cnn.data.loader._TOGETHER", 2 * 5 * 4)  # two batches of 5 images of 4 bytes
     drawn = []
 
     def draw(batch, rng):
@@ -177,16 +178,65 @@ def test_transforms_random_numbers_depend_on_seed_epoch_and_batch():
 
     def run(seed, first_epoch=0):
         drawn.clear()
-        loader = DataLoader(numbered(20), 5, shuffle=True, seed=seed, transform=draw)
+        loader = DataLoader(numbered(33), 5, shuffle=True, seed=seed, transform=draw)
         loader.epoch = first_epoch
         list(loader), list(loader)
         return list(drawn)
 
     numbers = run(0)
-    assert len(set(numbers)) == 8  # 2 epochs of 4 batches
+    assert len(set(numbers)) == 8  # 2 epochs of 4 calls
     assert run(0) == numbers
     assert run(0, first_epoch=1)[:4] == numbers[4:]
     assert not set(run(1)) & set(numbers)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("together", [1, 24, 60, 2**20])
+def test_a_transform_gets_whole_batches(monkeypatch, together, drop_last):
+    monkeypatch.setattr("cnn.data.loader._TOGETHER", together)
+    seen = []
+
+    def note(batch, rng):
+        seen.append(len(batch))
+        return batch
+
+    plain, loader = (
+        DataLoader(numbered(17), 3, shuffle=True, transform=t, drop_last=drop_last) for t in (None, note)
+    )
+    assert epoch_of(loader) == epoch_of(plain) and len(epoch_of(plain)) == 6 - drop_last
+    n = 17 - 2 * drop_last
+    size = {1: 3, 24: 6, 60: 15, 2**20: n}[together]
+    assert seen == [size] * (n // size) + [n % size] * (n % size > 0)
+
+
+def test_a_transform_may_ask_for_the_images_numbers_and_the_epoch():
+    seen = []
+
+    class Note:
+        needs_indices = True
+
+        def __call__(self, images, rng, indices, epoch):
+            seen.append((indices.tolist(), epoch))
+            assert images.ravel().tolist() == indices.tolist()
+            return images
+
+    loader = DataLoader(numbered(10), 4, shuffle=True, transform=Note())
+    list(loader), list(loader)
+    assert seen == [(loader.indices(epoch).tolist(), epoch) for epoch in (0, 1)]
+
+
+def test_raw_batches_are_the_batches_before_normalising():
+    data = Dataset(random_images(9, (2, 4, 5)), [0] * 9, mean=(0.1, 0.2), std=(0.5, 0.6))
+
+    def turned(batch, rng):
+        return batch.swapaxes(2, 3)
+
+    raw, loader = (DataLoader(data, 4, shuffle=True, transform=turned) for _ in range(2))
+    batches = raw.raw_batches()
+    assert raw.epoch == 1
+    for (x, labels), (y, wanted) in zip(batches, loader, strict=True):
+        assert x.dtype == np.uint8 and x.shape[1:] == (2, 5, 4) and x.flags.c_contiguous
+        assert np.array_equal(data.normalise(x), y) and labels.tolist() == wanted.tolist()
 
 
 def test_a_transform_does_not_change_the_order():

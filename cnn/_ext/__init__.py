@@ -1,6 +1,7 @@
 """The compiled kernels, and the choice among their builds.
 
 executor    runs a program: a list of operations over the blocks of a batch (executor.pyx)
+augment     random changes to images, before they are packed (augment.pyx)
 conv        correlation for convolution and linear layers; their weight gradients (conv.pyx)
 pool        maximum and average pooling (pool.pyx)
 pointwise   activations, softmax and dropout (pointwise.pyx)
@@ -8,7 +9,7 @@ loss        cross-entropy and squared error (loss.pyx)
 pack        layouts (pack.pyx)
 update      optimizers (update.pyx)
 
-All but the executor are compiled for each instruction set and number type, into folders such as
+All but these two are compiled for each instruction set and number type, into folders such as
 `avx2_float32`. The fastest that this processor can run is taken; the environment variable
 CNN_KERNELS=baseline|avx2|avx512 forces another.
 """

@@ -10,17 +10,20 @@ from .errors import DataFileError, DataNotFoundError
 from .idx import read_idx, read_idx_pair
 from .loader import DataLoader
 from .named import NAMES, load
-from .transforms import Compose, RandomFlip, RandomShift
+from .transforms import AlternatingFlip, Compose, Cutout, RandomAffine, RandomCrop, RandomFlip
 
 __all__ = [
     "NAMES",
+    "AlternatingFlip",
     "Compose",
+    "Cutout",
     "DataFileError",
     "DataLoader",
     "DataNotFoundError",
     "Dataset",
+    "RandomAffine",
+    "RandomCrop",
     "RandomFlip",
-    "RandomShift",
     "load",
     "read_idx",
     "read_idx_pair",

@@ -179,8 +179,8 @@ class Dataset:
         return indices
 
 
-def whole_number(where, argument, value, least):
-    """`value` as an int, if it is a whole number of at least `least`; else TypeError or ValueError."""
+def whole_number(where, argument, value, least, most=math.inf):
+    """`value` as an int, if it is a whole number from `least` to `most`; else TypeError or ValueError."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -189,6 +189,8 @@ def whole_number(where, argument, value, least):
         raise TypeError(f"{where}: {argument} must be a whole number, not {value!r}")
     if number < least:
         raise ValueError(f"{where}: {argument} must be at least {least}, not {number}")
+    if number > most:
+        raise ValueError(f"{where}: {argument} must be at most {most}, not {value}")
     return number
 
 

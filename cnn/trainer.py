@@ -96,7 +96,7 @@ class Trainer:
         self._loss_sum = self._weight_sum = self._correct = 0.0
         self.seen, self.epoch_images = 0, len(loader.dataset)
         watchers = [callback.on_step_end for callback in self.callbacks]
-        fused, prepared = self._fused(self.optimizer), None
+        fused, form, prepared = self._fused(self.optimizer), None, None
         start = time.perf_counter()
         for batch in self._batches(loader):
             if self.schedule is not None:
@@ -104,8 +104,8 @@ class Trainer:
             if not fused:
                 loss, weight, correct = self._step(batch)
             else:
-                if prepared is None or not prepared[0].fits(len(batch.labels)):
-                    prepared = self._prepare("step", batch)
+                if batch.form != form or not prepared[0].fits(len(batch.labels)):
+                    form, prepared = batch.form, self._prepare("step", batch)
                 loss, weight, correct = self._execute(*prepared, batch)
             self.loss = loss / weight if weight else math.nan
             if not math.isfinite(self.loss):
@@ -129,13 +129,17 @@ class Trainer:
             "images_per_second": self.seen / seconds})
 
     def _batches(self, loader):
-        """The batches of an epoch. Bytes that need no transform are fetched by the kernels."""
-        if loader.transform is None and self._fetches(loader.dataset, self.optimizer):
-            labels = loader.dataset.labels
+        """The batches of an epoch. Bytes are fetched and normalised by the kernels."""
+        dataset, fused = loader.dataset, self._fused(self.optimizer)
+        if loader.transform is None and self._fetches(dataset, self.optimizer):
             for chosen in loader.batches():
-                yield _Batch(labels[chosen], chosen, loader.dataset)
-        else:
-            for images, labels in loader:
+                yield _Batch(dataset.labels[chosen], chosen, dataset)
+            return
+        for images, labels in loader.raw_batches():
+            if fused and images.dtype == np.uint8:
+                yield _Batch(labels, np.arange(len(images)), dataset, images)
+            else:
+                images = dataset.normalise(images)
                 yield _Batch(labels, images.astype(self.model.dtype or images.dtype, copy=False))
 
     def _fetches(self, dataset, *parts):
@@ -230,7 +234,7 @@ class Trainer:
         if dataset is None:
             dtype, shape, source = images.dtype, images.shape[1:], None
         else:
-            dtype, shape = self.model.dtype or np.dtype(np.float32), dataset.images.shape[1:]
+            dtype, shape = self.model.dtype or np.dtype(np.float32), batch.pixels.shape[1:]
             source = dataset.scale.tobytes(), dataset.shift.tobytes()
         key = what, shape, source, dtype, self.model._modes(), circumstances()
         program, fused = self._programs.get(key, (None, None))
@@ -247,7 +251,7 @@ class Trainer:
             labels = functional.targets("Trainer", labels, len(images), fused.classes)
             program.run(len(images), x=images, **fused.arrays(labels))
         else:
-            program.run(len(images), images=batch.dataset.images, chosen=images, **fused.arrays(labels))
+            program.run(len(images), images=batch.pixels, chosen=images, **fused.arrays(labels))
         loss, total = fused.value(len(images))
         if not math.isfinite(loss):
             functional.targets("Trainer", labels, len(images), fused.classes)   # or are they to blame?
@@ -277,12 +281,19 @@ class Trainer:
 
 
 class _Batch:
-    """labels (n,), and images: (n, C, H, W), or with a data set the numbers of its images, (n,)."""
+    """labels (n,), and images: (n, C, H, W); or with a data set the numbers, (n,), of images in its bytes, or in
+    others, `pixels`, that are to be normalised as its own."""
 
-    __slots__ = ("dataset", "images", "labels")
+    __slots__ = ("dataset", "images", "labels", "pixels")
 
-    def __init__(self, labels, images, dataset=None):
+    def __init__(self, labels, images, dataset=None, pixels=None):
         self.labels, self.images, self.dataset = labels, images, dataset
+        self.pixels = dataset.images if dataset is not None and pixels is None else pixels
+
+    @property
+    def form(self):
+        """Batches of the same form and data set can use the same program."""
+        return (self.images if self.dataset is None else self.pixels).shape[1:], self.dataset is None
 
 
 def _dataset(owner, name, value):

@@ -161,11 +161,38 @@ def test_fit_on_bytes_is_train_step_on_the_same_batches(dtype):
 def test_fit_normalises_bytes():
     """With a mean and a standard deviation that round: as on the normalised floats, up to rounding."""
     data, results = made_up(exact=False), []
-    for transform in (None, lambda images, rng: images):
+    for transform in (None, lambda images, rng: images, lambda images, rng: images.astype(np.float32)):
         trainer = trainer_of(models.lenet5(image_size=16))
         history = trainer.fit(DataLoader(data, BATCH, transform=transform), 1)
-        results.append([*weights(trainer.model), history.column("train_loss")])
-    assert_all_close(*results, tolerance=1e-5)
+        results.append([*weights(trainer.model), np.array(history.column("train_loss"))])
+    assert_same_bits(*results[:2])
+    assert_all_close(results[0], results[2], tolerance=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_transform_may_return_another_type_and_size_each_time(dtype, monkeypatch):
+    """As if each batch were trained on by itself."""
+    monkeypatch.setattr("cnn.data.loader._TOGETHER", 1)
+    data, results = made_up(64), []
+
+    def change(images, rng):
+        images = images[..., : rng.integers(12, 17)]
+        return images.astype(np.float32) if rng.integers(2) else images
+
+    def loader():
+        return DataLoader(data, 4, shuffle=True, transform=change)
+
+    assert len({x.shape for x, _ in loader()}) > 3
+    for fit in (True, False):
+        model = Sequential(Conv2d(1, 3, 3, stride=9, seed=1), Flatten(), Linear(12, 10, seed=2)).to(dtype)
+        trainer = trainer_of(model)
+        if fit:
+            trainer.fit(loader(), 1)
+        else:
+            for images, labels in loader():
+                trainer.train_step(images.astype(dtype), labels)
+        results.append(weights(trainer.model))
+    assert_same_bits(*results)
 
 
 def test_fit_on_floats_is_fit_on_bytes():

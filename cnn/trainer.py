@@ -177,30 +177,33 @@ class Trainer:
 
     # ------------------------------------------------------------ measuring
 
-    def evaluate(self, data):
+    def evaluate(self, data, tta=None):
         """Loss and accuracy on a Dataset or DataLoader: {"loss", "accuracy", "images"}, NaN without images.
+
+        tta: see `predict`; both are then those of the averaged scores.
 
         The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
         """
         dataset = _dataset("Trainer.evaluate", "data", data)
+        _check_tta("Trainer.evaluate", tta)
         loss_sum = weight_sum = correct = 0.0
         with _evaluation(self.model):
             for chosen in _portions(len(dataset)):
-                loss, weight, right = self._measure(dataset, chosen)
+                loss, weight, right = self._measure(dataset, chosen, tta)
                 loss_sum, weight_sum, correct = loss_sum + loss, weight_sum + weight, correct + right
         count = len(dataset)
         return {"loss": loss_sum / weight_sum if weight_sum else math.nan,
                 "accuracy": correct / count if count else math.nan, "images": count}
 
-    def _measure(self, dataset, chosen):
+    def _measure(self, dataset, chosen, tta):
         labels = dataset.labels[chosen]
-        if self._fetches(dataset):
+        if tta is None and self._fetches(dataset):
             return self._run("evaluate", _Batch(labels, chosen, dataset))
         images = dataset.normalise(dataset.images[chosen])
         images = images.astype(self.model.dtype or images.dtype, copy=False)
-        if self._fused():
+        if tta is None and self._fused():
             return self._run("evaluate", _Batch(labels, images))
-        scores = self.model.forward(images)
+        scores = self._scores(images, tta)
         loss, total = self.criterion(scores, labels), self._total(len(labels))
         return loss * total if total else 0.0, total, _right(scores, labels)
 
@@ -208,19 +211,36 @@ class Trainer:
         """What the last loss was divided by."""
         return getattr(self.criterion, "total", images)
 
-    def predict(self, x):
+    def predict(self, x, tta=None):
         """Scores (N, K) of a Dataset, or of images (N, C, H, W) as the model takes them.
+
+        tta (test-time augmentation): None; "flip", the mean of the scores (logits) of each image and its mirror
+        image; or "flip+shift", which gives that mean a weight of 1/2, and 1/4 to the same mean of the image moved
+        by one pixel down and right, and of the one moved up and left, reflected at its edges.
 
         The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
         """
+        _check_tta("Trainer.predict", tta)
         if not isinstance(x, Dataset):
             x = shapes.images("Trainer.predict", "x", x, self.model.dtype)
+            if tta is not None and x.ndim != 4:
+                raise ValueError(f"Trainer.predict: x must have shape (N, C, H, W) for tta {tta!r}, got {x.shape}")
         scores = []
         with _evaluation(self.model):
             for chosen in _portions(len(x)) or [slice(0, 0)]:
                 images = x.normalise(x.images[chosen]) if isinstance(x, Dataset) else x[chosen]
-                scores.append(self.model.forward(images.astype(self.model.dtype or images.dtype, copy=False)))
+                images = images.astype(self.model.dtype or images.dtype, copy=False)
+                scores.append(self._scores(images, tta))
         return np.concatenate(scores)
+
+    def _scores(self, images, tta):
+        views = [(1, images)]
+        if tta == "flip+shift":
+            padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), "reflect")
+            views = [(0.5, images), (0.25, padded[..., :-2, :-2]), (0.25, padded[..., 2:, 2:])]
+        if tta is not None:
+            views = [(weight / 2, view) for weight, x in views for view in (x, x[..., ::-1])]
+        return sum(weight * self.model.forward(view) for weight, view in views)
 
     # ------------------------------------------------------------ programs
 
@@ -294,6 +314,11 @@ class _Batch:
     def form(self):
         """Batches of the same form and data set can use the same program."""
         return (self.images if self.dataset is None else self.pixels).shape[1:], self.dataset is None
+
+
+def _check_tta(owner, tta):
+    if tta not in (None, "flip", "flip+shift"):
+        raise ValueError(f'{owner}: tta must be None, "flip" or "flip+shift", got {tta!r}')
 
 
 def _dataset(owner, name, value):

@@ -216,6 +216,50 @@ def test_a_transform_is_applied():
     assert_same_bits(*results)
 
 
+# the numbers that test-time augmentation adds: (weight, rows to move down, columns to move right, mirrored)
+TTA = {
+    "flip": [(1 / 2, 0, 0, False), (1 / 2, 0, 0, True)],
+    "flip+shift": [
+        *((1 / 4, 0, 0, mirrored) for mirrored in (False, True)),
+        *((1 / 8, by, by, mirrored) for by in (-1, 1) for mirrored in (False, True)),
+    ],
+}
+
+
+@pytest.mark.parametrize("n", [0, 1, 530])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("tta", TTA)
+def test_test_time_augmentation_averages_scores(tta, dtype, n):
+    data = made_up(530, dtype=dtype).subset(slice(0, n))
+    model = Sequential(small_model(), Dropout())
+    trainer, images = trainer_of(model), data.normalise(data.images)
+    wanted = np.zeros((n, 10), np.float32)
+    for weight, down, right, mirrored in TTA[tta]:
+        moved = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)), "reflect")
+        moved = moved[:, :, 2 - down : 18 - down, 2 - right : 18 - right]
+        wanted += np.float32(weight) * model[0](np.ascontiguousarray(moved[..., ::-1] if mirrored else moved))
+    assert_close(trainer.predict(data, tta=tta), wanted, 1e-5)
+    assert_close(trainer.predict(images, tta=tta), wanted, 1e-5)
+    measured = trainer.evaluate(data, tta=tta)
+    if n:
+        assert measured["accuracy"] == (wanted.argmax(1) == data.labels).mean()
+        assert measured["loss"] == pytest.approx(cnn.CrossEntropyLoss()(wanted, data.labels), rel=1e-5)
+        assert measured["loss"] != trainer.evaluate(data)["loss"]
+    else:
+        assert math.isnan(measured["loss"]) and math.isnan(measured["accuracy"])
+    assert model.training and measured["images"] == n
+
+
+def test_wrong_test_time_augmentation():
+    trainer, data = trainer_of(small_model()), made_up(3)
+    for method in (trainer.predict, trainer.evaluate):
+        with pytest.raises(ValueError, match='tta must be None, "flip" or "flip.shift", got True'):
+            method(data, tta=True)
+    flat = trainer_of(Linear(4, 2))
+    with pytest.raises(ValueError, match=r"x must have shape \(N, C, H, W\) for tta 'flip', got \(3, 4\)"):
+        flat.predict(np.zeros((3, 4), np.float32), tta="flip")
+
+
 class NumpyReLU(Layer):
     """A layer that does not run in the kernels, so that the Trainer must call one part after the other."""
 

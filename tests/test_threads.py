@@ -12,7 +12,7 @@ from processes import run_python
 import cnn
 from cnn import functional, models, reference, threads
 from cnn.data import Dataset
-from cnn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
+from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
 # ------------------------------------------------------------------------------------------ same bits
 
@@ -24,6 +24,10 @@ def with_dropout(seed=0):
     )
 
 
+def with_batch_norm():
+    return Sequential(Conv2d(1, 3, 3, seed=1), BatchNorm2d(3), ReLU(), Flatten(), Linear(48, 10, seed=2))
+
+
 # model, side and channels of its images, images, batch size
 TRAINING = {
     "lenet5": (lambda: models.lenet5(image_size=16), 16, 1, 150, 37),
@@ -31,6 +35,7 @@ TRAINING = {
     "dropout": (with_dropout, 10, 3, 150, 37),
     "more blocks than shards": (with_dropout, 10, 3, 600, 290),
     "one image at a time": (with_dropout, 10, 3, 3, 1),
+    "batch norm, one block": (with_batch_norm, 6, 1, 300, 16),
 }
 
 

@@ -10,7 +10,7 @@
 
 The floors of the house, from the ground: _ext and reference (kernels and their NumPy twins); shapes,
 init, windows, plan, parameter, ops, functional; layers, losses; models, optim, schedules, data;
-callbacks, averaging, trainer, checkpoint. A file imports only from the floors below it.
+checkpoint, callbacks, averaging, trainer, run; commands. A file imports only from the floors below it.
 """
 from cnn import data, functional, metrics, models, optim, schedules
 from cnn.averaging import EMA, Lookahead
@@ -43,6 +43,7 @@ from cnn.layers import (
     Tanh,
 )
 from cnn.losses import CrossEntropyLoss, MSELoss
+from cnn.lr_finder import find_lr
 from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm, split_biases
 from cnn.parameter import Parameter
 from cnn.threads import get_num_threads, set_num_threads
@@ -56,6 +57,6 @@ __all__ = [
     "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "Layer",
     "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU",
     "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged",
-    "clip_grad_norm", "data", "functional", "get_num_threads", "get_winograd", "load_model", "metrics", "models",
-    "optim", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "clip_grad_norm", "data", "find_lr", "functional", "get_num_threads", "get_winograd", "load_model", "metrics",
+    "models", "optim", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]

@@ -1,11 +1,31 @@
 """What can be done along with a training run, at its four events."""
+import contextlib
+import json
 import math
+import os
+import signal
 import sys
+import threading
 import time
+from pathlib import Path
+
+import numpy as np
+
+from cnn import checkpoint, files, shapes
+from cnn.history import History
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss or a weight became NaN or infinite."""
 
 
 class Callback:
-    """Override what you need; every event gets the trainer, whose attributes say where the run is."""
+    """Override what you need; every event gets the trainer, whose attributes say where the run is.
+
+    Callbacks are called in the order in which the trainer has them. One that must remember something when a run
+    is resumed has `state_dict()`, a dict of arrays and what JSON can hold, and `load_state_dict(state)`: its state
+    is then a part of every checkpoint, under the name of its class.
+    """
 
     def on_fit_start(self, trainer):
         """Before the first epoch."""
@@ -26,10 +46,13 @@ class Progress(Callback):
     def __init__(self, file=None, every=0.1):
         self.file = file or sys.stderr
         self.every = every      # seconds between updates
-        self._bar = None
+        self._bar, self._shown = None, False
+
+    def on_fit_start(self, trainer):
+        self._shown = self.file.isatty()
 
     def on_step_end(self, trainer):
-        if not self.file.isatty():
+        if not self._shown:
             return
         now = time.perf_counter()
         if self._bar is None:
@@ -62,3 +85,303 @@ class EpochLog(Callback):
         if not math.isnan(row["val_accuracy"]):
             text += f"  held out: loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
         print(f"{text}  {row['images_per_second']:,.0f} images/s", flush=True)
+
+
+# ---------------------------------------------------------------- logs
+
+class CSVLog(Callback):
+    """Writes the history to a CSV file, a line as soon as an epoch ends.
+
+    Raises FileExistsError where a new run would overwrite another's file; a resumed one writes its own anew.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def on_fit_start(self, trainer):
+        _refuse_to_overwrite(self.path, trainer)
+        trainer.history.save(self.path)
+        self._file = files.Log(self.path)
+
+    def on_epoch_end(self, trainer):
+        self._file.write(trainer.history[-1:].to_csv(header=False))
+
+    def on_fit_end(self, trainer):
+        self._file.close()
+
+
+class JSONLLog(Callback):
+    """Writes a line of JSON for each step: {"step", "epoch", "lr", "loss"}, step and epoch counted from 1.
+
+    Raises FileExistsError where a new run would overwrite another's file; a resumed one drops the lines of the
+    steps that it does again.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def on_fit_start(self, trainer):
+        _refuse_to_overwrite(self.path, trainer)
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        files.write(self.path, b"".join(lines[:trainer.step]))
+        self._file = files.Log(self.path)
+
+    def on_step_end(self, trainer):
+        row = {"step": trainer.step, "epoch": trainer.epoch + 1, "lr": trainer.lr, "loss": trainer.loss}
+        self._file.write(json.dumps(row) + "\n")
+
+    def on_fit_end(self, trainer):
+        self._file.close()
+
+
+def _refuse_to_overwrite(path, trainer):
+    if trainer.step == 0 and path.exists() and path.stat().st_size:
+        raise FileExistsError(f"{path} exists already; a new run does not overwrite it")
+
+
+class TensorBoard(Callback):
+    """Writes the history, epoch by epoch, to event files that TensorBoard shows.
+
+    folder: for the event files. Raises ModuleNotFoundError naming the extra to install where there is no writer.
+    """
+
+    def __init__(self, folder):
+        try:
+            import tensorboardX
+        except ImportError:
+            raise ModuleNotFoundError("writing for TensorBoard needs tensorboardX: pip install 'cnn[tensorboard]'"
+                                      ) from None
+        self.folder = Path(folder)
+        self._make = tensorboardX.SummaryWriter
+
+    def on_fit_start(self, trainer):
+        # what another process has written about steps that are done again is not shown
+        self._writer = self._make(str(self.folder), purge_step=trainer.step + 1 if trainer.step else None)
+
+    def on_epoch_end(self, trainer):
+        for name, value in trainer.history[-1].items():
+            if name != "epoch" and not math.isnan(value):
+                self._writer.add_scalar(name, value, trainer.step)
+        self._writer.flush()
+
+    def on_fit_end(self, trainer):
+        self._writer.close()
+
+
+# ---------------------------------------------------------------- stopping, and the best weights
+
+class _Best(Callback):
+    """Knows the best epoch so far. A NaN is never better, and neither is what differs by less than min_delta."""
+
+    def __init__(self, monitor, min_delta):
+        owner = type(self).__name__
+        if monitor not in History.COLUMNS:
+            raise ValueError(f"{owner}: monitor must be one of {', '.join(History.COLUMNS)}, got {monitor!r}")
+        self.monitor = monitor
+        self.min_delta = shapes.number(owner, "min_delta", min_delta, 0)
+        self.best, self.best_epoch = None, 0
+
+    def _improved(self, trainer):
+        """Whether the epoch that has just ended is the best."""
+        row = trainer.history[-1]
+        value = row[self.monitor]
+        if math.isnan(value):
+            return False
+        sign = 1 if "accuracy" in self.monitor else -1
+        if self.best is not None and not sign * (value - self.best) > self.min_delta:
+            return False
+        self.best, self.best_epoch = value, row["epoch"]
+        return True
+
+    def state_dict(self):
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state):
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+
+
+class EarlyStopping(_Best):
+    """Ends training after `patience` epochs in a row that were no better than the best before them.
+
+    monitor: a column of the History; a larger accuracy is better, a smaller everything else. min_delta: what is
+    better by no more than this does not count. restore_best: give the model the weights of the best epoch when
+    training ends, for whatever reason.
+    """
+
+    def __init__(self, monitor="val_loss", patience=5, min_delta=0.0, restore_best=True):
+        super().__init__(monitor, min_delta)
+        self.patience = shapes.integer("EarlyStopping", "patience", patience, 1)
+        self.restore_best = bool(restore_best)
+        self.wait = 0       # epochs since the best
+        self._weights = {}
+
+    def on_fit_start(self, trainer):
+        self._decide(trainer)
+
+    def on_epoch_end(self, trainer):
+        if self._improved(trainer):
+            self.wait = 0
+            if self.restore_best:
+                self._weights = trainer.model.state_dict()
+        else:
+            self.wait += 1
+        self._decide(trainer)
+
+    def _decide(self, trainer):
+        if self.wait >= self.patience:
+            trainer.stop = (f"{self.monitor} has not become better than {self.best} of epoch {self.best_epoch} in "
+                            f"{self.wait} epochs")
+
+    def on_fit_end(self, trainer):
+        if self._weights:
+            trainer.model.load_state_dict(self._weights)
+
+    def state_dict(self):
+        return {**super().state_dict(), "wait": self.wait, "weights": self._weights}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.wait, self._weights = state["wait"], state["weights"]
+
+
+class BestCheckpoint(_Best):
+    """Writes the model to a file (see cnn.save_model) whenever an epoch was the best so far.
+
+    path: the file. monitor, min_delta: as of EarlyStopping. description: what `cnn.save_model` takes; `epoch` and
+    the value of `monitor` are added.
+    """
+
+    def __init__(self, path, monitor="val_loss", min_delta=0.0, description=None):
+        super().__init__(monitor, min_delta)
+        self.path, self.description = Path(path), dict(description or {})
+
+    def on_fit_start(self, trainer):
+        _refuse_to_overwrite(self.path, trainer)
+
+    def on_epoch_end(self, trainer):
+        if self._improved(trainer):
+            checkpoint.save_model(self.path, trainer.model, {
+                **self.description, "epoch": self.best_epoch, self.monitor: self.best})
+
+
+class TimeLimit(Callback):
+    """Ends training after the first step that ends so many minutes after the start of `fit`.
+
+    clock: what tells the time in seconds.
+    """
+
+    def __init__(self, minutes, clock=time.monotonic):
+        self.minutes = shapes.number("TimeLimit", "minutes", minutes, above=0)
+        self.clock = clock
+        self.reached = False
+
+    def on_fit_start(self, trainer):
+        self._end = self.clock() + 60 * self.minutes
+
+    def on_step_end(self, trainer):
+        if self.clock() >= self._end:
+            self.reached = True
+            trainer.stop = f"the time limit of {self.minutes:g} minutes is reached"
+
+
+# ---------------------------------------------------------------- checkpoints
+
+class Checkpoint(Callback):
+    """Writes checkpoints, folder/step-00000123.safetensors, from which `cnn.checkpoint.resume` goes on.
+
+    every: a number of steps; "epoch"; or "auto", at the end of an epoch but not more often than every ten seconds.
+    There is one whenever training is stopped or complete, too. keep: how many of the newest stay.
+    It comes behind the callbacks whose state it is to record and which may stop the training.
+
+    `path` is the last one written, or None. Raises OSError naming the file that could not be written, and
+    FileExistsError where a new run meets another's checkpoints; TrainingDiverged instead of writing weights that
+    are not finite.
+    """
+
+    def __init__(self, folder, every="auto", keep=3, clock=time.monotonic):
+        self.folder = Path(folder)
+        if every not in ("auto", "epoch"):
+            every = shapes.integer("Checkpoint", "every", every, 1)
+        self.every, self.clock = every, clock
+        self.keep = shapes.integer("Checkpoint", "keep", keep, 1)
+        self.path = self._position = None
+
+    def on_fit_start(self, trainer):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if trainer.step == 0 and checkpoint.checkpoints(self.folder):
+            raise FileExistsError(f"{self.folder} holds the checkpoints of another run")
+        for left_over in self.folder.glob(".step-*"):       # of a run that was killed while writing
+            left_over.unlink()
+        self._saved = self.clock()
+
+    def on_step_end(self, trainer):
+        if trainer.stop or (not isinstance(self.every, str) and trainer.step % self.every == 0):
+            self.save(trainer)
+
+    def on_epoch_end(self, trainer):
+        if (trainer.stop or trainer.epoch + 1 == trainer.epochs or self.every == "epoch"
+                or (self.every == "auto" and self.clock() - self._saved >= 10)):
+            self.save(trainer)
+
+    def save(self, trainer):
+        """Write a checkpoint now, unless this is where the last one was written; returns its path."""
+        position = trainer.step, trainer.position
+        if position == self._position:
+            return self.path
+        state = trainer.state_dict()
+        if not all(np.isfinite(value).all() for value in state["model"].values()):
+            raise TrainingDiverged(f"weights became NaN or infinite by step {trainer.step} (epoch "
+                                   f"{trainer.epoch + 1}) at learning rate {trainer.lr:g}")
+        path = checkpoint.path_of(self.folder, trainer.step)
+        checkpoint.save(path, state)
+        self.path, self._position, self._saved = path, position, self.clock()
+        older = [p for p in checkpoint.checkpoints(self.folder) if checkpoint.step_of(p) <= trainer.step]
+        for old in older[:-self.keep]:
+            old.unlink()
+        return path
+
+
+class Interrupted(Exception):
+    """Training was told to stop by a signal, `number`; `path` is the checkpoint to go on from."""
+
+    def __init__(self, number, path):
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {checkpoint.step_of(path)}")
+        self.number, self.path = number, path
+
+
+class StopOnSignal(Callback):
+    """On Ctrl-C or SIGTERM finishes the step, writes a checkpoint, and raises Interrupted out of `fit`.
+
+    A second signal stops at once, as it does without this. checkpoint: a Checkpoint, which comes before this among
+    the callbacks. It listens within a `with` block, in the main thread only.
+    """
+
+    SIGNALS = signal.SIGINT, signal.SIGTERM
+
+    def __init__(self, checkpoint):
+        self.checkpoint = checkpoint
+        self.number = None
+        self._before = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:      # as nohup asks
+                    self._before[number] = signal.signal(number, self._noted)
+        return self
+
+    def __exit__(self, *_):
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _noted(self, number, frame):
+        self.number = number
+        self.__exit__()
+        with contextlib.suppress(OSError):      # print may not be called from here
+            os.write(2, f"\n{signal.Signals(number).name}: finishing the step; once more stops at once\n".encode())
+
+    def on_step_end(self, trainer):
+        if self.number is not None:
+            raise Interrupted(self.number, self.checkpoint.save(trainer))
+
+    on_epoch_end = on_step_end

@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+"""Writing files so that a crash leaves the old one or the new one, never half of one; and logs."""
 import os
 import tempfile
 from pathlib import Path
@@ -25,6 +25,34 @@ def write(path, content):
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+class Log:
+    """A file that grows by whole pieces of text, each in the hands of the system when `write` returns.
+
+    Raises OSError, naming `path`, where that fails.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            self._file = open(path, "ab", buffering=0)     # noqa: SIM115
+        except OSError as error:
+            raise self._named(error) from error
+
+    def write(self, text):
+        rest = text.encode()
+        try:
+            while rest:
+                rest = rest[self._file.write(rest):]
+        except OSError as error:
+            raise self._named(error) from error
+
+    def close(self):
+        self._file.close()
+
+    def _named(self, error):
+        return OSError(error.errno, f"could not write: {error.strerror}", str(self.path))
 
 
 def _umask():

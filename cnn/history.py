@@ -13,8 +13,8 @@ class History(list):
     validation data), `seconds` (of training), `images_per_second`.
     """
 
-    COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds",
-               "images_per_second")
+    TIMING = ("seconds", "images_per_second")
+    COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", *TIMING)
 
     def column(self, name):
         """One figure over all epochs, as a list."""
@@ -36,10 +36,34 @@ class History(list):
         except (ValueError, TypeError, csv.Error) as error:
             raise ValueError(f"{path}: not a history of a run ({error})") from None
 
-    def save(self, path):
-        """Write a CSV file, whole or not at all."""
+    def __getitem__(self, i):
+        return History(super().__getitem__(i)) if isinstance(i, slice) else super().__getitem__(i)
+
+    def results(self):
+        """The rows without what depends on the clock, as a list of dicts."""
+        return [{name: value for name, value in row.items() if name not in self.TIMING} for row in self]
+
+    def timing(self):
+        """What `results` leaves out of the rows."""
+        return [{name: row[name] for name in self.TIMING} for row in self]
+
+    @classmethod
+    def joined(cls, results, timing):
+        """The History of such `results` and `timing`. Raises ValueError for anything else."""
+        history = cls({**row, **times} for row, times in zip(results, timing, strict=True))
+        if any(set(row) != set(cls.COLUMNS) for row in history):
+            raise ValueError(f"History: each row must have {', '.join(cls.COLUMNS)}")
+        return history
+
+    def to_csv(self, header=True):
+        """The text of a CSV file."""
         text = io.StringIO()
         writer = csv.DictWriter(text, self.COLUMNS, lineterminator="\n")
-        writer.writeheader()
+        if header:
+            writer.writeheader()
         writer.writerows(self)
-        files.write(path, text.getvalue().encode())
+        return text.getvalue()
+
+    def save(self, path):
+        """Write a CSV file, whole or not at all."""
+        files.write(path, self.to_csv().encode())

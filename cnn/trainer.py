@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from cnn import functional, shapes
-from cnn.callbacks import Progress
+from cnn.callbacks import Progress, TrainingDiverged
 from cnn.data import DataLoader, Dataset
 from cnn.history import History
 from cnn.losses import CrossEntropyLoss
@@ -14,10 +14,6 @@ from cnn.optim import clip_grad_norm
 from cnn.plan import Program, Slot, circumstances
 
 EVALUATION_BATCH = 512      # images at a time where nothing is learnt
-
-
-class TrainingDiverged(ArithmeticError):
-    """The loss became NaN or infinite."""
 
 
 class Trainer:
@@ -32,7 +28,9 @@ class Trainer:
     one program and a single call; otherwise its parts are called one after the other.
 
     While `fit` runs, `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images`, `running_loss`,
-    `running_accuracy` and `history` tell callbacks where it is; setting `stop` ends it after the step.
+    `running_accuracy` and `history` tell callbacks where it is; setting `stop`, to True or a reason
+    in words, ends it after the step.
+    `state_dict` and `load_state_dict` carry a `fit`, from any step, to another process and the same bits.
     """
 
     def __init__(self, model, optimizer, loss=None, schedule=None, callbacks=(), max_grad_norm=None,
@@ -43,10 +41,12 @@ class Trainer:
                               else shapes.number("Trainer", "max_grad_norm", max_grad_norm, above=0))
         self.callbacks = [*([Progress()] if progress else []), *callbacks]
         self.history = History()
-        self.epoch = self.epochs = self.step = self.seen = self.epoch_images = 0
+        self.epochs = self.step = self.epoch_images = 0
         self.loss = math.nan
         self.stop = False
-        self._loss_sum = self._weight_sum = self._correct = 0.0
+        self._loader = self._data = None
+        self._loader_epoch, self._resumed = 0, False
+        self._begin(0)
         self._programs = {}
 
     @property
@@ -72,7 +72,10 @@ class Trainer:
         train: a DataLoader, or a Dataset that is then shuffled by `seed` into batches of `batch_size`.
         validation: a Dataset (or DataLoader) to evaluate after each epoch.
 
-        Raises ValueError for an empty data set, TrainingDiverged where the loss is NaN or infinite.
+        After `load_state_dict` it goes on where that state was taken, and wants the same arguments as then.
+
+        Raises ValueError for an empty data set, or another one than the state's; TrainingDiverged where the
+        loss is NaN or infinite.
         """
         loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
         if validation is not None:
@@ -81,23 +84,39 @@ class Trainer:
         if len(loader) == 0:
             raise ValueError(f"Trainer.fit: there is no batch to train on: {len(loader.dataset)} images in "
                              f"batches of {loader.batch_size}")
+        data = {"images": len(loader.dataset), "batch_size": loader.batch_size, "shuffle": loader.shuffle,
+                "seed": loader.seed, "drop_last": loader.drop_last}
+        if not self._resumed:
+            self._begin(0)
+        elif self._data is not None and self._data != data:
+            raise ValueError(f"Trainer.fit: the state to go on from belongs to the data {self._data}, got {data}")
+        else:
+            loader.epoch, self._resumed = self._loader_epoch, False
+        self.stop, self._loader, self._loader_epoch, self._data = False, loader, loader.epoch, data
         self._event("on_fit_start")
-        for epoch in range(self.epochs):
-            self.epoch = epoch
-            self._epoch(loader, validation)
-            self._event("on_epoch_end")
+        for epoch in range(self.epoch, self.epochs):
             if self.stop:
                 break
+            if epoch > self.epoch:
+                self._begin(epoch)
+            self._epoch(loader, validation)
+            self._event("on_epoch_end")
         self._event("on_fit_end")
         return self.history
 
+    def _begin(self, epoch):
+        """Nothing of this epoch is done yet."""
+        self.epoch, self.seen, self._batch, self._recorded = epoch, 0, 0, False
+        self._loss_sum = self._weight_sum = self._correct = self._seconds = 0.0
+
     def _epoch(self, loader, validation):
+        """What is left of this epoch."""
         self.model.train()
-        self._loss_sum = self._weight_sum = self._correct = 0.0
-        self.seen, self.epoch_images = 0, len(loader.dataset)
+        self.epoch_images = len(loader.dataset)
+        self._loader_epoch, loader.start = loader.epoch, self._batch
         watchers = [callback.on_step_end for callback in self.callbacks]
         fused, form, prepared = self._fused(self.optimizer), None, None
-        start = time.perf_counter()
+        start = time.perf_counter() - self._seconds
         for batch in self._batches(loader):
             if self.schedule is not None:
                 self.optimizer.lr = self.schedule(self.step)
@@ -116,17 +135,20 @@ class Trainer:
             self._correct += correct
             self.seen += len(batch.labels)
             self.step += 1
+            self._batch += 1
+            self._seconds = time.perf_counter() - start
             for watch in watchers:
                 watch(self)
             if self.stop:
                 break
-        seconds = time.perf_counter() - start
+        self._seconds = time.perf_counter() - start
         measured = self.evaluate(validation) if validation is not None else {}
         self.history.append({
             "epoch": len(self.history) + 1, "lr": self.optimizer.lr, "train_loss": self.running_loss,
             "train_accuracy": self.running_accuracy, "val_loss": measured.get("loss", math.nan),
-            "val_accuracy": measured.get("accuracy", math.nan), "seconds": seconds,
-            "images_per_second": self.seen / seconds})
+            "val_accuracy": measured.get("accuracy", math.nan), "seconds": self._seconds,
+            "images_per_second": self.seen / self._seconds})
+        self._recorded = True
 
     def _batches(self, loader):
         """The batches of an epoch. Bytes are fetched and normalised by the kernels."""
@@ -174,6 +196,100 @@ class Trainer:
         self.optimizer.step()
         total = self._total(len(scores))
         return loss * total if total else 0.0, total, _right(scores, batch.labels)
+
+    # ------------------------------------------------------------ stopping and going on
+
+    @property
+    def position(self):
+        """(epochs of this `fit` that are complete, batches done of the next one)."""
+        return (self.epoch + 1, 0) if self._complete else (self.epoch, self._batch)
+
+    @property
+    def _complete(self):
+        return self._recorded and self._batch == len(self._loader)
+
+    def state_dict(self):
+        """All that `fit` needs to go on after this step: dicts within a dict, of arrays and what JSON can hold.
+
+        Model, optimizer, and whichever of schedule and callbacks has a `state_dict`; the counters of layers
+        that draw random numbers; the place in the data; the history. What depends on the clock is in `timing`
+        alone.
+        """
+        epoch, batch = self.position
+        # the row of an epoch that was stopped is not its last word
+        history = self.history[:-1] if self._recorded and not self._complete else self.history
+        sums = {"seen": self.seen, "loss_sum": float(self._loss_sum), "weight_sum": float(self._weight_sum),
+                "correct": float(self._correct)}
+        return {
+            **{name: part.state_dict() for name, part in self._parts().items()},
+            "counters": [layer.step for layer in self._random_layers()],
+            "position": {"step": self.step, "epoch": epoch, "batch": batch, "loss": self.loss, "data": self._data,
+                         "loader_epoch": self._loader_epoch + self._complete,
+                         **(sums if batch else dict.fromkeys(sums, 0))},
+            "history": history.results(),
+            "timing": {"history": history.timing(), "seconds": self._seconds if batch else 0.0},
+        }
+
+    def load_state_dict(self, state):
+        """Take over what `state_dict` returned; the next `fit` goes on from there.
+
+        Model, optimizer, schedule and callbacks must be made as they were then. Raises ValueError or TypeError
+        where the state does not fit; the trainer may then hold a part of it.
+        """
+        try:
+            position, counters, timing = state["position"], state["counters"], state["timing"]
+            parts, layers = self._parts(), self._random_layers()
+            saved = {name for name in state if name not in ("position", "counters", "history", "timing")}
+            if saved - set(parts):
+                raise ValueError(f"Trainer: the state has {', '.join(sorted(saved - set(parts)))}, this trainer "
+                                 f"has not")
+            if len(counters) != len(layers):
+                raise ValueError(f"Trainer: the state has {len(counters)} random layers, the model {len(layers)}")
+            for name, part in parts.items():
+                if name in saved or part not in self.callbacks:     # a callback may be new
+                    part.load_state_dict(state[name])
+            for layer, step in zip(layers, counters, strict=True):
+                layer.step = step
+            self.history[:] = History.joined(state["history"], timing["history"])
+            for name in ("step", "epoch", "batch", "seen", "loader_epoch"):
+                shapes.integer("Trainer", f"{name} of the state", position[name], 0, 2**63 - 1)
+            self._begin(position["epoch"])
+            self._batch, self.seen, self.step = (position[name] for name in ("batch", "seen", "step"))
+            self._loss_sum, self._weight_sum, self._correct, self.loss, self._seconds = (
+                float(value) for value in (position["loss_sum"], position["weight_sum"], position["correct"],
+                                           position["loss"], timing["seconds"]))
+            self._loader_epoch, self._data = position["loader_epoch"], position["data"]
+        except KeyError as error:
+            raise ValueError(f"Trainer: the state lacks {error}") from None
+        self._resumed = True
+
+    @contextmanager
+    def unchanged(self):
+        """Whatever is done with the trainer meanwhile, it is afterwards as it was before."""
+        state, history, own, modes = self.state_dict(), list(self.history), dict(vars(self)), _modes(self.model)
+        try:
+            yield
+        finally:
+            self.load_state_dict(state)
+            vars(self).update(own)
+            self.history[:] = history
+            _restore(modes)
+
+    def _parts(self):
+        """What has a state of its own, by name."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+        for callback in self.callbacks:
+            name = kind = type(callback).__name__
+            number = 1
+            while name in parts:
+                number += 1
+                name = f"{kind}-{number}"
+            parts[name] = callback
+        return {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
+
+    def _random_layers(self):
+        """Layers that draw random numbers: they count their forward passes in `step`."""
+        return [layer for layer in self.model.modules() if isinstance(getattr(layer, "step", None), int)]
 
     # ------------------------------------------------------------ measuring
 
@@ -337,13 +453,21 @@ def _portions(count):
 @contextmanager
 def _evaluation(model):
     """Evaluation mode meanwhile, then every layer's mode as it was."""
-    modes = [(layer, layer.training) for layer in model.modules()]
+    modes = _modes(model)
     model.eval()
     try:
         yield
     finally:
-        for layer, mode in modes:
-            layer.training = mode
+        _restore(modes)
+
+
+def _modes(model):
+    return [(layer, layer.training) for layer in model.modules()]
+
+
+def _restore(modes):
+    for layer, mode in modes:
+        layer.training = mode
 
 
 def _right(scores, labels):

@@ -298,3 +298,30 @@ def test_wrong_epochs():
 
 def test_repr_says_what_it_is():
     assert repr(DataLoader(numbered(10), 4)).startswith("<DataLoader 3 batches of 4 from <Dataset 10 images")
+
+
+def brighter(images, rng):
+    return images + rng.integers(0, 9, (len(images), 1, 1, 1), np.uint8)
+
+
+@pytest.mark.parametrize("transform", [None, brighter])
+def test_start_leaves_out_the_first_batches_of_one_epoch(transform):
+    def loader():
+        return DataLoader(
+            (np.zeros((10, 1, 2, 2), np.uint8), np.arange(10)), 3, shuffle=True, seed=1, transform=transform
+        )
+
+    whole, part = loader(), loader()
+    first, second = list(whole), list(whole)
+    for start in range(6):
+        part.epoch, part.start = 0, start
+        for got, wanted in ((list(part), first[start:]), (list(part), second)):
+            assert len(got) == len(wanted)
+            for a, b in zip(got, wanted, strict=True):
+                assert np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
+    part.epoch, part.start = 0, 2
+    assert np.array_equal(np.concatenate(list(part.batches())), part.indices(0)[6:])
+    assert part.start == 0
+    for value, error in ((-1, ValueError), (1.0, TypeError), (None, TypeError)):
+        with pytest.raises(error, match="DataLoader: start"):
+            part.start = value

@@ -82,6 +82,26 @@ def test_a_read_only_folder_is_named(tmp_path):
     assert str(tmp_path / "file") in str(error.value)
 
 
+def test_a_log_grows_at_once(tmp_path):
+    log = files.Log(tmp_path / "log")
+    for text in ("one\n", "zwölf\n"):
+        log.write(text)
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "one\nzwölf\n"
+    log.close()
+    files.Log(tmp_path / "log").write("more")
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "one\nzwölf\nmore"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+def test_a_log_on_a_full_disk_is_named():
+    with pytest.raises(OSError, match="could not write: No space left") as error:
+        files.Log("/dev/full").write("text")
+    assert "/dev/full" in str(error.value)
+    with pytest.raises(OSError, match="could not write") as error:
+        files.Log("/dev/null/log")
+    assert "/dev/null/log" in str(error.value)
+
+
 # ------------------------------------------------------------------------------------------ models
 
 DESCRIPTION = {

@@ -32,6 +32,7 @@ class DataLoader:
     Iterating yields (images float32 (n, C, H, W), normalised; labels int64 (n,)).
     Attribute `epoch`: number of the next epoch, from 0. It goes up by one whenever an iteration (or
     `batches()`) starts, and may be set, to go on where another run has stopped.
+    Attribute `start`: how many batches of the next epoch to leave out, for the same purpose; 0 again after it.
 
     Raises TypeError or ValueError if an argument does not fit.
     """
@@ -54,7 +55,7 @@ class DataLoader:
         self.seed = whole_number("DataLoader", "seed", seed, least=0)
         self.transform = transform
         self.drop_last = bool(drop_last)
-        self.epoch = 0
+        self.epoch = self.start = 0
 
     @property
     def epoch(self):
@@ -64,6 +65,15 @@ class DataLoader:
     @epoch.setter
     def epoch(self, number):
         self._epoch = whole_number("DataLoader", "epoch", number, least=0)
+
+    @property
+    def start(self):
+        """Number of the first batch of the next epoch (int >= 0)."""
+        return self._start
+
+    @start.setter
+    def start(self, number):
+        self._start = whole_number("DataLoader", "start", number, least=0)
 
     def __len__(self):
         """Batches in an epoch."""
@@ -85,12 +95,12 @@ class DataLoader:
 
         For callers that gather and normalise the images themselves; `transform` is theirs to apply.
         """
-        return self._cut(self._next_epoch())
+        return self._cut(*self._next_epoch())
 
     def raw_batches(self):
         """Start the next epoch and yield (images (n, C, h, w), labels int64 (n,)), transformed but not
         normalised: uint8 or float32."""
-        return self._load(self._next_epoch())
+        return self._load(*self._next_epoch())
 
     def __iter__(self):
         return ((self.dataset.normalise(images), labels) for images, labels in self.raw_batches())
@@ -99,24 +109,25 @@ class DataLoader:
     # when its first batch is asked for.
 
     def _next_epoch(self):
+        start, self.start = self.start, 0
         self.epoch += 1
-        return self.epoch - 1
+        return self.epoch - 1, start
 
-    def _cut(self, epoch):
+    def _cut(self, epoch, start):
         order = self.indices(epoch)
-        for number in range(len(self)):
+        for number in range(start, len(self)):
             yield order[number * self.batch_size : (number + 1) * self.batch_size]
 
-    def _load(self, epoch):
+    def _load(self, epoch, start):
         data, size, order = self.dataset, self.batch_size, self.indices(epoch)
         together = max(1, _TOGETHER // (size * data.images[:1].nbytes or 1))  # batches
-        for number in range(0, len(self), together):
+        for number in range(start // together * together, len(self), together):
             chosen = order[number * size : min(number + together, len(self)) * size]
             images = np.empty((len(chosen), *data.images.shape[1:]), data.images.dtype)
             augment.gather(data.images, chosen, get_num_threads(), images)
             if self.transform is not None:
                 images = self._transformed(images, chosen, epoch, number // together)
-            for first in range(0, len(chosen), size):
+            for first in range(max(0, start - number) * size, len(chosen), size):
                 yield images[first : first + size], data.labels[chosen[first : first + size]]
 
     def _transformed(self, images, chosen, epoch, number):

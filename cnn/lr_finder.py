@@ -1,0 +1,107 @@
+"""The learning-rate range test: which learning rates a model learns with."""
+import csv
+import io
+import math
+
+import numpy as np
+
+from cnn import files, shapes
+from cnn.data import DataLoader
+
+_SMOOTHING = 0.9        # share of the running mean in the next smoothed loss
+
+
+class LRCurve:
+    """The loss at growing learning rates.
+
+    rates, losses, smoothed: lists of floats, one a step; the loss is that of the step's batch before the step.
+    """
+
+    def __init__(self, rates, losses):
+        self.rates, self.losses, self.smoothed = list(rates), list(losses), []
+        mean = 0.0
+        for step, loss in enumerate(self.losses, 1):
+            mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+            self.smoothed.append(mean / (1 - _SMOOTHING**step))
+
+    @property
+    def suggestion(self):
+        """The rate at which the smoothed loss falls most steeply, over the logarithm of the rate, before its
+        minimum; NaN where it falls nowhere."""
+        lowest = int(np.argmin(self.smoothed))
+        if lowest == 0:
+            return math.nan
+        slopes = np.gradient(self.smoothed)     # the rates are evenly spaced in their logarithm
+        return self.rates[int(np.argmin(slopes[:lowest]))]
+
+    def save(self, path):
+        """Write the columns lr, loss, smoothed_loss to a CSV file, whole or not at all."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["lr", "loss", "smoothed_loss"])
+        writer.writerows(zip(self.rates, self.losses, self.smoothed, strict=True))
+        files.write(path, text.getvalue().encode())
+
+    def plot(self, path):
+        """Draw the curve into a PNG file. Raises ModuleNotFoundError where Matplotlib is missing."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ModuleNotFoundError("plots need Matplotlib: pip install 'cnn[plot]'") from None
+        figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(self.rates, self.losses, color="0.75", linewidth=1, label="loss of each batch")
+        axes.plot(self.rates, self.smoothed, color="#0072b2", linewidth=2, label="smoothed")
+        if not math.isnan(self.suggestion):
+            axes.axvline(self.suggestion, color="#d55e00", linestyle="--",
+                         label=f"steepest at {self.suggestion:.2g}")
+        top, bottom = self.smoothed[0], min(self.smoothed)
+        axes.set(xscale="log", xlabel="learning rate", ylabel="loss",
+                 ylim=(bottom - 0.4 * (top - bottom), top + 0.6 * (top - bottom)) if top > bottom else None)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+        files.write(path, content.getvalue())
+
+
+def find_lr(trainer, train, lowest=1e-5, highest=10.0, steps=100, batch_size=64, seed=0):
+    """Take `steps` steps at learning rates that grow from `lowest` to `highest` by equal factors; an LRCurve.
+
+    It ends early where the smoothed loss is four times its minimum or no number any more. The trainer is
+    afterwards as it was before. train: a DataLoader, or a Dataset that is then shuffled by `seed` into batches
+    of `batch_size`. Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
+
+    Raises TypeError or ValueError for arguments that do not fit.
+    """
+    steps = shapes.integer("find_lr", "steps", steps, 2)
+    lowest = shapes.number("find_lr", "lowest", lowest, above=0)
+    highest = shapes.number("find_lr", "highest", highest, above=lowest)
+    loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
+    if len(loader) == 0:
+        raise ValueError(f"find_lr: there is no batch to train on: {len(loader.dataset)} images in batches of "
+                         f"{loader.batch_size}")
+    rates, losses, epoch = [], [], loader.epoch
+    try:
+        with trainer.unchanged():
+            for step, (images, labels) in zip(range(steps), _forever(loader), strict=False):
+                rate = lowest * (highest / lowest) ** (step / (steps - 1))
+                trainer.optimizer.lr = rate
+                loss = trainer.train_step(images.astype(trainer.model.dtype or images.dtype, copy=False), labels)
+                if not math.isfinite(loss):
+                    break
+                rates.append(rate)
+                losses.append(loss)
+                smoothed = LRCurve(rates, losses).smoothed
+                if smoothed[-1] > 4 * min(smoothed):
+                    break
+    finally:
+        loader.epoch = epoch
+    if not losses:
+        raise ValueError(f"find_lr: the loss of the first batch is {loss}")
+    return LRCurve(rates, losses)
+
+
+def _forever(loader):
+    while True:
+        yield from loader

@@ -18,6 +18,13 @@ def processor():
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def versions():
+    """What the bits of a result depend on besides its settings: a dict of names and versions."""
+    from cnn import __version__
+    return {"cnn": __version__, "python": platform.python_version(), "numpy": np.__version__,
+            "kernels": _ext.VARIANT, "winograd": winograd.get_winograd()}
+
+
 def describe():
     """The kernels in use, the threads, the OpenMP version, and the versions of what matters: a dict of texts."""
     from cnn import __version__

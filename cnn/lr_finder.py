@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from cnn import files, shapes
+from cnn import files, plots, shapes
 from cnn.data import DataLoader
 
 _SMOOTHING = 0.9        # share of the running mean in the next smoothed loss
@@ -43,26 +43,8 @@ class LRCurve:
         files.write(path, text.getvalue().encode())
 
     def plot(self, path):
-        """Draw the curve into a PNG file. Raises ModuleNotFoundError where Matplotlib is missing."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ModuleNotFoundError("plots need Matplotlib: pip install 'cnn[plot]'") from None
-        figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot(self.rates, self.losses, color="0.75", linewidth=1, label="loss of each batch")
-        axes.plot(self.rates, self.smoothed, color="#0072b2", linewidth=2, label="smoothed")
-        if not math.isnan(self.suggestion):
-            axes.axvline(self.suggestion, color="#d55e00", linestyle="--",
-                         label=f"steepest at {self.suggestion:.2g}")
-        top, bottom = self.smoothed[0], min(self.smoothed)
-        axes.set(xscale="log", xlabel="learning rate", ylabel="loss",
-                 ylim=(bottom - 0.4 * (top - bottom), top + 0.6 * (top - bottom)) if top > bottom else None)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
-        files.write(path, content.getvalue())
+        """Draw the curve into a PNG file. Raises ModuleNotFoundError where matplotlib is missing."""
+        plots.save(plots.lr_finder(self.rates, self.losses, self.suggestion), path)
 
 
 def find_lr(trainer, train, lowest=1e-5, highest=10.0, steps=100, batch_size=64, seed=0):

@@ -2,42 +2,76 @@
 import json
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-from cnn import checkpoint, data, files, models, optim, schedules, shapes, threads
-from cnn.callbacks import EpochLog, Progress
+from cnn import checkpoint, config, data, files, lr_finder, models, optim, schedules, shapes, threads
+from cnn.callbacks import (
+    BestCheckpoint,
+    Checkpoint,
+    CSVLog,
+    EarlyStopping,
+    EpochLog,
+    JSONLLog,
+    Progress,
+    StopOnSignal,
+    TensorBoard,
+    TimeLimit,
+    TrainingDiverged,
+)
 from cnn.losses import CrossEntropyLoss
 from cnn.trainer import Trainer
 
 SCHEDULES = ("constant", "step", "cosine", "one-cycle")
+MONITORS = ("val_loss", "val_accuracy", "train_loss", "train_accuracy")
+
+
+def option(default, words=None, free=False, **names):
+    """A field of Settings, and all that a command line needs of it. free: the result does not depend on it."""
+    return field(default=default, metadata={"free": free, "help": words, **names})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a run's result depends on, besides the software.
+    """Everything that a run's result depends on, besides the software; and how the run is kept."""
 
-    dataset: a name, or the path of a folder or .npz file. image_size: pixels a side that a folder's pictures are
-    brought to; None: what suits them. lr: the (largest) learning rate. schedule: one of SCHEDULES; "step"
-    divides by ten after a half and after three quarters of the run. shift: pixels by which training images move
-    at random; flip: whether they are mirrored at random.
-    """
+    dataset: str = option("mnist-sample", f"{', '.join(data.NAMES)}; or a folder with one sub-folder of pictures a "
+                          "class, or an .npz file with images and labels; default: mnist-sample", metavar="NAME|PATH")
+    image_size: int = option(0, "pixels a side that a folder's pictures are brought to; default: as most of them are, "
+                             "up to 64, else 32", metavar="N")
+    model: str = option("lenet5", "default: lenet5", choices=tuple(models.MODELS))
+    epochs: int = option(30, "passes over the training images", metavar="N")
+    batch_size: int = option(64, "images in a step", metavar="N")
+    lr: float = option(0.05, "(largest) learning rate", metavar="RATE")
+    optimizer: str = option("sgd", choices=tuple(optim.OPTIMIZERS))
+    momentum: float = option(0.9, "of sgd and rmsprop", metavar="M")
+    weight_decay: float = option(2e-3, metavar="D")
+    schedule: str = option("one-cycle", "of the learning rate; step divides it by ten after a half and after three "
+                           "quarters of the run", choices=SCHEDULES)
+    label_smoothing: float = option(0.05, "share of the target spread over all classes", metavar="E")
+    shift: int = option(2, "move training images at random by up to so many pixels", metavar="PIXELS")
+    flip: bool = option(False, "mirror training images at random")
+    seed: int = option(0, "of weights and order; the same seed gives the same weights to the bit on any number of "
+                       "threads", metavar="N")
+    validation_fraction: float = option(0.0, "share of the training images, of every class, held out to measure each "
+                                        "epoch on; default: 0", metavar="F")
+    monitor: str = option("val_loss", "what is best, for --patience and best.safetensors; default: val_loss",
+                          choices=MONITORS)
+    patience: int = option(0, "stop after so many epochs that were not the best so far, and keep the best weights; "
+                           "default: 0, do not", metavar="N")
+    min_delta: float = option(0.0, "by how much the best must be better; default: 0", metavar="D")
+    max_minutes: float = option(0.0, "stop after so many minutes of training; default: 0, do not", free=True,
+                                metavar="M")
+    checkpoint_every: str = option("auto", "a number of steps, epoch, or auto: epochs, but not more often than every "
+                                   "ten seconds; default: auto", free=True, metavar="STEPS")
+    keep: int = option(3, "checkpoints that stay, the newest; default: 3", free=True, metavar="N")
+    log_steps: bool = option(False, "write steps.jsonl, a line for each step", free=True)
+    tensorboard: bool = option(False, "write event files for TensorBoard", free=True)
+    data_dir: str = option("", "where to look for the data set first (then $CNN_DATA_DIR, then the user's cache; else "
+                           "it is downloaded)", free=True, metavar="DIR")
 
-    dataset: str = "mnist-sample"
-    image_size: int | None = None
-    model: str = "lenet5"
-    epochs: int = 30
-    batch_size: int = 64
-    lr: float = 0.05
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 2e-3
-    schedule: str = "one-cycle"
-    label_smoothing: float = 0.05
-    shift: int = 2
-    flip: bool = False
-    seed: int = 0
 
+FREE = {f.name for f in fields(Settings) if f.metadata["free"]}
 
 # What suits each data set; chosen on a split of its training set, never on its test set.
 _MNIST = Settings(epochs=4, weight_decay=5e-4, label_smoothing=0.0, shift=0)
@@ -50,6 +84,11 @@ DEFAULTS = {
     "cifar10": replace(_CIFAR, dataset="cifar10"),
     "cifar100": replace(_CIFAR, dataset="cifar100"),
 }
+
+
+def defaults(dataset):
+    """The Settings that suit a data set, by its name or path."""
+    return DEFAULTS.get(dataset) or replace(Settings(), dataset=dataset)
 
 
 @dataclass(frozen=True)
@@ -71,16 +110,35 @@ RECIPES = {
 
 def check(settings):
     """Raise TypeError or ValueError for settings that no run could use, before any data is read."""
+    for f in fields(Settings):
+        value, choices = getattr(settings, f.name), f.metadata.get("choices")
+        if choices and value not in choices:
+            raise ValueError(f"train: {f.name} must be one of {', '.join(choices)}, got {value!r}")
+        if f.type in (bool, str) and not isinstance(value, f.type):
+            raise TypeError(f"train: {f.name} must be a {f.type.__name__}, got {value!r}")
+        if f.type is float:
+            shapes.number("train", f.name.replace("_", " "), value, 0)
+    shapes.integer("train", "image size", settings.image_size, 0)
     shapes.integer("train", "epochs", settings.epochs, 0)
     shapes.integer("train", "batch size", settings.batch_size, 1)
     shapes.integer("train", "seed", settings.seed, 0, 2**63 - 1)
     shapes.integer("train", "shift", settings.shift, 0)
-    for name in ("lr", "momentum", "weight_decay"):
-        shapes.number("train", name.replace("_", " "), getattr(settings, name), 0)
+    shapes.integer("train", "patience", settings.patience, 0)
+    shapes.integer("train", "keep", settings.keep, 1)
     shapes.number("train", "label smoothing", settings.label_smoothing, 0, 1)
-    for name, known in (("model", models.MODELS), ("optimizer", optim.OPTIMIZERS), ("schedule", SCHEDULES)):
-        if getattr(settings, name) not in known:
-            raise ValueError(f"train: {name} must be one of {', '.join(known)}, got {getattr(settings, name)!r}")
+    shapes.number("train", "validation fraction", settings.validation_fraction, 0, below=1)
+    _checkpoint_every(settings)
+    if settings.patience and settings.monitor.startswith("val_") and not settings.validation_fraction:
+        raise ValueError(f"train: patience by {settings.monitor} needs a validation fraction above 0")
+
+
+def _checkpoint_every(settings):
+    every = settings.checkpoint_every
+    if every in ("auto", "epoch"):
+        return every
+    if not every.isascii() or not every.isdigit() or not int(every):
+        raise ValueError(f"train: checkpoint every must be auto, epoch or a number of steps, got {every!r}")
+    return int(every)
 
 
 def make_optimizer(settings, parameters):
@@ -127,9 +185,9 @@ def open_folder(path):
     """Make the folder if need be; one that holds a run already is refused."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    for name in ("model.safetensors", "history.csv", "summary.json"):
+    for name in ("config.toml", "model.safetensors", "history.csv", "summary.json", "checkpoints"):
         if (path / name).exists():
-            raise FileExistsError(f"{path} holds a run already ({name}); choose another folder")
+            raise FileExistsError(f"{path} holds a run already ({name}); choose another folder, or --resume it")
     return path
 
 
@@ -144,60 +202,252 @@ def run_folder(out, settings):
             folder.rmdir()
 
 
-def train(settings, data_dir=None, out=None, quiet=False, target=None):
-    """Train as the settings say and write model.safetensors, history.csv and summary.json.
+@contextmanager
+def _locked(path):
+    """Refuse to be the second process that works on a run; `path` is a file of it."""
+    import fcntl
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(f"{path.parent}: another process is working on this run") from None
+        except OSError:     # a file system without locks
+            pass
+        yield
 
-    data_dir: where to look for the data set first. out: folder to write to, default a new one below runs/.
-    quiet: print nothing. target: a test accuracy, to say whether it was met. Returns the summary (a dict).
 
-    Raises FileNotFoundError (data), FileExistsError (the folder holds a run), ValueError (settings),
-    TrainingDiverged.
+# ---------------------------------------------------------------- settings in files
+
+def write_settings(path, settings):
+    """Write settings as TOML, which `read_settings` reads, and below them what the run was made with."""
+    settings, made_with = _anywhere(settings), {**config.versions(), "threads": threads.get_num_threads()}
+    lines = ["# A training run of cnn: `train.py --config` with this file makes the same run again.",
+             *(f"{name} = {_toml(value)}" for name, value in asdict(settings).items()),
+             "", "[made_with]", *(f"{name} = {_toml(value)}" for name, value in made_with.items())]
+    files.write(path, ("\n".join(lines) + "\n").encode())
+
+
+def _anywhere(settings):
+    """The settings with paths that hold in other folders, too."""
+    if settings.dataset not in data.NAMES:
+        settings = replace(settings, dataset=str(Path(settings.dataset).absolute()))
+    if settings.data_dir:
+        settings = replace(settings, data_dir=str(Path(settings.data_dir).absolute()))
+    return settings
+
+
+def _toml(value):
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def read_settings(path):
+    """Read a TOML file, or the config.toml of a folder: a dict with some or all of the names of Settings.
+
+    Raises FileNotFoundError, and ValueError naming the file where it is no TOML or has unknown names.
+    """
+    path = _config_file(path)
+    values = _read_toml(path)
+    values.pop("made_with", None)
+    unknown = set(values) - {f.name for f in fields(Settings)}
+    if unknown:
+        raise ValueError(f"{path}: there are no such settings: {', '.join(sorted(unknown))}")
+    return values
+
+
+def _config_file(path):
+    return Path(path, "config.toml") if Path(path).is_dir() else Path(path)
+
+
+def _read_toml(path):
+    import tomllib
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such configuration")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a configuration that can be read ({error})") from None
+
+
+# ---------------------------------------------------------------- running
+
+def find_lr(settings, out=None, quiet=False):
+    """The learning-rate range test (cnn.find_lr) of what the settings describe; returns its LRCurve.
+
+    Writes lr.csv and, where Matplotlib is installed, lr.png to `out`, by default a new folder below runs/.
+    Raises what `train` raises.
+    """
+    check(settings)
+    train_set, _, _ = _load(settings)
+    trainer, loader, _ = _make(settings, train_set)
+    curve = lr_finder.find_lr(trainer, loader)
+    folder = open_folder(out) if out is not None else new_folder(train_set.name, f"{settings.model}-lr")
+    curve.save(folder / "lr.csv")
+    try:
+        curve.plot(folder / "lr.png")
+        written = "lr.csv and lr.png"
+    except ModuleNotFoundError as error:
+        written = f"lr.csv, but no lr.png ({error}),"
+    _say(quiet, f"the loss falls most steeply at a learning rate of {curve.suggestion:.2g} and is lowest at "
+                f"{curve.rates[curve.smoothed.index(min(curve.smoothed))]:.2g}")
+    _say(quiet, f"wrote {written} to {folder}")
+    return curve
+
+
+def train(settings, out=None, quiet=False, target=None):
+    """Train as the settings say, and write what there is to know about it into a folder (docs/runs.md).
+
+    out: the folder, default a new one below runs/. quiet: print nothing. target: a test accuracy, to say whether
+    it was met. Returns the summary (a dict).
+
+    Raises FileNotFoundError (data), FileExistsError (the folder holds a run), ValueError or TypeError (settings),
+    OSError naming the file that could not be written, TrainingDiverged; Interrupted where a signal stopped it.
     """
     start = time.perf_counter()
-
-    def say(text):
-        if not quiet:
-            print(text, flush=True)
-
     check(settings)
-    train_set, test_set = data.load(settings.dataset, data_dir, settings.image_size, seed=settings.seed)
+    sets = _load(settings)
+    made = _make(settings, sets[0])
+    with run_folder(out, replace(settings, dataset=sets[0].name)) as folder:
+        write_settings(folder / "config.toml", settings)
+        with _locked(folder / "config.toml"):
+            return _go(settings, sets, made, folder, quiet, start, target=target)
+
+
+def resume(folder, quiet=False, **free):
+    """Go on with the run in a folder after its newest checkpoint, to the same bits; returns the summary.
+
+    free: other values for settings that the result does not depend on, those in FREE; a time limit must be set
+    anew. A run that is complete is left as it is. Raises what `train` raises.
+    """
+    start, folder = time.perf_counter(), Path(folder)
+    fixed = set(free) - FREE
+    if fixed:
+        raise ValueError(f"resume: {', '.join(sorted(fixed))} cannot be changed in the middle of a run")
+    settings = Settings(**{**read_settings(folder), "max_minutes": 0.0, **free})
+    check(settings)
+    with _locked(folder / "config.toml"):
+        summary = _summary(folder)
+        if summary.get("complete"):
+            _say(quiet, f"{folder} is complete: held-out accuracy {summary['test_accuracy']:.2%} after "
+                        f"{summary['steps']:,} steps")
+            return summary
+        now, then = config.versions(), _read_toml(folder / "config.toml").get("made_with", {})
+        for name, version in now.items():
+            if then.get(name, version) != version:
+                _say(quiet, f"begun with {name} {then[name]}, gone on with {version}: the bits may differ")
+        sets = _load(settings)
+        return _go(settings, sets, _make(settings, sets[0]), folder, quiet, start, resuming=True)
+
+
+def _say(quiet, text):
+    if not quiet:
+        print(text, flush=True)
+
+
+def _summary(folder):
+    """What the run has said of itself so far; {} where that cannot be read."""
+    try:
+        return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _load(settings):
+    """The data sets to train on, to choose by (or None), and to test on."""
+    train_set, test_set = data.load(settings.dataset, settings.data_dir or None, settings.image_size or None,
+                                    seed=settings.seed)
+    if not settings.validation_fraction:
+        return train_set, None, test_set
+    return *train_set.split(settings.validation_fraction, settings.seed), test_set
+
+
+def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False):
+    """Train, measure and write; `start` is when the run began, by time.perf_counter."""
+    (train_set, validation, test_set), (trainer, loader, description) = sets, made
+    keeper = Checkpoint(folder / "checkpoints", _checkpoint_every(settings), settings.keep)
+    stopper = StopOnSignal(keeper)
+    limit = TimeLimit(settings.max_minutes) if settings.max_minutes else None
+    trainer.callbacks = [*([] if quiet else [Progress(), EpochLog()]),
+                         *make_callbacks(settings, folder, validation, description),
+                         *([limit] if limit else []), keeper, stopper]
+    sizes = "x".join(map(str, train_set.images.shape[1:]))
+    to_choose = f", {len(validation):,} to choose by" if validation is not None else ""
+    _say(quiet, f"{settings.model} with {sum(p.size for p in trainer.model.parameters()):,} parameters on "
+                f"{settings.dataset}: {len(train_set):,} training and {len(test_set):,} held-out images of {sizes}"
+                f"{to_choose}, {threads.get_num_threads()} threads")
+    if resuming:
+        _go_back(trainer, folder, quiet)
+    try:
+        with stopper:
+            history = trainer.fit(loader, settings.epochs, validation)
+    except TrainingDiverged as error:
+        good = checkpoint.checkpoints(folder / "checkpoints")
+        raise TrainingDiverged(f"{error}; the last good checkpoint is {good[-1] if good else 'none'}") from None
+    # the loss reported is without smoothing
+    measured = Trainer(trainer.model, None, progress=False).evaluate(test_set)
+    training = sum(history.column("seconds"))
+    summary = {
+        **asdict(settings),
+        "test_accuracy": measured["accuracy"], "test_loss": measured["loss"], "steps": trainer.step,
+        "complete": not (limit and limit.reached), "stopped": trainer.stop or None,
+        "digest": checkpoint.digest(trainer.state_dict()),
+        "seconds": round(time.perf_counter() - start, 3),
+        "images_per_second": round(sum(row["seconds"] * row["images_per_second"] for row in history) / training)
+        if training else None,
+        "threads": threads.get_num_threads(),
+    }
+    checkpoint.save_model(folder / "model.safetensors", trainer.model,
+                          {**description, "test_accuracy": measured["accuracy"]})
+    files.write(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+    if trainer.stop:
+        _say(quiet, f"stopped after step {trainer.step:,}: {trainer.stop}")
+    _say(quiet, f"held-out accuracy {measured['accuracy']:.2%} (loss {measured['loss']:.4f}) after {len(history)} "
+                f"epochs")
+    if target is not None:
+        _say(quiet, f"target {target:.1%}: {'met' if measured['accuracy'] >= target else 'missed'}")
+    if history:
+        _say(quiet, f"{summary['images_per_second']:,} images/s while training, {summary['seconds']:.1f} s in all")
+    _say(quiet, f"wrote model.safetensors, history.csv and summary.json to {folder}")
+    return summary
+
+
+def _make(settings, train_set):
+    """A trainer, the loader that feeds it, and what a model file says about the model."""
     channels, height, width = train_set.images.shape[1:]
     if height != width:
         raise ValueError(f"train: the models want square images, those of {settings.dataset} are {height}x{width}")
     arguments = {"in_channels": channels, "num_classes": train_set.num_classes, "image_size": height}
     model = models.MODELS[settings.model](**arguments, seed=settings.seed)
-    with run_folder(out, replace(settings, dataset=train_set.name)) as folder:
-        say(f"{settings.model} with {sum(p.size for p in model.parameters()):,} parameters on {settings.dataset}: "
-            f"{len(train_set):,} training and {len(test_set):,} held-out images of {channels}x{height}x{width}, "
-            f"{threads.get_num_threads()} threads")
-        loader = data.DataLoader(train_set, settings.batch_size, shuffle=True, seed=settings.seed,
-                                 transform=make_transform(settings))
-        trainer = Trainer(model, make_optimizer(settings, model.parameters()),
-                          CrossEntropyLoss(settings.label_smoothing), progress=False,
-                          callbacks=[] if quiet else [Progress(), EpochLog()],
-                          schedule=make_schedule(settings, max(1, len(loader) * settings.epochs)))
-        history = trainer.fit(loader, settings.epochs)
-        # the loss reported is without smoothing
-        measured = Trainer(model, None, progress=False).evaluate(test_set)
-        training = sum(history.column("seconds"))
-        summary = {
-            **asdict(settings),
-            "test_accuracy": measured["accuracy"], "test_loss": measured["loss"],
-            "seconds": round(time.perf_counter() - start, 3),
-            "images_per_second": round(len(train_set) * len(history) / training) if training else None,
-            "threads": threads.get_num_threads(),
-        }
-        description = {"model": settings.model, "arguments": arguments, "classes": list(train_set.classes),
-                       "mean": list(train_set.mean), "std": list(train_set.std), "dataset": settings.dataset,
-                       "seed": settings.seed, "test_accuracy": measured["accuracy"]}
-        checkpoint.save_model(folder / "model.safetensors", model, description)
-        history.save(folder / "history.csv")
-        files.write(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    description = {"model": settings.model, "arguments": arguments, "classes": list(train_set.classes),
+                   "mean": list(train_set.mean), "std": list(train_set.std),
+                   "dataset": _anywhere(settings).dataset, "seed": settings.seed}
+    loader = data.DataLoader(train_set, settings.batch_size, shuffle=True, seed=settings.seed,
+                             transform=make_transform(settings))
+    trainer = Trainer(model, make_optimizer(settings, model.parameters()), CrossEntropyLoss(settings.label_smoothing),
+                      schedule=make_schedule(settings, max(1, len(loader) * settings.epochs)), progress=False)
+    return trainer, loader, description
 
-    say(f"held-out accuracy {measured['accuracy']:.2%} (loss {measured['loss']:.4f}) after {len(history)} epochs")
-    if target is not None:
-        say(f"target {target:.1%}: {'met' if measured['accuracy'] >= target else 'missed'}")
-    if history:
-        say(f"{summary['images_per_second']:,} images/s while training, {summary['seconds']:.1f} s in all")
-    say(f"wrote model.safetensors, history.csv and summary.json to {folder}")
-    return summary
+
+def make_callbacks(settings, folder, validation, description):
+    """The callbacks that the settings ask for: logs, early stopping, the best weights."""
+    result = [CSVLog(folder / "history.csv")]
+    if settings.log_steps:
+        result.append(JSONLLog(folder / "steps.jsonl"))
+    if settings.tensorboard:
+        result.append(TensorBoard(folder / "tensorboard"))
+    if settings.patience:
+        result.append(EarlyStopping(settings.monitor, settings.patience, settings.min_delta))
+    if validation is not None:
+        result.append(BestCheckpoint(folder / "best.safetensors", settings.monitor, settings.min_delta, description))
+    return result
+
+
+def _go_back(trainer, folder, quiet):
+    """Load the newest checkpoint of a run; without one, clear away what came before the first."""
+    path = checkpoint.resume(folder / "checkpoints", trainer, lambda text: _say(quiet, text))
+    if path is not None:
+        _say(quiet, f"going on after step {trainer.step:,}, from {path}")
+        return
+    _say(quiet, "there is no checkpoint yet: going on from the beginning")
+    for name in ("history.csv", "steps.jsonl", "best.safetensors"):
+        (folder / name).unlink(missing_ok=True)

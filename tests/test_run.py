@@ -1,0 +1,442 @@
+"""Runs as `scripts/train.py` makes them: folders, settings in files, interruptions of every kind."""
+
+import dataclasses
+import itertools
+import json
+import os
+import random
+import re
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import run_python
+
+import cnn
+from cnn import checkpoint, run
+from cnn.commands import train
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+
+SHORT = run.replace(run.Settings(), epochs=2, batch_size=500)  # 16 steps
+
+
+def train_py(*arguments, before="", **options):
+    """Run scripts/train.py after some lines of Python."""
+    code = f"sys.argv[0] = 'train.py'; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    code = f"import runpy, sys\n{textwrap.dedent(before)}\n{code}"
+    return run_python("-c", code, *map(str, arguments), **options)
+
+
+def short(*arguments, **options):
+    return train_py("--epochs", 2, "--batch-size", 500, *arguments, **options)
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory):
+    """The digest of SHORT, uninterrupted, and the bytes of its model."""
+    folder = tmp_path_factory.mktemp("wanted")
+    return run.train(SHORT, folder, quiet=True)["digest"], (folder / "model.safetensors").read_bytes()
+
+
+# ------------------------------------------------------------------------------------------ folders
+
+
+def test_a_run_leaves_what_there_is_to_know(tmp_path):
+    settings = run.replace(
+        SHORT, log_steps=True, validation_fraction=0.1, patience=1, checkpoint_every="5", keep=2
+    )
+    result = run.train(settings, tmp_path / "run", quiet=True)
+    assert sorted(os.listdir(tmp_path / "run")) == [
+        *("best.safetensors", "checkpoints", "config.toml", "history.csv"),
+        *("model.safetensors", "steps.jsonl", "summary.json"),
+    ]
+    assert len(checkpoint.checkpoints(tmp_path / "run" / "checkpoints")) == 2
+    assert summary(tmp_path / "run") == result
+    assert result["complete"] and result["stopped"] is None and result["steps"] == 16
+    model, description = cnn.load_model(tmp_path / "run")
+    assert len(description["classes"]) == 10 and description["test_accuracy"] == result["test_accuracy"]
+    assert cnn.load_model(tmp_path / "run" / "best.safetensors")[1]["epoch"] in (1, 2)
+
+
+def test_validation_images_are_not_trained_on_and_not_tested_on(tmp_path, monkeypatch):
+    seen = {}
+    fit = cnn.Trainer.fit
+
+    def watched(trainer, train, epochs, validation):
+        seen.update(train=train.dataset.images, validation=validation.images)
+        return fit(trainer, train, epochs, validation)
+
+    monkeypatch.setattr(cnn.Trainer, "fit", watched)
+    train, test = cnn.data.load("mnist-sample")
+    run.train(run.replace(SHORT, validation_fraction=0.25, epochs=1), tmp_path, quiet=True)
+    assert len(seen["train"]) == 3000 and len(seen["validation"]) == 1000
+    together = {image.tobytes() for image in (*seen["train"], *seen["validation"])}
+    assert together == {image.tobytes() for image in train.images}
+    assert not {image.tobytes() for image in seen["validation"]} & {image.tobytes() for image in test.images}
+
+
+def test_nothing_is_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = (run.train(run.replace(SHORT, epochs=1), quiet=True) for _ in range(2))
+    assert sorted(os.listdir("runs")) == ["mnist-sample-lenet5-1", "mnist-sample-lenet5-2"]
+    assert first["digest"] == second["digest"]
+    for name in ("config.toml", "model.safetensors", "history.csv", "summary.json", "checkpoints"):
+        other = tmp_path / f"holds-{name}"
+        other.mkdir()
+        (other / name).write_text("precious")
+        with pytest.raises(FileExistsError, match=f"holds a run already .{name}"):
+            run.train(SHORT, other, quiet=True)
+        assert os.listdir(other) == [name] and (other / name).read_text() == "precious"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = short("--out", tmp_path / "file" / "run")
+    assert result.returncode == 1 and str(tmp_path / "file" / "run") in result.stderr
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    run.train(SHORT, tmp_path / "run", quiet=True)
+    with open(tmp_path / "run" / "config.toml") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(FileExistsError, match="another process"):
+            run.resume(tmp_path / "run", quiet=True)
+
+
+# ------------------------------------------------------------------------------------------ settings
+
+
+def test_settings_round_trip(tmp_path):
+    settings = run.replace(
+        SHORT, lr=1e-5, flip=True, data_dir='/a "folder"\\with ümlauts', checkpoint_every="17", min_delta=0.25
+    )
+    run.write_settings(tmp_path / "config.toml", settings)
+    for path in (tmp_path, str(tmp_path), tmp_path / "config.toml"):
+        assert run.Settings(**run.read_settings(path)) == settings
+
+
+def test_what_a_run_wrote_makes_the_same_run(tmp_path, wanted):
+    run.train(SHORT, tmp_path / "a", quiet=True)
+    result = train_py("--config", tmp_path / "a", "--out", tmp_path / "b", "--keep", 1)
+    assert result.returncode == 0, result.stderr
+    assert summary(tmp_path / "b")["digest"] == wanted[0]
+    assert (tmp_path / "b" / "model.safetensors").read_bytes() == wanted[1]
+    result = train_py("--config", tmp_path / "a" / "config.toml", "--out", tmp_path / "c", "--seed", 1)
+    assert summary(tmp_path / "c")["seed"] == 1 and summary(tmp_path / "c")["digest"] != wanted[0]
+
+
+def test_every_setting_is_an_option():
+    values = {int: "3", float: "0.5", str: "x"}
+    parser = train.parser()
+    for field in dataclasses.fields(run.Settings):
+        name = f"--{field.name.replace('_', '-')}"
+        value = field.metadata.get("choices", [values.get(field.type)])[0]
+        given = vars(parser.parse_args([name] if field.type is bool else [name, value]))[field.name]
+        assert type(given) is field.type
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["dataset = ", "epoch = 3", "dataset = 1\ndataset = 2", "[run]\nepochs = 3", "\0", "a = " + "[" * 9999],
+)
+def test_a_configuration_that_cannot_be_used_is_named(tmp_path, text):
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(ValueError, match="config.toml: "):
+        run.read_settings(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nothing.toml"):
+        run.read_settings(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"dataset": 3}, TypeError),
+        ({"image_size": -1}, ValueError),
+        ({"epochs": -1}, ValueError),
+        ({"epochs": 1.5}, TypeError),
+        ({"lr": "0.1"}, TypeError),
+        ({"lr": -1}, ValueError),
+        ({"flip": 1}, TypeError),
+        ({"validation_fraction": 1}, ValueError),
+        ({"label_smoothing": 1.5}, ValueError),
+        ({"monitor": "loss"}, ValueError),
+        ({"patience": 2}, ValueError),  # without anything to monitor
+        ({"checkpoint_every": "0"}, ValueError),
+        ({"checkpoint_every": "weekly"}, ValueError),
+        ({"checkpoint_every": 5}, TypeError),
+        ({"keep": 0}, ValueError),
+        ({"max_minutes": -1.0}, ValueError),
+        ({"data_dir": None}, TypeError),
+    ],
+)
+def test_settings_that_cannot_be_used(tmp_path, changes, error):
+    (name,) = changes
+    with pytest.raises(error, match=f"train: {name.replace('_', '.')}"):
+        run.train(run.replace(SHORT, **changes), tmp_path / "run", quiet=True)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--recipe", "mnist-99", "--lr", "1"),
+        ("--resume", "x", "--lr", "1"),
+        ("--resume", "x", "--seed", "1"),
+        ("--resume", "x", "--out", "y"),
+        ("--resume", "x", "--config", "y"),
+        ("--recipe", "mnist-99", "--config", "y"),
+    ],
+)
+def test_arguments_that_exclude_each_other(arguments):
+    assert train_py(*arguments).returncode == 2
+
+
+# ------------------------------------------------------------------------------------------ interruptions
+
+AT_STEP = """
+    import os, signal, sys, cnn
+    from cnn import callbacks
+    ordinary = callbacks.CSVLog.on_step_end
+
+    def on_step_end(self, trainer):
+        if trainer.step == {step}:
+            {action}
+
+    callbacks.CSVLog.on_step_end = on_step_end
+"""
+
+
+def at_step(step, action):
+    return AT_STEP.format(step=step, action=action)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_saves_says_how_to_go_on_and_goes_on_to_the_same_bits(tmp_path, wanted, name, code):
+    folder = tmp_path / "run"
+    result = short("--out", folder, "--quiet", before=at_step(11, f"os.kill(os.getpid(), signal.{name})"))
+    assert result.returncode == code
+    assert f"train.py --resume {folder}" in result.stderr and name in result.stderr
+    assert [p.name for p in checkpoint.checkpoints(folder / "checkpoints")] == ["step-00000011.safetensors"]
+    assert not (folder / "summary.json").exists() and "Traceback" not in result.stderr
+    result = train_py("--resume", folder)
+    assert result.returncode == 0 and "going on after step 11" in result.stdout
+    assert summary(folder)["digest"] == wanted[0]
+    assert (folder / "model.safetensors").read_bytes() == wanted[1]
+    assert len((folder / "history.csv").read_text().splitlines()) == 3
+    result = train_py("--resume", folder)
+    assert result.returncode == 0 and "is complete" in result.stdout
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    folder = tmp_path / "run"
+    for name, code in (("SIGINT", 130), ("SIGTERM", -signal.SIGTERM)):
+        kill = f"os.kill(os.getpid(), signal.{name})"
+        result = short("--out", folder / name, "--quiet", before=at_step(11, f"{kill}; {kill}; print('on')"))
+        assert result.returncode == code and result.stdout == ""
+        assert checkpoint.checkpoints(folder / name / "checkpoints") == []
+
+
+def test_killed_before_the_first_checkpoint(tmp_path, wanted):
+    folder = tmp_path / "run"
+    kill = at_step(11, "os.kill(os.getpid(), signal.SIGKILL)")
+    result = short("--out", folder, "--log-steps", "--validation-fraction", 0, before=kill)
+    assert result.returncode == -signal.SIGKILL
+    assert (folder / "history.csv").exists()
+    result = train_py("--resume", folder)
+    assert "from the beginning" in result.stdout, result.stderr
+    assert summary(folder)["digest"] == wanted[0]
+    assert len((folder / "steps.jsonl").read_text().splitlines()) == 16
+
+
+def test_the_time_limit_can_be_gone_beyond(tmp_path, wanted):
+    limited = run.train(run.replace(SHORT, max_minutes=1e-9), tmp_path / "run", quiet=True)
+    assert limited["steps"] == 1 and not limited["complete"] and "time limit" in limited["stopped"]
+    assert run.resume(tmp_path / "run", quiet=True)["digest"] == wanted[0]
+    assert run.read_settings(tmp_path / "run")["max_minutes"] == 1e-9
+
+
+def test_a_run_that_stopped_early_is_complete(tmp_path):
+    settings = run.replace(SHORT, epochs=5, validation_fraction=0.1, patience=1, min_delta=9.0)
+    stopped = run.train(settings, tmp_path / "run", quiet=True)
+    assert stopped["steps"] == 16 and stopped["complete"] and "val_loss" in stopped["stopped"]
+    assert run.resume(tmp_path / "run", quiet=True) == stopped
+    best, last = (cnn.load_model(tmp_path / "run" / f"{name}.safetensors")[0] for name in ("best", "model"))
+    for name, value in best.state_dict().items():
+        assert np.array_equal(value, last.state_dict()[name])
+    (tmp_path / "run" / "summary.json").unlink()  # as if it had been killed just before
+    assert run.resume(tmp_path / "run", quiet=True)["digest"] == stopped["digest"]
+
+
+def test_own_data_are_found_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez("sky.npz", images=rng.integers(0, 256, (60, 16, 16), np.uint8), labels=np.arange(60) % 3)
+    settings = run.replace(SHORT, dataset="sky.npz", batch_size=10)
+    wanted = run.train(settings, quiet=True)
+    (folder,) = (tmp_path / "runs").iterdir()
+    run.train(run.replace(settings, max_minutes=1e-9), "other", quiet=True)
+    monkeypatch.chdir("/")
+    assert run.resume(tmp_path / "other", quiet=True)["digest"] == wanted["digest"]
+    files = [path / "model.safetensors" for path in (folder, tmp_path / "other")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_another_version_is_mentioned(tmp_path, capsys):
+    run.train(run.replace(SHORT, max_minutes=1e-9), tmp_path / "run", quiet=True)
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(re.sub('numpy = ".*"', 'numpy = "1.0"', config.read_text()))
+    run.resume(tmp_path / "run")
+    assert "begun with numpy 1.0" in capsys.readouterr().out
+
+
+def test_what_cannot_be_changed_in_the_middle(tmp_path):
+    with pytest.raises(ValueError, match="resume: lr cannot be changed"):
+        run.resume(tmp_path, lr=0.1)
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        run.resume(tmp_path)
+
+
+def test_a_loss_that_is_no_number(tmp_path):
+    result = short("--lr", "1e9", "--schedule", "constant", "--checkpoint-every", 1, "--out", tmp_path / "run")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    good = checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
+    assert re.search(r"(loss|weights) became (nan|inf|NaN).* step \d+ .*learning rate 1e\+09", result.stderr)
+    assert f"the last good checkpoint is {good[-1] if good else 'none'}" in result.stderr
+    for path in good:
+        assert all(np.isfinite(w).all() for w in checkpoint.load(path)["model"].values())
+
+
+def test_diverging_in_the_middle_leaves_the_good_checkpoint(tmp_path):
+    before = at_step(6, "trainer.model.parameters()[-1].data = [float('nan')] * 10")
+    result = short("--checkpoint-every", 1, "--out", tmp_path / "run", before=before)
+    good = checkpoint.path_of(tmp_path / "run" / "checkpoints", 5)
+    assert result.returncode == 1 and f"the last good checkpoint is {good}" in result.stderr
+    assert checkpoint.load(good)["position"]["step"] == 5
+
+
+def test_a_file_that_grows_too_large(tmp_path):
+    """As on a full disk: the file is named, and the one before it can be gone on from."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    folder = tmp_path / "run"
+    result = short("--checkpoint-every", 1, "--out", folder, before=at_step(6, limit))
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert str(folder / "checkpoints" / "step-00000006.safetensors") in result.stderr
+    assert sorted(os.listdir(folder / "checkpoints")) == [f"step-0000000{n}.safetensors" for n in (3, 4, 5)]
+    assert checkpoint.load(checkpoint.path_of(folder / "checkpoints", 5))["position"]["step"] == 5
+
+
+@pytest.mark.parametrize(("name", "size"), [("steps.jsonl", 200), ("history.csv", 85)])
+def test_a_log_that_cannot_grow(tmp_path, name, size):
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+    option = ["--log-steps"] if name == "steps.jsonl" else []
+    result = short("--out", tmp_path / "run", *option, before=at_step(1, limit))
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert f"could not write: File too large: '{tmp_path / 'run' / name}'" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder(tmp_path):
+    result = short("--checkpoint-every", 1, "--out", tmp_path / "run", before=at_step(
+        6, f"os.chmod({str(tmp_path / 'run' / 'checkpoints')!r}, 0o500)"))
+    (tmp_path / "run" / "checkpoints").chmod(0o700)
+    assert result.returncode == 1 and "step-00000006.safetensors" in result.stderr
+
+
+KILLABLE = """
+    import os, sys
+    from pathlib import Path
+    from cnn import callbacks, run
+
+    save = callbacks.Checkpoint.save
+
+    def saying(self, trainer):
+        path = save(self, trainer)
+        os.write(1, b"%d\\n" % trainer.step)
+        return path
+
+    callbacks.Checkpoint.save = saying
+    folder = Path(sys.argv[1])
+    if (folder / "config.toml").exists():
+        run.resume(folder, quiet=True)
+    else:
+        settings = run.replace(run.Settings(), epochs=int(sys.argv[2]), checkpoint_every="1")
+        run.train(settings, folder, quiet=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kills", "epochs", "seed"),
+    [(4, 6, 0), *(pytest.param(50, 30, seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))],
+)
+def test_sigkill_at_random_instants(tmp_path, kills, epochs, seed):
+    """Every checkpoint can be read, no completed one is lost, and the end is the same to the bit."""
+    rng = random.Random(seed)
+    folder, complete, unloadable, lost = tmp_path / "1", 0, 0, 0
+    wanted = run.train(run.replace(run.Settings(), epochs=epochs), tmp_path / "wanted", quiet=True)["digest"]
+
+    def start():
+        command = [sys.executable, "-c", textwrap.dedent(KILLABLE), str(folder), str(epochs)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent)
+
+    for kill in itertools.count():
+        process = start()
+        if kill % 4:  # else at any time, also before the first step
+            select.select([process.stdout], [], [])
+        time.sleep(rng.uniform(0, 0.2))
+        process.kill()
+        said = [int(line) for line in process.communicate()[0].splitlines(keepends=True) if line.endswith(b"\n")]
+        paths = checkpoint.checkpoints(folder / "checkpoints")
+        for path in paths:
+            try:
+                checkpoint.load(path)
+            except ValueError:
+                unloadable += 1
+        lost += bool(said) and (not paths or checkpoint.step_of(paths[-1]) < said[-1])
+        if kill + 1 == kills:
+            break
+        if (folder / "summary.json").exists():
+            assert summary(folder)["digest"] == wanted
+            complete += 1
+            folder = tmp_path / str(complete + 1)
+    assert (unloadable, lost) == (0, 0)
+    assert start().wait() == 0
+    assert summary(folder)["digest"] == wanted
+
+
+# ------------------------------------------------------------------------------------------ the rest
+
+
+def test_find_lr(tmp_path):
+    result = train_py("--find-lr", "--out", tmp_path / "lr")
+    assert result.returncode == 0, result.stderr
+    assert "steeply at a learning rate of" in result.stdout
+    assert len((tmp_path / "lr" / "lr.csv").read_text().splitlines()) > 20
+    assert set(os.listdir(tmp_path / "lr")) <= {"lr.csv", "lr.png"}
+
+
+def test_the_example_of_the_docs(tmp_path):
+    text = (SCRIPT.parents[1] / "docs" / "runs.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].replace("epochs=10", "epochs=1")
+    for _ in range(2):  # the second time it is complete
+        result = run_python("-c", f"import os\nos.chdir({str(tmp_path)!r})\n{code}")
+        assert result.returncode == 0, result.stderr
+    assert sorted(os.listdir(tmp_path)) == ["checkpoints", "history.csv"]
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
+
+
+def test_nothing_heavy_is_loaded_before_the_first_step(tmp_path):
+    heavy = {"matplotlib", "tensorboardX", "torch", "pooch", "PIL", "requests", "tqdm"}
+    result = short("--out", tmp_path / "run", before=at_step(1, f"print({heavy} & set(sys.modules))"))
+    assert "\nset()\n" in result.stdout, result.stderr

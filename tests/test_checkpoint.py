@@ -52,7 +52,7 @@ def make(optimizer="sgd", callbacks=(), relu=ReLU, dtype=np.float32, **options):
 
 def make_loader(transform=True):
     return DataLoader(
-        made_up(), 16, shuffle=True, seed=3, transform=data.RandomShift(1) if transform else None
+        made_up(), 16, shuffle=True, seed=3, transform=data.RandomCrop(1, mode="zero") if transform else None
     )
 
 

@@ -67,13 +67,16 @@ class Tensor:
 
     @property
     def plane(self):
-        """Numbers from one channel to the next."""
-        return self.height * self.row
+        """Numbers from one channel to the next: an odd number of rows of sixteen, because at a multiple of a high
+        power of two all channels would share a few sets of the cache. Views and indices need them side by side."""
+        size = self.height * self.row
+        apart = size % (2 * LANES) == 0 and not self.viewed and self.source is None and self.dtype.kind == "f"
+        return size + LANES if apart else size
 
     @property
     def layout(self):
         """What two tensors must have in common to live in the same array, one after the other."""
-        return self.per, self.dtype, self.channels, self.height, self.width, self.left, self.right
+        return self.per, self.dtype, self.channels, self.height, self.width, self.left, self.right, self.plane
 
     def part(self, first, like):
         """As many channels of it from `first` as the tensor `like` has, to be read or written by an operation."""

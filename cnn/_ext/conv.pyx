@@ -32,6 +32,7 @@ cdef extern from *:
     #define TILE_K_SINGLE LEAST(16, TILE_VECS / ROWV)
     /* The weight gradient's tile is kt outputs by TILE_T taps. */
     #define DW_TILE_K 4
+    #define X_BYTES 262144
     #define DW_TILE_T (TILE_VECS == 24 ? 5 : 3)
     """
     int TILE_J(int kt) nogil
@@ -39,6 +40,7 @@ cdef extern from *:
         TILE_K
         TILE_K_SINGLE
         DW_TILE_K
+        X_BYTES
         DW_TILE_T
 
 
@@ -232,38 +234,52 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t K = op.n[0], taps = op.n[1], runs = op.n[2], groups = op.n[3]
     cdef Py_ssize_t x_group = op.n[4], tiles = op.n[5], single = op.n[7]
     cdef Py_ssize_t w_row = op.n[8]     # numbers from one tap's weights to the next; 0 where they are packed
-    cdef Py_ssize_t g, i, r, kt, p
-    cdef const real* w
-    s.x = <const real*>array(op, 0, place)                       # IN  (groups * C, H, W, 16)
-    w = <const real*>array(op, 1, place)                         # IN  packed, see `split`
-    s.b = <const real*>array(op, 2, place)                       # IN  (groups * K,) or NULL
-    s.y = <real*>array(op, 3, place)                             # OUT (groups * K, OH, OW, 16)
+    # pixels of which x stays in the second cache while all outputs are made
+    cdef Py_ssize_t band = max(16, X_BYTES // (max(1, taps) * LANES * <Py_ssize_t>sizeof(real)))
+    cdef Py_ssize_t g, i, r, k, kt, p, last
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (groups * C, H, W, 16)
+    cdef const real* w = <const real*>array(op, 1, place)        # IN  packed, see `split`
+    cdef const real* b = <const real*>array(op, 2, place)        # IN  (groups * K,) or NULL
+    cdef real* y = <real*>array(op, 3, place)                    # OUT (groups * K, OH, OW, 16)
     s.plane = op.args[3].plane
     s.relu = op.n[6]
     s.add = 0
-    for g in range(groups):
+    if single:
+        s.x, s.pixel, s.out, s.pixels, s.tap, s.segments, s.taps, s.skip = x, pixel, out, 1, tap, 1, taps, 0
+        k = 0
         for i in range(tiles):
             kt = K // tiles + (i < K % tiles)
-            s.w_step = w_row if w_row else kt
-            for r in range(runs if not single or begin(tiles, place) <= i < end(tiles, place) else 0):
-                p = 0 if single else begin(run[6 * r + 1], place)
+            if begin(tiles, place) <= i < end(tiles, place):
+                s.w_step = w_row if w_row else kt
+                s.w = w + (k if w_row else k * taps)
+                s.b = b + k if b else NULL
+                s.y = y + k * s.plane
+                SINGLE[kt](&s)
+            k += kt
+        return
+    for g in range(groups):
+        s.x = x + g * x_group
+        for r in range(runs):
+            p = begin(run[6 * r + 1], place)
+            last = end(run[6 * r + 1], place)
+            s.tap = tap + run[6 * r + 2]
+            s.segments = run[6 * r + 3]
+            s.taps = run[6 * r + 4]
+            s.skip = run[6 * r + 5]
+            while p < last:
                 s.pixel = pixel + run[6 * r] + p
                 s.out = out + run[6 * r] + p
-                s.pixels = 1 if single else end(run[6 * r + 1], place) - p
-                s.tap = tap + run[6 * r + 2]
-                s.w = w + run[6 * r + 2] * s.w_step
-                s.segments = run[6 * r + 3]
-                s.taps = run[6 * r + 4]
-                s.skip = run[6 * r + 5]
-                if single:
-                    SINGLE[kt](&s)
-                else:
+                s.pixels = last - p if last - p < 2 * band else band
+                k = g * K
+                for i in range(tiles):
+                    kt = K // tiles + (i < K % tiles)
+                    s.w_step = kt
+                    s.w = w + k * taps + run[6 * r + 2] * kt
+                    s.b = b + k if b else NULL
+                    s.y = y + k * s.plane
                     SWEEP[kt](&s)
-            w += kt if w_row else kt * taps
-            s.y += kt * s.plane
-            if s.b:
-                s.b += kt
-        s.x += x_group
+                    k += kt
+                p += s.pixels
 
 
 cdef void scatter(const Op* op, const Place* place) noexcept nogil:
@@ -465,19 +481,23 @@ cdef void conv_dw(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t K = op.n[0], taps = op.n[1], groups = op.n[2], x_group = op.n[3]
     cdef Py_ssize_t kernel_h = op.n[4], each = taps // kernel_h
     cdef Py_ssize_t k_tiles = (K + DW_TILE_K - 1) // DW_TILE_K, t_tiles = (each + DW_TILE_T - 1) // DW_TILE_T
-    cdef Py_ssize_t g, i, j, r, kt, tt, t, p, first, pixels = op.n[5], band = op.n[6]
-    s.dy = <const real*>array(op, 1, place)                      # IN  (groups * K, OH, OW, 16)
-    s.dw = <real*>array(op, 2, place)                            # OUT (groups * K, taps)
+    cdef Py_ssize_t g, i, j, k, r, kt, tt, t, p, first, pixels = op.n[5], band = op.n[6]
+    cdef const real* dy = <const real*>array(op, 1, place)       # IN  (groups * K, OH, OW, 16)
+    cdef real* dw = <real*>array(op, 2, place)                   # OUT (groups * K, taps)
     s.plane = op.args[1].plane
     s.w_step = taps
     for g in range(groups):
         s.x = x + g * x_group
-        for i in range(k_tiles):
-            kt = K // k_tiles + (i < K % k_tiles)
-            p = 0 if begin(groups * k_tiles, place) <= g * k_tiles + i < end(groups * k_tiles, place) else pixels + 1
-            while p < pixels or p == 0:     # a band of pixels, small enough that its dy stays in the cache
+        p = 0
+        while p < pixels or p == 0:     # a band of pixels, small enough that its x and dy stay in the caches
+            k = g * K
+            for i in range(k_tiles):
+                kt = K // k_tiles + (i < K % k_tiles)
+                s.dy = dy + k * s.plane
+                s.dw = dw + k * taps
                 t = 0
-                for r in range(kernel_h):
+                for r in range(kernel_h if begin(groups * k_tiles, place) <= g * k_tiles + i
+                               < end(groups * k_tiles, place) else 0):
                     first = max(p, span[2 * r])
                     s.x_at = x_at + first
                     s.dy_at = dy_at + first
@@ -489,9 +509,8 @@ cdef void conv_dw(const Op* op, const Place* place) noexcept nogil:
                         s.to = to + t
                         PRODUCTS[kt][tt](&s)
                         t += tt
-                p += band
-            s.dy += kt * s.plane
-            s.dw += kt * taps
+                k += kt
+            p += band
 
 
 cdef void bias_grad(const Op* op, const Place* place) noexcept nogil:

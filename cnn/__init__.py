@@ -44,7 +44,7 @@ from cnn.layers import (
 )
 from cnn.losses import CrossEntropyLoss, MSELoss
 from cnn.lr_finder import find_lr
-from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm, split_biases
+from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm, parameter_groups, split_biases
 from cnn.parameter import Parameter
 from cnn.threads import get_num_threads, set_num_threads
 from cnn.trainer import Trainer, TrainingDiverged
@@ -58,5 +58,6 @@ __all__ = [
     "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU",
     "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged",
     "clip_grad_norm", "data", "find_lr", "functional", "get_num_threads", "get_winograd", "load_model", "metrics",
-    "models", "optim", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "models", "optim", "parameter_groups", "save_model", "schedules", "set_num_threads", "set_winograd",
+    "show_config", "split_biases",
 ]

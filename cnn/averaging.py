@@ -1,6 +1,6 @@
 """Averages of a model's weights over its training steps, kept beside the model."""
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
@@ -24,18 +24,20 @@ class EMA(Callback):
     model: a Layer with parameters. decay: of one update, a number in [0, 1] or a function of the
     number of steps made, from 1. every: steps from one update to the next. warmup: have update number t, from
     0, use at most (1 + t) / (10 + t), which soon forgets the weights it started from (TensorFlow's rule).
+    apply: have `fit` measure validation with the average, EarlyStopping and BestCheckpoint keep it, and the model
+    hold it after `fit`; the callback must then come before these.
 
     Raises TypeError or ValueError for arguments that do not fit.
     """
 
     copy_back = False       # whether the model goes on from the average
 
-    def __init__(self, model, decay=0.999, every=1, warmup=True):
+    def __init__(self, model, decay=0.999, every=1, warmup=True, apply=False):
         name = type(self).__name__
         self.model = model
         self.decay = decay if callable(decay) else shapes.number(name, "decay", decay, 0, 1)
         self.every = shapes.integer(name, "every", every, 1)
-        self.warmup = bool(warmup)
+        self.warmup, self.apply = bool(warmup), bool(apply)
         self.steps = 0      # steps counted so far
         self._average = {key: array.copy() for key, array in self._arrays().items()}
         self._now = np.zeros(1)
@@ -43,6 +45,13 @@ class EMA(Callback):
 
     def on_step_end(self, trainer):
         self.update()
+
+    def on_fit_end(self, trainer):
+        if self.apply:
+            self._copy_in(self._average)
+
+    def measuring(self):
+        return self.applied() if self.apply else nullcontext()
 
     def update(self):
         """Count a step, and average if it is time to."""

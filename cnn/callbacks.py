@@ -39,6 +39,10 @@ class Callback:
     def on_fit_end(self, trainer):
         """After the last epoch."""
 
+    def measuring(self):
+        """A context manager in which the model holds the weights to measure and to keep: those of training."""
+        return contextlib.nullcontext()
+
 
 class Progress(Callback):
     """A bar for every epoch with loss, accuracy and images/s; silent where the output is no terminal."""
@@ -222,7 +226,8 @@ class EarlyStopping(_Best):
         if self._improved(trainer):
             self.wait = 0
             if self.restore_best:
-                self._weights = trainer.model.state_dict()
+                with trainer.measuring():
+                    self._weights = trainer.model.state_dict()
         else:
             self.wait += 1
         self._decide(trainer)
@@ -260,8 +265,9 @@ class BestCheckpoint(_Best):
 
     def on_epoch_end(self, trainer):
         if self._improved(trainer):
-            checkpoint.save_model(self.path, trainer.model, {
-                **self.description, "epoch": self.best_epoch, self.monitor: self.best})
+            with trainer.measuring():
+                checkpoint.save_model(self.path, trainer.model, {
+                    **self.description, "epoch": self.best_epoch, self.monitor: self.best})
 
 
 class TimeLimit(Callback):

@@ -78,9 +78,13 @@ class Evaluation:
                 "confusion_matrix": self.matrix.tolist()}
 
 
-def evaluate(model, dataset, name=""):
-    """The Evaluation of a model, a Layer with output (N, K), on a Dataset whose classes are the model's."""
-    return Evaluation(dataset.classes, dataset.labels, Trainer(model, None, progress=False).predict(dataset), name)
+def evaluate(model, dataset, name="", tta=None):
+    """The Evaluation of a model, a Layer with output (N, K), on a Dataset whose classes are the model's.
+
+    tta: see Trainer.predict.
+    """
+    scores = Trainer(model, None, progress=False).predict(dataset, tta)
+    return Evaluation(dataset.classes, dataset.labels, scores, name)
 
 
 def load_data(description, dataset=None, data_dir=None, split="test"):
@@ -140,7 +144,7 @@ def measure(model_path, dataset=None, data_dir=None, split="test", json_path=Non
         plots.require()
     model, description = checkpoint.load_model(model_path)
     chosen = load_data(description, dataset, data_dir, split)
-    result = evaluate(model, chosen, f"{chosen.name}, {split} images")
+    result = evaluate(model, chosen, f"{chosen.name}, {split} images", description.get("tta"))
     out(str(result))
     if json_path is not None:
         files.write(json_path, (json.dumps(result.as_json(), indent=2) + "\n").encode())
@@ -191,7 +195,8 @@ def classify(model, description, paths, top=1, invert=False):
         if error is not None:
             yield {"image": str(path), "error": error}
             continue
-        scores = predictor.predict(data.Dataset(pixels, np.zeros(len(pixels), np.int64), classes, mean, std))
+        chosen = data.Dataset(pixels, np.zeros(len(pixels), np.int64), classes, mean, std)
+        scores = predictor.predict(chosen, description.get("tta"))
         if scores.shape[1] != len(classes):
             raise ValueError(f"the model's file names {len(classes)} classes, its output has {scores.shape[1]}")
         for i, p in enumerate(softmax(scores)):

@@ -255,6 +255,27 @@ def split_biases(params, **options):
             {"params": [p for p in params if len(p.shape) <= 1], **options}]
 
 
+def parameter_groups(params, lr, weight_decay=0.0, bias_lr=1.0, decay_biases=True):
+    """Parameter groups by what a parameter is: biases (and all else of one axis) apart, as is each `lr_scale`.
+
+        SGD(parameter_groups(model.parameters(), lr=0.1, weight_decay=5e-4, bias_lr=2), lr=0.1)
+
+    A parameter's learning rate is lr times its `lr_scale`, and for biases times bias_lr, above 0; its weight decay
+    is divided by the same, so that what decay takes off in a step of SGD stays. decay_biases: false leaves biases
+    without weight decay. Parameters that are alike keep their order. Raises TypeError or ValueError for arguments
+    that do not fit.
+    """
+    name, groups = "parameter_groups", {}
+    lr, weight_decay = shapes.number(name, "lr", lr, 0), shapes.number(name, "weight_decay", weight_decay, 0)
+    bias_lr = shapes.number(name, "bias_lr", bias_lr, above=0)
+    for p in _parameters(name, params):
+        bias = len(p.shape) <= 1
+        factor = p.lr_scale * bias_lr if bias else p.lr_scale
+        decay = weight_decay / factor if decay_biases or not bias else 0.0
+        groups.setdefault((factor, decay), []).append(p)
+    return [{"params": alike, "lr": lr * factor, "weight_decay": decay} for (factor, decay), alike in groups.items()]
+
+
 class SGD(Optimizer):
     """v = momentum v + g, w -= lr v; with Nesterov w -= lr (g + momentum v); g includes weight_decay * w.
 

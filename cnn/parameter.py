@@ -14,6 +14,7 @@ class Parameter:
         kernels and the optimizer know stay the same.
     grad: array of the same shape and dtype, set (not added to) by each backward pass.
     requires_grad: whether the backward pass computes `grad`, and an optimizer changes the parameter.
+    lr_scale: by how much `optim.parameter_groups` multiplies its learning rate; 1 unless a model sets it.
 
     Raises TypeError for what is no array of floats, ValueError for a wrong shape.
     """
@@ -24,6 +25,7 @@ class Parameter:
         self._data[...] = data
         self._grad = zeros(data.shape, data.dtype)
         self._requires_grad = requires_grad
+        self.lr_scale = 1.0
 
     @property
     def data(self):

@@ -70,7 +70,8 @@ class _Page:
             self.model, self.description = loaded
             try:
                 self.dataset = evaluation.load_data(self.description, data_dir=data_dir)
-                self.measured = evaluation.evaluate(self.model, self.dataset, f"{self.dataset.name}, test images")
+                self.measured = evaluation.evaluate(self.model, self.dataset, f"{self.dataset.name}, test images",
+                                                    self.description.get("tta"))
             except (OSError, ValueError, TypeError, ImportError) as error:
                 self.missing.append(f"the test images: {error}")
         return any((self.run / name).is_file() for name in self.FILES)

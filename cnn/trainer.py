@@ -1,7 +1,7 @@
 """The training loop."""
 import math
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
@@ -142,7 +142,10 @@ class Trainer:
             if self.stop:
                 break
         self._seconds = time.perf_counter() - start
-        measured = self.evaluate(validation) if validation is not None else {}
+        measured = {}
+        if validation is not None:
+            with self.measuring():
+                measured = self.evaluate(validation)
         self.history.append({
             "epoch": len(self.history) + 1, "lr": self.optimizer.lr, "train_loss": self.running_loss,
             "train_accuracy": self.running_accuracy, "val_loss": measured.get("loss", math.nan),
@@ -292,6 +295,14 @@ class Trainer:
         return [layer for layer in self.model.modules() if isinstance(getattr(layer, "step", None), int)]
 
     # ------------------------------------------------------------ measuring
+
+    @contextmanager
+    def measuring(self):
+        """The model as `fit` measures it on validation and keeps the best: with what a callback puts there."""
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                stack.enter_context(callback.measuring())
+            yield
 
     def evaluate(self, data, tta=None):
         """Loss and accuracy on a Dataset or DataLoader: {"loss", "accuracy", "images"}, NaN without images.

@@ -120,7 +120,7 @@ def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
 
 def test_settings_round_trip(tmp_path):
     settings = run.replace(
-        SHORT, lr=1e-5, flip=True, data_dir='/a "folder"\\with ümlauts', checkpoint_every="17", min_delta=0.25
+        SHORT, lr=1e-5, flip="random", data_dir='/a "folder"\\with ümlauts', checkpoint_every="17", min_delta=0.25
     )
     run.write_settings(tmp_path / "config.toml", settings)
     for path in (tmp_path, str(tmp_path), tmp_path / "config.toml"):
@@ -168,7 +168,7 @@ def test_a_configuration_that_cannot_be_used_is_named(tmp_path, text):
         ({"epochs": 1.5}, TypeError),
         ({"lr": "0.1"}, TypeError),
         ({"lr": -1}, ValueError),
-        ({"flip": 1}, TypeError),
+        ({"flip": True}, ValueError),
         ({"validation_fraction": 1}, ValueError),
         ({"label_smoothing": 1.5}, ValueError),
         ({"monitor": "loss"}, ValueError),

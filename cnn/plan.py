@@ -344,7 +344,7 @@ class Program:
             hook()
         for name, array in arrays.items():
             for where in slots.get(name, ()):
-                base[where] = array.ctypes.data
+                base[where] = array.__array_interface__["data"][0]      # half of what array.ctypes.data takes
         executor.run(ops_address, table_address, len(table), images, _blocks_per_shard(images),
                      min(self.threads, most))
 
@@ -352,7 +352,8 @@ class Program:
 
     def operations(self, phase):
         """What a phase that has been run consists of: a list of dicts with the kernel's name, the shape that
-        it works on (a text), its multiply-adds on one image, and what `run_operation` wants."""
+        it works on (a text), the multiply-adds that its formula takes for one image (by the plain sum, for
+        Winograd's algorithm too), the bytes of these tensors in sixteen images, and what `run_operation` wants."""
         ops, table, *_ = self._compiled[phase]
         written = [op for s in self._phases[phase] for op in s.ops]
         result = []
@@ -360,8 +361,10 @@ class Program:
             for i in range(segment["first"], segment["first"] + segment["count"]):
                 kernel, arguments, _ = written[i]
                 values = arguments()
-                tensors = ["×".join(map(str, v.shape)) for v in values.values() if isinstance(v, Tensor)]
-                result.append({"kernel": kernel, "shape": ", ".join(tensors), "macs": _macs(kernel, values),
+                tensors = [v for v in values.values() if isinstance(v, Tensor)]
+                result.append({"kernel": kernel, "shape": ", ".join("×".join(map(str, t.shape)) for t in tensors),
+                               "macs": _macs(kernel, values),
+                               "bytes": sum(math.prod(t.shape) * LANES * t.dtype.itemsize for t in tensors),
                                "index": i, "tasks": int(ops[i]["tasks"]) if segment["tasks"] else 0,
                                "phase": phase})
         return result
@@ -422,4 +425,10 @@ def _macs(kernel, values):
         return pixels * values["taps"] // values["kernel_h"] * values["outputs"] * values["groups"]
     if kernel == "linear_dw":
         return values["outputs"] * values["inputs"]
+    if kernel in ("winograd", "winograd_dx", "winograd_dw"):
+        width = values["dx" if kernel == "winograd_dx" else "x"].width
+        meets = [sum(0 <= i + r - before < size for i in range(out) for r in range(values["kernel"]))
+                 for out, size, before in ((values["out_h"], values["height"], values["top"]),
+                                           (values["out_w"], width, values["left"]))]
+        return math.prod(meets) * values["channels"] * values["outputs"]
     return 0

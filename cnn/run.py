@@ -132,9 +132,9 @@ class Recipe:
 
 
 # David Page's and Keller Jordan's way to train on CIFAR-10 (see models.cifar_net for the paper)
-_CIFAR_NET = Settings(dataset="cifar10", model="cifar_net", batch_size=512, lr=0.75, momentum=0.85, weight_decay=1.33e-3,
-                bias_lr=64.0, schedule="triangle", lookahead=True, label_smoothing=0.2, shift=2, shift_mode="reflect",
-                flip="alternating", tta="flip+shift")
+_CIFAR_NET = Settings(dataset="cifar10", model="cifar_net", batch_size=512, lr=0.75, momentum=0.85,
+                      weight_decay=1.33e-3, bias_lr=64.0, schedule="triangle", lookahead=True, label_smoothing=0.2,
+                      shift=2, shift_mode="reflect", flip="alternating", tta="flip+shift")
 _DIGITS = replace(_MNIST, dataset="mnist", model="vgg_small", channels="32,64,128", epochs=15, ema=0.99, rotate=10.0,
                   translate=0.08, scale=0.1, shear=5.0)
 _CLOTHES = replace(_MNIST, dataset="fashion-mnist", model="vgg_small", channels="32,64,128", epochs=20, shift=2,

@@ -208,8 +208,9 @@ def bench_net(net, batch, rounds, seconds, with_torch):
     share = [rate * flops / 1e9 / top for rate, top in zip(rates["cnn"], peaks, strict=True)]
     result["share_of_peak"] = median_spread(share)
     print(f"{net}, batch {batch}, {n_threads} threads, {rounds} rounds: median (lowest to highest)")
-    print(f"  {'cnn':<20s}{show(result['cnn'], 'images/s')}, {result['share_of_peak']['median']:.0%} of the "
-          f"multiply-add peak of {result['peak_gflops']['median']:,.0f} GFLOPS")
+    print(f"  {'cnn':<20s}{show(result['cnn'], 'images/s')}, by the plain formulas "
+          f"{result['share_of_peak']['median']:.0%} of the multiply-add peak of "
+          f"{result['peak_gflops']['median']:,.0f} GFLOPS")
     if with_torch:
         best = [max(pair) for pair in zip(rates["eager"], rates["channels_last"], strict=True)]
         ratios = [a / b for a, b in zip(rates["cnn"], best, strict=True)]
@@ -223,7 +224,8 @@ def bench_net(net, batch, rounds, seconds, with_torch):
 
 
 def bench_kernels(net, batch):
-    """Time every operation of a training step by itself, on one thread."""
+    """Time every operation of a training step by itself, on one thread: GFLOPS by the plain formulas (Winograd's
+    algorithm may exceed the peak), GB/s of the tensors that the others read and write."""
     steps, trainer = our_step(net, batch)
     steps(1)
     program = next(p for key, (p, _) in trainer._programs.items() if key[0] == "step")
@@ -243,6 +245,9 @@ def bench_kernels(net, batch):
         if flops:
             row.update(gflops=flops / seconds / 1e9, share_of_peak=flops / seconds / 1e9 / peak)
             text += f"{row['gflops']:>8.0f} GFLOPS {row['share_of_peak']:>5.0%}"
+        elif op["bytes"] and not op["tasks"]:
+            row["gb_per_second"] = op["bytes"] * -(-batch // LANES) / seconds / 1e9
+            text += f"{row['gb_per_second']:>8.1f} GB/s"
         print(text)
         rows.append(row)
     return {"net": net, "batch": batch, "peak_gflops_one_thread": peak, "operations": rows}

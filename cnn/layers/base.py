@@ -43,7 +43,8 @@ class Layer:
     @property
     def dtype(self):
         """Number type of the parameters and buffers; None where there are none, and any will do."""
-        return next((array.dtype for _, array in self._state() if array.dtype in shapes.FLOATS), None)
+        return next((array.dtype for layer in self.modules() for _, array in layer._own_state()
+                     if array.dtype in shapes.FLOATS), None)
 
     def __call__(self, x):
         return self.forward(x)
@@ -173,10 +174,13 @@ class Layer:
         self._last = None
         return self
 
+    def _own_state(self):
+        """(name, array) of this layer's own parameters and buffers."""
+        return [*((name, p.data) for name, p in self.own_parameters()), *self._buffers.items()]
+
     def _state(self, prefix=""):
         """List of (name, array) of all parameters and buffers, in PyTorch's order."""
-        own = [*((name, p.data) for name, p in self.own_parameters()), *self._buffers.items()]
-        result = [(prefix + name, array) for name, array in own]
+        result = [(prefix + name, array) for name, array in self._own_state()]
         for name, child in self.children():
             result += child._state(f"{prefix}{name}.")
         return result

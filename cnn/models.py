@@ -169,8 +169,9 @@ def cifar_net(in_channels=3, num_classes=10, image_size=32, channels=(64, 256, 2
     for width in widths:
         layers += [conv(inputs, width), MaxPool2d(2), norm(width), GELU(), conv(width, width), norm(width), GELU()]
         inputs = width
-    last = Linear(inputs, num_classes, bias=False, **more)
+    last = Linear(inputs, num_classes, bias=False, seed=more["seed"], dtype=np.float64)
     last.weight.data /= 9
+    last.to(dtype)
     last.weight.lr_scale = 1 / 81
     return Sequential(*layers, MaxPool2d(size), Flatten(), last)
 

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 from cases import assert_close, assert_same_bits
+from safetensors.numpy import load_file
 
 import cnn
 from cnn import EMA, Lookahead, reference
+from cnn.callbacks import BestCheckpoint, EarlyStopping
 
 
 def model_of(dtype=np.float64):
@@ -163,6 +165,40 @@ def test_after_fit_the_model_holds_what_lookahead_averaged():
     trainer.fit(data_set(), 1, batch_size=10)
     assert lookahead.steps == 7
     assert_same_bits(values(model), averages(lookahead))
+
+
+@pytest.mark.parametrize("apply", [False, True])
+def test_what_is_measured_and_kept(tmp_path, apply):
+    """With `apply` it is the average: for validation, the best weights in memory and in a file, the model after fit."""
+    model, rows = model_of(np.float32), []
+    ema = EMA(model, 0.9, apply=apply)
+
+    class Rows(cnn.Callback):
+        def on_epoch_end(self, trainer):
+            before = values(model)
+            with trainer.measuring():
+                assert_same_bits(values(model), averages(ema) if apply else before)
+                rows.append((values(model), trainer.evaluate(data_set())["loss"]))
+            assert_same_bits(values(model), before)
+            assert not np.array_equal(before[0], averages(ema)[0])
+
+    best = BestCheckpoint(tmp_path / "best", "train_loss", description={"model": "lenet5"})
+    callbacks = [ema, EarlyStopping("train_loss", 9), best, Rows()]
+    trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.05), callbacks=callbacks, progress=False)
+    trainer.fit(data_set(), 2, data_set(), batch_size=10)
+    assert trainer.history.column("val_loss") == [loss for _, loss in rows]
+    assert best.best_epoch == 2
+    assert_same_bits(values(model), rows[1][0])
+    arrays = load_file(tmp_path / "best")
+    assert_same_bits([arrays[name] for name in model.state_dict()], rows[1][0])
+
+
+def test_after_fit_the_model_holds_an_average_that_is_applied():
+    model = model_of(np.float32)
+    ema = EMA(model, 0.9, apply=True)
+    trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.05), callbacks=[ema], progress=False)
+    trainer.fit(data_set(), 1, batch_size=10)
+    assert_same_bits(values(model), averages(ema))
 
 
 def test_the_model_may_change_its_number_type():

@@ -797,6 +797,15 @@ def test_groups_of_optimizers(make):
     refuses(lambda: make([{"params": [p], "lr": 1}], lr=0), ValueError, f"{name}: lr must be above 0 where a group")
 
 
+def test_arguments_of_parameter_groups():
+    p = [cnn.Parameter(zeros(3))]
+    refuses(lambda: cnn.parameter_groups([zeros(3)], 1), TypeError, "parameter_groups: params must be Parameters")
+    refuses(lambda: cnn.parameter_groups(p, -1), ValueError, "parameter_groups: lr", "-1")
+    refuses(lambda: cnn.parameter_groups(p, 1, NAN), ValueError, "parameter_groups: weight_decay", "nan")
+    refuses(lambda: cnn.parameter_groups(p, 1, 0, 0), ValueError, "parameter_groups: bias_lr", "above 0, got 0")
+    refuses(lambda: cnn.parameter_groups(p, "1"), TypeError, "parameter_groups: lr", "'1'")
+
+
 def test_parameters_of_split_biases():
     refuses(lambda: cnn.split_biases(None), TypeError, "split_biases: params must be a list of Parameters")
     refuses(lambda: cnn.split_biases([zeros(3)]), TypeError, "split_biases: params must be Parameters, got ndarray")

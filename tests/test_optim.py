@@ -261,6 +261,24 @@ def test_split_biases():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.64], rel=1e-12)
 
 
+def test_parameter_groups():
+    layers = cnn.Sequential(cnn.Conv2d(1, 2, 3, bias=False), cnn.BatchNorm2d(2), cnn.Flatten(), cnn.Linear(8, 3))
+    weight, gamma, beta, last, bias = layers.parameters()
+    assert cnn.parameter_groups(layers.parameters(), 0.1, 0.5) == [
+        {"params": [weight, gamma, beta, last, bias], "lr": 0.1, "weight_decay": 0.5}]
+    last.lr_scale = 0.25
+    assert cnn.parameter_groups(layers.parameters(), 0.5, 0.5, bias_lr=2) == [
+        {"params": [weight], "lr": 0.5, "weight_decay": 0.5},
+        {"params": [gamma, beta, bias], "lr": 1.0, "weight_decay": 0.25},
+        {"params": [last], "lr": 0.125, "weight_decay": 2.0}]
+    assert [group["weight_decay"] for group in cnn.parameter_groups(layers.parameters(), 0.5, 0.5, 1, False)] == [
+        0.5, 0.0, 2.0]
+    before, groups = layers.state_dict(), cnn.parameter_groups(layers.parameters(), 0.5, 0.125, bias_lr=2)
+    cnn.SGD(groups, 0.5).step()     # all gradients are 0: the decay of a step is the same for all
+    for name, p in layers.named_parameters():
+        assert p.data == pytest.approx(before[name] * (1 - 0.5 * 0.125), rel=1e-6)
+
+
 def test_groups_cannot_be_changed_without_effect():
     optimizer = cnn.SGD([Parameter(np.ones(1))])
     with pytest.raises(TypeError):

@@ -19,7 +19,7 @@ import pytest
 from processes import run_python
 
 import cnn
-from cnn import checkpoint, run
+from cnn import checkpoint, evaluation, run
 from cnn.commands import train
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -179,12 +179,42 @@ def test_a_configuration_that_cannot_be_used_is_named(tmp_path, text):
         ({"keep": 0}, ValueError),
         ({"max_minutes": -1.0}, ValueError),
         ({"data_dir": None}, TypeError),
+        ({"channels": "8,16"}, ValueError),  # of lenet5
+        ({"bias_lr": 0.0}, ValueError),
+        ({"decay_biases": 0}, TypeError),
+        ({"max_grad_norm": -1.0}, ValueError),
+        ({"schedule": "square"}, ValueError),
+        ({"ema": 1.0}, ValueError),
+        ({"lookahead": 5}, TypeError),
+        ({"class_weights": "equal"}, ValueError),
+        ({"shift": -1}, ValueError),
+        ({"shift_mode": "wrap"}, ValueError),
+        ({"cutout": 1.5}, TypeError),
+        ({"rotate": 181.0}, ValueError),
+        ({"translate": 1.5}, ValueError),
+        ({"scale": 1.0}, ValueError),
+        ({"shear": 90.0}, ValueError),
+        ({"tta": None}, ValueError),
     ],
 )
 def test_settings_that_cannot_be_used(tmp_path, changes, error):
     (name,) = changes
     with pytest.raises(error, match=f"train: {name.replace('_', '.')}"):
         run.train(run.replace(SHORT, **changes), tmp_path / "run", quiet=True)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("channels", ["4", "4,", "a,b,c", "4,-4,4", "4,0,4", "4.0,4,4", "٤,4,4"])
+def test_widths_that_cannot_be_used(tmp_path, channels):
+    settings = run.replace(SHORT, model="resnet9" if channels == "4" else "cifar_net", channels=channels)
+    with pytest.raises(ValueError, match="channels"):
+        run.train(settings, tmp_path / "run", quiet=True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_shift_that_is_too_large_to_be_reflected(tmp_path):
+    with pytest.raises(ValueError, match="train: shift must be below 28, .*, got 28"):
+        run.train(run.replace(SHORT, shift=28, shift_mode="reflect"), tmp_path / "run", quiet=True)
     assert os.listdir(tmp_path) == []
 
 
@@ -201,6 +231,134 @@ def test_settings_that_cannot_be_used(tmp_path, changes, error):
 )
 def test_arguments_that_exclude_each_other(arguments):
     assert train_py(*arguments).returncode == 2
+
+
+# ------------------------------------------------------------------------------------------ what settings do
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A path of few small pictures in three classes, of which one is frequent."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (90, 3, 16, 16), np.uint8), rng.integers(0, 6, 90)
+    np.savez(tmp_path / "colours.npz", images=images, labels=np.maximum(labels - 3, 0))
+    return str(tmp_path / "colours.npz")
+
+
+ALL = {
+    "channels": "4,3,5", "bias_lr": 8.0, "decay_biases": False, "max_grad_norm": 0.5, "schedule": "triangle",
+    "ema": 0.9, "lookahead": True, "class_weights": "balanced", "shift": 1, "shift_mode": "reflect",
+    "flip": "alternating", "cutout": 5, "rotate": 20.0, "translate": 0.2, "scale": 0.2, "shear": 10.0,
+    "tta": "flip+shift",
+}  # fmt: skip
+
+
+def small(dataset, **changes):
+    """Settings of 14 steps on `colours`, without anything that ALL has."""
+    return run.Settings(
+        dataset=dataset, model="cifar_net", epochs=2, batch_size=11, lr=0.02, shift=0, flip="none", **changes)
+
+
+def test_every_setting_counts(tmp_path, colours):
+    plain = {"channels": "3,4,5", "shift": 2}
+    wanted = run.train(run.replace(small(colours), **plain), tmp_path / "plain", quiet=True)
+    results = {}
+    others = {"schedule": "linear", "flip": "random", "tta": "flip"}
+    for name, value in [*ALL.items(), *others.items()]:
+        settings = run.replace(small(colours), **{**plain, name: value})
+        results[name, value] = run.train(settings, tmp_path / f"{name}-{value}", quiet=True)
+    for (name, _), result in results.items():
+        assert (result["digest"] == wanted["digest"]) == (name == "tta"), name
+        assert result["test_loss"] != wanted["test_loss"]
+    results = list(results.values())
+    assert len({(result["digest"], result["test_loss"]) for result in results}) == len(results)
+
+
+def test_with_all_settings_resuming_gives_the_same_bits(tmp_path, colours):
+    settings = run.replace(small(colours), **ALL, validation_fraction=0.2, patience=2, monitor="val_accuracy",
+                           checkpoint_every="1", keep=99)
+    wanted, folder = run.train(settings, tmp_path / "run", quiet=True), tmp_path / "run"
+    files = {name: (folder / name).read_bytes() for name in ("model.safetensors", "best.safetensors")}
+    steps = wanted["steps"]
+    for step in (steps - 1, steps // 2, 3, 1):  # backwards: later checkpoints go away
+        for path in checkpoint.checkpoints(folder / "checkpoints")[step:]:
+            path.unlink()
+        for name in ("model.safetensors", "summary.json"):
+            (folder / name).unlink()
+        assert run.resume(folder, quiet=True)["digest"] == wanted["digest"]
+        assert {name: (folder / name).read_bytes() for name in files} == files
+    assert run.Settings(**run.read_settings(folder)) == settings
+    model, description = cnn.load_model(folder)
+    assert description["arguments"]["channels"] == [4, 3, 5] and description["tta"] == "flip+shift"
+
+
+def test_the_average_is_measured_and_kept(tmp_path, colours):
+    """What the run says and saves are the average's, and what `cnn evaluate` finds is what the run has said."""
+    settings = run.replace(small(colours), ema=0.9, tta="flip")
+    result = run.train(settings, tmp_path / "run", quiet=True)
+    state = checkpoint.load(checkpoint.checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    saved = cnn.load_model(tmp_path / "run")[0].state_dict()
+    for name, p in cnn.load_model(tmp_path / "run")[0].named_parameters():
+        assert np.array_equal(saved[name], state["EMA"][f"average.{name}"])
+        assert np.array_equal(saved[name], state["model"][name]) != p.requires_grad
+    measured = evaluation.measure(tmp_path / "run", out=lambda text: None)
+    assert measured.accuracy == result["test_accuracy"]
+    assert measured.loss == pytest.approx(result["test_loss"], rel=1e-6)
+
+
+def test_the_first_layer_of_cifar_net_stays_whitened(tmp_path, colours):
+    settings = run.replace(small(colours), lookahead=True, ema=0.9)
+    run.train(settings, tmp_path / "run", quiet=True)
+    train_set, _ = cnn.data.load(colours)
+    model = cnn.models.cifar_net(3, 3, 16)
+    cnn.models.whiten(model, train_set.normalise(train_set.images))
+    trained = cnn.load_model(tmp_path / "run")[0]
+    assert np.array_equal(trained[0].weight.data, model[0].weight.data)
+    assert not np.array_equal(trained[0].bias.data, model[0].bias.data)
+
+
+def test_schedules_of_a_run():
+    def rates(name, steps=200):
+        schedule = run.make_schedule(run.Settings(schedule=name, lr=0.5), steps)
+        return [schedule(step) for step in range(steps)]
+
+    triangle = np.interp(range(200), [0, 0.23 * 200 - 1, 199], [0.1, 0.5, 0.035])
+    np.testing.assert_allclose(rates("triangle"), triangle, rtol=1e-12)
+    np.testing.assert_allclose(rates("linear"), 0.5 * (1 - np.arange(200) / 200), rtol=1e-12)
+
+
+def test_balanced_classes():
+    labels = [0] * 6 + [1] * 3  # none of the third class
+    data = cnn.data.Dataset(np.zeros((9, 1, 4, 4), np.uint8), labels, list("abc"))
+    weight = run.make_loss(run.Settings(class_weights="balanced"), data).weight
+    assert weight[0] * 6 == pytest.approx(weight[1] * 3) and np.isfinite(weight).all()
+    assert weight[np.array(labels)].mean() == pytest.approx(2 / 3)  # 1 with all classes
+    assert run.make_loss(run.Settings(), data).weight is None
+
+
+# ------------------------------------------------------------------------------------------ recipes
+
+
+def test_recipes_are_listed_and_can_be_run():
+    said = train_py("--list-recipes").stdout.splitlines()
+    assert len(said) == len(run.RECIPES)
+    for line, (name, recipe) in zip(said, run.RECIPES.items(), strict=True):
+        run.check(recipe.settings)
+        cnn.models.MODELS[recipe.settings.model](**run._widths(recipe.settings))
+        assert recipe.settings.dataset in cnn.data.NAMES
+        words = (f"{name}: ", recipe.settings.model, recipe.settings.dataset, f"{recipe.target:.1%}", recipe.cost)
+        assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize(("target", "words"), [(0.0, "target 0.0%: met"), (1.0, "target 100.0%: missed")])
+def test_a_run_with_a_target_says_whether_it_was_met(tmp_path, capsys, target, words):
+    """Also where it was interrupted."""
+    run.train(SHORT, tmp_path / "a", target=target)
+    assert words in capsys.readouterr().out
+    run.train(run.replace(SHORT, max_minutes=1e-9), tmp_path / "b", target=target)
+    capsys.readouterr()
+    run.resume(tmp_path / "b")
+    assert words in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------ interruptions

@@ -135,17 +135,18 @@ class Recipe:
 _CIFAR_NET = Settings(dataset="cifar10", model="cifar_net", batch_size=512, lr=0.75, momentum=0.85,
                       weight_decay=1.33e-3, bias_lr=64.0, schedule="triangle", lookahead=True, label_smoothing=0.2,
                       shift=2, shift_mode="reflect", flip="alternating", tta="flip+shift")
-_DIGITS = replace(_MNIST, dataset="mnist", model="vgg_small", channels="32,64,128", epochs=15, ema=0.99, rotate=10.0,
-                  translate=0.08, scale=0.1, shear=5.0)
-_CLOTHES = replace(_MNIST, dataset="fashion-mnist", model="vgg_small", channels="32,64,128", epochs=20, shift=2,
-                   flip="random", label_smoothing=0.1, ema=0.99, tta="flip")
-_QUICK = replace(_CIFAR, dataset="cifar10", model="cifar_quick", epochs=25, shift=4, flip="alternating", tta="flip")
+_DIGITS = replace(_CIFAR_NET, dataset="mnist", channels="32,64,64", batch_size=256, lr=0.375, label_smoothing=0.1,
+                  shift=0, flip="none", rotate=10.0, translate=0.08, scale=0.1, shear=5.0, tta="none")
+_CLOTHES = replace(_CIFAR_NET, dataset="fashion-mnist", channels="32,96,128", batch_size=256, lr=0.375,
+                   label_smoothing=0.1, flip="random")
+_QUICK = replace(_CIFAR, dataset="cifar10", model="cifar_quick", shift=2, shift_mode="reflect", flip="alternating",
+                 tta="flip+shift")
 
 RECIPES = {
     "mnist-99": Recipe(replace(_MNIST, dataset="mnist", epochs=3), 0.99, "3 epochs, under 3 s on 2 cores"),
-    "mnist-best": Recipe(_DIGITS, 0.996, "15 epochs"),
-    "fashion-mnist": Recipe(_CLOTHES, 0.93, "20 epochs"),
-    "cifar10-quick": Recipe(_QUICK, 0.78, "25 epochs"),
+    "mnist-best": Recipe(replace(_DIGITS, epochs=8), 0.996, "8 epochs"),
+    "fashion-mnist": Recipe(replace(_CLOTHES, epochs=10), 0.93, "10 epochs"),
+    "cifar10-quick": Recipe(replace(_QUICK, epochs=25), 0.78, "25 epochs"),
     "cifar10-90": Recipe(replace(_CIFAR_NET, epochs=4), 0.90, "4 epochs"),
     "cifar10-94": Recipe(replace(_CIFAR_NET, epochs=10), 0.935, "10 epochs"),
 }

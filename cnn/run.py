@@ -94,6 +94,8 @@ class Settings:
                                    "ten seconds; default: auto", free=True, metavar="STEPS")
     keep: int = option(3, "checkpoints that stay, the newest; default: 3", free=True, metavar="N")
     log_steps: bool = option(False, "write steps.jsonl, a line for each step", free=True)
+    report: bool = option(False, "at the end draw curves, confusion matrix, mistakes, filters and feature maps into the "
+                          "run folder, and report.html", free=True)
     tensorboard: bool = option(False, "write event files for TensorBoard", free=True)
     data_dir: str = option("", "where to look for the data set first (then $CNN_DATA_DIR, then the user's cache; else "
                            "it is downloaded)", free=True, metavar="DIR")
@@ -180,6 +182,8 @@ def check(settings):
     shapes.number("train", "shear", settings.shear, 0, below=90)
     _widths(settings)
     _checkpoint_every(settings)
+    if settings.report:
+        _drawer()
     if settings.patience and settings.monitor.startswith("val_") and not settings.validation_fraction:
         raise ValueError(f"train: patience by {settings.monitor} needs a validation fraction above 0")
 
@@ -516,7 +520,17 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
     if history:
         _say(quiet, f"{summary['images_per_second']:,} images/s while training, {summary['seconds']:.1f} s in all")
     _say(quiet, f"wrote model.safetensors, history.csv and summary.json to {folder}")
+    if settings.report:
+        _say(quiet, f"drew {_drawer().write(folder, settings.data_dir or None)}")
     return summary
+
+
+def _drawer():
+    """The module that draws a run; imported late, because most runs do without. Raises ModuleNotFoundError without
+    matplotlib."""
+    from cnn import plots, report
+    plots.require()
+    return report
 
 
 def _make(settings, train_set):

@@ -52,6 +52,13 @@ def wanted(tmp_path_factory):
 # ------------------------------------------------------------------------------------------ folders
 
 
+def test_a_run_draws_its_report_where_asked_to(tmp_path):
+    pytest.importorskip("matplotlib")
+    run.train(run.replace(SHORT, report=True), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "confusion_matrix.png").is_file()
+
+
 def test_a_run_leaves_what_there_is_to_know(tmp_path):
     settings = run.replace(
         SHORT, log_steps=True, validation_fraction=0.1, patience=1, checkpoint_every="5", keep=2

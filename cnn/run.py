@@ -94,8 +94,8 @@ class Settings:
                                    "ten seconds; default: auto", free=True, metavar="STEPS")
     keep: int = option(3, "checkpoints that stay, the newest; default: 3", free=True, metavar="N")
     log_steps: bool = option(False, "write steps.jsonl, a line for each step", free=True)
-    report: bool = option(False, "at the end draw curves, confusion matrix, mistakes, filters and feature maps into the "
-                          "run folder, and report.html", free=True)
+    report: bool = option(False, "at the end draw curves, confusion matrix, mistakes, filters and feature maps into "
+                          "the run folder, and report.html", free=True)
     tensorboard: bool = option(False, "write event files for TensorBoard", free=True)
     data_dir: str = option("", "where to look for the data set first (then $CNN_DATA_DIR, then the user's cache; else "
                            "it is downloaded)", free=True, metavar="DIR")

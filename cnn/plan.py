@@ -423,6 +423,8 @@ def _macs(kernel, values):
     if kernel == "conv_dw":
         pixels = int(np.diff(values["span"], axis=1).sum())
         return pixels * values["taps"] // values["kernel_h"] * values["outputs"] * values["groups"]
+    if kernel == "pointwise_dw":
+        return values["outputs"] * values["channels"] * values["height"] * values["width"]
     if kernel == "linear_dw":
         return values["outputs"] * values["inputs"]
     if kernel in ("winograd", "winograd_dx", "winograd_dw"):

@@ -115,6 +115,8 @@ CASES = [
     Case("Conv2d", (4, 6, 3), (4, 5, 6), (6, 3, 4), {"groups": 2}),
     Case("Conv2d", (2, 3, 2), (2, 6, 5), (3, 3, 3), {"dilation": (3, 2)}),
     Case("Conv2d", (17, 19, 2), (17, 3, 3), (19, 2, 2)),  # more channels than a tile
+    Case("Conv2d", (16, 12, 1), (16, 5, 4), (12, 5, 4), {"bias": False}),
+    Case("Conv2d", (48, 8, 1), (48, 3, 3), (8, 3, 3)),
     # these have channels enough for Winograd's algorithm
     Case("Conv2d", (12, 13, 3), (12, 8, 5), (13, 8, 5), {"padding": 1}),  # tiles of 4 x 4, not all whole
     Case("Conv2d", (17, 12, 3), (17, 4, 4), (12, 4, 4), {"padding": 1}),  # one tile
@@ -177,6 +179,13 @@ CASES = [
         (inner("Sequential", inner("Residual", inner("Sequential", CONV, NORM), CONV), RELU),),
         (3, 3, 4),
         (3, 3, 4),
+    ),
+    # the same x and dy with and without borders
+    Case(
+        "Residual",
+        (inner("Conv2d", 16, 16, 1), inner("Conv2d", 16, 16, 2, padding="same", dilation=2)),
+        (16, 3, 4),
+        (16, 3, 4),
     ),
     Case("Concat", (CONV,), (3, 4, 5), (3, 4, 5)),
     Case("Concat", (LINEAR, inner("Linear", 5, 2), RELU), (5,), (12,)),

@@ -530,10 +530,10 @@ cdef void outer_narrow_1(const real* a, Py_ssize_t a_step, const real* b, Py_ssi
     outer(a, a_step, b, b_step, o, o_step, count, first, NARROW, 1)
 
 
-cdef void outers(const real* a, const real* b, real* o, Py_ssize_t numbers, Py_ssize_t at, Py_ssize_t groups,
-                 Py_ssize_t chunk, Py_ssize_t count, bint first) noexcept nogil:
+cdef void outers(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o, Py_ssize_t numbers,
+                 Py_ssize_t at, Py_ssize_t groups, Py_ssize_t count, bint first) noexcept nogil:
     """o[a, b] (+)= sum over `count` tiles of a b: `numbers` numbers, `at` at a time, and `groups` rows."""
-    cdef Py_ssize_t k = 0, g, a_step = chunk * LANES, b_step = chunk * LANES * LANES, o_step = groups * LANES
+    cdef Py_ssize_t k = 0, g, o_step = groups * LANES
     while k < numbers:
         g = 0
         while g < groups:
@@ -613,8 +613,8 @@ cdef inline void backward_weights(const Op* op, const Place* place, int M, int R
         transforms(op, place, v, a_step if swapped else b_step, d, b_step if swapped else a_step, first, count, M, R)
         for f in range(squares):
             to_numbers(b + f * b_step, rows, groups, chunk, count)
-            outers(a + f * a_step, rows, du + f * (padded * groups + 1) * LANES, padded, kt, groups, chunk, count,
-                   place.first and first == 0)
+            outers(a + f * a_step, chunk * LANES, rows, chunk * LANES * LANES, du + f * (padded * groups + 1) * LANES,
+                   padded, kt, groups, count, place.first and first == 0)
         first += chunk
 
 
@@ -678,8 +678,9 @@ cdef void winograd_dw_all(const Op* op, const Place* place) noexcept nogil:
     cdef int squares = 16 if op.n[0] == 2 and R == 3 else 36
     for f in range(squares):
         for block in range(place.blocks):
-            outers(d + block * d_block + f * d_step + k0 * tiles * LANES, rows + block * rows_block + f * v_step,
-                   du + f * (each * groups + 1) * LANES, n, kt, groups, tiles, tiles, block == 0)
+            outers(d + block * d_block + f * d_step + k0 * tiles * LANES, tiles * LANES,
+                   rows + block * rows_block + f * v_step, tiles * LANES * LANES,
+                   du + f * (each * groups + 1) * LANES, n, kt, groups, tiles, block == 0)
     for k in range(min(n, K - k0)):
         if R == 5:
             weights_backward(du + k * groups * LANES, (each * groups + 1) * LANES, place.blocks > 0, 0,
@@ -740,6 +741,32 @@ cdef void winograd_dw_sum(const Op* op, const Place* place) noexcept nogil:
         weights_backward(du, f_step, place.shards, step, dw, to_row, rows, 3, 6)
 
 
+cdef void pointwise_dw(const Op* op, const Place* place) noexcept nogil:
+    """dw[k, c] += sum over pixels and images of dy[k] x[c], of one block, for a 1 x 1 convolution.
+
+    F(1 x 1, 1 x 1): nothing is transformed, and sixteen channels c lie side by side as in `winograd_dw`.
+    """
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16), C a multiple of 16
+    cdef const real* dy = <const real*>array(op, 1, place)       # IN  (K, H, W, 16), K a multiple of `at`
+    cdef real* dw = <real*>array(op, 2, place)                   # OUT (K, C) of a shard
+    cdef real* rows = <real*>array(op, 3, place)                 # (C / 16, band * 16, 16) scratch
+    cdef Py_ssize_t C = op.n[0], K = op.n[1], H = op.n[2], W = op.n[3], band = op.n[4], at = op.n[5]
+    cdef Py_ssize_t groups = C // LANES, h, first, count, g, t
+    cdef const real* xp
+    for h in range(H):
+        first = 0
+        while first < W:
+            count = min(band, W - first)
+            xp = x + h * op.args[0].row + first * LANES
+            for g in range(groups):
+                for t in range(count):
+                    transpose(xp + g * LANES * op.args[0].plane + t * LANES, op.args[0].plane,
+                              rows + (g * band + t) * LANES * LANES, LANES)
+            outers(dy + h * op.args[1].row + first * LANES, op.args[1].plane, rows, band * LANES * LANES, dw, K, at,
+                   groups, count, place.first and h == 0 and first == 0)
+            first += band
+
+
 # ---------------------------------------------------------------- weights
 
 cdef inline void transform_weights(const Op* op, const Place* place, int R, int N) noexcept nogil:
@@ -790,6 +817,11 @@ cdef void winograd_weights(const Op* op, const Place* place) noexcept nogil:
         transform_weights(op, place, 3, 6)
 
 
+def numbers_at_a_time(Py_ssize_t count):
+    """How many of `count` numbers `outer` can take at a time without padding; 0 if it can't."""
+    return WIDE if count % WIDE == 0 else NARROW if count % NARROW == 0 else 0
+
+
 def register_tile(Py_ssize_t outputs):
     """How many of the outputs `matmul` takes at a time, and how many tiles: the wider tile, unless it wastes more
     than a twelfth. `outer` takes as many numbers."""
@@ -812,6 +844,8 @@ KERNELS = {
     "winograd_dw_all": (<size_t>&winograd_dw_all, ("d", "rows", "du", "dw"),
                         ("tile", "kernel", "channels", "outputs", "tiles", "at", "padded", "each", "d_block",
                          "rows_block"), ()),
+    "pointwise_dw": (<size_t>&pointwise_dw, ("x", "dy", "dw", "rows"),
+                     ("channels", "outputs", "height", "width", "band", "at"), ()),
     "winograd_weights": (<size_t>&winograd_weights, ("w", "u"),
                          ("tile", "kernel", "outputs", "taps", "kt", "padded", "to_tap", "to_output"), ()),
 }

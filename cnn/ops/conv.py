@@ -6,7 +6,9 @@
 """
 from cnn import shapes, windows
 from cnn.ops import winograd
+from cnn.plan import PER_THREAD
 
+POINTWISE_BAND = 16     # pixels at a time in the weight gradient of 1x1 convolutions
 BAND = 128      # pixels whose gradients the weight gradient takes at a time: 32 KB of four channels
 
 
@@ -39,7 +41,9 @@ def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
     scatters = not transforms and _scatters(program, g)
     if need_dx and not transforms and not scatters:
         dy = program.bordered(dy, *g.gradient_border())
-    if dw is not None and transforms:
+    if dw is not None and _pointwise(program, g):
+        _pointwise_weight_gradient(program, dy, x, dw, g)
+    elif dw is not None and transforms:
         winograd.weight_gradient(program, dy, x, dw, g)
     elif dw is not None:
         x = program.bordered(x, *g.side_border())
@@ -77,6 +81,26 @@ def _correlate(program, x, y, w, b, outputs, g, tables, relu):
                     outputs=outputs, taps=len(t.tap), runs=len(t.run), groups=g.groups,
                     x_group=x.channels // g.groups * x.plane, tiles=tiles, relu=relu, single=0, w_row=0)
     program.add("correlate", arguments)
+
+
+def _pointwise(program, g):
+    """Whether the weight gradient is that of a 1x1 convolution, whose channels come in sixteens."""
+    return (g.kernel == g.stride == (1, 1) and g.groups == 1 and not any(map(any, g.padding))
+            and g.channels % windows.LANES == 0 and program.kernels.winograd.numbers_at_a_time(g.outputs))
+
+
+def _pointwise_weight_gradient(program, dy, x, dw, g):
+    rows = program.copies(g.channels * POINTWISE_BAND * windows.LANES, PER_THREAD)
+    parts = program.shard_sum(dw, g.outputs * g.channels)
+    at = program.kernels.winograd.numbers_at_a_time(g.outputs)
+
+    def arguments():
+        # without borders, which are settled only now, the plane is one long row
+        plain = not (x.left or x.right or dy.left or dy.right)
+        height, width = (1, g.size[0] * g.size[1]) if plain else g.size
+        return dict(x=x, dy=dy, dw=parts, rows=rows, channels=g.channels, outputs=g.outputs, height=height,
+                    width=width, band=POINTWISE_BAND, at=at)
+    program.add("pointwise_dw", arguments)
 
 
 def _scatters(program, g):

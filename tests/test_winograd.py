@@ -102,7 +102,7 @@ def test_other_convolutions_do_not(options):
 
 @pytest.mark.parametrize(("kernel", "size"), [(3, 16), (3, 2), (5, 16)])
 def test_error_in_float32(kernel, size):
-    """A few 1e-6 of the largest output, as docs/performance.md says; the plain sum has some 3e-7."""
+    """A few 1e-6 of the largest output, as docs/gradients.md says; the plain sum has some 3e-7."""
     rng = np.random.default_rng(1)
     x = rng.standard_normal((16, 64, size, size)).astype(np.float32)
     w = (rng.standard_normal((48, 64, kernel, kernel)) / kernel / 8).astype(np.float32)

@@ -116,14 +116,17 @@ def torch_twin(layer):
         return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
     if isinstance(layer, layers.GlobalAvgPool2d):
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return {layers.ReLU: nn.ReLU, layers.Flatten: nn.Flatten}[type(layer)]()
+    return {layers.ReLU: nn.ReLU, layers.GELU: nn.GELU, layers.Flatten: nn.Flatten}[type(layer)]()
 
 
 def torch_step(net, batch, channels_last):
     """A function that makes n steps on random images that lie ready as floats in memory."""
     import torch
     torch.manual_seed(0)
-    model, images = torch_twin(models.MODELS[net]()), list(torch.randn(8, batch, *SHAPES[net]))
+    ours = models.MODELS[net]()
+    model, images = torch_twin(ours), list(torch.randn(8, batch, *SHAPES[net]))
+    for p, q in zip(ours.parameters(), model.parameters(), strict=True):
+        q.requires_grad_(p.requires_grad)
     labels = torch.randint(0, 10, (8, batch))
     turns = itertools.cycle(range(8))
     if channels_last:
@@ -156,7 +159,7 @@ def gradient_difference(net, batch, dtype):
     ours.backward(loss.backward(), need_dx=False)
     torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(labels)).backward()
     pairs = [(p.grad.astype(np.float64), q.grad.numpy())
-             for p, q in zip(ours.parameters(), theirs.parameters(), strict=True)]
+             for p, q in zip(ours.parameters(), theirs.parameters(), strict=True) if p.requires_grad]
     return float(np.sqrt(sum(((p - q)**2).sum() for p, q in pairs) / sum((q**2).sum() for _, q in pairs)))
 
 
@@ -223,6 +226,42 @@ def bench_net(net, batch, rounds, seconds, with_torch):
     return result
 
 
+def bench_latency(net, rounds, seconds, with_torch):
+    """Time one image through the network, in evaluation mode (PyTorch's in inference_mode), in turn."""
+    n_threads, x = threads.get_num_threads(), np.random.default_rng(0).normal(size=(1, *SHAPES[net])).astype(np.float32)
+    ours = models.MODELS[net]().eval()
+    contenders = {"cnn": lambda n: ours(x) is not None}
+    if with_torch:
+        import torch
+        torch.set_num_threads(n_threads)
+        theirs, image = torch_twin(ours).eval(), torch.from_numpy(x)
+        ours.load_state_dict({name: value.numpy() for name, value in theirs.state_dict().items()})
+
+        def infer(n):
+            with torch.inference_mode():
+                return theirs(image) is not None
+        difference = float(np.abs(ours(x) - theirs(image).detach().numpy()).max())
+        if not difference < 1e-3:
+            sys.exit(f"bench: the scores differ from PyTorch's by {difference:.1e}: there is nothing to compare")
+        contenders["torch"] = infer
+    times = {name: [] for name in contenders}
+    for steps in contenders.values():
+        time_steps(steps, 0.1)
+    for _ in range(rounds):
+        for name, steps in contenders.items():
+            times[name].append(1e6 / time_steps(steps, seconds))
+    result = {"net": net, "threads": n_threads, "rounds": rounds,
+              "microseconds": {name: median_spread(values) for name, values in times.items()}}
+    print(f"{net}, one image, {n_threads} threads, {rounds} rounds: median (lowest to highest)")
+    for name, value in result["microseconds"].items():
+        print(f"  {name:<20s}{show(value, 'us')}")
+    if with_torch:
+        result["ratio"] = median_spread([b / a for a, b in zip(times["cnn"], times["torch"], strict=True)])
+        print(f"  PyTorch's time by ours {result['ratio']['median']:.2f} ({result['ratio']['low']:.2f} to "
+              f"{result['ratio']['high']:.2f})")
+    return result
+
+
 def bench_kernels(net, batch):
     """Time every operation of a training step by itself, on one thread: GFLOPS by the plain formulas (Winograd's
     algorithm may exceed the peak), GB/s of the tensors that the others read and write."""
@@ -261,6 +300,7 @@ def main(arguments=None, prog=None):
     p.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
     p.add_argument("--seconds", type=float, default=0.5, help="of each contender in a round; default: %(default)s")
     p.add_argument("--kernels", action="store_true", help="time every operation of a step instead")
+    p.add_argument("--latency", action="store_true", help="time one image through the network instead")
     p.add_argument("--no-torch", action="store_true", help="do not compare with PyTorch")
     p.add_argument("--json", metavar="FILE", help="write the figures to a file too")
     given = p.parse_args(arguments)
@@ -286,6 +326,8 @@ def main(arguments=None, prog=None):
     result = {"processor": config.processor(), "kernels": _ext.VARIANT, "versions": versions}
     if given.kernels:
         result.update(bench_kernels(given.net, given.batch))
+    elif given.latency:
+        result.update(bench_latency(given.net, given.rounds, given.seconds, with_torch))
     else:
         result.update(bench_net(given.net, given.batch, given.rounds, given.seconds, with_torch))
     if given.json:

@@ -167,7 +167,7 @@ def check_gradients(net, batch):
     """Stop unless both compute the same: to rounding in float64, and nearly so in float32, where now and
     then two values are so close that another one of them wins a pooling window."""
     result = {}
-    for dtype, most in ((np.float64, 1e-10), (np.float32, 1e-2)):
+    for dtype, most in ((np.float64, 1e-10), (np.float32, 5e-2)):
         difference = result[dtype.__name__] = gradient_difference(net, batch, dtype)
         if not difference < most:
             sys.exit(f"bench: the gradients differ from PyTorch's by {difference:.1e} in {dtype.__name__}: there is "

@@ -97,7 +97,8 @@ def _read(path, md5, shape):
                     f"{size_on_disk} bytes cannot hold more than {most}"
                 )
             values = np.empty(promised, np.uint8)
-            found = _read_into(stream, values)
+            digest = hashlib.md5(header, usedforsecurity=False)
+            found = _read_into(stream, values, digest.update if md5 is not None else None)
             # One byte more than promised must not be there. Asking for it also makes gzip compare its
             # checksum; what would come after that byte is never unpacked.
             trailing = stream.read(1)
@@ -111,13 +112,10 @@ def _read(path, md5, shape):
         raise DataFileError(
             f"{path}: more bytes follow than the {_in_words(dimensions, dtype)} that its header promises"
         )
-    if md5 is not None:
-        digest = hashlib.md5(header, usedforsecurity=False)
-        digest.update(values)
-        if digest.hexdigest() != md5:
-            raise DataFileError(
-                f"{path}: is not the file it should be, its MD5 unpacked is {digest.hexdigest()}"
-            )
+    if md5 is not None and digest.hexdigest() != md5:
+        raise DataFileError(
+            f"{path}: is not the file it should be, its MD5 unpacked is {digest.hexdigest()}"
+        )
     try:
         values = values.view(dtype).reshape(dimensions)
     except ValueError as error:  # e.g. no images of 2**32 x 2**32 x 2**32 pixels each
@@ -142,15 +140,23 @@ def _read_header(path, stream):
     return magic + sizes, np.dtype(_DTYPES[type_code]), tuple(np.frombuffer(sizes, ">u4").tolist())
 
 
-def _read_into(stream, values):
-    """Fill the bytes of `values` from the stream; returns how many there were."""
+def _read_into(stream, values, use=None):
+    """Fill the bytes of `values` from the stream; returns how many there were.
+
+    `use` is called with each piece in turn, in a thread, while the next one is unpacked.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # imported here to keep "import cnn" fast
+
     view = memoryview(values)
     found = 0
-    while found < len(view):
-        n = stream.readinto(view[found : found + _CHUNK])
-        if not n:
-            break
-        found += n
+    with ThreadPoolExecutor(1) as behind:
+        while found < len(view):
+            n = stream.readinto(view[found : found + _CHUNK])
+            if not n:
+                break
+            if use:
+                behind.submit(use, view[found : found + n])
+            found += n
     return found
 
 

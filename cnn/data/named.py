@@ -68,6 +68,8 @@ def _load_named(source, data_dir):
 
 
 def _read_idx_files(source, paths):
+    from concurrent.futures import ThreadPoolExecutor  # imported here to keep "import cnn" fast
+
     md5s = list(source.contents.values())
     for path, packed, unpacked in zip(paths, source.downloads.values(), md5s, strict=True):
         if unpacked is None:
@@ -75,9 +77,10 @@ def _read_idx_files(source, paths):
     classes = len(source.classes)
     train_shape = (source.train_size, *source.image_shape)
     test_shape = (source.test_size, *source.image_shape)
-    train = read_idx_pair(*paths[:2], classes, md5s[:2], train_shape)
-    test = read_idx_pair(*paths[2:], classes, md5s[2:], test_shape)
-    return *train, *test
+    with ThreadPoolExecutor(1) as beside:
+        test = beside.submit(read_idx_pair, *paths[2:], classes, md5s[2:], test_shape)
+        train = read_idx_pair(*paths[:2], classes, md5s[:2], train_shape)
+    return *train, *test.result()
 
 
 def _read_cifar_files(source, paths):

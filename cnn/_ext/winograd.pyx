@@ -359,40 +359,65 @@ cdef void products(const real* u, Py_ssize_t u_step, const real* v, Py_ssize_t v
         p += p_step
 
 
+# ---------------------------------------------------------------- all channels of some tiles
+
+cdef inline void input_tiles(const Op* op, const Place* place, const real* zero, real* v, Py_ssize_t v_step,
+                             Py_ssize_t first, Py_ssize_t count, int M, int R) noexcept nogil:
+    """V of `count` tiles, from array 0 of the op, x."""
+    cdef int N = M + R - 1
+    cdef const real* x = <const real*>array(op, 0, place)
+    cdef Py_ssize_t C = op.n[2], H = op.n[4], top = op.n[7], left = op.n[8], wide = op.n[9], chunk = op.n[11]
+    cdef Py_ssize_t x_row = op.args[0].row, x_plane = op.args[0].plane, t, c, i, j, q, h
+    cdef const real* row[6]
+    cdef Py_ssize_t step[6]
+    for t in range(count):
+        i = (first + t) // wide * M
+        j = (first + t) % wide * M
+        for q in range(N):
+            h = i - top + q
+            row[q] = (x + h * x_row if 0 <= h < H else zero + left * LANES) + (j - left) * LANES
+            step[q] = x_plane if 0 <= h < H else 0
+        for c in range(C):
+            input_tile(row, v + (c * chunk + t) * LANES, v_step, N)
+            for q in range(N):
+                row[q] += step[q]
+
+
+cdef inline void gradient_tiles(const Op* op, const Place* place, int dy_array, real* d, Py_ssize_t d_step,
+                                Py_ssize_t first, Py_ssize_t count, int M, int R) noexcept nogil:
+    """D of `count` tiles, from array `dy_array` of the op."""
+    cdef int N = M + R - 1
+    cdef const real* dy = <const real*>array(op, dy_array, place)
+    cdef Py_ssize_t K = op.n[3], out_h = op.n[5], out_w = op.n[6], wide = op.n[9], chunk = op.n[11]
+    cdef Py_ssize_t dy_row = op.args[dy_array].row, dy_plane = op.args[dy_array].plane, t, k, i, j
+    for t in range(count):
+        i = (first + t) // wide * M
+        j = (first + t) % wide * M
+        for k in range(K):
+            output_tile_backward(dy + k * dy_plane + i * dy_row + j * LANES, dy_row, d + (k * chunk + t) * LANES,
+                                 d_step, out_h - i, out_w - j, M, N)
+
+
 # ---------------------------------------------------------------- forward
 
 cdef inline void forward(const Op* op, const Place* place, int M, int R) noexcept nogil:
     cdef int N = M + R - 1
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16), bordered
+    # array 0                                                    # IN  x, (C, H, W, 16), bordered
     cdef const real* u = <const real*>array(op, 1, place)        # IN  (N * N, K / kt, C, kt), K padded
     cdef const real* b = <const real*>array(op, 2, place)        # IN  (K,) or NULL
     cdef real* y = <real*>array(op, 3, place)                    # OUT (K, OH, OW, 16)
     cdef const real* zero = <const real*>array(op, 4, place)     # IN  a row of zeros
     cdef real* v = <real*>array(op, 5, place)                    # (N * N, v_step) scratch
     cdef real* p = <real*>array(op, 6, place)                    # (N * N, p_step) scratch
-    cdef Py_ssize_t C = op.n[2], K = op.n[3], H = op.n[4], out_h = op.n[5], out_w = op.n[6]
-    cdef Py_ssize_t top = op.n[7], left = op.n[8], wide = op.n[9], tiles = op.n[10], chunk = op.n[11]
+    cdef Py_ssize_t C = op.n[2], K = op.n[3], out_h = op.n[5], out_w = op.n[6]
+    cdef Py_ssize_t wide = op.n[9], tiles = op.n[10], chunk = op.n[11]
     cdef Py_ssize_t kt = op.n[12], padded = op.n[13], group = op.n[14], relu = op.n[15]
-    cdef Py_ssize_t x_row = op.args[0].row, x_plane = op.args[0].plane
     cdef Py_ssize_t y_row = op.args[3].row, y_plane = op.args[3].plane
     cdef Py_ssize_t v_step = (C * chunk + 1) * LANES, p_step = (group * chunk + 1) * LANES
-    cdef Py_ssize_t first, count, t, c, k, k0, i, j, q, h
-    cdef const real* row[6]
-    cdef Py_ssize_t step[6]
-    first = 0
+    cdef Py_ssize_t first = 0, count, t, k, k0, i, j
     while first < tiles:
         count = min(chunk, tiles - first)
-        for t in range(count):
-            i = (first + t) // wide * M
-            j = (first + t) % wide * M
-            for q in range(N):
-                h = i - top + q
-                row[q] = (x + h * x_row if 0 <= h < H else zero + left * LANES) + (j - left) * LANES
-                step[q] = x_plane if 0 <= h < H else 0
-            for c in range(C):
-                input_tile(row, v + (c * chunk + t) * LANES, v_step, N)
-                for q in range(N):
-                    row[q] += step[q]
+        input_tiles(op, place, zero, v, v_step, first, count, M, R)
         k0 = 0
         while k0 < padded:
             products(u + k0 * C, padded * C + LANES, v, v_step, p, p_step, C, min(group, padded - k0), kt, chunk, N * N)
@@ -430,30 +455,24 @@ cdef void winograd(const Op* op, const Place* place) noexcept nogil:
 
 cdef inline void backward(const Op* op, const Place* place, int M, int R) noexcept nogil:
     cdef int N = M + R - 1
-    cdef const real* dy = <const real*>array(op, 0, place)       # IN  (K, OH, OW, 16)
+    # array 0                                                    # IN  dy, (K, OH, OW, 16)
     cdef const real* u = <const real*>array(op, 1, place)        # IN  (N * N, C / kt, K, kt), C padded
     cdef real* dx = <real*>array(op, 2, place)                   # OUT (C, H, W, 16)
     cdef real* d = <real*>array(op, 3, place)                    # (N * N, d_step) scratch
     cdef real* p = <real*>array(op, 4, place)                    # (N * N, p_step) scratch
-    cdef Py_ssize_t C = op.n[2], K = op.n[3], H = op.n[4], out_h = op.n[5], out_w = op.n[6]
+    cdef Py_ssize_t C = op.n[2], K = op.n[3], H = op.n[4]
     cdef Py_ssize_t top = op.n[7], left = op.n[8], wide = op.n[9], tiles = op.n[10], chunk = op.n[11]
     cdef Py_ssize_t kt = op.n[12], padded = op.n[13], group = op.n[14], W = op.n[15]
-    cdef Py_ssize_t dy_row = op.args[0].row, dy_plane = op.args[0].plane
     cdef Py_ssize_t dx_row = op.args[2].row, dx_plane = op.args[2].plane
     cdef Py_ssize_t d_step = (K * chunk + 1) * LANES, p_step = (group * chunk + 1) * LANES
-    cdef Py_ssize_t first, count, t, c, k, c0, i, j
+    cdef Py_ssize_t first, count, t, c, c0, i, j
     for c in range(C):
         for i in range(H):
             memset(dx + c * dx_plane + i * dx_row, 0, W * LANES * sizeof(real))
     first = 0
     while first < tiles:
         count = min(chunk, tiles - first)
-        for t in range(count):
-            i = (first + t) // wide * M
-            j = (first + t) % wide * M
-            for k in range(K):
-                output_tile_backward(dy + k * dy_plane + i * dy_row + j * LANES, dy_row,
-                                     d + (k * chunk + t) * LANES, d_step, out_h - i, out_w - j, M, N)
+        gradient_tiles(op, place, 0, d, d_step, first, count, M, R)
         c0 = 0
         while c0 < padded:
             products(u + c0 * K, padded * K + LANES, d, d_step, p, p_step, K, min(group, padded - c0), kt, chunk, N * N)
@@ -556,36 +575,6 @@ cdef void outers(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_s
         k += at
 
 
-cdef inline void transforms(const Op* op, const Place* place, real* v, Py_ssize_t v_step, real* d, Py_ssize_t d_step,
-                            Py_ssize_t first, Py_ssize_t count, int M, int R) noexcept nogil:
-    """V and D of `count` tiles."""
-    cdef int N = M + R - 1
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16), bordered
-    cdef const real* dy = <const real*>array(op, 1, place)       # IN  (K, OH, OW, 16)
-    cdef const real* zero = <const real*>array(op, 2, place)     # IN  a row of zeros
-    cdef Py_ssize_t C = op.n[2], K = op.n[3], H = op.n[4], out_h = op.n[5], out_w = op.n[6]
-    cdef Py_ssize_t top = op.n[7], left = op.n[8], wide = op.n[9], chunk = op.n[11]
-    cdef Py_ssize_t x_row = op.args[0].row, x_plane = op.args[0].plane
-    cdef Py_ssize_t dy_row = op.args[1].row, dy_plane = op.args[1].plane
-    cdef Py_ssize_t t, c, k, i, j, q, h
-    cdef const real* row[6]
-    cdef Py_ssize_t step[6]
-    for t in range(count):
-        i = (first + t) // wide * M
-        j = (first + t) % wide * M
-        for q in range(N):
-            h = i - top + q
-            row[q] = (x + h * x_row if 0 <= h < H else zero + left * LANES) + (j - left) * LANES
-            step[q] = x_plane if 0 <= h < H else 0
-        for c in range(C):
-            input_tile(row, v + (c * chunk + t) * LANES, v_step, N)
-            for q in range(N):
-                row[q] += step[q]
-        for k in range(K):
-            output_tile_backward(dy + k * dy_plane + i * dy_row + j * LANES, dy_row,
-                                 d + (k * chunk + t) * LANES, d_step, out_h - i, out_w - j, M, N)
-
-
 cdef void to_numbers(const real* b, real* rows, Py_ssize_t groups, Py_ssize_t chunk, Py_ssize_t count) noexcept nogil:
     """(channel, tile, image) of one frequency as (sixteen channels, tile and image, channel)."""
     cdef Py_ssize_t g, t
@@ -596,6 +585,8 @@ cdef void to_numbers(const real* b, real* rows, Py_ssize_t groups, Py_ssize_t ch
 
 cdef inline void backward_weights(const Op* op, const Place* place, int M, int R) noexcept nogil:
     cdef int squares = (M + R - 1) * (M + R - 1)
+    # arrays 0 and 1                                             # IN  x, bordered, and dy
+    cdef const real* zero = <const real*>array(op, 2, place)     # IN  a row of zeros
     cdef real* du = <real*>array(op, 3, place)                   # OUT (N * N, padded, wide rows) of a shard
     cdef real* v = <real*>array(op, 4, place)                    # (N * N, v_step) scratch
     cdef real* d = <real*>array(op, 5, place)                    # (N * N, d_step) scratch
@@ -610,7 +601,8 @@ cdef inline void backward_weights(const Op* op, const Place* place, int M, int R
     cdef const real* b = d if swapped else v
     while first < tiles:
         count = min(chunk, tiles - first)
-        transforms(op, place, v, a_step if swapped else b_step, d, b_step if swapped else a_step, first, count, M, R)
+        input_tiles(op, place, zero, v, a_step if swapped else b_step, first, count, M, R)
+        gradient_tiles(op, place, 1, d, b_step if swapped else a_step, first, count, M, R)
         for f in range(squares):
             to_numbers(b + f * b_step, rows, groups, chunk, count)
             outers(a + f * a_step, chunk * LANES, rows, chunk * LANES * LANES, du + f * (padded * groups + 1) * LANES,
@@ -647,16 +639,20 @@ cdef void winograd_tiles(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t C = op.n[2], tiles = op.n[10], padded = op.n[13]
     cdef Py_ssize_t groups = (C + LANES - 1) // LANES
     cdef Py_ssize_t v_step = (groups * LANES * tiles + 1) * LANES, d_step = (padded * tiles + 1) * LANES, f
+    cdef const real* zero = <const real*>array(op, 2, place)     # IN  a row of zeros
     cdef real* d = <real*>array(op, 3, place)                    # OUT (N * N, d_step)
     cdef real* v = <real*>array(op, 4, place)                    # (N * N, v_step) scratch
     cdef real* rows = <real*>array(op, 5, place)                 # OUT (N * N, v_step)
     cdef int squares = 16 if op.n[0] == 2 and op.n[1] == 3 else 36
     if op.n[1] == 5:
-        transforms(op, place, v, v_step, d, d_step, 0, tiles, 2, 5)
+        input_tiles(op, place, zero, v, v_step, 0, tiles, 2, 5)
+        gradient_tiles(op, place, 1, d, d_step, 0, tiles, 2, 5)
     elif op.n[0] == 2:
-        transforms(op, place, v, v_step, d, d_step, 0, tiles, 2, 3)
+        input_tiles(op, place, zero, v, v_step, 0, tiles, 2, 3)
+        gradient_tiles(op, place, 1, d, d_step, 0, tiles, 2, 3)
     else:
-        transforms(op, place, v, v_step, d, d_step, 0, tiles, 4, 3)
+        input_tiles(op, place, zero, v, v_step, 0, tiles, 4, 3)
+        gradient_tiles(op, place, 1, d, d_step, 0, tiles, 4, 3)
     for f in range(squares):
         to_numbers(v + f * v_step, rows + f * v_step, groups, tiles, tiles)
 

@@ -33,7 +33,8 @@ def main(arguments=None, prog=None):
     given = vars(p.parse_args(arguments))
     if given.pop("list_recipes"):
         for name, recipe in run.RECIPES.items():
-            print(f"{name}: {recipe.settings.model} on {recipe.settings.dataset}, {recipe.target:.1%}; {recipe.cost}")
+            print(f"{name}: {recipe.settings.model} on {recipe.settings.dataset}, target {recipe.target:.1%}; "
+                  f"{recipe.cost}")
         return
     out, quiet, n_threads, folder, config, name, find_lr = (
         given.pop(option) for option in ("out", "quiet", "threads", "resume", "config", "recipe", "find_lr"))

@@ -85,8 +85,7 @@ class EMA(Callback):
     def _arrays(self):
         """All that is averaged, by name: the model's own arrays of floats."""
         arrays = {key: p.data for key, p in self.model.named_parameters()}
-        buffers = getattr(self.model, "named_buffers", list)()
-        arrays.update((key, array) for key, array in buffers if array.dtype.kind == "f")
+        arrays.update((key, array) for key, array in self.model.named_buffers() if array.dtype.kind == "f")
         kinds = {str(array.dtype) for array in arrays.values()}
         if len(kinds) != 1:
             raise ValueError(f"{type(self).__name__}: model must have parameters and buffers of one dtype, got "

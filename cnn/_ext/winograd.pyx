@@ -575,12 +575,13 @@ cdef void outers(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_s
         k += at
 
 
-cdef void to_numbers(const real* b, real* rows, Py_ssize_t groups, Py_ssize_t chunk, Py_ssize_t count) noexcept nogil:
-    """(channel, tile, image) of one frequency as (sixteen channels, tile and image, channel)."""
+cdef void to_numbers(const real* b, Py_ssize_t plane, real* rows, Py_ssize_t groups, Py_ssize_t chunk,
+                     Py_ssize_t count) noexcept nogil:
+    """(channel, tile, image), channels `plane` numbers apart, as (sixteen channels, tile and image, channel)."""
     cdef Py_ssize_t g, t
     for g in range(groups):
         for t in range(count):
-            transpose(b + (g * LANES * chunk + t) * LANES, chunk * LANES, rows + (g * chunk + t) * LANES * LANES, LANES)
+            transpose(b + g * LANES * plane + t * LANES, plane, rows + (g * chunk + t) * LANES * LANES, LANES)
 
 
 cdef inline void backward_weights(const Op* op, const Place* place, int M, int R) noexcept nogil:
@@ -604,7 +605,7 @@ cdef inline void backward_weights(const Op* op, const Place* place, int M, int R
         input_tiles(op, place, zero, v, a_step if swapped else b_step, first, count, M, R)
         gradient_tiles(op, place, 1, d, b_step if swapped else a_step, first, count, M, R)
         for f in range(squares):
-            to_numbers(b + f * b_step, rows, groups, chunk, count)
+            to_numbers(b + f * b_step, chunk * LANES, rows, groups, chunk, count)
             outers(a + f * a_step, chunk * LANES, rows, chunk * LANES * LANES, du + f * (padded * groups + 1) * LANES,
                    padded, kt, groups, count, place.first and first == 0)
         first += chunk
@@ -654,7 +655,7 @@ cdef void winograd_tiles(const Op* op, const Place* place) noexcept nogil:
         input_tiles(op, place, zero, v, v_step, 0, tiles, 4, 3)
         gradient_tiles(op, place, 1, d, d_step, 0, tiles, 4, 3)
     for f in range(squares):
-        to_numbers(v + f * v_step, rows + f * v_step, groups, tiles, tiles)
+        to_numbers(v + f * v_step, tiles * LANES, rows + f * v_step, groups, tiles, tiles)
 
 
 cdef void winograd_dw_all(const Op* op, const Place* place) noexcept nogil:
@@ -747,17 +748,12 @@ cdef void pointwise_dw(const Op* op, const Place* place) noexcept nogil:
     cdef real* dw = <real*>array(op, 2, place)                   # OUT (K, C) of a shard
     cdef real* rows = <real*>array(op, 3, place)                 # (C / 16, band * 16, 16) scratch
     cdef Py_ssize_t C = op.n[0], K = op.n[1], H = op.n[2], W = op.n[3], band = op.n[4], at = op.n[5]
-    cdef Py_ssize_t groups = C // LANES, h, first, count, g, t
-    cdef const real* xp
+    cdef Py_ssize_t groups = C // LANES, h, first, count
     for h in range(H):
         first = 0
         while first < W:
             count = min(band, W - first)
-            xp = x + h * op.args[0].row + first * LANES
-            for g in range(groups):
-                for t in range(count):
-                    transpose(xp + g * LANES * op.args[0].plane + t * LANES, op.args[0].plane,
-                              rows + (g * band + t) * LANES * LANES, LANES)
+            to_numbers(x + h * op.args[0].row + first * LANES, op.args[0].plane, rows, groups, band, count)
             outers(dy + h * op.args[1].row + first * LANES, op.args[1].plane, rows, band * LANES * LANES, dw, K, at,
                    groups, count, place.first and h == 0 and first == 0)
             first += band

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 import cnn
+from cnn import threads
 
 COMMANDS = {
     "train": "train a network",
@@ -31,6 +32,20 @@ def main(arguments=None):
     p.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below, then its own arguments")
     command = p.parse_args(arguments[:1]).command
     return import_module(f"cnn.commands.{command}").main(arguments[1:], f"cnn {command}")
+
+
+@contextmanager
+def running(p, n_threads):
+    """Run a command that the parser `p` has read, on so many threads (None: as it is): errors that a user can mend
+    end it with a line that names it and exit code 1, Ctrl-C with 130."""
+    try:
+        if n_threads is not None:
+            threads.set_num_threads(n_threads)
+        yield
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        p.exit(1, f"{p.prog}: {error}\n")
+    except KeyboardInterrupt:
+        p.exit(130, "\n")
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Measure a saved model: accuracy, loss, precision, recall and F1 of each class, confusion matrix."""
 import argparse
 
-from cnn import data, evaluation, threads
-from cnn.commands import plain_warnings
+from cnn import data, evaluation
+from cnn.commands import plain_warnings, running
 
 
 def parser(prog=None):
@@ -21,12 +21,5 @@ def parser(prog=None):
 def main(arguments=None, prog=None):
     p = parser(prog)
     given = p.parse_args(arguments)
-    try:
-        if given.threads is not None:
-            threads.set_num_threads(given.threads)
-        with plain_warnings():
-            evaluation.measure(given.model, given.dataset, given.data_dir, given.split, given.json, given.plot)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        p.exit(1, f"{p.prog}: {error}\n")
-    except KeyboardInterrupt:
-        p.exit(130, "\n")
+    with running(p, given.threads), plain_warnings():
+        evaluation.measure(given.model, given.dataset, given.data_dir, given.split, given.json, given.plot)

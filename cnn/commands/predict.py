@@ -5,7 +5,8 @@ Files that can't be read are named, and the exit code is then 1.
 import argparse
 import sys
 
-from cnn import evaluation, threads
+from cnn import evaluation
+from cnn.commands import running
 
 
 def parser(prog=None):
@@ -22,13 +23,7 @@ def parser(prog=None):
 def main(arguments=None, prog=None):
     p = parser(prog)
     given = p.parse_args(arguments)
-    try:
-        if given.threads is not None:
-            threads.set_num_threads(given.threads)
+    with running(p, given.threads):
         failed = evaluation.predict(given.model, given.images, given.top, given.invert, given.json,
                                     complain=lambda text: print(f"{p.prog}: {text}", file=sys.stderr))
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        p.exit(1, f"{p.prog}: {error}\n")
-    except KeyboardInterrupt:
-        p.exit(130, "\n")
     return 1 if failed else 0

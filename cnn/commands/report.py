@@ -1,8 +1,8 @@
 """Make pictures of a run, and one HTML page (report.html) that holds them and opens without a network."""
 import argparse
 
-from cnn import report, threads
-from cnn.commands import plain_warnings
+from cnn import report
+from cnn.commands import plain_warnings, running
 
 
 def parser(prog=None):
@@ -16,13 +16,7 @@ def parser(prog=None):
 def main(arguments=None, prog=None):
     p = parser(prog)
     given = p.parse_args(arguments)
-    try:
-        if given.threads is not None:
-            threads.set_num_threads(given.threads)
+    with running(p, given.threads):
         with plain_warnings():
             path = report.write(given.run, given.data_dir)
         print(f"wrote {path}")
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        p.exit(1, f"{p.prog}: {error}\n")
-    except KeyboardInterrupt:
-        p.exit(130, "\n")

@@ -73,7 +73,7 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
 
     def write(program):
         t = program.input(*x.shape[1:])
-        program.output(conv.conv2d(program, t, Slot("w"), None if b is None else Slot("b"), g))
+        program.output(conv.conv2d(program, t, Slot("w"), None if b is None else Slot("b"), g)[0])
     program = _program(("conv2d", g, b is None), x.dtype, len(x), write)
     y = np.empty((len(x), len(w), *g.out), x.dtype)
     program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
@@ -562,7 +562,8 @@ def cross_entropy(logits, targets_, label_smoothing=0.0, weight=None):
 
     def write(program):
         z = program.input(classes, flat=True)
-        dz, program.loss, _ = loss.cross_entropy(program, z, smoothing, None if weight is None else Slot("weight"))
+        dz, program.loss, _ = loss.cross_entropy(program, z, Slot("total"), smoothing,
+                                                 None if weight is None else Slot("weight"))
         program.output(dz)
     program = _program((name, classes, smoothing, weight is None), logits.dtype, len(logits), write)
     program.run(len(logits), x=logits, y=dlogits, target=target, total=total,

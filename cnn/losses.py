@@ -37,39 +37,33 @@ class CrossEntropyLoss:
             raise RuntimeError("CrossEntropyLoss: backward needs a call before it")
         return self._gradient
 
-    def emit(self, program, scores, need_gradient=True):
-        """Add the loss to a program; see `FusedCrossEntropy`."""
+    def emit(self, program, scores, need_gradient=True, chosen=None):
+        """Add the loss to a program, see `FusedCrossEntropy`; `chosen`: a slot for the numbers of the targets."""
         if not scores.flat:
             raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K), got "
                              f"(N, {', '.join(map(str, scores.shape))})")
         weight = functional.class_weights("CrossEntropyLoss", self.weight, scores.channels)
-        dy, losses, correct = ops.cross_entropy(program, scores, self.label_smoothing, weight, need_gradient)
-        return FusedCrossEntropy(dy, losses, correct, weight, scores.channels)
+        total = np.ones(1)
+        dy, losses, correct = ops.cross_entropy(program, scores, total, self.label_smoothing, weight, need_gradient,
+                                                chosen)
+        return FusedCrossEntropy(dy, ops.sums(program, losses, correct), weight, total, scores.channels)
 
 
 class FusedCrossEntropy:
-    """A cross-entropy inside a program: what it reads before a run, what can be read after it.
+    """A cross-entropy inside a program, whose slot `target` takes int64 numbers in [0, classes).
 
-    dy: the tensor of the gradient. classes: how many there are.
+    dy: the tensor of the gradient. classes: how many there are. weight: of each class, or None. total: float64 (1,),
+    the sum of the targets' weights, to be set before a run.
     """
 
-    def __init__(self, dy, losses, correct, weight, classes):
-        self.dy, self.classes = dy, classes
-        self._losses, self._correct, self._weight = losses, correct, weight
-        self._total = np.ones(1)
+    def __init__(self, dy, sums, weight, total, classes):
+        self.dy, self.weight, self.total, self.classes, self._sums = dy, weight, total, classes, sums
 
-    def arrays(self, targets):
-        """The program's slots for these targets, int64 (n,), which must lie in [0, classes)."""
-        self._total[0] = len(targets) if self._weight is None else self._weight[targets].sum()
-        return {"target": targets, "total": self._total}
-
-    def value(self, n):
-        """Sum of the n images' losses, and what to divide it by for the mean."""
-        return float(self._losses[:n].sum()), float(self._total[0])
-
-    def correct(self, n):
-        """How many of the n images have their largest score at their target."""
-        return int(self._correct[:n].sum())
+    def result(self):
+        """Of the last run: the sum of the losses, what to divide it by for the mean, and how many images have their
+        largest score at their target."""
+        loss, correct = self._sums.tolist()
+        return loss, self.total.item(), int(correct)
 
 
 class MSELoss:

@@ -123,7 +123,7 @@ class Trainer:
             if not fused:
                 loss, weight, correct = self._step(batch)
             else:
-                if batch.form != form or not prepared[0].fits(len(batch.labels)):
+                if batch.form != form or not prepared[0].fits(len(batch.images)):
                     form, prepared = batch.form, self._prepare("step", batch)
                 loss, weight, correct = self._execute(*prepared, batch)
             self.loss = loss / weight if weight else math.nan
@@ -133,7 +133,7 @@ class Trainer:
             self._loss_sum += loss
             self._weight_sum += weight
             self._correct += correct
-            self.seen += len(batch.labels)
+            self.seen += len(batch.images)
             self.step += 1
             self._batch += 1
             self._seconds = time.perf_counter() - start
@@ -158,7 +158,7 @@ class Trainer:
         dataset, fused = loader.dataset, self._fused(self.optimizer)
         if loader.transform is None and self._fetches(dataset, self.optimizer):
             for chosen in loader.batches():
-                yield _Batch(dataset.labels[chosen], chosen, dataset)
+                yield _Batch(dataset.labels, chosen, dataset)
             return
         for images, labels in loader.raw_batches():
             if fused and images.dtype == np.uint8:
@@ -323,9 +323,9 @@ class Trainer:
                 "accuracy": correct / count if count else math.nan, "images": count}
 
     def _measure(self, dataset, chosen, tta):
-        labels = dataset.labels[chosen]
         if tta is None and self._fetches(dataset):
-            return self._run("evaluate", _Batch(labels, chosen, dataset))
+            return self._run("evaluate", _Batch(dataset.labels, chosen, dataset))
+        labels = dataset.labels[chosen]
         images = dataset.normalise(dataset.images[chosen])
         images = images.astype(self.model.dtype or images.dtype, copy=False)
         if tta is None and self._fused():
@@ -393,16 +393,18 @@ class Trainer:
         return program, fused
 
     def _execute(self, program, fused, batch):
-        images, labels = batch.images, batch.labels
+        images, count = batch.images, len(batch.images)
+        labels = batch.labels if batch.dataset is not None else functional.targets("Trainer", batch.labels, count,
+                                                                                   fused.classes)
+        fused.total[0] = count if fused.weight is None else fused.weight[batch.targets].sum()
         if batch.dataset is None:
-            labels = functional.targets("Trainer", labels, len(images), fused.classes)
-            program.run(len(images), x=images, **fused.arrays(labels))
+            program.run(count, x=images, target=labels)
         else:
-            program.run(len(images), images=batch.pixels, chosen=images, **fused.arrays(labels))
-        loss, total = fused.value(len(images))
-        if not math.isfinite(loss):
-            functional.targets("Trainer", labels, len(images), fused.classes)   # or are they to blame?
-        return loss, total, fused.correct(len(images))
+            program.run(count, images=batch.pixels, chosen=images, target=labels)
+        result = fused.result()
+        if not math.isfinite(result[0]):
+            functional.targets("Trainer", batch.targets, count, fused.classes)   # or are they to blame?
+        return result
 
     def _program(self, what, dtype, shape, dataset, images):
         if what == "step":
@@ -416,7 +418,7 @@ class Trainer:
             program.add("pack_bytes", lambda: dict(x=Slot("images"), chosen=Slot("chosen"), scale=scale,
                                                    shift=shift, y=x, **x.pixels))
         scores, backward = self.model.emit(program, x)
-        fused = self.criterion.emit(program, scores, need_gradient=what == "step")
+        fused = self.criterion.emit(program, scores, what == "step", None if dataset is None else Slot("chosen"))
         if what == "step":
             backward(fused.dy, False)
             self.optimizer.emit(program, self.max_grad_norm)
@@ -428,14 +430,19 @@ class Trainer:
 
 
 class _Batch:
-    """labels (n,), and images: (n, C, H, W); or with a data set the numbers, (n,), of images in its bytes, or in
-    others, `pixels`, that are to be normalised as its own."""
+    """images (n, C, H, W) and labels (n,); or with a data set the numbers, (n,), of images and labels: in its bytes,
+    or in others, `pixels`, that are to be normalised as its own."""
 
     __slots__ = ("dataset", "images", "labels", "pixels")
 
     def __init__(self, labels, images, dataset=None, pixels=None):
         self.labels, self.images, self.dataset = labels, images, dataset
         self.pixels = dataset.images if dataset is not None and pixels is None else pixels
+
+    @property
+    def targets(self):
+        """The labels of these images, (n,)."""
+        return self.labels if self.dataset is None else self.labels[self.images]
 
     @property
     def form(self):

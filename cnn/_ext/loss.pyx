@@ -23,6 +23,7 @@ cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
     cdef real* dz = <real*>array(op, 4, place)                   # OUT (K, 1, 1, 16) or NULL
     cdef double* loss = <double*>array(op, 5, place)             # OUT (N,) of each image, not divided
     cdef uint8_t* correct = <uint8_t*>array(op, 6, place)        # OUT (N,) is the largest score g's?
+    cdef const int64_t* chosen = <const int64_t*>array(op, 7, place)  # IN  (N,) numbers of the targets, or NULL
     cdef Py_ssize_t K = op.n[0], z_step = op.args[0].plane, dz_step = op.args[4].plane, k
     cdef double smoothing = op.f[0], weight_sum = 0, smooth, v_g
     cdef vec top, v, s
@@ -59,7 +60,10 @@ cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
         ivec_store(winner + q * VL, best)
     for lane in range(LANES):
         n = place.at[1] * LANES + lane
-        g = goal[lane] = target[n] if lane < place.images else -1
+        g = -1
+        if lane < place.images:
+            g = target[chosen[n] if chosen else n]
+        goal[lane] = g
         pull[lane] = push[lane] = alive[lane] = 0
         if g < 0 or g >= K:     # checked in Python, where arrays may change afterwards
             if lane < place.images:
@@ -89,6 +93,18 @@ cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
             dz[goal[lane] * dz_step + lane] -= push[lane]
 
 
+cdef void loss_sums(const Op* op, const Place* place) noexcept nogil:
+    """The sum of all losses of the batch, and how many images are right."""
+    cdef const double* loss = <const double*>array(op, 0, place)      # IN  (N,)
+    cdef const uint8_t* correct = <const uint8_t*>array(op, 1, place)  # IN  (N,)
+    cdef double* sums = <double*>array(op, 2, place)                  # OUT (2,)
+    cdef Py_ssize_t n
+    sums[0] = sums[1] = 0
+    for n in range(place.total):
+        sums[0] += loss[n]
+        sums[1] += correct[n]
+
+
 cdef void mse(const Op* op, const Place* place) noexcept nogil:
     """L = mean (y - t)^2 over all elements of the batch, dL/dy = 2 (y - t) / count."""
     cdef const real* y = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
@@ -115,7 +131,8 @@ cdef void mse(const Op* op, const Place* place) noexcept nogil:
 
 KERNELS = {
     "cross_entropy": (<size_t>&cross_entropy,
-                      ("z", "target", "weight", "total", "dz", "loss", "correct"), ("classes",),
+                      ("z", "target", "weight", "total", "dz", "loss", "correct", "chosen"), ("classes",),
                       ("smoothing",)),
+    "loss_sums": (<size_t>&loss_sums, ("loss", "correct", "sums"), (), ()),
     "mse": (<size_t>&mse, ("y", "t", "dy", "loss"), ("channels", "height", "width"), ()),
 }

@@ -4,19 +4,26 @@ import numpy as np
 from cnn.plan import Slot
 
 
-def cross_entropy(program, z, smoothing=0.0, weight=None, need_dz=True):
+def cross_entropy(program, z, total, smoothing=0.0, weight=None, need_dz=True, chosen=None):
     """Softmax and log loss of the scores z (N, K).
 
-    Returns dz and the arrays that a run fills: `loss` float64 (images,), not yet divided by the total,
-    and `correct` uint8 (images,). Slots: `target` int64 (N,) and `total` float64 (1,), the sum of the
-    targets' weights.
+    total: float64 (1,), the sum of the targets' weights. The targets are the slot `target`, int64 (N,), or with
+    `chosen`, an int64 (N,), as many of its numbers. Returns dz and the arrays that a run fills: `loss` float64
+    (images,), not yet divided by the total, and `correct` uint8 (images,).
     """
     dz = program.like(z) if need_dz else None
     loss, correct = np.zeros(program.images), np.zeros(program.images, np.uint8)
-    program.add("cross_entropy", lambda: dict(z=z, target=Slot("target"), weight=weight, total=Slot("total"),
+    program.add("cross_entropy", lambda: dict(z=z, target=Slot("target"), chosen=chosen, weight=weight, total=total,
                                               dz=dz, loss=loss, correct=correct, classes=z.channels,
                                               smoothing=smoothing))
     return dz, loss, correct
+
+
+def sums(program, loss, correct):
+    """What `cross_entropy` fills, summed over the batch: float64 (2,)."""
+    result = np.zeros(2)
+    program.after("loss_sums", lambda: dict(loss=loss, correct=correct, sums=result), 1)
+    return result
 
 
 def mse(program, y, t):

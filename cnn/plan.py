@@ -21,8 +21,9 @@ from cnn._ext import executor
 from cnn.memory import zeros
 from cnn.windows import LANES
 
+PRIVATE = 1 << 18       # bytes of an array of which every thread makes its own
 MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
-ONCE, PER_BLOCK, PER_SHARD, PER_THREAD = range(4)   # what an array has one copy of; as in op.pxd
+ONCE, PER_BLOCK, PER_SHARD, PER_THREAD, PER_WORKER = range(5)   # what an array has one copy of; as in op.pxd
 
 ARG = np.dtype([("base", np.uintp), ("step", np.intp), ("per", np.intp), ("plane", np.intp),
                 ("row", np.intp)])
@@ -169,6 +170,7 @@ class Program:
         self._phases = {}
         self._segments = None
         self._compiled = {}
+        self._bound = {}
         self._arrays = []
         self.begin("forward")
 
@@ -279,7 +281,7 @@ class Program:
                 array.allocate(self._count(array.per))
 
     def _count(self, per):
-        return {ONCE: 1, PER_BLOCK: self.blocks, PER_SHARD: self.shards, PER_THREAD: self.threads}[per]
+        return {ONCE: 1, PER_BLOCK: self.blocks, PER_SHARD: self.shards}.get(per, self.threads)
 
     def _place(self, values):
         """Place the tensors of a phase that stands by itself. Those that operations of several segments use get one
@@ -337,14 +339,16 @@ class Program:
             self._compiled[phase] = self._compile(phase)
         _, table, base, slots, _, ops_address, table_address, most = self._compiled[phase]
         self.batch = images
-        self._bound = arrays        # alive as long as their addresses are in the operations
         if slots.keys() - arrays.keys():
             raise TypeError(f"Program: arrays are missing: {', '.join(sorted(slots.keys() - arrays.keys()))}")
         for hook in self.hooks[phase]:
             hook()
+        bound = self._bound.setdefault(phase, {})
         for name, array in arrays.items():
-            for where in slots.get(name, ()):
-                base[where] = array.__array_interface__["data"][0]      # half of what array.ctypes.data takes
+            if bound.get(name) is not array:
+                bound[name] = array     # alive as long as its address is in the operations
+                for where in slots.get(name, ()):
+                    base[where] = array.__array_interface__["data"][0]      # half of what array.ctypes.data takes
         executor.run(ops_address, table_address, len(table), images, _blocks_per_shard(images),
                      min(self.threads, most))
 
@@ -388,11 +392,24 @@ class Program:
         self.add("unpack", lambda: dict(x=tensor, y=Slot(name), **tensor.pixels))
 
     def gather(self, source, order):
-        """An array filled with source[order] before all blocks: weights in the order a kernel wants."""
-        packed = zeros(len(order), self.dtype)
-        self._segments[0].ops.append(("gather", lambda: dict(x=source, index=order, y=packed, count=len(order)),
-                                      self.kernels.pack.chunks(len(order))))
-        return packed
+        """An array filled with source[order] before the blocks: weights in the order a kernel wants."""
+        return self.prepare("gather", lambda packed: dict(x=source, index=order, y=packed, count=len(order)),
+                            len(order), self.kernels.pack.chunks(len(order)))
+
+    def prepare(self, kernel, arguments, count, tasks):
+        """An array of `count` numbers which an operation, cut into tasks, makes before the blocks;
+        `arguments(array)` are its arguments.
+
+        Of a small one every thread makes its own: two cores that read an array which one of them writes, run
+        after run, wait for one another longer than this takes.
+        """
+        if count * self.dtype.itemsize <= PRIVATE:
+            array = self.copies(count, PER_THREAD)
+            self._segments[-2].ops.append((kernel, lambda: arguments(array), tasks))
+        else:
+            array = zeros(count, self.dtype)
+            self._segments[-3].ops.append((kernel, lambda: arguments(array), tasks))
+        return array
 
     def shard_sum(self, target, count):
         """`count` numbers for each shard; after the blocks their sum, taken in order, goes to `target`."""
@@ -422,7 +439,7 @@ def _macs(kernel, values):
         return math.prod(values[name] for name in ("channels", "outputs", "groups", "taps", "pixels"))
     if kernel == "conv_dw":
         pixels = int(np.diff(values["span"], axis=1).sum())
-        return pixels * values["taps"] // values["kernel_h"] * values["outputs"] * values["groups"]
+        return pixels * values["taps"] // values["spans"] * values["outputs"] * values["groups"]
     if kernel == "pointwise_dw":
         return values["outputs"] * values["channels"] * values["height"] * values["width"]
     if kernel == "linear_dw":

@@ -186,14 +186,17 @@ def weight_tables(g, x, dy):
     (top, _), (left, _) = g.padding
     r, c, s, i, j = (np.arange(n) for n in (R, g.channels, S, *g.out))
     inside = (r[:, None] * dh + i * sh - top >= 0) & (r[:, None] * dh + i * sh - top < g.size[0])
+    spans = np.array([_span(row) for row in inside]) * g.out[1]
+    if len(np.unique(spans, axis=0)) == 1:      # all taps at once: they fill tiles better
+        spans = spans[:1]
     tables = {
         "tap": _grid(_grid((r * dh - top) * x.row, c * x.plane), (s * dw - left) * LANES),
         "to": _grid(_grid(r * S, c * R * S), s),
-        "span": np.array([_span(row) for row in inside]) * g.out[1],
+        "span": spans,
         "x_at": _grid(i * sh * x.row, j * sw * LANES),
         "dy_at": _grid(i * dy.row, j * LANES),
     }
-    return {name: np.ascontiguousarray(table, np.int32) for name, table in tables.items()}
+    return {name: np.ascontiguousarray(table, np.int32) for name, table in tables.items()} | {"spans": len(spans)}
 
 
 def packed_order(weights, tiles):

@@ -125,6 +125,10 @@ CASES = [
     Case("Conv2d", (13, 18, 5), (13, 9, 8), (18, 9, 8), {"padding": "same"}),
     Case("Conv2d", (12, 12, 5), (12, 7, 5), (12, 3, 1)),
     Case("Conv2d", (36, 40, 3), (36, 4, 3), (40, 4, 3), {"padding": 1}),  # its dw is made of the whole batch
+    # pieces of rows by Winograd's algorithm
+    Case("Conv2d", (6, 7, 5), (6, 9, 8), (7, 5, 4)),
+    Case("Conv2d", (5, 9, 5), (5, 6, 7), (9, 6, 7), {"padding": 2}),
+    Case("Conv2d", (5, 5, (7, 5)), (5, 3, 2), (5, 3, 4), {"padding": (3, 3), "bias": False}),  # wider than x
     Case("MaxPool2d", (2,), (2, 4, 6), (2, 2, 3)),
     Case("MaxPool2d", (2,), (1, 5, 7), (1, 2, 3)),  # the last row and column are dropped
     Case("MaxPool2d", (2,), (1, 5, 7), (1, 3, 4), {"ceil_mode": True}),

@@ -13,7 +13,7 @@ from processes import run_python
 import cnn
 from cnn import _ext, functional, plan
 from cnn.data import Dataset
-from cnn.layers import Conv2d, Dropout, Flatten, Linear, ReLU, Sequential
+from cnn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
 ROOT = Path(cnn.__file__).parent
 
@@ -157,6 +157,9 @@ def all_that_the_package_does():
     x, dy = np.zeros((3, 1, 4, 4)), np.zeros((3, 32))
     # dy must be copied for its border
     by_layer(Sequential(Conv2d(1, 2, 3, padding=1), Flatten()).to(np.float64), x, dy)
+    for inputs, outputs in ((1, 2), (5, 6)):
+        x, dy = np.zeros((3, inputs, 6, 6)), np.zeros((3, outputs, 1, 1))
+        by_layer(Sequential(Conv2d(inputs, outputs, 5), MaxPool2d(2)).to(np.float64), x, dy)
     functional.cross_entropy(np.zeros((2, 3)), np.array([0, 1]))
     functional.mse_loss(np.zeros((2, 3)), np.zeros((2, 3)))
     data = Dataset(np.zeros((5, 1, 4, 4), np.uint8), np.arange(5))

@@ -41,6 +41,17 @@ def test_the_twin_is_the_plain_sum(m, r, padding):
     )
 
 
+@pytest.mark.parametrize(("m", "kernel"), [(2, (5, 5)), (4, (2, 3)), (2, (1, 5)), (1, (3, 2))])
+@pytest.mark.parametrize("padding", [0, 1, (0, 2)])
+def test_the_twin_of_rows_is_the_plain_sum(m, kernel, padding):
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 3, 8, 7)), rng.standard_normal((4, 3, *kernel))
+    expected = reference.conv2d(x, w, padding=padding)
+    np.testing.assert_allclose(
+        reference.winograd_rows_conv2d(x, w, m, padding), expected, atol=1e-12 * abs(expected).max()
+    )
+
+
 def test_matrices_as_published():
     """F(4x4, 3x3) of Lavin and Gray, section 4.3."""
     at, g, bt = reference.winograd_matrices(4, 3)
@@ -77,6 +88,26 @@ def test_any_shape(n, c, k, r, size, padding, bias, seed):
     )
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 33), st.integers(5, 11), st.integers(5, 20), st.integers(1, 6),
+    st.tuples(st.integers(1, 13), st.integers(1, 13)), st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    st.booleans(), st.integers(0, 2**32),
+)  # fmt: skip
+def test_rows_of_any_shape(n, c, k, r, size, padding, bias, seed):
+    if any(s + 2 * p < q for s, p, q in zip(size, padding, (r, 5), strict=True)):
+        return
+    rng = np.random.default_rng(seed)
+    x, w = rng.standard_normal((n, c, *size)), rng.standard_normal((k, c, r, 5))
+    b = rng.standard_normal(k) if bias else None
+    y = functional.conv2d(x, w, b, padding=padding)
+    dy = rng.standard_normal(y.shape)
+    assert_all_close(
+        [y, *functional.conv2d_backward(dy, x, w, padding=padding)],
+        [reference.conv2d(x, w, b, padding=padding), *reference.conv2d_backward(dy, x, w, padding=padding)],
+    )
+
+
 @pytest.mark.parametrize(
     ("channels", "outputs", "kernel", "size", "kernels"),
     [
@@ -85,13 +116,16 @@ def test_any_shape(n, c, k, r, size, padding, bias, seed):
         (40, 40, 3, 4, {"winograd", "winograd_dx", "winograd_tiles", "winograd_dw_all"}),
         (11, 16, 3, 8, {"correlate", "conv_dw"}),  # too few channels
         (16, 16, 4, 8, {"correlate", "conv_dw"}),
+        (5, 16, 5, 9, {"winograd_rows", "winograd_rows_y", "winograd_rows_dy", "winograd_rows_dx", "correlate"}),
+        (4, 16, 5, 9, {"correlate", "conv_dw"}),  # sums too short
+        (8, 8, 5, 120, {"correlate", "conv_dw"}),  # what is transformed exceeds the caches
     ],
 )
 def test_which_shapes_take_it(channels, outputs, kernel, size, kernels):
     layer = Conv2d(channels, outputs, kernel, padding=kernel // 2)
     found = operations(layer, np.ones((2, channels, size, size), np.float32))
     assert kernels <= found
-    assert not (found & {"winograd", "correlate"}) - kernels
+    assert not (found & {"winograd", "winograd_rows", "correlate"}) - kernels
 
 
 @pytest.mark.parametrize("options", [{"stride": 2}, {"dilation": 2}, {"groups": 2}])
@@ -100,12 +134,12 @@ def test_other_convolutions_do_not(options):
     assert "winograd" not in operations(layer, np.ones((1, 24, 8, 8), np.float32))
 
 
-@pytest.mark.parametrize(("kernel", "size"), [(3, 16), (3, 2), (5, 16)])
-def test_error_in_float32(kernel, size):
+@pytest.mark.parametrize(("channels", "kernel", "size"), [(64, 3, 16), (64, 3, 2), (64, 5, 16), (8, 5, 16)])
+def test_error_in_float32(channels, kernel, size):
     """A few 1e-6 of the largest output, as docs/gradients.md says; the plain sum has some 3e-7."""
     rng = np.random.default_rng(1)
-    x = rng.standard_normal((16, 64, size, size)).astype(np.float32)
-    w = (rng.standard_normal((48, 64, kernel, kernel)) / kernel / 8).astype(np.float32)
+    x = rng.standard_normal((16, channels, size, size)).astype(np.float32)
+    w = (rng.standard_normal((48, channels, kernel, kernel)) / kernel / 8).astype(np.float32)
     y = functional.conv2d(x, w, padding=1)
     expected = reference.conv2d(x.astype(np.float64), w.astype(np.float64), padding=1)
     assert abs(y - expected).max() < 1e-5 * abs(expected).max()

@@ -20,8 +20,9 @@ cnn/reference.py.
 from libc.string cimport memcpy, memset
 
 from cnn._ext.op cimport Op, Place, array, begin, end
-from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, real, vec, vec_load, vec_relu, vec_splat,
+from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, integer, real, vec, vec_load, vec_relu, vec_splat,
                            vec_store, vec_sum, vec_sum4)
+from cnn._ext.window cimport window_row
 
 cdef extern from *:
     """
@@ -109,13 +110,13 @@ cdef inline void tile(const Sweep* s, Py_ssize_t first, int KT, int JT) noexcept
 
 
 cdef inline void sweep(const Sweep* s, int KT) noexcept nogil:
-    """All pixels for KT outputs. The last tile is moved back to end at the last pixel, unless sums would
-    be added twice."""
+    """All pixels for KT outputs. What is left of them is a tile moved back to end at the last pixel, where that
+    is faster than single pixels (whose sums take four cycles to add) and would not add sums twice."""
     cdef Py_ssize_t p = 0
     while p + TILE_J(KT) <= s.pixels:
         tile(s, p, KT, TILE_J(KT))
         p += TILE_J(KT)
-    if p < s.pixels and s.pixels >= TILE_J(KT) and not s.add:
+    if 0 < p < s.pixels and 2 * max(4, KT * ROWV // 2) * (s.pixels - p) >= KT * ROWV * TILE_J(KT) and not s.add:
         tile(s, s.pixels - TILE_J(KT), KT, TILE_J(KT))
     else:
         for p in range(p, s.pixels):
@@ -282,6 +283,50 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
                 p += s.pixels
 
 
+cdef void correlate_pool(const Op* op, const Place* place) noexcept nogil:
+    """The maximum, as in pool.pyx, over windows that lie side by side, of what `correlate` makes of one group.
+
+    A row of windows is pooled as soon as its pixels are there, in the first cache: they are kept nowhere else.
+    """
+    cdef Sweep s
+    cdef const int* pixel = <const int*>array(op, 4, place)      # IN  (pixels,)
+    cdef const int* out = <const int*>array(op, 5, place)        # IN  (pixels of a row of windows,)
+    cdef const int* tap = <const int*>array(op, 6, place)        # IN  (taps,)
+    cdef const int* run = <const int*>array(op, 7, place)        # IN  (runs, 6) as for `correlate`
+    cdef Py_ssize_t K = op.n[0], taps = op.n[1], runs = op.n[2], tiles = op.n[3], win_h = op.n[5], win_w = op.n[6]
+    cdef Py_ssize_t W = op.n[7], out_h = op.n[8], out_w = op.n[9], size = win_h * W, i, r, t, k, kt, first, last
+    cdef bint relu = op.n[4]
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
+    cdef const real* w = <const real*>array(op, 1, place)        # IN  packed, see `split`
+    cdef const real* b = <const real*>array(op, 2, place)        # IN  (K,) or NULL
+    cdef real* y = <real*>array(op, 3, place)                    # OUT (K, out_h, out_w, 16)
+    cdef integer* index = <integer*>array(op, 8, place)          # OUT (K, out_h, out_w, 16) or NULL
+    cdef real* rows = <real*>array(op, 9, place)                 # (K, win_h, W, 16) scratch
+    s.x, s.plane, s.relu, s.add = x, size * LANES, 0, 0
+    for i in range(begin(out_h, place), end(out_h, place)):
+        for r in range(runs):
+            first = max(run[6 * r], i * size)
+            last = min(run[6 * r] + run[6 * r + 1], (i + 1) * size)
+            if first >= last:
+                continue
+            s.tap = tap + run[6 * r + 2]
+            s.segments, s.taps, s.skip = run[6 * r + 3], run[6 * r + 4], run[6 * r + 5]
+            s.pixel, s.out, s.pixels = pixel + first, out + first - i * size, last - first
+            k = 0
+            for t in range(tiles):
+                kt = K // tiles + (t < K % tiles)
+                s.w_step = kt
+                s.w = w + k * taps + run[6 * r + 2] * kt
+                s.b = b + k if b else NULL
+                s.y = rows + k * s.plane
+                SWEEP[kt](&s)
+                k += kt
+        for k in range(K):
+            window_row(rows + k * s.plane, win_h, win_w, W, i * win_h, out_w,
+                       y + k * op.args[3].plane + i * op.args[3].row,
+                       index + k * op.args[8].plane + i * op.args[8].row if index else NULL, relu)
+
+
 cdef void scatter(const Op* op, const Place* place) noexcept nogil:
     """dx[c, out[p] + shift[r, s]] += sum_k w[k, c, r, s] dy[k, pixel[p]], tap by tap.
 
@@ -314,7 +359,7 @@ cdef void scatter(const Op* op, const Place* place) noexcept nogil:
         s.x += K * op.args[0].plane
 
 
-def split(Py_ssize_t outputs, Py_ssize_t pixels):
+cpdef Py_ssize_t split(Py_ssize_t outputs, Py_ssize_t pixels) noexcept nogil:
     """Into how many tiles `correlate` cuts `outputs` output channels of `pixels` pixels each.
 
     The tiles are as equal as can be, the larger first; packed weights hold each tile's (taps, kt)
@@ -474,12 +519,12 @@ cdef void conv_dw(const Op* op, const Place* place) noexcept nogil:
     cdef const real* x = <const real*>array(op, 0, place)        # IN  (groups * C, H, W, 16)
     cdef const int* tap = <const int*>array(op, 3, place)        # IN  (taps,) ordered by kernel row
     cdef const int* to = <const int*>array(op, 4, place)         # IN  (taps,) their places in dw
-    cdef const int* span = <const int*>array(op, 5, place)       # IN  (kernel_h, 2) first and last
-                                                                 #     pixel whose window has that row
+    cdef const int* span = <const int*>array(op, 5, place)       # IN  (spans, 2) first and last pixel
+                                                                 #     whose window has those taps
     cdef const int* x_at = <const int*>array(op, 6, place)       # IN  (pixels,) offsets in x
     cdef const int* dy_at = <const int*>array(op, 7, place)      # IN  (pixels,) offsets in a plane of dy
     cdef Py_ssize_t K = op.n[0], taps = op.n[1], groups = op.n[2], x_group = op.n[3]
-    cdef Py_ssize_t kernel_h = op.n[4], each = taps // kernel_h
+    cdef Py_ssize_t spans = op.n[4], each = taps // spans
     cdef Py_ssize_t k_tiles = (K + DW_TILE_K - 1) // DW_TILE_K, t_tiles = (each + DW_TILE_T - 1) // DW_TILE_T
     cdef Py_ssize_t g, i, j, k, r, kt, tt, t, p, first, pixels = op.n[5], band = op.n[6]
     cdef const real* dy = <const real*>array(op, 1, place)       # IN  (groups * K, OH, OW, 16)
@@ -496,7 +541,7 @@ cdef void conv_dw(const Op* op, const Place* place) noexcept nogil:
                 s.dy = dy + k * s.plane
                 s.dw = dw + k * taps
                 t = 0
-                for r in range(kernel_h if begin(groups * k_tiles, place) <= g * k_tiles + i
+                for r in range(spans if begin(groups * k_tiles, place) <= g * k_tiles + i
                                < end(groups * k_tiles, place) else 0):
                     first = max(p, span[2 * r])
                     s.x_at = x_at + first
@@ -556,23 +601,35 @@ cdef void linear_dw(const Op* op, const Place* place) noexcept nogil:
     cdef const int* lane = <const int*>array(op, 5, place)       # IN  (C / 16,) 16 * i
     cdef Py_ssize_t K = op.n[0], C = op.n[1], dy_step = op.n[2]
     cdef Py_ssize_t i = place.task, each = K // op.tasks, more = K % op.tasks
-    cdef Py_ssize_t k0 = i * each + min(i, more), kt = each + (i < more)
-    cdef Py_ssize_t whole = C // LANES, rest = C % LANES, k, n
+    cdef Py_ssize_t k0 = i * each + min(i, more), count = each + (i < more), tiles = split(count, 0), kt
+    cdef Py_ssize_t whole = C // LANES, rest = C % LANES, k, n, p = 0, at, pixels
     cdef real edge[8 * 16]
     cdef real total
     cdef Sweep s
-    s.x, s.pixel, s.pixels, s.out = x, lane, whole, lane
     s.tap, s.segments, s.taps, s.skip = image, 1, place.total, 0
-    s.w, s.w_step, s.b, s.relu, s.add = dy + k0, dy_step, NULL, 0, 0
-    s.y, s.plane = dw + k0 * C, C
-    SWEEP[kt](&s)
+    s.w_step, s.b, s.relu, s.add, s.plane = dy_step, NULL, 0, 0, C
+    while p < whole:    # so few inputs that they stay in the first cache for all outputs
+        pixels = min(whole - p, TILE_J(<int>((count + tiles - 1) // tiles)))
+        at = k0
+        for i in range(tiles):
+            kt = count // tiles + (i < count % tiles)
+            s.x, s.pixel, s.out, s.pixels = x, lane + p, lane + p, pixels
+            s.w, s.y = dy + at, dw + at * C
+            SWEEP[kt](&s)
+            at += kt
+        p += pixels
     if rest:    # the last inputs do not fill a vector: they go by way of a buffer
-        s.x, s.pixels, s.y, s.plane = x + whole * LANES, 1, edge, LANES
-        SWEEP[kt](&s)
-        for k in range(kt):
-            memcpy(dw + (k0 + k) * C + whole * LANES, edge + k * LANES, rest * sizeof(real))
+        at = k0
+        for i in range(tiles):
+            kt = count // tiles + (i < count % tiles)
+            s.x, s.pixel, s.out, s.pixels = x + whole * LANES, lane, lane, 1
+            s.w, s.y, s.plane = dy + at, edge, LANES
+            SWEEP[kt](&s)
+            for k in range(kt):
+                memcpy(dw + (at + k) * C + whole * LANES, edge + k * LANES, rest * sizeof(real))
+            at += kt
     if db:
-        for k in range(k0, k0 + kt):
+        for k in range(k0, k0 + count):
             total = 0
             for n in range(place.total):
                 total += dy[n * dy_step + k]
@@ -586,18 +643,21 @@ def tile_pixels(Py_ssize_t outputs):
 
 def linear_dw_tasks(Py_ssize_t outputs):
     """Into how many tasks the weight gradient of `outputs` outputs is cut."""
-    return (outputs + TILE_K - 1) // TILE_K
+    return (outputs + 4 * TILE_K - 1) // (4 * TILE_K)
 
 
-SPLITS = ("correlate", "conv_dw", "bias_grad")
+SPLITS = ("correlate", "correlate_pool", "conv_dw", "bias_grad")
 KERNELS = {
     "correlate": (<size_t>&correlate, ("x", "w", "b", "y", "pixel", "out", "tap", "run"),
                   ("outputs", "taps", "runs", "groups", "x_group", "tiles", "relu", "single", "w_row"),
                   ()),
+    "correlate_pool": (<size_t>&correlate_pool,
+                       ("x", "w", "b", "y", "pixel", "out", "tap", "run", "index", "rows"),
+                       ("outputs", "taps", "runs", "tiles", "relu", "win_h", "win_w", "width", "out_h", "out_w"), ()),
     "scatter": (<size_t>&scatter, ("x", "w", "y", "pixel", "out", "shift", "tap"),
                 ("channels", "outputs", "groups", "tiles", "taps", "pixels"), ()),
     "conv_dw": (<size_t>&conv_dw, ("x", "dy", "dw", "tap", "to", "span", "x_at", "dy_at"),
-                ("outputs", "taps", "groups", "x_group", "kernel_h", "pixels", "band"), ()),
+                ("outputs", "taps", "groups", "x_group", "spans", "pixels", "band"), ()),
     "bias_grad": (<size_t>&bias_grad, ("dy", "db"), ("outputs", "out_h", "out_w"), ()),
     "linear_dw": (<size_t>&linear_dw, ("x", "dy", "dw", "db", "image", "lane"),
                   ("outputs", "inputs", "dy_step"), ()),

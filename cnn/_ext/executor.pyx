@@ -10,6 +10,8 @@ and is cut into independent tasks.
 Which blocks form a shard depends on the batch alone, never on the number of threads, and every sum
 over shards is taken in their order: that is why any number of threads gives the same bits.
 """
+from libc.stdlib cimport calloc, free
+
 from cython.parallel cimport parallel, prange, threadid
 
 from cnn._ext.op cimport Arg, Kernel, Op, Place
@@ -49,14 +51,15 @@ OPENMP = CNN_OPENMP
 
 cdef void run_shard(const Op* ops, Py_ssize_t count, Py_ssize_t shard, Py_ssize_t per_shard,
                     Py_ssize_t blocks, Py_ssize_t shards, Py_ssize_t images,
-                    Py_ssize_t thread) noexcept nogil:
-    """Carry each block of one shard through all ops, in order."""
+                    Py_ssize_t thread, Py_ssize_t segment, Py_ssize_t* begun) noexcept nogil:
+    """Carry each block of one shard through all ops, in order. The first block that a thread takes of a segment also
+    runs its tasks."""
     cdef Place place
-    cdef Py_ssize_t i, block
+    cdef Py_ssize_t i, block, task
     cdef Py_ssize_t first = shard * per_shard
     place.at[0] = 0
     place.at[2] = shard
-    place.at[3] = thread
+    place.at[3] = place.at[4] = thread
     place.total = images
     place.blocks = blocks
     place.shards = shards
@@ -68,15 +71,22 @@ cdef void run_shard(const Op* ops, Py_ssize_t count, Py_ssize_t shard, Py_ssize_
         place.first = block == first
         place.images = min(16, images - 16 * block)
         for i in range(count):
-            (<Kernel>ops[i].kernel)(&ops[i], &place)
+            if not ops[i].tasks:
+                (<Kernel>ops[i].kernel)(&ops[i], &place)
+            elif begun[0] != segment + 1:
+                for task in range(ops[i].tasks):
+                    place.task = task
+                    (<Kernel>ops[i].kernel)(&ops[i], &place)
+        begun[0] = segment + 1
 
 
 cdef void run_jointly(const Op* ops, Py_ssize_t count, Py_ssize_t per_shard, Py_ssize_t blocks,
                       Py_ssize_t shards, Py_ssize_t images, Py_ssize_t thread) noexcept nogil:
     """Carry all blocks through all ops, in order; every thread calls this and does its part of each."""
     cdef Place place
-    cdef Py_ssize_t i, block, threads = omp_get_num_threads()
+    cdef Py_ssize_t i, block, task, threads = omp_get_num_threads()
     place.at[0] = 0
+    place.at[4] = thread
     place.at[3] = 0     # they share the activations of one thread
     place.total = images
     place.blocks = blocks
@@ -90,32 +100,44 @@ cdef void run_jointly(const Op* ops, Py_ssize_t count, Py_ssize_t per_shard, Py_
         for i in range(count):
             place.part = thread if ops[i].splits else 0
             place.parts = threads if ops[i].splits else 1
-            if ops[i].splits or thread == 0:
+            if ops[i].tasks:
+                if block:
+                    continue
+                for task in range(ops[i].tasks * thread // threads, ops[i].tasks * (thread + 1) // threads):
+                    place.task = task
+                    (<Kernel>ops[i].kernel)(&ops[i], &place)
+            elif ops[i].splits or thread == 0:
                 (<Kernel>ops[i].kernel)(&ops[i], &place)
             wait_for_all()
 
 
-cdef void run_task(const Op* ops, Py_ssize_t count, Py_ssize_t task, Py_ssize_t blocks,
-                   Py_ssize_t shards, Py_ssize_t images, Py_ssize_t thread) noexcept nogil:
-    """Run one task: number `task` of all tasks of these ops, laid end to end."""
+cdef void run_tasks(const Op* ops, Py_ssize_t count, Py_ssize_t blocks, Py_ssize_t shards,
+                    Py_ssize_t images, Py_ssize_t thread) noexcept nogil:
+    """Run this thread's part of the tasks of each op: the same in every run, so that it finds the parameters,
+    gradients and moments that it wrote in its own cache."""
     cdef Place place
-    cdef Py_ssize_t i = 0
-    while task >= ops[i].tasks:
-        task -= ops[i].tasks
-        i += 1
+    cdef Py_ssize_t i, threads = omp_get_num_threads(), last
     place.at[0] = 0
     place.at[1] = 0
     place.at[2] = 0
-    place.at[3] = thread
+    place.at[3] = place.at[4] = thread
     place.first = 1
     place.images = 0
     place.total = images
     place.blocks = blocks
     place.shards = shards
-    place.task = task
     place.part = 0
     place.parts = 1
-    (<Kernel>ops[i].kernel)(&ops[i], &place)
+    for i in range(count):
+        if ops[i].tasks < threads:      # take turns
+            place.task = (thread + i) % threads
+            last = min(place.task + 1, ops[i].tasks)
+        else:
+            place.task = ops[i].tasks * thread // threads
+            last = ops[i].tasks * (thread + 1) // threads
+        while place.task < last:
+            (<Kernel>ops[i].kernel)(&ops[i], &place)
+            place.task += 1
 
 
 def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_ssize_t images,
@@ -130,20 +152,23 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
     cdef Py_ssize_t shards = (blocks + per_shard - 1) // per_shard
     cdef Py_ssize_t s = 0, i = 0
     cdef bint jointly = 0 < 2 * shards <= threads
+    # of each thread, a cache line apart: the number, from 1, of the last segment of which it has begun a block
+    cdef Py_ssize_t* begun = <Py_ssize_t*>calloc(threads, 64)
+    if not begun:
+        raise MemoryError()
     with nogil, parallel(num_threads=threads):
         for s in range(n_segments):
             if segments[s].tasks:
-                for i in prange(segments[s].tasks, schedule="dynamic"):
-                    run_task(&ops[segments[s].first], segments[s].count, i, blocks, shards, images,
-                             threadid())
+                run_tasks(&ops[segments[s].first], segments[s].count, blocks, shards, images, threadid())
             elif jointly:
                 run_jointly(&ops[segments[s].first], segments[s].count, per_shard, blocks, shards,
                             images, threadid())
             else:
                 for i in prange(shards, schedule="dynamic"):
                     run_shard(&ops[segments[s].first], segments[s].count, i, per_shard, blocks,
-                              shards, images, threadid())
+                              shards, images, threadid(), s, begun + 8 * threadid())
             wait_for_all()      # Cython's loops do not wait for one another
+    free(begun)
 
 
 def pause():

@@ -18,16 +18,17 @@ cdef enum:
     PER_BLOCK = 1
     PER_SHARD = 2
     PER_THREAD = 3
+    PER_WORKER = 4      # as PER_THREAD, but never shared by threads that share a block
 
 ctypedef struct Arg:
     char* base          # the first copy
     Py_ssize_t step     # bytes from one copy to the next
-    Py_ssize_t per      # ONCE, PER_BLOCK, PER_SHARD or PER_THREAD
+    Py_ssize_t per      # ONCE, PER_BLOCK, ...
     Py_ssize_t plane    # elements from one channel to the next
     Py_ssize_t row      # elements from one row of pixels to the next
 
 ctypedef struct Place:
-    Py_ssize_t at[4]    # 0, block, shard, thread
+    Py_ssize_t at[5]    # 0, block, shard, thread, thread
     Py_ssize_t first    # 1 for the first block of its shard: assign instead of add
     Py_ssize_t images   # of the sixteen lanes, how many hold an image
     Py_ssize_t total    # images in the batch

@@ -17,40 +17,9 @@ Average: y[c, i, j] = sum over the window of x / divisor, and every pixel of it 
 from libc.string cimport memset
 
 from cnn._ext.op cimport Op, Place, array, begin, end
-from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_eq, ivec_load, ivec_or, ivec_select,
-                           ivec_splat, ivec_store, real, vec, vec_clear, vec_div, vec_gt, vec_isnan,
-                           vec_keep, vec_le, vec_load, vec_select, vec_splat, vec_store)
-
-
-cdef inline void window_max(
-    const real* x,          # IN  one plane
-    Py_ssize_t row,         # elements from one row of x to the next
-    Py_ssize_t u0, Py_ssize_t u1, Py_ssize_t v0, Py_ssize_t v1,     # the window
-    Py_ssize_t W,           # columns of the unpadded plane
-    real* y,                # OUT (16,)
-    integer* index,         # OUT (16,) or NULL
-    bint relu,
-) noexcept nogil:
-    cdef vec best, value
-    cdef ivec where, wins, dead
-    cdef Py_ssize_t u, v
-    cdef int q
-    for q in range(ROWV):
-        best = vec_load(x + u0 * row + v0 * LANES + q * VL)
-        where = ivec_splat(u0 * W + v0)
-        for u in range(u0, u1):
-            for v in range(v0, v1):
-                value = vec_load(x + u * row + v * LANES + q * VL)
-                wins = ivec_or(vec_gt(value, best), vec_isnan(value))
-                best = vec_select(wins, value, best)
-                where = ivec_select(wins, ivec_splat(u * W + v), where)
-        if relu:
-            dead = vec_le(best, vec_splat(0))
-            best = vec_clear(dead, best)
-            where = ivec_select(dead, ivec_splat(-1), where)
-        vec_store(y + q * VL, best)
-        if index:
-            ivec_store(index + q * VL, where)
+from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_eq, ivec_load, ivec_splat, real, vec, vec_div, vec_keep,
+                           vec_load, vec_splat, vec_store)
+from cnn._ext.window cimport window_max, window_pairs
 
 
 cdef void max_pool(const Op* op, const Place* place) noexcept nogil:
@@ -61,7 +30,7 @@ cdef void max_pool(const Op* op, const Place* place) noexcept nogil:
     cdef const int* columns = <const int*>array(op, 4, place)    # IN  (OW, 3)
     cdef Py_ssize_t C = op.n[0], W = op.n[2], out_h = op.n[3], out_w = op.n[4]
     cdef Py_ssize_t row = op.args[0].row, c, i, j, u0, u1, v0, v1
-    cdef bint relu = op.n[6]
+    cdef bint pairs = op.n[6], relu = op.n[7]
     cdef const real* xc
     cdef real* yp
     cdef integer* ip = NULL
@@ -73,14 +42,13 @@ cdef void max_pool(const Op* op, const Place* place) noexcept nogil:
                 ip = index + c * op.args[2].plane + i * op.args[2].row
             u0 = rows[3 * i]
             u1 = rows[3 * i + 1]
+            if pairs:
+                window_pairs(xc + u0 * row, row, u0 * W, W, out_w, yp, ip, relu)
+                continue
             for j in range(out_w):
                 v0 = columns[3 * j]
                 v1 = columns[3 * j + 1]
-                if u1 - u0 == 2 and v1 - v0 == 2:
-                    # the usual window, with bounds that the compiler can see
-                    window_max(xc, row, u0, u0 + 2, v0, v0 + 2, W, yp, ip, relu)
-                else:
-                    window_max(xc, row, u0, u1, v0, v1, W, yp, ip, relu)
+                window_max(xc, row, u0, u1, v0, v1, W, yp, ip, relu)
                 yp += LANES
                 if index:
                     ip += LANES
@@ -111,6 +79,27 @@ cdef inline void window_spread(
                 vec_store(to, share)
 
 
+cdef inline void pairs_spread(const real* dy, const integer* index, real* dx, Py_ssize_t row, Py_ssize_t first,
+                              Py_ssize_t W, Py_ssize_t count) noexcept nogil:
+    """The gradient of `window_pairs`: `window_spread` without tables."""
+    cdef vec gradient
+    cdef ivec where, base = ivec_splat(first)
+    cdef ivec here = ivec_splat(0), right = ivec_splat(1), down = ivec_splat(W), across = ivec_splat(W + 1)
+    cdef Py_ssize_t j
+    cdef real* to
+    cdef int q
+    for j in range(count):
+        for q in range(ROWV):
+            gradient = vec_load(dy + j * LANES + q * VL)
+            where = ivec_load(index + j * LANES + q * VL) - base
+            to = dx + 2 * j * LANES + q * VL
+            vec_store(to, vec_keep(ivec_eq(where, here), gradient))
+            vec_store(to + LANES, vec_keep(ivec_eq(where, right), gradient))
+            vec_store(to + row, vec_keep(ivec_eq(where, down), gradient))
+            vec_store(to + row + LANES, vec_keep(ivec_eq(where, across), gradient))
+        base = base + right + right
+
+
 cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
     """dx[c, u, v] = sum of dy[c, i, j] over the windows (i, j) whose maximum is at (u, v)."""
     cdef const real* dy = <const real*>array(op, 0, place)       # IN  (C, OH, OW, 16)
@@ -124,7 +113,7 @@ cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
     cdef const integer* ip
     cdef real* dxc
     # windows that tile the plane write every pixel once; any others add to zeros
-    cdef bint tiles = op.n[5]
+    cdef bint tiles = op.n[5], pairs = op.n[6]
     for c in range(begin(C, place), end(C, place)):
         dxc = dx + c * op.args[2].plane
         if not tiles:
@@ -135,13 +124,13 @@ cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
             ip = index + c * op.args[1].plane + i * op.args[1].row
             u0 = rows[3 * i]
             u1 = rows[3 * i + 1]
+            if pairs:
+                pairs_spread(dp, ip, dxc + u0 * row, row, u0 * W, W, out_w)
+                continue
             for j in range(out_w):
                 v0 = columns[3 * j]
                 v1 = columns[3 * j + 1]
-                if tiles and u1 - u0 == 2 and v1 - v0 == 2:
-                    window_spread(dp, ip, dxc, row, u0, u0 + 2, v0, v0 + 2, W, 0)
-                else:
-                    window_spread(dp, ip, dxc, row, u0, u1, v0, v1, W, not tiles)
+                window_spread(dp, ip, dxc, row, u0, u1, v0, v1, W, not tiles)
                 dp += LANES
                 ip += LANES
 
@@ -267,7 +256,7 @@ cdef void avg_pool_backward(const Op* op, const Place* place) noexcept nogil:
                 dp += LANES
 
 
-WINDOWS = ("channels", "height", "width", "out_h", "out_w", "tiles")
+WINDOWS = ("channels", "height", "width", "out_h", "out_w", "tiles", "pairs")
 SPLITS = ("max_pool", "max_pool_backward", "max_pool_scatter", "avg_pool", "avg_pool_backward")
 KERNELS = {
     "max_pool": (<size_t>&max_pool, ("x", "y", "index", "rows", "columns"), (*WINDOWS, "relu"), ()),

@@ -21,8 +21,10 @@ The plain-NumPy twin is `winograd_conv2d` in cnn/reference.py.
 """
 from libc.string cimport memset
 
-from cnn._ext.op cimport Op, Place, array
-from cnn._ext.vec cimport LANES, ROWV, TILE_VECS, VL, real, transpose, vec, vec_load, vec_relu, vec_splat, vec_store
+from cnn._ext.op cimport Op, Place, array, begin, end
+from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, integer, real, transpose, vec, vec_load, vec_relu, vec_splat,
+                           vec_store)
+from cnn._ext.window cimport window_row
 
 cdef extern from *:
     """
@@ -35,6 +37,7 @@ cdef extern from *:
     /* rows of a register tile of `outer` */
     #define ROWS (TILES >= 2 ? 2 : 1)
     #define L1_BYTES 24576     /* of a matrix that is to stay in the first cache */
+    #define ROWS_EACH 64       /* rows of weights of a task */
     /* a number times a vector */
     #define scaled(s, v) ((real)(s) * (v))
     """
@@ -45,6 +48,7 @@ cdef extern from *:
         TILES
         ROWS
         L1_BYTES
+        ROWS_EACH
     vec scaled(double s, vec v) nogil
 
 
@@ -759,6 +763,205 @@ cdef void pointwise_dw(const Op* op, const Place* place) noexcept nogil:
             first += band
 
 
+# ---------------------------------------------------------------- one dimension: F(2, 5) of rows of pixels
+
+# For few channels, whose sums over one frequency of two dimensions would be too short. Rows of M outputs are made
+# of N inputs; what remains is a convolution of N groups with a kernel of R x 1, see cnn/ops/winograd_rows.py.
+cdef enum:
+    M = 2
+    N = 6
+    R = 5
+
+
+cdef void winograd_rows(const Op* op, const Place* place) noexcept nogil:
+    """V[f, c, h, t] = B^T x of tile t of row h."""
+    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16), bordered
+    cdef real* v = <real*>array(op, 1, place)                    # OUT (N * C, H, wide, 16)
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], wide = op.n[2], left = op.n[3], step = C * op.args[1].plane, c, h, t
+    cdef const real* xp
+    cdef real* vp
+    cdef vec line[6]
+    cdef vec done[6]
+    cdef int i, q
+    for c in range(begin(C, place), end(C, place)):
+        for h in range(H):
+            xp = x + c * op.args[0].plane + h * op.args[0].row - left * LANES
+            vp = v + c * op.args[1].plane + h * op.args[1].row
+            for t in range(wide):
+                for q in range(ROWV):
+                    for i in range(N):
+                        line[i] = vec_load(xp + (t * M + i) * LANES + q * VL)
+                    input_line(line, done, N)
+                    for i in range(N):
+                        vec_store(vp + i * step + t * LANES + q * VL, done[i])
+
+
+cdef inline void row_output(const real* p, Py_ssize_t step, real* y, vec bias, bint relu, Py_ssize_t wide,
+                            Py_ssize_t out_w) noexcept nogil:
+    """One row of y."""
+    cdef vec line[6]
+    cdef vec done[4]
+    cdef Py_ssize_t t
+    cdef int i, q
+    for t in range(wide):
+        for q in range(ROWV):
+            for i in range(N):
+                line[i] = vec_load(p + i * step + t * LANES + q * VL)
+            output_line(line, done, M, N)
+            for i in range(M):
+                done[i] = done[i] + bias
+                if relu:
+                    done[i] = vec_relu(done[i])
+                if t * M + i < out_w:
+                    vec_store(y + (t * M + i) * LANES + q * VL, done[i])
+
+
+cdef void winograd_rows_y(const Op* op, const Place* place) noexcept nogil:
+    """y[k, i] = A^T M + b[k], with ReLU if wanted."""
+    cdef const real* p = <const real*>array(op, 0, place)        # IN  (N * K, out_h, wide, 16)
+    cdef const real* b = <const real*>array(op, 1, place)        # IN  (K,) or NULL
+    cdef real* y = <real*>array(op, 2, place)                    # OUT (K, out_h, out_w, 16)
+    cdef Py_ssize_t K = op.n[0], out_h = op.n[1], wide = op.n[2], out_w = op.n[3], step = K * op.args[0].plane, k, h
+    cdef bint relu = op.n[4]
+    for k in range(begin(K, place), end(K, place)):
+        for h in range(out_h):
+            row_output(p + k * op.args[0].plane + h * op.args[0].row, step,
+                       y + k * op.args[2].plane + h * op.args[2].row, vec_splat(b[k] if b else 0), relu, wide, out_w)
+
+
+cdef void winograd_rows_pool(const Op* op, const Place* place) noexcept nogil:
+    """The maximum, as in pool.pyx, over windows of y that lie side by side; y is kept nowhere."""
+    cdef const real* p = <const real*>array(op, 0, place)        # IN  (N * K, out_h, wide, 16)
+    cdef const real* b = <const real*>array(op, 1, place)        # IN  (K,) or NULL
+    cdef real* y = <real*>array(op, 2, place)                    # OUT (K, windows down and across, 16)
+    cdef integer* index = <integer*>array(op, 3, place)          # OUT as y, or NULL
+    cdef real* rows = <real*>array(op, 4, place)                 # (win_h, out_w, 16) scratch
+    cdef Py_ssize_t K = op.n[0], out_w = op.n[1], wide = op.n[2], win_h = op.n[4], win_w = op.n[5], down = op.n[6]
+    cdef Py_ssize_t across = op.n[7], step = K * op.args[0].plane, k, i, h
+    for k in range(begin(K, place), end(K, place)):
+        for i in range(down):
+            for h in range(win_h):
+                row_output(p + k * op.args[0].plane + (i * win_h + h) * op.args[0].row, step, rows + h * out_w * LANES,
+                           vec_splat(b[k] if b else 0), 0, wide, out_w)
+            window_row(rows, win_h, win_w, out_w, i * win_h, across, y + k * op.args[2].plane + i * op.args[2].row,
+                       index + k * op.args[3].plane + i * op.args[3].row if index else NULL, op.n[3])
+
+
+cdef void winograd_rows_dy(const Op* op, const Place* place) noexcept nogil:
+    """D[f, k, i, t] = A dy."""
+    cdef const real* dy = <const real*>array(op, 0, place)       # IN  (K, out_h, out_w, 16)
+    cdef real* d = <real*>array(op, 1, place)                    # OUT (N * K, out_h, wide, 16)
+    cdef Py_ssize_t K = op.n[0], out_h = op.n[1], wide = op.n[2], out_w = op.n[3], step = K * op.args[1].plane, k, h, t
+    cdef const real* yp
+    cdef real* dp
+    cdef vec line[4]
+    cdef vec done[6]
+    cdef int i, q
+    for k in range(begin(K, place), end(K, place)):
+        for h in range(out_h):
+            yp = dy + k * op.args[0].plane + h * op.args[0].row
+            dp = d + k * op.args[1].plane + h * op.args[1].row
+            for t in range(wide):
+                for q in range(ROWV):
+                    for i in range(M):
+                        line[i] = vec_load(yp + (t * M + i) * LANES + q * VL) if t * M + i < out_w else vec_splat(0)
+                    output_line_backward(line, done, M, N)
+                    for i in range(N):
+                        vec_store(dp + i * step + t * LANES + q * VL, done[i])
+
+
+cdef void winograd_rows_dx(const Op* op, const Place* place) noexcept nogil:
+    """dx[c, h] = B dV, overlapping tiles summed."""
+    cdef const real* dv = <const real*>array(op, 0, place)       # IN  (N * C, H, wide, 16)
+    cdef real* dx = <real*>array(op, 1, place)                   # OUT (C, H, W, 16)
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], wide = op.n[2], left = op.n[3], W = op.n[4]
+    cdef Py_ssize_t step = C * op.args[0].plane, c, h, t, j
+    cdef const real* vp
+    cdef real* xp
+    cdef vec line[6]
+    cdef vec done[6]
+    cdef vec carry[4]       # sums of the pixels that this tile shares with the next
+    cdef int i, q
+    for c in range(begin(C, place), end(C, place)):
+        for h in range(H):
+            vp = dv + c * op.args[0].plane + h * op.args[0].row
+            xp = dx + c * op.args[1].plane + h * op.args[1].row
+            for q in range(ROWV):
+                for i in range(N - M):
+                    carry[i] = vec_splat(0)
+                for t in range(wide):
+                    for i in range(N):
+                        line[i] = vec_load(vp + i * step + t * LANES + q * VL)
+                    input_line_backward(line, done, N)
+                    for i in range(N - M):
+                        done[i] = done[i] + carry[i]
+                    for i in range(M):
+                        j = t * M + i - left
+                        if 0 <= j < W:
+                            vec_store(xp + j * LANES + q * VL, done[i])
+                    for i in range(N - M):
+                        carry[i] = done[M + i]
+                for i in range(N - M):
+                    j = wide * M + i - left
+                    if 0 <= j < W:
+                        vec_store(xp + j * LANES + q * VL, carry[i])
+
+
+cdef void winograd_rows_weights(const Op* op, const Place* place) noexcept nogil:
+    """U[f, k, c, r] = G w, each number where `to` says."""
+    cdef const real* w = <const real*>array(op, 0, place)        # IN  (rows, R)
+    cdef const int* to = <const int*>array(op, 1, place)         # IN  (N, rows) where U goes
+    cdef real* u = <real*>array(op, 2, place)                    # OUT (N * rows,)
+    cdef Py_ssize_t rows = op.n[0], first = place.task * ROWS_EACH, last = min(first + ROWS_EACH, rows), lane, n
+    cdef vec line[6]
+    cdef vec done[6]
+    cdef real numbers[6 * 16]
+    cdef int i, q
+    memset(numbers, 0, sizeof(numbers))
+    while first < last:
+        n = min(LANES, last - first)
+        for lane in range(n):
+            for i in range(R):
+                numbers[i * LANES + lane] = w[(first + lane) * R + i]
+        for q in range(ROWV):
+            for i in range(R):
+                line[i] = vec_load(numbers + i * LANES + q * VL)
+            weight_line(line, done, R, N)
+            for i in range(N):
+                vec_store(numbers + i * LANES + q * VL, done[i])
+        for i in range(N):
+            for lane in range(n):
+                u[to[i * rows + first + lane]] = numbers[i * LANES + lane]
+        first += LANES
+
+
+cdef void winograd_rows_dw(const Op* op, const Place* place) noexcept nogil:
+    """dw[k, c, r] = G^T (sum of dU over the shards, in their order)."""
+    cdef const real* du = <const real*>array(op, 0, place)       # IN  (shards, step) of (N, rows)
+    cdef real* dw = <real*>array(op, 1, place)                   # OUT (rows, R)
+    cdef Py_ssize_t rows = op.n[0], step = op.n[1], first = place.task * ROWS_EACH
+    cdef Py_ssize_t last = min(first + ROWS_EACH, rows), lane, s
+    cdef vec line[6]
+    cdef vec done[6]
+    cdef vec total
+    cdef real numbers[5 * 16]
+    cdef int i, q
+    while first < last:
+        for q in range(ROWV):
+            for i in range(N):
+                total = vec_splat(0)
+                for s in range(place.shards):
+                    total = total + vec_load(du + s * step + i * rows + first + q * VL)
+                line[i] = total
+            weight_line_backward(line, done, R, N)
+            for i in range(R):
+                vec_store(numbers + i * LANES + q * VL, done[i])
+        for lane in range(min(LANES, last - first)):
+            for i in range(R):
+                dw[(first + lane) * R + i] = numbers[i * LANES + lane]
+        first += LANES
+
+
 # ---------------------------------------------------------------- weights
 
 cdef inline void transform_weights(const Op* op, const Place* place, int R, int N) noexcept nogil:
@@ -820,9 +1023,25 @@ def register_tile(Py_ssize_t outputs):
     return WIDE if (WIDE - outputs % WIDE) % WIDE * 12 <= outputs else NARROW, TILES
 
 
+def rows_tasks(Py_ssize_t rows):
+    """Into how many tasks the transform of so many rows of weights is cut."""
+    return (rows + ROWS_EACH - 1) // ROWS_EACH
+
+
 SINGLE_TILE = SINGLE    # outputs at a time where there is one tile only
 CONVOLUTION = ("tile", "kernel", "channels", "outputs", "height", "out_h", "out_w", "top", "left", "wide", "tiles")
+SPLITS = ("winograd_rows", "winograd_rows_dx", "winograd_rows_y", "winograd_rows_pool", "winograd_rows_dy")
 KERNELS = {
+    "winograd_rows": (<size_t>&winograd_rows, ("x", "v"), ("channels", "height", "wide", "left"), ()),
+    "winograd_rows_dx": (<size_t>&winograd_rows_dx, ("dv", "dx"),
+                         ("channels", "height", "wide", "left", "width"), ()),
+    "winograd_rows_y": (<size_t>&winograd_rows_y, ("p", "b", "y"),
+                        ("outputs", "out_h", "wide", "out_w", "relu"), ()),
+    "winograd_rows_pool": (<size_t>&winograd_rows_pool, ("p", "b", "y", "index", "rows"),
+                           ("outputs", "width", "wide", "relu", "win_h", "win_w", "out_h", "out_w"), ()),
+    "winograd_rows_dy": (<size_t>&winograd_rows_dy, ("dy", "d"), ("outputs", "out_h", "wide", "out_w"), ()),
+    "winograd_rows_weights": (<size_t>&winograd_rows_weights, ("w", "to", "u"), ("rows",), ()),
+    "winograd_rows_dw": (<size_t>&winograd_rows_dw, ("du", "dw"), ("rows", "step"), ()),
     "winograd": (<size_t>&winograd, ("x", "u", "b", "y", "zero", "v", "p"),
                  (*CONVOLUTION, "chunk", "kt", "padded", "group", "relu"), ()),
     "winograd_dx": (<size_t>&winograd_dx, ("dy", "u", "dx", "d", "p"),

@@ -1,6 +1,7 @@
 """Layers made of layers."""
 from cnn.layers.activation import Dropout, ReLU
 from cnn.layers.base import Layer
+from cnn.layers.conv import Conv2d
 from cnn.layers.pool import MaxPool2d
 
 
@@ -45,11 +46,14 @@ class Sequential(Layer):
         while layers:
             layer = layers.pop(0)
             following = type(layers[0]) if layers else None
-            if type(layer) is ReLU and following is MaxPool2d:
+            relu = following is ReLU and len(layers) > 1 and type(layers[1]) is MaxPool2d
+            if type(layer) is Conv2d and (relu or following is MaxPool2d):
+                x, back = layer.emit(program, x, relu, layers.pop(relu))
+                del layers[:relu]
+            elif type(layer) is ReLU and following is MaxPool2d:
                 layer = layers.pop(0)
                 x, back = layer.emit(program, x, relu=True)
-            elif (layer.fuses_relu and following is ReLU
-                  and not (len(layers) > 1 and type(layers[1]) is MaxPool2d)):
+            elif layer.fuses_relu and following is ReLU and not relu:
                 layers.pop(0)
                 x, back = layer.emit(program, x, relu=True)
             else:

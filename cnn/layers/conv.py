@@ -4,6 +4,7 @@ import numpy as np
 from cnn import init, shapes
 from cnn.layers.base import Layer
 from cnn.ops import conv, pointwise
+from cnn.ops.pool import max_pool2d, max_pool2d_backward
 from cnn.parameter import Parameter
 
 
@@ -41,7 +42,8 @@ class Conv2d(Layer):
         self.weight, self.bias = initial(name, (self.out_channels, self.in_channels // self.groups,
                                                 *self.kernel_size), bias, init, seed, dtype)
 
-    def emit(self, program, x, relu=False):
+    def emit(self, program, x, relu=False, pool=None):
+        """pool: a MaxPool2d that takes what this layer returns."""
         self._spatial(x)
         name = type(self).__name__
         if x.channels != self.in_channels:
@@ -50,13 +52,22 @@ class Conv2d(Layer):
                           self.stride, self.padding, self.dilation, self.groups)
         x = program.bordered(x, *g.side_border())
         w, b = self.weight, self.bias
-        y = conv.conv2d(program, x, w.data, b and b.data, g, relu)
+        win = pool and pool.windows(g.out)
+        fuses = pool and conv.ends_in_pool(g, win)
+        if fuses:
+            y, index, saved = conv.conv2d_pool(program, x, w.data, b and b.data, g, relu, win, self.training)
+        else:
+            y, saved = conv.conv2d(program, x, w.data, b and b.data, g, relu and not pool)
+        if pool and not fuses:
+            y, index = max_pool2d(program, y, win, self.training, relu)
 
         def backward(dy, need_dx):
-            if relu:
+            if pool:
+                dy = max_pool2d_backward(program, dy, index, win)
+            elif relu:
                 dy = pointwise.mask(program, dy, y)
             return conv.conv2d_backward(program, dy, x, w.data, g, w.grad if w.requires_grad else None,
-                                        b.grad if b and b.requires_grad else None, need_dx)
+                                        b.grad if b and b.requires_grad else None, need_dx, saved)
         return y, backward
 
     def extra_repr(self):

@@ -17,8 +17,8 @@ class _Pool(Layer):
         self.padding = shapes.pair(name, "padding", padding, 0)
         self.ceil_mode = bool(ceil_mode)
 
-    def windows(self, x):
-        return pool.windows(type(self).__name__, (x.height, x.width), self.kernel_size, self.stride, self.padding,
+    def windows(self, size):
+        return pool.windows(type(self).__name__, size, self.kernel_size, self.stride, self.padding,
                             self.ceil_mode, self.count_include_pad)
 
     def extra_repr(self):
@@ -34,8 +34,8 @@ class _AdaptivePool(Layer):
         super().__init__()
         self.output_size = shapes.pair(type(self).__name__, "output_size", output_size, 1)
 
-    def windows(self, x):
-        return pool.adaptive_windows(type(self).__name__, (x.height, x.width), self.output_size)
+    def windows(self, size):
+        return pool.adaptive_windows(type(self).__name__, size, self.output_size)
 
     def extra_repr(self):
         return f"output_size={self.output_size}"
@@ -44,7 +44,7 @@ class _AdaptivePool(Layer):
 class _Max:
     def emit(self, program, x, relu=False):
         self._spatial(x)
-        win = self.windows(x)
+        win = self.windows((x.height, x.width))
         y, index = pool.max_pool2d(program, x, win, self.training, relu)
 
         def backward(dy, need_dx):
@@ -57,7 +57,7 @@ class _Average:
 
     def emit(self, program, x):
         self._spatial(x)
-        win = self.windows(x)
+        win = self.windows((x.height, x.width))
 
         def backward(dy, need_dx):
             return pool.avg_pool2d_backward(program, dy, win) if need_dx else None

@@ -5,15 +5,13 @@ Forward and dx are convolutions of one pixel; the weight gradient works on the w
 import numpy as np
 
 from cnn.plan import LANES, PER_BLOCK
-from cnn.windows import packed_order
 
 
 def linear(program, x, w, b, outputs, relu=False):
     """Forward. x: a flat tensor; w: (outputs, inputs) flat; b: (outputs,) or None."""
     y = program.tensor(outputs, flat=True)
-    order = np.arange(outputs * x.channels).reshape(outputs, x.channels)
-    tiles = program.kernels.conv.split(outputs, 1)
-    packed = program.gather(w, packed_order(order.T[None], tiles))
+    packed = program.prepare("transpose_tiles", lambda packed: dict(w=w, y=packed, outputs=outputs, inputs=x.channels),
+                             outputs * x.channels, program.kernels.conv.split(outputs, 1))
     _correlate(program, x, y, packed, b, relu, 0)
     return y
 

@@ -40,12 +40,25 @@ def adaptive_windows(owner, size, out):
 
 def _tables(size, axes):
     """For each axis its size, and of every window the first pixel, one past the last, and the pixels to divide
-    by; `tiles` where the windows cover every pixel once."""
+    by; `tiles` where the windows cover every pixel once, `pairs` where they are 2x2 and side by side."""
     rows, columns = (np.stack(axis, 1).astype(np.int32) for axis in axes)
     tiles = all(np.array_equal([0, *table[:, 1]], [*table[:, 0], side])
                 for table, side in zip((rows, columns), size, strict=True))
-    return dict(height=size[0], width=size[1], out_h=len(rows), out_w=len(columns), tiles=tiles, rows=rows,
-                columns=columns)
+    win = dict(height=size[0], width=size[1], out_h=len(rows), out_w=len(columns), tiles=tiles, rows=rows,
+               columns=columns)
+    return win | {"pairs": side_by_side(win) == (2, 2)}
+
+
+def side_by_side(win):
+    """Height and width of the windows, where all are of one size and lie side by side from the first pixel on, as
+    `correlate_pool` wants them; else None."""
+    if not win["out_h"] or not win["out_w"]:
+        return None
+    size = int(win["rows"][0, 1]), int(win["columns"][0, 1])
+    regular = all(np.array_equal(win[axis][:, 0], np.arange(len(win[axis])) * n)
+                  and np.array_equal(win[axis][:, 1] - win[axis][:, 0], np.full(len(win[axis]), n))
+                  for axis, n in zip(("rows", "columns"), size, strict=True))
+    return size if regular else None
 
 
 def max_pool2d(program, x, win, need_index=True, relu=False):
@@ -53,10 +66,15 @@ def max_pool2d(program, x, win, need_index=True, relu=False):
 
     With `relu` the input passes through a ReLU first, at no cost.
     """
-    y = program.tensor(x.channels, win["out_h"], win["out_w"])
-    index = program.tensor(x.channels, y.height, y.width, integer=True) if need_index else None
+    y, index = pooled(program, x.channels, win, need_index)
     program.add("max_pool", lambda: dict(x=x, y=y, index=index, channels=x.channels, relu=relu, **win))
     return y, index
+
+
+def pooled(program, channels, win, need_index):
+    """Tensors for the maxima of so many channels, and for their indices or None."""
+    return (program.tensor(channels, win["out_h"], win["out_w"]),
+            program.tensor(channels, win["out_h"], win["out_w"], integer=True) if need_index else None)
 
 
 def max_pool2d_backward(program, dy, index, win):

@@ -25,7 +25,14 @@ def conv2d(program, x, w, b, g, relu):
     v, p = m.scratch(program)
     program.add("winograd", lambda: dict(x=x, u=u, b=b, y=y, zero=zeros(x.row, program.dtype), v=v, p=p, relu=relu,
                                          **t.sizes, **m.sizes))
-    return y
+    return y, None
+
+
+def conv2d_backward(program, dy, x, saved, w, g, dw, need_dx):
+    """Backward, as in cnn/ops/conv.py."""
+    if dw is not None:
+        weight_gradient(program, dy, x, dw, g)
+    return input_gradient(program, dy, w, g) if need_dx else None
 
 
 def input_gradient(program, dy, w, g):

@@ -18,7 +18,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNEL_MODULES = ("conv", "winograd", "pool", "norm", "pointwise", "loss", "pack", "update")
+KERNEL_MODULES = ("conv", "winograd", "pool", "norm", "pointwise", "loss", "pack", "update", "augment")
 SOURCES = Path("cnn/_ext")
 GENERATED = Path("build/cython")
 
@@ -100,7 +100,7 @@ def extensions():
     directives = {"language_level": 3, "boundscheck": debug, "wraparound": debug, "cdivision": not debug,
                   "initializedcheck": debug, "embedsignature": True}
     modules = [Extension(f"cnn._ext.{name}", [str(SOURCES / f"{name}.pyx")])
-               for name in ("cpu", "executor", "augment", *KERNEL_MODULES)]
+               for name in ("cpu", "executor", *KERNEL_MODULES)]
     built = cythonize(modules, build_dir=str(GENERATED), compiler_directives=directives)
     result = [ext for ext in built if ext.name.rpartition(".")[2] not in KERNEL_MODULES]
     for name in KERNEL_MODULES:

@@ -6,12 +6,13 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from cnn import functional, shapes
+from cnn._ext import augment
 from cnn.callbacks import Progress, TrainingDiverged
 from cnn.data import DataLoader, Dataset
 from cnn.history import History
 from cnn.losses import CrossEntropyLoss
 from cnn.optim import clip_grad_norm
-from cnn.plan import Program, Slot, circumstances
+from cnn.plan import LANES, PER_THREAD, Program, Slot, circumstances
 
 EVALUATION_BATCH = 512      # images at a time where nothing is learnt
 
@@ -154,11 +155,11 @@ class Trainer:
         self._recorded = True
 
     def _batches(self, loader):
-        """The batches of an epoch. Bytes are fetched and normalised by the kernels."""
+        """The batches of an epoch. Bytes are fetched, changed and normalised by the kernels."""
         dataset, fused = loader.dataset, self._fused(self.optimizer)
-        if loader.transform is None and self._fetches(dataset, self.optimizer):
-            for chosen in loader.batches():
-                yield _Batch(dataset.labels, chosen, dataset)
+        if loader.drawable and self._fetches(dataset, self.optimizer):
+            for chosen, changes, numbers in loader.drawn_batches():
+                yield _Batch(dataset.labels, chosen, dataset, None, changes, numbers)
             return
         for images, labels in loader.raw_batches():
             if fused and images.dtype == np.uint8:
@@ -383,10 +384,10 @@ class Trainer:
         else:
             dtype, shape = self.model.dtype or np.dtype(np.float32), batch.pixels.shape[1:]
             source = dataset.scale.tobytes(), dataset.shift.tobytes()
-        key = what, shape, source, dtype, self.model._modes(), circumstances()
+        key = what, shape, source, batch.changes, dtype, self.model._modes(), circumstances()
         program, fused = self._programs.get(key, (None, None))
         if program is None or not program.fits(len(images)):
-            program, fused = self._programs[key] = self._program(what, dtype, shape, dataset, len(images))
+            program, fused = self._programs[key] = self._program(what, dtype, shape, batch)
         if dataset is not None and dataset.num_classes > fused.classes:
             raise ValueError(f"Trainer: the data set has {dataset.num_classes} classes, but the model's output "
                              f"only {fused.classes}")
@@ -400,25 +401,21 @@ class Trainer:
         if batch.dataset is None:
             program.run(count, x=images, target=labels)
         else:
-            program.run(count, images=batch.pixels, chosen=images, target=labels)
+            numbers = {f"numbers{i}": numbers for i, numbers in enumerate(batch.numbers)}
+            program.run(count, images=batch.pixels, chosen=images, target=labels, **numbers)
         result = fused.result()
         if not math.isfinite(result[0]):
             functional.targets("Trainer", batch.targets, count, fused.classes)   # or are they to blame?
         return result
 
-    def _program(self, what, dtype, shape, dataset, images):
+    def _program(self, what, dtype, shape, batch):
         if what == "step":
             self.optimizer.settle()     # first of all, because it may move the parameters
-        program = Program(dtype, images)
-        if dataset is None:
-            x = program.input(*shape, flat=len(shape) == 1)
-        else:
-            x = program.tensor(*shape)
-            scale, shift = dataset.scale.astype(dtype), dataset.shift.astype(dtype)
-            program.add("pack_bytes", lambda: dict(x=Slot("images"), chosen=Slot("chosen"), scale=scale,
-                                                   shift=shift, y=x, **x.pixels))
+        program = Program(dtype, len(batch.images))
+        x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
         scores, backward = self.model.emit(program, x)
-        fused = self.criterion.emit(program, scores, what == "step", None if dataset is None else Slot("chosen"))
+        fused = self.criterion.emit(program, scores, what == "step",
+                                    None if batch.dataset is None else Slot("chosen"))
         if what == "step":
             backward(fused.dy, False)
             self.optimizer.emit(program, self.max_grad_norm)
@@ -431,12 +428,13 @@ class Trainer:
 
 class _Batch:
     """images (n, C, H, W) and labels (n,); or with a data set the numbers, (n,), of images and labels: in its bytes,
-    or in others, `pixels`, that are to be normalised as its own."""
+    or in others, `pixels`, that are to be normalised as its own. Before that all `changes` are made to them, by
+    `numbers` drawn for each: see DataLoader.drawn_batches."""
 
-    __slots__ = ("dataset", "images", "labels", "pixels")
+    __slots__ = ("changes", "dataset", "images", "labels", "numbers", "pixels")
 
-    def __init__(self, labels, images, dataset=None, pixels=None):
-        self.labels, self.images, self.dataset = labels, images, dataset
+    def __init__(self, labels, images, dataset=None, pixels=None, changes=(), numbers=()):
+        self.labels, self.images, self.dataset, self.changes, self.numbers = labels, images, dataset, changes, numbers
         self.pixels = dataset.images if dataset is not None and pixels is None else pixels
 
     @property
@@ -447,7 +445,23 @@ class _Batch:
     @property
     def form(self):
         """Batches of the same form and data set can use the same program."""
-        return (self.images if self.dataset is None else self.pixels).shape[1:], self.dataset is None
+        return (self.images if self.dataset is None else self.pixels).shape[1:], self.dataset is None, self.changes
+
+
+def _fetch(program, shape, batch):
+    """A tensor of the images of such a batch, changed and normalised."""
+    y, x, chosen = program.tensor(*shape), Slot("images"), Slot("chosen")
+    spare = [program.copies(LANES * math.prod(shape), PER_THREAD, np.uint8) for _ in batch.changes[:2]]
+    for i, (change, numbers) in enumerate(zip(batch.changes, batch.numbers, strict=True)):
+        kind = augment.KINDS[change.kind]
+        given = dict(x=x, chosen=chosen, numbers=Slot(f"numbers{i}"), fill=np.array(change.fill, np.uint8),
+                     room=program.copies(augment.room(kind, *shape[1:]), PER_THREAD, np.uint8), y=spare[i % 2],
+                     kind=kind, option=change.option, columns=numbers.shape[1], **y.pixels)
+        program.add("change", lambda given=given: given)
+        x, chosen = spare[i % 2], None
+    scale, shift = (a.astype(program.dtype) for a in (batch.dataset.scale, batch.dataset.shift))
+    program.add("pack_bytes", lambda: dict(x=x, chosen=chosen, scale=scale, shift=shift, y=y, **y.pixels))
+    return y
 
 
 def _check_tta(owner, tta):

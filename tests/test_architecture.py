@@ -12,7 +12,7 @@ from processes import run_python
 
 import cnn
 from cnn import _ext, functional, plan
-from cnn.data import Dataset
+from cnn.data import DataLoader, Dataset, RandomFlip
 from cnn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
 ROOT = Path(cnn.__file__).parent
@@ -166,7 +166,7 @@ def all_that_the_package_does():
     for optimizer in cnn.optim.OPTIMIZERS.values():
         model = Sequential(Conv2d(1, 2, 3), Flatten(), Linear(8, 5), ReLU(), Dropout()).to(np.float64)
         trainer = cnn.Trainer(model, optimizer(model.parameters(), lr=0.01), max_grad_norm=1, progress=False)
-        trainer.fit(data, 1, validation=data)
+        trainer.fit(DataLoader(data, 5, transform=RandomFlip()), 1, validation=data)
     cnn.EMA(model).update()
 
 

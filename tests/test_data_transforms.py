@@ -9,7 +9,7 @@ from processes import run_python
 import cnn
 from cnn import reference
 from cnn.data import AlternatingFlip, Compose, Cutout, DataLoader, Dataset, RandomAffine, RandomCrop, RandomFlip
-from cnn.data.transforms import affine_matrix
+from cnn.data.transforms import Change, affine_matrix, fixed_point
 
 SHAPES = [(1, 1, 1, 1), (3, 1, 1, 5), (2, 2, 5, 1), (5, 1, 28, 28), (2, 3, 32, 32), (33, 1, 7, 19), (2, 1, 3, 300)]
 DTYPES = [np.uint8, np.float32]
@@ -149,14 +149,13 @@ def matrices(n, seed=0):
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_affine_is_its_twin(shape, threads):
-    from cnn._ext import augment
-
+def test_affine_is_its_twin(shape, threads, set_threads):
+    set_threads(threads)
     for seed in range(4):
         for dtype in DTYPES:
             x = np.repeat(images(shape, dtype), 20, axis=0)
-            m, y, fill = matrices(len(x), seed), np.empty_like(x), np.arange(40, 40 + shape[1]).astype(dtype)
-            augment.affine(x, m, fill, threads, y)
+            m, fill = matrices(len(x), seed), tuple(range(40, 40 + shape[1]))
+            y = Change("affine", fill=fill)(x, fixed_point(m))
             wanted = reference.affine(x, m, fill)
             if dtype == np.uint8:
                 assert_same_bits([y], [wanted])
@@ -275,6 +274,38 @@ def test_compose_calls_one_after_the_other():
     assert_same_bits([Compose(EVERYTHING, RandomFlip())(x, rng())], [RandomFlip()(EVERYTHING(x, r), r)])
     assert_same_bits([Compose()(x, rng())], [x])
     assert not Compose(RandomFlip()).needs_indices and Compose(RandomFlip(), AlternatingFlip()).needs_indices
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ALL)
+def test_batches_drawn_and_changed_by_hand_are_raw_batches(name, dtype, monkeypatch):
+    monkeypatch.setattr("cnn.data.loader._TOGETHER", 20 * images(dtype=dtype)[0].nbytes)
+    transform = Compose(Compose(), ALL[name], AlternatingFlip())
+    loader = DataLoader(Dataset(images(dtype=dtype), np.zeros(50, int)), 7, shuffle=True, transform=transform)
+    for start in (0, 3):
+        loader.epoch, loader.start = 2, start
+        raw = list(loader.raw_batches())
+        loader.epoch, loader.start = 2, start
+        batches = list(loader.drawn_batches())
+        assert loader.epoch == 3 and len(raw) == len(batches) == 8 - start
+        for (wanted, _), (chosen, changes, numbers) in zip(raw, batches, strict=True):
+            x = loader.dataset.images[chosen]
+            for change, drawn in zip(changes, numbers, strict=True):
+                x = change(x, drawn)
+            assert_same_bits([x], [wanted])
+
+
+def test_what_can_be_drawn():
+    class Mine(RandomFlip):
+        def __call__(self, images, rng):
+            return images[..., :1]
+
+    data = Dataset(images(), np.zeros(50, int))
+    for transform in (Mine(), Compose(RandomFlip(), Mine()), lambda images, rng: images[..., :1]):
+        loader = DataLoader(data, 7, transform=transform)
+        assert not loader.drawable and next(loader.raw_batches())[0].shape == (7, 3, 8, 1)
+    for transform in (None, RandomFlip(), Compose(), Compose(EVERYTHING, Compose(AlternatingFlip()))):
+        assert DataLoader(data, 7, transform=transform).drawable
 
 
 def test_transforms_work_in_a_fork():

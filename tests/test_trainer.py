@@ -8,7 +8,17 @@ from cases import assert_all_close, assert_close, assert_same_bits
 
 import cnn
 from cnn import models, schedules
-from cnn.data import DataLoader, Dataset
+from cnn.data import (
+    AlternatingFlip,
+    Compose,
+    Cutout,
+    DataLoader,
+    Dataset,
+    RandomAffine,
+    RandomCrop,
+    RandomFlip,
+)
+from cnn.data.transforms import apply
 from cnn.layers import Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, ReLU, Sequential
 
 BATCH = 20
@@ -212,6 +222,58 @@ def test_a_transform_is_applied():
     for dataset, transform in ((data, lambda images, rng: images[..., ::-1]), (flipped, None)):
         trainer = trainer_of(small_model())
         trainer.fit(DataLoader(dataset, 17, transform=transform), 1)
+        results.append(weights(trainer.model))
+    assert_same_bits(*results)
+
+
+AFFINE = RandomAffine(30, (0.2, 0.1), (0.8, 1.25), 10, fill=(3, 250))
+CHANGES = {
+    "crop": RandomCrop(3, "zero"),
+    "cutout": Cutout(5, (7, 8)),
+    "affine": AFFINE,
+    "several": Compose(AFFINE, RandomCrop(2), Compose(AlternatingFlip(1), Compose()), Cutout(3), RandomFlip()),
+}
+
+
+class ByHand:
+    """A transform that the trainer can't look into."""
+
+    needs_indices = True
+
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __call__(self, images, rng, indices, epoch):
+        return apply(self.transform, images, rng, indices, epoch)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [5, 17, 50])
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes_within_the_step_are_those_by_hand(name, size, dtype, set_threads, monkeypatch):
+    data, results = made_up(60, channels=2, exact=False), []
+    monkeypatch.setattr("cnn.data.loader._TOGETHER", 3 * size * data.images[0].nbytes)
+    for threads in (1, 2, 5):
+        set_threads(threads)
+        for transform in (CHANGES[name], ByHand(CHANGES[name])):
+            model = Sequential(Conv2d(2, 4, 3, stride=2, seed=1), ReLU(), Flatten(), Linear(196, 10, seed=2))
+            trainer, loader = trainer_of(model.to(dtype)), DataLoader(data, size, shuffle=True, transform=transform)
+            if loader.drawable:
+                loader.raw_batches = None  # there is no need for it
+            trainer.fit(loader, 2)
+            results.append(weights(model))
+    for other in results[1:]:
+        assert_same_bits(results[0], other)
+
+
+def test_another_transform_in_the_same_trainer():
+    data, results = made_up(), []
+    transforms = [RandomCrop(3), Cutout(3), Cutout(3, 9), None, Compose(RandomCrop(3), Cutout(3)), RandomFlip()]
+    for wrapped in (False, True):
+        trainer = trainer_of(small_model())
+        for transform in transforms:
+            transform = ByHand(transform) if wrapped and transform else transform
+            trainer.fit(DataLoader(data, BATCH, transform=transform), 1)
         results.append(weights(trainer.model))
     assert_same_bits(*results)
 

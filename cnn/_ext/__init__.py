@@ -1,15 +1,16 @@
 """The compiled kernels, and the choice among their builds.
 
 executor    runs a program: a list of operations over the blocks of a batch (executor.pyx)
-augment     random changes to images, before they are packed (augment.pyx)
+cpu         which instruction sets this processor has (cpu.pyx)
 conv        correlation for convolution and linear layers; their weight gradients (conv.pyx)
 pool        maximum and average pooling (pool.pyx)
 pointwise   activations, softmax and dropout (pointwise.pyx)
 loss        cross-entropy and squared error (loss.pyx)
 pack        layouts (pack.pyx)
 update      optimizers (update.pyx)
+augment     random changes to images, before they are packed (augment.pyx)
 
-All but these two are compiled for each instruction set and number type, into folders such as
+All but the first two are compiled for each instruction set and number type, into folders such as
 `avx2_float32`. The fastest that this processor can run is taken; the environment variable
 CNN_KERNELS=baseline|avx2|avx512 forces another.
 """
@@ -32,7 +33,7 @@ except ImportError as error:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=executor.pause)
 
-MODULES = ("conv", "winograd", "pool", "norm", "pointwise", "loss", "pack", "update")
+MODULES = ("conv", "winograd", "pool", "norm", "pointwise", "loss", "pack", "update", "augment")
 
 
 def _built(isa):
@@ -65,6 +66,9 @@ class Kernels:
 
 
 _loaded = {}
+
+# The number type makes no difference to it.
+augment = importlib.import_module(f"cnn._ext.{VARIANT}_float32.augment")
 
 
 def kernels(dtype):

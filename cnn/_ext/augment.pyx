@@ -1,17 +1,31 @@
 """Random changes to images, each with numbers of its own for every image: NCHW bytes (or floats) in and out.
 
-The caller draws the numbers, allocates y of x's shape and number type, and makes sure that all lengths agree.
+A kind of change is a function of one image. `change` calls it within a step, for the images of a block; `apply` for
+a whole array. Whoever calls draws the numbers and makes sure that they, and all lengths, fit.
 Positions are integers, so that bytes come out the same on every processor.
 """
 from cython.parallel cimport prange, threadid
-from libc.math cimport rint
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+
+from cnn._ext.op cimport Op, Place, array, begin, end
+
+cdef extern from *:
+    # nothing else points there: without that word, loops that fetch from computed places are not vectorised
+    ctypedef uint8_t* bytes_alone "uint8_t* __restrict"
+    ctypedef float* floats_alone "float* __restrict"
+    void prefetch "__builtin_prefetch"(const void*) nogil
 
 ctypedef fused pixel:
     uint8_t
     float
+
+cdef enum:      # the kinds
+    CROP
+    FLIP
+    CUTOUT
+    AFFINE
 
 
 cdef inline Py_ssize_t reflected(Py_ssize_t i, Py_ssize_t n) noexcept nogil:
@@ -19,15 +33,12 @@ cdef inline Py_ssize_t reflected(Py_ssize_t i, Py_ssize_t n) noexcept nogil:
     return -i if i < 0 else 2 * (n - 1) - i if i >= n else i
 
 
-def gather(const pixel[:, :, :, ::1] x, const int64_t[::1] chosen, int threads, pixel[:, :, :, ::1] y):
-    """y[n] = x[chosen[n]]."""
-    cdef Py_ssize_t size = x.shape[1] * x.shape[2] * x.shape[3] * sizeof(pixel), n
-    for n in prange(chosen.shape[0], nogil=True, num_threads=threads, schedule="dynamic", chunksize=16):
-        memcpy(&y[n, 0, 0, 0], &x[chosen[n], 0, 0, 0], size)
+cdef void crop(const pixel* x, Py_ssize_t C, Py_ssize_t H, Py_ssize_t W, Py_ssize_t top, Py_ssize_t left,
+               bint reflect, pixel* y) noexcept nogil:
+    """y[c, i, j] = x[c, i + top, j + left]; outside of x is zero, or x reflected at its edges.
 
-
-cdef void crop_image(const pixel* x, Py_ssize_t C, Py_ssize_t H, Py_ssize_t W, Py_ssize_t top, Py_ssize_t left,
-                     bint reflect, pixel* y) noexcept nogil:
+    Reflection wants offsets that are less than the sides.
+    """
     cdef Py_ssize_t c, i, j, row, first = min(max(0, -left), W), last = max(min(W, W - left), first)
     cdef const pixel* xp
     for c in range(C):
@@ -45,18 +56,8 @@ cdef void crop_image(const pixel* x, Py_ssize_t C, Py_ssize_t H, Py_ssize_t W, P
             y += W
 
 
-def crop(const pixel[:, :, :, ::1] x, const int64_t[::1] top, const int64_t[::1] left, bint reflect, int threads,
-         pixel[:, :, :, ::1] y):
-    """y[n, c, i, j] = x[n, c, i + top[n], j + left[n]]; outside of x is zero, or x reflected at its edges.
-
-    Reflection wants offsets that are less than the sides.
-    """
-    cdef Py_ssize_t C = x.shape[1], H = x.shape[2], W = x.shape[3], n
-    for n in prange(x.shape[0], nogil=True, num_threads=threads, schedule="dynamic", chunksize=16):
-        crop_image(&x[n, 0, 0, 0], C, H, W, top[n], left[n], reflect, &y[n, 0, 0, 0])
-
-
-cdef void flip_image(const pixel* x, Py_ssize_t rows, Py_ssize_t W, bint mirrored, pixel* y) noexcept nogil:
+cdef void flip(const pixel* x, Py_ssize_t rows, Py_ssize_t W, bint mirrored, pixel* y) noexcept nogil:
+    """y[i, j] = x[i, W - 1 - j] if mirrored, else x[i, j]."""
     cdef Py_ssize_t i, j
     if not mirrored:
         memcpy(y, x, rows * W * sizeof(pixel))
@@ -66,15 +67,9 @@ cdef void flip_image(const pixel* x, Py_ssize_t rows, Py_ssize_t W, bint mirrore
             y[i * W + j] = x[i * W + W - 1 - j]
 
 
-def flip(const pixel[:, :, :, ::1] x, const uint8_t[::1] mirrored, int threads, pixel[:, :, :, ::1] y):
-    """y[n, c, i, j] = x[n, c, i, W - 1 - j] where mirrored[n], else x[n, c, i, j]."""
-    cdef Py_ssize_t rows = x.shape[1] * x.shape[2], W = x.shape[3], n
-    for n in prange(x.shape[0], nogil=True, num_threads=threads, schedule="dynamic", chunksize=16):
-        flip_image(&x[n, 0, 0, 0], rows, W, mirrored[n], &y[n, 0, 0, 0])
-
-
-cdef void cutout_image(const pixel* x, Py_ssize_t C, Py_ssize_t H, Py_ssize_t W, Py_ssize_t top, Py_ssize_t left,
-                       Py_ssize_t size, const pixel* fill, pixel* y) noexcept nogil:
+cdef void cutout(const pixel* x, Py_ssize_t C, Py_ssize_t H, Py_ssize_t W, Py_ssize_t top, Py_ssize_t left,
+                 Py_ssize_t size, const pixel* fill, pixel* y) noexcept nogil:
+    """y = x, but fill[c] in rows top to top + size - 1 and columns left to left + size - 1."""
     cdef Py_ssize_t c, i, j
     memcpy(y, x, C * H * W * sizeof(pixel))
     for c in range(C):
@@ -83,123 +78,163 @@ cdef void cutout_image(const pixel* x, Py_ssize_t C, Py_ssize_t H, Py_ssize_t W,
                 y[(c * H + i) * W + j] = fill[c]
 
 
-def cutout(const pixel[:, :, :, ::1] x, const int64_t[::1] top, const int64_t[::1] left, Py_ssize_t size,
-           const pixel[::1] fill, int threads, pixel[:, :, :, ::1] y):
-    """y = x, but fill[c] in rows top[n] to top[n] + size - 1 and columns left[n] to left[n] + size - 1."""
-    cdef Py_ssize_t C = x.shape[1], H = x.shape[2], W = x.shape[3], n
-    for n in prange(x.shape[0], nogil=True, num_threads=threads, schedule="dynamic", chunksize=16):
-        cutout_image(&x[n, 0, 0, 0], C, H, W, top[n], left[n], size, &fill[0], &y[n, 0, 0, 0])
+cdef void locate(const int64_t* matrix, Py_ssize_t H, Py_ssize_t W, int32_t* at, uint32_t* weights) noexcept nogil:
+    """Where each pixel comes from: the first of its four neighbours in an image with a border of one pixel, and how
+    far it is from there, in 1 / 65536 of a pixel to the right, and down times 65536. What is outside comes from row
+    H + 1, which with the next one is border only.
 
-
-cdef inline int64_t fixed(double x) noexcept nogil:
-    """x in units of 1 / 65536; what is cut off is far outside of any image."""
-    return <int64_t>rint(max(-2.0 ** 40, min(2.0 ** 40, x * 65536)))
-
-
-cdef void locate(const double* matrix, Py_ssize_t H, Py_ssize_t W, int32_t* at, uint16_t* fu,
-                 uint16_t* fv) noexcept nogil:
-    """Where each pixel comes from: the first of its four neighbours in an image with a border of one pixel, and
-    the weights of the right and the lower ones, in 1 / 65536; the border's corner where that is outside."""
-    cdef Py_ssize_t i, j, first, last
-    cdef int64_t du = fixed(matrix[0]), dv = fixed(matrix[3]), u, v
-    cdef int64_t row_u = fixed(matrix[1]), row_v = fixed(matrix[4])
-    cdef uint64_t width = <uint64_t>(W + 1) << 16, height = <uint64_t>(H + 1) << 16
-    cdef uint32_t step = <uint32_t>(W + 2), a, b
-    memset(at, 0, H * W * sizeof(int32_t))
-    memset(fu, 0, H * W * sizeof(uint16_t))
-    memset(fv, 0, H * W * sizeof(uint16_t))
+    Writes up to 15 elements more than there are pixels, so that compilers make loops of whole vectors.
+    """
+    cdef Py_ssize_t i, j
+    cdef int64_t du = matrix[0], dv = matrix[3], u, v, last_u, last_v
+    cdef uint32_t wide = <uint32_t>(W + 1) << 16, high = <uint32_t>(H + 1) << 16, step = <uint32_t>(W + 2)
+    cdef uint32_t outside = <uint32_t>(H + 1) * step, whole = <uint32_t>(W + 15) & ~<uint32_t>15, k, a, b
     for i in range(H):
-        u = row_u * i + fixed(matrix[2]) + 65536    # from the border's corner, which is pixel (-1, -1)
-        v = row_v * i + fixed(matrix[5]) + 65536
-        first = 0                                   # a straight line is inside from one pixel to another
-        last = W
-        while first < last and not (<uint64_t>(u + first * du) < width and <uint64_t>(v + first * dv) < height):
-            first += 1
-        while first < last and not (<uint64_t>(u + (last - 1) * du) < width
-                                    and <uint64_t>(v + (last - 1) * dv) < height):
-            last -= 1
-        a = <uint32_t>(u + first * du)              # 32 bits hold what is inside
-        b = <uint32_t>(v + first * dv)
-        for j in range(first, last):
-            at[j] = <int32_t>((b >> 16) * step + (a >> 16))
-            fu[j] = <uint16_t>a
-            fv[j] = <uint16_t>b
-            a += <uint32_t>du
-            b += <uint32_t>dv
+        u = matrix[1] * i + matrix[2] + 65536    # from the border's corner, which is pixel (-1, -1)
+        v = matrix[4] * i + matrix[5] + 65536
+        last_u = u + (W - 1) * du
+        last_v = v + (W - 1) * dv
+        if u == <int32_t>u and v == <int32_t>v and last_u == <int32_t>last_u and last_v == <int32_t>last_v:
+            for k in range(whole):
+                a = <uint32_t>u + k * <uint32_t>du
+                b = <uint32_t>v + k * <uint32_t>dv
+                at[k] = <int32_t>((b >> 16) * step + (a >> 16) if (a < wide) & (b < high) else outside)
+                weights[k] = (a & 0xFFFF) | b << 16
+        else:                                       # far away, or a pixel blown up
+            for j in range(W):
+                at[j] = <int32_t>outside
+                if <uint64_t>(u + j * du) < wide and <uint64_t>(v + j * dv) < high:
+                    a = <uint32_t>(u + j * du)
+                    b = <uint32_t>(v + j * dv)
+                    at[j] = <int32_t>((b >> 16) * step + (a >> 16))
+                    weights[j] = (a & 0xFFFF) | b << 16
         at += W
-        fu += W
-        fv += W
+        weights += W
 
 
-cdef void blend_bytes(const uint8_t* x, Py_ssize_t step, const int32_t* at, const uint16_t* fu, const uint16_t* fv,
-                      uint16_t* upper, uint16_t* lower, uint8_t* y, Py_ssize_t count) noexcept nogil:
-    """The weighted mean of the four neighbours of each pixel, with 8 bits of each weight, rounded once."""
+cdef void blend_bytes(const uint8_t* x, Py_ssize_t step, const int32_t* at, const uint32_t* weights, uint32_t* fours,
+                      Py_ssize_t positions, bytes_alone y, Py_ssize_t count) noexcept nogil:
+    """The weighted mean of the four neighbours of each pixel, with 8 bits of each weight, rounded once.
+
+    fours: the neighbours of each position in x, to be fetched by one load.
+    """
     cdef Py_ssize_t j
-    cdef const uint8_t* p
-    cdef uint16_t right, left, down, up, above, below
-    for j in range(count):      # first fetch them in pairs, because compilers vectorise only what follows
-        p = x + at[j]
-        upper[j] = <uint16_t>(p[0] | p[1] << 8)
-        lower[j] = <uint16_t>(p[step] | p[step + 1] << 8)
+    cdef uint32_t four, left, right, columns, above, below, across, down
+    for j in range(positions):
+        fours[j] = x[j] | x[j + 1] << 8 | x[j + step] << 16 | <uint32_t>x[j + step + 1] << 24
     for j in range(count):
-        right = fu[j] >> 8
-        down = fv[j] >> 8
-        left = 256 - right
-        up = 256 - down
-        above = <uint16_t>((upper[j] & 0xFF) * left + (upper[j] >> 8) * right)
-        below = <uint16_t>((lower[j] & 0xFF) * left + (lower[j] >> 8) * right)
-        y[j] = <uint8_t>((<uint32_t>above * up + <uint32_t>below * down + (1 << 15)) >> 16)
+        four = fours[at[j]]
+        across = weights[j] >> 8 & 0xFF
+        down = weights[j] >> 24
+        left = four & 0x00FF00FF                # the upper one in the low half, the lower one in the high half
+        right = four >> 8 & 0x00FF00FF
+        columns = (left << 8) + (right - left) * across     # both at once: no half overflows in the end
+        above = columns & 0xFFFF
+        below = columns >> 16
+        y[j] = <uint8_t>((above << 8) + (below - above) * down + (1 << 15) >> 16)
 
 
-cdef void blend_floats(const float* x, Py_ssize_t step, const int32_t* at, const uint16_t* fu, const uint16_t* fv,
-                       float* y, Py_ssize_t count) noexcept nogil:
+cdef void blend_floats(const float* x, Py_ssize_t step, const int32_t* at, const uint32_t* weights,
+                       floats_alone y, Py_ssize_t count) noexcept nogil:
     """The same with all 16 bits of each weight."""
     cdef Py_ssize_t j
     cdef const float* p
-    cdef float right, down, above, below
+    cdef float across, down, above, below
     for j in range(count):
         p = x + at[j]
-        right = <float>fu[j] / 65536
-        down = <float>fv[j] / 65536
-        above = p[0] + (p[1] - p[0]) * right
-        below = p[step] + (p[step + 1] - p[step]) * right
+        across = <float><int32_t>(weights[j] & 0xFFFF) / 65536
+        down = <float><int32_t>(weights[j] >> 16) / 65536
+        above = p[0] + (p[1] - p[0]) * across
+        below = p[step] + (p[step + 1] - p[step]) * across
         y[j] = above + (below - above) * down
 
 
-cdef void affine_image(const pixel* x, Py_ssize_t C, Py_ssize_t H, Py_ssize_t W, const double* matrix,
-                       const pixel* fill, char* room, pixel* y) noexcept nogil:
-    """`affine` for one image. room: 12 bytes for each pixel, and the padded image."""
-    cdef Py_ssize_t size = H * W, step = W + 2, c, i
+cdef void affine(const pixel* x, Py_ssize_t C, Py_ssize_t H, Py_ssize_t W, const int64_t* matrix, const pixel* fill,
+                 char* room, pixel* y) noexcept nogil:
+    """y[c, i, j] = x[c] at column m0·j + m1·i + m2 and row m3·j + m4·i + m5, where m = matrix / 65536: bilinear
+    between pixels, and fill[c] outside.
+
+    Sides must be less than 32768, numbers of the matrix at most 2**40. room: as `room` says.
+    """
+    cdef Py_ssize_t size = H * W, step = W + 2, positions = (H + 3) * step, c, i
     cdef int32_t* at = <int32_t*>room
-    cdef uint16_t* fu = <uint16_t*>(at + size)
-    cdef uint16_t* fv = fu + size
-    cdef uint16_t* upper = fv + size
-    cdef uint16_t* lower = upper + size
-    cdef pixel* padded = <pixel*>(lower + size)
-    locate(matrix, H, W, at, fu, fv)
+    cdef uint32_t* weights = <uint32_t*>(at + size + 16)
+    cdef uint32_t* fours = weights + size + 16
+    cdef pixel* padded = <pixel*>(fours + positions if pixel is uint8_t else fours)
+    locate(matrix, H, W, at, weights)
     for c in range(C):
-        for i in range((H + 2) * step):
+        for i in range(positions):
             padded[i] = fill[c]
         for i in range(H):
             memcpy(padded + (i + 1) * step + 1, x + (c * H + i) * W, W * sizeof(pixel))
         if pixel is uint8_t:
-            blend_bytes(padded, step, at, fu, fv, upper, lower, y + c * size, size)
+            blend_bytes(padded, step, at, weights, fours, (H + 1) * step + 1, y + c * size, size)
         else:
-            blend_floats(padded, step, at, fu, fv, y + c * size, size)
+            blend_floats(padded, step, at, weights, y + c * size, size)
 
 
-def affine(const pixel[:, :, :, ::1] x, const double[:, ::1] matrix, const pixel[::1] fill, int threads,
-           pixel[:, :, :, ::1] y):
-    """y[n, c, i, j] = x[n, c] at column m0·j + m1·i + m2 and row m3·j + m4·i + m5, where m = matrix[n] is
-    rounded to 1 / 65536 pixel: bilinear between pixels, and fill[c] outside.
+def room(Py_ssize_t kind, Py_ssize_t H, Py_ssize_t W):
+    """Bytes that a thread needs to work in, a multiple of 64."""
+    return 8 * (H * W + 16) + 5 * (H + 3) * (W + 2) + 63 & -64 if kind == AFFINE else 64
 
-    Sides must be less than 32768.
-    """
-    cdef Py_ssize_t N = x.shape[0], C = x.shape[1], H = x.shape[2], W = x.shape[3], n
-    cdef Py_ssize_t need = 12 * H * W + (H + 2) * (W + 2) * sizeof(pixel) + 63 & -64
-    cdef char* room = <char*>malloc(threads * need)
-    if room == NULL:
-        raise MemoryError("augment.affine: no memory to work in")
+
+cdef void change_image(Py_ssize_t kind, Py_ssize_t option, const int64_t* numbers, const pixel* fill, const pixel* x,
+                       Py_ssize_t C, Py_ssize_t H, Py_ssize_t W, char* room, pixel* y) noexcept nogil:
+    if kind == CROP:
+        crop(x, C, H, W, numbers[0], numbers[1], option, y)
+    elif kind == FLIP:
+        flip(x, C * H, W, numbers[0], y)
+    elif kind == CUTOUT:
+        cutout(x, C, H, W, numbers[0], numbers[1], option, fill, y)
+    else:
+        affine(x, C, H, W, numbers, fill, room, y)
+
+
+def apply(Py_ssize_t kind, Py_ssize_t option, size_t numbers, Py_ssize_t columns, size_t fill, bint floats, size_t x,
+          Py_ssize_t N, Py_ssize_t C, Py_ssize_t H, Py_ssize_t W, int threads, size_t y):
+    """N images at one address into as many at another. `numbers` holds a row of int64 for each."""
+    cdef Py_ssize_t n, size = C * H * W, need = room(kind, H, W)
+    cdef const int64_t* row = <const int64_t*>numbers
+    cdef char* rooms = <char*>malloc(threads * need)
+    if rooms == NULL:
+        raise MemoryError("augment.apply: no memory to work in")
     for n in prange(N, nogil=True, num_threads=threads, schedule="dynamic", chunksize=16):
-        affine_image(&x[n, 0, 0, 0], C, H, W, &matrix[n, 0], &fill[0], room + threadid() * need, &y[n, 0, 0, 0])
-    free(room)
+        if floats:
+            change_image(kind, option, row + n * columns, <const float*>fill, <const float*>x + n * size, C, H, W,
+                         rooms + threadid() * need, <float*>y + n * size)
+        else:
+            change_image(kind, option, row + n * columns, <const uint8_t*>fill, <const uint8_t*>x + n * size, C, H, W,
+                         rooms + threadid() * need, <uint8_t*>y + n * size)
+    free(rooms)
+
+
+cdef void change(const Op* op, const Place* place) noexcept nogil:
+    """Sixteen images of bytes, chosen by number or (without `chosen`) all of x, each changed by its numbers."""
+    cdef const uint8_t* x = <const uint8_t*>array(op, 0, place)         # IN  (any, C, H, W)
+    cdef const int64_t* chosen = <const int64_t*>array(op, 1, place)    # IN  (N,)
+    cdef const int64_t* numbers = <const int64_t*>array(op, 2, place)   # IN  (N, columns)
+    cdef const uint8_t* fill = <const uint8_t*>array(op, 3, place)      # IN  (C,)
+    cdef uint8_t* y = <uint8_t*>array(op, 5, place)                     # OUT (16, C, H, W)
+    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], size = C * H * W, last = end(place.images, place), lane, i
+    cdef const uint8_t* image
+    cdef const uint8_t* following
+    # threads that share a block share all arrays, but not the room to work in
+    cdef char* room = op.args[4].base + (place.at[3] + place.part) * op.args[4].step
+    if chosen != NULL:
+        chosen += 16 * place.at[1]
+    numbers += 16 * place.at[1] * op.n[5]
+    for lane in range(begin(place.images, place), last):
+        image = x + (chosen[lane] if chosen != NULL else lane) * size
+        if chosen != NULL and lane + 1 < last:      # the next one lies anywhere: it takes a while to arrive
+            following = x + chosen[lane + 1] * size
+            for i in range(0, min(size, 4096), 64):
+                prefetch(following + i)
+        change_image(op.n[3], op.n[4], numbers + lane * op.n[5], fill, image, C, H, W, room, y + lane * size)
+
+
+KINDS = {"crop": CROP, "flip": FLIP, "cutout": CUTOUT, "affine": AFFINE}
+SPLITS = ("change",)
+KERNELS = {
+    "change": (<size_t>&change, ("x", "chosen", "numbers", "fill", "room", "y"),
+               ("channels", "height", "width", "kind", "option", "columns"), ()),
+}

@@ -49,7 +49,7 @@ cdef void unpack(const Op* op, const Place* place) noexcept nogil:
 
 
 cdef void pack_bytes(const Op* op, const Place* place) noexcept nogil:
-    """Sixteen images, chosen by number from an array of bytes, normalised: y = x * scale + shift."""
+    """Sixteen images of bytes, chosen by number or (without `chosen`) all of x, normalised: y = x * scale + shift."""
     cdef const uint8_t* x = <const uint8_t*>array(op, 0, place)  # IN  (any, C, H, W)
     cdef const int64_t* chosen = <const int64_t*>array(op, 1, place)  # IN  (N,)
     cdef const real* scale = <const real*>array(op, 2, place)    # IN  (C,)
@@ -62,10 +62,10 @@ cdef void pack_bytes(const Op* op, const Place* place) noexcept nogil:
     cdef real* yp
     cdef real a, b
     memset(rows, 0, sizeof(rows))
-    chosen += place.at[1] * LANES
     for lane in range(LANES):
         # a lane without an image shows the first one again, and is set to zero below
-        image[lane] = x + (chosen[lane] if lane < place.images else chosen[0]) * size
+        i = lane if lane < place.images else 0
+        image[lane] = x + (chosen[place.at[1] * LANES + i] if chosen != NULL else i) * size
     for c in range(C):
         a = scale[c]
         b = shift[c]

@@ -2,18 +2,15 @@
 
 import numpy as np
 
-from cnn._ext import augment
-from cnn.threads import get_num_threads
-
 from .dataset import Dataset, whole_number
-from .transforms import apply
+from .transforms import apply, draw, drawable
 
 # Each purpose draws from a stream of its own, so that adding a transform does not change the order.
 _ORDER, _TRANSFORM = 0, 1
 
-# Batches are fetched and transformed several at a time, about so many bytes: a call costs Python 30 to 60
-# microseconds, where a step of LeNet-5 takes 750.
-_TOGETHER = 2**20
+# Batches are transformed, or what happens to them is drawn, several at a time, about so many bytes: a call costs
+# Python and a pool of threads that has gone to sleep up to 450 microseconds, where a step of LeNet-5 takes 750.
+_TOGETHER = 2**22
 
 
 class DataLoader:
@@ -24,7 +21,7 @@ class DataLoader:
     shuffle: a new order every epoch, which depends on (seed, epoch) and on nothing else.
     seed: int >= 0.
     transform: None, or a function (images, rng) -> images, see cnn.data.transforms, that is called before the
-        images are normalised, for as many whole batches at a time as make up a megabyte (at least one). It gets
+        images are normalised, for as many whole batches at a time as make up four megabytes (at least one). It gets
         a copy, (n, C, H, W) of the data set's dtype, and a numpy Generator that depends on (seed, epoch,
         number of the call) only. It returns (n, C, any H, any W), uint8 or float32, in the unit it got them in.
     drop_last: leave out a last batch that is not full.
@@ -97,6 +94,18 @@ class DataLoader:
         """
         return self._cut(*self._next_epoch())
 
+    @property
+    def drawable(self):
+        """Whether there are `drawn_batches`: the transforms, if any, are those of cnn.data.transforms."""
+        return self.transform is None or drawable(self.transform)
+
+    def drawn_batches(self):
+        """Start the next epoch and yield, for each batch, the int64 (n,) indices of its images; what is to be done
+        to them, a tuple of cnn.data.transforms.Change; and a list of the numbers, int64 (n, k), for each of these."""
+        if self.transform is None:
+            return ((chosen, (), ()) for chosen in self.batches())
+        return self._draw(*self._next_epoch())
+
     def raw_batches(self):
         """Start the next epoch and yield (images (n, C, h, w), labels int64 (n,)), transformed but not
         normalised: uint8 or float32."""
@@ -118,17 +127,32 @@ class DataLoader:
         for number in range(start, len(self)):
             yield order[number * self.batch_size : (number + 1) * self.batch_size]
 
-    def _load(self, epoch, start):
+    def _groups(self, epoch, start):
+        """Batches that are transformed together: the indices of their images, the number of the call, and which part
+        of these images each batch is, but for those before `start`."""
         data, size, order = self.dataset, self.batch_size, self.indices(epoch)
         together = max(1, _TOGETHER // (size * data.images[:1].nbytes or 1))  # batches
         for number in range(start // together * together, len(self), together):
             chosen = order[number * size : min(number + together, len(self)) * size]
-            images = np.empty((len(chosen), *data.images.shape[1:]), data.images.dtype)
-            augment.gather(data.images, chosen, get_num_threads(), images)
+            firsts = range(max(0, start - number) * size, len(chosen), size)
+            yield chosen, number // together, [slice(first, first + size) for first in firsts]
+
+    def _load(self, epoch, start):
+        for chosen, number, parts in self._groups(epoch, start):
+            images = self.dataset.images[chosen]
             if self.transform is not None:
-                images = self._transformed(images, chosen, epoch, number // together)
-            for first in range(max(0, start - number) * size, len(chosen), size):
-                yield images[first : first + size], data.labels[chosen[first : first + size]]
+                images = self._transformed(images, chosen, epoch, number)
+            for part in parts:
+                yield images[part], self.dataset.labels[chosen[part]]
+
+    def _draw(self, epoch, start):
+        images = self.dataset.images
+        for chosen, number, parts in self._groups(epoch, start):
+            shape, rng = (len(chosen), *images.shape[1:]), self._rng(_TRANSFORM, epoch, number)
+            drawn = draw(self.transform, shape, images.dtype, rng, chosen, epoch)
+            changes = tuple(change for change, _ in drawn)
+            for part in parts:
+                yield chosen[part], changes, [numbers[part] for _, numbers in drawn]
 
     def _transformed(self, images, chosen, epoch, number):
         result = apply(self.transform, images, self._rng(_TRANSFORM, epoch, number), chosen, epoch)

@@ -25,8 +25,8 @@ GENERATED = Path("build/cython")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 INSTRUCTION_SETS = {"baseline": []}
 if X86:
-    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
-    INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
+    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mprfchw"]
+    INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprfchw"]
 if "CNN_VARIANTS" in os.environ:
     wanted = os.environ["CNN_VARIANTS"].split(",")
     unknown = set(wanted) - set(INSTRUCTION_SETS)

@@ -20,8 +20,8 @@ cnn/reference.py.
 from libc.string cimport memcpy, memset
 
 from cnn._ext.op cimport Op, Place, array, begin, end
-from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, integer, real, vec, vec_load, vec_relu, vec_splat,
-                           vec_store, vec_sum, vec_sum4)
+from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, integer, prefetch_write, real, vec, vec_load, vec_relu,
+                           vec_splat, vec_store, vec_sum, vec_sum4)
 from cnn._ext.window cimport window_row
 
 cdef extern from *:
@@ -599,6 +599,7 @@ cdef void linear_dw(const Op* op, const Place* place) noexcept nogil:
     cdef real* db = <real*>array(op, 3, place)                   # OUT (K,) or NULL
     cdef const int* image = <const int*>array(op, 4, place)      # IN  (N,) n * x_step
     cdef const int* lane = <const int*>array(op, 5, place)       # IN  (C / 16,) 16 * i
+    cdef const real* w = <const real*>array(op, 6, place)        # the weights (K, C)
     cdef Py_ssize_t K = op.n[0], C = op.n[1], dy_step = op.n[2]
     cdef Py_ssize_t i = place.task, each = K // op.tasks, more = K % op.tasks
     cdef Py_ssize_t k0 = i * each + min(i, more), count = each + (i < more), tiles = split(count, 0), kt
@@ -615,6 +616,9 @@ cdef void linear_dw(const Op* op, const Place* place) noexcept nogil:
             kt = count // tiles + (i < count % tiles)
             s.x, s.pixel, s.out, s.pixels = x, lane + p, lane + p, pixels
             s.w, s.y = dy + at, dw + at * C
+            for k in range(kt):     # what the update is about to write lies in other cores' caches, too
+                for n in range(pixels):
+                    prefetch_write(w + (at + k) * C + (p + n) * LANES)
             SWEEP[kt](&s)
             at += kt
         p += pixels
@@ -659,6 +663,6 @@ KERNELS = {
     "conv_dw": (<size_t>&conv_dw, ("x", "dy", "dw", "tap", "to", "span", "x_at", "dy_at"),
                 ("outputs", "taps", "groups", "x_group", "spans", "pixels", "band"), ()),
     "bias_grad": (<size_t>&bias_grad, ("dy", "db"), ("outputs", "out_h", "out_w"), ()),
-    "linear_dw": (<size_t>&linear_dw, ("x", "dy", "dw", "db", "image", "lane"),
+    "linear_dw": (<size_t>&linear_dw, ("x", "dy", "dw", "db", "image", "lane", "w"),
                   ("outputs", "inputs", "dy_step"), ()),
 }

@@ -75,6 +75,7 @@ cdef extern from *:
     typedef real vec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
     typedef integer ivec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
 
+    #define prefetch_write(p) __builtin_prefetch(p, 1)
     #define vec_load(p) (*(const vec*)(p))
     #define vec_store(p, v) (*(vec*)(p) = (v))
     #define vec_splat(s) ((vec){0} + (real)(s))
@@ -175,6 +176,7 @@ cdef extern from *:
         ROWV
         TILE_VECS
         EXP_TERMS
+    void prefetch_write(const real* p) nogil
     vec vec_load(const real* p) nogil
     void vec_store(real* p, vec v) nogil
     vec vec_splat(real s) nogil

@@ -71,17 +71,20 @@ cdef extern from *:
     static const double INV_FACTORIAL[] = {
         1, 1, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
         1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
-    /* aligned(sizeof(real)): rows are 64-byte aligned in our own buffers, not in users' arrays */
-    typedef real vec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
-    typedef integer ivec __attribute__((vector_size(VEC_BYTES), aligned(sizeof(real)), may_alias));
+    typedef real vec __attribute__((vector_size(VEC_BYTES), may_alias));
+    typedef integer ivec __attribute__((vector_size(VEC_BYTES), may_alias));
+    /* in memory: rows are 64-byte aligned in our own buffers, not in users' arrays. Variables are aligned, because an
+       accumulator that goes by way of the stack must not straddle two cache lines. */
+    typedef vec loose_vec __attribute__((aligned(sizeof(real))));
+    typedef ivec loose_ivec __attribute__((aligned(sizeof(real))));
 
     #define prefetch_write(p) __builtin_prefetch(p, 1)
-    #define vec_load(p) (*(const vec*)(p))
-    #define vec_store(p, v) (*(vec*)(p) = (v))
+    #define vec_load(p) (*(const loose_vec*)(p))
+    #define vec_store(p, v) (*(loose_vec*)(p) = (v))
     #define vec_splat(s) ((vec){0} + (real)(s))
     #define vec_div(a, b) ((a) / (b))  /* Cython's / is for numbers */
-    #define ivec_load(p) (*(const ivec*)(p))
-    #define ivec_store(p, v) (*(ivec*)(p) = (v))
+    #define ivec_load(p) (*(const loose_ivec*)(p))
+    #define ivec_store(p, v) (*(loose_ivec*)(p) = (v))
     #define ivec_splat(s) ((ivec){0} + (integer)(s))
     /* masks: every bit of a lane set where the comparison holds */
     #define vec_gt(a, b) ((ivec)((a) > (b)))

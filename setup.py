@@ -18,7 +18,8 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNEL_MODULES = ("conv", "winograd", "pool", "norm", "pointwise", "loss", "pack", "update", "augment")
+KERNEL_MODULES = ("conv", "depthwise", "conv1x1", "winograd", "pool", "norm", "pointwise", "loss", "pack",
+                  "update", "augment")
 SOURCES = Path("cnn/_ext")
 GENERATED = Path("build/cython")
 
@@ -73,7 +74,7 @@ class BuildKernels(build_ext):
             openmp = [], []
         for ext in self.extensions:
             # only where it is needed: with it, GCC 12 compiles some other loops wrongly
-            tiles = unroll if ext.name.endswith((".conv", ".winograd")) else []
+            tiles = unroll if ext.name.endswith((".conv", ".conv1x1", ".depthwise", ".winograd")) else []
             ext.extra_compile_args += FLAGS + tiles + openmp[0]
             ext.extra_link_args += openmp[1]
         super().build_extensions()

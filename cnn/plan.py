@@ -44,6 +44,7 @@ class Tensor:
         self.left = self.right = 0
         self.source = None      # the tensor that this one is another view of
         self.viewed = False     # whether there are such views: it can't have borders then
+        self.normalised = None  # (x, Norm) where it comes from a batch norm: kernels may read x instead
         self.shared = False     # whether others read it later, too: nobody may write over it then
         self.array = None
 
@@ -255,6 +256,7 @@ class Program:
 
     def _compile(self, phase):
         self._allocate(Copies)
+        self._drop_unread(phase)
         segments = [s for s in self._phases[phase] if s.ops]
         values = [[arguments() for _, arguments, _ in s.ops] for s in segments]
         if not self.keep:
@@ -274,6 +276,16 @@ class Program:
         most = self.threads if splits else max([t or self.shards for t in table["tasks"]], default=1)
         # `keep` holds every array whose address is in the operations
         return ops, table, ops["args"]["base"], slots, keep, ops.ctypes.data, table.ctypes.data, int(most)
+
+    def _drop_unread(self, phase):
+        """Leave out normalisations whose output no operation reads."""
+        unread = {op: op[1]()["y"].root for s in self._phases[phase] for op in s.ops if op[0] == "normalise"}
+        if not unread:
+            return
+        read = {v.root for segments in self._phases.values() for s in segments for op in s.ops
+                for name, v in op[1]().items() if isinstance(v, (Tensor, _Part)) and not (op in unread and name == "y")}
+        for s in self._phases[phase]:
+            s.ops = [op for op in s.ops if unread.get(op) is None or unread[op] in read]
 
     def _allocate(self, kind):
         for array in self._arrays:
@@ -440,7 +452,11 @@ def _macs(kernel, values):
     if kernel == "conv_dw":
         pixels = int(np.diff(values["span"], axis=1).sum())
         return pixels * values["taps"] // values["spans"] * values["outputs"] * values["groups"]
-    if kernel == "pointwise_dw":
+    if kernel == "depthwise_dx":
+        return 9 * math.prod(values["dy"].shape)
+    if kernel in ("depthwise", "depthwise_dw"):
+        return 9 * values["channels"] * values["out_h"] * values["out_w"]
+    if kernel in ("conv1x1", "pointwise_dw"):
         return values["outputs"] * values["channels"] * values["height"] * values["width"]
     if kernel == "linear_dw":
         return values["outputs"] * values["inputs"]

@@ -105,6 +105,19 @@ CASES = [
     Case("Conv2d", (1, 2, (3, 2)), (1, 8, 7), (2, 6, 6), {"padding": 1, "dilation": (2, 3)}),
     Case("Conv2d", (4, 6, (3, 2)), (4, 4, 4), (6, 4, 5), {"padding": 1, "groups": 2}),
     Case("Conv2d", (3, 6, 3), (3, 5, 5), (6, 3, 3), {"padding": 1, "stride": 2, "groups": 3}),  # depthwise
+    # these have kernels of their own
+    Case("Conv2d", (2, 2, 3), (2, 9, 7), (2, 9, 7), {"padding": 1, "groups": 2}),
+    Case("Conv2d", (3, 3, 3), (3, 3, 5), (3, 1, 3), {"groups": 3, "bias": False}),
+    Case("Conv2d", (2, 2, 3), (2, 4, 1), (2, 8, 3), {"padding": (3, 2), "groups": 2}),
+    Case("Conv2d", (2, 2, 3), (2, 1, 2), (2, 3, 6), {"padding": (2, 3), "groups": 2}),
+    Case("Conv2d", (2, 2, 3), (2, 9, 8), (2, 5, 4), {"padding": 1, "stride": 2, "groups": 2}),
+    Case("Conv2d", (3, 3, 3), (3, 6, 9), (3, 2, 4), {"stride": 2, "groups": 3}),
+    Case("Conv2d", (2, 2, 3), (2, 2, 3), (2, 2, 4), {"padding": (2, 3), "stride": 2, "groups": 2}),
+    Case("Conv2d", (2, 2, 3), (2, 3, 4), (2, 1, 1), {"stride": 2, "groups": 2}),
+    # and these have not
+    Case("Conv2d", (2, 2, 3), (2, 7, 6), (2, 4, 6), {"padding": 1, "stride": (2, 1), "groups": 2}),
+    Case("Conv2d", (2, 2, 3), (2, 7, 6), (2, 5, 4), {"padding": 1, "dilation": 2, "groups": 2}),
+    Case("Conv2d", (2, 2, 5), (2, 6, 7), (2, 6, 7), {"padding": 2, "groups": 2}),
     Case(
         "Conv2d",
         (4, 4, (3, 2)),
@@ -117,6 +130,8 @@ CASES = [
     Case("Conv2d", (17, 19, 2), (17, 3, 3), (19, 2, 2)),  # more channels than a tile
     Case("Conv2d", (16, 12, 1), (16, 5, 4), (12, 5, 4), {"bias": False}),
     Case("Conv2d", (48, 8, 1), (48, 3, 3), (8, 3, 3)),
+    Case("Conv2d", (16, 8, 1), (16, 9, 8), (8, 9, 8)),  # more pixels than are brought together
+    Case("Conv2d", (131, 3, 1), (131, 7, 9), (3, 7, 9)),
     # these have channels enough for Winograd's algorithm
     Case("Conv2d", (12, 13, 3), (12, 8, 5), (13, 8, 5), {"padding": 1}),  # tiles of 4 x 4, not all whole
     Case("Conv2d", (17, 12, 3), (17, 4, 4), (12, 4, 4), {"padding": 1}),  # one tile
@@ -171,6 +186,11 @@ CASES = [
     Case("BatchNorm2d", (2,), (2, 3, 9), (2, 3, 9), {"eps": 0.1, "affine": False}),
     Case("BatchNorm2d", (18,), (18, 2, 2), (18, 2, 2), {"momentum": None}),  # more channels than a task
     Case("Sequential", (CONV, NORM, RELU, POOL), (3, 4, 5), (3, 4, 5)),
+    # normalised where it is read, in both directions or not
+    Case("Sequential", (inner("BatchNorm2d", 16), RELU, inner("Conv2d", 16, 8, 1)), (16, 3, 4), (8, 3, 4)),
+    Case("Sequential", (inner("BatchNorm2d", 16), inner("Conv2d", 16, 12, 1, bias=False)), (16, 3, 4), (12, 3, 4)),
+    Case("Sequential", (NORM, RELU, inner("Conv2d", 3, 5, 1)), (3, 4, 5), (5, 4, 5)),
+    Case("Sequential", (NORM, RELU, inner("Conv2d", 3, 3, 3, groups=3, padding=1)), (3, 4, 5), (3, 4, 5)),
     Case("Residual", (CONV,), (3, 4, 5), (3, 4, 5)),
     Case("Residual", (LINEAR, RELU), (5,), (5,)),
     Case("Residual", (inner("Sequential"),), (2, 3, 4), (2, 3, 4)),  # x + x

@@ -3,6 +3,8 @@
 executor    runs a program: a list of operations over the blocks of a batch (executor.pyx)
 cpu         which instruction sets this processor has (cpu.pyx)
 conv        correlation for convolution and linear layers; their weight gradients (conv.pyx)
+depthwise   convolution channel by channel (depthwise.pyx)
+conv1x1     convolution pixel by pixel (conv1x1.pyx)
 pool        maximum and average pooling (pool.pyx)
 pointwise   activations, softmax and dropout (pointwise.pyx)
 loss        cross-entropy and squared error (loss.pyx)
@@ -33,7 +35,7 @@ except ImportError as error:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=executor.pause)
 
-MODULES = ("conv", "winograd", "pool", "norm", "pointwise", "loss", "pack", "update", "augment")
+MODULES = ("conv", "depthwise", "conv1x1", "winograd", "pool", "norm", "pointwise", "loss", "pack", "update", "augment")
 
 
 def _built(isa):

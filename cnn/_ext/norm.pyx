@@ -18,7 +18,7 @@ where y was 0, which costs less than reading y.
 """
 from libc.math cimport sqrt
 
-from cnn._ext.op cimport Op, Place, array
+from cnn._ext.op cimport Op, Place, array, begin, end
 from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_clear, vec_gt, vec_keep, vec_le, vec_load,
                            vec_relu, vec_splat, vec_store)
 
@@ -82,7 +82,8 @@ cdef void moments(const Op* op, const Place* place) noexcept nogil:
     cdef double* m = <double*>array(op, 1, place)                # OUT (C, 2)
     cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], row = op.args[0].row, c
     cdef double n = <double>(H * W * place.images), mean, off, squares = 0
-    for c in range(C):
+    x += begin(C, place) * op.args[0].plane
+    for c in range(begin(C, place), end(C, place)):
         mean = <real>(plane_sums(x, row, H, W, place.images, 0, 0, &squares) / n)
         off = plane_sums(x, row, H, W, place.images, mean, 1, &squares) / n
         m[2 * c] = mean + off
@@ -135,7 +136,7 @@ cdef void normalise(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, i
     cdef bint relu = op.n[3]
     cdef vec centre, scale, shift, v
-    for c in range(C):
+    for c in range(begin(C, place), end(C, place)):
         centre = vec_splat(mean[c])
         scale = vec_splat(inverse(op, var[c]) * (gamma[c] if gamma else 1))
         shift = vec_splat(beta[c] if beta else 0)
@@ -188,7 +189,7 @@ cdef void gradient_moments(const Op* op, const Place* place) noexcept nogil:
     cdef const real* d
     cdef const real* v
     cdef int q
-    for c in range(C):
+    for c in range(begin(C, place), end(C, place)):
         centre = vec_splat(mean[c])
         scale = vec_splat(inverse(op, var[c]) * (gamma[c] if gamma else 1))
         shift = vec_splat(beta[c] if beta else 0)
@@ -253,7 +254,7 @@ cdef void normalise_backward(const Op* op, const Place* place) noexcept nogil:
         lanes[i] = i < place.images
     for q in range(ROWV):
         holds[q] = vec_gt(vec_load(lanes + q * VL), vec_splat(0))
-    for c in range(C):
+    for c in range(begin(C, place), end(C, place)):
         s = inverse(op, var[c])
         centre = vec_splat(mean[c])
         scale = vec_splat(s * (gamma[c] if gamma else 1))
@@ -278,6 +279,7 @@ def tasks(Py_ssize_t channels):
     return (channels + CHANNELS - 1) // CHANNELS
 
 
+SPLITS = ("moments", "normalise", "gradient_moments", "normalise_backward")
 PIXELS = ("channels", "height", "width")
 KERNELS = {
     "moments": (<size_t>&moments, ("x", "moments"), PIXELS, ()),

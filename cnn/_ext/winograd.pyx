@@ -21,6 +21,7 @@ The plain-NumPy twin is `winograd_conv2d` in cnn/reference.py.
 """
 from libc.string cimport memset
 
+from cnn._ext.normed cimport Normed, normed_input, read_normed
 from cnn._ext.op cimport Op, Place, array, begin, end
 from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, integer, real, transpose, vec, vec_load, vec_relu, vec_splat,
                            vec_store)
@@ -35,7 +36,7 @@ cdef extern from *:
     #define SINGLE LEAST(16, TILE_VECS / ROWV)
     #define TILES (TILE_VECS / (WIDE * ROWV))
     /* rows of a register tile of `outer` */
-    #define ROWS (TILES >= 2 ? 2 : 1)
+    #define ROWS (TILES >= 4 ? 4 : TILES >= 2 ? 2 : 1)
     #define L1_BYTES 24576     /* of a matrix that is to stay in the first cache */
     #define ROWS_EACH 64       /* rows of weights of a task */
     /* a number times a vector */
@@ -536,47 +537,58 @@ cdef inline void outer(const real* a, Py_ssize_t a_step, const real* b, Py_ssize
         vec_store(to, acc[q] if first else vec_load(to) + acc[q])
 
 
-cdef void outer_wide(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
+cdef void outer_wide_4(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
                      Py_ssize_t o_step, Py_ssize_t count, bint first) noexcept nogil:
-    outer(a, a_step, b, b_step, o, o_step, count, first, WIDE, ROWS)
+    if ROWS >= 4:
+        outer(a, a_step, b, b_step, o, o_step, count, first, WIDE, 4)
+
+cdef void outer_wide_2(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
+                       Py_ssize_t o_step, Py_ssize_t count, bint first) noexcept nogil:
+    if ROWS >= 2:
+        outer(a, a_step, b, b_step, o, o_step, count, first, WIDE, 2)
 
 cdef void outer_wide_1(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
                        Py_ssize_t o_step, Py_ssize_t count, bint first) noexcept nogil:
     outer(a, a_step, b, b_step, o, o_step, count, first, WIDE, 1)
 
-cdef void outer_narrow(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
+cdef void outer_narrow_4(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
                        Py_ssize_t o_step, Py_ssize_t count, bint first) noexcept nogil:
-    outer(a, a_step, b, b_step, o, o_step, count, first, NARROW, ROWS)
+    if ROWS >= 4:
+        outer(a, a_step, b, b_step, o, o_step, count, first, NARROW, 4)
+
+cdef void outer_narrow_2(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
+                         Py_ssize_t o_step, Py_ssize_t count, bint first) noexcept nogil:
+    if ROWS >= 2:
+        outer(a, a_step, b, b_step, o, o_step, count, first, NARROW, 2)
 
 cdef void outer_narrow_1(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
                          Py_ssize_t o_step, Py_ssize_t count, bint first) noexcept nogil:
     outer(a, a_step, b, b_step, o, o_step, count, first, NARROW, 1)
 
 
+ctypedef void (*OuterKernel)(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o,
+                             Py_ssize_t o_step, Py_ssize_t count, bint first) noexcept nogil
+
+cdef OuterKernel OUTER_WIDE[5]      # by the number of rows
+cdef OuterKernel OUTER_NARROW[5]
+OUTER_WIDE[:] = [NULL, outer_wide_1, outer_wide_2, NULL, outer_wide_4]
+OUTER_NARROW[:] = [NULL, outer_narrow_1, outer_narrow_2, NULL, outer_narrow_4]
+
+
 cdef void outers(const real* a, Py_ssize_t a_step, const real* b, Py_ssize_t b_step, real* o, Py_ssize_t numbers,
                  Py_ssize_t at, Py_ssize_t groups, Py_ssize_t count, bint first) noexcept nogil:
     """o[a, b] (+)= sum over `count` tiles of a b: `numbers` numbers, `at` at a time, and `groups` rows."""
-    cdef Py_ssize_t k = 0, g, o_step = groups * LANES
-    while k < numbers:
-        g = 0
-        while g < groups:
-            if groups - g >= ROWS:
-                if at == WIDE:
-                    outer_wide(a + k * a_step, a_step, b + g * b_step, b_step, o + k * o_step + g * LANES, o_step,
-                               count * LANES, first)
-                else:
-                    outer_narrow(a + k * a_step, a_step, b + g * b_step, b_step, o + k * o_step + g * LANES, o_step,
-                                 count * LANES, first)
-                g += ROWS
-            else:
-                if at == WIDE:
-                    outer_wide_1(a + k * a_step, a_step, b + g * b_step, b_step, o + k * o_step + g * LANES, o_step,
-                                 count * LANES, first)
-                else:
-                    outer_narrow_1(a + k * a_step, a_step, b + g * b_step, b_step, o + k * o_step + g * LANES, o_step,
-                                   count * LANES, first)
-                g += 1
-        k += at
+    cdef Py_ssize_t g = 0, bt, k, o_step = groups * LANES
+    cdef OuterKernel kernel
+    while g < groups:       # the rows stay in the first cache for all numbers
+        bt = ROWS if groups - g >= ROWS else 2 if ROWS > 2 and groups - g >= 2 else 1
+        kernel = OUTER_WIDE[bt] if at == WIDE else OUTER_NARROW[bt]
+        k = 0
+        while k < numbers:
+            kernel(a + k * a_step, a_step, b + g * b_step, b_step, o + k * o_step + g * LANES, o_step, count * LANES,
+                   first)
+            k += at
+        g += bt
 
 
 cdef void to_numbers(const real* b, Py_ssize_t plane, real* rows, Py_ssize_t groups, Py_ssize_t chunk,
@@ -751,16 +763,31 @@ cdef void pointwise_dw(const Op* op, const Place* place) noexcept nogil:
     cdef const real* dy = <const real*>array(op, 1, place)       # IN  (K, H, W, 16), K a multiple of `at`
     cdef real* dw = <real*>array(op, 2, place)                   # OUT (K, C) of a shard
     cdef real* rows = <real*>array(op, 3, place)                 # (C / 16, band * 16, 16) scratch
+    cdef real* pixels = <real*>array(op, 4, place)               # (C, most, 16) and (C,) scratch
+    # arrays 5 to 8                                              # IN  how x is normalised, see Normed
     cdef Py_ssize_t C = op.n[0], K = op.n[1], H = op.n[2], W = op.n[3], band = op.n[4], at = op.n[5]
-    cdef Py_ssize_t groups = C // LANES, h, first, count
+    cdef Py_ssize_t groups = C // LANES, h, first, count, x_row = op.args[0].row, dy_row = op.args[1].row
+    cdef bint fresh = place.first
+    cdef Py_ssize_t most = op.n[7], c, p, n
+    cdef Normed normed = normed_input(op, 5, place, C, pixels + C * most * LANES, op.n[6])
+    if x_row == dy_row == W * LANES:    # without borders they are one long row
+        H, W = 1, H * W
     for h in range(H):
         first = 0
         while first < W:
-            count = min(band, W - first)
-            to_numbers(x + h * op.args[0].row + first * LANES, op.args[0].plane, rows, groups, band, count)
-            outers(dy + h * op.args[1].row + first * LANES, op.args[1].plane, rows, band * LANES * LANES, dw, K, at,
-                   groups, count, place.first and h == 0 and first == 0)
-            first += band
+            count = min(most, W - first)
+            for c in range(C):
+                read_normed(&normed, c, x + h * x_row + c * op.args[0].plane + first * LANES, count,
+                            pixels + c * most * LANES)
+            p = 0
+            while p < count:
+                n = min(band, count - p)
+                to_numbers(pixels + p * LANES, most * LANES, rows, groups, band, n)
+                outers(dy + h * dy_row + (first + p) * LANES, op.args[1].plane, rows, band * LANES * LANES, dw, K, at,
+                       groups, n, fresh)
+                fresh = 0
+                p += n
+            first += count
 
 
 # ---------------------------------------------------------------- one dimension: F(2, 5) of rows of pixels
@@ -1055,8 +1082,8 @@ KERNELS = {
     "winograd_dw_all": (<size_t>&winograd_dw_all, ("d", "rows", "du", "dw"),
                         ("tile", "kernel", "channels", "outputs", "tiles", "at", "padded", "each", "d_block",
                          "rows_block"), ()),
-    "pointwise_dw": (<size_t>&pointwise_dw, ("x", "dy", "dw", "rows"),
-                     ("channels", "outputs", "height", "width", "band", "at"), ()),
+    "pointwise_dw": (<size_t>&pointwise_dw, ("x", "dy", "dw", "rows", "pixels", "mean", "var", "gamma", "beta"),
+                     ("channels", "outputs", "height", "width", "band", "at", "input_relu", "most"), ("eps",)),
     "winograd_weights": (<size_t>&winograd_weights, ("w", "u"),
                          ("tile", "kernel", "outputs", "taps", "kt", "padded", "to_tap", "to_output"), ()),
 }

@@ -5,7 +5,7 @@
     dx[c, u, v] = sum of dy[k, i, j] w[k, c, m, n] over all (k, i, j, m, n) that read x[c, u, v]
 """
 from cnn import shapes, windows
-from cnn.ops import direct, winograd, winograd_rows
+from cnn.ops import conv1x1, depthwise, direct, winograd, winograd_rows
 from cnn.ops.pool import side_by_side
 
 
@@ -51,4 +51,4 @@ def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True, saved=
 
 def _method(g):
     """How to compute it: the first that suits."""
-    return next((method for method in (winograd, winograd_rows) if method.suits(g)), direct)
+    return next((method for method in (winograd, winograd_rows, depthwise, conv1x1) if method.suits(g)), direct)

@@ -3,9 +3,8 @@ import numpy as np
 
 from cnn import windows
 from cnn.ops.pool import pooled, side_by_side
-from cnn.plan import PER_THREAD, PER_WORKER
+from cnn.plan import PER_WORKER
 
-POINTWISE_BAND = 16     # pixels at a time in the weight gradient of 1x1 convolutions
 BAND = 128      # pixels whose gradients the weight gradient takes at a time: 32 KB of four channels
 
 
@@ -48,9 +47,6 @@ def correlation(program, x, pack, b, g, relu=False):
 
 def weight_gradient(program, dy, x, parts, g):
     """Fills `parts`, dw of each shard."""
-    if _pointwise(program, g):
-        _pointwise_weight_gradient(program, dy, x, parts, g)
-        return
     x = program.bordered(x, *g.side_border())
     program.add("conv_dw", lambda: dict(x=x, dy=dy, dw=parts, outputs=g.outputs, taps=g.taps, groups=g.groups,
                                         x_group=g.channels * x.plane, pixels=g.out[0] * g.out[1], band=BAND,
@@ -92,25 +88,6 @@ def _arguments(program, pack, outputs, tables):
         return dict(w=packed, pixel=t.pixel, out=t.out, tap=t.tap, run=t.run, outputs=outputs, taps=len(t.tap),
                     runs=len(t.run), tiles=tiles)
     return arguments
-
-
-def _pointwise(program, g):
-    """Whether the weight gradient is that of a 1x1 convolution, whose channels come in sixteens."""
-    return (g.kernel == g.stride == (1, 1) and g.groups == 1 and not any(map(any, g.padding))
-            and g.channels % windows.LANES == 0 and program.kernels.winograd.numbers_at_a_time(g.outputs))
-
-
-def _pointwise_weight_gradient(program, dy, x, parts, g):
-    rows = program.copies(g.channels * POINTWISE_BAND * windows.LANES, PER_THREAD)
-    at = program.kernels.winograd.numbers_at_a_time(g.outputs)
-
-    def arguments():
-        # without borders, which are settled only now, the plane is one long row
-        plain = not (x.left or x.right or dy.left or dy.right)
-        height, width = (1, g.size[0] * g.size[1]) if plain else g.size
-        return dict(x=x, dy=dy, dw=parts, rows=rows, channels=g.channels, outputs=g.outputs, height=height,
-                    width=width, band=POINTWISE_BAND, at=at)
-    program.add("pointwise_dw", arguments)
 
 
 def _scatters(program, g):

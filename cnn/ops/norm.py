@@ -43,9 +43,19 @@ def batch_statistics(program, x, gamma, beta, eps, running=(None, None), factor=
     return norm
 
 
+def read(x, normalises=True):
+    """Where to read x, and the arguments that say how to normalise it there, for kernels that can: x need not be kept
+    then, if they are all that read it, forward and backward."""
+    source, norm = normalises and x.normalised or (x, Norm(None, None, None, None, 0, False))
+    arguments = norm.arguments()
+    arguments["input_relu"] = arguments.pop("relu")
+    return source, arguments
+
+
 def normalise(program, x, norm):
-    """y = gamma (x - mean) / sqrt(var + eps) + beta"""
+    """y = gamma (x - mean) / sqrt(var + eps) + beta; y is made only if an operation uses it."""
     y = program.like(x)
+    y.normalised = x, norm
     program.add("normalise", lambda: dict(x=x, y=y, **norm.arguments(), **x.pixels))
     return y
 

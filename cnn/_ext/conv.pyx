@@ -34,6 +34,7 @@ cdef extern from *:
     /* The weight gradient's tile is kt outputs by TILE_T taps. */
     #define DW_TILE_K 4
     #define X_BYTES 262144
+    #define AT_ONCE (ROWV == 1 ? 4 : 2)
     #define DW_TILE_T (TILE_VECS == 24 ? 5 : 3)
     """
     int TILE_J(int kt) nogil
@@ -42,6 +43,7 @@ cdef extern from *:
         TILE_K_SINGLE
         DW_TILE_K
         X_BYTES
+        AT_ONCE
         DW_TILE_T
 
 
@@ -217,11 +219,107 @@ cdef void single_16(const Sweep* s) noexcept nogil:
         tile(s, 0, 16, 1)
 
 
+cdef inline void row_tile(const Sweep* s, int KT) noexcept nogil:
+    """y[k] = b[k] + sum_t w[k, t] x[tap[t]] for KT outputs of a single pixel, whose weights lie in rows `w_step`
+    apart: each row's place is worked out once for AT_ONCE taps."""
+    cdef vec acc[16 * 8]
+    cdef vec xv[4 * 8]
+    cdef const real* row
+    cdef Py_ssize_t t = 0
+    cdef int q, u, h
+    for q in range(KT * ROWV):
+        acc[q] = vec_splat(s.b[q // ROWV]) if s.b else vec_splat(0)
+    while t + AT_ONCE <= s.taps:
+        for q in range(AT_ONCE * ROWV):
+            xv[q] = vec_load(s.x + s.tap[t + q // ROWV] + (q % ROWV) * VL)
+        for q in range(KT):
+            row = s.w + q * s.w_step + t
+            for u in range(AT_ONCE):
+                for h in range(ROWV):
+                    acc[q * ROWV + h] = acc[q * ROWV + h] + row[u] * xv[u * ROWV + h]
+        t += AT_ONCE
+    while t < s.taps:
+        for q in range(KT):
+            for h in range(ROWV):
+                acc[q * ROWV + h] = acc[q * ROWV + h] + s.w[q * s.w_step + t] * vec_load(s.x + s.tap[t] + h * VL)
+        t += 1
+    for q in range(KT * ROWV):
+        if s.relu:
+            acc[q] = vec_relu(acc[q])
+        vec_store(s.y + (q // ROWV) * s.plane + (q % ROWV) * VL, acc[q])
+
+
+cdef void row_1(const Sweep* s) noexcept nogil:
+    row_tile(s, 1)
+
+cdef void row_2(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 2:
+        row_tile(s, 2)
+
+cdef void row_3(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 3:
+        row_tile(s, 3)
+
+cdef void row_4(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 4:
+        row_tile(s, 4)
+
+cdef void row_5(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 5:
+        row_tile(s, 5)
+
+cdef void row_6(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 6:
+        row_tile(s, 6)
+
+cdef void row_7(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 7:
+        row_tile(s, 7)
+
+cdef void row_8(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 8:
+        row_tile(s, 8)
+
+cdef void row_9(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 9:
+        row_tile(s, 9)
+
+cdef void row_10(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 10:
+        row_tile(s, 10)
+
+cdef void row_11(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 11:
+        row_tile(s, 11)
+
+cdef void row_12(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 12:
+        row_tile(s, 12)
+
+cdef void row_13(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 13:
+        row_tile(s, 13)
+
+cdef void row_14(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 14:
+        row_tile(s, 14)
+
+cdef void row_15(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 15:
+        row_tile(s, 15)
+
+cdef void row_16(const Sweep* s) noexcept nogil:
+    if TILE_K_SINGLE >= 16:
+        row_tile(s, 16)
+
 cdef SweepKernel SWEEP[9]       # by the number of outputs
 SWEEP[:] = [NULL, sweep_1, sweep_2, sweep_3, sweep_4, sweep_5, sweep_6, sweep_7, sweep_8]
 cdef SweepKernel SINGLE[17]     # for a single pixel (a linear layer)
 SINGLE[:] = [NULL, sweep_1, single_2, single_3, single_4, single_5, single_6, single_7, single_8,
              single_9, single_10, single_11, single_12, single_13, single_14, single_15, single_16]
+cdef SweepKernel ROWS[17]       # likewise, with weights in rows
+ROWS[:] = [NULL, row_1, row_2, row_3, row_4, row_5, row_6, row_7, row_8, row_9, row_10, row_11, row_12, row_13, row_14,
+           row_15, row_16]
 
 
 cdef void correlate(const Op* op, const Place* place) noexcept nogil:
@@ -234,7 +332,8 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
                                                                  #     first tap, segments, taps, skip
     cdef Py_ssize_t K = op.n[0], taps = op.n[1], runs = op.n[2], groups = op.n[3]
     cdef Py_ssize_t x_group = op.n[4], tiles = op.n[5], single = op.n[7]
-    cdef Py_ssize_t w_row = op.n[8]     # numbers from one tap's weights to the next; 0 where they are packed
+    cdef Py_ssize_t w_tap = op.n[8], w_output = op.n[9]     # of a single pixel's weights: numbers from one tap's to
+                                                            # the next, from one output's; one of them is 1
     # pixels of which x stays in the second cache while all outputs are made
     cdef Py_ssize_t band = max(16, X_BYTES // (max(1, taps) * LANES * <Py_ssize_t>sizeof(real)))
     cdef Py_ssize_t g, i, r, k, kt, p, last
@@ -251,11 +350,14 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
         for i in range(tiles):
             kt = K // tiles + (i < K % tiles)
             if begin(tiles, place) <= i < end(tiles, place):
-                s.w_step = w_row if w_row else kt
-                s.w = w + (k if w_row else k * taps)
+                s.w_step = w_tap if w_output == 1 else w_output
+                s.w = w + k * w_output
                 s.b = b + k if b else NULL
                 s.y = y + k * s.plane
-                SINGLE[kt](&s)
+                if w_output == 1:
+                    SINGLE[kt](&s)
+                else:
+                    ROWS[kt](&s)
             k += kt
         return
     for g in range(groups):
@@ -653,7 +755,7 @@ def linear_dw_tasks(Py_ssize_t outputs):
 SPLITS = ("correlate", "correlate_pool", "conv_dw", "bias_grad")
 KERNELS = {
     "correlate": (<size_t>&correlate, ("x", "w", "b", "y", "pixel", "out", "tap", "run"),
-                  ("outputs", "taps", "runs", "groups", "x_group", "tiles", "relu", "single", "w_row"),
+                  ("outputs", "taps", "runs", "groups", "x_group", "tiles", "relu", "single", "w_tap", "w_output"),
                   ()),
     "correlate_pool": (<size_t>&correlate_pool,
                        ("x", "w", "b", "y", "pixel", "out", "tap", "run", "index", "rows"),

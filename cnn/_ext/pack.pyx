@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from cnn._ext.op cimport CHUNK, Op, Place, array, begin, end
-from cnn._ext.vec cimport LANES, ROWV, integer, real, transpose
+from cnn._ext.vec cimport LANES, integer, real, transpose
 
 
 cdef void pack(const Op* op, const Place* place) noexcept nogil:
@@ -146,24 +146,6 @@ cdef void gather(const Op* op, const Place* place) noexcept nogil:
         y[i] = x[index[i]]
 
 
-cdef void transpose_tiles(const Op* op, const Place* place) noexcept nogil:
-    """The weights of a linear layer as `correlate` reads them: (C, kt) of each tile of outputs, one a task."""
-    cdef const real* w = <const real*>array(op, 0, place)        # IN  (K, C)
-    cdef real* y = <real*>array(op, 1, place)                    # OUT (K * C,)
-    cdef Py_ssize_t K = op.n[0], C = op.n[1], i = place.task, each = K // op.tasks, more = K % op.tasks
-    cdef Py_ssize_t k0 = i * each + min(i, more), kt = each + (i < more), c = 0, j, k
-    w += k0 * C
-    y += k0 * C
-    if ROWV == 1 and k0 + LANES <= K:
-        # a row of sixteen reaches beyond its kt numbers: into rows that are written later
-        while (c + LANES - 1) * kt + LANES <= C * kt:
-            transpose(w + c, C, y + c * kt, kt)
-            c += LANES
-    for j in range(c, C):
-        for k in range(kt):
-            y[j * kt + k] = w[k * C + j]
-
-
 cdef void sum_shards(const Op* op, const Place* place) noexcept nogil:
     """y[i] = sum over the shards, in their order, of x[shard, i], one chunk a task."""
     cdef const real* x = <const real*>array(op, 0, place)        # IN  (shards, step)
@@ -195,7 +177,6 @@ KERNELS = {
     "pack_index": (<size_t>&pack_index, ("x", "y"), ("size",), ()),
     "unpack_index": (<size_t>&unpack_index, ("x", "y"), ("size",), ()),
     "to_rows": (<size_t>&to_rows, ("x", "y"), ("channels", "step"), ()),
-    "transpose_tiles": (<size_t>&transpose_tiles, ("w", "y"), ("outputs", "inputs"), ()),
     "gather": (<size_t>&gather, ("x", "index", "y"), ("count",), ()),
     "sum_shards": (<size_t>&sum_shards, ("x", "y"), ("count", "step"), ()),
 }

@@ -10,9 +10,7 @@ from cnn.plan import LANES, PER_BLOCK
 def linear(program, x, w, b, outputs, relu=False):
     """Forward. x: a flat tensor; w: (outputs, inputs) flat; b: (outputs,) or None."""
     y = program.tensor(outputs, flat=True)
-    packed = program.prepare("transpose_tiles", lambda packed: dict(w=w, y=packed, outputs=outputs, inputs=x.channels),
-                             outputs * x.channels, program.kernels.conv.split(outputs, 1))
-    _correlate(program, x, y, packed, b, relu, 0)
+    _correlate(program, x, y, w, b, relu, 1, x.channels)
     return y
 
 
@@ -40,17 +38,18 @@ def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
     if not need_dx:
         return None
     dx = program.tensor(inputs, flat=True)
-    _correlate(program, dy, dx, w, None, False, inputs)     # a row of w is all that one dy needs
+    _correlate(program, dy, dx, w, None, False, inputs, 1)
     return dx
 
 
-def _correlate(program, x, y, w, b, relu, w_row):
-    """y = W x + b, where w is packed or has a row of `w_row` numbers for each x."""
+def _correlate(program, x, y, w, b, relu, w_tap, w_output):
+    """y = W x + b; w_tap, w_output: numbers of w from one x to the next, from one y to the next."""
     inputs, outputs = x.channels, y.channels
     one = np.zeros(1, np.int32)
     tap = np.arange(inputs, dtype=np.int32) * LANES
     run = np.array([[0, 1, 0, 1, inputs, 0]], np.int32)
     program.add("correlate",
                 lambda: dict(x=x, w=w, b=b, y=y, pixel=one, out=one, tap=tap, run=run, outputs=outputs,
-                             taps=inputs, runs=1, groups=1, x_group=0, relu=relu, single=1, w_row=w_row,
+                             taps=inputs, runs=1, groups=1, x_group=0, relu=relu, single=1, w_tap=w_tap,
+                             w_output=w_output,
                              tiles=program.kernels.conv.split(outputs, 1)))

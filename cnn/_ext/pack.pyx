@@ -55,11 +55,11 @@ cdef void pack_bytes(const Op* op, const Place* place) noexcept nogil:
     cdef const real* scale = <const real*>array(op, 2, place)    # IN  (C,)
     cdef const real* shift = <const real*>array(op, 3, place)    # IN  (C,)
     cdef real* y = <real*>array(op, 4, place)                    # OUT (C, H, W, 16)
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, i, j, n, lane, size = C * H * W
+    cdef Py_ssize_t C = op.n[0], W = op.n[2], plane = op.n[1] * W, chunks = (plane + LANES - 1) // LANES, size = C * plane
+    cdef Py_ssize_t c, chunk, at, h, i, j, n, lane
     cdef const uint8_t* image[16]
     cdef real rows[16 * 16]
     cdef real square[16 * 16]
-    cdef real* yp
     cdef real a, b
     memset(rows, 0, sizeof(rows))
     for lane in range(LANES):
@@ -69,26 +69,29 @@ cdef void pack_bytes(const Op* op, const Place* place) noexcept nogil:
     for c in range(C):
         a = scale[c]
         b = shift[c]
-        for h in range(begin(H, place), end(H, place)):
-            yp = y + c * op.args[4].plane + h * op.args[4].row
-            j = 0
-            while j < W:
-                n = min(LANES, W - j)
-                if n == LANES:
-                    for lane in range(LANES):
-                        for i in range(LANES):
-                            rows[lane * LANES + i] = image[lane][(c * H + h) * W + j + i] * a + b
-                else:
-                    for lane in range(LANES):
-                        for i in range(n):
-                            rows[lane * LANES + i] = image[lane][(c * H + h) * W + j + i] * a + b
-                transpose(rows, LANES, square, LANES)
-                memcpy(yp + j * LANES, square, n * LANES * sizeof(real))
-                j += n
-            if place.images < LANES:
-                for j in range(W):
-                    for lane in range(place.images, LANES):
-                        yp[j * LANES + lane] = 0
+        for chunk in range(begin(chunks, place), end(chunks, place)):   # sixteen pixels, of any rows
+            at = chunk * LANES
+            n = min(LANES, plane - at)
+            if n == LANES:
+                for lane in range(LANES):
+                    for i in range(LANES):
+                        rows[lane * LANES + i] = image[lane][c * plane + at + i] * a + b
+            else:
+                for lane in range(LANES):
+                    for i in range(n):
+                        rows[lane * LANES + i] = image[lane][c * plane + at + i] * a + b
+            transpose(rows, LANES, square, LANES)
+            h = at // W
+            j = at % W
+            for i in range(n):
+                for lane in range(place.images, LANES):
+                    square[i * LANES + lane] = 0
+                memcpy(y + c * op.args[4].plane + h * op.args[4].row + j * LANES, square + i * LANES,
+                       LANES * sizeof(real))
+                j += 1
+                if j == W:
+                    j = 0
+                    h += 1
 
 
 cdef void pack_index(const Op* op, const Place* place) noexcept nogil:

@@ -73,8 +73,8 @@ def input_gradient(program, dy, pack, g):
 def _correlate(program, x, y, pack, b, outputs, g, tables, relu):
     """Add one correlation onto `outputs` channels of y in each group; tables(tile) makes its tables."""
     arguments = _arguments(program, pack, outputs, tables)
-    program.add("correlate", lambda: arguments() | dict(x=x, b=b, y=y, groups=g.groups, relu=relu, single=0, w_tap=0, w_output=0,
-                                                        x_group=x.channels // g.groups * x.plane))
+    program.add("correlate", lambda: arguments() | dict(x=x, b=b, y=y, groups=g.groups, relu=relu, single=0, w_tap=0,
+                                                        w_output=0, x_group=x.channels // g.groups * x.plane))
 
 
 def _arguments(program, pack, outputs, tables):

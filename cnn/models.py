@@ -1,4 +1,6 @@
 """Ready-made networks."""
+import inspect
+
 import numpy as np
 
 from cnn import shapes
@@ -115,13 +117,14 @@ def resnet20(in_channels=3, num_classes=10, image_size=32, channels=(16, 32, 64)
     return Sequential(*layers, GlobalAvgPool2d(), Linear(inputs, num_classes, seed=more["seed"], dtype=dtype))
 
 
-def mobilenet_small(in_channels=3, num_classes=10, image_size=32, channels=(32, 64, 128, 256, 512), *, seed=0,
+def mobilenet_small(in_channels=3, num_classes=10, image_size=32, channels=(8, 16, 32, 64, 128), *, seed=0,
                     dtype=np.float32):
     """Depthwise separable convolutions, after MobileNet (Howard et al. 2017), for small images.
 
     A 3x3 convolution onto channels[0]; for each other width two depthwise 3x3 convolutions, each with a 1x1
     convolution onto that width after it, the first with stride 2 (but for the first width); the average over all
-    pixels; one linear layer. Batch norm and ReLU follow every convolution. x: (N, in_channels, image_size,
+    pixels; one linear layer. Batch norm and ReLU follow every convolution. The default widths are a quarter of those
+    of the paper, its smallest net; (32, 64, 128, 256, 512) are its full ones. x: (N, in_channels, image_size,
     image_size), image_size from 2**(len(channels) - 2); y: scores (N, num_classes). Raises ValueError for a
     smaller image_size.
     """
@@ -225,3 +228,17 @@ def _checked(owner, channels, image_size, seed, dtype, halvings=0, least=1, most
 MODELS = {"lenet5": lenet5, "cifar_quick": cifar_quick, "vgg_small": vgg_small, "resnet9": resnet9,
           "resnet20": resnet20, "mobilenet_small": mobilenet_small, "cifar_net": cifar_net}
 WHITENED = {"cifar_net"}    # those that want `whiten` before training
+
+
+def widths(owner, name, text):
+    """The argument `channels` of the model of that name as a dict, from a text such as "64,128,256"; empty where that
+    is. Raises ValueError, in the name of `owner`, where the text is something else or the model has no such argument.
+    """
+    if not text:
+        return {}
+    if "channels" not in inspect.signature(MODELS[name]).parameters:
+        raise ValueError(f"{owner}: channels cannot be chosen for {name}, got {text!r}")
+    numbers = text.replace(" ", "").split(",")
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise ValueError(f"{owner}: channels must be whole numbers such as 64,128,256, got {text!r}")
+    return {"channels": [int(number) for number in numbers]}

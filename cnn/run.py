@@ -1,5 +1,4 @@
 """A training run from settings to files: what `scripts/train.py` does once it has read its arguments."""
-import inspect
 import json
 import time
 from contextlib import contextmanager
@@ -180,7 +179,7 @@ def check(settings):
     shapes.number("train", "translate", settings.translate, 0, 1)
     shapes.number("train", "scale", settings.scale, 0, below=1)
     shapes.number("train", "shear", settings.shear, 0, below=90)
-    _widths(settings)
+    models.widths("train", settings.model, settings.channels)
     _checkpoint_every(settings)
     if settings.report:
         _drawer()
@@ -195,18 +194,6 @@ def _checkpoint_every(settings):
     if not every.isascii() or not every.isdigit() or not int(every):
         raise ValueError(f"train: checkpoint every must be auto, epoch or a number of steps, got {every!r}")
     return int(every)
-
-
-def _widths(settings):
-    """The model's argument `channels` as a dict, empty where it is left open."""
-    if not settings.channels:
-        return {}
-    if "channels" not in inspect.signature(models.MODELS[settings.model]).parameters:
-        raise ValueError(f"train: channels cannot be chosen for {settings.model}, got {settings.channels!r}")
-    widths = settings.channels.replace(" ", "").split(",")
-    if not all(width.isascii() and width.isdigit() for width in widths):
-        raise ValueError(f"train: channels must be whole numbers such as 64,128,256, got {settings.channels!r}")
-    return {"channels": [int(width) for width in widths]}
 
 
 def make_optimizer(settings, parameters):
@@ -539,7 +526,7 @@ def _make(settings, train_set):
     if height != width:
         raise ValueError(f"train: the models want square images, those of {settings.dataset} are {height}x{width}")
     arguments = {"in_channels": channels, "num_classes": train_set.num_classes, "image_size": height,
-                 **_widths(settings)}
+                 **models.widths("train", settings.model, settings.channels)}
     model = models.MODELS[settings.model](**arguments, seed=settings.seed)
     if settings.model in models.WHITENED:
         models.whiten(model, train_set.normalise(train_set.images[:5000]))

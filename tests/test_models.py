@@ -14,9 +14,9 @@ RESNET9 = 9 * (64 * 128 + 2 * 128**2 + 128 * 256 + 256 * 512 + 2 * 512**2) + 10 
 RESNET9 += 2 * (64 + 3 * 128 + 256 + 3 * 512)
 RESNET20 = 9 * (6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2) + 16 * 32 + 32 * 64 + 10 * 65
 RESNET20 += 2 * (7 * 16 + 7 * 32 + 7 * 64)
-WIDTHS = [32, 64, 64, 128, 128, 256, 256, 512, 512]
+WIDTHS = [8, 16, 16, 32, 32, 64, 64, 128, 128]
 MOBILENET = sum((9 + 2) * a + (a + 2) * b for a, b in zip(WIDTHS[:-1], WIDTHS[1:], strict=True))
-MOBILENET += 2 * 32 + 10 * 513
+MOBILENET += 2 * 8 + 10 * 129
 
 CIFAR_NET = 9 * (64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * 2 * (64 + 256 + 256) + 10 * 256
 
@@ -34,8 +34,8 @@ SIZES = [
     ("resnet9", 1, 8, RESNET9 + 64 * 9),
     ("resnet20", 3, 32, RESNET20 + 16 * 27),
     ("resnet20", 1, 4, RESNET20 + 16 * 9),
-    ("mobilenet_small", 3, 32, MOBILENET + 32 * 27),
-    ("mobilenet_small", 1, 9, MOBILENET + 32 * 9),
+    ("mobilenet_small", 3, 32, MOBILENET + 8 * 27),
+    ("mobilenet_small", 1, 9, MOBILENET + 8 * 9),
     ("cifar_net", 3, 32, CIFAR_NET + 24 * 13 + 9 * 24 * 64),
     ("cifar_net", 1, 28, CIFAR_NET + 8 * 5 + 9 * 8 * 64),
     ("cifar_net", 1, 9, CIFAR_NET + 8 * 5 + 9 * 8 * 64),

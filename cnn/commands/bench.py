@@ -18,7 +18,16 @@ from cnn import _ext, config, data, layers, models, optim, threads
 from cnn.plan import LANES, Program
 from cnn.trainer import Trainer
 
-SHAPES = {name: (1, 28, 28) if name == "lenet5" else (3, 32, 32) for name in models.MODELS}
+
+def image_shape(net):
+    """Of one image."""
+    return (1, 28, 28) if net == "lenet5" else (3, 32, 32)
+
+
+def make(net, **more):
+    """The model of a net's name, which widths may follow, as in "mobilenet_small:32,64,128"."""
+    name, _, widths = net.partition(":")
+    return models.MODELS[name](**models.widths("bench", name, widths), **more)
 
 
 def median_spread(values):
@@ -53,11 +62,11 @@ def our_step(net, batch):
     """A function that makes n steps on random images, and the trainer."""
     rng = np.random.default_rng(0)
     # an epoch, half a second at most, is long enough for what happens once in it not to count
-    count = batch * max(2, min(3_200_000 // int(np.prod(SHAPES[net])), 100_000_000_000 // macs(net)) // batch)
-    images = rng.integers(0, 256, (count, *SHAPES[net]), dtype=np.uint8)
+    count = batch * max(2, min(3_200_000 // int(np.prod(image_shape(net))), 100_000_000_000 // macs(net)) // batch)
+    images = rng.integers(0, 256, (count, *image_shape(net)), dtype=np.uint8)
     dataset = data.Dataset(images, rng.integers(0, 10, count), classes=[str(i) for i in range(10)],
-                           mean=[0.5] * SHAPES[net][0], std=[0.25] * SHAPES[net][0])
-    model = models.MODELS[net]()
+                           mean=[0.5] * image_shape(net)[0], std=[0.25] * image_shape(net)[0])
+    model = make(net)
     trainer = Trainer(model, optim.SGD(model.parameters(), lr=0.01, momentum=0.9), progress=False)
     loader = data.DataLoader(dataset, batch, shuffle=True)
 
@@ -83,7 +92,7 @@ def macs(net):
         if isinstance(layer, (layers.Conv2d, layers.Linear)):
             counts.append(layer.weight.size * (y.shape[2] * y.shape[3] if y.ndim == 4 else 1))
         return y
-    run(models.MODELS[net]().eval(), np.zeros((1, *SHAPES[net]), np.float32))
+    run(make(net).eval(), np.zeros((1, *image_shape(net)), np.float32))
     return 3 * sum(counts) - counts[0]
 
 
@@ -123,8 +132,8 @@ def torch_step(net, batch, channels_last):
     """A function that makes n steps on random images that lie ready as floats in memory."""
     import torch
     torch.manual_seed(0)
-    ours = models.MODELS[net]()
-    model, images = torch_twin(ours), list(torch.randn(8, batch, *SHAPES[net]))
+    ours = make(net)
+    model, images = torch_twin(ours), list(torch.randn(8, batch, *image_shape(net)))
     for p, q in zip(ours.parameters(), model.parameters(), strict=True):
         q.requires_grad_(p.requires_grad)
     labels = torch.randint(0, 10, (8, batch))
@@ -150,9 +159,9 @@ def gradient_difference(net, batch, dtype):
     from cnn.losses import CrossEntropyLoss
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
-    x = rng.normal(size=(batch, *SHAPES[net])).astype(dtype)
+    x = rng.normal(size=(batch, *image_shape(net))).astype(dtype)
     labels = rng.integers(0, 10, batch)
-    ours, loss = models.MODELS[net](dtype=dtype), CrossEntropyLoss()
+    ours, loss = make(net, dtype=dtype), CrossEntropyLoss()
     theirs = torch_twin(ours).to(getattr(torch, np.dtype(dtype).name))
     ours.load_state_dict({name: value.numpy() for name, value in theirs.state_dict().items()})
     loss(ours(x), labels)
@@ -228,8 +237,9 @@ def bench_net(net, batch, rounds, seconds, with_torch):
 
 def bench_latency(net, rounds, seconds, with_torch):
     """Time one image through the network, in evaluation mode (PyTorch's in inference_mode), in turn."""
-    n_threads, x = threads.get_num_threads(), np.random.default_rng(0).normal(size=(1, *SHAPES[net])).astype(np.float32)
-    ours = models.MODELS[net]().eval()
+    n_threads = threads.get_num_threads()
+    x = np.random.default_rng(0).normal(size=(1, *image_shape(net))).astype(np.float32)
+    ours = make(net).eval()
     contenders = {"cnn": lambda n: ours(x) is not None}
     if with_torch:
         import torch
@@ -294,7 +304,8 @@ def bench_kernels(net, batch):
 
 def main(arguments=None, prog=None):
     p = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("net", nargs="?", choices=SHAPES, default="lenet5", help="default: %(default)s")
+    p.add_argument("net", nargs="?", choices=models.MODELS, default="lenet5", help="default: %(default)s")
+    p.add_argument("--channels", metavar="N,N,...", help="widths of the net's stages; default: its own")
     p.add_argument("--batch", type=int, default=64, help="default: %(default)s")
     p.add_argument("--threads", type=int, help="default: all cores this process may use")
     p.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
@@ -310,6 +321,9 @@ def main(arguments=None, prog=None):
         for name in ("batch", "rounds"):
             if getattr(given, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(given, name)}")
+        if given.channels:
+            given.net += f":{given.channels}"
+            make(given.net)
     except (TypeError, ValueError) as error:
         p.exit(1, f"{p.prog}: {error}\n")
     with_torch = not given.no_torch and not given.kernels

@@ -116,7 +116,7 @@ class Trainer:
         self.epoch_images = len(loader.dataset)
         self._loader_epoch, loader.start = loader.epoch, self._batch
         watchers = [callback.on_step_end for callback in self.callbacks]
-        fused, form, prepared = self._fused(self.optimizer), None, None
+        fused, last, form, prepared = self._fused(self.optimizer), None, None, None
         start = time.perf_counter() - self._seconds
         for batch in self._batches(loader):
             if self.schedule is not None:
@@ -124,8 +124,9 @@ class Trainer:
             if not fused:
                 loss, weight, correct = self._step(batch)
             else:
-                if batch.form != form or not prepared[0].fits(len(batch.images)):
+                if (batch is not last and batch.form != form) or not prepared[0].fits(len(batch.images)):
                     form, prepared = batch.form, self._prepare("step", batch)
+                last = batch
                 loss, weight, correct = self._execute(*prepared, batch)
             self.loss = loss / weight if weight else math.nan
             if not math.isfinite(self.loss):
@@ -158,8 +159,12 @@ class Trainer:
         """The batches of an epoch. Bytes are fetched, changed and normalised by the kernels."""
         dataset, fused = loader.dataset, self._fused(self.optimizer)
         if loader.drawable and self._fetches(dataset, self.optimizer):
+            batch = None        # the same object again and again: what it is for is known after the first
             for chosen, changes, numbers in loader.drawn_batches():
-                yield _Batch(dataset.labels, chosen, dataset, None, changes, numbers)
+                if batch is None or changes != batch.changes:
+                    batch = _Batch(dataset.labels, chosen, dataset, None, changes)
+                batch.images, batch.numbers = chosen, numbers
+                yield batch
             return
         for images, labels in loader.raw_batches():
             if fused and images.dtype == np.uint8:

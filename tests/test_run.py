@@ -351,7 +351,8 @@ def test_recipes_are_listed_and_can_be_run():
     assert len(said) == len(run.RECIPES)
     for line, (name, recipe) in zip(said, run.RECIPES.items(), strict=True):
         run.check(recipe.settings)
-        cnn.models.MODELS[recipe.settings.model](**run._widths(recipe.settings))
+        model, channels = recipe.settings.model, recipe.settings.channels
+        cnn.models.MODELS[model](**cnn.models.widths("train", model, channels))
         assert recipe.settings.dataset in cnn.data.NAMES
         words = (f"{name}: ", recipe.settings.model, recipe.settings.dataset, f"{recipe.target:.1%}", recipe.cost)
         assert all(word in line for word in words)

@@ -17,8 +17,8 @@ Average: y[c, i, j] = sum over the window of x / divisor, and every pixel of it 
 from libc.string cimport memset
 
 from cnn._ext.op cimport Op, Place, array, begin, end
-from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_eq, ivec_load, ivec_splat, real, vec, vec_div, vec_keep,
-                           vec_load, vec_splat, vec_store)
+from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_eq, ivec_load, ivec_splat, real, vec, vec_clear,
+                           vec_div, vec_keep, vec_load, vec_splat, vec_store, vec_sum)
 from cnn._ext.window cimport window_max, window_pairs
 
 
@@ -80,18 +80,20 @@ cdef inline void window_spread(
 
 
 cdef inline void pairs_spread(const real* dy, const integer* index, real* dx, Py_ssize_t row, Py_ssize_t first,
-                              Py_ssize_t W, Py_ssize_t count) noexcept nogil:
-    """The gradient of `window_pairs`: `window_spread` without tables."""
+                              Py_ssize_t W, Py_ssize_t count, vec* total) noexcept nogil:
+    """The gradient of `window_pairs`: `window_spread` without tables. Adds what it spreads to `total`."""
     cdef vec gradient
     cdef ivec where, base = ivec_splat(first)
-    cdef ivec here = ivec_splat(0), right = ivec_splat(1), down = ivec_splat(W), across = ivec_splat(W + 1)
+    cdef ivec none = ivec_splat(-1), here = ivec_splat(0), right = ivec_splat(1), down = ivec_splat(W), across = ivec_splat(W + 1)
     cdef Py_ssize_t j
     cdef real* to
     cdef int q
     for j in range(count):
         for q in range(ROWV):
             gradient = vec_load(dy + j * LANES + q * VL)
-            where = ivec_load(index + j * LANES + q * VL) - base
+            where = ivec_load(index + j * LANES + q * VL)
+            total[q] = total[q] + vec_clear(ivec_eq(where, none), gradient)
+            where = where - base
             to = dx + 2 * j * LANES + q * VL
             vec_store(to, vec_keep(ivec_eq(where, here), gradient))
             vec_store(to + LANES, vec_keep(ivec_eq(where, right), gradient))
@@ -101,7 +103,10 @@ cdef inline void pairs_spread(const real* dy, const integer* index, real* dx, Py
 
 
 cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
-    """dx[c, u, v] = sum of dy[c, i, j] over the windows (i, j) whose maximum is at (u, v)."""
+    """dx[c, u, v] = sum of dy[c, i, j] over the windows (i, j) whose maximum is at (u, v).
+
+    `sums`, with `pairs` only, get the sum over all pixels of dx[c]: fewer windows than pixels have to be added.
+    """
     cdef const real* dy = <const real*>array(op, 0, place)       # IN  (C, OH, OW, 16)
     cdef const integer* index = <const integer*>array(op, 1, place)  # IN  (C, OH, OW, 16)
     cdef real* dx = <real*>array(op, 2, place)                   # OUT (C, H, W, 16)
@@ -112,6 +117,9 @@ cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
     cdef const real* dp
     cdef const integer* ip
     cdef real* dxc
+    cdef real* sums = <real*>array(op, 5, place)                 # OUT (C,) of a shard, or NULL
+    cdef vec total[8]
+    cdef int q
     # windows that tile the plane write every pixel once; any others add to zeros
     cdef bint tiles = op.n[5], pairs = op.n[6]
     for c in range(begin(C, place), end(C, place)):
@@ -119,13 +127,15 @@ cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
         if not tiles:
             for u in range(H):
                 memset(dxc + u * row, 0, W * LANES * sizeof(real))
+        for q in range(ROWV):
+            total[q] = vec_splat(0)
         for i in range(out_h):
             dp = dy + c * op.args[0].plane + i * op.args[0].row
             ip = index + c * op.args[1].plane + i * op.args[1].row
             u0 = rows[3 * i]
             u1 = rows[3 * i + 1]
             if pairs:
-                pairs_spread(dp, ip, dxc + u0 * row, row, u0 * W, W, out_w)
+                pairs_spread(dp, ip, dxc + u0 * row, row, u0 * W, W, out_w, total)
                 continue
             for j in range(out_w):
                 v0 = columns[3 * j]
@@ -133,6 +143,10 @@ cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
                 window_spread(dp, ip, dxc, row, u0, u1, v0, v1, W, not tiles)
                 dp += LANES
                 ip += LANES
+        if sums:
+            for q in range(1, ROWV):
+                total[0] = total[0] + total[q]
+            sums[c] = vec_sum(total[0]) if place.first else sums[c] + vec_sum(total[0])
 
 
 cdef void max_pool_scatter(const Op* op, const Place* place) noexcept nogil:
@@ -260,7 +274,7 @@ WINDOWS = ("channels", "height", "width", "out_h", "out_w", "tiles", "pairs")
 SPLITS = ("max_pool", "max_pool_backward", "max_pool_scatter", "avg_pool", "avg_pool_backward")
 KERNELS = {
     "max_pool": (<size_t>&max_pool, ("x", "y", "index", "rows", "columns"), (*WINDOWS, "relu"), ()),
-    "max_pool_backward": (<size_t>&max_pool_backward, ("dy", "index", "dx", "rows", "columns"), WINDOWS, ()),
+    "max_pool_backward": (<size_t>&max_pool_backward, ("dy", "index", "dx", "rows", "columns", "sums"), WINDOWS, ()),
     "max_pool_scatter": (<size_t>&max_pool_scatter, ("dy", "index", "dx"),
                          ("channels", "height", "width", "pixels"), ()),
     "avg_pool": (<size_t>&avg_pool, ("x", "y", "rows", "columns"), WINDOWS, ()),

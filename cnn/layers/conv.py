@@ -62,12 +62,15 @@ class Conv2d(Layer):
             y, index = max_pool2d(program, y, win, self.training, relu)
 
         def backward(dy, need_dx):
+            db = b.grad if b and b.requires_grad else None
             if pool:
-                dy = max_pool2d_backward(program, dy, index, win)
+                sums = program.shard_sum(db, self.out_channels) if db is not None and win["pairs"] else None
+                dy = max_pool2d_backward(program, dy, index, win, sums)
+                db = db if sums is None else None       # it is the sum of what the windows let through
             elif relu:
                 dy = pointwise.mask(program, dy, y)
-            return conv.conv2d_backward(program, dy, x, w.data, g, w.grad if w.requires_grad else None,
-                                        b.grad if b and b.requires_grad else None, need_dx, saved)
+            dw = w.grad if w.requires_grad else None
+            return conv.conv2d_backward(program, dy, x, w.data, g, dw, db, need_dx, saved)
         return y, backward
 
     def extra_repr(self):

@@ -77,10 +77,10 @@ def pooled(program, channels, win, need_index):
             program.tensor(channels, win["out_h"], win["out_w"], integer=True) if need_index else None)
 
 
-def max_pool2d_backward(program, dy, index, win):
-    """Backward: returns dx."""
+def max_pool2d_backward(program, dy, index, win, sums=None):
+    """Backward: returns dx. sums: an array of each shard for the sum of each channel's dx, with `pairs` only."""
     dx = program.tensor(dy.channels, win["height"], win["width"])
-    program.add("max_pool_backward", lambda: dict(dy=dy, index=index, dx=dx, channels=dy.channels, **win))
+    program.add("max_pool_backward", lambda: dict(dy=dy, index=index, dx=dx, sums=sums, channels=dy.channels, **win))
     return dx
 
 

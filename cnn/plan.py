@@ -444,9 +444,9 @@ def _blocks_per_shard(images):
 
 def _macs(kernel, values):
     """Multiply-adds of an operation on one image."""
-    if kernel == "correlate":
+    if kernel in ("correlate", "correlate_pool"):
         run = values["run"].astype(np.int64)
-        return int((run[:, 1] * run[:, 3] * run[:, 4]).sum()) * values["outputs"] * values["groups"]
+        return int((run[:, 1] * run[:, 3] * run[:, 4]).sum()) * values["outputs"] * values.get("groups", 1)
     if kernel == "scatter":
         return math.prod(values[name] for name in ("channels", "outputs", "groups", "taps", "pixels"))
     if kernel == "conv_dw":

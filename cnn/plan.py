@@ -77,8 +77,16 @@ class Tensor:
 
     @property
     def layout(self):
-        """What two tensors must have in common to live in the same array, one after the other."""
-        return self.per, self.dtype, self.channels, self.height, self.width, self.left, self.right, self.plane
+        """What two tensors must have in common to live in the same array, one after the other: with borders, which
+        must stay zero, all."""
+        size = (self.channels, self.height, self.width, self.left, self.right, self.plane)
+        return self.per, self.dtype, *(size if self.left or self.right else ())
+
+    @property
+    def numbers(self):
+        """How many a block takes up, with room for one border more: the last row's right border may lie beyond its
+        plane."""
+        return -(-(self.channels * self.plane + (self.left + self.right) * LANES) // LANES) * LANES
 
     def part(self, first, like):
         """As many channels of it from `first` as the tensor `like` has, to be read or written by an operation."""
@@ -89,13 +97,11 @@ class Tensor:
             self.source.allocate(copies)
             self.array, self.per = self.source.array, self.source.per
         elif self.array is None:
-            # room for one border more: the last row's right border may lie beyond its plane
-            size = self.channels * self.plane + (self.left + self.right) * LANES
-            if size >= 2**31:
+            if self.numbers >= 2**31:
                 raise ValueError(f"an activation of {'×'.join(map(str, self.shape))} is too large: "
                                  f"sixteen images of it must stay below 2**31 numbers")
-            shapes.element_count("Program", copies, size)
-            self.array = zeros((copies, -(-size // LANES) * LANES), self.dtype)
+            shapes.element_count("Program", copies, self.numbers)
+            self.array = zeros((copies, self.numbers), self.dtype)
 
     def argument(self):
         return (self.array.ctypes.data + self.left * LANES * self.dtype.itemsize, self.array.strides[0],
@@ -297,8 +303,8 @@ class Program:
 
     def _place(self, values):
         """Place the tensors of a phase that stands by itself. Those that operations of several segments use get one
-        copy for each block. Those of one layout that are never in use at the same time share an array (equal
-        layouts only, so that borders stay zero)."""
+        copy for each block. Those of one layout that are never in use at the same time share an array: the fewer
+        there are, the more of them stay in the caches."""
         first, last = {}, {}    # the segment and the operation that use a tensor
         for place in ((s, i) for s, segment in enumerate(values) for i in range(len(segment))):
             for tensor in (v.root for v in values[place[0]][place[1]].values() if isinstance(v, (Tensor, _Part))):
@@ -311,8 +317,10 @@ class Program:
             for other in [t for t in used if last[t] < first[tensor]]:
                 used.remove(other)
                 free.setdefault(other.layout, []).append(other.array)
-            if free.get(tensor.layout):
-                tensor.array = free[tensor.layout].pop()
+            arrays = [array for array in free.get(tensor.layout, ()) if array.shape[1] >= tensor.numbers]
+            if arrays:      # the smallest
+                tensor.array = min(arrays, key=lambda array: array.shape[1])
+                free[tensor.layout] = [array for array in free[tensor.layout] if array is not tensor.array]
             tensor.allocate(self._count(tensor.per))
             used.append(tensor)
 

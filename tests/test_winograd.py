@@ -68,6 +68,19 @@ def test_matrices_as_published():
 # ------------------------------------------------------------------------------------------ the kernels
 
 
+def assert_as_the_plain_sum(x, w, padding, bias, seed):
+    """Forward and backward pass of x and w of these shapes."""
+    rng = np.random.default_rng(seed)
+    x, w = rng.standard_normal(x), rng.standard_normal(w)
+    b = rng.standard_normal(len(w)) if bias else None
+    y = functional.conv2d(x, w, b, padding=padding)
+    dy = rng.standard_normal(y.shape)
+    assert_all_close(
+        [y, *functional.conv2d_backward(dy, x, w, padding=padding)],
+        [reference.conv2d(x, w, b, padding=padding), *reference.conv2d_backward(dy, x, w, padding=padding)],
+    )
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 33), st.integers(12, 40), st.integers(12, 40), st.sampled_from([3, 5]),
@@ -77,15 +90,7 @@ def test_matrices_as_published():
 def test_any_shape(n, c, k, r, size, padding, bias, seed):
     if any(s + 2 * p < r for s, p in zip(size, padding, strict=True)):
         return
-    rng = np.random.default_rng(seed)
-    x, w = rng.standard_normal((n, c, *size)), rng.standard_normal((k, c, r, r))
-    b = rng.standard_normal(k) if bias else None
-    y = functional.conv2d(x, w, b, padding=padding)
-    dy = rng.standard_normal(y.shape)
-    assert_all_close(
-        [y, *functional.conv2d_backward(dy, x, w, padding=padding)],
-        [reference.conv2d(x, w, b, padding=padding), *reference.conv2d_backward(dy, x, w, padding=padding)],
-    )
+    assert_as_the_plain_sum((n, c, *size), (k, c, r, r), padding, bias, seed)
 
 
 @settings(max_examples=40, deadline=None)
@@ -97,15 +102,7 @@ def test_any_shape(n, c, k, r, size, padding, bias, seed):
 def test_rows_of_any_shape(n, c, k, r, size, padding, bias, seed):
     if any(s + 2 * p < q for s, p, q in zip(size, padding, (r, 5), strict=True)):
         return
-    rng = np.random.default_rng(seed)
-    x, w = rng.standard_normal((n, c, *size)), rng.standard_normal((k, c, r, 5))
-    b = rng.standard_normal(k) if bias else None
-    y = functional.conv2d(x, w, b, padding=padding)
-    dy = rng.standard_normal(y.shape)
-    assert_all_close(
-        [y, *functional.conv2d_backward(dy, x, w, padding=padding)],
-        [reference.conv2d(x, w, b, padding=padding), *reference.conv2d_backward(dy, x, w, padding=padding)],
-    )
+    assert_as_the_plain_sum((n, c, *size), (k, c, r, 5), padding, bias, seed)
 
 
 @pytest.mark.parametrize(

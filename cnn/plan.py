@@ -147,7 +147,8 @@ class Copies:
 
 
 class _Segment:
-    """Operations between two barriers: all per block, or all cut into tasks."""
+    """Operations between two barriers: all cut into tasks; or per block, but for those that `prepare` adds, whose
+    tasks every thread runs before its first block."""
 
     def __init__(self, per_block):
         self.per_block = per_block

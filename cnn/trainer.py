@@ -12,7 +12,7 @@ from cnn.data import DataLoader, Dataset
 from cnn.history import History
 from cnn.losses import CrossEntropyLoss
 from cnn.optim import clip_grad_norm
-from cnn.plan import LANES, PER_THREAD, Program, Slot, circumstances
+from cnn.plan import LANES, PER_THREAD, PER_WORKER, Program, Slot, circumstances
 
 EVALUATION_BATCH = 512      # images at a time where nothing is learnt
 
@@ -460,7 +460,7 @@ def _fetch(program, shape, batch):
     for i, (change, numbers) in enumerate(zip(batch.changes, batch.numbers, strict=True)):
         kind = augment.KINDS[change.kind]
         given = dict(x=x, chosen=chosen, numbers=Slot(f"numbers{i}"), fill=np.array(change.fill, np.uint8),
-                     room=program.copies(augment.room(kind, *shape[1:]), PER_THREAD, np.uint8), y=spare[i % 2],
+                     room=program.copies(augment.room(kind, *shape[1:]), PER_WORKER, np.uint8), y=spare[i % 2],
                      kind=kind, option=change.option, columns=numbers.shape[1], **y.pixels)
         program.add("change", lambda given=given: given)
         x, chosen = spare[i % 2], None

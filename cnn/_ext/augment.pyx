@@ -218,8 +218,7 @@ cdef void change(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], size = C * H * W, last = end(place.images, place), lane, i
     cdef const uint8_t* image
     cdef const uint8_t* following
-    # threads that share a block share all arrays, but not the room to work in
-    cdef char* room = op.args[4].base + (place.at[3] + place.part) * op.args[4].step
+    cdef char* room = <char*>array(op, 4, place)
     if chosen != NULL:
         chosen += 16 * place.at[1]
     numbers += 16 * place.at[1] * op.n[5]

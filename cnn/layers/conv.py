@@ -53,13 +53,12 @@ class Conv2d(Layer):
         x = program.bordered(x, *g.side_border())
         w, b = self.weight, self.bias
         win = pool and pool.windows(g.out)
-        fuses = pool and conv.ends_in_pool(g, win)
-        if fuses:
+        if pool and conv.ends_in_pool(g, win):
             y, index, saved = conv.conv2d_pool(program, x, w.data, b and b.data, g, relu, win, self.training)
         else:
             y, saved = conv.conv2d(program, x, w.data, b and b.data, g, relu and not pool)
-        if pool and not fuses:
-            y, index = max_pool2d(program, y, win, self.training, relu)
+            if pool:
+                y, index = max_pool2d(program, y, win, self.training, relu)
 
         def backward(dy, need_dx):
             db = b.grad if b and b.requires_grad else None

@@ -26,7 +26,7 @@ def suits(g):
 
 def conv2d(program, x, w, b, g, relu):
     """Forward, as in cnn/ops/conv.py; returns y and V."""
-    inner, v, p = _products(program, x, w, g)
+    v, p = _products(program, x, w, g)
     y = program.tensor(g.outputs, *g.out)
     program.add("winograd_rows_y", lambda: dict(p=p, b=b, y=y, outputs=g.outputs, out_h=g.out[0],
                                                 wide=_wide(g), out_w=g.out[1], relu=relu))
@@ -35,7 +35,7 @@ def conv2d(program, x, w, b, g, relu):
 
 def conv2d_pool(program, x, w, b, g, relu, win, need_index):
     """Forward and `max_pool2d` in one, of windows that lie side by side; returns y, the indices and V."""
-    inner, v, p = _products(program, x, w, g)
+    v, p = _products(program, x, w, g)
     height, width = side_by_side(win)
     y, index = pooled(program, g.outputs, win, need_index)
     rows = program.copies(height * g.out[1] * LANES, PER_WORKER)
@@ -68,9 +68,9 @@ def conv2d_backward(program, dy, x, v, w, g, dw, need_dx):
 
 
 def _products(program, x, w, g):
-    """The convolution of all frequencies, V and M."""
-    inner, v = _inner(g), _transformed(program, x, g)
-    return inner, v, direct.correlation(program, v, _packing(program, w, g), None, inner)
+    """V and M."""
+    v = _transformed(program, x, g)
+    return v, direct.correlation(program, v, _packing(program, w, g), None, _inner(g))
 
 
 def _wide(g):

@@ -338,7 +338,8 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t band = max(16, X_BYTES // (max(1, taps) * LANES * <Py_ssize_t>sizeof(real)))
     cdef Py_ssize_t g, i, r, k, kt, p, last
     cdef const real* x = <const real*>array(op, 0, place)        # IN  (groups * C, H, W, 16)
-    cdef const real* w = <const real*>array(op, 1, place)        # IN  packed, see `split`
+    cdef const real* w = <const real*>array(op, 1, place)        # IN  packed, see `split`; for a single pixel
+                                                                 #     as it is, see w_tap
     cdef const real* b = <const real*>array(op, 2, place)        # IN  (groups * K,) or NULL
     cdef real* y = <real*>array(op, 3, place)                    # OUT (groups * K, OH, OW, 16)
     s.plane = op.args[3].plane

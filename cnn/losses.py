@@ -43,7 +43,7 @@ class CrossEntropyLoss:
             raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K), got "
                              f"(N, {', '.join(map(str, scores.shape))})")
         weight = functional.class_weights("CrossEntropyLoss", self.weight, scores.channels)
-        total = np.ones(1)
+        total = program.per_step(1)
         dy, losses, correct = ops.cross_entropy(program, scores, total, self.label_smoothing, weight, need_gradient,
                                                 chosen)
         return FusedCrossEntropy(dy, ops.sums(program, losses, correct), weight, total, scores.channels)
@@ -52,18 +52,18 @@ class CrossEntropyLoss:
 class FusedCrossEntropy:
     """A cross-entropy inside a program, whose slot `target` takes int64 numbers in [0, classes).
 
-    dy: the tensor of the gradient. classes: how many there are. weight: of each class, or None. total: float64 (1,),
-    the sum of the targets' weights, to be set before a run.
+    dy: the tensor of the gradient. classes: how many there are. weight: of each class, or None. total: float64
+    (steps, 1), the sum of the targets' weights in each step, to be set before a run.
     """
 
     def __init__(self, dy, sums, weight, total, classes):
-        self.dy, self.weight, self.total, self.classes, self._sums = dy, weight, total, classes, sums
+        self.dy, self.weight, self.classes, self.total, self._sums = dy, weight, classes, total.array, sums.array
 
-    def result(self):
-        """Of the last run: the sum of the losses, what to divide it by for the mean, and how many images have their
-        largest score at their target."""
-        loss, correct = self._sums.tolist()
-        return loss, self.total.item(), int(correct)
+    def results(self, steps):
+        """Of each step of the last run: the sum of the losses, what to divide it by for the mean, and how many images
+        have their largest score at their target."""
+        return [(loss, total, int(correct)) for (loss, correct), (total,) in
+                zip(self._sums[:steps].tolist(), self.total[:steps].tolist(), strict=True)]
 
 
 class MSELoss:

@@ -28,7 +28,6 @@ class Optimizer:
 
     def __init__(self, params, lr, **options):
         name = type(self).__name__
-        self._now = np.array([0.0, 1.0, 0.0])       # learning rate, clipping factor, number of the step
         self._norm = np.zeros(1)
         self.lr = lr
         defaults = self._checked(**options)
@@ -62,11 +61,11 @@ class Optimizer:
 
     @property
     def lr(self):
-        return float(self._now[0])
+        return self._lr
 
     @lr.setter
     def lr(self, value):
-        self._now[0] = shapes.number(type(self).__name__, "lr", value, 0)
+        self._lr = float(shapes.number(type(self).__name__, "lr", value, 0))
 
     @property
     def param_groups(self):
@@ -104,7 +103,7 @@ class Optimizer:
 
         max_norm: scale all gradients down where their norm, taken together, is larger.
         """
-        chunks, now = program.kernels.pack.chunks, self._now
+        chunks, now = program.kernels.pack.chunks, program.per_step(3)
         ranges = [(group, slice(first, last), chunks(last - first)) for group, first, last in self._trainable()]
         if max_norm is not None:
             parts, first = np.zeros(max(1, sum(tasks for _, _, tasks in ranges))), 0
@@ -123,7 +122,11 @@ class Optimizer:
                 w=self._data[span], g=self._grad[span], now=now, count=span.stop - span.start,
                 lr_scale=group.lr_scale, **self._arguments(group.options),
                 **{name: self.state[name][span] for name in self._buffers(group.options)}), tasks)
-        program.on_run(self._advance)
+
+        def advance(step):
+            self.steps += 1
+            now.array[step] = self.lr, 1.0, self.steps      # no clipping, unless the program finds a factor
+        program.on_run(advance)
 
     def _trainable(self):
         """Where in the flat arrays the parameters lie that require gradients: (group, first, last), merged."""
@@ -136,11 +139,6 @@ class Optimizer:
                     ranges.append([group, at, at + p.size])
                 at += p.size
         return ranges
-
-    def _advance(self):
-        """Called before each update."""
-        self.steps += 1
-        self._now[1:] = 1.0, self.steps     # no clipping, unless the program finds a factor
 
     def settle(self):
         """Lay the parameters side by side again where something else has moved them since."""

@@ -23,7 +23,7 @@ from cnn.windows import LANES
 
 PRIVATE = 1 << 18       # bytes of an array of which every thread makes its own
 MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
-ONCE, PER_BLOCK, PER_SHARD, PER_THREAD, PER_WORKER = range(5)   # what an array has one copy of; as in op.pxd
+ONCE, PER_BLOCK, PER_SHARD, PER_THREAD, PER_WORKER, PER_STEP = range(6)   # what an array has one copy of; as in op.pxd
 
 ARG = np.dtype([("base", np.uintp), ("step", np.intp), ("per", np.intp), ("plane", np.intp),
                 ("row", np.intp)])
@@ -120,10 +120,20 @@ class _Part:
 
 
 class Slot:
-    """An array that is handed over anew for each run."""
+    """An array that is handed over anew for each run; with `per_step` its first axis is that of the run's steps."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, per_step=False):
+        self.name, self.per_step = name, per_step
+
+
+class PerStep:
+    """An array with a row for each step of a run."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def argument(self):
+        return self.array.ctypes.data, self.array.strides[0], PER_STEP, 0, 0
 
 
 class Copies:
@@ -160,15 +170,16 @@ class Program:
 
     dtype: float32 or float64, of everything computed.
     images: the largest batch; any smaller one can be run too.
+    steps: the most batches that a run can work through one after the other.
     keep: whether activations stay after a run (one copy for each block), as a backward phase that is
         run by itself needs them. Otherwise a thread has one copy, which stays in its cache, of those that
         are not used on both sides of a `cut`.
     """
 
-    def __init__(self, dtype, images, keep=False):
+    def __init__(self, dtype, images, keep=False, steps=1):
         self.dtype = np.dtype(dtype)
         self.kernels = _ext.kernels(self.dtype)
-        self.images, self.keep = images, keep
+        self.images, self.keep, self.steps = images, keep, steps
         self.threads = threads.get_num_threads()
         self.layout = parameter.layout
         self.blocks = max(1, -(-images // LANES))
@@ -222,6 +233,10 @@ class Program:
     def copies(self, size, per, dtype=None):
         return self._own(Copies(size, np.dtype(dtype or self.dtype), per))
 
+    def per_step(self, count, dtype=np.float64):
+        """`count` numbers for each step of a run, which a function given to `on_run` sets."""
+        return PerStep(np.zeros((self.steps, count), dtype))
+
     def _own(self, array):
         self._arrays.append(array)
         return array
@@ -253,7 +268,8 @@ class Program:
         self._segments[-1].ops.append((kernel, arguments, tasks))
 
     def on_run(self, function):
-        """Call `function()` before each run of this phase; `batch` tells how many images it has."""
+        """Call `function(step)` before a run of this phase for each of its steps, from 0; `batch` tells how many
+        images they have."""
         self.hooks[self._phase].append(function)
 
     def has(self, phase):
@@ -282,7 +298,7 @@ class Program:
         splits = bool(ops["splits"].any())
         most = self.threads if splits else max([t or self.shards for t in table["tasks"]], default=1)
         # `keep` holds every array whose address is in the operations
-        return ops, table, ops["args"]["base"], slots, keep, ops.ctypes.data, table.ctypes.data, int(most)
+        return ops, table, ops["args"], slots, keep, ops.ctypes.data, table.ctypes.data, int(most)
 
     def _drop_unread(self, phase):
         """Leave out normalisations whose output no operation reads."""
@@ -339,6 +355,7 @@ class Program:
                 continue
             if isinstance(value, Slot):
                 slots.setdefault(value.name, []).append((at, i))
+                op["args"][i]["per"] = PER_STEP if value.per_step else ONCE
                 continue
             keep.append(value)
             if isinstance(value, np.ndarray):
@@ -354,24 +371,31 @@ class Program:
         """Whether the program can run so many images, and all parameters are still where they were."""
         return images <= self.images and self.layout == parameter.layout
 
-    def run(self, images, phase="forward", /, **arrays):
-        """Run a phase on a batch of `images` images; `arrays` fill the slots, one NumPy array each."""
+    def run(self, images, phase="forward", /, steps=1, before=None, **arrays):
+        """Run a phase on a batch of `images` images, or on `steps` of them, one after the other.
+
+        `arrays` fill the slots, one NumPy array each. `before(step)` is called before the functions of `on_run` are.
+        """
         if phase not in self._compiled:
             self._compiled[phase] = self._compile(phase)
-        _, table, base, slots, _, ops_address, table_address, most = self._compiled[phase]
+        _, table, args, slots, _, ops_address, table_address, most = self._compiled[phase]
         self.batch = images
         if slots.keys() - arrays.keys():
             raise TypeError(f"Program: arrays are missing: {', '.join(sorted(slots.keys() - arrays.keys()))}")
-        for hook in self.hooks[phase]:
-            hook()
+        for step in range(steps):
+            if before is not None:
+                before(step)
+            for hook in self.hooks[phase]:
+                hook(step)
         bound = self._bound.setdefault(phase, {})
         for name, array in arrays.items():
             if bound.get(name) is not array:
                 bound[name] = array     # alive as long as its address is in the operations
                 for where in slots.get(name, ()):
-                    base[where] = array.__array_interface__["data"][0]      # half of what array.ctypes.data takes
+                    args["base"][where] = array.__array_interface__["data"][0]  # half of what array.ctypes.data takes
+                    args["step"][where] = array.strides[0]
         executor.run(ops_address, table_address, len(table), images, _blocks_per_shard(images),
-                     min(self.threads, most))
+                     min(self.threads, most), steps)
 
     # ------------------------------------------------------------ looking at single operations
 

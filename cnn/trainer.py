@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn import functional, shapes
 from cnn._ext import augment
-from cnn.callbacks import Progress, TrainingDiverged
+from cnn.callbacks import Callback, Progress, TrainingDiverged
 from cnn.data import DataLoader, Dataset
 from cnn.history import History
 from cnn.losses import CrossEntropyLoss
@@ -15,6 +15,10 @@ from cnn.optim import clip_grad_norm
 from cnn.plan import LANES, PER_THREAD, PER_WORKER, Program, Slot, circumstances
 
 EVALUATION_BATCH = 512      # images at a time where nothing is learnt
+
+# Steps in one call of the kernels: between two calls Python takes as long as a twentieth of a step of LeNet-5. So many
+# at most, and no more than take so many seconds, because callbacks and signals wait for their end.
+STEPS, SECONDS = 16, 0.01
 
 
 class Trainer:
@@ -29,8 +33,8 @@ class Trainer:
     one program and a single call; otherwise its parts are called one after the other.
 
     While `fit` runs, `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images`, `running_loss`,
-    `running_accuracy` and `history` tell callbacks where it is; setting `stop`, to True or a reason
-    in words, ends it after the step.
+    `running_accuracy` and `history` tell callbacks where it is, and `recent`, a list of (step, from 1, lr, loss), what
+    it has done since they were last called; setting `stop`, to True or a reason in words, ends it there.
     `state_dict` and `load_state_dict` carry a `fit`, from any step, to another process and the same bits.
     """
 
@@ -44,7 +48,9 @@ class Trainer:
         self.history = History()
         self.epochs = self.step = self.epoch_images = 0
         self.loss = math.nan
+        self.recent = []
         self.stop = False
+        self._seconds_per_step = math.inf
         self._loader = self._data = None
         self._loader_epoch, self._resumed = 0, False
         self._begin(0)
@@ -115,32 +121,29 @@ class Trainer:
         self.model.train()
         self.epoch_images = len(loader.dataset)
         self._loader_epoch, loader.start = loader.epoch, self._batch
-        watchers = [callback.on_step_end for callback in self.callbacks]
+        watchers = [c for c in self.callbacks if getattr(c.on_step_end, "__func__", None) is not Callback.on_step_end]
+        self._patient = not any(getattr(watcher, "every_step", True) for watcher in watchers)
         fused, last, form, prepared = self._fused(self.optimizer), None, None, None
         start = time.perf_counter() - self._seconds
         for batch in self._batches(loader):
-            if self.schedule is not None:
-                self.optimizer.lr = self.schedule(self.step)
+            begun, self._rates = time.perf_counter(), []
             if not fused:
-                loss, weight, correct = self._step(batch)
+                self._set_rate(0)
+                results = [self._step(batch)]
             else:
-                if (batch is not last and batch.form != form) or not prepared[0].fits(len(batch.images)):
+                if (batch is not last and batch.form != form) or not prepared[0].fits(batch.count):
                     form, prepared = batch.form, self._prepare("step", batch)
                 last = batch
-                loss, weight, correct = self._execute(*prepared, batch)
-            self.loss = loss / weight if weight else math.nan
-            if not math.isfinite(self.loss):
+                results = self._execute(*prepared, batch, self._set_rate)
+            diverged = self._record(results, batch.count)
+            now = time.perf_counter()
+            self._seconds, self._seconds_per_step = now - start, (now - begun) / len(results)
+            for watcher in watchers if self.recent else ():
+                watcher.on_step_end(self)
+            if diverged is not None:
+                self.loss = diverged
                 raise TrainingDiverged(f"the loss became {self.loss} in step {self.step} (epoch {self.epoch + 1}) "
-                                       f"at learning rate {self.optimizer.lr:g}")
-            self._loss_sum += loss
-            self._weight_sum += weight
-            self._correct += correct
-            self.seen += len(batch.images)
-            self.step += 1
-            self._batch += 1
-            self._seconds = time.perf_counter() - start
-            for watch in watchers:
-                watch(self)
+                                       f"at learning rate {self._rates[len(self.recent)]:g}")
             if self.stop:
                 break
         self._seconds = time.perf_counter() - start
@@ -155,12 +158,40 @@ class Trainer:
             "images_per_second": self.seen / self._seconds})
         self._recorded = True
 
+    def _set_rate(self, step):
+        """Set the learning rate of one of the steps that are taken next, together."""
+        if self.schedule is not None:
+            self.optimizer.lr = self.schedule(self.step + step)
+        self._rates.append(self.optimizer.lr)
+
+    def _record(self, results, count):
+        """Take down the results of these steps, each on `count` images, up to one whose loss is not finite; returns
+        that loss, or None."""
+        self.recent = []
+        for (loss, weight, correct), rate in zip(results, self._rates, strict=True):
+            mean = loss / weight if weight else math.nan
+            if not math.isfinite(mean):
+                return mean
+            self.loss = mean
+            self._loss_sum += loss
+            self._weight_sum += weight
+            self._correct += correct
+            self.seen += count
+            self.step += 1
+            self._batch += 1
+            self.recent.append((self.step, rate, mean))
+        return None
+
+    def _together(self):
+        """How many steps to take in one call."""
+        return max(1, min(STEPS, int(SECONDS / self._seconds_per_step))) if self._patient else 1
+
     def _batches(self, loader):
         """The batches of an epoch. Bytes are fetched, changed and normalised by the kernels."""
         dataset, fused = loader.dataset, self._fused(self.optimizer)
         if loader.drawable and self._fetches(dataset, self.optimizer):
             batch = None        # the same object again and again: what it is for is known after the first
-            for chosen, changes, numbers in loader.drawn_batches():
+            for chosen, changes, numbers in loader.drawn_batches(self._together):
                 if batch is None or changes != batch.changes:
                     batch = _Batch(dataset.labels, chosen, dataset, None, changes)
                 batch.images, batch.numbers = chosen, numbers
@@ -168,7 +199,7 @@ class Trainer:
             return
         for images, labels in loader.raw_batches():
             if fused and images.dtype == np.uint8:
-                yield _Batch(labels, np.arange(len(images)), dataset, images)
+                yield _Batch(labels, np.arange(len(images))[None], dataset, images)
             else:
                 images = dataset.normalise(images)
                 yield _Batch(labels, images.astype(self.model.dtype or images.dtype, copy=False))
@@ -330,7 +361,7 @@ class Trainer:
 
     def _measure(self, dataset, chosen, tta):
         if tta is None and self._fetches(dataset):
-            return self._run("evaluate", _Batch(dataset.labels, chosen, dataset))
+            return self._run("evaluate", _Batch(dataset.labels, chosen[None], dataset))
         labels = dataset.labels[chosen]
         images = dataset.normalise(dataset.images[chosen])
         images = images.astype(self.model.dtype or images.dtype, copy=False)
@@ -379,7 +410,7 @@ class Trainer:
 
     def _run(self, what, batch):
         """Run a step or an evaluation as one program: sum of losses, its divisor, how many were right."""
-        return self._execute(*self._prepare(what, batch), batch)
+        return self._execute(*self._prepare(what, batch), batch)[0]
 
     def _prepare(self, what, batch):
         """The program for such batches and the loss in it; written when there is none that fits."""
@@ -391,36 +422,37 @@ class Trainer:
             source = dataset.scale.tobytes(), dataset.shift.tobytes()
         key = what, shape, source, batch.changes, dtype, self.model._modes(), circumstances()
         program, fused = self._programs.get(key, (None, None))
-        if program is None or not program.fits(len(images)):
+        if program is None or not program.fits(batch.count):
             program, fused = self._programs[key] = self._program(what, dtype, shape, batch)
         if dataset is not None and dataset.num_classes > fused.classes:
             raise ValueError(f"Trainer: the data set has {dataset.num_classes} classes, but the model's output "
                              f"only {fused.classes}")
         return program, fused
 
-    def _execute(self, program, fused, batch):
-        images, count = batch.images, len(batch.images)
-        labels = batch.labels if batch.dataset is not None else functional.targets("Trainer", batch.labels, count,
-                                                                                   fused.classes)
-        fused.total[0] = count if fused.weight is None else fused.weight[batch.targets].sum()
+    def _execute(self, program, fused, batch, before=None):
+        """Run a program on such batches; what `_run` returns, of each. `before(step)`: see Program.run."""
+        steps, count = batch.steps, batch.count
+        fused.total[:steps, 0] = count if fused.weight is None else fused.weight[batch.targets].sum(-1)
         if batch.dataset is None:
-            program.run(count, x=images, target=labels)
+            labels = functional.targets("Trainer", batch.labels, count, fused.classes)
+            program.run(count, before=before, x=batch.images, target=labels)
         else:
             numbers = {f"numbers{i}": numbers for i, numbers in enumerate(batch.numbers)}
-            program.run(count, images=batch.pixels, chosen=images, target=labels, **numbers)
-        result = fused.result()
-        if not math.isfinite(result[0]):
-            functional.targets("Trainer", batch.targets, count, fused.classes)   # or are they to blame?
-        return result
+            program.run(count, steps=steps, before=before, images=batch.pixels, chosen=batch.images,
+                        target=batch.labels, **numbers)
+        results = fused.results(steps)
+        if not all(math.isfinite(loss) for loss, _, _ in results):      # are the labels to blame?
+            functional.targets("Trainer", batch.targets.ravel(), steps * count, fused.classes)
+        return results
 
     def _program(self, what, dtype, shape, batch):
         if what == "step":
             self.optimizer.settle()     # first of all, because it may move the parameters
-        program = Program(dtype, len(batch.images))
+        program = Program(dtype, batch.count, steps=STEPS)
         x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
         scores, backward = self.model.emit(program, x)
         fused = self.criterion.emit(program, scores, what == "step",
-                                    None if batch.dataset is None else Slot("chosen"))
+                                    None if batch.dataset is None else Slot("chosen", True))
         if what == "step":
             backward(fused.dy, False)
             self.optimizer.emit(program, self.max_grad_norm)
@@ -432,9 +464,9 @@ class Trainer:
 
 
 class _Batch:
-    """images (n, C, H, W) and labels (n,); or with a data set the numbers, (n,), of images and labels: in its bytes,
-    or in others, `pixels`, that are to be normalised as its own. Before that all `changes` are made to them, by
-    `numbers` drawn for each: see DataLoader.drawn_batches."""
+    """images (n, C, H, W) and labels (n,); or with a data set the numbers of images and labels, (steps, n), for one or
+    more batches: in its bytes, or in others, `pixels`, that are to be normalised as its own. Before that all `changes`
+    are made to them, by `numbers` drawn for each: see DataLoader.drawn_batches."""
 
     __slots__ = ("changes", "dataset", "images", "labels", "numbers", "pixels")
 
@@ -443,25 +475,35 @@ class _Batch:
         self.pixels = dataset.images if dataset is not None and pixels is None else pixels
 
     @property
+    def steps(self):
+        return 1 if self.dataset is None else len(self.images)
+
+    @property
+    def count(self):
+        """Images in each batch."""
+        return len(self.images) if self.dataset is None else self.images.shape[1]
+
+    @property
     def targets(self):
-        """The labels of these images, (n,)."""
+        """The labels of these images, (n,) or (steps, n)."""
         return self.labels if self.dataset is None else self.labels[self.images]
 
     @property
     def form(self):
-        """Batches of the same form and data set can use the same program."""
+        """Batches of the same form, with the same data set, can use the same program."""
         return (self.images if self.dataset is None else self.pixels).shape[1:], self.dataset is None, self.changes
 
 
 def _fetch(program, shape, batch):
     """A tensor of the images of such a batch, changed and normalised."""
-    y, x, chosen = program.tensor(*shape), Slot("images"), Slot("chosen")
+    y, x, chosen = program.tensor(*shape), Slot("images"), Slot("chosen", per_step=True)
     spare = [program.copies(LANES * math.prod(shape), PER_THREAD, np.uint8) for _ in batch.changes[:2]]
     for i, (change, numbers) in enumerate(zip(batch.changes, batch.numbers, strict=True)):
         kind = augment.KINDS[change.kind]
-        given = dict(x=x, chosen=chosen, numbers=Slot(f"numbers{i}"), fill=np.array(change.fill, np.uint8),
+        given = dict(x=x, chosen=chosen, numbers=Slot(f"numbers{i}", per_step=True),
+                     fill=np.array(change.fill, np.uint8),
                      room=program.copies(augment.room(kind, *shape[1:]), PER_WORKER, np.uint8), y=spare[i % 2],
-                     kind=kind, option=change.option, columns=numbers.shape[1], **y.pixels)
+                     kind=kind, option=change.option, columns=numbers.shape[-1], **y.pixels)
         program.add("change", lambda given=given: given)
         x, chosen = spare[i % 2], None
     scale, shift = (a.astype(program.dtype) for a in (batch.dataset.scale, batch.dataset.shift))

@@ -227,6 +227,14 @@ def test_logs_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path, step)
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_a_log_of_steps_taken_together_has_a_line_for_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("cnn.trainer.SECONDS", 1e9)
+    for name, others in (("together", []), ("one by one", [At(None, None)])):
+        fit(make(JSONLLog(tmp_path / name), *others, schedule=cnn.schedules.Cosine(0.1, 20)), 3)
+    lines = (tmp_path / "together").read_text()
+    assert len(lines.splitlines()) == 3 * 4 and lines == (tmp_path / "one by one").read_text()
+
+
 @pytest.mark.parametrize("kind", [CSVLog, JSONLLog])
 def test_another_runs_log_is_not_overwritten(tmp_path, kind):
     (tmp_path / "log").write_text("precious\n")

@@ -286,7 +286,12 @@ def test_batches_drawn_and_changed_by_hand_are_raw_batches(name, dtype, monkeypa
         loader.epoch, loader.start = 2, start
         raw = list(loader.raw_batches())
         loader.epoch, loader.start = 2, start
-        batches = list(loader.drawn_batches())
+        wishes = iter([1, 2, 3, 5, 1, 1, 1, 1, 1])
+        groups = list(loader.drawn_batches(wishes.__next__))
+        # twenty images are drawn at a time, two whole batches; the last batch is a single image
+        assert [len(chosen) for chosen, _, _ in groups] == ([1, 1, 2, 2, 1, 1] if start == 0 else [1, 2, 1, 1])
+        batches = [(chosen[i], changes, [drawn[i] for drawn in numbers])
+                   for chosen, changes, numbers in groups for i in range(len(chosen))]
         assert loader.epoch == 3 and len(raw) == len(batches) == 8 - start
         for (wanted, _), (chosen, changes, numbers) in zip(raw, batches, strict=True):
             x = loader.dataset.images[chosen]

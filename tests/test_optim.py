@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import platform
 
 import numpy as np
 import pytest
@@ -152,6 +153,25 @@ def test_an_optimizer_follows_a_change_of_dtype(dtype, other):
     p.grad = [1, 0]
     optimizer.step()
     assert p.dtype == other and p.data.tolist() == [1 - 1 - 1.5, 2]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64", "aarch64", "arm64"), reason="keeps subnormals")
+def test_what_decays_becomes_zero(dtype, set_threads):
+    """Momentum without gradients does not stay among the subnormal numbers, which take a hundred times as long. NumPy
+    still has them afterwards."""
+    smallest = np.finfo(dtype).smallest_normal
+    for threads in (1, 3):
+        set_threads(threads)
+        p = Parameter(np.ones(50_000, dtype))
+        optimizer = optim.SGD([p], lr=1.0, momentum=0.5)
+        optimizer.state["velocity"][:] = 4 * smallest
+        found = []
+        for _ in range(4):
+            optimizer.step()
+            found.append(np.unique(optimizer.state["velocity"]).tolist())
+        assert found == [[2 * smallest], [smallest], [0.0], [0.0]]
+        assert (np.full(100, smallest, dtype) / 2 > 0).all()
 
 
 def test_steps_are_counted():

@@ -512,6 +512,117 @@ def test_labels_may_be_any_integers():
 # ------------------------------------------------------------------------------------------ what fit tells
 
 
+# ---------------------------------------------------------------------------------- several steps in one call
+
+
+class Patient(cnn.Callback):
+    """What it is told of the steps, and after how many it is told."""
+
+    every_step = False
+
+    def __init__(self):
+        self.steps, self.calls = [], []
+
+    def on_step_end(self, trainer):
+        assert trainer.step == trainer.recent[-1][0] and trainer.loss == trainer.recent[-1][2]
+        assert trainer.lr == trainer.recent[-1][1]
+        self.steps += trainer.recent
+        self.calls.append(len(trainer.recent))
+
+
+class Impatient(Patient):
+    every_step = True
+
+
+@pytest.fixture
+def unhurried(monkeypatch):
+    """As many steps as possible are taken in one call, however long they take."""
+    monkeypatch.setattr("cnn.trainer.SECONDS", 1e9)
+
+
+def everything_that_changes(dtype):
+    """A model and a trainer's options of which every step depends on how many there were before."""
+    model = Sequential(Conv2d(2, 4, 3, stride=2, seed=1), cnn.BatchNorm2d(4, momentum=None), ReLU(), Flatten(),
+                       Dropout(0.2, seed=3), Linear(196, 10, seed=2)).to(dtype)
+    loss = cnn.CrossEntropyLoss(label_smoothing=0.1, weight=np.arange(1.0, 11.0))
+    optimizer = cnn.Adam(model.parameters(), lr=0.01, weight_decay=1e-3)
+    return model, optimizer, loss, {"schedule": schedules.Cosine(0.02, 100), "max_grad_norm": 1.0}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_steps_taken_together_are_the_same_steps(dtype, set_threads, unhurried):
+    data, results = made_up(500, channels=2), []
+    for threads, callback in ((1, Impatient()), (1, Patient()), (2, Patient()), (5, Patient())):
+        set_threads(threads)
+        model, optimizer, loss, options = everything_that_changes(dtype)
+        loader = DataLoader(data, 17, shuffle=True, seed=4, transform=CHANGES["several"])
+        trainer = cnn.Trainer(model, optimizer, loss, callbacks=[callback], progress=False, **options)
+        history = trainer.fit(loader, 3)
+        # one step at first, because nobody knows how long it takes; 29 full batches an epoch, and one of seven
+        calls = [1, 16, 12, 1] + 2 * [16, 13, 1] if type(callback) is Patient else [1] * 90
+        assert callback.calls == calls
+        assert [step for step, _, _ in callback.steps] == list(range(1, 91))
+        assert len({rate for _, rate, _ in callback.steps}) == 90
+        results.append([*weights(model), *optimizer.state.values(), np.array(callback.steps),
+                        np.array(history.column("train_loss")), np.array(history.column("train_accuracy"))])
+    for result in results[1:]:
+        assert_same_bits(result, results[0])
+
+
+def test_who_must_see_every_step():
+    data = made_up(200)
+
+    class Lenient:
+        """No Callback, but it does."""
+
+        def on_step_end(self, trainer):
+            self.most = max(getattr(self, "most", 0), len(trainer.recent))
+
+        def on_epoch_end(self, trainer):
+            pass
+
+        on_fit_start = on_fit_end = on_epoch_end
+
+    for other in (Impatient(), Lenient()):
+        callback = Patient()
+        trainer_of(small_model(), callbacks=[callback, other]).fit(data, 2, batch_size=10)
+        assert set(callback.calls) == {1}
+    assert other.most == 1
+
+
+def test_training_stops_where_the_steps_taken_together_end(unhurried):
+    """What is stopped and what goes on from there have the same bits as if there were no stop."""
+    class Stop(Patient):
+        def on_step_end(self, trainer):
+            super().on_step_end(trainer)
+            trainer.stop = trainer.step >= 20
+
+    data, results = made_up(500, channels=2), []
+    for stop in (False, True):
+        model, optimizer, loss, options = everything_that_changes(np.float32)
+        callback = Stop() if stop else Patient()
+        trainer = cnn.Trainer(model, optimizer, loss, callbacks=[callback], progress=False, **options)
+        trainer.fit(data, 2, batch_size=17)
+        if stop:
+            assert callback.calls == [1, 16, 12] and trainer.step == optimizer.steps == 29 and trainer.seen == 29 * 17
+            state = trainer.state_dict()
+            model, optimizer, loss, options = everything_that_changes(np.float32)
+            trainer = cnn.Trainer(model, optimizer, loss, progress=False, **options)
+            trainer.load_state_dict(state)
+            trainer.fit(data, 2, batch_size=17)
+        results.append([*weights(model), np.array(trainer.history.column("train_loss"))])
+    assert_same_bits(*results)
+
+
+def test_divergence_within_steps_taken_together(unhurried):
+    callback, rates = Patient(), [0.05] * 8 + [1e30] * 10
+    trainer = trainer_of(small_model(), schedule=lambda step: rates[step], callbacks=[callback])
+    with pytest.raises(cnn.TrainingDiverged, match=r"in step 9 \(epoch 1\) at learning rate 1e\+30"):
+        trainer.fit(made_up(180), 1, batch_size=10)
+    assert [step for step, _, _ in callback.steps] == list(range(1, 10)) and callback.calls == [1, 8]
+    assert trainer.step == 9 and trainer.seen == 90
+
+
 def test_history_and_schedule():
     data, schedule = made_up(), schedules.Cosine(0.1, total_steps=30, warmup_steps=4)
     rates, losses, seen = [], [], []

@@ -20,7 +20,7 @@ cdef inline vec exp_parts(vec x, vec* rest) noexcept nogil:
 
 
 cdef inline vec vec_exp(vec x) noexcept nogil:
-    """e^x to 1 ulp; infinite or 0 where the number type ends, with subnormals before that."""
+    """e^x to 1 ulp; infinite or 0 where the number type ends, before that with the subnormals that are kept."""
     cdef vec rest, half
     x = vec_select(vec_gt(x, vec_splat(EXP_MAX)), vec_splat(EXP_MAX), x)
     x = vec_select(vec_gt(vec_splat(EXP_MIN), x), vec_splat(EXP_MIN), x)

@@ -1,4 +1,5 @@
-"""The executor: runs a list of operations over the blocks of a batch, in one parallel region.
+"""The executor: runs a list of operations over the blocks of a batch, or of several batches one after the other, in
+one parallel region.
 
 A program is a list of segments with a barrier after each. In a *block* segment a thread takes one
 shard (a fixed run of blocks) and carries each of its blocks through all operations of the
@@ -35,12 +36,12 @@ cdef extern from *:
     #define end_pool() 0
     #endif
 
-    /* Numbers too small for full precision, below 1e-38 in float32, become zero: the processor takes a hundred times
-       as long for them, and whatever decays, as the momentum of a weight that gets no gradient any more does, comes
-       to them. flush returns the mode that was set before. */
+    /* Subnormal numbers, below 1e-38 in float32, become zero: the processor takes a hundred times as long for them, and
+       whatever decays comes to them, as the momentum of a weight does that gets no gradient any more.
+       flush_subnormals returns the mode that was set before. */
     #if defined(__x86_64__)
     #include <xmmintrin.h>
-    static inline size_t flush_denormals(void) {
+    static inline size_t flush_subnormals(void) {
         unsigned int before = _mm_getcsr();
         _mm_setcsr(before | 0x8040);        /* results (FTZ) and arguments (DAZ) */
         return before;
@@ -52,14 +53,14 @@ cdef extern from *:
     static inline void restore_mode(size_t before) {
         __asm__ volatile("msr fpcr, %0" : : "r"(before));
     }
-    static inline size_t flush_denormals(void) {
+    static inline size_t flush_subnormals(void) {
         size_t before;
         __asm__ volatile("mrs %0, fpcr" : "=r"(before));
         restore_mode(before | 1 << 24);
         return before;
     }
     #else
-    #define flush_denormals() 0
+    #define flush_subnormals() 0
     #define restore_mode(before)
     #endif
     """
@@ -67,7 +68,7 @@ cdef extern from *:
     int omp_get_num_threads() nogil
     void wait_for_all() nogil
     int end_pool() nogil
-    size_t flush_denormals() nogil
+    size_t flush_subnormals() nogil
     void restore_mode(size_t before) nogil
 
 ctypedef struct Segment:
@@ -80,16 +81,17 @@ OPENMP = CNN_OPENMP
 
 
 cdef void run_shard(const Op* ops, Py_ssize_t count, Py_ssize_t shard, Py_ssize_t per_shard,
-                    Py_ssize_t blocks, Py_ssize_t shards, Py_ssize_t images,
+                    Py_ssize_t blocks, Py_ssize_t shards, Py_ssize_t images, Py_ssize_t step,
                     Py_ssize_t thread, Py_ssize_t segment, Py_ssize_t* begun) noexcept nogil:
-    """Carry each block of one shard through all ops, in order. The first block that a thread takes of a segment also
-    runs its tasks."""
+    """Carry each block of one shard through all ops, in order. The first block that a thread takes of a segment (a
+    number, from 1, that counts on from step to step) also runs its tasks."""
     cdef Place place
     cdef Py_ssize_t i, block, task
     cdef Py_ssize_t first = shard * per_shard
     place.at[0] = 0
     place.at[2] = shard
     place.at[3] = place.at[4] = thread
+    place.at[5] = step
     place.total = images
     place.blocks = blocks
     place.shards = shards
@@ -103,21 +105,22 @@ cdef void run_shard(const Op* ops, Py_ssize_t count, Py_ssize_t shard, Py_ssize_
         for i in range(count):
             if not ops[i].tasks:
                 (<Kernel>ops[i].kernel)(&ops[i], &place)
-            elif begun[0] != segment + 1:
+            elif begun[0] != segment:
                 for task in range(ops[i].tasks):
                     place.task = task
                     (<Kernel>ops[i].kernel)(&ops[i], &place)
-        begun[0] = segment + 1
+        begun[0] = segment
 
 
 cdef void run_jointly(const Op* ops, Py_ssize_t count, Py_ssize_t per_shard, Py_ssize_t blocks,
-                      Py_ssize_t shards, Py_ssize_t images, Py_ssize_t thread) noexcept nogil:
+                      Py_ssize_t shards, Py_ssize_t images, Py_ssize_t step, Py_ssize_t thread) noexcept nogil:
     """Carry all blocks through all ops, in order; every thread calls this and does its part of each."""
     cdef Place place
     cdef Py_ssize_t i, block, task, threads = omp_get_num_threads()
     place.at[0] = 0
     place.at[4] = thread
     place.at[3] = 0     # they share the activations of one thread
+    place.at[5] = step
     place.total = images
     place.blocks = blocks
     place.shards = shards
@@ -142,7 +145,7 @@ cdef void run_jointly(const Op* ops, Py_ssize_t count, Py_ssize_t per_shard, Py_
 
 
 cdef void run_tasks(const Op* ops, Py_ssize_t count, Py_ssize_t blocks, Py_ssize_t shards,
-                    Py_ssize_t images, Py_ssize_t thread) noexcept nogil:
+                    Py_ssize_t images, Py_ssize_t step, Py_ssize_t thread) noexcept nogil:
     """Run this thread's part of the tasks of each op: the same in every run, so that it finds the parameters,
     gradients and moments that it wrote in its own cache."""
     cdef Place place
@@ -151,6 +154,7 @@ cdef void run_tasks(const Op* ops, Py_ssize_t count, Py_ssize_t blocks, Py_ssize
     place.at[1] = 0
     place.at[2] = 0
     place.at[3] = place.at[4] = thread
+    place.at[5] = step
     place.first = 1
     place.images = 0
     place.total = images
@@ -171,8 +175,8 @@ cdef void run_tasks(const Op* ops, Py_ssize_t count, Py_ssize_t blocks, Py_ssize
 
 
 def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_ssize_t images,
-        Py_ssize_t per_shard, int threads):
-    """Run a compiled program on a batch of `images` images with `threads` threads.
+        Py_ssize_t per_shard, int threads, Py_ssize_t steps=1):
+    """Run a compiled program on `steps` batches of `images` images, one after the other, with `threads` threads.
 
     The addresses are those of arrays of Op and Segment that the caller keeps alive.
     """
@@ -180,26 +184,27 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
     cdef const Segment* segments = <const Segment*>segments_address
     cdef Py_ssize_t blocks = (images + 15) // 16
     cdef Py_ssize_t shards = (blocks + per_shard - 1) // per_shard
-    cdef Py_ssize_t s = 0, i = 0
+    cdef Py_ssize_t step = 0, s = 0, i = 0
     cdef bint jointly = 0 < 2 * shards <= threads
     cdef size_t mode = 0
-    # of each thread, a cache line apart: the number, from 1, of the last segment of which it has begun a block
+    # of each thread, a cache line apart: the number of the last segment of which it has begun a block
     cdef Py_ssize_t* begun = <Py_ssize_t*>calloc(threads, 64)
     if not begun:
         raise MemoryError()
     with nogil, parallel(num_threads=threads):
-        mode = flush_denormals()
-        for s in range(n_segments):
-            if segments[s].tasks:
-                run_tasks(&ops[segments[s].first], segments[s].count, blocks, shards, images, threadid())
-            elif jointly:
-                run_jointly(&ops[segments[s].first], segments[s].count, per_shard, blocks, shards,
-                            images, threadid())
-            else:
-                for i in prange(shards, schedule="dynamic"):
-                    run_shard(&ops[segments[s].first], segments[s].count, i, per_shard, blocks,
-                              shards, images, threadid(), s, begun + 8 * threadid())
-            wait_for_all()      # Cython's loops do not wait for one another
+        mode = flush_subnormals()
+        for step in range(steps):
+            for s in range(n_segments):
+                if segments[s].tasks:
+                    run_tasks(&ops[segments[s].first], segments[s].count, blocks, shards, images, step, threadid())
+                elif jointly:
+                    run_jointly(&ops[segments[s].first], segments[s].count, per_shard, blocks, shards, images, step,
+                                threadid())
+                else:
+                    for i in prange(shards, schedule="dynamic"):
+                        run_shard(&ops[segments[s].first], segments[s].count, i, per_shard, blocks, shards, images,
+                                  step, threadid(), step * n_segments + s + 1, begun + 8 * threadid())
+                wait_for_all()      # Cython's loops do not wait for one another
         restore_mode(mode)
     free(begun)
 

@@ -19,6 +19,7 @@ cdef enum:
     PER_SHARD = 2
     PER_THREAD = 3
     PER_WORKER = 4      # as PER_THREAD, but never shared by threads that share a block
+    PER_STEP = 5        # for each of the steps that one run takes
 
 ctypedef struct Arg:
     char* base          # the first copy
@@ -28,7 +29,7 @@ ctypedef struct Arg:
     Py_ssize_t row      # elements from one row of pixels to the next
 
 ctypedef struct Place:
-    Py_ssize_t at[5]    # 0, block, shard, thread, thread
+    Py_ssize_t at[6]    # 0, block, shard, thread, thread, step
     Py_ssize_t first    # 1 for the first block of its shard: assign instead of add
     Py_ssize_t images   # of the sixteen lanes, how many hold an image
     Py_ssize_t total    # images in the batch

@@ -62,7 +62,7 @@ def our_step(net, batch):
     """A function that makes n steps on random images, and the trainer."""
     rng = np.random.default_rng(0)
     # an epoch, half a second at most, is long enough for what happens once in it not to count
-    count = batch * max(2, min(3_200_000 // int(np.prod(image_shape(net))), 100_000_000_000 // macs(net)) // batch)
+    count = batch * max(2, min(12_800_000 // int(np.prod(image_shape(net))), 100_000_000_000 // macs(net)) // batch)
     images = rng.integers(0, 256, (count, *image_shape(net)), dtype=np.uint8)
     dataset = data.Dataset(images, rng.integers(0, 10, count), classes=[str(i) for i in range(10)],
                            mean=[0.5] * image_shape(net)[0], std=[0.25] * image_shape(net)[0])

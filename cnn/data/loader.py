@@ -99,12 +99,11 @@ class DataLoader:
         """Whether there are `drawn_batches`: the transforms, if any, are those of cnn.data.transforms."""
         return self.transform is None or drawable(self.transform)
 
-    def drawn_batches(self):
-        """Start the next epoch and yield, for each batch, the int64 (n,) indices of its images; what is to be done
-        to them, a tuple of cnn.data.transforms.Change; and a list of the numbers, int64 (n, k), for each of these."""
-        if self.transform is None:
-            return ((chosen, (), ()) for chosen in self.batches())
-        return self._draw(*self._next_epoch())
+    def drawn_batches(self, together=lambda: 1):
+        """Start the next epoch and yield, for up to `together()` batches of the same size at a time, the int64
+        (batches, n) indices of their images; what is to be done to these, a tuple of cnn.data.transforms.Change; and
+        a list of the numbers, int64 (batches, n, k), for each of these."""
+        return self._draw(*self._next_epoch(), together)
 
     def raw_batches(self):
         """Start the next epoch and yield (images (n, C, h, w), labels int64 (n,)), transformed but not
@@ -128,31 +127,37 @@ class DataLoader:
             yield order[number * self.batch_size : (number + 1) * self.batch_size]
 
     def _groups(self, epoch, start):
-        """Batches that are transformed together: the indices of their images, the number of the call, and which part
-        of these images each batch is, but for those before `start`."""
+        """Batches that are transformed together: the indices of their images, the number of the call, and where in
+        these the first batch begins, because those before `start` are left out."""
         data, size, order = self.dataset, self.batch_size, self.indices(epoch)
         together = max(1, _TOGETHER // (size * data.images[:1].nbytes or 1))  # batches
         for number in range(start // together * together, len(self), together):
             chosen = order[number * size : min(number + together, len(self)) * size]
-            firsts = range(max(0, start - number) * size, len(chosen), size)
-            yield chosen, number // together, [slice(first, first + size) for first in firsts]
+            yield chosen, number // together, max(0, start - number) * size
 
     def _load(self, epoch, start):
-        for chosen, number, parts in self._groups(epoch, start):
+        for chosen, number, first in self._groups(epoch, start):
             images = self.dataset.images[chosen]
             if self.transform is not None:
                 images = self._transformed(images, chosen, epoch, number)
-            for part in parts:
+            for at in range(first, len(chosen), self.batch_size):
+                part = slice(at, at + self.batch_size)
                 yield images[part], self.dataset.labels[chosen[part]]
 
-    def _draw(self, epoch, start):
-        images = self.dataset.images
-        for chosen, number, parts in self._groups(epoch, start):
-            shape, rng = (len(chosen), *images.shape[1:]), self._rng(_TRANSFORM, epoch, number)
-            drawn = draw(self.transform, shape, images.dtype, rng, chosen, epoch)
+    def _draw(self, epoch, start, together):
+        images, size = self.dataset.images, self.batch_size
+        for chosen, number, at in self._groups(epoch, start):
+            drawn = []
+            if self.transform is not None:
+                shape, rng = (len(chosen), *images.shape[1:]), self._rng(_TRANSFORM, epoch, number)
+                drawn = draw(self.transform, shape, images.dtype, rng, chosen, epoch)
             changes = tuple(change for change, _ in drawn)
-            for part in parts:
-                yield chosen[part], changes, [numbers[part] for _, numbers in drawn]
+            while at < len(chosen):
+                batches = min(together(), (len(chosen) - at) // size) or 1      # or what is left over
+                part = slice(at, at + batches * size)
+                yield (chosen[part].reshape(batches, -1), changes,
+                       [numbers[part].reshape(batches, -1, numbers.shape[1]) for _, numbers in drawn])
+                at = part.stop
 
     def _transformed(self, images, chosen, epoch, number):
         result = apply(self.transform, images, self._rng(_TRANSFORM, epoch, number), chosen, epoch)

@@ -154,16 +154,18 @@ class Dropout(Layer):
     def step(self, value):
         self._key[1] = shapes.integer(type(self).__name__, "step", value, 0, 2**32 - 1)
 
-    def _advance(self):
-        self._key[1] = (int(self._key[1]) + 1) % 2**32
-
     def emit(self, program, x):
         if not self.training or self.p == 0:
             return x, lambda dy, need_dx: dy
-        program.on_run(self._advance)
+        key = program.per_step(2, np.uint64)
+
+        def advance(step):
+            self._key[1] = (int(self._key[1]) + 1) % 2**32
+            key.array[step] = self._key
+        program.on_run(advance)
 
         def drop(t):
-            return pointwise.dropout(program, t, self._key, self.p, self.whole)
+            return pointwise.dropout(program, t, key, self.p, self.whole)
         return drop(x), lambda dy, need_dx: drop(dy) if need_dx else None
 
     def extra_repr(self):

@@ -37,7 +37,6 @@ class BatchNorm2d(Layer):
         self.bias = Parameter(np.zeros(shape, dtype)) if affine else None
         self._buffers = {"running_mean": np.zeros(shape, dtype), "running_var": np.ones(shape, dtype),
                          "num_batches_tracked": np.zeros((), np.int64)}
-        self._factor = np.zeros(1)
 
     @property
     def running_mean(self):
@@ -63,8 +62,9 @@ class BatchNorm2d(Layer):
         running = self.running_mean, self.running_var
         gamma, beta = w and w.data, b and b.data
         if training:
-            program.on_run(lambda: self._begin(program.batch, x))
-            kept = norm.batch_statistics(program, x, gamma, beta, self.eps, running, self._factor, relu)
+            factor = program.per_step(1)
+            program.on_run(lambda step: self._begin(program.batch, x, factor.array[step]))
+            kept = norm.batch_statistics(program, x, gamma, beta, self.eps, running, factor, relu)
         else:
             kept = norm.Norm(*running, gamma, beta, self.eps, relu)
         y = norm.normalise(program, x, kept)
@@ -74,13 +74,13 @@ class BatchNorm2d(Layer):
                                            b.grad if b and b.requires_grad else None, need_dx, not training)
         return y, backward
 
-    def _begin(self, images, x):
-        """Called before each forward pass in training mode."""
+    def _begin(self, images, x, factor):
+        """Called before each forward pass in training mode; sets how far the running statistics move."""
         if images * x.height * x.width == 1:
             raise ValueError(f"{type(self).__name__}: x must hold more than one value per channel in training mode, "
                              f"got shape (1, {x.channels}, 1, 1)")
         self.num_batches_tracked[...] += 1
-        self._factor[0] = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        factor[0] = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
 
     def extra_repr(self):
         return (f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"

@@ -7,8 +7,8 @@ from cnn.plan import Slot
 def cross_entropy(program, z, total, smoothing=0.0, weight=None, need_dz=True, chosen=None):
     """Softmax and log loss of the scores z (N, K).
 
-    total: float64 (1,), the sum of the targets' weights. The targets are the slot `target`, int64 (N,), or with
-    `chosen`, an int64 (N,), as many of its numbers. Returns dz and the arrays that a run fills: `loss` float64
+    total: float64 (1,) of each step, the sum of the targets' weights. The targets are the slot `target`, int64 (N,),
+    or with `chosen`, an int64 (N,), as many of its numbers. Returns dz and the arrays that a run fills: `loss` float64
     (images,), not yet divided by the total, and `correct` uint8 (images,).
     """
     dz = program.like(z) if need_dz else None
@@ -20,8 +20,8 @@ def cross_entropy(program, z, total, smoothing=0.0, weight=None, need_dz=True, c
 
 
 def sums(program, loss, correct):
-    """What `cross_entropy` fills, summed over the batch: float64 (2,)."""
-    result = np.zeros(2)
+    """What `cross_entropy` fills, summed over the batch: float64 (2,) of each step."""
+    result = program.per_step(2)
     program.after("loss_sums", lambda: dict(loss=loss, correct=correct, sums=result), 1)
     return result
 

@@ -21,13 +21,14 @@ from cnn._ext import executor
 from cnn.memory import zeros
 from cnn.windows import LANES
 
+CACHE_LINE = 64         # bytes
 PRIVATE = 1 << 18       # bytes of an array of which every thread makes its own
 MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
 ONCE, PER_BLOCK, PER_SHARD, PER_THREAD, PER_WORKER, PER_STEP = range(6)   # what an array has one copy of; as in op.pxd
 
 ARG = np.dtype([("base", np.uintp), ("step", np.intp), ("per", np.intp), ("plane", np.intp),
                 ("row", np.intp)])
-OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("args", ARG, (10,)),
+OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("args", ARG, (11,)),
                ("n", np.intp, (16,)), ("f", np.float64, (8,))])
 SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
 
@@ -126,14 +127,14 @@ class Slot:
         self.name, self.per_step = name, per_step
 
 
-class PerStep:
-    """An array with a row for each step of a run."""
+class Table:
+    """An array with a row for each step of a run (or block, or shard), whose numbers Python sets."""
 
-    def __init__(self, array):
-        self.array = array
+    def __init__(self, array, per):
+        self.array, self.per = array, per
 
     def argument(self):
-        return self.array.ctypes.data, self.array.strides[0], PER_STEP, 0, 0
+        return self.array.ctypes.data, self.array.strides[0], self.per, 0, 0
 
 
 class Copies:
@@ -162,6 +163,7 @@ class _Segment:
 
     def __init__(self, per_block):
         self.per_block = per_block
+        self.exchanged, self.asks = [], False       # see Program.exchanged and Program.ahead
         self.ops = []       # (kernel name, function that returns the arguments, tasks)
 
 
@@ -235,7 +237,27 @@ class Program:
 
     def per_step(self, count, dtype=np.float64):
         """`count` numbers for each step of a run, which a function given to `on_run` sets."""
-        return PerStep(np.zeros((self.steps, count), dtype))
+        return Table(np.zeros((self.steps, count), dtype), PER_STEP)
+
+    def exchanged(self, *arrays):
+        """Note that threads read of these Copies, one for each block, what others have written in this segment."""
+        self._segments[-2].exchanged += arrays
+
+    def ahead(self):
+        """A function that returns the arguments by which the first convolution of a segment, while it computes, asks
+        for all that is `exchanged`: before a core may write what others have read they must be told, which takes
+        longer than computing it."""
+        segment = self._segments[-2]
+        first, segment.asks = not segment.asks, True
+
+        def arguments():
+            if not first or self.threads == 1 or not segment.exchanged:
+                return dict(ahead_size=0)
+            lines = [(c.array.ctypes.data + np.arange(0, c.array.nbytes, CACHE_LINE, np.uintp)).reshape(self.blocks, -1)
+                     for c in segment.exchanged]
+            table = np.concatenate(lines, axis=1)
+            return dict(ahead=Table(table, PER_BLOCK), ahead_size=table.shape[1])
+        return arguments
 
     def _own(self, array):
         self._arrays.append(array)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnn import plan
+from cnn import AdaptiveMaxPool2d, Conv2d, Flatten, Linear, MaxPool2d, Sequential, plan
 from cnn.plan import Program
 
 
@@ -142,6 +142,29 @@ def test_what_an_operation_lacks_or_does_not_know_is_named():
         program.add("relu", lambda: dict(x=x, y=x, **arguments))  # noqa: B023 (run at once)
         with pytest.raises(TypeError, match="relu: .*(width|depth)"):
             program.run(1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("pool", [(), [MaxPool2d(2)]])
+def test_one_convolution_asks_for_all_that_threads_exchange(pool, dtype, set_threads):
+    for threads in (1, 2):
+        set_threads(threads)
+        model = Sequential(Conv2d(1, 4, 3), *pool, Conv2d(4, 4, 3), AdaptiveMaxPool2d(3), Flatten(), Linear(36, 20),
+                           Linear(20, 3)).to(dtype)
+        program = Program(dtype, 40)
+        y, backward = model.emit(program, program.input(1, 10, 10))
+        backward(program.like(y), False)
+        program.run(40, x=np.zeros((40, 1, 10, 10), dtype))
+        written = [(kernel, arguments()) for segment in program._phases["forward"]
+                   for kernel, arguments, _ in segment.ops]
+        asked = [values["ahead"].array for _, values in written if values.get("ahead") is not None]
+        assert len(asked) == threads - 1
+        rows = [values["y"].array for kernel, values in written if kernel == "to_rows"]
+        assert len(rows) == 4
+        for table in asked:
+            for block in range(3):
+                lines = [set(range(a[block].ctypes.data, a[block].ctypes.data + a[block].nbytes, 64)) for a in rows]
+                assert sorted(table[block].tolist()) == sorted(set().union(*lines))
 
 
 def test_an_activation_too_large_for_the_offsets():

@@ -65,8 +65,13 @@ ctypedef struct Sweep:
     Py_ssize_t plane
     bint relu
     bint add                # to y, instead of setting it
+    real** ahead            # up to `end`: the lines of memory that this thread writes later while other cores have
+    real** end              # them in their caches; each tile asks for some
 
-ctypedef void (*SweepKernel)(const Sweep* s) noexcept nogil
+cdef enum:
+    ASKED = 6               # not more at once than the processor can wait for
+
+ctypedef void (*SweepKernel)(Sweep* s) noexcept nogil
 
 
 cdef inline void tile(const Sweep* s, Py_ssize_t first, int KT, int JT) noexcept nogil:
@@ -111,11 +116,14 @@ cdef inline void tile(const Sweep* s, Py_ssize_t first, int KT, int JT) noexcept
         vec_store(ys[q % (JT * ROWV) // ROWV] + (q // (JT * ROWV)) * plane + (q % ROWV) * VL, acc[q])
 
 
-cdef inline void sweep(const Sweep* s, int KT) noexcept nogil:
+cdef inline void sweep(Sweep* s, int KT) noexcept nogil:
     """All pixels for KT outputs. What is left of them is a tile moved back to end at the last pixel, where that
     is faster than single pixels (whose sums take four cycles to add) and would not add sums twice."""
-    cdef Py_ssize_t p = 0
+    cdef Py_ssize_t p = 0, q
     while p + TILE_J(KT) <= s.pixels:
+        for q in range(min(ASKED, s.end - s.ahead)):
+            prefetch_write(s.ahead[q])
+        s.ahead += min(ASKED, s.end - s.ahead)
         tile(s, p, KT, TILE_J(KT))
         p += TILE_J(KT)
     if 0 < p < s.pixels and 2 * max(4, KT * ROWV // 2) * (s.pixels - p) >= KT * ROWV * TILE_J(KT) and not s.add:
@@ -127,94 +135,94 @@ cdef inline void sweep(const Sweep* s, int KT) noexcept nogil:
 
 # One function for each number of outputs, so that the compiler gives each its registers; `if` keeps it
 # from compiling tiles that would not fit.
-cdef void sweep_1(const Sweep* s) noexcept nogil:
+cdef void sweep_1(Sweep* s) noexcept nogil:
     sweep(s, 1)
 
-cdef void sweep_2(const Sweep* s) noexcept nogil:
+cdef void sweep_2(Sweep* s) noexcept nogil:
     if TILE_K >= 2:
         sweep(s, 2)
 
-cdef void sweep_3(const Sweep* s) noexcept nogil:
+cdef void sweep_3(Sweep* s) noexcept nogil:
     if TILE_K >= 3:
         sweep(s, 3)
 
-cdef void sweep_4(const Sweep* s) noexcept nogil:
+cdef void sweep_4(Sweep* s) noexcept nogil:
     if TILE_K >= 4:
         sweep(s, 4)
 
-cdef void sweep_5(const Sweep* s) noexcept nogil:
+cdef void sweep_5(Sweep* s) noexcept nogil:
     if TILE_K >= 5:
         sweep(s, 5)
 
-cdef void sweep_6(const Sweep* s) noexcept nogil:
+cdef void sweep_6(Sweep* s) noexcept nogil:
     if TILE_K >= 6:
         sweep(s, 6)
 
-cdef void sweep_7(const Sweep* s) noexcept nogil:
+cdef void sweep_7(Sweep* s) noexcept nogil:
     if TILE_K >= 7:
         sweep(s, 7)
 
-cdef void sweep_8(const Sweep* s) noexcept nogil:
+cdef void sweep_8(Sweep* s) noexcept nogil:
     if TILE_K >= 8:
         sweep(s, 8)
 
-cdef void single_2(const Sweep* s) noexcept nogil:
+cdef void single_2(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 2:
         tile(s, 0, 2, 1)
 
-cdef void single_3(const Sweep* s) noexcept nogil:
+cdef void single_3(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 3:
         tile(s, 0, 3, 1)
 
-cdef void single_4(const Sweep* s) noexcept nogil:
+cdef void single_4(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 4:
         tile(s, 0, 4, 1)
 
-cdef void single_5(const Sweep* s) noexcept nogil:
+cdef void single_5(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 5:
         tile(s, 0, 5, 1)
 
-cdef void single_6(const Sweep* s) noexcept nogil:
+cdef void single_6(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 6:
         tile(s, 0, 6, 1)
 
-cdef void single_7(const Sweep* s) noexcept nogil:
+cdef void single_7(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 7:
         tile(s, 0, 7, 1)
 
-cdef void single_8(const Sweep* s) noexcept nogil:
+cdef void single_8(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 8:
         tile(s, 0, 8, 1)
 
-cdef void single_9(const Sweep* s) noexcept nogil:
+cdef void single_9(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 9:
         tile(s, 0, 9, 1)
 
-cdef void single_10(const Sweep* s) noexcept nogil:
+cdef void single_10(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 10:
         tile(s, 0, 10, 1)
 
-cdef void single_11(const Sweep* s) noexcept nogil:
+cdef void single_11(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 11:
         tile(s, 0, 11, 1)
 
-cdef void single_12(const Sweep* s) noexcept nogil:
+cdef void single_12(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 12:
         tile(s, 0, 12, 1)
 
-cdef void single_13(const Sweep* s) noexcept nogil:
+cdef void single_13(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 13:
         tile(s, 0, 13, 1)
 
-cdef void single_14(const Sweep* s) noexcept nogil:
+cdef void single_14(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 14:
         tile(s, 0, 14, 1)
 
-cdef void single_15(const Sweep* s) noexcept nogil:
+cdef void single_15(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 15:
         tile(s, 0, 15, 1)
 
-cdef void single_16(const Sweep* s) noexcept nogil:
+cdef void single_16(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 16:
         tile(s, 0, 16, 1)
 
@@ -249,66 +257,66 @@ cdef inline void row_tile(const Sweep* s, int KT) noexcept nogil:
         vec_store(s.y + (q // ROWV) * s.plane + (q % ROWV) * VL, acc[q])
 
 
-cdef void row_1(const Sweep* s) noexcept nogil:
+cdef void row_1(Sweep* s) noexcept nogil:
     row_tile(s, 1)
 
-cdef void row_2(const Sweep* s) noexcept nogil:
+cdef void row_2(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 2:
         row_tile(s, 2)
 
-cdef void row_3(const Sweep* s) noexcept nogil:
+cdef void row_3(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 3:
         row_tile(s, 3)
 
-cdef void row_4(const Sweep* s) noexcept nogil:
+cdef void row_4(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 4:
         row_tile(s, 4)
 
-cdef void row_5(const Sweep* s) noexcept nogil:
+cdef void row_5(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 5:
         row_tile(s, 5)
 
-cdef void row_6(const Sweep* s) noexcept nogil:
+cdef void row_6(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 6:
         row_tile(s, 6)
 
-cdef void row_7(const Sweep* s) noexcept nogil:
+cdef void row_7(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 7:
         row_tile(s, 7)
 
-cdef void row_8(const Sweep* s) noexcept nogil:
+cdef void row_8(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 8:
         row_tile(s, 8)
 
-cdef void row_9(const Sweep* s) noexcept nogil:
+cdef void row_9(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 9:
         row_tile(s, 9)
 
-cdef void row_10(const Sweep* s) noexcept nogil:
+cdef void row_10(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 10:
         row_tile(s, 10)
 
-cdef void row_11(const Sweep* s) noexcept nogil:
+cdef void row_11(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 11:
         row_tile(s, 11)
 
-cdef void row_12(const Sweep* s) noexcept nogil:
+cdef void row_12(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 12:
         row_tile(s, 12)
 
-cdef void row_13(const Sweep* s) noexcept nogil:
+cdef void row_13(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 13:
         row_tile(s, 13)
 
-cdef void row_14(const Sweep* s) noexcept nogil:
+cdef void row_14(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 14:
         row_tile(s, 14)
 
-cdef void row_15(const Sweep* s) noexcept nogil:
+cdef void row_15(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 15:
         row_tile(s, 15)
 
-cdef void row_16(const Sweep* s) noexcept nogil:
+cdef void row_16(Sweep* s) noexcept nogil:
     if TILE_K_SINGLE >= 16:
         row_tile(s, 16)
 
@@ -345,6 +353,8 @@ cdef void correlate(const Op* op, const Place* place) noexcept nogil:
     s.plane = op.args[3].plane
     s.relu = op.n[6]
     s.add = 0
+    s.ahead = <real**>array(op, 8, place)                        # (ahead_size,) or NULL
+    s.end = s.ahead + op.n[10] if place.part == 0 else s.ahead
     if single:
         s.x, s.pixel, s.out, s.pixels, s.tap, s.segments, s.taps, s.skip = x, pixel, out, 1, tap, 1, taps, 0
         k = 0
@@ -406,6 +416,8 @@ cdef void correlate_pool(const Op* op, const Place* place) noexcept nogil:
     cdef integer* index = <integer*>array(op, 8, place)          # OUT (K, out_h, out_w, 16) or NULL
     cdef real* rows = <real*>array(op, 9, place)                 # (K, win_h, W, 16) scratch
     s.x, s.plane, s.relu, s.add = x, size * LANES, 0, 0
+    s.ahead = <real**>array(op, 10, place)                       # (ahead_size,) or NULL
+    s.end = s.ahead + op.n[10] if place.part == 0 else s.ahead
     for i in range(begin(out_h, place), end(out_h, place)):
         for r in range(runs):
             first = max(run[6 * r], i * size)
@@ -447,7 +459,7 @@ cdef void scatter(const Op* op, const Place* place) noexcept nogil:
     s.out = <const int*>array(op, 4, place)                      # IN  (pixels,)
     s.tap = <const int*>array(op, 6, place)                      # IN  (K,)
     s.pixels, s.segments, s.taps, s.skip = op.n[5], 1, K, 0
-    s.b, s.plane, s.relu, s.add = NULL, op.args[2].plane, 0, 1
+    s.b, s.plane, s.relu, s.add, s.ahead, s.end = NULL, op.args[2].plane, 0, 1, NULL, NULL
     memset(y, 0, groups * C * s.plane * sizeof(real))
     for g in range(groups):
         for t in range(taps):
@@ -711,7 +723,7 @@ cdef void linear_dw(const Op* op, const Place* place) noexcept nogil:
     cdef real total
     cdef Sweep s
     s.tap, s.segments, s.taps, s.skip = image, 1, place.total, 0
-    s.w_step, s.b, s.relu, s.add, s.plane = dy_step, NULL, 0, 0, C
+    s.w_step, s.b, s.relu, s.add, s.plane, s.ahead, s.end = dy_step, NULL, 0, 0, C, NULL, NULL
     while p < whole:    # so few inputs that they stay in the first cache for all outputs
         pixels = min(whole - p, TILE_J(<int>((count + tiles - 1) // tiles)))
         at = k0
@@ -755,12 +767,13 @@ def linear_dw_tasks(Py_ssize_t outputs):
 
 SPLITS = ("correlate", "correlate_pool", "conv_dw", "bias_grad")
 KERNELS = {
-    "correlate": (<size_t>&correlate, ("x", "w", "b", "y", "pixel", "out", "tap", "run"),
-                  ("outputs", "taps", "runs", "groups", "x_group", "tiles", "relu", "single", "w_tap", "w_output"),
-                  ()),
+    "correlate": (<size_t>&correlate, ("x", "w", "b", "y", "pixel", "out", "tap", "run", "ahead"),
+                  ("outputs", "taps", "runs", "groups", "x_group", "tiles", "relu", "single", "w_tap", "w_output",
+                   "ahead_size"), ()),
     "correlate_pool": (<size_t>&correlate_pool,
-                       ("x", "w", "b", "y", "pixel", "out", "tap", "run", "index", "rows"),
-                       ("outputs", "taps", "runs", "tiles", "relu", "win_h", "win_w", "width", "out_h", "out_w"), ()),
+                       ("x", "w", "b", "y", "pixel", "out", "tap", "run", "index", "rows", "ahead"),
+                       ("outputs", "taps", "runs", "tiles", "relu", "win_h", "win_w", "width", "out_h", "out_w",
+                        "ahead_size"), ()),
     "scatter": (<size_t>&scatter, ("x", "w", "y", "pixel", "out", "shift", "tap"),
                 ("channels", "outputs", "groups", "tiles", "taps", "pixels"), ()),
     "conv_dw": (<size_t>&conv_dw, ("x", "dy", "dw", "tap", "to", "span", "x_at", "dy_at"),

@@ -7,7 +7,7 @@ sides agree by size and order, which a test checks.
 """
 
 cdef enum:
-    MAX_ARGS = 10
+    MAX_ARGS = 11
     MAX_SIZES = 16
     MAX_SCALARS = 8
 
@@ -43,7 +43,7 @@ ctypedef struct Op:
     void* kernel
     Py_ssize_t tasks    # into how many independent tasks a whole-batch op is cut
     Py_ssize_t splits   # whether the kernel can do a part of a block's work
-    Arg args[10]
+    Arg args[11]
     Py_ssize_t n[16]    # sizes
     double f[8]         # scalars
 

@@ -22,7 +22,8 @@ def conv2d_pool(program, x, w, b, g, relu, win, need_index):
     rows, out = program.copies(g.outputs * size, PER_WORKER), np.arange(0, size, windows.LANES, dtype=np.int32)
     arguments = _arguments(program, lambda order: program.gather(w, order), g.outputs,
                            lambda tile: windows.forward_tables(g, x, x, tile))
-    program.add("correlate_pool", lambda: arguments() | dict(
+    ahead = program.ahead()
+    program.add("correlate_pool", lambda: arguments() | ahead() | dict(
         x=x, b=b, y=y, index=index, rows=rows, out=out, relu=relu, win_h=height, win_w=width, width=g.out[1],
         out_h=y.height, out_w=y.width))
     return y, index, None
@@ -41,7 +42,8 @@ def correlation(program, x, pack, b, g, relu=False):
     """y. pack(order): the weights in the order in which a kernel wants them."""
     y = program.tensor(g.outputs * g.groups, *g.out)
     x = program.bordered(x, *g.side_border())
-    _correlate(program, x, y, pack, b, g.outputs, g, lambda tile: windows.forward_tables(g, x, y, tile), relu)
+    _correlate(program, x, y, pack, b, g.outputs, g, lambda tile: windows.forward_tables(g, x, y, tile), relu,
+               program.ahead())
     return y
 
 
@@ -66,15 +68,16 @@ def input_gradient(program, dy, pack, g):
         return dx
     for residue in g.residues():
         _correlate(program, dy, dx, pack, None, g.channels, g,
-                   lambda tile, residue=residue: windows.gradient_tables(g, dy, dx, tile, residue), False)
+                   lambda tile, residue=residue: windows.gradient_tables(g, dy, dx, tile, residue))
     return dx
 
 
-def _correlate(program, x, y, pack, b, outputs, g, tables, relu):
+def _correlate(program, x, y, pack, b, outputs, g, tables, relu=False, ahead=lambda: dict(ahead_size=0)):
     """Add one correlation onto `outputs` channels of y in each group; tables(tile) makes its tables."""
     arguments = _arguments(program, pack, outputs, tables)
-    program.add("correlate", lambda: arguments() | dict(x=x, b=b, y=y, groups=g.groups, relu=relu, single=0, w_tap=0,
-                                                        w_output=0, x_group=x.channels // g.groups * x.plane))
+    program.add("correlate", lambda: arguments() | ahead() | dict(
+        x=x, b=b, y=y, groups=g.groups, relu=relu, single=0, w_tap=0, w_output=0,
+        x_group=x.channels // g.groups * x.plane))
 
 
 def _arguments(program, pack, outputs, tables):

@@ -22,6 +22,7 @@ def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
         x_step = -(-inputs // LANES) * LANES
         x_rows = program.copies(LANES * x_step, PER_BLOCK)
         dy_rows = program.copies(LANES * outputs, PER_BLOCK)
+        program.exchanged(x_rows, dy_rows)
         program.add("to_rows", lambda: dict(x=x, y=x_rows, channels=inputs, step=x_step))
         program.add("to_rows", lambda: dict(x=dy, y=dy_rows, channels=outputs, step=outputs))
         image = np.arange(program.blocks * LANES, dtype=np.int64) * x_step
@@ -51,5 +52,5 @@ def _correlate(program, x, y, w, b, relu, w_tap, w_output):
     program.add("correlate",
                 lambda: dict(x=x, w=w, b=b, y=y, pixel=one, out=one, tap=tap, run=run, outputs=outputs,
                              taps=inputs, runs=1, groups=1, x_group=0, relu=relu, single=1, w_tap=w_tap,
-                             w_output=w_output,
+                             w_output=w_output, ahead_size=0,
                              tiles=program.kernels.conv.split(outputs, 1)))

@@ -23,7 +23,7 @@ class Callback:
     """Override what you need; every event gets the trainer, whose attributes say where the run is.
 
     Callbacks are called in the order in which the trainer has them. Where none that overrides `on_step_end` has
-    `every_step`, training takes several steps before it calls them, as many as are done in ten milliseconds, which
+    `every_step`, training takes several steps before it calls them, as many as are done in twenty milliseconds, which
     saves up to a tenth of a short step: `trainer.recent` tells of all of them. One that must remember something when
     a run is resumed has `state_dict()`, a dict of arrays and what JSON can hold, and `load_state_dict(state)`: its
     state is then a part of every checkpoint, under the name of its class.

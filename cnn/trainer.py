@@ -18,7 +18,7 @@ EVALUATION_BATCH = 512      # images at a time where nothing is learnt
 
 # Steps in one call of the kernels: between two calls Python takes as long as a twentieth of a step of LeNet-5. So many
 # at most, and no more than take so many seconds, because callbacks and signals wait for their end.
-STEPS, SECONDS = 16, 0.01
+STEPS, SECONDS = 16, 0.02
 
 
 class Trainer:

@@ -720,7 +720,7 @@ cdef void linear_dw(const Op* op, const Place* place) noexcept nogil:
     cdef Py_ssize_t k0 = i * each + min(i, more), count = each + (i < more), tiles = split(count, 0), kt
     cdef Py_ssize_t whole = C // LANES, rest = C % LANES, k, n, p = 0, at, pixels
     cdef real edge[8 * 16]
-    cdef real total
+    cdef real total[4 * 8]      # as many as `linear_dw_tasks` has in a task
     cdef Sweep s
     s.tap, s.segments, s.taps, s.skip = image, 1, place.total, 0
     s.w_step, s.b, s.relu, s.add, s.plane, s.ahead, s.end = dy_step, NULL, 0, 0, C, NULL, NULL
@@ -748,11 +748,12 @@ cdef void linear_dw(const Op* op, const Place* place) noexcept nogil:
                 memcpy(dw + (at + k) * C + whole * LANES, edge + k * LANES, rest * sizeof(real))
             at += kt
     if db:
-        for k in range(k0, k0 + count):
-            total = 0
-            for n in range(place.total):
-                total += dy[n * dy_step + k]
-            db[k] = total
+        for k in range(count):
+            total[k] = 0
+        for n in range(place.total):
+            for k in range(count):
+                total[k] += dy[n * dy_step + k0 + k]
+        memcpy(db + k0, total, count * sizeof(real))
 
 
 def tile_pixels(Py_ssize_t outputs):

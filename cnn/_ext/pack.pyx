@@ -5,6 +5,36 @@ from libc.string cimport memcpy, memset
 from cnn._ext.op cimport CHUNK, Op, Place, array, begin, end
 from cnn._ext.vec cimport LANES, integer, real, transpose
 
+cdef extern from *:
+    """
+    /* to[i, lane] = rows[lane][at + i]: sixteen bytes of each of sixteen rows change places, rows 0 and 8, 1 and 9, ...
+       byte by byte, four times. */
+    static inline void transpose_bytes(const uint8_t** rows, Py_ssize_t at, uint8_t* to) {
+    #ifdef __clang__
+        for (int i = 0; i < 16; i++)
+            for (int lane = 0; lane < 16; lane++) to[i * 16 + lane] = rows[lane][at + i];
+    #else
+        typedef uint8_t row __attribute__((vector_size(16)));
+        const row low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}, high = low + 8;
+        row a[16], b[16];
+        for (int i = 0; i < 16; i++) memcpy(&a[i], rows[i] + at, 16);
+        for (int turn = 0; turn < 4; turn++) {
+            for (int i = 0; i < 8; i++) {
+                b[2 * i] = __builtin_shuffle(a[i], a[i + 8], low);
+                b[2 * i + 1] = __builtin_shuffle(a[i], a[i + 8], high);
+            }
+            memcpy(a, b, sizeof(a));
+        }
+        memcpy(to, a, sizeof(a));
+    #endif
+    }
+    static inline void normalise_bytes(const uint8_t* restrict x, real scale, real shift, real* restrict y) {
+        for (int lane = 0; lane < LANES; lane++) y[lane] = x[lane] * scale + shift;
+    }
+    """
+    void normalise_bytes(const uint8_t* x, real scale, real shift, real* y) nogil
+    void transpose_bytes(const uint8_t** rows, Py_ssize_t at, uint8_t* to) nogil
+
 
 cdef void pack(const Op* op, const Place* place) noexcept nogil:
     """Sixteen images of an NCHW array into a block; lanes without an image become zero."""
@@ -56,38 +86,30 @@ cdef void pack_bytes(const Op* op, const Place* place) noexcept nogil:
     cdef const real* shift = <const real*>array(op, 3, place)    # IN  (C,)
     cdef real* y = <real*>array(op, 4, place)                    # OUT (C, H, W, 16)
     cdef Py_ssize_t C = op.n[0], W = op.n[2], plane = op.n[1] * W, chunks = (plane + LANES - 1) // LANES, size = C * plane
-    cdef Py_ssize_t c, chunk, at, h, i, j, n, lane
+    cdef Py_ssize_t c, chunk, at, h, i, j, lane
     cdef const uint8_t* image[16]
-    cdef real rows[16 * 16]
-    cdef real square[16 * 16]
-    cdef real a, b
-    memset(rows, 0, sizeof(rows))
+    cdef uint8_t square[16 * 16]
+    cdef real* yp
     for lane in range(LANES):
         # a lane without an image shows the first one again, and is set to zero below
         i = lane if lane < place.images else 0
         image[lane] = x + (chosen[place.at[1] * LANES + i] if chosen != NULL else i) * size
     for c in range(C):
-        a = scale[c]
-        b = shift[c]
         for chunk in range(begin(chunks, place), end(chunks, place)):   # sixteen pixels, of any rows
             at = chunk * LANES
-            n = min(LANES, plane - at)
-            if n == LANES:
-                for lane in range(LANES):
-                    for i in range(LANES):
-                        rows[lane * LANES + i] = image[lane][c * plane + at + i] * a + b
+            if plane - at >= LANES:
+                transpose_bytes(image, c * plane + at, square)
             else:
-                for lane in range(LANES):
-                    for i in range(n):
-                        rows[lane * LANES + i] = image[lane][c * plane + at + i] * a + b
-            transpose(rows, LANES, square, LANES)
+                for i in range(plane - at):
+                    for lane in range(LANES):
+                        square[i * LANES + lane] = image[lane][c * plane + at + i]
             h = at // W
             j = at % W
-            for i in range(n):
+            for i in range(min(LANES, plane - at)):
+                yp = y + c * op.args[4].plane + h * op.args[4].row + j * LANES
+                normalise_bytes(square + i * LANES, scale[c], shift[c], yp)
                 for lane in range(place.images, LANES):
-                    square[i * LANES + lane] = 0
-                memcpy(y + c * op.args[4].plane + h * op.args[4].row + j * LANES, square + i * LANES,
-                       LANES * sizeof(real))
+                    yp[lane] = 0
                 j += 1
                 if j == W:
                     j = 0

@@ -13,6 +13,8 @@ from cnn import parameter, shapes
 from cnn.memory import zeros
 from cnn.plan import Program
 
+APART = 4096        # numbers: parameters side by side that are updated together
+
 
 class Optimizer:
     """Base class.
@@ -129,11 +131,13 @@ class Optimizer:
         program.on_run(advance)
 
     def _trainable(self):
-        """Where in the flat arrays the parameters lie that require gradients: (group, first, last), merged."""
+        """Where in the flat arrays the parameters lie that require gradients: (group, first, last). Small ones are
+        merged; large ones are not, because cut by itself each meets the threads that have computed its gradient."""
         ranges, at = [], 0
         for group in self._groups:
             for p in group.params:
-                if p.requires_grad and ranges and ranges[-1][0] is group and ranges[-1][2] == at:
+                if (p.requires_grad and ranges and ranges[-1][0] is group and ranges[-1][2] == at
+                        and at + p.size - ranges[-1][1] <= APART):
                     ranges[-1][2] = at + p.size
                 elif p.requires_grad:
                     ranges.append([group, at, at + p.size])

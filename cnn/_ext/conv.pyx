@@ -20,8 +20,8 @@ cnn/reference.py.
 from libc.string cimport memcpy, memset
 
 from cnn._ext.op cimport Op, Place, array, begin, end
-from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, integer, prefetch_write, real, vec, vec_load, vec_relu,
-                           vec_splat, vec_store, vec_sum, vec_sum4)
+from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, integer, prefetch_second, prefetch_write, real, vec, vec_load,
+                           vec_relu, vec_splat, vec_store, vec_sum, vec_sum4)
 from cnn._ext.window cimport window_row
 
 cdef extern from *:
@@ -734,6 +734,9 @@ cdef void linear_dw(const Op* op, const Place* place) noexcept nogil:
             for k in range(kt):     # what the update is about to write lies in other cores' caches, too
                 for n in range(pixels):
                     prefetch_write(w + (at + k) * C + (p + n) * LANES)
+            for n in range(place.total * i // tiles, place.total * (i + 1) // tiles):   # x of the next pixels
+                for k in range(min(pixels, whole - p - pixels)):
+                    prefetch_second(x + image[n] + (p + pixels + k) * LANES)
             SWEEP[kt](&s)
             at += kt
         p += pixels

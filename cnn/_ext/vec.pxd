@@ -79,6 +79,7 @@ cdef extern from *:
     typedef ivec loose_ivec __attribute__((aligned(sizeof(real))));
 
     #define prefetch_write(p) __builtin_prefetch(p, 1)
+    #define prefetch_second(p) __builtin_prefetch(p, 0, 2)    /* into the second cache */
     #define vec_load(p) (*(const loose_vec*)(p))
     #define vec_store(p, v) (*(loose_vec*)(p) = (v))
     #define vec_splat(s) ((vec){0} + (real)(s))
@@ -179,6 +180,7 @@ cdef extern from *:
         ROWV
         TILE_VECS
         EXP_TERMS
+    void prefetch_second(const real* p) nogil
     void prefetch_write(const real* p) nogil
     vec vec_load(const real* p) nogil
     void vec_store(real* p, vec v) nogil

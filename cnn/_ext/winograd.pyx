@@ -19,7 +19,7 @@ Tiles are those of interpolation at 0, 1, -1, 2, -2 and infinity (n = 6: F(4x4, 
 0, 1, -1 and infinity (n = 4: F(2x2, 3x3)). Each scalar here is a row of sixteen images, see vec.pxd.
 The plain-NumPy twin is `winograd_conv2d` in cnn/reference.py.
 """
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from cnn._ext.normed cimport Normed, normed_input, read_normed
 from cnn._ext.op cimport Op, Place, array, begin, end
@@ -935,10 +935,10 @@ cdef void winograd_rows_dx(const Op* op, const Place* place) noexcept nogil:
 
 
 cdef void winograd_rows_weights(const Op* op, const Place* place) noexcept nogil:
-    """U[f, k, c, r] = G w, each number where `to` says."""
+    """U[f] = G w, the rows of w in the order `row`."""
     cdef const real* w = <const real*>array(op, 0, place)        # IN  (rows, R)
-    cdef const int* to = <const int*>array(op, 1, place)         # IN  (N, rows) where U goes
-    cdef real* u = <real*>array(op, 2, place)                    # OUT (N * rows,)
+    cdef const int* row = <const int*>array(op, 1, place)        # IN  (rows,)
+    cdef real* u = <real*>array(op, 2, place)                    # OUT (N, rows)
     cdef Py_ssize_t rows = op.n[0], first = place.task * ROWS_EACH, last = min(first + ROWS_EACH, rows), lane, n
     cdef vec line[6]
     cdef vec done[6]
@@ -949,7 +949,7 @@ cdef void winograd_rows_weights(const Op* op, const Place* place) noexcept nogil
         n = min(LANES, last - first)
         for lane in range(n):
             for i in range(R):
-                numbers[i * LANES + lane] = w[(first + lane) * R + i]
+                numbers[i * LANES + lane] = w[row[first + lane] * R + i]
         for q in range(ROWV):
             for i in range(R):
                 line[i] = vec_load(numbers + i * LANES + q * VL)
@@ -957,8 +957,7 @@ cdef void winograd_rows_weights(const Op* op, const Place* place) noexcept nogil
             for i in range(N):
                 vec_store(numbers + i * LANES + q * VL, done[i])
         for i in range(N):
-            for lane in range(n):
-                u[to[i * rows + first + lane]] = numbers[i * LANES + lane]
+            memcpy(u + i * rows + first, numbers + i * LANES, n * sizeof(real))
         first += LANES
 
 
@@ -1067,7 +1066,7 @@ KERNELS = {
     "winograd_rows_pool": (<size_t>&winograd_rows_pool, ("p", "b", "y", "index", "rows"),
                            ("outputs", "width", "wide", "relu", "win_h", "win_w", "out_h", "out_w"), ()),
     "winograd_rows_dy": (<size_t>&winograd_rows_dy, ("dy", "d"), ("outputs", "out_h", "wide", "out_w"), ()),
-    "winograd_rows_weights": (<size_t>&winograd_rows_weights, ("w", "to", "u"), ("rows",), ()),
+    "winograd_rows_weights": (<size_t>&winograd_rows_weights, ("w", "row", "u"), ("rows",), ()),
     "winograd_rows_dw": (<size_t>&winograd_rows_dw, ("du", "dw"), ("rows", "step"), ()),
     "winograd": (<size_t>&winograd, ("x", "u", "b", "y", "zero", "v", "p"),
                  (*CONVOLUTION, "chunk", "kt", "padded", "group", "relu"), ()),

@@ -100,9 +100,8 @@ def _packing(program, w, g):
     rows = g.outputs * g.channels * g.kernel[0]
 
     def pack(order):
-        to = np.empty(len(order), np.int32)
-        to[order] = np.arange(len(order), dtype=np.int32)
+        row = order[:rows].astype(np.int32)     # the same in every group
         return program.prepare("winograd_rows_weights",
-                               lambda u: dict(w=w, to=to, u=u, rows=rows), len(order),
+                               lambda u: dict(w=w, row=row, u=u, rows=rows), len(order),
                                program.kernels.winograd.rows_tasks(rows))
     return pack

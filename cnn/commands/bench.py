@@ -272,6 +272,28 @@ def bench_latency(net, rounds, seconds, with_torch):
     return result
 
 
+def bench_scaling(net, batch, rounds, seconds):
+    """Time a training step with one thread and with all, in turn."""
+    most = threads.get_num_threads()
+    steps = our_step(net, batch)[0]
+    rates = {1: [], most: []}
+    for turn in range(rounds + 1):
+        for number in rates:
+            threads.set_num_threads(number)
+            steps(1)
+            rate = batch * time_steps(steps, seconds)
+            if turn:        # the first one warms up
+                rates[number].append(rate)
+    threads.set_num_threads(most)
+    ratio = median_spread([b / a for a, b in zip(rates[1], rates[most], strict=True)])
+    print(f"{net}, batch {batch}, {rounds} rounds: median (lowest to highest)")
+    for number, values in rates.items():
+        print(f"  {number:>3d} thread{'s' if number > 1 else ' '}          {show(median_spread(values), 'images/s')}")
+    print(f"  ratio {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})")
+    return {"net": net, "batch": batch, "rounds": rounds, "ratio": ratio,
+            "images_per_second": {str(number): median_spread(values) for number, values in rates.items()}}
+
+
 def bench_kernels(net, batch):
     """Time every operation of a training step by itself, on one thread: GFLOPS by the plain formulas (Winograd's
     algorithm may exceed the peak), GB/s of the tensors that the others read and write."""
@@ -312,6 +334,7 @@ def main(arguments=None, prog=None):
     p.add_argument("--seconds", type=float, default=0.5, help="of each contender in a round; default: %(default)s")
     p.add_argument("--kernels", action="store_true", help="time every operation of a step instead")
     p.add_argument("--latency", action="store_true", help="time one image through the network instead")
+    p.add_argument("--scaling", action="store_true", help="compare one thread with all instead")
     p.add_argument("--no-torch", action="store_true", help="do not compare with PyTorch")
     p.add_argument("--json", metavar="FILE", help="write the figures to a file too")
     given = p.parse_args(arguments)
@@ -326,7 +349,7 @@ def main(arguments=None, prog=None):
             make(given.net)
     except (TypeError, ValueError) as error:
         p.exit(1, f"{p.prog}: {error}\n")
-    with_torch = not given.no_torch and not given.kernels
+    with_torch = not (given.no_torch or given.kernels or given.scaling)
     versions = {"python": platform.python_version(), "numpy": np.__version__}
     if with_torch:
         try:
@@ -342,6 +365,8 @@ def main(arguments=None, prog=None):
         result.update(bench_kernels(given.net, given.batch))
     elif given.latency:
         result.update(bench_latency(given.net, given.rounds, given.seconds, with_torch))
+    elif given.scaling:
+        result.update(bench_scaling(given.net, given.batch, given.rounds, given.seconds))
     else:
         result.update(bench_net(given.net, given.batch, given.rounds, given.seconds, with_torch))
     if given.json:

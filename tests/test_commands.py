@@ -1,5 +1,6 @@
 """The command `cnn` and the files in scripts/: the same code under two names."""
 
+import json
 import re
 import runpy
 import sys
@@ -130,3 +131,26 @@ def test_data_that_no_run_can_use(tmp_path, capsys, monkeypatch, arguments, word
     said = capsys.readouterr().err
     assert said.startswith("cnn train: ") and words in said
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("options, wanted", [
+    (["--no-torch", "--batch", "20"], {"batch": 20, "threads": 2}),
+    (["--scaling", "--batch", "20"], {"batch": 20, "rounds": 2}),
+    (["--latency", "--no-torch"], {"threads": 2}),
+    (["--kernels", "--batch", "20"], {"batch": 20}),
+])
+def test_bench_prints_and_writes_its_figures(options, wanted, tmp_path, capsys, set_threads):
+    set_threads(2)
+    main(["bench", *options, "--rounds", "2", "--seconds", "0.001", "--json", str(tmp_path / "figures.json")])
+    said, figures = capsys.readouterr().out, json.loads((tmp_path / "figures.json").read_text())
+    assert "lenet5" in said and figures.items() >= {"net": "lenet5", **wanted}.items()
+    if "--scaling" in options:
+        rates = figures["images_per_second"]
+        assert list(rates) == ["1", "2"] and cnn.get_num_threads() == 2
+        assert figures["ratio"]["low"] <= figures["ratio"]["median"] <= figures["ratio"]["high"]
+        assert all(0 < rate["low"] <= rate["median"] <= rate["high"] for rate in rates.values())
+
+
+def test_bench_refuses_what_it_cannot_time(capsys):
+    ends(1, "bench", "--rounds", "0")
+    assert "--rounds must be at least 1, got 0" in capsys.readouterr().err

@@ -128,7 +128,7 @@ class Slot:
 
 
 class Table:
-    """An array with a row for each step of a run (or block, or shard), whose numbers Python sets."""
+    """An array with a row for each step of a run (or block, shard, thread)."""
 
     def __init__(self, array, per):
         self.array, self.per = array, per
@@ -137,12 +137,12 @@ class Table:
         return self.array.ctypes.data, self.array.strides[0], self.per, 0, 0
 
 
-class Copies:
-    """A flat array with one copy for each shard (or block, or thread)."""
+class Copies(Table):
+    """One with rows of `size` numbers, which there are as soon as a program knows how many it needs."""
 
     def __init__(self, size, dtype, per):
-        self.size, self.dtype, self.per = size, dtype, per
-        self.array = None
+        super().__init__(None, per)
+        self.size, self.dtype = size, dtype
 
     def allocate(self, copies):
         if self.array is None:
@@ -152,9 +152,6 @@ class Copies:
     def step(self):
         """Numbers from one copy to the next."""
         return self.array.shape[1]
-
-    def argument(self):
-        return self.array.ctypes.data, self.array.strides[0], self.per, 0, 0
 
 
 class _Segment:

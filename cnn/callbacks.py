@@ -279,7 +279,7 @@ class BestCheckpoint(_Best):
 
 
 class TimeLimit(Callback):
-    """Ends training after the first step that ends so many minutes after the start of `fit`.
+    """Ends training once so many minutes have passed since the start of `fit`, after the steps at hand.
 
     clock: what tells the time in seconds.
     """
@@ -370,7 +370,7 @@ class Interrupted(Exception):
 
 
 class StopOnSignal(Callback):
-    """On Ctrl-C or SIGTERM finishes the step, writes a checkpoint, and raises Interrupted out of `fit`.
+    """On Ctrl-C or SIGTERM finishes the steps at hand, writes a checkpoint, and raises Interrupted out of `fit`.
 
     A second signal stops at once, as it does without this. checkpoint: a Checkpoint, which comes before this among
     the callbacks. It listens within a `with` block, in the main thread only.

@@ -1,6 +1,6 @@
 """Moving numbers between layouts: NCHW arrays and blocks, weights and packed weights, shards and sums."""
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from cnn._ext.op cimport CHUNK, Op, Place, array, begin, end
 from cnn._ext.vec cimport LANES, integer, real, transpose

@@ -39,6 +39,10 @@ def show(figures, unit):
     return f"{figures['median']:>9,.0f} {unit} ({figures['low']:,.0f} to {figures['high']:,.0f})"
 
 
+def show_ratio(figures):
+    return f"{figures['median']:.2f} ({figures['low']:.2f} to {figures['high']:.2f})"
+
+
 # ---------------------------------------------------------------- the machine's peak
 
 def peak_program(n_threads):
@@ -230,8 +234,7 @@ def bench_net(net, batch, rounds, seconds, with_torch):
             result[name] = median_spread(rates[name])
             print(f"  {'torch ' + name:<20s}{show(result[name], 'images/s')}")
         result["ratio"] = median_spread(ratios)
-        print(f"  ratio to PyTorch's better {result['ratio']['median']:.2f} ({result['ratio']['low']:.2f} to "
-              f"{result['ratio']['high']:.2f})")
+        print(f"  ratio to PyTorch's better {show_ratio(result['ratio'])}")
     return result
 
 
@@ -267,8 +270,7 @@ def bench_latency(net, rounds, seconds, with_torch):
         print(f"  {name:<20s}{show(value, 'us')}")
     if with_torch:
         result["ratio"] = median_spread([b / a for a, b in zip(times["cnn"], times["torch"], strict=True)])
-        print(f"  PyTorch's time by ours {result['ratio']['median']:.2f} ({result['ratio']['low']:.2f} to "
-              f"{result['ratio']['high']:.2f})")
+        print(f"  PyTorch's time by ours {show_ratio(result['ratio'])}")
     return result
 
 
@@ -286,12 +288,13 @@ def bench_scaling(net, batch, rounds, seconds):
                 rates[number].append(rate)
     threads.set_num_threads(most)
     ratio = median_spread([b / a for a, b in zip(rates[1], rates[most], strict=True)])
+    figures = {number: median_spread(values) for number, values in rates.items()}
     print(f"{net}, batch {batch}, {rounds} rounds: median (lowest to highest)")
-    for number, values in rates.items():
-        print(f"  {number:>3d} thread{'s' if number > 1 else ' '}          {show(median_spread(values), 'images/s')}")
-    print(f"  ratio {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})")
+    for number, value in figures.items():
+        print(f"  {number:>3d} thread{'s' if number > 1 else ' '}          {show(value, 'images/s')}")
+    print(f"  ratio {show_ratio(ratio)}")
     return {"net": net, "batch": batch, "rounds": rounds, "ratio": ratio,
-            "images_per_second": {str(number): median_spread(values) for number, values in rates.items()}}
+            "images_per_second": figures}
 
 
 def bench_kernels(net, batch):

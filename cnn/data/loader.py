@@ -9,7 +9,7 @@ from .transforms import apply, draw, drawable
 _ORDER, _TRANSFORM = 0, 1
 
 # Batches are transformed, or what happens to them is drawn, several at a time, about so many bytes: a call costs
-# Python and a pool of threads that has gone to sleep up to 450 microseconds, where a step of LeNet-5 takes 750.
+# Python and a pool of threads that has gone to sleep up to 450 microseconds, where a step of LeNet-5 takes 550.
 _TOGETHER = 2**22
 
 

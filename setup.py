@@ -101,7 +101,7 @@ def extensions():
     directives = {"language_level": 3, "boundscheck": debug, "wraparound": debug, "cdivision": not debug,
                   "initializedcheck": debug, "embedsignature": True}
     modules = [Extension(f"cnn._ext.{name}", [str(SOURCES / f"{name}.pyx")])
-               for name in ("cpu", "executor", *KERNEL_MODULES)]
+               for name in ("cpu", "executor", "guard", *KERNEL_MODULES)]
     built = cythonize(modules, build_dir=str(GENERATED), compiler_directives=directives)
     result = [ext for ext in built if ext.name.rpartition(".")[2] not in KERNEL_MODULES]
     for name in KERNEL_MODULES:

@@ -6,7 +6,8 @@ import numpy as np
 
 from cnn import shapes
 from cnn.callbacks import Callback
-from cnn.plan import Program
+from cnn.plan import Program, circumstances
+from cnn.programs import Pool, Use, guards
 
 
 class EMA(Callback):
@@ -38,10 +39,15 @@ class EMA(Callback):
         self.decay = decay if callable(decay) else shapes.number(name, "decay", decay, 0, 1)
         self.every = shapes.integer(name, "every", every, 1)
         self.warmup, self.apply = bool(warmup), bool(apply)
-        self.steps = 0      # steps counted so far
+        self._steps = np.zeros(1, np.int64)
         self._average = {key: array.copy() for key, array in self._arrays().items()}
         self._now = np.zeros(1)
-        self._program = None
+        self._programs = Pool()
+
+    @property
+    def steps(self):
+        """Steps counted so far (int)."""
+        return int(self._steps[0])
 
     def on_step_end(self, trainer):
         self.update()
@@ -55,28 +61,35 @@ class EMA(Callback):
 
     def update(self):
         """Count a step, and average if it is time to."""
-        self.steps += 1
-        if self.steps % self.every:
+        name, steps = type(self).__name__, self.steps + 1
+        if steps % self.every:
+            self._steps[0] = steps
             return
-        name = type(self).__name__
-        decay = shapes.number(name, "decay", self.decay(self.steps), 0, 1) if callable(self.decay) else self.decay
+        decay = shapes.number(name, "decay", self.decay(steps), 0, 1) if callable(self.decay) else self.decay
         if self.warmup:
-            updates = self.steps // self.every - 1
+            updates = steps // self.every - 1
             decay = min(decay, (1 + updates) / (10 + updates))
         self._now[0] = decay
-        if self._program is None or not self._program.fits(0):
-            self._program = self._written()
-        self._program.run(0)
+        use = Use(name)
+        try:
+            use.take(guards(self.model.parameters()), alone=True)
+            self._programs.run((self.model.made_of(), circumstances()), self._written)
+        finally:
+            use.leave()
 
     @contextmanager
     def applied(self):
-        """The model holds the averages meanwhile, in the same arrays, and what it held before afterwards."""
+        """The model holds the averages meanwhile, in the same arrays, and what it held before afterwards; other threads
+        cannot use it."""
+        use = Use(type(self).__name__, whole=True)
         before = {key: array.copy() for key, array in self._arrays().items()}
-        self._copy_in(self._average)
         try:
+            use.take(guards(self.model.parameters()), alone=True)
+            self._copy_in(self._average)
             yield
         finally:
             self._copy_in(before)
+            use.leave()
 
     def _copy_in(self, values):
         for key, array in self._arrays().items():
@@ -94,12 +107,14 @@ class EMA(Callback):
 
     def _written(self):
         """The program of an update, a single pass over all arrays."""
-        program = Program(self.model.dtype, 1)
+        program, now, copy_back = Program(self.model.dtype, 1), self._now, self.copy_back
+        program.count(self._steps)
         for key, array in self._arrays().items():
             self._average[key] = slow = self._average[key].astype(array.dtype, copy=False)
             program.before("average", lambda array=array, slow=slow: dict(
-                slow=slow, w=array, decay=self._now, count=array.size, copy_back=self.copy_back),
+                slow=slow, w=array, decay=now, count=array.size, copy_back=copy_back),
                 program.kernels.pack.chunks(array.size))
+        program.compile()
         return program
 
     def state_dict(self):
@@ -122,7 +137,7 @@ class EMA(Callback):
                   for key, array in self._average.items()}
         for key, array in self._average.items():
             array[...] = values[key]
-        self.steps = steps
+        self._steps[0] = steps
 
 
 class Lookahead(EMA):

@@ -5,8 +5,7 @@ order; results are new C-contiguous arrays. Sizes are an int or a pair (height, 
 empty. TypeError is raised for a wrong dtype or kind of argument, ValueError for a wrong shape or value,
 naming the function, the argument and what would be right.
 """
-import threading
-from collections import OrderedDict
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from cnn import shapes
 from cnn.ops import conv, loss, norm, pointwise, pool
 from cnn.ops import linear as linear_ops
 from cnn.plan import Program, Slot, circumstances
+from cnn.programs import Pool
 
 __all__ = ["adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "avg_pool2d",
            "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "conv2d", "conv2d_backward", "cross_entropy",
@@ -21,22 +21,26 @@ __all__ = ["adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_
            "log_softmax_backward", "max_pool2d", "max_pool2d_backward", "mse_loss", "relu", "relu_backward", "sigmoid",
            "sigmoid_backward", "silu", "silu_backward", "softmax", "softmax_backward", "tanh", "tanh_backward"]
 
-_cache = threading.local()      # programs of this Python thread: their arrays must not be shared
-_CACHED = 8
+_programs = Pool()
 
 
+@contextmanager
 def _program(key, dtype, images, write):
-    """The program that `write(program)` writes, from the cache if it was used lately."""
-    programs = _cache.__dict__.setdefault("programs", OrderedDict())
+    """A program that `write(program)` writes, this caller's until the end of the `with`."""
     key = (*key, dtype, circumstances())
-    program = programs.pop(key, None)
-    if program is None or program.images < images:
+
+    def make():
         program = Program(dtype, images)
         write(program)
-    programs[key] = program
-    if len(programs) > _CACHED:
-        programs.popitem(last=False)
-    return program
+        program.compile()
+        return program
+
+    program = None
+    try:
+        program = _programs.take(key, images, make)
+        yield program
+    finally:
+        _programs.give(key, program)
 
 
 def _convolution(name, x_shape, w, stride, padding, dilation, groups):
@@ -74,9 +78,9 @@ def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
     def write(program):
         t = program.input(*x.shape[1:])
         program.output(conv.conv2d(program, t, Slot("w"), None if b is None else Slot("b"), g)[0])
-    program = _program(("conv2d", g, b is None), x.dtype, len(x), write)
     y = np.empty((len(x), len(w), *g.out), x.dtype)
-    program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
+    with _program(("conv2d", g, b is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
     return y
 
 
@@ -96,9 +100,9 @@ def conv2d_backward(dy, x, w, stride=1, padding=0, dilation=1, groups=1, need_dx
         tdx = conv.conv2d_backward(program, tdy, tx, Slot("w"), g, Slot("dw"), Slot("db"), need_dx)
         if need_dx:
             program.output(tdx, "dx")
-    program = _program(("conv2d_backward", g, bool(need_dx)), x.dtype, len(x), write)
     dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(len(w), x.dtype)
-    program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
+    with _program(("conv2d_backward", g, bool(need_dx)), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
     return dx, dw, db
 
 
@@ -145,8 +149,8 @@ def _max_pool(name, x, win, key):
         t, index = pool.max_pool2d(program, program.input(*x.shape[1:]), win)
         program.output(t)
         program.add("unpack_index", lambda: dict(x=index, y=Slot("indices"), size=int(np.prod(shape[1:]))))
-    program = _program((name, x.shape[1], key), x.dtype, len(x), write)
-    program.run(len(x), x=x, y=y, indices=indices)
+    with _program((name, x.shape[1], key), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, y=y, indices=indices)
     return y, indices
 
 
@@ -163,17 +167,17 @@ def max_pool2d_backward(dy, indices, input_shape):
     if indices.size and not 0 <= indices.min() <= indices.max() < height * width:
         raise ValueError(f"{name}: indices must lie in [0, {height * width}), got {indices.min()} to "
                          f"{indices.max()}")
-    dx = np.zeros((*dy.shape[:2], height, width), dy.dtype)
+    dx, size = np.zeros((*dy.shape[:2], height, width), dy.dtype), int(np.prod(dy.shape[1:]))
     if dy.size == 0:
         return dx
 
     def write(program):
         t = program.input(*dy.shape[1:], name="dy")
         index = program.tensor(*dy.shape[1:], integer=True)
-        program.add("pack_index", lambda: dict(x=Slot("indices"), y=index, size=int(np.prod(dy.shape[1:]))))
+        program.add("pack_index", lambda: dict(x=Slot("indices"), y=index, size=size))
         program.output(pool.max_pool2d_scatter(program, t, index, height, width), "dx")
-    program = _program((name, dy.shape[1:], height, width), dy.dtype, len(dy), write)
-    program.run(len(dy), dy=dy, indices=indices, dx=dx)
+    with _program((name, dy.shape[1:], height, width), dy.dtype, len(dy), write) as program:
+        program.run(len(dy), dy=dy, indices=indices, dx=dx)
     return dx
 
 
@@ -238,9 +242,9 @@ def _avg_pool(name, x, win, key):
     y = np.empty(_pooled(name, x.shape, win), x.dtype)
     if y.size == 0:
         return y
-    program = _program((name, x.shape[1], key), x.dtype, len(x), lambda program: program.output(
-        pool.avg_pool2d(program, program.input(*x.shape[1:]), win)))
-    program.run(len(x), x=x, y=y)
+    with _program((name, x.shape[1], key), x.dtype, len(x), lambda program: program.output(
+        pool.avg_pool2d(program, program.input(*x.shape[1:]), win))) as program:
+        program.run(len(x), x=x, y=y)
     return y
 
 
@@ -249,9 +253,9 @@ def _avg_pool_backward(name, dy, win, key):
     dx = np.empty((*dy.shape[:2], win["height"], win["width"]), dy.dtype)
     if dx.size == 0:
         return dx
-    program = _program((name, dy.shape[1], key), dy.dtype, len(dy), lambda program: program.output(
-        pool.avg_pool2d_backward(program, program.input(*dy.shape[1:], name="dy"), win), "dx"))
-    program.run(len(dy), dy=dy, dx=dx)
+    with _program((name, dy.shape[1], key), dy.dtype, len(dy), lambda program: program.output(
+        pool.avg_pool2d_backward(program, program.input(*dy.shape[1:], name="dy"), win), "dx")) as program:
+        program.run(len(dy), dy=dy, dx=dx)
     return dx
 
 
@@ -263,9 +267,9 @@ def linear(x, w, b=None):
     def write(program):
         t = program.input(x.shape[1], flat=True)
         program.output(linear_ops.linear(program, t, Slot("w"), None if b is None else Slot("b"), len(w)))
-    program = _program(("linear", w.shape, b is None), x.dtype, len(x), write)
     y = np.empty((len(x), len(w)), x.dtype)
-    program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
+    with _program(("linear", w.shape, b is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
     return y
 
 
@@ -280,9 +284,9 @@ def linear_backward(dy, x, w, need_dx=True):
         tdx = linear_ops.linear_backward(program, tdy, tx, Slot("w"), Slot("dw"), Slot("db"), need_dx)
         if need_dx:
             program.output(tdx, "dx")
-    program = _program(("linear_backward", w.shape, bool(need_dx)), x.dtype, len(x), write)
     dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(len(w), x.dtype)
-    program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
+    with _program(("linear_backward", w.shape, bool(need_dx)), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
     return dx, dw, db
 
 
@@ -331,9 +335,9 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
             kept = norm.Norm(*statistics, slots["w"], slots["b"], eps, relu=False)
         program.output(norm.normalise(program, t, kept))
     key = (name, x.shape[1:], bool(training), eps, *(slot is None for slot in slots.values()))
-    program = _program(key, x.dtype, len(x), write)
     y = np.empty_like(x)
-    program.run(len(x), x=x, y=y, factor=factor, **{what: a for what, a in arrays.items() if a is not None})
+    with _program(key, x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, y=y, factor=factor, **{what: a for what, a in arrays.items() if a is not None})
     if training:
         for what, value in running.items():
             given[what][...] = value
@@ -354,9 +358,9 @@ def batch_norm_backward(dy, x, weight=None, eps=1e-5):
         t, tdy = program.input(*x.shape[1:]), program.input(*x.shape[1:], name="dy")
         kept = norm.batch_statistics(program, t, None if w is None else Slot("w"), None, eps)
         program.output(norm.normalise_backward(program, tdy, t, kept, Slot("dw"), Slot("db")), "dx")
-    program = _program((name, x.shape[1:], eps, w is None), x.dtype, len(x), write)
     dx, dw, db = np.empty_like(x), np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
-    program.run(len(x), x=x, dy=dy, dx=dx, dw=dw, db=db, **({} if w is None else {"w": w}))
+    with _program((name, x.shape[1:], eps, w is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, dy=dy, dx=dx, dw=dw, db=db, **({} if w is None else {"w": w}))
     return dx, dw, db
 
 
@@ -389,9 +393,9 @@ def _pointwise(name, kernel, saved, arrays, **scalars):
             program.output(pointwise.forward(program, kernel, *tensors, **scalars), "out")
         else:
             program.output(pointwise.backward(program, kernel, *tensors, saved, **scalars), "out")
-    program = _program((name, kernel, width, *scalars.values()), dtype, count, write)
     out = np.empty(count * width, dtype)
-    program.run(count, out=out, **dict(zip(arrays, padded, strict=True)))
+    with _program((name, kernel, width, *scalars.values()), dtype, count, write) as program:
+        program.run(count, out=out, **dict(zip(arrays, padded, strict=True)))
     return out[:checked[0].size].reshape(shape)
 
 
@@ -510,9 +514,9 @@ def _over_channels(kernel, saved, arrays, dim):
         made = (pointwise.forward(program, kernel, *tensors) if saved is None
                 else pointwise.backward(program, kernel, *tensors, saved))
         program.output(made, "out")
-    program = _program((name, shape[1:]), dtype, len(checked[first]), write)
     out = np.empty(shape, dtype)
-    program.run(len(out), out=out, **checked)
+    with _program((name, shape[1:]), dtype, len(checked[first]), write) as program:
+        program.run(len(out), out=out, **checked)
     return out
 
 
@@ -565,11 +569,12 @@ def cross_entropy(logits, targets_, label_smoothing=0.0, weight=None):
         dz, program.loss, _ = loss.cross_entropy(program, z, Slot("total"), smoothing,
                                                  None if weight is None else Slot("weight"))
         program.output(dz)
-    program = _program((name, classes, smoothing, weight is None), logits.dtype, len(logits), write)
-    program.run(len(logits), x=logits, y=dlogits, target=target, total=total,
-                **({} if weight is None else {"weight": weight}))
+    with _program((name, classes, smoothing, weight is None), logits.dtype, len(logits), write) as program:
+        program.run(len(logits), x=logits, y=dlogits, target=target, total=total,
+                    **({} if weight is None else {"weight": weight}))
+        loss_sum = program.loss[:len(logits)].sum()
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.divide(program.loss[:len(logits)].sum(), total[0])), dlogits
+        return float(np.divide(loss_sum, total[0])), dlogits
 
 
 def mse_loss(prediction, target):
@@ -589,7 +594,8 @@ def mse_loss(prediction, target):
         y = program.input(*size, flat=flat)
         dy, program.loss = loss.mse(program, y, program.input(*size, flat=flat, name="t"))
         program.output(dy)
-    program = _program((name, prediction.shape[1:]), prediction.dtype, len(prediction), write)
-    program.run(len(prediction), x=prediction, t=target, y=gradient)
+    with _program((name, prediction.shape[1:]), prediction.dtype, len(prediction), write) as program:
+        program.run(len(prediction), x=prediction, t=target, y=gradient)
+        loss_sum = program.loss[:len(prediction)].sum()
     with np.errstate(invalid="ignore"):
-        return float(np.divide(program.loss[:len(prediction)].sum(), np.float64(prediction.size))), gradient
+        return float(np.divide(loss_sum, np.float64(prediction.size))), gradient

@@ -4,6 +4,7 @@ An optimizer lays its parameters side by side in one flat array and their gradie
 group, so that a step is a single pass over them. The rules stand in _ext/update.pyx; their NumPy twins in
 reference.py.
 """
+import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -11,7 +12,9 @@ import numpy as np
 
 from cnn import parameter, shapes
 from cnn.memory import zeros
-from cnn.plan import Program
+from cnn.plan import Program, circumstances
+from cnn.programs import Pool, Use, guards
+from cnn.watch import Stamp
 
 APART = 4096        # numbers: parameters side by side that are updated together
 
@@ -42,10 +45,17 @@ class Optimizer:
         if len({p.dtype for p in self.params}) > 1:
             raise ValueError(f"{name}: params must share one dtype, got "
                              f"{', '.join(sorted({str(p.dtype) for p in self.params}))}")
-        self.steps = 0      # updates made so far
+        self._steps = np.zeros(1, np.int64)
+        self._stamp, self._programs = Stamp(), Pool()
         self._data, self._grad = parameter.flatten(self.params)
         self.state = self._new_state(self._groups)
-        self._program = None
+
+    def __getstate__(self):     # programs are no state, and a copy's parameters are laid side by side when needed
+        own = {"_data", "_grad", "_programs", "_stamp"}
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state):
+        vars(self).update(state, _data=None, _grad=None, _programs=Pool(), _stamp=Stamp())
 
     def _group(self, entry, defaults):
         """The group that a dict describes."""
@@ -68,6 +78,11 @@ class Optimizer:
     @lr.setter
     def lr(self, value):
         self._lr = float(shapes.number(type(self).__name__, "lr", value, 0))
+
+    @property
+    def steps(self):
+        """Updates made so far (int)."""
+        return int(self._steps[0])
 
     @property
     def param_groups(self):
@@ -93,19 +108,32 @@ class Optimizer:
         return options
 
     def step(self):
-        """Update every parameter from its `grad`."""
-        if self._program is None or not self._program.fits(0):
+        """Update every parameter from its `grad`. Waits for other threads that are just using them."""
+        use = Use(type(self).__name__)
+        try:
+            use.take(guards(self.params), alone=True)
             self.settle()
-            self._program = Program(self._data.dtype, 1)
-            self.emit(self._program)
-        self._program.run(0)
+            use.take(guards(self.params), alone=True)       # they are others where the parameters have moved
+            self._programs.run((self.key(), circumstances()), self._written)
+        finally:
+            use.leave()
+
+    def _written(self):
+        program = Program(self._data.dtype, 1)
+        self.emit(program)
+        program.compile()
+        return program
+
+    def key(self):
+        """What a program with this optimizer's updates is made from, besides what is computed before them."""
+        return self._stamp.number, *(p.requires_grad for p in self.params)
 
     def emit(self, program, max_norm=None):
         """Add the update to a program, after everything that it holds so far; `settle` comes before.
 
         max_norm: scale all gradients down where their norm, taken together, is larger.
         """
-        chunks, now = program.kernels.pack.chunks, program.per_step(3)
+        chunks, now, data, grad = program.kernels.pack.chunks, program.per_step(3), self._data, self._grad
         ranges = [(group, slice(first, last), chunks(last - first)) for group, first, last in self._trainable()]
         if max_norm is not None:
             parts, first = np.zeros(max(1, sum(tasks for _, _, tasks in ranges))), 0
@@ -113,22 +141,24 @@ class Optimizer:
             for _, span, tasks in ranges:
                 part = parts[first:first + tasks]
                 program.before("square_sum", lambda span=span, part=part: dict(
-                    g=self._grad[span], part=part, count=span.stop - span.start), tasks)
+                    g=grad[span], part=part, count=span.stop - span.start), tasks)
                 first += tasks
             program.cut()
-            program.before("clip_factor", lambda: dict(part=parts, now=now, norm=self._norm, count=len(parts),
+            norm = self._norm
+            program.before("clip_factor", lambda: dict(part=parts, now=now, norm=norm, count=len(parts),
                                                        max_norm=max_norm), 1)
         program.cut()
         for group, span, tasks in ranges:
-            program.before(self.kernel, lambda group=group, span=span: dict(
-                w=self._data[span], g=self._grad[span], now=now, count=span.stop - span.start,
-                lr_scale=group.lr_scale, **self._arguments(group.options),
-                **{name: self.state[name][span] for name in self._buffers(group.options)}), tasks)
+            arguments = dict(w=data[span], g=grad[span], now=now, count=span.stop - span.start,
+                             lr_scale=group.lr_scale, **self._arguments(group.options),
+                             **{name: self.state[name][span] for name in self._buffers(group.options)})
+            program.before(self.kernel, lambda arguments=arguments: arguments, tasks)
+        # a program that referred to its optimizer would make a circle
+        optimizer, number = weakref.ref(self), program.count(self._steps)
 
-        def advance(step):
-            self.steps += 1
-            now.array[step] = self.lr, 1.0, self.steps      # no clipping, unless the program finds a factor
-        program.on_run(advance)
+        def begin(step):
+            now.array[step] = optimizer().lr, 1.0, number(step)     # no clipping, unless the program finds a factor
+        program.on_run(begin)
 
     def _trainable(self):
         """Where in the flat arrays the parameters lie that require gradients: (group, first, last). Small ones are
@@ -146,11 +176,12 @@ class Optimizer:
 
     def settle(self):
         """Lay the parameters side by side again where something else has moved them since."""
-        at = self._data.ctypes.data
+        at = 0 if self._data is None else self._data.ctypes.data
         for p in self.params:
             if p.data.ctypes.data != at or p.dtype != self._data.dtype:
                 self._data, self._grad = parameter.flatten(self.params)
                 self.state = {name: values.astype(self._data.dtype) for name, values in self.state.items()}
+                self._stamp.new()
                 return
             at += p.size * p.dtype.itemsize
 
@@ -191,14 +222,16 @@ class Optimizer:
         if len(saved) != len(self._groups):
             raise ValueError(f"{owner}: param_groups must be {len(self._groups)} groups, got {len(saved)}")
         groups = [self._loaded(owner, group, entry) for group, entry in zip(self._groups, saved, strict=True)]
+        self.settle()
         arrays = self._new_state(groups)
         if set(state) != {*numbers, *arrays}:
             raise ValueError(f"{owner}: state must have {', '.join((*numbers, *arrays))}, "
                              f"got {', '.join(map(str, state))}")
         for name, array in arrays.items():
             array[...] = shapes.array(owner, name, state[name], array.shape)
-        self.steps, self.lr, self._groups, self.state = steps, lr, groups, arrays
-        parameter.layout += 1       # programs that know the options and the arrays from before are stale
+        self.lr, self._groups, self.state = lr, groups, arrays
+        self._steps[0] = steps
+        self._stamp.new()       # programs know the options and the arrays from before
 
     def _loaded(self, owner, group, entry):
         """The group with the options of an entry of `state_dict`."""

@@ -2,9 +2,9 @@
 import numpy as np
 
 from cnn import shapes
+from cnn._ext.guard import Guard
 from cnn.memory import zeros
-
-layout = 0      # counts how often parameters have moved, so that programs know when addresses are stale
+from cnn.watch import Stamp
 
 
 class Parameter:
@@ -13,7 +13,8 @@ class Parameter:
     data: float32 or float64 array. Assigning to `data` copies into place, so that the arrays that the
         kernels and the optimizer know stay the same.
     grad: array of the same shape and dtype, set (not added to) by each backward pass.
-    requires_grad: whether the backward pass computes `grad`, and an optimizer changes the parameter.
+    requires_grad: whether the backward pass computes `grad`, and an optimizer changes the parameter; False while it
+        belongs to a layer that is frozen.
     lr_scale: by how much `optim.parameter_groups` multiplies its learning rate; 1 unless a model sets it.
 
     Raises TypeError for what is no array of floats, ValueError for a wrong shape.
@@ -24,8 +25,10 @@ class Parameter:
         self._data = zeros(data.shape, data.dtype)
         self._data[...] = data
         self._grad = zeros(data.shape, data.dtype)
-        self._requires_grad = requires_grad
+        self._requires_grad, self._frozen = bool(requires_grad), False
         self.lr_scale = 1.0
+        self._stamp = Stamp()       # a new one whenever it moves
+        self._guard = None          # who reads and changes it: one for all parameters of an optimizer
 
     @property
     def data(self):
@@ -53,14 +56,11 @@ class Parameter:
 
     @property
     def requires_grad(self):
-        return self._requires_grad
+        return self._requires_grad and not self._frozen
 
     @requires_grad.setter
     def requires_grad(self, value):
-        global layout
-        if bool(value) != self._requires_grad:
-            self._requires_grad = bool(value)
-            layout += 1
+        self._requires_grad = bool(value)
 
     @property
     def shape(self):
@@ -79,10 +79,16 @@ class Parameter:
 
     def _move(self, data, grad):
         """Live in these arrays from now on, with the values there are."""
-        global layout
         data[...], grad[...] = self._data, self._grad
         self._data, self._grad = data, grad
-        layout += 1
+        self._stamp.new()
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name not in ("_stamp", "_guard")}
+
+    def __setstate__(self, state):
+        vars(self).update(state, _stamp=Stamp(), _guard=None)
+        self._move(zeros(self.shape, self.dtype), zeros(self.shape, self.dtype))
 
     def to(self, dtype):
         """Change the number type, in place."""
@@ -93,8 +99,6 @@ class Parameter:
 
 def converted(buffers, dtype):
     """A layer's other arrays, by name, with all floats of them in another number type."""
-    global layout
-    layout += bool(buffers)
     return {name: array.astype(_float(name, dtype)) if array.dtype in shapes.FLOATS else array
             for name, array in buffers.items()}
 
@@ -115,9 +119,10 @@ def flatten(parameters):
     if len(kinds) != 1:
         raise ValueError(f"flatten: parameters must share one dtype, got {sorted(map(str, kinds))}")
     total = sum(p.size for p in parameters)
-    data, grad = zeros(total, *kinds), zeros(total, *kinds)
+    data, grad, guard = zeros(total, *kinds), zeros(total, *kinds), Guard()
     at = 0
     for p in parameters:
+        p._guard = guard
         p._move(data[at:at + p.size].reshape(p.shape), grad[at:at + p.size].reshape(p.shape))
         at += p.size
     return data, grad

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from cnn import _ext, parameter, shapes, threads, winograd
+from cnn import _ext, shapes, threads, winograd
 from cnn._ext import executor
 from cnn.memory import zeros
 from cnn.windows import LANES
@@ -164,6 +164,24 @@ class _Segment:
         self.ops = []       # (kernel name, function that returns the arguments, tasks)
 
 
+class _Phase:
+    """What one run does: segments of operations, functions to call before it, arrays that count its steps."""
+
+    def __init__(self):
+        self.segments, self.hooks, self.counters = [], [], []
+
+
+class _Compiled:
+    """A phase as the executor takes it. `slots`: by name the (operation, argument) pairs to which the address of the
+    array of that name goes. `arrays`: all whose addresses are in the operations. `threads`: the most of any use."""
+
+    def __init__(self, phase, ops, table, slots, arrays, threads):
+        self.phase, self.ops, self.table, self.slots, self.arrays = phase, ops, table, slots, arrays
+        self.threads = threads
+        self.addresses = ops.ctypes.data, table.ctypes.data, len(table)
+        self.counters = tuple(counter.ctypes.data for counter in phase.counters)
+
+
 class Program:
     """Operations on batches of up to `images` images, in one or more phases.
 
@@ -173,24 +191,40 @@ class Program:
     keep: whether activations stay after a run (one copy for each block), as a backward phase that is
         run by itself needs them. Otherwise a thread has one copy, which stays in its cache, of those that
         are not used on both sides of a `cut`.
+    gradients: whether there is to be a backward pass, in this phase or another.
+    watch: called with (layer, x, y) for each layer that is written; such a program is not for running.
+
+    One thread at a time may run it. A phase exists once it is compiled: what an exception cuts short is not kept.
     """
 
-    def __init__(self, dtype, images, keep=False, steps=1):
+    def __init__(self, dtype, images, keep=False, steps=1, gradients=False, watch=None):
         self.dtype = np.dtype(dtype)
         self.kernels = _ext.kernels(self.dtype)
-        self.images, self.keep, self.steps = images, keep, steps
+        self.images, self.keep, self.steps, self.gradients, self.watch = images, keep, steps, gradients, watch
         self.threads = threads.get_num_threads()
-        self.layout = parameter.layout
         self.blocks = max(1, -(-images // LANES))
         self.shards = min(self.blocks, MAX_SHARDS)
         self.batch = 0      # images of the run at hand
-        self.hooks = {}
-        self._phases = {}
-        self._segments = None
+        self.nbytes = self._fixed = 0       # bytes of its own arrays; those of `zeros`
+        self._drafts = {}   # phases that are not compiled yet
         self._compiled = {}
-        self._bound = {}
         self._arrays = []
+        self._filled = set()
         self.begin("forward")
+
+    def write_layer(self, layer, x, **more):
+        """Have a layer add its operations: returns y and the function that adds those of its backward pass."""
+        y, backward = layer.emit(self, x, **more)
+        if self.watch is not None:
+            self.watch(layer, x, y)
+        return y, backward
+
+    def close(self):
+        """Let go of everything: a program is a circle of references, which would keep its memory for a while."""
+        for container in (self._drafts, self._compiled, self._arrays):
+            container.clear()
+        self._phase = self.watch = None
+        vars(self).pop("backward", None)
 
     # ------------------------------------------------------------ arrays
 
@@ -256,6 +290,22 @@ class Program:
             return dict(ahead=Table(table, PER_BLOCK), ahead_size=table.shape[1])
         return arguments
 
+    def zeros(self, count):
+        """An array of its own, whatever the number of threads and blocks."""
+        array = zeros(count, self.dtype)
+        self._fixed += array.nbytes
+        return array
+
+    def gradient(self, owner, name, parameter):
+        """Where the gradient of a parameter goes, or None where it is not wanted. Raises ValueError where something
+        else in this phase has filled it already."""
+        if parameter is None or not parameter.requires_grad:
+            return None
+        if id(parameter) in self._filled:
+            raise ValueError(repeated(owner, name))
+        self._filled.add(id(parameter))
+        return parameter.grad
+
     def _own(self, array):
         self._arrays.append(array)
         return array
@@ -263,12 +313,10 @@ class Program:
     # ------------------------------------------------------------ writing
 
     def begin(self, phase):
-        """Add what follows to this phase, which `run` names."""
-        self._segments = self._phases.setdefault(phase, [])
-        self.hooks.setdefault(phase, [])
-        self._phase = phase
-        if not self._segments:
-            self.cut()
+        """Add what follows to this phase, which `run` names; what an earlier attempt added is gone."""
+        self._phase = self._drafts[phase] = _Phase()
+        self._segments, self._filled = self._phase.segments, set()
+        self.cut()
 
     def cut(self):
         """Wait for the whole batch: what follows may use what all blocks have computed."""
@@ -288,45 +336,65 @@ class Program:
 
     def on_run(self, function):
         """Call `function(step)` before a run of this phase for each of its steps, from 0; `batch` tells how many
-        images they have."""
-        self.hooks[self._phase].append(function)
+        images they have. It must change nothing but arrays of the program: the run may still be interrupted."""
+        self._phase.hooks.append(function)
+
+    def count(self, counter):
+        """Have an int64 array of one number count the uses that this phase's steps make of something. Returns a
+        function of the step that tells which use this one will be, from 1."""
+        counters = self._phase.counters
+        counters.append(counter)
+        own, address = len(counters), counter.ctypes.data
+
+        def number(step):
+            uses = [i for i, other in enumerate(counters, 1) if other.ctypes.data == address]
+            return int(counter.flat[0]) + step * len(uses) + uses.index(own) + 1
+        return number
 
     def has(self, phase):
-        return phase in self._phases
+        """Whether a phase is complete."""
+        return phase in self._compiled
 
     # ------------------------------------------------------------ compiling and running
+
+    def compile(self, phase="forward"):
+        """Compile what has been added to a phase, unless it is compiled already."""
+        if phase not in self._compiled:
+            self._compiled[phase] = self._compile(self._drafts[phase])
+            del self._drafts[phase]
 
     def _compile(self, phase):
         self._allocate(Copies)
         self._drop_unread(phase)
-        segments = [s for s in self._phases[phase] if s.ops]
+        segments = [s for s in phase.segments if s.ops]
         values = [[arguments() for _, arguments, _ in s.ops] for s in segments]
         if not self.keep:
             self._place(values)
         self._allocate(Tensor)
         ops = np.zeros(sum(len(s.ops) for s in segments), OP)
         table = np.zeros(len(segments), SEGMENT)
-        slots, keep, at = {}, [], 0
+        slots, arrays, at = {}, [], 0
         for segment, given, entry in zip(segments, values, table, strict=True):
             entry["first"], entry["count"] = at, len(segment.ops)
             for (kernel, _, tasks), arguments in zip(segment.ops, given, strict=True):
-                self._write(ops, at, kernel, arguments, tasks, slots, keep)
+                self._write(ops, at, kernel, arguments, tasks, slots, arrays)
                 at += 1
             entry["tasks"] = 0 if segment.per_block else sum(op[2] for op in segment.ops)
         table = table[[s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]]
         splits = bool(ops["splits"].any())
         most = self.threads if splits else max([t or self.shards for t in table["tasks"]], default=1)
-        # `keep` holds every array whose address is in the operations
-        return ops, table, ops["args"], slots, keep, ops.ctypes.data, table.ctypes.data, int(most)
+        self.nbytes = self._fixed + sum({id(a.array): a.array.nbytes for a in self._arrays}.values())
+        return _Compiled(phase, ops, table, slots, arrays, min(self.threads, int(most)))
 
     def _drop_unread(self, phase):
         """Leave out normalisations whose output no operation reads."""
-        unread = {op: op[1]()["y"].root for s in self._phases[phase] for op in s.ops if op[0] == "normalise"}
+        unread = {op: op[1]()["y"].root for s in phase.segments for op in s.ops if op[0] == "normalise"}
         if not unread:
             return
-        read = {v.root for segments in self._phases.values() for s in segments for op in s.ops
+        phases = [phase, *(compiled.phase for compiled in self._compiled.values())]
+        read = {v.root for other in phases for s in other.segments for op in s.ops
                 for name, v in op[1]().items() if isinstance(v, (Tensor, _Part)) and not (op in unread and name == "y")}
-        for s in self._phases[phase]:
+        for s in phase.segments:
             s.ops = [op for op in s.ops if unread.get(op) is None or unread[op] in read]
 
     def _allocate(self, kind):
@@ -360,7 +428,7 @@ class Program:
             tensor.allocate(self._count(tensor.per))
             used.append(tensor)
 
-    def _write(self, ops, at, kernel, values, tasks, slots, keep):
+    def _write(self, ops, at, kernel, values, tasks, slots, alive):
         address, arrays, sizes, scalars = self.kernels.table[kernel]
         unknown = set(values) - {*arrays, *sizes, *scalars}
         missing = {*sizes, *scalars} - set(values)
@@ -376,7 +444,7 @@ class Program:
                 slots.setdefault(value.name, []).append((at, i))
                 op["args"][i]["per"] = PER_STEP if value.per_step else ONCE
                 continue
-            keep.append(value)
+            alive.append(value)
             if isinstance(value, np.ndarray):
                 op["args"][i] = (value.ctypes.data, 0, ONCE, 0, 0)
             else:
@@ -386,35 +454,25 @@ class Program:
         for i, name in enumerate(scalars):
             op["f"][i] = values[name]
 
-    def fits(self, images):
-        """Whether the program can run so many images, and all parameters are still where they were."""
-        return images <= self.images and self.layout == parameter.layout
-
     def run(self, images, phase="forward", /, steps=1, before=None, **arrays):
         """Run a phase on a batch of `images` images, or on `steps` of them, one after the other.
 
         `arrays` fill the slots, one NumPy array each. `before(step)` is called before the functions of `on_run` are.
         """
-        if phase not in self._compiled:
-            self._compiled[phase] = self._compile(phase)
-        _, table, args, slots, _, ops_address, table_address, most = self._compiled[phase]
+        self.compile(phase)
+        compiled = self._compiled[phase]
+        if compiled.slots.keys() - arrays.keys():
+            raise TypeError(f"Program: arrays are missing: "
+                            f"{', '.join(sorted(compiled.slots.keys() - arrays.keys()))}")
         self.batch = images
-        if slots.keys() - arrays.keys():
-            raise TypeError(f"Program: arrays are missing: {', '.join(sorted(slots.keys() - arrays.keys()))}")
         for step in range(steps):
             if before is not None:
                 before(step)
-            for hook in self.hooks[phase]:
+            for hook in compiled.phase.hooks:
                 hook(step)
-        bound = self._bound.setdefault(phase, {})
-        for name, array in arrays.items():
-            if bound.get(name) is not array:
-                bound[name] = array     # alive as long as its address is in the operations
-                for where in slots.get(name, ()):
-                    args["base"][where] = array.__array_interface__["data"][0]  # half of what array.ctypes.data takes
-                    args["step"][where] = array.strides[0]
-        executor.run(ops_address, table_address, len(table), images, _blocks_per_shard(images),
-                     min(self.threads, most), steps)
+        slots = [(places, arrays[name]) for name, places in compiled.slots.items()]
+        executor.run(*compiled.addresses, images, _blocks_per_shard(images), compiled.threads, steps, slots,
+                     compiled.counters)
 
     # ------------------------------------------------------------ looking at single operations
 
@@ -422,8 +480,9 @@ class Program:
         """What a phase that has been run consists of: a list of dicts with the kernel's name, the shape that
         it works on (a text), the multiply-adds that its formula takes for one image (by the plain sum, for
         Winograd's algorithm too), the bytes of these tensors in sixteen images, and what `run_operation` wants."""
-        ops, table, *_ = self._compiled[phase]
-        written = [op for s in self._phases[phase] for op in s.ops]
+        compiled = self._compiled[phase]
+        ops, table = compiled.ops, compiled.table
+        written = [op for s in compiled.phase.segments for op in s.ops]
         result = []
         for segment in table:
             for i in range(segment["first"], segment["first"] + segment["count"]):
@@ -440,7 +499,7 @@ class Program:
     def run_operation(self, operation, images):
         """Run one of `operations` alone, on one thread, with the arrays of the last run."""
         segment = np.array([(operation["index"], 1, operation["tasks"])], SEGMENT)
-        executor.run(self._compiled[operation["phase"]][5], segment.ctypes.data, 1, images,
+        executor.run(self._compiled[operation["phase"]].addresses[0], segment.ctypes.data, 1, images,
                      _blocks_per_shard(images), 1)
 
     # ------------------------------------------------------------ steps that many layers share
@@ -471,7 +530,7 @@ class Program:
             array = self.copies(count, PER_THREAD)
             self._segments[-2].ops.append((kernel, lambda: arguments(array), tasks))
         else:
-            array = zeros(count, self.dtype)
+            array = self.zeros(count)
             self._segments[-3].ops.append((kernel, lambda: arguments(array), tasks))
         return array
 
@@ -481,6 +540,12 @@ class Program:
         self.after("sum_shards", lambda: dict(x=parts, y=target, count=count, step=parts.step),
                    self.kernels.pack.chunks(count))
         return parts
+
+
+def repeated(owner, name):
+    """The error of a layer or parameter that is used more than once."""
+    return (f"{owner}: {name} is used more than once in this model: its gradient, the sum over all uses, is not "
+            f"supported; give each use a layer with weights of its own")
 
 
 def circumstances():

@@ -1,4 +1,5 @@
 """How many threads the kernels use."""
+import functools
 import math
 import os
 
@@ -27,17 +28,23 @@ def _cgroup_limit():
 
 
 def default_num_threads():
-    """Cores that this process may use: $CNN_NUM_THREADS, else its CPU affinity within the cgroup's limit."""
+    """$CNN_NUM_THREADS, else the `cores` that this process may use."""
     asked = os.environ.get("CNN_NUM_THREADS")
     if asked:
         if not asked.isdecimal() or not 1 <= int(asked) <= 1024:
             raise ValueError(f"CNN_NUM_THREADS must be a whole number from 1 to 1024, got {asked!r}")
         return int(asked)
+    return cores()
+
+
+@functools.cache
+def cores():
+    """Cores that this process may use: its CPU affinity within the cgroup's limit, when first asked for."""
     try:
-        cores = len(os.sched_getaffinity(0))
+        count = len(os.sched_getaffinity(0))
     except AttributeError:      # not on macOS
-        cores = os.cpu_count() or 1
-    return int(min(cores, _cgroup_limit()))
+        count = os.cpu_count() or 1
+    return int(min(count, _cgroup_limit()))
 
 
 def get_num_threads():

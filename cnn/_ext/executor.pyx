@@ -11,6 +11,8 @@ and is cut into independent tasks.
 Which blocks form a shard depends on the batch alone, never on the number of threads, and every sum
 over shards is taken in their order: that is why any number of threads gives the same bits.
 """
+from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 
 from cython.parallel cimport parallel, prange, threadid
@@ -174,21 +176,37 @@ cdef void run_tasks(const Op* ops, Py_ssize_t count, Py_ssize_t blocks, Py_ssize
             place.task += 1
 
 
+cdef void bind(Op* ops, places, array):
+    """Write the address of an array into arguments; places: (op, argument), each two numbers."""
+    cdef Py_buffer view
+    cdef Py_ssize_t op, argument
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDES)
+    for op, argument in places:
+        ops[op].args[argument].base = <char*>view.buf
+        ops[op].args[argument].step = view.strides[0] if view.ndim else 0
+    PyBuffer_Release(&view)
+
+
 def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_ssize_t images,
-        Py_ssize_t per_shard, int threads, Py_ssize_t steps=1):
+        Py_ssize_t per_shard, int threads, Py_ssize_t steps=1, slots=(), counters=()):
     """Run a compiled program on `steps` batches of `images` images, one after the other, with `threads` threads.
 
-    The addresses are those of arrays of Op and Segment that the caller keeps alive.
+    The addresses are those of arrays of Op and Segment that the caller keeps alive. slots: (places, array) pairs; each
+    array's address is written to these places first. counters: addresses of int64 numbers to which the steps are added
+    at the end. All of it is one call, which no interrupt cuts in two: a step is either taken and counted or neither.
     """
-    cdef const Op* ops = <const Op*>ops_address
+    cdef Op* ops = <Op*>ops_address
+    cdef size_t counter
     cdef const Segment* segments = <const Segment*>segments_address
     cdef Py_ssize_t blocks = (images + 15) // 16
     cdef Py_ssize_t shards = (blocks + per_shard - 1) // per_shard
     cdef Py_ssize_t step = 0, s = 0, i = 0
     cdef bint jointly = 0 < 2 * shards <= threads
     cdef size_t mode = 0
-    # of each thread, a cache line apart: the number of the last segment of which it has begun a block
-    cdef Py_ssize_t* begun = <Py_ssize_t*>calloc(threads, 64)
+    cdef Py_ssize_t* begun      # of each thread, a cache line apart: the last segment of which it has begun a block
+    for places, array in slots:
+        bind(ops, places, array)
+    begun = <Py_ssize_t*>calloc(threads, 64)
     if not begun:
         raise MemoryError()
     with nogil, parallel(num_threads=threads):
@@ -207,6 +225,8 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
                 wait_for_all()      # Cython's loops do not wait for one another
         restore_mode(mode)
     free(begun)
+    for counter in counters:
+        (<int64_t*>counter)[0] += steps
 
 
 def pause():

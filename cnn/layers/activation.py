@@ -41,7 +41,7 @@ class LeakyReLU(_Activation):
         self.negative_slope = shapes.number("LeakyReLU", "negative_slope", negative_slope)
 
     def scalars(self):
-        return {"slope": self.negative_slope}
+        return {"slope": shapes.number("LeakyReLU", "negative_slope", self.negative_slope)}
 
     def extra_repr(self):
         return f"negative_slope={self.negative_slope}"
@@ -76,8 +76,12 @@ class GELU(_Activation):
 
     def __init__(self, approximate="none"):
         super().__init__()
-        self.kernel = functional.gelu_kernel("GELU", approximate)
+        functional.gelu_kernel("GELU", approximate)
         self.approximate = approximate
+
+    @property
+    def kernel(self):
+        return functional.gelu_kernel("GELU", self.approximate)
 
     def extra_repr(self):
         return f"approximate={self.approximate!r}"
@@ -123,7 +127,7 @@ class Dropout(Layer):
         super().__init__()
         self.p = p
         self.seed = seed if seed is None else shapes.integer(type(self).__name__, "seed", seed, 0, 2**32 - 1)
-        self._key = np.array([self.seed or 0, 0], np.uint64)
+        self._key = np.array([self.seed or 0, 0], np.int64)
 
     @property
     def p(self):
@@ -132,10 +136,6 @@ class Dropout(Layer):
     @p.setter
     def p(self, value):
         self._p = shapes.number(type(self).__name__, "p", value, 0, 1)
-
-    @property
-    def mode(self):
-        return self.training, self.p
 
     @property
     def number(self):
@@ -148,7 +148,7 @@ class Dropout(Layer):
 
     @property
     def step(self):
-        return int(self._key[1])
+        return int(self._key[1]) % 2**32
 
     @step.setter
     def step(self, value):
@@ -157,15 +157,15 @@ class Dropout(Layer):
     def emit(self, program, x):
         if not self.training or self.p == 0:
             return x, lambda dy, need_dx: dy
-        key = program.per_step(2, np.uint64)
+        key, own, number = program.per_step(2, np.uint64), self._key, program.count(self._key[1:])
+        p, whole = self.p, self.whole       # nothing here refers to the layer, which would be a circle
 
-        def advance(step):
-            self._key[1] = (int(self._key[1]) + 1) % 2**32
-            key.array[step] = self._key
-        program.on_run(advance)
+        def draw(step):
+            key.array[step] = own[0], number(step) % 2**32
+        program.on_run(draw)
 
         def drop(t):
-            return pointwise.dropout(program, t, key, self.p, self.whole)
+            return pointwise.dropout(program, t, key, p, whole)
         return drop(x), lambda dy, need_dx: drop(dy) if need_dx else None
 
     def extra_repr(self):

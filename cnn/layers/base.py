@@ -1,12 +1,24 @@
 """The base class of all layers."""
+import functools
+import inspect
 import math
+import threading
 from collections.abc import Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
 from cnn import parameter, shapes
+from cnn._ext.guard import Guard
 from cnn.parameter import Parameter
-from cnn.plan import Program, circumstances
+from cnn.plan import LANES, Program, circumstances, repeated
+from cnn.programs import Pool, Use, guards, left_to_emit
+from cnn.watch import Stamp, WatchedDict
+
+# Attributes that are no state; those, and what stands in a program's key itself, are changed without a new stamp.
+_TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_runs", "_ran"}
+_UNWATCHED = _TRANSIENT | {"training", "_mode", "_training", "_frozen"}
+_thread = threading.local()     # `evaluating`: ids of the layers that are in evaluation mode in this thread
 
 
 class Layer:
@@ -15,36 +27,63 @@ class Layer:
     A layer that runs in the kernels defines `emit(program, x)`, which adds its operations to a program
     and returns the output tensor and a function `backward(dy, need_dx)` that adds those of the backward
     pass and returns dx. A layer written in NumPy defines `forward(x)` and `backward(dy, need_dx=True)`
-    instead. Both kinds mix in a `Sequential`.
+    instead. Both kinds mix in a `Sequential`. A subclass that overrides `forward`, `backward` or `__call__` of a
+    layer with kernels is of the second kind: its methods are called.
 
-    Attributes: `training` (see `train` and `eval`). A layer with state besides its parameters keeps it in
-    `_buffers`, arrays by name that are only ever changed in place. A layer with `fuses_relu` takes
-    `emit(program, x, relu=True)` for a ReLU that follows it.
+    Attributes that are layers or Parameters (or lists of layers) are a part of the layer: they are trained and saved.
+
+    Attributes: `training` (see `train`, `eval` and `freeze`). A layer with state besides its parameters keeps it in
+    `_buffers`, arrays by name. A layer with `fuses_relu` takes `emit(program, x, relu=True)` for a ReLU that follows
+    it.
+
+    From any number of threads at once a layer may be called in evaluation mode; the results are those of one thread.
+    Calls in training mode wait for one another.
     """
 
     fuses_relu = False
 
+    def __new__(cls, *arguments, **more):
+        layer = super().__new__(cls)
+        vars(layer).update(_stamp=Stamp(), _known=None, _programs=Pool(), _guard=Guard(), _last=None, _runs=None,
+                           _ran=None)      # before any attribute is set
+        return layer
+
     def __init__(self):
-        self.training = True
+        self._mode, self._training, self._frozen = True, True, False
         self._buffers = {}
-        self._programs = {}
-        self._last = None
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, WatchedDict(self._stamp, value) if name == "_buffers" else value)
+        if name not in _UNWATCHED:
+            self._stamp.new()
+
+    def __delattr__(self, name):
+        super().__delattr__(name)
+        self._stamp.new()
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name not in _TRANSIENT}
+
+    def __setstate__(self, state):
+        for name, value in state.items():
+            setattr(self, name, value)
 
     # ------------------------------------------------------------ running
 
     def emit(self, program, x):
         raise NotImplementedError(f"{type(self).__name__} has neither emit nor forward")
 
+    emit.abstract = True
+
     @property
     def fused(self):
         """Whether the layer can be a part of a larger program."""
-        return type(self).emit is not Layer.emit
+        return _left_to_emit(self) and all(child.fused for _, child in self.children())
 
     @property
     def dtype(self):
         """Number type of the parameters and buffers; None where there are none, and any will do."""
-        return next((array.dtype for layer in self.modules() for _, array in layer._own_state()
-                     if array.dtype in shapes.FLOATS), None)
+        return self._parts().dtype
 
     def __call__(self, x):
         return self.forward(x)
@@ -52,39 +91,100 @@ class Layer:
     def forward(self, x):
         """Return y for x: (N, C, H, W) or (N, features), float32 or float64 as the parameters are.
 
-        N may be 0. In training mode what `backward` needs is kept; in evaluation mode it is not.
-        Raises TypeError or ValueError where dtype or shape do not fit the layer.
+        N may be 0. Where a layer of the model is in training mode, what `backward` needs is kept; otherwise it is not.
+        Raises TypeError or ValueError where dtype or shape do not fit the layer, RuntimeError where another thread is
+        training the model (Trainer.fit).
         """
         x = self._checked("x", x)
-        program, shape = self._program(x)
-        y = np.empty((len(x), *shape), x.dtype)
-        program.run(len(x), "forward", x=x, y=y)
-        self._last = (program, x.shape, y.shape) if self.training else None
+        parts = self._parts()
+        key = self._key(parts, x)
+        use = Use(type(self).__name__)
+        try:
+            use.take(parts.guards, alone=False)
+            if True in key[3]:
+                use.take((self._guard,), alone=True)
+                return self._forward_in_training(key, x)
+            if self._last is not None and self._last.thread == threading.get_ident():
+                self._last = None
+            program = None
+            try:
+                program = self._programs.borrow(use, key, len(x), lambda: self._written(x, False))
+                y = np.empty((len(x), *program.result.shape), x.dtype)
+                program.run(len(x), x=x, y=y)
+                return y
+            finally:
+                self._programs.give(key, program, use)
+        finally:
+            use.leave()
+
+    def _forward_in_training(self, key, x):
+        last, me = self._last, threading.get_ident()
+        # from here on the activations of the last forward are gone
+        self._last = None
+        lost = frozenset() if last is None else (last.lost | {last.thread}) - {me}
+        if last is not None and last.key == key and last.program.images >= len(x):
+            program = last.program
+        else:
+            if last is not None:
+                self._programs.give(last.key, last.program)
+            program = self._programs.take(key, len(x), lambda: self._written(x, True))
+            key = self._key(self._parts(), x)       # again, because writing may have changed attributes of a layer
+        y = np.empty((len(x), *program.result.shape), x.dtype)
+        program.run(len(x), x=x, y=y)
+        self._last = _Last(program, key, x.shape, y.shape, me, lost)
         return y
 
     def backward(self, dy, need_dx=True):
         """Set every parameter's `grad` and return dx, for the last `forward` in training mode.
 
         dy: the gradient of the loss by y, of y's shape and dtype. Returns dx of x's shape, or None
-        without `need_dx`. Raises RuntimeError where there was no such forward.
+        without `need_dx`. Raises RuntimeError where there was no such forward, or the model has changed since;
+        ValueError where a parameter is used more than once.
         """
-        if self._last is None:
-            raise RuntimeError(f"{type(self).__name__}: backward needs a forward in training mode before it")
-        program, x_shape, y_shape = self._last
-        if not program.fits(0):
-            raise RuntimeError(f"{type(self).__name__}: the parameters have moved since the last forward (a new "
-                               f"optimizer, another dtype, ...): call forward again before backward")
-        dy = shapes.array(type(self).__name__, "dy", dy, y_shape, program.dtype)
-        phase = "backward" if need_dx else "backward to parameters"
-        if not program.has(phase):
-            program.begin(phase)
-            t = program.result
-            dx = program.backward(program.input(t.channels, t.height, t.width, t.flat, "dy"), need_dx)
-            if need_dx:
-                program.output(dx, "dx")
-        dx = np.empty(x_shape, program.dtype) if need_dx else None
-        program.run(len(dy), phase, dy=dy, **({"dx": dx} if need_dx else {}))
-        return dx
+        owner, last = type(self).__name__, self._last
+        if last is None:
+            raise RuntimeError(f"{owner}: backward needs a forward in training mode before it")
+        if threading.get_ident() in last.lost:
+            raise RuntimeError(f"{owner}: another thread has called forward in training mode since this one did: one "
+                               f"thread at a time can train a model")
+        parts, program = self._parts(), last.program
+        if parts.key != last.key[2]:
+            raise RuntimeError(f"{owner}: the parameters have moved or the model has changed since the last forward (a "
+                               f"new optimizer, another dtype or layer, ...): call forward again before backward")
+        dy = shapes.array(owner, "dy", dy, last.y_shape, program.dtype)
+        phase = "backward", bool(need_dx), *(p.requires_grad for p in parts.parameters)
+        use = Use(owner)
+        try:
+            use.take(parts.guards, alone=False)
+            use.take((self._guard,), alone=True)
+            if not program.has(phase):
+                program.begin(phase)
+                t = program.result
+                dx = program.backward(program.input(t.channels, t.height, t.width, t.flat, "dy"), need_dx)
+                if need_dx:
+                    program.output(dx, "dx")
+            dx = np.empty(last.x_shape, program.dtype) if need_dx else None
+            program.run(len(dy), phase, dy=dy, **({"dx": dx} if need_dx else {}))
+            return dx
+        finally:
+            use.leave()
+
+    @contextmanager
+    def _in_training(self):
+        """One thread at a time, where a layer is in training mode (which it tells), for what runs layer after layer."""
+        use = Use(type(self).__name__)
+        try:
+            training = True in self._parts().modes()
+            if training:
+                use.take((self._guard,), alone=True)
+            yield training
+        finally:
+            use.leave()
+
+    def _refuse_repeated(self):
+        """Raise ValueError where the gradient would be that of one of several uses."""
+        if (name := self._parts().twice) is not None:
+            raise ValueError(repeated(type(self).__name__, name))
 
     def _checked(self, name, x):
         """x as a contiguous array that the kernels can read."""
@@ -95,34 +195,42 @@ class Layer:
         shapes.element_count(owner, *x.shape)
         return x
 
-    def _program(self, x):
-        """The program for such inputs, and the shape of one output."""
-        key = x.shape[1:], x.dtype, self._modes(), circumstances()
-        program = self._programs.get(key)
-        if program is None or not program.fits(len(x)):
-            if len(self._programs) >= 8:
-                self._programs.clear()
-            program = Program(x.dtype, len(x), keep=self.training)
-            t = program.input(*x.shape[1:], flat=x.ndim == 2)
-            program.result, program.backward = self.emit(program, t)
-            program.output(program.result)
-            self._programs[key] = program
-        return program, program.result.shape
+    def _key(self, parts, x):
+        """What a program for such images is made from."""
+        return x.shape[1:], x.dtype, parts.key, parts.modes(), circumstances()
 
-    def _modes(self):
-        """Everything besides shapes that a program depends on."""
-        return tuple(layer.mode for layer in self.modules())
-
-    @property
-    def mode(self):
-        """What this layer's operations depend on besides shapes; compared with ==."""
-        return self.training
+    def _written(self, x, gradients):
+        """A program for such images, for some more of them where nothing need be kept of each."""
+        images = len(x) if gradients else LANES << max(0, -(-len(x) // LANES) - 1).bit_length()
+        program = Program(x.dtype, images, keep=gradients, gradients=gradients)
+        t = program.input(*x.shape[1:], flat=x.ndim == 2)
+        program.result, program.backward = program.write_layer(self, t)
+        program.output(program.result)
+        program.compile()
+        return program
 
     # ------------------------------------------------------------ parts
 
+    def _parts(self):
+        """All layers and parameters inside, looked up anew only where something has changed."""
+        parts = self._known
+        if parts is None or not parts.current():
+            parts = self._known = _Parts(self)
+        return parts
+
+    def made_of(self):
+        """A tuple that compares equal as long as no layer or parameter inside is replaced, moved or set otherwise."""
+        return self._parts().key
+
     def children(self):
-        """(name, layer) of the layers directly inside this one."""
-        return []
+        """(name, layer) of the layers directly inside this one: its attributes, and what lists among them hold."""
+        result = []
+        for name, value in vars(self).items():
+            if isinstance(value, Layer):
+                result.append((name, value))
+            elif isinstance(value, (list, tuple)):
+                result += [(f"{name}.{i}", layer) for i, layer in enumerate(value) if isinstance(layer, Layer)]
+        return result
 
     def modules(self):
         """This layer and all layers inside it."""
@@ -135,10 +243,18 @@ class Layer:
         return [(name, value) for name, value in vars(self).items() if isinstance(value, Parameter)]
 
     def named_parameters(self, prefix=""):
-        """List of (name, Parameter), named as PyTorch does: "0.weight", "3.bias"."""
+        """List of (name, Parameter), named as PyTorch does: "0.weight", "3.bias"; one that several layers share is
+        listed once."""
+        result = {}
+        for name, p in self._named(prefix):
+            result.setdefault(id(p), (name, p))
+        return list(result.values())
+
+    def _named(self, prefix):
+        """As `named_parameters`, shared ones under each of their names."""
         result = [(prefix + name, p) for name, p in self.own_parameters()]
         for name, child in self.children():
-            result += child.named_parameters(f"{prefix}{name}.")
+            result += child._named(f"{prefix}{name}.")
         return result
 
     def parameters(self):
@@ -155,7 +271,7 @@ class Layer:
     # ------------------------------------------------------------ state
 
     def train(self, mode=True):
-        """Switch to training mode (dropout drops); returns the layer."""
+        """Switch to training mode (dropout drops), but for frozen layers; returns the layer."""
         for layer in self.modules():
             layer.training = bool(mode)
         return self
@@ -163,6 +279,36 @@ class Layer:
     def eval(self):
         """Switch to evaluation mode; returns the layer."""
         return self.train(False)
+
+    @property
+    def training(self):
+        """Whether the layer is in training mode; in this thread, where a Trainer is measuring in it."""
+        return self._training and id(self) not in getattr(_thread, "evaluating", ())
+
+    @training.setter
+    def training(self, value):
+        self._mode = bool(value)
+        self._training = self._mode and not self._frozen
+
+    def freeze(self):
+        """Keep this layer and all inside as they are until `unfreeze`, whatever `train` says; returns the layer.
+
+        It stays in evaluation mode (norms use their running statistics and leave them alone, dropout does nothing)
+        and its parameters get no gradients and no updates.
+        """
+        return self._set_frozen(True)
+
+    def unfreeze(self):
+        """Undo `freeze`: mode and `requires_grad` are what they would be without it; returns the layer."""
+        return self._set_frozen(False)
+
+    def _set_frozen(self, frozen):
+        for layer in self.modules():
+            layer._frozen = frozen
+            layer.training = layer._mode
+            for _, p in layer.own_parameters():
+                p._frozen = frozen
+        return self
 
     def to(self, dtype):
         """Change all parameters and buffers to float32 or float64, in place; returns the layer."""
@@ -247,7 +393,158 @@ class Layer:
             return "\n".join([f"{type(self).__name__}(", *inside, ")"])
         return f"{type(self).__name__}({self.extra_repr()})"
 
+    def _owned(self, name, shape, dtype):
+        """The Parameter of that name, or None where there is none; raises where it does not fit the layer."""
+        p, owner = getattr(self, name), type(self).__name__
+        if p is None:
+            return None
+        if not isinstance(p, Parameter):
+            raise TypeError(f"{owner}: {name} must be a Parameter or None, got {type(p).__name__}")
+        if p.shape != shape or p.dtype != dtype:
+            raise ValueError(f"{owner}: {name} must have shape {shape} and dtype {dtype}, got {p.shape} and {p.dtype}")
+        return p
+
+    def _weight(self, program, shape, outputs):
+        """The Parameters `weight`, of this shape, and `bias` or None."""
+        w = self._owned("weight", shape, program.dtype)
+        if w is None:
+            raise TypeError(f"{type(self).__name__}: weight must be a Parameter, got None")
+        return w, self._owned("bias", (outputs,), w.dtype)
+
     def _spatial(self, x):
         """Refuse vectors where images are wanted."""
         if x.flat:
             raise ValueError(f"{type(self).__name__}: x must have shape (N, C, H, W), got (N, {x.channels})")
+
+
+class _Last:
+    """The last forward in training mode: its program, and threads whose own were lost to later ones."""
+
+    __slots__ = ("key", "lost", "program", "thread", "x_shape", "y_shape")
+
+    def __init__(self, program, key, x_shape, y_shape, thread, lost):
+        self.program, self.key, self.x_shape, self.y_shape = program, key, x_shape, y_shape
+        self.thread, self.lost = thread, lost
+
+
+class _Parts:
+    """All layers in a layer and their parameters, and stamps to tell by whether they are still what they were.
+
+    key: what programs are looked up by. guards: of the parameters. twice: the name of a parameter, or of a layer in
+    NumPy, that stands in several places, or None.
+    """
+
+    def __init__(self, root):
+        self.layers = list(root.modules())
+        number_dropouts(self.layers)
+        named = root._named("")
+        self.parameters = list({id(p): p for _, p in named}.values())
+        self.guards = guards(self.parameters)
+        self.fused = root.fused
+        self.dtype = next((array.dtype for layer in self.layers for _, array in layer._own_state()
+                           if array.dtype in shapes.FLOATS), None)
+        self.twice = _repeated(self.layers, named)
+        self._watched = all(_is_watched(layer) for layer in self.layers)
+        self._stamps = [*(layer._stamp for layer in self.layers), *(p._stamp for p in self.parameters)]
+        self.key = tuple([stamp.number for stamp in self._stamps])
+
+    def current(self):
+        return self._watched and tuple([stamp.number for stamp in self._stamps]) == self.key
+
+    def modes(self):
+        """Which layers are in training mode."""
+        if getattr(_thread, "evaluating", None):
+            return tuple([layer.training for layer in self.layers])
+        return tuple([layer._training for layer in self.layers])
+
+
+def _is_watched(layer):
+    """Whether a change of the layers inside changes its stamp."""
+    return (type(layer).children.__module__.startswith("cnn.layers.")
+            and not any(type(value) in (list, tuple) and any(isinstance(v, Layer) for v in value)
+                        for value in vars(layer).values() if type(layer).children is Layer.children))
+
+
+def _repeated(layers, named):
+    seen = set()
+    for name, thing in [*((type(layer).__name__, layer) for layer in layers if not _left_to_emit(layer)),
+                        *((name, p) for name, p in named if p.requires_grad)]:
+        if id(thing) in seen:
+            return name
+        seen.add(id(thing))
+    return None
+
+
+def number_dropouts(layers):
+    """Give layers that draw random numbers, and were given no seed, numbers of their own: those that have another's
+    get the next that is free."""
+    layers = [layer for layer in layers if getattr(layer, "seed", 0) is None and hasattr(layer, "number")]
+    taken = {layer.number for layer in layers}
+    if len(taken) < len({id(layer) for layer in layers}):
+        free, seen = iter(n for n in range(len(layers)) if n not in taken), {}
+        for layer in layers:
+            if seen.setdefault(layer.number, layer) is not layer:
+                layer.number = next(free)
+                seen[layer.number] = layer
+
+
+@contextmanager
+def evaluation(model):
+    """The layers of a model are in evaluation mode meanwhile, in this thread alone."""
+    outer = getattr(_thread, "evaluating", frozenset())
+    _thread.evaluating = outer | {id(layer) for layer in model.modules()}
+    try:
+        yield
+    finally:
+        _thread.evaluating = outer
+
+
+# ---------------------------------------------------------------- layers in NumPy
+
+def _left_to_emit(layer):
+    return left_to_emit(type(layer), "forward", "backward", "__call__")
+
+
+@functools.lru_cache(1024)
+def _takes_need_dx(kind):
+    parameters = inspect.signature(kind.backward).parameters.values()
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(places) > 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+def run_forward(layer, x):
+    """y of a layer that may be written in NumPy; raises TypeError or ValueError where it is no such array."""
+    y = layer(x)
+    if not _left_to_emit(layer):
+        _check(layer, "forward", y, None, x.dtype)
+        if y.ndim < 1 or len(y) != len(x):
+            raise ValueError(f"{type(layer).__name__}: forward must return an array of {len(x)} images, got shape "
+                             f"{y.shape}")
+    return y
+
+
+def run_backward(layer, dy, need_dx, x_shape):
+    """dx, of that shape, or None; raises TypeError or ValueError where the layer returns something else."""
+    kind, name = type(layer), type(layer).__name__
+    if _left_to_emit(layer):
+        return layer.backward(dy, need_dx)
+    runs, back = (next(i for i, cls in enumerate(kind.__mro__) if any(n in vars(cls) for n in names))
+                  for names in (("forward", "__call__"), ("backward",)))
+    if runs < back:
+        raise TypeError(f"{name}: it has a forward of its own, but no backward that belongs to it: define "
+                        f"backward(dy, need_dx=True), which returns the gradient by forward's x")
+    dx = layer.backward(dy, need_dx) if _takes_need_dx(kind) else layer.backward(dy)
+    if not need_dx:
+        return None
+    _check(layer, "backward", dx, x_shape, dy.dtype)
+    return dx
+
+
+def _check(layer, method, value, shape, dtype):
+    owner = f"{type(layer).__name__}: {method} must return"
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{owner} an array, got {type(value).__name__}")
+    if value.dtype != dtype:
+        raise TypeError(f"{owner} an array of {dtype}, as it got, but it is {value.dtype}")
+    if shape is not None and value.shape != shape:
+        raise ValueError(f"{owner} an array of its input's shape {shape}, got {value.shape}")

@@ -1,7 +1,7 @@
 """Layers whose input takes several ways; the gradients that come back along them add up."""
 import numpy as np
 
-from cnn.layers.base import Layer
+from cnn.layers.base import Layer, run_backward, run_forward
 from cnn.ops import pointwise
 
 
@@ -26,13 +26,10 @@ class Residual(Layer):
     def children(self):
         return [("body", self.body), *([("shortcut", self.shortcut)] if self.shortcut else [])]
 
-    @property
-    def fused(self):
-        return all(layer.fused for _, layer in self.children())
-
     def emit(self, program, x, relu=False):
-        a, body_backward = self.body.emit(program, x)
-        b, shortcut_backward = self.shortcut.emit(program, x) if self.shortcut else (x, lambda dy, need_dx: dy)
+        a, body_backward = program.write_layer(self.body, x)
+        b, shortcut_backward = (program.write_layer(self.shortcut, x) if self.shortcut
+                                else (x, lambda dy, need_dx: dy))
         self._match(a.shape, b.shape)
         y = pointwise.add(program, a, b, program.like(a), relu)
 
@@ -46,18 +43,25 @@ class Residual(Layer):
         return y, backward
 
     def forward(self, x):
-        if self.fused:
+        if self._parts().fused:
             return super().forward(x)
-        a, b = self.body(x), self.shortcut(x) if self.shortcut else x
-        self._match(a.shape[1:], b.shape[1:])
+        with self._in_training() as training:
+            a, b = run_forward(self.body, x), run_forward(self.shortcut, x) if self.shortcut else x
+            self._match(a.shape[1:], b.shape[1:])
+            if training:
+                self._ran = x.shape
         return a + b
 
     forward.__doc__ = Layer.forward.__doc__
 
     def backward(self, dy, need_dx=True):
-        if self.fused:
+        if self._parts().fused:
             return super().backward(dy, need_dx)
-        da, db = self.body.backward(dy, need_dx), self.shortcut.backward(dy, need_dx) if self.shortcut else dy
+        if self._ran is None:
+            raise RuntimeError("Residual: backward needs a forward in training mode before it")
+        self._refuse_repeated()
+        da = run_backward(self.body, dy, need_dx, self._ran)
+        db = run_backward(self.shortcut, dy, need_dx, self._ran) if self.shortcut else dy
         return da + db if need_dx else None
 
     backward.__doc__ = Layer.backward.__doc__
@@ -90,12 +94,8 @@ class Concat(Layer):
     def children(self):
         return [(str(i), branch) for i, branch in enumerate(self.branches)]
 
-    @property
-    def fused(self):
-        return all(branch.fused for branch in self.branches)
-
     def emit(self, program, x):
-        ways = [branch.emit(program, x) for branch in self.branches]
+        ways = [program.write_layer(branch, x) for branch in self.branches]
         outputs, backwards = zip(*ways, strict=True)
         first = self._firsts([t.shape for t in outputs])
         y = program.tensor(first[-1], *outputs[0].shape[1:], flat=outputs[0].flat)
@@ -117,19 +117,26 @@ class Concat(Layer):
         return y, backward
 
     def forward(self, x):
-        if self.fused:
+        if self._parts().fused:
             return super().forward(x)
-        outputs = [branch(x) for branch in self.branches]
-        self._splits = self._firsts([y.shape[1:] for y in outputs])[1:-1]
+        with self._in_training() as training:
+            outputs = [run_forward(branch, x) for branch in self.branches]
+            splits = self._firsts([y.shape[1:] for y in outputs])[1:-1]
+            if training:
+                self._ran = x.shape, splits
         return np.concatenate(outputs, 1)
 
     forward.__doc__ = Layer.forward.__doc__
 
     def backward(self, dy, need_dx=True):
-        if self.fused:
+        if self._parts().fused:
             return super().backward(dy, need_dx)
-        parts = np.split(dy, self._splits, 1)
-        shares = [branch.backward(part, need_dx) for branch, part in zip(self.branches, parts, strict=True)]
+        if self._ran is None:
+            raise RuntimeError("Concat: backward needs a forward in training mode before it")
+        self._refuse_repeated()
+        size, splits = self._ran
+        parts = np.split(dy, splits, 1)
+        shares = [run_backward(branch, part, need_dx, size) for branch, part in zip(self.branches, parts, strict=True)]
         return sum(shares) if need_dx else None
 
     backward.__doc__ = Layer.backward.__doc__

@@ -1,8 +1,9 @@
 """Layers made of layers."""
-from cnn.layers.activation import Dropout, ReLU
-from cnn.layers.base import Layer
+from cnn.layers.activation import ReLU
+from cnn.layers.base import Layer, number_dropouts, run_backward, run_forward
 from cnn.layers.conv import Conv2d
 from cnn.layers.pool import MaxPool2d
+from cnn.watch import WatchedList
 
 
 class Sequential(Layer):
@@ -19,11 +20,11 @@ class Sequential(Layer):
             if not isinstance(layer, Layer):
                 raise TypeError(f"Sequential: argument {i} must be a layer, got {type(layer).__name__}")
         self.layers = list(layers)
-        self._parts = self._runs = self._split_of = None
         # layers that were given no seed of their own must not draw the same masks
-        dropouts = [layer for layer in self.modules() if isinstance(layer, Dropout) and layer.seed is None]
-        for number, layer in enumerate(dropouts):
-            layer.number = number
+        number_dropouts(self.modules())
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, WatchedList(self._stamp, value) if name == "layers" else value)
 
     def children(self):
         return [(str(i), layer) for i, layer in enumerate(self.layers)]
@@ -37,10 +38,6 @@ class Sequential(Layer):
     def __getitem__(self, i):
         return Sequential(*self.layers[i]) if isinstance(i, slice) else self.layers[i]
 
-    @property
-    def fused(self):
-        return all(layer.fused for layer in self.layers)
-
     def emit(self, program, x):
         steps, layers = [], list(self.layers)
         while layers:
@@ -48,21 +45,21 @@ class Sequential(Layer):
             following = type(layers[0]) if layers else None
             relu = following is ReLU and len(layers) > 1 and type(layers[1]) is MaxPool2d
             if type(layer) is Conv2d and (relu or following is MaxPool2d):
-                x, back = layer.emit(program, x, relu, layers.pop(relu))
+                x, back = program.write_layer(layer, x, relu=relu, pool=layers.pop(relu))
                 del layers[:relu]
             elif type(layer) is ReLU and following is MaxPool2d:
                 layer = layers.pop(0)
-                x, back = layer.emit(program, x, relu=True)
+                x, back = program.write_layer(layer, x, relu=True)
             elif layer.fuses_relu and following is ReLU and not relu:
                 layers.pop(0)
-                x, back = layer.emit(program, x, relu=True)
+                x, back = program.write_layer(layer, x, relu=True)
             else:
-                x, back = layer.emit(program, x)
-            steps.append((layer, back))
-        # a layer needs no dx where nobody before it has anything to learn
-        learns = [any(p.requires_grad for p in layer.parameters()) for layer, _ in steps]
+                x, back = program.write_layer(layer, x)
+            steps.append((layer.parameters(), back))
 
         def backward(dy, need_dx):
+            # a layer needs no dx where nobody before it has anything to learn
+            learns = [any(p.requires_grad for p in parameters) for parameters, _ in steps]
             for i in reversed(range(len(steps))):
                 if not need_dx and not any(learns[:i + 1]):
                     return None
@@ -71,39 +68,45 @@ class Sequential(Layer):
         return x, backward
 
     def forward(self, x):
-        if self.fused:
+        if self._parts().fused:
             return super().forward(x)
-        self._parts = self._split()
-        for part in self._parts:
-            x = part.forward(x)
+        with self._in_training() as training:
+            runs, sizes = self._split(), []
+            for layer in runs:
+                sizes.append(x.shape)
+                x = run_forward(layer, x)
+            if training:
+                self._ran = runs, sizes
         return x
 
     forward.__doc__ = Layer.forward.__doc__
 
     def backward(self, dy, need_dx=True):
-        if self.fused:
+        if self._parts().fused:
             return super().backward(dy, need_dx)
-        if self._parts is None:
+        if self._ran is None:
             raise RuntimeError("Sequential: backward needs a forward in training mode before it")
-        for part in reversed(self._parts):
-            dy = part.backward(dy, need_dx or part is not self._parts[0])
+        self._refuse_repeated()
+        runs, sizes = self._ran
+        for layer, size in zip(reversed(runs), reversed(sizes), strict=True):
+            dy = run_backward(layer, dy, need_dx or layer is not runs[0], size)
         return dy
 
     backward.__doc__ = Layer.backward.__doc__
 
     def _split(self):
-        """Runs of fused layers as Sequentials, and the layers between them; kept from call to call."""
-        if self._split_of != self.layers:
-            self._runs, self._split_of, run = [], list(self.layers), []
+        """Runs of fused layers as Sequentials, and the layers between them; kept until the layers change."""
+        if self._runs is None or self._runs[0] != self.layers:
+            runs, run = [], []
             for layer in [*self.layers, None]:
                 if layer is not None and layer.fused:
                     run.append(layer)
                     continue
                 if run:
-                    self._runs.append(Sequential(*run))
+                    runs.append(Sequential(*run))
+                    runs[-1].training = False       # so that its mode is that of its layers
                 if layer is not None:
-                    self._runs.append(layer)
+                    runs.append(layer)
                 run = []
-        for part in self._runs:
-            part.training = self.training
-        return self._runs
+            self._runs = list(self.layers), runs
+        return self._runs[1]

@@ -48,27 +48,30 @@ class Conv2d(Layer):
         name = type(self).__name__
         if x.channels != self.in_channels:
             raise ValueError(f"{name}: x must have {self.in_channels} channels, got {x.channels}")
-        g = conv.geometry(name, (x.height, x.width), self.in_channels, self.out_channels, self.kernel_size,
-                          self.stride, self.padding, self.dilation, self.groups)
+        kernel, stride, dilation = (shapes.pair(name, what, getattr(self, what), 1)
+                                    for what in ("kernel_size", "stride", "dilation"))
+        outputs, groups = (shapes.integer(name, what, getattr(self, what), 1) for what in ("out_channels", "groups"))
+        w, b = self._weight(program, (outputs, self.in_channels // groups, *kernel), outputs)
+        g = conv.geometry(name, (x.height, x.width), self.in_channels, outputs, kernel, stride, self.padding, dilation,
+                          groups)
         x = program.bordered(x, *g.side_border())
-        w, b = self.weight, self.bias
         win = pool and pool.windows(g.out)
         if pool and conv.ends_in_pool(g, win):
-            y, index, saved = conv.conv2d_pool(program, x, w.data, b and b.data, g, relu, win, self.training)
+            y, index, saved = conv.conv2d_pool(program, x, w.data, b and b.data, g, relu, win, program.gradients)
         else:
             y, saved = conv.conv2d(program, x, w.data, b and b.data, g, relu and not pool)
             if pool:
-                y, index = max_pool2d(program, y, win, self.training, relu)
+                y, index = max_pool2d(program, y, win, program.gradients, relu)
 
         def backward(dy, need_dx):
-            db = b.grad if b and b.requires_grad else None
+            db = program.gradient(name, "bias", b)
             if pool:
-                sums = program.shard_sum(db, self.out_channels) if db is not None and win["pairs"] else None
+                sums = program.shard_sum(db, outputs) if db is not None and win["pairs"] else None
                 dy = max_pool2d_backward(program, dy, index, win, sums)
                 db = db if sums is None else None       # it is the sum of what the windows let through
             elif relu:
                 dy = pointwise.mask(program, dy, y)
-            dw = w.grad if w.requires_grad else None
+            dw = program.gradient(name, "weight", w)
             return conv.conv2d_backward(program, dy, x, w.data, g, dw, db, need_dx, saved)
         return y, backward
 

@@ -31,14 +31,15 @@ class Linear(Layer):
             hint = "" if x.flat else "; put Flatten() before it"
             raise ValueError(f"{type(self).__name__}: x must have shape (N, {self.in_features}), got "
                              f"(N, {', '.join(map(str, x.shape))}){hint}")
-        w, b = self.weight, self.bias
-        y = linear.linear(program, x, w.data, b and b.data, self.out_features, relu)
+        name, outputs = type(self).__name__, shapes.integer(type(self).__name__, "out_features", self.out_features, 1)
+        w, b = self._weight(program, (outputs, self.in_features), outputs)
+        y = linear.linear(program, x, w.data, b and b.data, outputs, relu)
 
         def backward(dy, need_dx):
             if relu:
                 dy = pointwise.mask(program, dy, y)
-            return linear.linear_backward(program, dy, x, w.data, w.grad if w.requires_grad else None,
-                                          b.grad if b and b.requires_grad else None, need_dx)
+            return linear.linear_backward(program, dy, x, w.data, program.gradient(name, "weight", w),
+                                          program.gradient(name, "bias", b), need_dx)
         return y, backward
 
     def extra_repr(self):

@@ -50,37 +50,45 @@ class BatchNorm2d(Layer):
     def num_batches_tracked(self):
         return self._buffers["num_batches_tracked"]
 
-    @property
-    def mode(self):
-        return self.training, self.eps
-
     def emit(self, program, x, relu=False):
         self._spatial(x)
         if x.channels != self.num_features:
             raise ValueError(f"{type(self).__name__}: x must have {self.num_features} channels, got {x.channels}")
-        w, b, training = self.weight, self.bias, self.training
-        running = self.running_mean, self.running_var
+        name, training = type(self).__name__, self.training
+        eps = shapes.number(name, "eps", self.eps, 0)
+        w, b = (self._owned(what, (x.channels,), program.dtype) for what in ("weight", "bias"))
+        running = [self._buffer(what, (x.channels,), program.dtype) for what in ("running_mean", "running_var")]
         gamma, beta = w and w.data, b and b.data
         if training:
             factor = program.per_step(1)
-            program.on_run(lambda step: self._begin(program.batch, x, factor.array[step]))
-            kept = norm.batch_statistics(program, x, gamma, beta, self.eps, running, factor, relu)
+            tracked = self._buffer("num_batches_tracked", (), np.dtype(np.int64))
+            momentum = self.momentum if self.momentum is None else shapes.number(name, "momentum", self.momentum, 0, 1)
+            number = program.count(tracked)
+
+            def begin(step):
+                if program.batch * x.height * x.width == 1:
+                    raise ValueError(f"{name}: x must hold more than one value per channel in training mode, got shape "
+                                     f"(1, {x.channels}, 1, 1)")
+                factor.array[step] = 1 / number(step) if momentum is None else momentum
+            program.on_run(begin)
+            kept = norm.batch_statistics(program, x, gamma, beta, eps, running, factor, relu)
         else:
-            kept = norm.Norm(*running, gamma, beta, self.eps, relu)
+            kept = norm.Norm(*running, gamma, beta, eps, relu)
         y = norm.normalise(program, x, kept)
 
         def backward(dy, need_dx):
-            return norm.normalise_backward(program, dy, x, kept, w.grad if w and w.requires_grad else None,
-                                           b.grad if b and b.requires_grad else None, need_dx, not training)
+            return norm.normalise_backward(program, dy, x, kept, program.gradient(name, "weight", w),
+                                           program.gradient(name, "bias", b), need_dx, not training)
         return y, backward
 
-    def _begin(self, images, x, factor):
-        """Called before each forward pass in training mode; sets how far the running statistics move."""
-        if images * x.height * x.width == 1:
-            raise ValueError(f"{type(self).__name__}: x must hold more than one value per channel in training mode, "
-                             f"got shape (1, {x.channels}, 1, 1)")
-        self.num_batches_tracked[...] += 1
-        factor[0] = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+    def _buffer(self, name, shape, dtype):
+        """A buffer that the kernels can change in place."""
+        array = self._buffers[name]
+        usable = isinstance(array, np.ndarray) and array.flags.carray and array.shape == shape and array.dtype == dtype
+        if not usable:
+            raise ValueError(f"{type(self).__name__}: {name} must be a contiguous, writeable array of shape {shape} "
+                             f"and dtype {dtype}, got {array!r}")
+        return array
 
     def extra_repr(self):
         return (f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"

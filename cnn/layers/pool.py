@@ -18,8 +18,10 @@ class _Pool(Layer):
         self.ceil_mode = bool(ceil_mode)
 
     def windows(self, size):
-        return pool.windows(type(self).__name__, size, self.kernel_size, self.stride, self.padding,
-                            self.ceil_mode, self.count_include_pad)
+        name = type(self).__name__
+        kernel, stride = (shapes.pair(name, what, getattr(self, what), 1) for what in ("kernel_size", "stride"))
+        return pool.windows(name, size, kernel, stride, shapes.pair(name, "padding", self.padding), self.ceil_mode,
+                            self.count_include_pad)
 
     def extra_repr(self):
         text = f"kernel_size={self.kernel_size}, stride={self.stride}"
@@ -35,7 +37,8 @@ class _AdaptivePool(Layer):
         self.output_size = shapes.pair(type(self).__name__, "output_size", output_size, 1)
 
     def windows(self, size):
-        return pool.adaptive_windows(type(self).__name__, size, self.output_size)
+        name = type(self).__name__
+        return pool.adaptive_windows(name, size, shapes.pair(name, "output_size", self.output_size, 1))
 
     def extra_repr(self):
         return f"output_size={self.output_size}"
@@ -45,7 +48,7 @@ class _Max:
     def emit(self, program, x, relu=False):
         self._spatial(x)
         win = self.windows((x.height, x.width))
-        y, index = pool.max_pool2d(program, x, win, self.training, relu)
+        y, index = pool.max_pool2d(program, x, win, program.gradients, relu)
 
         def backward(dy, need_dx):
             return pool.max_pool2d_backward(program, dy, index, win) if need_dx else None

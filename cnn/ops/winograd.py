@@ -151,7 +151,7 @@ class _Products:
 
     def weights(self, program, w, to_output, to_tap):
         """U, made before the blocks; `to_output` and `to_tap`: numbers of w from one to the next."""
-        u = zeros(self.t.n**2 * (self.padded * self.taps + LANES), program.dtype)
+        u = program.zeros(self.t.n**2 * (self.padded * self.taps + LANES))
         program.before("winograd_weights",
                        lambda: dict(w=w, u=u, tile=self.t.m, kernel=self.t.g.kernel[0], outputs=self.outputs,
                                     taps=self.taps, kt=self.kt, padded=self.padded, to_tap=to_tap,

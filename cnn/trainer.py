@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
-from cnn import functional, shapes
+from cnn import checks, functional, shapes
 from cnn._ext import augment
 from cnn.callbacks import Callback, Progress, TrainingDiverged
 from cnn.data import DataLoader, Dataset
@@ -36,10 +36,13 @@ class Trainer:
     `running_accuracy` and `history` tell callbacks where it is, and `recent`, a list of (step, from 1, lr, loss), what
     it has done since they were last called; setting `stop`, to True or a reason in words, ends it there.
     `state_dict` and `load_state_dict` carry a `fit`, from any step, to another process and the same bits.
+
+    Raises TypeError or ValueError for arguments that do not fit, among them an optimizer of another model.
     """
 
     def __init__(self, model, optimizer, loss=None, schedule=None, callbacks=(), max_grad_norm=None,
                  progress=True):
+        checks.optimizer_of("Trainer", optimizer, model)
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.criterion = CrossEntropyLoss() if loss is None else loss
         self.max_grad_norm = (None if max_grad_norm is None
@@ -52,7 +55,7 @@ class Trainer:
         self.stop = False
         self._seconds_per_step = math.inf
         self._loader = self._data = None
-        self._loader_epoch, self._resumed = 0, False
+        self._loader_epoch, self._next_epoch, self._resumed, self._restored = 0, 0, False, []
         self._begin(0)
         self._programs = {}
 
@@ -76,45 +79,110 @@ class Trainer:
     def fit(self, train, epochs, validation=None, batch_size=64, seed=0):
         """Train for a number of epochs; returns the History.
 
-        train: a DataLoader, or a Dataset that is then shuffled by `seed` into batches of `batch_size`.
-        validation: a Dataset (or DataLoader) to evaluate after each epoch.
+        train: a DataLoader, or a Dataset that is then shuffled by `seed` into batches of `batch_size`. Each epoch has
+        another order, those of a second `fit`, too.
+        validation: a Dataset (or DataLoader) to evaluate after each epoch. Its classes are matched with those of
+        `train` by name, and it is normalised as `train` is.
 
-        After `load_state_dict` it goes on where that state was taken, and wants the same arguments as then.
+        After `load_state_dict` it goes on where that state was taken, and wants the same arguments as then. However it
+        ends, every callback's `on_fit_end` is called. After an interruption (Ctrl-C) it may be called again.
 
-        Raises ValueError for an empty data set, or another one than the state's; TrainingDiverged where the
-        loss is NaN or infinite.
+        Raises ValueError for data that do not fit the model, each other or the state's; TrainingDiverged where the loss
+        is NaN or infinite. Warns where the schedule is over before the last epoch.
         """
         loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
-        if validation is not None:
-            validation = _dataset("Trainer.fit", "validation", validation)
+        if loader is not train:
+            loader.epoch = self._next_epoch
         self.epochs = shapes.integer("Trainer.fit", "epochs", epochs, 0)
-        if len(loader) == 0:
-            raise ValueError(f"Trainer.fit: there is no batch to train on: {len(loader.dataset)} images in "
-                             f"batches of {loader.batch_size}")
-        data = {"images": len(loader.dataset), "batch_size": loader.batch_size, "shuffle": loader.shuffle,
-                "seed": loader.seed, "drop_last": loader.drop_last}
-        if not self._resumed:
-            self._begin(0)
-        elif self._data is not None and self._data != data:
-            raise ValueError(f"Trainer.fit: the state to go on from belongs to the data {self._data}, got {data}")
+        if validation is not None:
+            validation = checks.matched("Trainer.fit", "validation", _dataset("Trainer.fit", "validation", validation),
+                                        loader.dataset, stacklevel=3)
+        data = self._check_fit(loader)
+        self.stop, self._loader, self._data = False, loader, data
+        if self._resumed:
+            loader.epoch = self._loader_epoch
         else:
-            loader.epoch, self._resumed = self._loader_epoch, False
-        self.stop, self._loader, self._loader_epoch, self._data = False, loader, loader.epoch, data
-        self._event("on_fit_start")
-        for epoch in range(self.epoch, self.epochs):
-            if self.stop:
-                break
-            if epoch > self.epoch:
-                self._begin(epoch)
-            self._epoch(loader, validation)
-            self._event("on_epoch_end")
-        self._event("on_fit_end")
+            self._restored, self._loader_epoch = [], loader.epoch
+            self._begin(0)
+        begun = []
+        try:
+            for callback in self.callbacks:
+                callback.on_fit_start(self)
+                begun.append(callback)
+            self._resumed = False
+            for epoch in range(self.epoch, self.epochs):
+                if self.stop:
+                    break
+                if epoch > self.epoch:
+                    self._begin(epoch)
+                self._epoch(loader, validation)
+                for callback in self.callbacks:
+                    callback.on_epoch_end(self)
+        except BaseException as error:
+            self._end(begun, error)
+            raise
+        finally:
+            loader.start = 0
+            if loader is not train:
+                self._next_epoch = loader.epoch
+        self._end(begun)
         return self.history
+
+    def _check_fit(self, loader):
+        """Refuse what the first epochs would stumble over; returns what a state tells of the data."""
+        owner, data = "Trainer.fit", loader.dataset
+        if len(loader) == 0:
+            raise ValueError(f"{owner}: there is no batch to train on: {len(data)} images in batches of "
+                             f"{loader.batch_size}")
+        checks.optimizer_of(owner, self.optimizer, self.model)
+        facts = {"images": len(data), "batch_size": loader.batch_size, "shuffle": loader.shuffle, "seed": loader.seed,
+                 "drop_last": loader.drop_last, "classes": list(data.classes), "mean": list(data.mean),
+                 "std": list(data.std)}
+        if self._resumed and self._data is not None:
+            for name, value in self._data.items():      # a state of an earlier version has fewer
+                if facts.get(name) != value:
+                    raise ValueError(f"{owner}: the state to go on from belongs to data with {name} {value}, got "
+                                     f"{facts.get(name)}")
+        epoch, batch = (self.epoch, self._batch) if self._resumed else (0, 0)
+        steps = (self.epochs - epoch) * len(loader) - batch
+        if steps > 0:
+            self.model.train()
+            checks.single_values(owner, self.model, loader)
+            checks.end_of_schedule(owner, self.schedule, self.step, steps, stacklevel=4)
+        return facts
+
+    def _end(self, begun, error=None):
+        """Call `on_fit_end` of all callbacks that have begun, whatever one of them raises. What ended `fit` is raised
+        first of all; else the first of these."""
+        first = None
+        for callback in begun:
+            try:
+                callback.on_fit_end(self)
+            except BaseException as failure:
+                if error is None and first is None:
+                    first = failure
+                else:
+                    (error or first).add_note(f"and then {type(callback).__name__}.on_fit_end raised {failure!r}")
+        try:
+            if first is not None:
+                raise first
+        finally:
+            del first, error    # their tracebacks refer to this frame
+
+    def resumes(self, callback):
+        """Whether this `fit` goes on from a state that has this callback's, too. Otherwise, a callback that remembers
+        something must start anew."""
+        return any(callback is restored for restored in self._restored)
 
     def _begin(self, epoch):
         """Nothing of this epoch is done yet."""
-        self.epoch, self.seen, self._batch, self._recorded = epoch, 0, 0, False
+        self.epoch, self.seen, self._batch, self._rows = epoch, 0, 0, len(self.history)
         self._loss_sum = self._weight_sum = self._correct = self._seconds = 0.0
+
+    @property
+    def _recorded(self):
+        """Whether the history has this epoch's row."""
+        return len(self.history) > self._rows
 
     def _epoch(self, loader, validation):
         """What is left of this epoch."""
@@ -126,24 +194,30 @@ class Trainer:
         fused, last, form, prepared = self._fused(self.optimizer), None, None, None
         start = time.perf_counter() - self._seconds
         for batch in self._batches(loader):
-            begun, self._rates = time.perf_counter(), []
-            if not fused:
-                self._set_rate(0)
-                results = [self._step(batch)]
-            else:
-                if (batch is not last and batch.form != form) or not prepared[0].fits(batch.count):
-                    form, prepared = batch.form, self._prepare("step", batch)
-                last = batch
-                results = self._execute(*prepared, batch, self._set_rate)
-            diverged = self._record(results, batch.count)
+            begun, self._rates, before = time.perf_counter(), [], (self.step, getattr(self.optimizer, "steps", None))
+            try:
+                if not fused:
+                    self._set_rate(0)
+                    results = [self._step(batch)]
+                else:
+                    if (batch is not last and batch.form != form) or not prepared[0].fits(batch.count):
+                        form, prepared = batch.form, self._prepare("step", batch)
+                    last = batch
+                    results = self._execute(*prepared, batch, self._set_rate)
+                diverged = self._record(results, batch.count)
+            except BaseException:
+                self._catch_up(*before, batch, prepared)
+                raise
             now = time.perf_counter()
             self._seconds, self._seconds_per_step = now - start, (now - begun) / len(results)
             for watcher in watchers if self.recent else ():
                 watcher.on_step_end(self)
             if diverged is not None:
                 self.loss = diverged
+                finite = batch.dataset is not None or np.isfinite(batch.images).all()
                 raise TrainingDiverged(f"the loss became {self.loss} in step {self.step} (epoch {self.epoch + 1}) "
-                                       f"at learning rate {self._rates[len(self.recent)]:g}")
+                                       f"at learning rate {self._rates[len(self.recent)]:g}; "
+                                       f"{TrainingDiverged.ADVICE if finite else 'images of this batch hold NaN or Inf'}")
             if self.stop:
                 break
         self._seconds = time.perf_counter() - start
@@ -156,7 +230,6 @@ class Trainer:
             "train_accuracy": self.running_accuracy, "val_loss": measured.get("loss", math.nan),
             "val_accuracy": measured.get("accuracy", math.nan), "seconds": self._seconds,
             "images_per_second": self.seen / self._seconds})
-        self._recorded = True
 
     def _set_rate(self, step):
         """Set the learning rate of one of the steps that are taken next, together."""
@@ -167,20 +240,32 @@ class Trainer:
     def _record(self, results, count):
         """Take down the results of these steps, each on `count` images, up to one whose loss is not finite; returns
         that loss, or None."""
-        self.recent = []
-        for (loss, weight, correct), rate in zip(results, self._rates, strict=True):
-            mean = loss / weight if weight else math.nan
+        recent, diverged, loss = [], None, self.loss
+        loss_sum, weight_sum, correct = self._loss_sum, self._weight_sum, self._correct
+        for (total, weight, right), rate in zip(results, self._rates, strict=True):
+            mean = total / weight if weight else 0.0 * total    # where all labels have weight 0, nothing counts
             if not math.isfinite(mean):
-                return mean
-            self.loss = mean
-            self._loss_sum += loss
-            self._weight_sum += weight
-            self._correct += correct
-            self.seen += count
-            self.step += 1
-            self._batch += 1
-            self.recent.append((self.step, rate, mean))
-        return None
+                diverged = mean
+                break
+            loss = mean
+            loss_sum += total if weight else 0.0
+            weight_sum += weight
+            correct += right
+            recent.append((self.step + len(recent) + 1, rate, mean))
+        taken = len(recent)
+        # at once, so that an interruption finds all of it done or nothing
+        (self.recent, self.loss, self._loss_sum, self._weight_sum, self._correct, self.seen, self._batch, self.step) = (
+            recent, loss, loss_sum, weight_sum, correct, self.seen + taken * count, self._batch + taken,
+            self.step + taken)
+        return diverged
+
+    def _catch_up(self, step, updates, batch, prepared):
+        """Record the steps that the optimizer has made, where an interruption came before they were recorded."""
+        if self.step != step or updates is None:
+            return
+        made = self.optimizer.steps - updates
+        if made and made == len(self._rates):
+            self._record([self._made] if prepared is None else prepared[1].results(made), batch.count)
 
     def _together(self):
         """How many steps to take in one call."""
@@ -233,9 +318,10 @@ class Trainer:
         self.model.backward(self.criterion.backward(), need_dx=False)
         if self.max_grad_norm is not None:
             clip_grad_norm(self.model.parameters(), self.max_grad_norm)
-        self.optimizer.step()
         total = self._total(len(scores))
-        return loss * total if total else 0.0, total, _right(scores, batch.labels)
+        self._made = loss * total if total else 0.0, total, _right(scores, batch.labels)    # see _catch_up
+        self.optimizer.step()
+        return self._made
 
     # ------------------------------------------------------------ stopping and going on
 
@@ -285,12 +371,14 @@ class Trainer:
                                  f"has not")
             if len(counters) != len(layers):
                 raise ValueError(f"Trainer: the state has {len(counters)} random layers, the model {len(layers)}")
+            self._restored = []
             for name, part in parts.items():
                 if name in saved or part not in self.callbacks:     # a callback may be new
                     part.load_state_dict(state[name])
+                    self._restored.append(part)
             for layer, step in zip(layers, counters, strict=True):
                 layer.step = step
-            self.history[:] = History.joined(state["history"], timing["history"])
+            self.history[:] = History.joined(state["history"], timing["history"])   # before _begin, which counts them
             for name in ("step", "epoch", "batch", "seen", "loader_epoch"):
                 shapes.integer("Trainer", f"{name} of the state", position[name], 0, 2**63 - 1)
             self._begin(position["epoch"])
@@ -344,12 +432,15 @@ class Trainer:
     def evaluate(self, data, tta=None):
         """Loss and accuracy on a Dataset or DataLoader: {"loss", "accuracy", "images"}, NaN without images.
 
-        tta: see `predict`; both are then those of the averaged scores.
+        tta: see `predict`; both are then those of the averaged scores. After `fit`, classes are matched with those of
+        the training data by name, and images normalised as these.
 
         The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
         """
         dataset = _dataset("Trainer.evaluate", "data", data)
         _check_tta("Trainer.evaluate", tta)
+        if self._loader is not None:
+            dataset = checks.matched("Trainer.evaluate", "data", dataset, self._loader.dataset, stacklevel=3)
         loss_sum = weight_sum = correct = 0.0
         with _evaluation(self.model):
             for chosen in _portions(len(dataset)):
@@ -378,6 +469,8 @@ class Trainer:
     def predict(self, x, tta=None):
         """Scores (N, K) of a Dataset, or of images (N, C, H, W) as the model takes them.
 
+        After `fit`, a Dataset is normalised as the training data are.
+
         tta (test-time augmentation): None; "flip", the mean of the scores (logits) of each image and its mirror
         image; or "flip+shift", which gives that mean a weight of 1/2, and 1/4 to the same mean of the image moved
         by one pixel down and right, and of the one moved up and left, reflected at its edges.
@@ -389,6 +482,8 @@ class Trainer:
             x = shapes.images("Trainer.predict", "x", x, self.model.dtype)
             if tta is not None and x.ndim != 4:
                 raise ValueError(f"Trainer.predict: x must have shape (N, C, H, W) for tta {tta!r}, got {x.shape}")
+        elif self._loader is not None:
+            x = checks.normalised("Trainer.predict", "x", x, self._loader.dataset, stacklevel=3)
         scores = []
         with _evaluation(self.model):
             for chosen in _portions(len(x)) or [slice(0, 0)]:
@@ -457,10 +552,6 @@ class Trainer:
             backward(fused.dy, False)
             self.optimizer.emit(program, self.max_grad_norm)
         return program, fused
-
-    def _event(self, name):
-        for callback in self.callbacks:
-            getattr(callback, name)(self)
 
 
 class _Batch:
@@ -533,8 +624,8 @@ def _portions(count):
 def _evaluation(model):
     """Evaluation mode meanwhile, then every layer's mode as it was."""
     modes = _modes(model)
-    model.eval()
     try:
+        model.eval()
         yield
     finally:
         _restore(modes)

@@ -24,7 +24,7 @@ FLOORS = [
     {"shapes", "init", "windows", "memory", "plan", "threads", "winograd", "parameter", "files", "ops", "functional"},
     {"layers", "losses"},
     {"models", "optim", "schedules", "data", "history", "metrics"},
-    {"trainer", "callbacks", "averaging", "checkpoint", "config", "evaluation", "images", "lr_finder", "plots",
+    {"trainer", "callbacks", "checks", "averaging", "checkpoint", "config", "evaluation", "images", "lr_finder", "plots",
      "report", "run"},
     {"__init__"},
     {"commands"},

@@ -28,7 +28,7 @@ class BatchNorm2d(Layer):
         super().__init__()
         name = type(self).__name__
         self.num_features = shapes.integer(name, "num_features", num_features, 1)
-        self.eps = shapes.number(name, "eps", eps, 0)
+        self.eps = shapes.epsilon(name, eps)
         self.momentum = momentum if momentum is None else shapes.number(name, "momentum", momentum, 0, 1)
         if np.dtype(dtype) not in shapes.FLOATS:
             raise TypeError(f"{name}: dtype must be float32 or float64, got {np.dtype(dtype)}")

@@ -1,4 +1,5 @@
 """Averages of a model's weights over its training steps, kept beside the model."""
+import hashlib
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 
@@ -19,7 +20,8 @@ class EMA(Callback):
         with ema.applied():
             trainer.evaluate(test)
 
-    Buffers (running statistics) are averaged like weights. The average starts as what the model holds now.
+    Buffers (running statistics) are averaged like weights. The average starts as what the model holds now. It goes on
+    in a second `fit`, unless something else has changed the weights since the first: then it starts anew.
     In a loop of your own call `update` after each step.
 
     model: a Layer with parameters. decay: of one update, a number in [0, 1] or a function of the
@@ -43,11 +45,21 @@ class EMA(Callback):
         self._average = {key: array.copy() for key, array in self._arrays().items()}
         self._now = np.zeros(1)
         self._programs = Pool()
+        self._known = self._digest()    # of the model's arrays when `fit` ended; None: any will do
 
     @property
     def steps(self):
         """Steps counted so far (int)."""
         return int(self._steps[0])
+
+    def on_fit_start(self, trainer):
+        own = set(map(id, trainer.model.parameters()))
+        if not all(id(p) in own for p in self.model.parameters()):
+            raise ValueError(f"{type(self).__name__}: model must be the trainer's, or a part of it, got another one")
+        if not trainer.resumes(self) and self._known not in (None, self._digest()):
+            self._average = {key: array.copy() for key, array in self._arrays().items()}
+            self._programs.clear()      # they know the arrays from before
+            self._steps[0] = 0
 
     def on_step_end(self, trainer):
         self.update()
@@ -55,12 +67,14 @@ class EMA(Callback):
     def on_fit_end(self, trainer):
         if self.apply:
             self._copy_in(self._average)
+        self._known = self._digest()
 
     def measuring(self):
         return self.applied() if self.apply else nullcontext()
 
     def update(self):
         """Count a step, and average if it is time to."""
+        self._known = None
         name, steps = type(self).__name__, self.steps + 1
         if steps % self.every:
             self._steps[0] = steps
@@ -82,18 +96,27 @@ class EMA(Callback):
         """The model holds the averages meanwhile, in the same arrays, and what it held before afterwards; other threads
         cannot use it."""
         use = Use(type(self).__name__, whole=True)
-        before = {key: array.copy() for key, array in self._arrays().items()}
         try:
             use.take(guards(self.model.parameters()), alone=True)
-            self._copy_in(self._average)
-            yield
+            before = {key: array.copy() for key, array in self._arrays().items()}
+            try:
+                self._copy_in(self._average)
+                yield
+            finally:
+                self._copy_in(before)
         finally:
-            self._copy_in(before)
             use.leave()
 
     def _copy_in(self, values):
         for key, array in self._arrays().items():
             array[...] = values[key]
+
+    def _digest(self):
+        """A hash of the model's arrays."""
+        result = hashlib.blake2b(digest_size=16)
+        for array in self._arrays().values():
+            result.update(np.ascontiguousarray(array))
+        return result.digest()
 
     def _arrays(self):
         """All that is averaged, by name: the model's own arrays of floats."""
@@ -137,7 +160,7 @@ class EMA(Callback):
                   for key, array in self._average.items()}
         for key, array in self._average.items():
             array[...] = values[key]
-        self._steps[0] = steps
+        self._steps[0], self._known = steps, None
 
 
 class Lookahead(EMA):
@@ -153,3 +176,4 @@ class Lookahead(EMA):
 
     def on_fit_end(self, trainer):
         self._copy_in(self._average)
+        self._known = self._digest()

@@ -16,7 +16,10 @@ from cnn.history import History
 
 
 class TrainingDiverged(ArithmeticError):
-    """The loss or a weight became NaN or infinite."""
+    """The loss or a weight became NaN or infinite. The optimizer's state is then of no use any more, nor is the model,
+    unless a callback has restored its best weights."""
+
+    ADVICE = "try a lower lr, a schedule with warm-up, or a max_grad_norm such as 1"
 
 
 class Callback:
@@ -26,7 +29,8 @@ class Callback:
     `every_step`, training takes several steps before it calls them, as many as are done in twenty milliseconds, which
     saves up to a tenth of a short step: `trainer.recent` tells of all of them. One that must remember something when
     a run is resumed has `state_dict()`, a dict of arrays and what JSON can hold, and `load_state_dict(state)`: its
-    state is then a part of every checkpoint, under the name of its class.
+    state is then a part of every checkpoint, under the name of its class. Its `on_fit_start` forgets what an earlier
+    `fit` has left, unless `trainer.resumes(self)`.
     """
 
     every_step = True       # whether `on_step_end` must be called after every single step
@@ -41,7 +45,8 @@ class Callback:
         """After each epoch: `trainer.history[-1]` is its row."""
 
     def on_fit_end(self, trainer):
-        """After the last epoch."""
+        """After the last epoch, and where anything else has ended `fit`: an exception, Ctrl-C. It is called if
+        `on_fit_start` has returned, and does what must be done in any case: close files, restore weights."""
 
     def measuring(self):
         """A context manager in which the model holds the weights to measure and to keep: those of training."""
@@ -90,7 +95,7 @@ class EpochLog(Callback):
 
     def on_epoch_end(self, trainer):
         row = trainer.history[-1]
-        text = (f"epoch {row['epoch']:3d}/{trainer.epochs}  loss {row['train_loss']:.4f}  "
+        text = (f"epoch {trainer.epoch + 1:3d}/{trainer.epochs}  loss {row['train_loss']:.4f}  "
                 f"accuracy {row['train_accuracy']:.4f}")
         if not math.isnan(row["val_accuracy"]):
             text += f"  held out: loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
@@ -111,13 +116,18 @@ class CSVLog(Callback):
     def on_fit_start(self, trainer):
         _refuse_to_overwrite(self.path, trainer)
         trainer.history.save(self.path)
-        self._file = files.Log(self.path)
+        self._file, self._rows = files.Log(self.path), len(trainer.history)
 
     def on_epoch_end(self, trainer):
-        self._file.write(trainer.history[-1:].to_csv(header=False))
+        self._file.write(trainer.history[self._rows:].to_csv(header=False))
+        self._rows = len(trainer.history)
 
     def on_fit_end(self, trainer):
-        self._file.close()
+        try:
+            if self._rows < len(trainer.history):      # an interruption came before on_epoch_end
+                self.on_epoch_end(trainer)
+        finally:
+            self._file.close()
 
 
 class JSONLLog(Callback):
@@ -136,14 +146,20 @@ class JSONLLog(Callback):
         _refuse_to_overwrite(self.path, trainer)
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
         files.write(self.path, b"".join(lines[:trainer.step]))
-        self._file = files.Log(self.path)
+        self._file, self._step = files.Log(self.path), trainer.step
 
     def on_step_end(self, trainer):
-        rows = [{"step": step, "epoch": trainer.epoch + 1, "lr": lr, "loss": loss} for step, lr, loss in trainer.recent]
+        epoch = len(trainer.history) + 1    # of all fits of this trainer
+        rows = [{"step": step, "epoch": epoch, "lr": lr, "loss": loss} for step, lr, loss in trainer.recent]
         self._file.write("".join(json.dumps(row) + "\n" for row in rows))
+        self._step = trainer.step
 
     def on_fit_end(self, trainer):
-        self._file.close()
+        try:
+            if self._step < trainer.step:       # an interruption came before on_step_end
+                self.on_step_end(trainer)
+        finally:
+            self._file.close()
 
 
 def _refuse_to_overwrite(path, trainer):
@@ -193,17 +209,10 @@ class _Best(Callback):
         self.min_delta = shapes.number(owner, "min_delta", min_delta, 0)
         self.best, self.best_epoch = None, 0
 
-    def _improved(self, trainer):
-        """Whether the epoch that has just ended is the best."""
-        row = trainer.history[-1]
-        value = row[self.monitor]
-        if math.isnan(value):
-            return False
+    def _improves(self, value):
+        """Whether that would be the best."""
         sign = 1 if "accuracy" in self.monitor else -1
-        if self.best is not None and not sign * (value - self.best) > self.min_delta:
-            return False
-        self.best, self.best_epoch = value, row["epoch"]
-        return True
+        return not math.isnan(value) and (self.best is None or sign * (value - self.best) > self.min_delta)
 
     def state_dict(self):
         return {"best": self.best, "best_epoch": self.best_epoch}
@@ -217,7 +226,9 @@ class EarlyStopping(_Best):
 
     monitor: a column of the History; a larger accuracy is better, a smaller everything else. min_delta: what is
     better by no more than this does not count. restore_best: give the model the weights of the best epoch when
-    training ends, for whatever reason.
+    training ends, for whatever reason: Ctrl-C, divergence and other exceptions, too.
+
+    Each `fit` starts afresh, whether of this model or another.
     """
 
     def __init__(self, monitor="val_loss", patience=5, min_delta=0.0, restore_best=True):
@@ -228,16 +239,23 @@ class EarlyStopping(_Best):
         self._weights = {}
 
     def on_fit_start(self, trainer):
+        if not trainer.resumes(self):
+            self.best, self.best_epoch, self.wait, self._weights = None, 0, 0, {}
+        self._rows = len(trainer.history)
         self._decide(trainer)
 
     def on_epoch_end(self, trainer):
-        if self._improved(trainer):
-            self.wait = 0
+        row = trainer.history[-1]
+        if self._improves(row[self.monitor]):
+            weights = {}
             if self.restore_best:
                 with trainer.measuring():
-                    self._weights = trainer.model.state_dict()
+                    weights = trainer.model.state_dict()
+            # at once, so that an interruption finds all of it or nothing
+            self.best, self.best_epoch, self.wait, self._weights = row[self.monitor], row["epoch"], 0, weights
         else:
             self.wait += 1
+        self._rows = len(trainer.history)
         self._decide(trainer)
 
     def _decide(self, trainer):
@@ -246,6 +264,8 @@ class EarlyStopping(_Best):
                             f"{self.wait} epochs")
 
     def on_fit_end(self, trainer):
+        if self._rows < len(trainer.history):       # an interruption came before on_epoch_end
+            self.on_epoch_end(trainer)
         if self._weights:
             trainer.model.load_state_dict(self._weights)
 
@@ -262,20 +282,30 @@ class BestCheckpoint(_Best):
 
     path: the file. monitor, min_delta: as of EarlyStopping. description: what `cnn.save_model` takes; `epoch` and
     the value of `monitor` are added.
+
+    The best is that of all fits of a trainer, as the file is; another trainer starts afresh. Raises what `save_model`
+    raises for a description when it is made, and for one that does not fit the model before the first step.
     """
 
     def __init__(self, path, monitor="val_loss", min_delta=0.0, description=None):
         super().__init__(monitor, min_delta)
-        self.path, self.description = Path(path), dict(description or {})
+        self.path = Path(path)
+        self.description, self._shapes = checkpoint.described("BestCheckpoint", description or {})
 
     def on_fit_start(self, trainer):
+        if trainer.step == 0:
+            self.best, self.best_epoch = None, 0
         _refuse_to_overwrite(self.path, trainer)
+        checkpoint.check_shapes("BestCheckpoint", trainer.model, self._shapes)
 
     def on_epoch_end(self, trainer):
-        if self._improved(trainer):
+        row = trainer.history[-1]
+        value = row[self.monitor]
+        if self._improves(value):
             with trainer.measuring():
                 checkpoint.save_model(self.path, trainer.model, {
-                    **self.description, "epoch": self.best_epoch, self.monitor: self.best})
+                    **self.description, "epoch": row["epoch"], self.monitor: value})
+            self.best, self.best_epoch = value, row["epoch"]
 
 
 class TimeLimit(Callback):
@@ -292,7 +322,7 @@ class TimeLimit(Callback):
         self.reached = False
 
     def on_fit_start(self, trainer):
-        self._end = self.clock() + 60 * self.minutes
+        self._end, self.reached = self.clock() + 60 * self.minutes, False
 
     def on_step_end(self, trainer):
         if self.clock() >= self._end:
@@ -327,6 +357,7 @@ class Checkpoint(Callback):
         return not isinstance(self.every, str)
 
     def on_fit_start(self, trainer):
+        self.path = self._position = None
         self.folder.mkdir(parents=True, exist_ok=True)
         if trainer.step == 0 and checkpoint.checkpoints(self.folder):
             raise FileExistsError(f"{self.folder} holds the checkpoints of another run")
@@ -351,7 +382,7 @@ class Checkpoint(Callback):
         state = trainer.state_dict()
         if not all(np.isfinite(value).all() for value in state["model"].values()):
             raise TrainingDiverged(f"weights became NaN or infinite by step {trainer.step} (epoch "
-                                   f"{trainer.epoch + 1}) at learning rate {trainer.lr:g}")
+                                   f"{trainer.epoch + 1}) at learning rate {trainer.lr:g}; {TrainingDiverged.ADVICE}")
         path = checkpoint.path_of(self.folder, trainer.step)
         checkpoint.save(path, state)
         self.path, self._position, self._saved = path, position, self.clock()
@@ -385,6 +416,7 @@ class StopOnSignal(Callback):
         self._before = {}
 
     def __enter__(self):
+        self.number = None
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:      # as nohup asks

@@ -16,11 +16,66 @@ CHECKPOINT_FORMAT = "cnn-checkpoint-1"
 def save_model(path, model, description):
     """Write the weights of `model` and its description to a .safetensors file, whole or not at all.
 
-    description: dict that JSON can hold. `load_model` needs its keys `model` (a name from
-    cnn.models.MODELS) and `arguments` (of that function); `classes` (names), `mean` and `std` (one number a
-    channel) travel along for whoever classifies images. Raises OSError naming the file.
+    description: dict that JSON can hold, NumPy's numbers and arrays included. `load_model` needs its keys `model` (a
+    name from cnn.models.MODELS, to which functions of your own may be added) and `arguments` (of that function);
+    `classes` (names), `mean` and `std` (one number a channel) travel along for whoever classifies images.
+
+    Raises TypeError or ValueError, before anything is written, for a description of which `load_model` could not make
+    this model, OSError naming the file.
     """
+    description, made = described("save_model", description)
+    check_shapes("save_model", model, made)
     _write(path, FORMAT, model.state_dict(), description)
+
+
+def described(owner, description):
+    """The description of a model as JSON can hold it, and the shapes, by name, of the weights of what it describes.
+
+    Raises TypeError or ValueError, naming the key, where JSON can't hold it or `load_model` could make no model of it.
+    """
+    if not isinstance(description, dict):
+        raise TypeError(f"{owner}: description must be a dict, got {type(description).__name__}")
+    description = {name: _plain(f"{owner}: description: {name}", value) for name, value in description.items()}
+    name, arguments = description.get("model"), description.get("arguments")
+    if not isinstance(name, str) or name not in models.MODELS or not isinstance(arguments, dict):
+        raise ValueError(f"{owner}: description must have model, a name from cnn.models.MODELS, and arguments, a dict, "
+                         f"or load_model could not make the network anew, got {name!r} and {arguments!r}; add the "
+                         f"function that makes a network of your own to MODELS")
+    try:
+        model = models.MODELS[name](**arguments)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{owner}: description: load_model could not make {name} with these arguments ({error})"
+                         ) from None
+    return description, _shapes(model)
+
+
+def check_shapes(owner, model, wanted):
+    """Refuse a model whose weights are not those that `described` has returned."""
+    found = _shapes(model)
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            raise ValueError(f"{owner}: the description does not fit the model: {name} has shape "
+                             f"{wanted.get(name, 'none')} by the description, {found.get(name, 'none')} in the model")
+
+
+def _shapes(model):
+    return {name: array.shape for name, array in model._state()}
+
+
+def _plain(where, value):
+    """A value as JSON can hold it: NumPy's numbers and arrays as Python's. Raises TypeError naming the place."""
+    if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "biufU":
+        return value.tolist()
+    if isinstance(value, dict):
+        for name in value:
+            if not isinstance(name, str):
+                raise TypeError(f"{where}: its keys must be texts, got {name!r}")
+        return {name: _plain(f"{where}.{name}", inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(f"{where}[{i}]", inner) for i, inner in enumerate(value)]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{where} must be what JSON can hold, got {type(value).__name__}")
 
 
 def load_model(path):
@@ -133,7 +188,7 @@ def _take_arrays(tree, arrays, path=""):
         elif isinstance(value, np.ndarray):
             arrays[path + name] = value
         else:
-            rest[name] = value
+            rest[name] = _plain(f"state: {path}{name}", value)
     return rest
 
 

@@ -5,6 +5,7 @@ order; results are new C-contiguous arrays. Sizes are an int or a pair (height, 
 empty. TypeError is raised for a wrong dtype or kind of argument, ValueError for a wrong shape or value,
 naming the function, the argument and what would be right.
 """
+import math
 from contextlib import contextmanager
 
 import numpy as np
@@ -322,7 +323,7 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     running = {what: shapes.array(name, what, value, (channels,), x.dtype).copy()
                for what, value in given.items() if value is not None}
     factor = np.array([shapes.number(name, "momentum", momentum, 0, 1)])
-    eps = shapes.number(name, "eps", eps, 0)
+    eps = shapes.epsilon(name, eps)
     arrays = {"w": w, "b": b, **running}
     slots = {what: None if arrays.get(what) is None else Slot(what) for what in ("w", "b", *given)}
 
@@ -352,7 +353,7 @@ def batch_norm_backward(dy, x, weight=None, eps=1e-5):
     name = "batch_norm_backward"
     x, w, _ = _batch_norm_arrays(name, x, weight, None)
     dy = shapes.array(name, "dy", dy, x.shape, x.dtype)
-    eps = shapes.number(name, "eps", eps, 0)
+    eps = shapes.epsilon(name, eps)
 
     def write(program):
         t, tdy = program.input(*x.shape[1:]), program.input(*x.shape[1:], name="dy")
@@ -553,7 +554,8 @@ def cross_entropy(logits, targets_, label_smoothing=0.0, weight=None):
     """Softmax and log loss, fused: L = -log softmax(logits)[target], the (weighted) mean over the batch.
 
     logits: (N, K); targets: integers (N,) in [0, K); weight: (K,) or None; label_smoothing in [0, 1].
-    Returns the loss (float) and dlogits (N, K). Of an empty batch the loss is NaN, as in PyTorch.
+    Returns the loss (float) and dlogits (N, K). Of an empty batch, and where all targets have weight 0, the loss is
+    NaN, as in PyTorch; the gradient is then 0.
     """
     name = "cross_entropy"
     logits = shapes.array(name, "logits", logits, ("N", "K"))
@@ -572,9 +574,9 @@ def cross_entropy(logits, targets_, label_smoothing=0.0, weight=None):
     with _program((name, classes, smoothing, weight is None), logits.dtype, len(logits), write) as program:
         program.run(len(logits), x=logits, y=dlogits, target=target, total=total,
                     **({} if weight is None else {"weight": weight}))
-        loss_sum = program.loss[:len(logits)].sum()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.divide(loss_sum, total[0])), dlogits
+        with np.errstate(invalid="ignore"):
+            summed = float(program.loss[:len(logits)].sum())
+    return summed / float(total[0]) if total[0] else math.nan, dlogits
 
 
 def mse_loss(prediction, target):

@@ -9,7 +9,8 @@ class CrossEntropyLoss:
     """Softmax and log loss, the mean over the batch: L = -log softmax(z)[g].
 
     label_smoothing e in [0, 1] spreads e of the target evenly over the K classes; weight, (K,), gives each
-    class's images another weight, and the mean becomes a weighted one. Both as PyTorch defines them.
+    class's images another weight, and the mean becomes a weighted one. Both as PyTorch defines them, but where all
+    images have weight 0 the gradient is 0: such a batch counts as nothing.
 
         loss = CrossEntropyLoss()
         value = loss(logits, targets)       # logits (N, K), targets integers (N,)
@@ -36,6 +37,11 @@ class CrossEntropyLoss:
         if self._gradient is None:
             raise RuntimeError("CrossEntropyLoss: backward needs a call before it")
         return self._gradient
+
+    def key(self):
+        """What a program with this loss is made from."""
+        weight = self.weight if self.weight is None else np.asarray(self.weight).tobytes()
+        return self.label_smoothing, weight
 
     def emit(self, program, scores, need_gradient=True, chosen=None):
         """Add the loss to a program, see `FusedCrossEntropy`; `chosen`: a slot for the numbers of the targets."""

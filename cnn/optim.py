@@ -348,7 +348,7 @@ class Adam(Optimizer):
         except (TypeError, ValueError):
             raise ValueError(f"{name}: betas must be two numbers, got {betas!r}") from None
         return {"betas": tuple(shapes.number(name, "betas", b, 0, below=1) for b in (beta1, beta2)),
-                "eps": shapes.number(name, "eps", eps, 0),
+                "eps": shapes.epsilon(name, eps),
                 "weight_decay": shapes.number(name, "weight_decay", weight_decay, 0)}
 
     def _buffers(self, options):
@@ -383,7 +383,7 @@ class RMSprop(Optimizer):
 
     def _checked(self, alpha, eps, weight_decay, momentum, centered):
         return {"alpha": shapes.number("RMSprop", "alpha", alpha, 0, 1),
-                "eps": shapes.number("RMSprop", "eps", eps, 0),
+                "eps": shapes.epsilon("RMSprop", eps),
                 "weight_decay": shapes.number("RMSprop", "weight_decay", weight_decay, 0),
                 "momentum": shapes.number("RMSprop", "momentum", momentum, 0), "centered": bool(centered)}
 

@@ -209,7 +209,6 @@ class Program:
         self._drafts = {}   # phases that are not compiled yet
         self._compiled = {}
         self._arrays = []
-        self._filled = set()
         self.begin("forward")
 
     def write_layer(self, layer, x, **more):
@@ -296,15 +295,23 @@ class Program:
         self._fixed += array.nbytes
         return array
 
-    def gradient(self, owner, name, parameter):
-        """Where the gradient of a parameter goes, or None where it is not wanted. Raises ValueError where something
-        else in this phase has filled it already."""
+    def gradient(self, parameter):
+        """An array for the gradient of a parameter, or None where it is not wanted. The first is the parameter's own;
+        what further uses fill is added to it by `add_gradients`."""
         if parameter is None or not parameter.requires_grad:
             return None
-        if id(parameter) in self._filled:
-            raise ValueError(repeated(owner, name))
-        self._filled.add(id(parameter))
-        return parameter.grad
+        uses = self._uses.setdefault(id(parameter), [])
+        uses.append(self.zeros(parameter.size).reshape(parameter.shape) if uses else parameter.grad)
+        return uses[-1]
+
+    def add_gradients(self):
+        """Where a parameter is used several times, add up its gradients, in the order in which they were asked for."""
+        if any(len(uses) > 1 for uses in self._uses.values()):
+            self.cut()
+        for grad, *others in self._uses.values():
+            for other in others:
+                self.before("accumulate", lambda grad=grad, other=other: dict(x=other, y=grad, count=grad.size),
+                            self.kernels.pack.chunks(grad.size))
 
     def _own(self, array):
         self._arrays.append(array)
@@ -315,7 +322,7 @@ class Program:
     def begin(self, phase):
         """Add what follows to this phase, which `run` names; what an earlier attempt added is gone."""
         self._phase = self._drafts[phase] = _Phase()
-        self._segments, self._filled = self._phase.segments, set()
+        self._segments, self._uses = self._phase.segments, {}
         self.cut()
 
     def cut(self):
@@ -540,12 +547,6 @@ class Program:
         self.after("sum_shards", lambda: dict(x=parts, y=target, count=count, step=parts.step),
                    self.kernels.pack.chunks(count))
         return parts
-
-
-def repeated(owner, name):
-    """The error of a layer or parameter that is used more than once."""
-    return (f"{owner}: {name} is used more than once in this model: its gradient, the sum over all uses, is not "
-            f"supported; give each use a layer with weights of its own")
 
 
 def circumstances():

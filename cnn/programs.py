@@ -114,7 +114,7 @@ class Use:
     owner: who speaks in an error. whole: whether it is for a whole training run, which other threads don't wait for.
     """
 
-    __slots__ = ("_holder", "_owner", "_taken")
+    __slots__ = ("__weakref__", "_holder", "_owner", "_taken")
 
     def __init__(self, owner, whole=False):
         self._holder, self._owner, self._taken = Holder(threading.get_ident(), whole), owner, []

@@ -510,7 +510,8 @@ def cross_entropy(logits, targets, label_smoothing=0.0, weight=None):
 
     In general the image's wanted distribution is q_i = (1 - ε) [i = g] + ε/K with label smoothing ε, times
     weight_i if classes are weighted; then L = -Σ_i q_i log p_i and dL/dy_i = p_i Σ_j q_j - q_i. The mean over
-    the images divides by their number, or by the sum of their classes' weights (PyTorch's rule).
+    the images divides by their number, or by the sum of their classes' weights (PyTorch's rule). Where that is 0,
+    L is NaN, and its gradient is taken as 0.
 
     logits: (N, K). targets: (N,) integers in [0, K). label_smoothing: ε in [0, 1]. weight: (K,) or None.
     Returns loss (a float) and dlogits: (N, K). Raises ValueError for a target outside [0, K).
@@ -526,8 +527,8 @@ def cross_entropy(logits, targets, label_smoothing=0.0, weight=None):
 
     log_p = log_softmax(logits)
     counts = wanted != 0  # 0·log p is 0, even where p is 0 and its logarithm infinite
-    loss = -(wanted[counts] * log_p[counts]).sum() / total
-    dlogits = (np.exp(log_p) * wanted.sum(axis=1, keepdims=True) - wanted) / total
+    loss = -(wanted[counts] * log_p[counts]).sum() / total if total else math.nan
+    dlogits = (np.exp(log_p) * wanted.sum(axis=1, keepdims=True) - wanted) / (total or math.inf)
     return float(loss), dlogits
 
 

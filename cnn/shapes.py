@@ -64,6 +64,15 @@ def number(owner, name, value, minimum=None, maximum=None, below=None, above=Non
     raise ValueError(f"{owner}: {name} must be a finite number {wanted}".rstrip() + f", got {_shown(value)}")
 
 
+def epsilon(owner, value):
+    """Return eps, which keeps a divisor from 0, as a float that float32 can tell from 0, too."""
+    smallest = float(np.finfo(np.float32).tiny)
+    value = number(owner, "eps", value, above=0)
+    if value < smallest:
+        raise ValueError(f"{owner}: eps must be at least {smallest:.3g}, or it is 0 in float32, got {value:g}")
+    return value
+
+
 def pair(owner, name, value, minimum=0):
     """Return (height, width) as two ints from one integer or a tuple or list of two, each at least `minimum`.
 

@@ -1,18 +1,21 @@
 """The training loop."""
+import copy
 import math
 import time
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
-from cnn import functional, shapes
+from cnn import checks, functional, shapes
 from cnn._ext import augment
 from cnn.callbacks import Callback, Progress, TrainingDiverged
 from cnn.data import DataLoader, Dataset
 from cnn.history import History
+from cnn.layers.base import evaluation, run_backward, run_forward
 from cnn.losses import CrossEntropyLoss
 from cnn.optim import clip_grad_norm
 from cnn.plan import LANES, PER_THREAD, PER_WORKER, Program, Slot, circumstances
+from cnn.programs import Pool, Use, guards, left_to_emit
 
 EVALUATION_BATCH = 512      # images at a time where nothing is learnt
 
@@ -36,10 +39,13 @@ class Trainer:
     `running_accuracy` and `history` tell callbacks where it is, and `recent`, a list of (step, from 1, lr, loss), what
     it has done since they were last called; setting `stop`, to True or a reason in words, ends it there.
     `state_dict` and `load_state_dict` carry a `fit`, from any step, to another process and the same bits.
+
+    Raises TypeError or ValueError for arguments that do not fit, among them an optimizer of another model.
     """
 
     def __init__(self, model, optimizer, loss=None, schedule=None, callbacks=(), max_grad_norm=None,
                  progress=True):
+        checks.optimizer_of("Trainer", optimizer, model)
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.criterion = CrossEntropyLoss() if loss is None else loss
         self.max_grad_norm = (None if max_grad_norm is None
@@ -52,9 +58,9 @@ class Trainer:
         self.stop = False
         self._seconds_per_step = math.inf
         self._loader = self._data = None
-        self._loader_epoch, self._resumed = 0, False
+        self._loader_epoch, self._next_epoch, self._resumed, self._restored = 0, 0, False, []
         self._begin(0)
-        self._programs = {}
+        self._programs, self._program = Pool(), None
 
     @property
     def lr(self):
@@ -76,45 +82,112 @@ class Trainer:
     def fit(self, train, epochs, validation=None, batch_size=64, seed=0):
         """Train for a number of epochs; returns the History.
 
-        train: a DataLoader, or a Dataset that is then shuffled by `seed` into batches of `batch_size`.
-        validation: a Dataset (or DataLoader) to evaluate after each epoch.
+        train: a DataLoader, or a Dataset that is then shuffled by `seed` into batches of `batch_size`. Each epoch has
+        another order, those of a second `fit`, too.
+        validation: a Dataset (or DataLoader) to evaluate after each epoch. Its classes are matched with those of
+        `train` by name, and it is normalised as `train` is.
 
-        After `load_state_dict` it goes on where that state was taken, and wants the same arguments as then.
+        After `load_state_dict` it goes on where that state was taken, and wants the same arguments as then. However it
+        ends, every callback's `on_fit_end` is called. After an interruption (Ctrl-C) it may be called again.
 
-        Raises ValueError for an empty data set, or another one than the state's; TrainingDiverged where the
-        loss is NaN or infinite.
+        Raises ValueError for data that do not fit the model, each other or the state's; TrainingDiverged where the loss
+        is NaN or infinite. Warns where the schedule is over before the last epoch.
         """
         loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
-        if validation is not None:
-            validation = _dataset("Trainer.fit", "validation", validation)
+        if loader is not train:
+            loader.epoch = self._next_epoch
         self.epochs = shapes.integer("Trainer.fit", "epochs", epochs, 0)
-        if len(loader) == 0:
-            raise ValueError(f"Trainer.fit: there is no batch to train on: {len(loader.dataset)} images in "
-                             f"batches of {loader.batch_size}")
-        data = {"images": len(loader.dataset), "batch_size": loader.batch_size, "shuffle": loader.shuffle,
-                "seed": loader.seed, "drop_last": loader.drop_last}
-        if not self._resumed:
-            self._begin(0)
-        elif self._data is not None and self._data != data:
-            raise ValueError(f"Trainer.fit: the state to go on from belongs to the data {self._data}, got {data}")
+        if validation is not None:
+            validation = checks.matched("Trainer.fit", "validation", _dataset("Trainer.fit", "validation", validation),
+                                        loader.dataset, stacklevel=3)
+        data = self._check_fit(loader)
+        self.stop, self._loader, self._data = False, loader, data
+        if self._resumed:
+            loader.epoch = self._loader_epoch
         else:
-            loader.epoch, self._resumed = self._loader_epoch, False
-        self.stop, self._loader, self._loader_epoch, self._data = False, loader, loader.epoch, data
-        self._event("on_fit_start")
-        for epoch in range(self.epoch, self.epochs):
-            if self.stop:
-                break
-            if epoch > self.epoch:
-                self._begin(epoch)
-            self._epoch(loader, validation)
-            self._event("on_epoch_end")
-        self._event("on_fit_end")
+            self._restored, self._loader_epoch = [], loader.epoch
+            self._begin(0)
+        begun, use = [], Use("Trainer.fit", whole=True)
+        try:
+            self._take(use)
+            for callback in self.callbacks:
+                callback.on_fit_start(self)
+                begun.append(callback)
+            self._resumed = False
+            for epoch in range(self.epoch, self.epochs):
+                if self.stop:
+                    break
+                if epoch > self.epoch:
+                    self._begin(epoch)
+                self._epoch(loader, validation)
+                for callback in self.callbacks:
+                    callback.on_epoch_end(self)
+        except BaseException as error:
+            self._end(begun, error)
+            raise
+        finally:
+            use.leave()
+            loader.start = 0
+            if loader is not train:
+                self._next_epoch = loader.epoch
+        self._end(begun)
         return self.history
+
+    def _check_fit(self, loader):
+        """Refuse what the first epochs would stumble over; returns what a state tells of the data."""
+        owner, data = "Trainer.fit", loader.dataset
+        if len(loader) == 0:
+            raise ValueError(f"{owner}: there is no batch to train on: {len(data)} images in batches of "
+                             f"{loader.batch_size}")
+        checks.optimizer_of(owner, self.optimizer, self.model)
+        facts = {"images": len(data), "batch_size": loader.batch_size, "shuffle": loader.shuffle, "seed": loader.seed,
+                 "drop_last": loader.drop_last, "classes": list(data.classes), "mean": list(data.mean),
+                 "std": list(data.std)}
+        if self._resumed and self._data is not None:
+            for name, value in self._data.items():      # a state of an earlier version has fewer
+                if facts.get(name) != value:
+                    raise ValueError(f"{owner}: the state to go on from belongs to data with {name} {value}, got "
+                                     f"{facts.get(name)}")
+        epoch, batch = (self.epoch, self._batch) if self._resumed else (0, 0)
+        steps = (self.epochs - epoch) * len(loader) - batch
+        if steps > 0:
+            self.model.train()
+            checks.single_values(owner, self.model, loader)
+            checks.end_of_schedule(owner, self.schedule, self.step, steps, stacklevel=4)
+        return facts
+
+    def _end(self, begun, error=None):
+        """Call `on_fit_end` of all callbacks that have begun, whatever one of them raises. What ended `fit` is raised
+        first of all; else the first of these."""
+        first = None
+        for callback in begun:
+            try:
+                callback.on_fit_end(self)
+            except BaseException as failure:
+                if error is None and first is None:
+                    first = failure
+                else:
+                    (error or first).add_note(f"and then {type(callback).__name__}.on_fit_end raised {failure!r}")
+        try:
+            if first is not None:
+                raise first
+        finally:
+            del first, error    # their tracebacks refer to this frame
+
+    def resumes(self, callback):
+        """Whether this `fit` goes on from a state that has this callback's, too. Otherwise, a callback that remembers
+        something must start anew."""
+        return any(callback is restored for restored in self._restored)
 
     def _begin(self, epoch):
         """Nothing of this epoch is done yet."""
-        self.epoch, self.seen, self._batch, self._recorded = epoch, 0, 0, False
+        self.epoch, self.seen, self._batch, self._rows = epoch, 0, 0, len(self.history)
         self._loss_sum = self._weight_sum = self._correct = self._seconds = 0.0
+
+    @property
+    def _recorded(self):
+        """Whether the history has this epoch's row."""
+        return len(self.history) > self._rows
 
     def _epoch(self, loader, validation):
         """What is left of this epoch."""
@@ -123,29 +196,11 @@ class Trainer:
         self._loader_epoch, loader.start = loader.epoch, self._batch
         watchers = [c for c in self.callbacks if getattr(c.on_step_end, "__func__", None) is not Callback.on_step_end]
         self._patient = not any(getattr(watcher, "every_step", True) for watcher in watchers)
-        fused, last, form, prepared = self._fused(self.optimizer), None, None, None
         start = time.perf_counter() - self._seconds
-        for batch in self._batches(loader):
-            begun, self._rates = time.perf_counter(), []
-            if not fused:
-                self._set_rate(0)
-                results = [self._step(batch)]
-            else:
-                if (batch is not last and batch.form != form) or not prepared[0].fits(batch.count):
-                    form, prepared = batch.form, self._prepare("step", batch)
-                last = batch
-                results = self._execute(*prepared, batch, self._set_rate)
-            diverged = self._record(results, batch.count)
-            now = time.perf_counter()
-            self._seconds, self._seconds_per_step = now - start, (now - begun) / len(results)
-            for watcher in watchers if self.recent else ():
-                watcher.on_step_end(self)
-            if diverged is not None:
-                self.loss = diverged
-                raise TrainingDiverged(f"the loss became {self.loss} in step {self.step} (epoch {self.epoch + 1}) "
-                                       f"at learning rate {self._rates[len(self.recent)]:g}")
-            if self.stop:
-                break
+        try:
+            self._steps(loader, watchers, start)
+        finally:
+            self._give_back()
         self._seconds = time.perf_counter() - start
         measured = {}
         if validation is not None:
@@ -156,7 +211,36 @@ class Trainer:
             "train_accuracy": self.running_accuracy, "val_loss": measured.get("loss", math.nan),
             "val_accuracy": measured.get("accuracy", math.nan), "seconds": self._seconds,
             "images_per_second": self.seen / self._seconds})
-        self._recorded = True
+
+    def _steps(self, loader, watchers, start):
+        """Take the steps that are left of this epoch."""
+        fused, last, prepared = self._fused(self.optimizer), None, None
+        for batch in self._batches(loader):
+            begun, self._rates, before = time.perf_counter(), [], (self.step, getattr(self.optimizer, "steps", None))
+            try:
+                if not fused:
+                    self._set_rate(0)
+                    results = [self._step(batch)]
+                else:
+                    if batch is not last or watchers:       # a callback may have changed anything
+                        prepared, last = self._prepared(batch), batch
+                    results = self._execute(prepared, batch, self._set_rate)
+                diverged = self._record(results, batch.count)
+            except BaseException:
+                self._catch_up(*before, batch, prepared)
+                raise
+            now = time.perf_counter()
+            self._seconds, self._seconds_per_step = now - start, (now - begun) / len(results)
+            for watcher in watchers if self.recent else ():
+                watcher.on_step_end(self)
+            if diverged is not None:
+                self.loss = diverged
+                finite = batch.dataset is not None or np.isfinite(batch.images).all()
+                raise TrainingDiverged(f"the loss became {self.loss} in step {self.step} (epoch {self.epoch + 1}) "
+                                       f"at learning rate {self._rates[len(self.recent)]:g}; "
+                                       f"{TrainingDiverged.ADVICE if finite else 'images of this batch hold NaN or Inf'}")
+            if self.stop:
+                break
 
     def _set_rate(self, step):
         """Set the learning rate of one of the steps that are taken next, together."""
@@ -167,20 +251,32 @@ class Trainer:
     def _record(self, results, count):
         """Take down the results of these steps, each on `count` images, up to one whose loss is not finite; returns
         that loss, or None."""
-        self.recent = []
-        for (loss, weight, correct), rate in zip(results, self._rates, strict=True):
-            mean = loss / weight if weight else math.nan
+        recent, diverged, loss = [], None, self.loss
+        loss_sum, weight_sum, correct = self._loss_sum, self._weight_sum, self._correct
+        for (total, weight, right), rate in zip(results, self._rates, strict=True):
+            mean = total / weight if weight else 0.0 * total    # where all labels have weight 0, nothing counts
             if not math.isfinite(mean):
-                return mean
-            self.loss = mean
-            self._loss_sum += loss
-            self._weight_sum += weight
-            self._correct += correct
-            self.seen += count
-            self.step += 1
-            self._batch += 1
-            self.recent.append((self.step, rate, mean))
-        return None
+                diverged = mean
+                break
+            loss = mean
+            loss_sum += total if weight else 0.0
+            weight_sum += weight
+            correct += right
+            recent.append((self.step + len(recent) + 1, rate, mean))
+        taken = len(recent)
+        # at once, so that an interruption finds all of it done or nothing
+        (self.recent, self.loss, self._loss_sum, self._weight_sum, self._correct, self.seen, self._batch, self.step) = (
+            recent, loss, loss_sum, weight_sum, correct, self.seen + taken * count, self._batch + taken,
+            self.step + taken)
+        return diverged
+
+    def _catch_up(self, step, updates, batch, prepared):
+        """Record the steps that the optimizer has made, where an interruption came before they were recorded."""
+        if self.step != step or updates is None:
+            return
+        made = self.optimizer.steps - updates
+        if made and made == len(self._rates):
+            self._record([self._made] if prepared is None else prepared.loss.results(made), batch.count)
 
     def _together(self):
         """How many steps to take in one call."""
@@ -209,7 +305,8 @@ class Trainer:
 
     def _fused(self, *parts):
         """Whether the model, the loss and these parts can make up one program."""
-        return self.model.fused and all(hasattr(part, "emit") for part in (self.criterion, *parts))
+        return self.model.fused and all(left_to_emit(type(part), "__call__", "backward", "step")
+                                        for part in (self.criterion, *parts))
 
     def train_step(self, images, labels):
         """One step on a batch; returns its mean loss (float), before the step.
@@ -220,22 +317,35 @@ class Trainer:
         images = shapes.images("Trainer.train_step", "images", images, self.model.dtype)
         if len(images) == 0:
             raise ValueError("Trainer.train_step: images must hold at least one image, got none")
-        self.model.train()
-        loss, weight, _ = self._step(_Batch(labels, images))
+        use = Use("Trainer.train_step")
+        try:
+            self._take(use)
+            self.model.train()
+            loss, weight, _ = self._step(_Batch(labels, images))
+        finally:
+            self._give_back()
+            use.leave()
         return loss / weight if weight else math.nan
+
+    def _take(self, use):
+        """Keep other threads from the parameters."""
+        if hasattr(self.optimizer, "settle"):
+            self.optimizer.settle()     # before, because parameters that move have other guards
+        use.take(guards([*self.model.parameters(), *getattr(self.optimizer, "params", ())]), alone=True)
 
     def _step(self, batch):
         """One step: the sum of the losses, what to divide it by, and how many images were right."""
         if self._fused(self.optimizer):
-            return self._run("step", batch)
-        scores = self.model.forward(batch.images)
+            return self._execute(self._prepared(batch), batch)[0]
+        scores = run_forward(self.model, batch.images)
         loss = self.criterion(scores, batch.labels)
-        self.model.backward(self.criterion.backward(), need_dx=False)
+        run_backward(self.model, self.criterion.backward(), False, batch.images.shape)
         if self.max_grad_norm is not None:
             clip_grad_norm(self.model.parameters(), self.max_grad_norm)
+        total = getattr(self.criterion, "total", len(scores))
+        self._made = loss * total if total else 0.0, total, _right(scores, batch.labels)    # see _catch_up
         self.optimizer.step()
-        total = self._total(len(scores))
-        return loss * total if total else 0.0, total, _right(scores, batch.labels)
+        return self._made
 
     # ------------------------------------------------------------ stopping and going on
 
@@ -281,16 +391,18 @@ class Trainer:
             parts, layers = self._parts(), self._random_layers()
             saved = {name for name in state if name not in ("position", "counters", "history", "timing")}
             if saved - set(parts):
-                raise ValueError(f"Trainer: the state has {', '.join(sorted(saved - set(parts)))}, this trainer "
-                                 f"has not")
+                raise ValueError(f"Trainer: the state has {', '.join(sorted(saved - set(parts)))}, which this "
+                                 f"trainer does not have")
             if len(counters) != len(layers):
                 raise ValueError(f"Trainer: the state has {len(counters)} random layers, the model {len(layers)}")
+            self._restored = []
             for name, part in parts.items():
                 if name in saved or part not in self.callbacks:     # a callback may be new
                     part.load_state_dict(state[name])
+                    self._restored.append(part)
             for layer, step in zip(layers, counters, strict=True):
                 layer.step = step
-            self.history[:] = History.joined(state["history"], timing["history"])
+            self.history[:] = History.joined(state["history"], timing["history"])   # before _begin, which counts them
             for name in ("step", "epoch", "batch", "seen", "loader_epoch"):
                 shapes.integer("Trainer", f"{name} of the state", position[name], 0, 2**63 - 1)
             self._begin(position["epoch"])
@@ -306,14 +418,16 @@ class Trainer:
     @contextmanager
     def unchanged(self):
         """Whatever is done with the trainer meanwhile, it is afterwards as it was before."""
-        state, history, own, modes = self.state_dict(), list(self.history), dict(vars(self)), _modes(self.model)
+        state, history, own = self.state_dict(), list(self.history), dict(vars(self))
+        modes = [(layer, layer._mode) for layer in self.model.modules()]
         try:
             yield
         finally:
             self.load_state_dict(state)
             vars(self).update(own)
             self.history[:] = history
-            _restore(modes)
+            for layer, mode in modes:
+                layer.training = mode
 
     def _parts(self):
         """What has a state of its own, by name."""
@@ -344,39 +458,42 @@ class Trainer:
     def evaluate(self, data, tta=None):
         """Loss and accuracy on a Dataset or DataLoader: {"loss", "accuracy", "images"}, NaN without images.
 
-        tta: see `predict`; both are then those of the averaged scores.
+        tta: see `predict`; both are then those of the averaged scores. After `fit`, classes are matched with those of
+        the training data by name, and images normalised as these.
 
         The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
         """
         dataset = _dataset("Trainer.evaluate", "data", data)
         _check_tta("Trainer.evaluate", tta)
+        if self._loader is not None:
+            dataset = checks.matched("Trainer.evaluate", "data", dataset, self._loader.dataset, stacklevel=3)
         loss_sum = weight_sum = correct = 0.0
-        with _evaluation(self.model):
+        criterion = copy.copy(self.criterion)       # another thread may be measuring, too
+        with evaluation(self.model):
             for chosen in _portions(len(dataset)):
-                loss, weight, right = self._measure(dataset, chosen, tta)
+                loss, weight, right = self._measure(criterion, dataset, chosen, tta)
                 loss_sum, weight_sum, correct = loss_sum + loss, weight_sum + weight, correct + right
         count = len(dataset)
         return {"loss": loss_sum / weight_sum if weight_sum else math.nan,
                 "accuracy": correct / count if count else math.nan, "images": count}
 
-    def _measure(self, dataset, chosen, tta):
+    def _measure(self, criterion, dataset, chosen, tta):
         if tta is None and self._fetches(dataset):
-            return self._run("evaluate", _Batch(dataset.labels, chosen[None], dataset))
+            return self._evaluated(_Batch(dataset.labels, chosen[None], dataset))
         labels = dataset.labels[chosen]
         images = dataset.normalise(dataset.images[chosen])
         images = images.astype(self.model.dtype or images.dtype, copy=False)
         if tta is None and self._fused():
-            return self._run("evaluate", _Batch(labels, images))
+            return self._evaluated(_Batch(labels, images))
         scores = self._scores(images, tta)
-        loss, total = self.criterion(scores, labels), self._total(len(labels))
+        loss = criterion(scores, labels)
+        total = getattr(criterion, "total", len(labels))
         return loss * total if total else 0.0, total, _right(scores, labels)
-
-    def _total(self, images):
-        """What the last loss was divided by."""
-        return getattr(self.criterion, "total", images)
 
     def predict(self, x, tta=None):
         """Scores (N, K) of a Dataset, or of images (N, C, H, W) as the model takes them.
+
+        After `fit`, a Dataset is normalised as the training data are.
 
         tta (test-time augmentation): None; "flip", the mean of the scores (logits) of each image and its mirror
         image; or "flip+shift", which gives that mean a weight of 1/2, and 1/4 to the same mean of the image moved
@@ -389,8 +506,10 @@ class Trainer:
             x = shapes.images("Trainer.predict", "x", x, self.model.dtype)
             if tta is not None and x.ndim != 4:
                 raise ValueError(f"Trainer.predict: x must have shape (N, C, H, W) for tta {tta!r}, got {x.shape}")
+        elif self._loader is not None:
+            x = checks.normalised("Trainer.predict", "x", x, self._loader.dataset, stacklevel=3)
         scores = []
-        with _evaluation(self.model):
+        with evaluation(self.model):
             for chosen in _portions(len(x)) or [slice(0, 0)]:
                 images = x.normalise(x.images[chosen]) if isinstance(x, Dataset) else x[chosen]
                 images = images.astype(self.model.dtype or images.dtype, copy=False)
@@ -404,34 +523,66 @@ class Trainer:
             views = [(0.5, images), (0.25, padded[..., :-2, :-2]), (0.25, padded[..., 2:, 2:])]
         if tta is not None:
             views = [(weight / 2, view) for weight, x in views for view in (x, x[..., ::-1])]
-        return sum(weight * self.model.forward(view) for weight, view in views)
+        return sum(weight * run_forward(self.model, view) for weight, view in views)
 
     # ------------------------------------------------------------ programs
 
-    def _run(self, what, batch):
-        """Run a step or an evaluation as one program: sum of losses, its divisor, how many were right."""
-        return self._execute(*self._prepare(what, batch), batch)[0]
+    def _evaluated(self, batch):
+        """Evaluate a batch: what `_execute` returns, of one step."""
+        use, key, program = Use("Trainer.evaluate"), self._key("evaluate", batch), None
+        try:
+            use.take(guards(self.model.parameters()), alone=False)
+            program = self._programs.borrow(use, key, batch.count, lambda: self._written("evaluate", batch))
+            return self._execute(program, batch)[0]
+        finally:
+            self._programs.give(key, program, use)
+            use.leave()
 
-    def _prepare(self, what, batch):
-        """The program for such batches and the loss in it; written when there is none that fits."""
-        dataset, images = batch.dataset, batch.images
-        if dataset is None:
-            dtype, shape, source = images.dtype, images.shape[1:], None
-        else:
-            dtype, shape = self.model.dtype or np.dtype(np.float32), batch.pixels.shape[1:]
-            source = dataset.scale.tobytes(), dataset.shift.tobytes()
-        key = what, shape, source, batch.changes, dtype, self.model._modes(), circumstances()
-        program, fused = self._programs.get(key, (None, None))
-        if program is None or not program.fits(batch.count):
-            program, fused = self._programs[key] = self._program(what, dtype, shape, batch)
-        if dataset is not None and dataset.num_classes > fused.classes:
-            raise ValueError(f"Trainer: the data set has {dataset.num_classes} classes, but the model's output "
+    def _prepared(self, batch):
+        """The program of a training step for such batches, which this trainer has until `_give_back`."""
+        self.optimizer.settle()     # first of all, because it may move the parameters
+        key = self._key("step", batch)
+        if self._program is None or self._program[0] != key or self._program[1].images < batch.count:
+            self._give_back()
+            self._program = key, self._programs.take(key, batch.count, lambda: self._written("step", batch))
+        return self._program[1]
+
+    def _give_back(self):
+        taken, self._program = self._program, None
+        if taken is not None:
+            self._programs.give(*taken)
+
+    def _key(self, what, batch):
+        """What a program for such batches is made from."""
+        dataset, model = batch.dataset, self.model
+        source = None if dataset is None else (dataset.scale.tobytes(), dataset.shift.tobytes())
+        own = (self.optimizer.key(), self.max_grad_norm) if what == "step" else ()
+        return (what, *batch.form, source, model.dtype or batch.images.dtype, model.made_of(), model.modes(),
+                getattr(self.criterion, "key", lambda: id(self.criterion))(), *own, circumstances())
+
+    def _written(self, what, batch):
+        """Such a program; `loss` is what its runs tell of the loss."""
+        dtype = batch.images.dtype if batch.dataset is None else self.model.dtype or np.dtype(np.float32)
+        shape, step = batch.form[0], what == "step"
+        program = Program(dtype, batch.count, steps=STEPS, gradients=step)
+        x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
+        scores, backward = program.write_layer(self.model, x)
+        program.loss = self.criterion.emit(program, scores, step,
+                                           None if batch.dataset is None else Slot("chosen", True))
+        if step:
+            backward(program.loss.dy, False)
+            program.add_gradients()
+            self.optimizer.emit(program, self.max_grad_norm)
+        program.compile()
+        return program
+
+    def _execute(self, program, batch, before=None):
+        """Run a program on such batches: the sum of the losses of each, its divisor, how many images were right.
+        `before(step)`: see Program.run."""
+        steps, count, fused = batch.steps, batch.count, program.loss
+        if batch.dataset is not None and batch.dataset.num_classes > fused.classes:
+            raise ValueError(f"Trainer: the data set has {batch.dataset.num_classes} classes, but the model's output "
                              f"only {fused.classes}")
-        return program, fused
-
-    def _execute(self, program, fused, batch, before=None):
-        """Run a program on such batches; what `_run` returns, of each. `before(step)`: see Program.run."""
-        steps, count = batch.steps, batch.count
         fused.total[:steps, 0] = count if fused.weight is None else fused.weight[batch.targets].sum(-1)
         if batch.dataset is None:
             labels = functional.targets("Trainer", batch.labels, count, fused.classes)
@@ -444,23 +595,6 @@ class Trainer:
         if not all(math.isfinite(loss) for loss, _, _ in results):      # are the labels to blame?
             functional.targets("Trainer", batch.targets.ravel(), steps * count, fused.classes)
         return results
-
-    def _program(self, what, dtype, shape, batch):
-        if what == "step":
-            self.optimizer.settle()     # first of all, because it may move the parameters
-        program = Program(dtype, batch.count, steps=STEPS)
-        x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
-        scores, backward = self.model.emit(program, x)
-        fused = self.criterion.emit(program, scores, what == "step",
-                                    None if batch.dataset is None else Slot("chosen", True))
-        if what == "step":
-            backward(fused.dy, False)
-            self.optimizer.emit(program, self.max_grad_norm)
-        return program, fused
-
-    def _event(self, name):
-        for callback in self.callbacks:
-            getattr(callback, name)(self)
 
 
 class _Batch:
@@ -527,26 +661,6 @@ def _dataset(owner, name, value):
 def _portions(count):
     """Numbers 0 to count - 1 in pieces that fit an evaluation."""
     return [np.arange(first, min(first + EVALUATION_BATCH, count)) for first in range(0, count, EVALUATION_BATCH)]
-
-
-@contextmanager
-def _evaluation(model):
-    """Evaluation mode meanwhile, then every layer's mode as it was."""
-    modes = _modes(model)
-    model.eval()
-    try:
-        yield
-    finally:
-        _restore(modes)
-
-
-def _modes(model):
-    return [(layer, layer.training) for layer in model.modules()]
-
-
-def _restore(modes):
-    for layer, mode in modes:
-        layer.training = mode
 
 
 def _right(scores, labels):

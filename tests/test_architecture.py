@@ -21,10 +21,11 @@ ROOT = Path(cnn.__file__).parent
 # it, from its own folder and, where the floor is an open one, from its neighbours.
 FLOORS = [
     {"_ext", "reference"},
-    {"shapes", "init", "windows", "memory", "plan", "threads", "winograd", "parameter", "files", "ops", "functional"},
+    {"shapes", "init", "windows", "memory", "plan", "threads", "winograd", "parameter", "files", "ops", "functional",
+     "watch", "programs"},
     {"layers", "losses"},
     {"models", "optim", "schedules", "data", "history", "metrics"},
-    {"trainer", "callbacks", "averaging", "checkpoint", "config", "evaluation", "images", "lr_finder", "plots",
+    {"trainer", "callbacks", "checks", "averaging", "checkpoint", "config", "evaluation", "images", "lr_finder", "plots",
      "report", "run"},
     {"__init__"},
     {"commands"},
@@ -121,7 +122,8 @@ def test_kernels_need_no_numpy_and_nothing_from_above():
     for path in [*ROOT.glob("_ext/*.pyx"), *ROOT.glob("_ext/*.pxd")]:
         code = path.read_text()
         for module in re.findall(r"^\s*(?:from\s+(\S+)\s+c?import|c?import\s+(\S+))", code, re.MULTILINE):
-            assert "".join(module).startswith(("cnn._ext.", "libc.", "cython", "cpython.", "weakref")), f"{path}: {module}"
+            allowed = ("cnn._ext.", "libc.", "cython", "cpython.", "weakref")
+            assert "".join(module).startswith(allowed), f"{path}: {module}"
 
 
 def test_import_is_light():

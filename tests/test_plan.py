@@ -84,8 +84,10 @@ def test_phases_run_one_by_one():
     program = Program(np.float64, 18, keep=True)
     x = program.input(2, 3, 4)
     program.begin("second")
-    assert program.has("second") and not program.has("third")
     program.output(x)
+    assert not program.has("second")
+    program.compile("second")
+    assert program.has("second") and not program.has("third")
     y = np.zeros((18, 2, 3, 4))
     program.run(18, x=images())
     assert not y.any()
@@ -151,11 +153,11 @@ def test_one_convolution_asks_for_all_that_threads_exchange(pool, dtype, set_thr
         set_threads(threads)
         model = Sequential(Conv2d(1, 4, 3), *pool, Conv2d(4, 4, 3), AdaptiveMaxPool2d(3), Flatten(), Linear(36, 20),
                            Linear(20, 3)).to(dtype)
-        program = Program(dtype, 40)
+        program = Program(dtype, 40, gradients=True)
         y, backward = model.emit(program, program.input(1, 10, 10))
         backward(program.like(y), False)
         program.run(40, x=np.zeros((40, 1, 10, 10), dtype))
-        written = [(kernel, arguments()) for segment in program._phases["forward"]
+        written = [(kernel, arguments()) for segment in program._compiled["forward"].phase.segments
                    for kernel, arguments, _ in segment.ops]
         asked = [values["ahead"].array for _, values in written if values.get("ahead") is not None]
         assert len(asked) == threads - 1

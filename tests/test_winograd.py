@@ -23,7 +23,7 @@ def operations(layer, x):
     """Names of the operations of a forward and a backward pass."""
     dy = np.ones_like(layer.forward(x))
     layer.backward(dy)
-    program = layer._last[0]
+    program = layer._last.program
     return {op["kernel"] for phase in ("forward", "backward") for op in program.operations(phase)}
 
 

@@ -1,5 +1,5 @@
 """Losses of one block: the value of every image and the gradient of the mean, in one pass."""
-from libc.math cimport NAN
+from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t, uint8_t
 
 from cnn._ext.elementary cimport vec_exp
@@ -14,7 +14,8 @@ cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
     With label smoothing e and class weights v, as PyTorch defines them:
         L = (1 - e) v_g (-log p_g) + e/K sum_i v_i (-log p_i)
         dL/dz_i = ((1 - e) v_g + e/K sum_j v_j) p_i - (1 - e) v_g [i = g] - e/K v_i
-    and both are divided by the sum of v_g over the batch. Lanes without an image get gradient 0.
+    and both are divided by the sum of v_g over the batch. Lanes without an image get gradient 0, and so does a batch
+    whose v_g are all 0.
     """
     cdef const real* z = <const real*>array(op, 0, place)        # IN  (K, 1, 1, 16)
     cdef const int64_t* target = <const int64_t*>array(op, 1, place)  # IN  (N,)
@@ -26,6 +27,7 @@ cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
     cdef const int64_t* chosen = <const int64_t*>array(op, 7, place)  # IN  (N,) numbers of the targets, or NULL
     cdef Py_ssize_t K = op.n[0], z_step = op.args[0].plane, dz_step = op.args[4].plane, k
     cdef double smoothing = op.f[0], weight_sum = 0, smooth, v_g
+    cdef double divisor = total[0] if total[0] > 0 else INFINITY
     cdef vec top, v, s
     cdef ivec best, wins
     cdef real tops[16]
@@ -78,15 +80,15 @@ cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
             for k in range(K):
                 smooth += (weight[k] if weight else 1) * (nll - (z[k * z_step + lane] - tops[lane]))
         loss[n] = (1 - smoothing) * v_g * (nll - (z[g * z_step + lane] - tops[lane])) + smoothing / K * smooth
-        pull[lane] = <real>(((1 - smoothing) * v_g + smoothing / K * weight_sum) / total[0]) / sums[lane]
-        push[lane] = <real>((1 - smoothing) * v_g / total[0])
+        pull[lane] = <real>(((1 - smoothing) * v_g + smoothing / K * weight_sum) / divisor) / sums[lane]
+        push[lane] = <real>((1 - smoothing) * v_g / divisor)
         alive[lane] = 1
     if not dz:
         return
     for k in range(K):
         for q in range(ROWV):
             v = vec_load(dz + k * dz_step + q * VL) * vec_load(pull + q * VL)
-            v = v - vec_splat(<real>(smoothing / K / total[0] * (weight[k] if weight else 1)))
+            v = v - vec_splat(<real>(smoothing / K / divisor * (weight[k] if weight else 1)))
             vec_store(dz + k * dz_step + q * VL, vec_keep(vec_gt(vec_load(alive + q * VL), vec_splat(0)), v))
     for lane in range(LANES):
         if alive[lane] > 0:

@@ -187,6 +187,15 @@ cdef void sum_shards(const Op* op, const Place* place) noexcept nogil:
             y[i] += x[s * step + i]
 
 
+cdef void accumulate(const Op* op, const Place* place) noexcept nogil:
+    """y[i] += x[i], one chunk a task."""
+    cdef const real* x = <const real*>array(op, 0, place)        # IN     (count,)
+    cdef real* y = <real*>array(op, 1, place)                    # IN/OUT (count,)
+    cdef Py_ssize_t i, first = place.task * CHUNK
+    for i in range(first, min(first + CHUNK, op.n[0])):
+        y[i] += x[i]
+
+
 def chunks(Py_ssize_t count):
     """Into how many tasks a flat array of `count` elements is cut."""
     return (count + CHUNK - 1) // CHUNK
@@ -204,4 +213,5 @@ KERNELS = {
     "to_rows": (<size_t>&to_rows, ("x", "y"), ("channels", "step"), ()),
     "gather": (<size_t>&gather, ("x", "index", "y"), ("count",), ()),
     "sum_shards": (<size_t>&sum_shards, ("x", "y"), ("count", "step"), ()),
+    "accumulate": (<size_t>&accumulate, ("x", "y"), ("count",), ()),
 }

@@ -11,14 +11,15 @@ import numpy as np
 from cnn import parameter, shapes
 from cnn._ext.guard import Guard
 from cnn.parameter import Parameter
-from cnn.plan import LANES, Program, circumstances, repeated
+from cnn.plan import LANES, Program, circumstances
 from cnn.programs import Pool, Use, guards, left_to_emit
 from cnn.watch import Stamp, WatchedDict
 
 # Attributes that are no state; those, and what stands in a program's key itself, are changed without a new stamp.
-_TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_runs", "_ran"}
+_TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_runs", "_ran", "_keeps"}
 _UNWATCHED = _TRANSIENT | {"training", "_mode", "_training", "_frozen"}
-_thread = threading.local()     # `evaluating`: ids of the layers that are in evaluation mode in this thread
+# of each thread: `evaluating`, ids of the layers that are in evaluation mode; `watch`, see `watching`
+_thread = threading.local()
 
 
 class Layer:
@@ -45,7 +46,7 @@ class Layer:
     def __new__(cls, *arguments, **more):
         layer = super().__new__(cls)
         vars(layer).update(_stamp=Stamp(), _known=None, _programs=Pool(), _guard=Guard(), _last=None, _runs=None,
-                           _ran=None)      # before any attribute is set
+                           _ran=None, _keeps=False)     # before any attribute is set
         return layer
 
     def __init__(self):
@@ -86,7 +87,8 @@ class Layer:
         return self._parts().dtype
 
     def __call__(self, x):
-        return self.forward(x)
+        watch = getattr(_thread, "watch", None)
+        return self.forward(x) if watch is None else watch(self, x)
 
     def forward(self, x):
         """Return y for x: (N, C, H, W) or (N, features), float32 or float64 as the parameters are.
@@ -97,7 +99,7 @@ class Layer:
         """
         x = self._checked("x", x)
         parts = self._parts()
-        key = self._key(parts, x)
+        key = self._made_from(parts, x)
         use = Use(type(self).__name__)
         try:
             use.take(parts.guards, alone=False)
@@ -128,7 +130,7 @@ class Layer:
             if last is not None:
                 self._programs.give(last.key, last.program)
             program = self._programs.take(key, len(x), lambda: self._written(x, True))
-            key = self._key(self._parts(), x)       # again, because writing may have changed attributes of a layer
+            key = self._made_from(self._parts(), x)     # again: writing may have changed attributes of a layer
         y = np.empty((len(x), *program.result.shape), x.dtype)
         program.run(len(x), x=x, y=y)
         self._last = _Last(program, key, x.shape, y.shape, me, lost)
@@ -138,8 +140,8 @@ class Layer:
         """Set every parameter's `grad` and return dx, for the last `forward` in training mode.
 
         dy: the gradient of the loss by y, of y's shape and dtype. Returns dx of x's shape, or None
-        without `need_dx`. Raises RuntimeError where there was no such forward, or the model has changed since;
-        ValueError where a parameter is used more than once.
+        without `need_dx`. The gradient of a parameter that is used several times is the sum over its uses. Raises
+        RuntimeError where there was no such forward, or the model has changed since.
         """
         owner, last = type(self).__name__, self._last
         if last is None:
@@ -163,6 +165,7 @@ class Layer:
                 dx = program.backward(program.input(t.channels, t.height, t.width, t.flat, "dy"), need_dx)
                 if need_dx:
                     program.output(dx, "dx")
+                program.add_gradients()
             dx = np.empty(last.x_shape, program.dtype) if need_dx else None
             program.run(len(dy), phase, dy=dy, **({"dx": dx} if need_dx else {}))
             return dx
@@ -184,7 +187,9 @@ class Layer:
     def _refuse_repeated(self):
         """Raise ValueError where the gradient would be that of one of several uses."""
         if (name := self._parts().twice) is not None:
-            raise ValueError(repeated(type(self).__name__, name))
+            raise ValueError(f"{type(self).__name__}: {name} is used more than once in a model with layers in NumPy: its "
+                             f"gradient, the sum over all uses, is not supported there; give each use a layer of its "
+                             f"own")
 
     def _checked(self, name, x):
         """x as a contiguous array that the kernels can read."""
@@ -195,7 +200,7 @@ class Layer:
         shapes.element_count(owner, *x.shape)
         return x
 
-    def _key(self, parts, x):
+    def _made_from(self, parts, x):
         """What a program for such images is made from."""
         return x.shape[1:], x.dtype, parts.key, parts.modes(), circumstances()
 
@@ -221,6 +226,10 @@ class Layer:
     def made_of(self):
         """A tuple that compares equal as long as no layer or parameter inside is replaced, moved or set otherwise."""
         return self._parts().key
+
+    def modes(self):
+        """Which of `modules` are in training mode, in this thread: a tuple of bools."""
+        return self._parts().modes()
 
     def children(self):
         """(name, layer) of the layers directly inside this one: its attributes, and what lists among them hold."""
@@ -467,7 +476,8 @@ def _is_watched(layer):
 
 def _repeated(layers, named):
     seen = set()
-    for name, thing in [*((type(layer).__name__, layer) for layer in layers if not _left_to_emit(layer)),
+    for name, thing in [*((type(layer).__name__, layer) for layer in layers if layer._keeps or
+                          (_left_to_emit(layer) and not layer.fused)),
                         *((name, p) for name, p in named if p.requires_grad)]:
         if id(thing) in seen:
             return name
@@ -499,6 +509,21 @@ def evaluation(model):
         _thread.evaluating = outer
 
 
+@contextmanager
+def watching(call):
+    """In this thread `call(layer, x)` is asked for y meanwhile, where layers are called, and no two run as one."""
+    outer, _thread.watch = getattr(_thread, "watch", None), call
+    try:
+        yield
+    finally:
+        _thread.watch = outer
+
+
+def watched():
+    """Whether `watching` is in force in this thread."""
+    return getattr(_thread, "watch", None) is not None
+
+
 # ---------------------------------------------------------------- layers in NumPy
 
 def _left_to_emit(layer):
@@ -514,8 +539,10 @@ def _takes_need_dx(kind):
 
 def run_forward(layer, x):
     """y of a layer that may be written in NumPy; raises TypeError or ValueError where it is no such array."""
+    before = layer._stamp.number
     y = layer(x)
     if not _left_to_emit(layer):
+        layer._keeps = layer._keeps or layer._stamp.number != before    # it has noted something, x perhaps
         _check(layer, "forward", y, None, x.dtype)
         if y.ndim < 1 or len(y) != len(x):
             raise ValueError(f"{type(layer).__name__}: forward must return an array of {len(x)} images, got shape "

@@ -1,6 +1,6 @@
 """Layers made of layers."""
 from cnn.layers.activation import ReLU
-from cnn.layers.base import Layer, number_dropouts, run_backward, run_forward
+from cnn.layers.base import Layer, number_dropouts, run_backward, run_forward, watched
 from cnn.layers.conv import Conv2d
 from cnn.layers.pool import MaxPool2d
 from cnn.watch import WatchedList
@@ -43,6 +43,8 @@ class Sequential(Layer):
         while layers:
             layer = layers.pop(0)
             following = type(layers[0]) if layers else None
+            if program.watch is not None:
+                following = None        # so that each layer is seen
             relu = following is ReLU and len(layers) > 1 and type(layers[1]) is MaxPool2d
             if type(layer) is Conv2d and (relu or following is MaxPool2d):
                 x, back = program.write_layer(layer, x, relu=relu, pool=layers.pop(relu))
@@ -71,7 +73,7 @@ class Sequential(Layer):
         if self._parts().fused:
             return super().forward(x)
         with self._in_training() as training:
-            runs, sizes = self._split(), []
+            runs, sizes = list(self.layers) if watched() else self._split(), []
             for layer in runs:
                 sizes.append(x.shape)
                 x = run_forward(layer, x)

@@ -64,14 +64,14 @@ class Conv2d(Layer):
                 y, index = max_pool2d(program, y, win, program.gradients, relu)
 
         def backward(dy, need_dx):
-            db = program.gradient(name, "bias", b)
+            db = program.gradient(b)
             if pool:
                 sums = program.shard_sum(db, outputs) if db is not None and win["pairs"] else None
                 dy = max_pool2d_backward(program, dy, index, win, sums)
                 db = db if sums is None else None       # it is the sum of what the windows let through
             elif relu:
                 dy = pointwise.mask(program, dy, y)
-            dw = program.gradient(name, "weight", w)
+            dw = program.gradient(w)
             return conv.conv2d_backward(program, dy, x, w.data, g, dw, db, need_dx, saved)
         return y, backward
 

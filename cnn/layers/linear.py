@@ -31,15 +31,15 @@ class Linear(Layer):
             hint = "" if x.flat else "; put Flatten() before it"
             raise ValueError(f"{type(self).__name__}: x must have shape (N, {self.in_features}), got "
                              f"(N, {', '.join(map(str, x.shape))}){hint}")
-        name, outputs = type(self).__name__, shapes.integer(type(self).__name__, "out_features", self.out_features, 1)
+        outputs = shapes.integer(type(self).__name__, "out_features", self.out_features, 1)
         w, b = self._weight(program, (outputs, self.in_features), outputs)
         y = linear.linear(program, x, w.data, b and b.data, outputs, relu)
 
         def backward(dy, need_dx):
             if relu:
                 dy = pointwise.mask(program, dy, y)
-            return linear.linear_backward(program, dy, x, w.data, program.gradient(name, "weight", w),
-                                          program.gradient(name, "bias", b), need_dx)
+            return linear.linear_backward(program, dy, x, w.data, program.gradient(w),
+                                          program.gradient(b), need_dx)
         return y, backward
 
     def extra_repr(self):

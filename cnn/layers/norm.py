@@ -28,7 +28,7 @@ class BatchNorm2d(Layer):
         super().__init__()
         name = type(self).__name__
         self.num_features = shapes.integer(name, "num_features", num_features, 1)
-        self.eps = shapes.number(name, "eps", eps, 0)
+        self.eps = shapes.epsilon(name, eps)
         self.momentum = momentum if momentum is None else shapes.number(name, "momentum", momentum, 0, 1)
         if np.dtype(dtype) not in shapes.FLOATS:
             raise TypeError(f"{name}: dtype must be float32 or float64, got {np.dtype(dtype)}")
@@ -55,7 +55,7 @@ class BatchNorm2d(Layer):
         if x.channels != self.num_features:
             raise ValueError(f"{type(self).__name__}: x must have {self.num_features} channels, got {x.channels}")
         name, training = type(self).__name__, self.training
-        eps = shapes.number(name, "eps", self.eps, 0)
+        eps = shapes.epsilon(name, self.eps)
         w, b = (self._owned(what, (x.channels,), program.dtype) for what in ("weight", "bias"))
         running = [self._buffer(what, (x.channels,), program.dtype) for what in ("running_mean", "running_var")]
         gamma, beta = w and w.data, b and b.data
@@ -77,8 +77,8 @@ class BatchNorm2d(Layer):
         y = norm.normalise(program, x, kept)
 
         def backward(dy, need_dx):
-            return norm.normalise_backward(program, dy, x, kept, program.gradient(name, "weight", w),
-                                           program.gradient(name, "bias", b), need_dx, not training)
+            return norm.normalise_backward(program, dy, x, kept, program.gradient(w),
+                                           program.gradient(b), need_dx, not training)
         return y, backward
 
     def _buffer(self, name, shape, dtype):

@@ -1,12 +1,13 @@
 """What a model is made of, layer by layer."""
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from cnn import shapes
+from cnn.layers.base import evaluation, watching
 from cnn.layers.container import Sequential
+from cnn.plan import Program
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,7 @@ def summarise(model, shape):
         raise ValueError(f"{owner}: shape must be (C, H, W) or (features,), got {shape!r}")
     shape = tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
     dtype = model.dtype or np.dtype(np.float32)
-    with _watched(model) as calls, np.errstate(all="ignore"):
-        model.forward(np.zeros((1, *shape), dtype))
-    rows = []
+    calls, rows = _calls(model, np.zeros((1, *shape), dtype)), []
 
     def walk(name, layer):
         """Add the rows of a layer and those inside it; returns its output."""
@@ -120,6 +119,44 @@ def summarise(model, shape):
     return Summary(rows, model.parameters())
 
 
+def _calls(model, x):
+    """Each layer's calls where the model gets x, in evaluation mode: {id(layer): [(x, y)]}, arrays or a program's
+    tensors."""
+    calls = {}
+
+    def record(layer, x, y):
+        calls.setdefault(id(layer), []).append((x, y))
+
+    def write(layer, x):
+        program = Program(x.dtype, 1, watch=record)
+        program.write_layer(layer, program.input(*x.shape[1:], flat=x.ndim == 2))
+        program.close()
+
+    def call(layer, x):
+        if layer.fused:
+            write(layer, x)
+            with watching(None):
+                return layer.forward(x)
+        y = layer.forward(x)
+        record(layer, x, y)
+        return y
+
+    with evaluation(model), np.errstate(all="ignore"):
+        if model.fused:
+            write(model, model._checked("x", x))
+        else:
+            layers = list(model.modules())
+            before = [dict(vars(layer)) for layer in layers]
+            try:
+                with watching(call):
+                    model(x)
+            finally:        # layers in NumPy may have noted x, where a backward pass is still to come
+                for layer, attributes in zip(layers, before, strict=True):
+                    vars(layer).clear()
+                    vars(layer).update(attributes)
+    return calls
+
+
 def _one(x):
     """The shape of one image of an array or of a program's tensor."""
     return x.shape[1:] if isinstance(x, np.ndarray) else x.shape
@@ -129,61 +166,3 @@ def _is_view(x, y):
     if isinstance(y, np.ndarray):
         return np.may_share_memory(x, y)
     return y is x or y.source is not None
-
-
-@contextmanager
-def _watched(model):
-    """Write down each layer's calls: {id(layer): [(x, y)]}, arrays or a program's tensors.
-
-    In evaluation mode; every layer's attributes are afterwards what they were, a pending backward too.
-    """
-    layers = list({id(layer): layer for layer in model.modules()}.values())
-    before = [dict(vars(layer)) for layer in layers]
-    calls = {}
-    try:
-        model.eval()
-        for layer in layers:
-            layer._programs = {}        # or emit would not be called again
-            if layer.fused:
-                layer.emit = _watched_emit(calls, layer)
-            else:
-                layer.forward = _watched_forward(calls, layer)
-        yield calls
-    finally:
-        for layer, attributes in zip(layers, before, strict=True):
-            vars(layer).clear()
-            vars(layer).update(attributes)
-
-
-def _watched_emit(calls, layer):
-    emit = _one_by_one(layer) if type(layer).emit is Sequential.emit else layer.emit
-
-    def watched(program, x, *rest, **more):
-        y, backward = emit(program, x, *rest, **more)
-        calls.setdefault(id(layer), []).append((x, y))
-        return y, backward
-    return watched
-
-
-def _one_by_one(layer):
-    """Sequential.emit where no ReLU becomes a part of its neighbour, so that it is seen."""
-    def emit(program, x):
-        for part in layer:
-            x, _ = part.emit(program, x)
-        return x, None
-    return emit
-
-
-def _watched_forward(calls, layer):
-    forward = layer.forward
-    if type(layer).forward is Sequential.forward:
-        def forward(x):
-            for part in layer:
-                x = part.forward(x)
-            return x
-
-    def watched(x, *rest, **more):
-        y = forward(x, *rest, **more)
-        calls.setdefault(id(layer), []).append((x, y))
-        return y
-    return watched

@@ -79,6 +79,8 @@ def pooled(program, channels, win, need_index):
 
 def max_pool2d_backward(program, dy, index, win, sums=None):
     """Backward: returns dx. sums: an array of each shard for the sum of each channel's dx, with `pairs` only."""
+    if index is None:
+        raise ValueError("max_pool2d: the program was written without gradients")
     dx = program.tensor(dy.channels, win["height"], win["width"])
     program.add("max_pool_backward", lambda: dict(dy=dy, index=index, dx=dx, sums=sums, channels=dy.channels, **win))
     return dx

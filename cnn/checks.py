@@ -1,0 +1,111 @@
+"""What a Trainer refuses, or warns of, before its first step; each function takes `owner` first, as cnn.shapes does."""
+import math
+import warnings
+
+import numpy as np
+
+from cnn.data import Dataset
+from cnn.layers import BatchNorm2d
+from cnn.parameter import Parameter
+
+
+def optimizer_of(owner, optimizer, model):
+    """Refuse an optimizer that updates parameters which are not the model's."""
+    params = [p for p in getattr(optimizer, "params", None) or () if isinstance(p, Parameter)]
+    own = set(map(id, model.parameters()))
+    foreign = [p for p in params if id(p) not in own]
+    if foreign:
+        count = "none" if len(foreign) == len(params) else f"only {len(params) - len(foreign)}"
+        raise ValueError(f"{owner}: the optimizer must update parameters of the model, but {count} of its {len(params)} "
+                         f"are the model's (the first other one has shape {foreign[0].shape}); make it anew from "
+                         f"model.parameters()")
+
+
+def single_values(owner, model, loader):
+    """Refuse a batch of one image where a batch norm would see a single value per channel."""
+    last = len(loader.dataset) % loader.batch_size
+    if loader.batch_size != 1 and (last != 1 or loader.drop_last):
+        return
+    norms = {name: layer for name, layer in _named_modules(model) if isinstance(layer, BatchNorm2d) and layer.training}
+    if not norms or (loader.transform is not None and not loader.drawable):     # which may change the images' size
+        return
+    try:
+        rows = model.summary(loader.dataset.images.shape[1:])
+    except Exception:   # the first step will say what is wrong with the model
+        return
+    for row in rows:
+        if row.name in norms and row.output_shape is not None and math.prod(row.output_shape[1:]) == 1:
+            which = "every batch" if loader.batch_size == 1 else "the last batch of an epoch"
+            advice = "a larger batch size" if loader.batch_size == 1 else (
+                "DataLoader(..., drop_last=True) (--drop-last), or another batch size")
+            layer = f" (layer {row.name})" if row.name else ""
+            raise ValueError(f"{owner}: {which} has one image, so that {row.layer}{layer} gets a single value per "
+                             f"channel; use {advice}")
+
+
+def _named_modules(layer, name=""):
+    yield name, layer
+    for child_name, child in layer.children():
+        yield from _named_modules(child, f"{name}.{child_name}" if name else child_name)
+
+
+def end_of_schedule(owner, schedule, step, steps, stacklevel):
+    """Warn where a schedule is over before `steps` more steps after the first `step` are done, at a low rate."""
+    total = getattr(schedule, "total_steps", None)
+    if total is None or not steps or step + steps <= total:
+        return
+    largest = getattr(schedule, "max_lr", getattr(schedule, "lr", math.inf))
+    rate = schedule(step + steps - 1)
+    name, stays = type(schedule).__name__, f"the learning rate stays at {rate:g}"
+    if step >= total and rate < largest:
+        warnings.warn(f"{owner}: the schedule {name} is over after {total} steps, and {step} are done: {stays}. "
+                      f"For another run make a new Trainer with a new schedule", stacklevel=stacklevel)
+    elif step < total and rate < largest / 100:
+        warnings.warn(f"{owner}: the schedule {name} is over after {total} steps, but {step + steps} are to be done: "
+                      f"{stays} for the last {step + steps - total}. Set total_steps to the steps of all epochs",
+                      stacklevel=stacklevel)
+
+
+def matched(owner, name, dataset, train, stacklevel):
+    """A Dataset to measure on, with the numbers of classes and the normalisation of the one that was trained on.
+
+    Classes are matched by their names, unless one of the two only numbers them.
+    """
+    mine, known = dataset.classes, train.classes
+    common = min(len(mine), len(known))
+    if mine[:common] != known[:common]:
+        unknown = [label for label in mine if label not in known]
+        if not unknown:
+            number = np.array([known.index(label) for label in mine], np.int64)
+            dataset = Dataset(dataset.images, number[dataset.labels], known, dataset.mean, dataset.std, dataset.name)
+        elif not (_numbered(mine) or _numbered(known)):
+            raise ValueError(f"{owner}: {name} has the class {unknown[0]!r}, the training data only "
+                             f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}")
+    return normalised(owner, name, dataset, train, stacklevel + 1)
+
+
+def normalised(owner, name, dataset, train, stacklevel):
+    """A Dataset with the mean and standard deviation of the one that was trained on.
+
+    A warning says that they differ, unless the data set came without any.
+    """
+    if len(dataset.mean) != len(train.mean):
+        raise ValueError(f"{owner}: {name} must have images of {len(train.mean)} channels, as the training data, got "
+                         f"{len(dataset.mean)}")
+    here, there = (dataset.mean, dataset.std), (train.mean, train.std)
+    # images of different types have different units: nothing is known about how they compare
+    if here == there or dataset.images.dtype != train.images.dtype or np.allclose(here, there, rtol=1e-5, atol=1e-8):
+        return dataset
+    if dataset.images.dtype != np.uint8 or set(dataset.mean) != {0.0} or set(dataset.std) != {1.0}:
+        warnings.warn(f"{owner}: {name} has mean {_listed(dataset.mean)} and std {_listed(dataset.std)}, the training "
+                      f"data {_listed(train.mean)} and {_listed(train.std)}: the training data's are used",
+                      stacklevel=stacklevel)
+    return Dataset(dataset.images, dataset.labels, dataset.classes, *there, dataset.name)
+
+
+def _numbered(classes):
+    return classes == tuple(map(str, range(len(classes))))
+
+
+def _listed(numbers):
+    return ", ".join(f"{number:.4g}" for number in numbers)

@@ -220,10 +220,14 @@ class Program:
 
     def close(self):
         """Let go of everything: a program is a circle of references, which would keep its memory for a while."""
+        for phase in (*self._drafts.values(), *(compiled.phase for compiled in self._compiled.values())):
+            for segment in phase.segments:
+                segment.ops.clear()
         for container in (self._drafts, self._compiled, self._arrays):
             container.clear()
-        self._phase = self.watch = None
-        vars(self).pop("backward", None)
+        self._phase = self._segments = self._uses = self.watch = None
+        for name in ("backward", "result", "loss"):     # what those who wrote it have noted
+            vars(self).pop(name, None)
 
     # ------------------------------------------------------------ arrays
 

@@ -15,13 +15,12 @@ class _Activation(Layer):
         return {}
 
     def emit(self, program, x):
-        y = pointwise.forward(program, self.kernel, x, **self.scalars())
-        kept = x if self.saved == "x" else y
+        kernel, saved, scalars = self.kernel, self.saved, self.scalars()
+        y = pointwise.forward(program, kernel, x, **scalars)
+        kept = x if saved == "x" else y
 
         def backward(dy, need_dx):
-            if need_dx:
-                return pointwise.backward(program, self.kernel, dy, kept, self.saved, **self.scalars())
-            return None
+            return pointwise.backward(program, kernel, dy, kept, saved, **scalars) if need_dx else None
         return y, backward
 
 

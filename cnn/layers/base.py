@@ -106,8 +106,10 @@ class Layer:
             if True in key[3]:
                 use.take((self._guard,), alone=True)
                 return self._forward_in_training(key, x)
-            if self._last is not None and self._last.thread == threading.get_ident():
+            last = self._last
+            if last is not None and last.thread == threading.get_ident():
                 self._last = None
+                self._programs.give(last.key, last.program)
             program = None
             try:
                 program = self._programs.borrow(use, key, len(x), lambda: self._written(x, False))
@@ -177,7 +179,7 @@ class Layer:
         """One thread at a time, where a layer is in training mode (which it tells), for what runs layer after layer."""
         use = Use(type(self).__name__)
         try:
-            training = True in self._parts().modes()
+            training = True in self._parts().modes(self)
             if training:
                 use.take((self._guard,), alone=True)
             yield training
@@ -202,7 +204,7 @@ class Layer:
 
     def _made_from(self, parts, x):
         """What a program for such images is made from."""
-        return x.shape[1:], x.dtype, parts.key, parts.modes(), circumstances()
+        return x.shape[1:], x.dtype, parts.key, parts.modes(self), circumstances()
 
     def _written(self, x, gradients):
         """A program for such images, for some more of them where nothing need be kept of each."""
@@ -229,7 +231,7 @@ class Layer:
 
     def modes(self):
         """Which of `modules` are in training mode, in this thread: a tuple of bools."""
-        return self._parts().modes()
+        return self._parts().modes(self)
 
     def children(self):
         """(name, layer) of the layers directly inside this one: its attributes, and what lists among them hold."""
@@ -444,27 +446,28 @@ class _Parts:
     """
 
     def __init__(self, root):
-        self.layers = list(root.modules())
-        number_dropouts(self.layers)
+        layers = list(root.modules())
+        number_dropouts(layers)
         named = root._named("")
         self.parameters = list({id(p): p for _, p in named}.values())
         self.guards = guards(self.parameters)
         self.fused = root.fused
-        self.dtype = next((array.dtype for layer in self.layers for _, array in layer._own_state()
+        self.dtype = next((array.dtype for layer in layers for _, array in layer._own_state()
                            if array.dtype in shapes.FLOATS), None)
-        self.twice = _repeated(self.layers, named)
-        self._watched = all(_is_watched(layer) for layer in self.layers)
-        self._stamps = [*(layer._stamp for layer in self.layers), *(p._stamp for p in self.parameters)]
+        self.twice = _repeated(layers, named)
+        self._watched = all(_is_watched(layer) for layer in layers)
+        self._stamps = [*(layer._stamp for layer in layers), *(p._stamp for p in self.parameters)]
+        self._inside = layers[1:]       # not the root, which refers to this
         self.key = tuple([stamp.number for stamp in self._stamps])
 
     def current(self):
         return self._watched and tuple([stamp.number for stamp in self._stamps]) == self.key
 
-    def modes(self):
+    def modes(self, root):
         """Which layers are in training mode."""
         if getattr(_thread, "evaluating", None):
-            return tuple([layer.training for layer in self.layers])
-        return tuple([layer._training for layer in self.layers])
+            return tuple([layer.training for layer in (root, *self._inside)])
+        return tuple([layer._training for layer in (root, *self._inside)])
 
 
 def _is_watched(layer):

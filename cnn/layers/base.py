@@ -18,7 +18,8 @@ from cnn.watch import Stamp, WatchedDict
 # Attributes that are no state; those, and what stands in a program's key itself, are changed without a new stamp.
 _TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_runs", "_ran", "_keeps"}
 _UNWATCHED = _TRANSIENT | {"training", "_mode", "_training", "_frozen"}
-# of each thread: `evaluating`, ids of the layers that are in evaluation mode; `watch`, see `watching`
+# of each thread: `evaluating`, ids of the layers that are in evaluation mode; `training`, whether what runs is a part of
+# something in training mode; `watch`, see `watching`
 _thread = threading.local()
 
 
@@ -88,7 +89,12 @@ class Layer:
 
     def __call__(self, x):
         watch = getattr(_thread, "watch", None)
-        return self.forward(x) if watch is None else watch(self, x)
+        if watch is not None:
+            return watch(self, x)
+        if _left_to_emit(self):
+            return self.forward(x)
+        with self._in_training():
+            return self.forward(x)
 
     def forward(self, x):
         """Return y for x: (N, C, H, W) or (N, features), float32 or float64 as the parameters are.
@@ -99,11 +105,13 @@ class Layer:
         """
         x = self._checked("x", x)
         parts = self._parts()
-        key = self._made_from(parts, x)
+        modes = parts.modes(self)
+        training = True in modes or getattr(_thread, "training", False)
+        key = x.shape[1:], x.dtype, parts.key, modes, training, circumstances()
         use = Use(type(self).__name__)
         try:
             use.take(parts.guards, alone=False)
-            if True in key[3]:
+            if training:
                 use.take((self._guard,), alone=True)
                 return self._forward_in_training(key, x)
             last = self._last
@@ -132,7 +140,7 @@ class Layer:
             if last is not None:
                 self._programs.give(last.key, last.program)
             program = self._programs.take(key, len(x), lambda: self._written(x, True))
-            key = self._made_from(self._parts(), x)     # again: writing may have changed attributes of a layer
+            key = *key[:2], self._parts().key, *key[3:]     # writing may have changed attributes of a layer
         y = np.empty((len(x), *program.result.shape), x.dtype)
         program.run(len(x), x=x, y=y)
         self._last = _Last(program, key, x.shape, y.shape, me, lost)
@@ -176,14 +184,17 @@ class Layer:
 
     @contextmanager
     def _in_training(self):
-        """One thread at a time, where a layer is in training mode (which it tells), for what runs layer after layer."""
-        use = Use(type(self).__name__)
+        """For what runs layer after layer: whether there is to be a backward pass, because one of them is in training
+        mode. Then all inside keep what they need for it, and one thread at a time runs them."""
+        use, outer = Use(type(self).__name__), getattr(_thread, "training", False)
         try:
-            training = True in self._parts().modes(self)
+            training = outer or True in self._parts().modes(self)
             if training:
                 use.take((self._guard,), alone=True)
+            _thread.training = training
             yield training
         finally:
+            _thread.training = outer
             use.leave()
 
     def _refuse_repeated(self):
@@ -201,10 +212,6 @@ class Layer:
             raise ValueError(f"{owner}: every image of {name} must have pixels, got shape {x.shape}")
         shapes.element_count(owner, *x.shape)
         return x
-
-    def _made_from(self, parts, x):
-        """What a program for such images is made from."""
-        return x.shape[1:], x.dtype, parts.key, parts.modes(self), circumstances()
 
     def _written(self, x, gradients):
         """A program for such images, for some more of them where nothing need be kept of each."""

@@ -18,7 +18,7 @@ from cnn.watch import Stamp, WatchedDict
 # Attributes that are no state; those, and what stands in a program's key itself, are changed without a new stamp.
 _TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_runs", "_ran", "_keeps"}
 _UNWATCHED = _TRANSIENT | {"training", "_mode", "_training", "_frozen"}
-# of each thread: `evaluating`, ids of the layers that are in evaluation mode; `training`, whether what runs is a part of
+# of each thread: `evaluating`, ids of the layers in evaluation mode; `training`, whether what runs is a part of
 # something in training mode; `watch`, see `watching`
 _thread = threading.local()
 

@@ -214,10 +214,11 @@ class Trainer:
                 watcher.on_step_end(self)
             if diverged is not None:
                 self.loss = diverged
-                finite = batch.dataset is not None or np.isfinite(batch.images).all()
+                advice = TrainingDiverged.ADVICE
+                if batch.dataset is None and not np.isfinite(batch.images).all():
+                    advice = "images of this batch hold NaN or infinity"
                 raise TrainingDiverged(f"the loss became {self.loss} in step {self.step} (epoch {self.epoch + 1}) "
-                                       f"at learning rate {self._rates[len(self.recent)]:g}; "
-                                       f"{TrainingDiverged.ADVICE if finite else 'images of this batch hold NaN or Inf'}")
+                                       f"at learning rate {self._rates[len(self.recent)]:g}; {advice}")
             if self.stop:
                 break
         self._seconds = time.perf_counter() - start
@@ -300,14 +301,19 @@ class Trainer:
         """One step on a batch; returns its mean loss (float), before the step.
 
         images: (N, C, H, W) of the model's dtype, N of at least 1; labels: integers (N,). The learning rate
-        is the optimizer's; the schedule is not asked. Raises TypeError or ValueError for what does not fit.
+        is the optimizer's; the schedule is not asked. The loss is NaN where all labels have class weight 0, and
+        the gradient then 0. Raises TypeError or ValueError for what does not fit.
         """
+        loss, weight, _ = self._train_step(images, labels)
+        return loss / weight if weight else math.nan
+
+    def _train_step(self, images, labels):
+        """`train_step` that returns what `_step` does."""
         images = shapes.images("Trainer.train_step", "images", images, self.model.dtype)
         if len(images) == 0:
             raise ValueError("Trainer.train_step: images must hold at least one image, got none")
         self.model.train()
-        loss, weight, _ = self._step(_Batch(labels, images))
-        return loss / weight if weight else math.nan
+        return self._step(_Batch(labels, images))
 
     def _step(self, batch):
         """One step: the sum of the losses, what to divide it by, and how many images were right."""

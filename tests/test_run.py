@@ -479,7 +479,10 @@ def test_a_loss_that_is_no_number(tmp_path):
     assert result.returncode == 1 and "Traceback" not in result.stderr
     good = checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
     assert re.search(r"(loss|weights) became (nan|inf|NaN).* step \d+ .*learning rate 1e\+09", result.stderr)
-    assert f"the last good checkpoint is {good[-1] if good else 'none'}" in result.stderr
+    words = f"the last good checkpoint is {good[-1]}" if good else "there was no checkpoint yet"
+    assert words in result.stderr and "try a lower lr" in result.stderr
+    left = summary(tmp_path / "run")
+    assert left["diverged"] and not left["complete"] and words in left["stopped"]
     for path in good:
         assert all(np.isfinite(w).all() for w in checkpoint.load(path)["model"].values())
 

@@ -265,7 +265,7 @@ class Trainer:
         if self.step != step or updates is None:
             return
         made = self.optimizer.steps - updates
-        if made and made == len(self._rates):
+        if made and made == (1 if prepared is None else batch.steps):
             self._record([self._made] if prepared is None else prepared[1].results(made), batch.count)
 
     def _together(self):

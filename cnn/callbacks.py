@@ -214,7 +214,8 @@ class TensorBoard(Callback):
 # ---------------------------------------------------------------- stopping, and the best weights
 
 class _Best(Callback):
-    """Knows the best epoch so far. A NaN is never better, and neither is what differs by less than min_delta."""
+    """Knows the best epoch so far. A NaN is never better, and neither is what differs by less than min_delta, nor an
+    epoch whose last steps have made weights NaN or infinite."""
 
     def __init__(self, monitor, min_delta):
         owner = type(self).__name__
@@ -224,10 +225,13 @@ class _Best(Callback):
         self.min_delta = shapes.number(owner, "min_delta", min_delta, 0)
         self.best, self.best_epoch = None, 0
 
-    def _improves(self, value):
-        """Whether that would be the best."""
-        sign = 1 if "accuracy" in self.monitor else -1
-        return not math.isnan(value) and (self.best is None or sign * (value - self.best) > self.min_delta)
+    def _improves(self, trainer):
+        """Whether the epoch that has just ended is the best."""
+        value, sign = trainer.history[-1][self.monitor], 1 if "accuracy" in self.monitor else -1
+        if math.isnan(value) or (self.best is not None and not sign * (value - self.best) > self.min_delta):
+            return False
+        with trainer.measuring():
+            return all(np.isfinite(array).all() for _, array in trainer.model._state())
 
     def state_dict(self):
         return {"best": self.best, "best_epoch": self.best_epoch}
@@ -261,7 +265,7 @@ class EarlyStopping(_Best):
 
     def on_epoch_end(self, trainer):
         row = trainer.history[-1]
-        if self._improves(row[self.monitor]):
+        if self._improves(trainer):
             weights = {}
             if self.restore_best:
                 with trainer.measuring():
@@ -316,7 +320,7 @@ class BestCheckpoint(_Best):
     def on_epoch_end(self, trainer):
         row = trainer.history[-1]
         value = row[self.monitor]
-        if self._improves(value):
+        if self._improves(trainer):
             with trainer.measuring():
                 checkpoint.save_model(self.path, trainer.model, {
                     **self.description, "epoch": row["epoch"], self.monitor: value})

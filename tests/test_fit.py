@@ -448,3 +448,19 @@ def test_an_interrupted_row_is_not_counted_twice():
     fit(whole, 2)
     assert_same_bits(weights(other), weights(whole))
     assert other.history.column("epoch") == [1, 2]
+
+
+def test_weights_that_are_no_numbers_are_never_the_best(tmp_path):
+    """The loss of an epoch's last step is measured before the update that spoils the weights."""
+    def spoil(trainer):
+        if trainer.step == 2:
+            trainer.model.parameters()[-1].data = [np.inf] * 3
+
+    spoiler = cnn.Callback()
+    spoiler.on_step_end = spoil
+    stop = EarlyStopping("train_loss", patience=9)
+    trainer, data = lenet_trainer(spoiler, stop, BestCheckpoint(tmp_path / "b", "train_loss", description=LENET))
+    with pytest.raises(cnn.TrainingDiverged):
+        trainer.fit(data, 3, batch_size=20)
+    assert stop.best_epoch == 1 == cnn.load_model(tmp_path / "b")[1]["epoch"]
+    assert all(np.isfinite(w).all() for w in weights(trainer))

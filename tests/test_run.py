@@ -19,7 +19,7 @@ import pytest
 from processes import run_python
 
 import cnn
-from cnn import checkpoint, evaluation, report, run
+from cnn import checkpoint, evaluation, run
 from cnn.commands import train
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -507,9 +507,6 @@ def test_a_run_that_diverges_keeps_its_best_weights_and_says_so(tmp_path, monkey
     assert left["diverged"] is True and left["complete"] is False and "became nan" in left["stopped"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Stopped: the loss became nan" in page and "try a lower lr" in page
-    (tmp_path / "run" / "model.safetensors").unlink()
-    report.write(tmp_path / "run")
-    assert "Stopped: the loss became nan" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -545,7 +542,7 @@ def test_the_last_batch_may_be_left_out(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(cnn.models.MODELS, "lenet5", normed)
-        with pytest.raises(ValueError, match="train: the last batch .* BatchNorm2d .layer 1.* --drop-last"):
+        with pytest.raises(ValueError, match="train: the last batch .* BatchNorm2d .layer 1.*--drop-last"):
             run.train(settings, tmp_path / "d", quiet=True)
         run.train(run.replace(settings, drop_last=True), tmp_path / "e", quiet=True)
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "d.npz", "e"]

@@ -225,6 +225,11 @@ class _Best(Callback):
         self.min_delta = shapes.number(owner, "min_delta", min_delta, 0)
         self.best, self.best_epoch = None, 0
 
+    def on_fit_start(self, trainer):
+        if self.monitor.startswith("val_") and not trainer.validates:
+            raise ValueError(f"{type(self).__name__}: monitor {self.monitor} needs validation data: give fit some, or "
+                             f"monitor train_loss")
+
     def _improves(self, trainer):
         """Whether the epoch that has just ended is the best."""
         value, sign = trainer.history[-1][self.monitor], 1 if "accuracy" in self.monitor else -1
@@ -258,6 +263,7 @@ class EarlyStopping(_Best):
         self._weights = {}
 
     def on_fit_start(self, trainer):
+        super().on_fit_start(trainer)
         if not trainer.resumes(self):
             self.best, self.best_epoch, self.wait, self._weights = None, 0, 0, {}
         self._rows = len(trainer.history)
@@ -312,6 +318,7 @@ class BestCheckpoint(_Best):
         self.description, self._shapes = checkpoint.described("BestCheckpoint", description or {})
 
     def on_fit_start(self, trainer):
+        super().on_fit_start(trainer)
         if trainer.step == 0:
             self.best, self.best_epoch = None, 0
         _refuse_to_overwrite(self.path, trainer)

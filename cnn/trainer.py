@@ -33,8 +33,9 @@ class Trainer:
     one program and a single call; otherwise its parts are called one after the other.
 
     While `fit` runs, `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images`, `running_loss`,
-    `running_accuracy` and `history` tell callbacks where it is, and `recent`, a list of (step, from 1, lr, loss), what
-    it has done since they were last called; setting `stop`, to True or a reason in words, ends it there.
+    `running_accuracy` and `history` tell callbacks where it is, `validates` whether it has validation data, and
+    `recent`, a list of (step, from 1, lr, loss), what it has done since they were last called; setting `stop`, to True
+    or a reason in words, ends it there.
     `state_dict` and `load_state_dict` carry a `fit`, from any step, to another process and the same bits.
 
     Raises TypeError or ValueError for arguments that do not fit, among them an optimizer of another model.
@@ -43,6 +44,12 @@ class Trainer:
     def __init__(self, model, optimizer, loss=None, schedule=None, callbacks=(), max_grad_norm=None,
                  progress=True):
         checks.optimizer_of("Trainer", optimizer, model)
+        if schedule is not None and not callable(schedule):
+            raise TypeError(f"Trainer: schedule must be a function of the step or None, got {schedule!r}")
+        callbacks = list(callbacks)
+        for callback in callbacks:
+            if isinstance(callback, type):
+                raise TypeError(f"Trainer: callbacks must be objects, got the class {callback.__name__}")
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.criterion = CrossEntropyLoss() if loss is None else loss
         self.max_grad_norm = (None if max_grad_norm is None
@@ -52,7 +59,7 @@ class Trainer:
         self.epochs = self.step = self.epoch_images = 0
         self.loss = math.nan
         self.recent = []
-        self.stop = False
+        self.stop = self.validates = False
         self._seconds_per_step = math.inf
         self._loader = self._data = None
         self._loader_epoch, self._next_epoch, self._resumed, self._restored = 0, 0, False, []
@@ -99,6 +106,7 @@ class Trainer:
                                         loader.dataset, stacklevel=3)
         data = self._check_fit(loader)
         self.stop, self._loader, self._data = False, loader, data
+        self.validates = validation is not None
         if self._resumed:
             loader.epoch = self._loader_epoch
         else:
@@ -131,6 +139,8 @@ class Trainer:
     def _check_fit(self, loader):
         """Refuse what the first epochs would stumble over; returns what a state tells of the data."""
         owner, data = "Trainer.fit", loader.dataset
+        if self.optimizer is None:
+            raise ValueError(f"{owner}: the trainer must have an optimizer, got None")
         if len(loader) == 0:
             raise ValueError(f"{owner}: there is no batch to train on: {len(data)} images in batches of "
                              f"{loader.batch_size}")

@@ -55,6 +55,18 @@ def test_an_optimizer_that_the_model_has_left_is_refused():
         trainer.fit(Dataset(*pictures()), 1)
 
 
+@pytest.mark.parametrize(("options", "error", "words"), [
+    ({"schedule": 0.1}, TypeError, "Trainer: schedule must be a function"),
+    ({"callbacks": [cnn.callbacks.EarlyStopping]}, TypeError, "Trainer: callbacks must be objects, got the class"),
+    ({"callbacks": [cnn.callbacks.EarlyStopping()]}, ValueError, "EarlyStopping: monitor val_loss needs validation"),
+])
+def test_what_would_come_out_later(options, error, words):
+    with pytest.raises(error, match=words):
+        trainer_of(**options).fit(Dataset(*pictures()), 1)
+    with pytest.raises(ValueError, match="Trainer.fit: the trainer must have an optimizer"):
+        cnn.Trainer(model_of(), None, progress=False).fit(Dataset(*pictures()), 1)
+
+
 # ------------------------------------------------------------------------------------------ the classes
 
 
@@ -226,6 +238,11 @@ def test_a_batch_whose_labels_have_weight_0_counts_as_nothing(flatten, smoothing
         cnn.find_lr(trainer, part)
 
 
+def test_weights_that_let_no_class_count_are_refused():
+    with pytest.raises(ValueError, match="cross_entropy: weight must be above 0 for one class"):
+        cnn.functional.cross_entropy(np.zeros((2, 3)), np.array([0, 1]), 0.0, [0, 0, 0])
+
+
 def test_find_lr_passes_over_batches_that_count_as_nothing():
     images, labels = pictures(32)
     labels[:16], labels[16:] = 0, 1
@@ -247,9 +264,7 @@ def test_find_lr_of_arguments_that_lead_nowhere():
     lambda eps: cnn.Adam(model_of().parameters(), eps=eps),
     lambda eps: cnn.AdamW(model_of().parameters(), eps=eps),
     lambda eps: cnn.RMSprop(model_of().parameters(), eps=eps),
-    lambda eps: cnn.SGD(model_of().parameters()) and BatchNorm2d(3, eps=eps),
-    lambda eps: cnn.functional.batch_norm(np.zeros((2, 1, 2, 2)), training=True, eps=eps),
-    lambda eps: cnn.functional.batch_norm_backward(*np.zeros((2, 2, 1, 2, 2)), eps=eps),
+    lambda eps: BatchNorm2d(3, eps=eps),
 ])
 def test_an_eps_that_is_0_in_float32_is_refused(make, eps):
     with pytest.raises(ValueError, match="eps must be"):

@@ -112,7 +112,7 @@ class Trainer:
         else:
             self._restored, self._loader_epoch = [], loader.epoch
             self._begin(0)
-        begun = []
+        begun, loaded = [], self.model.state_dict() if self._resumed else None
         try:
             for callback in self.callbacks:
                 callback.on_fit_start(self)
@@ -128,6 +128,8 @@ class Trainer:
                     callback.on_epoch_end(self)
         except BaseException as error:
             self._end(begun, error)
+            if self._resumed:       # nothing has been done: the next fit goes on from the same weights
+                self.model.load_state_dict(loaded)
             raise
         finally:
             loader.start = 0
@@ -402,6 +404,8 @@ class Trainer:
             self._loss_sum, self._weight_sum, self._correct, self.loss, self._seconds = (
                 float(value) for value in (position["loss_sum"], position["weight_sum"], position["correct"],
                                            position["loss"], timing["seconds"]))
+            if not isinstance(position["data"], (dict, type(None))):
+                raise TypeError(f"Trainer: data of the state must be a dict, got {type(position['data']).__name__}")
             self._loader_epoch, self._data = position["loader_epoch"], position["data"]
         except KeyError as error:
             raise ValueError(f"Trainer: the state lacks {error}") from None

@@ -272,6 +272,32 @@ def test_a_state_waits_for_a_fit_that_starts(tmp_path):
     assert trainer.step == STEPS
 
 
+def test_a_fit_that_cannot_start_leaves_the_weights_of_the_state():
+    """Not the best of an earlier epoch, or an average, which are put in when a fit ends."""
+    def make_all(*more):
+        trainer = make(EarlyStopping(patience=9), *more)
+        trainer.callbacks.insert(0, cnn.EMA(trainer.model, 0.5, apply=True))
+        return measuring(trainer, [1.0, 2.0, 3.0])
+
+    first = make_all(Raise("on_step_end", step=6))
+    states = cnn.Callback()
+    states.on_step_end = lambda trainer: trainer.step == 6 and kept.append(trainer.state_dict())
+    kept = []
+    first.callbacks.insert(2, states)
+    with pytest.raises(RuntimeError):
+        fit(first, 3)
+    whole, again = make_all(), make_all(Raise("on_fit_start"))
+    for trainer in (whole, again):
+        trainer.load_state_dict(kept[0])
+        trainer.evaluate = lambda data: {"loss": 2.0, "accuracy": 0.5}
+    with pytest.raises(RuntimeError):
+        fit(again, 3)
+    again.callbacks.pop()
+    for trainer in (whole, again):
+        fit(trainer, 3)
+    assert cnn.checkpoint.digest(again.state_dict()) == cnn.checkpoint.digest(whole.state_dict())
+
+
 @pytest.mark.parametrize("change", [{"classes": list("bac")}, {"mean": [0.5]}, {"std": [0.5]}])
 def test_a_state_belongs_to_its_data(change):
     trainer, data = make(Raise("on_step_end", step=2)), made_up()

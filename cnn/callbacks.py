@@ -104,33 +104,53 @@ class EpochLog(Callback):
 
 # ---------------------------------------------------------------- logs
 
-class CSVLog(Callback):
+class _Log(Callback):
+    """A file that grows by whole lines, and that an interruption leaves as it should be."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def _open(self, content, done):
+        files.write(self.path, content)
+        self._file, self._size, self._done = files.Log(self.path), len(content), done
+
+    def _add(self, text, done):
+        """Write the lines up to a step or row."""
+        self._file.write(text)
+        self._size, self._done = self._size + len(text.encode()), done
+
+    def _close(self, text, done):
+        """Close the file; where an interruption came before or during `_add`, its lines are written first."""
+        try:
+            if self._done != done:
+                if self.path.is_file():
+                    os.truncate(self.path, self._size)
+                self._add(text, done)
+        finally:
+            self._file.close()
+
+
+class CSVLog(_Log):
     """Writes the history to a CSV file, a line as soon as an epoch ends.
 
     Raises FileExistsError where a new run would overwrite another's file; a resumed one writes its own anew.
     """
 
-    def __init__(self, path):
-        self.path = Path(path)
-
     def on_fit_start(self, trainer):
-        _refuse_to_overwrite(self.path, trainer)
-        trainer.history.save(self.path)
-        self._file, self._rows = files.Log(self.path), len(trainer.history)
+        _refuse_to_overwrite(self.path, trainer, History().to_csv().encode())
+        self._open(trainer.history.to_csv().encode(), len(trainer.history))
 
     def on_epoch_end(self, trainer):
-        self._file.write(trainer.history[self._rows:].to_csv(header=False))
-        self._rows = len(trainer.history)
+        self._add(self._text(trainer), len(trainer.history))
 
     def on_fit_end(self, trainer):
-        try:
-            if self._rows < len(trainer.history):      # an interruption came before on_epoch_end
-                self.on_epoch_end(trainer)
-        finally:
-            self._file.close()
+        self._close(self._text(trainer), len(trainer.history))
+
+    def _text(self, trainer):
+        return trainer.history[self._done:].to_csv(header=False)
 
 
-class JSONLLog(Callback):
+class JSONLLog(_Log):
     """Writes a line of JSON for each step: {"step", "epoch", "lr", "loss"}, step and epoch counted from 1.
 
     Raises FileExistsError where a new run would overwrite another's file; a resumed one drops the lines of the
@@ -139,31 +159,26 @@ class JSONLLog(Callback):
 
     every_step = False
 
-    def __init__(self, path):
-        self.path = Path(path)
-
     def on_fit_start(self, trainer):
         _refuse_to_overwrite(self.path, trainer)
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        files.write(self.path, b"".join(lines[:trainer.step]))
-        self._file, self._step = files.Log(self.path), trainer.step
+        self._open(b"".join(lines[:trainer.step]), trainer.step)
 
     def on_step_end(self, trainer):
-        epoch = len(trainer.history) + 1    # of all fits of this trainer
-        rows = [{"step": step, "epoch": epoch, "lr": lr, "loss": loss} for step, lr, loss in trainer.recent]
-        self._file.write("".join(json.dumps(row) + "\n" for row in rows))
-        self._step = trainer.step
+        self._add(self._text(trainer), trainer.step)
 
     def on_fit_end(self, trainer):
-        try:
-            if self._step < trainer.step:       # an interruption came before on_step_end
-                self.on_step_end(trainer)
-        finally:
-            self._file.close()
+        self._close(self._text(trainer), trainer.step)
+
+    def _text(self, trainer):
+        epoch = len(trainer.history) + 1    # of all fits of this trainer
+        rows = [{"step": step, "epoch": epoch, "lr": lr, "loss": loss} for step, lr, loss in trainer.recent]
+        return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def _refuse_to_overwrite(path, trainer):
-    if trainer.step == 0 and path.exists() and path.stat().st_size:
+def _refuse_to_overwrite(path, trainer, nothing=b""):
+    """nothing: what a file holds to which no run has added anything."""
+    if trainer.step == 0 and path.exists() and path.stat().st_size and path.read_bytes() != nothing:
         raise FileExistsError(f"{path} exists already; a new run does not overwrite it")
 
 
@@ -199,7 +214,8 @@ class TensorBoard(Callback):
 # ---------------------------------------------------------------- stopping, and the best weights
 
 class _Best(Callback):
-    """Knows the best epoch so far. A NaN is never better, and neither is what differs by less than min_delta."""
+    """Knows the best epoch so far. A NaN is never better, and neither is what differs by less than min_delta, nor an
+    epoch whose last steps have made weights NaN or infinite."""
 
     def __init__(self, monitor, min_delta):
         owner = type(self).__name__
@@ -209,10 +225,18 @@ class _Best(Callback):
         self.min_delta = shapes.number(owner, "min_delta", min_delta, 0)
         self.best, self.best_epoch = None, 0
 
-    def _improves(self, value):
-        """Whether that would be the best."""
-        sign = 1 if "accuracy" in self.monitor else -1
-        return not math.isnan(value) and (self.best is None or sign * (value - self.best) > self.min_delta)
+    def on_fit_start(self, trainer):
+        if self.monitor.startswith("val_") and not trainer.validates:
+            raise ValueError(f"{type(self).__name__}: monitor {self.monitor} needs validation data: give fit some, or "
+                             f"monitor train_loss")
+
+    def _improves(self, trainer):
+        """Whether the epoch that has just ended is the best."""
+        value, sign = trainer.history[-1][self.monitor], 1 if "accuracy" in self.monitor else -1
+        if math.isnan(value) or (self.best is not None and not sign * (value - self.best) > self.min_delta):
+            return False
+        with trainer.measuring():
+            return all(np.isfinite(array).all() for _, array in trainer.model._state())
 
     def state_dict(self):
         return {"best": self.best, "best_epoch": self.best_epoch}
@@ -239,6 +263,7 @@ class EarlyStopping(_Best):
         self._weights = {}
 
     def on_fit_start(self, trainer):
+        super().on_fit_start(trainer)
         if not trainer.resumes(self):
             self.best, self.best_epoch, self.wait, self._weights = None, 0, 0, {}
         self._rows = len(trainer.history)
@@ -246,7 +271,7 @@ class EarlyStopping(_Best):
 
     def on_epoch_end(self, trainer):
         row = trainer.history[-1]
-        if self._improves(row[self.monitor]):
+        if self._improves(trainer):
             weights = {}
             if self.restore_best:
                 with trainer.measuring():
@@ -293,6 +318,7 @@ class BestCheckpoint(_Best):
         self.description, self._shapes = checkpoint.described("BestCheckpoint", description or {})
 
     def on_fit_start(self, trainer):
+        super().on_fit_start(trainer)
         if trainer.step == 0:
             self.best, self.best_epoch = None, 0
         _refuse_to_overwrite(self.path, trainer)
@@ -301,7 +327,7 @@ class BestCheckpoint(_Best):
     def on_epoch_end(self, trainer):
         row = trainer.history[-1]
         value = row[self.monitor]
-        if self._improves(value):
+        if self._improves(trainer):
             with trainer.measuring():
                 checkpoint.save_model(self.path, trainer.model, {
                     **self.description, "epoch": row["epoch"], self.monitor: value})

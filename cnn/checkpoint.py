@@ -183,9 +183,11 @@ def _take_arrays(tree, arrays, path=""):
     """A copy of the tree without its arrays, which go to `arrays` under names such as "model/0.weight"."""
     rest = {}
     for name, value in tree.items():
+        if not isinstance(name, str):
+            raise TypeError(f"state: {path.rstrip('/')}: its keys must be texts, got {name!r}")
         if isinstance(value, dict):
             rest[name] = _take_arrays(value, arrays, f"{path}{name}/")
-        elif isinstance(value, np.ndarray):
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
             arrays[path + name] = value
         else:
             rest[name] = _plain(f"state: {path}{name}", value)

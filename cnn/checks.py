@@ -15,10 +15,9 @@ def optimizer_of(owner, optimizer, model):
     own = set(map(id, model.parameters()))
     foreign = [p for p in params if id(p) not in own]
     if foreign:
-        count = "none" if len(foreign) == len(params) else f"only {len(params) - len(foreign)}"
-        raise ValueError(f"{owner}: the optimizer must update parameters of the model, but {count} of its {len(params)} "
-                         f"are the model's (the first other one has shape {foreign[0].shape}); make it anew from "
-                         f"model.parameters()")
+        raise ValueError(f"{owner}: the optimizer must update parameters of the model, but {len(foreign)} of its "
+                         f"{len(params)} are not the model's (the first has shape {foreign[0].shape}); make it anew "
+                         f"from model.parameters()")
 
 
 def single_values(owner, model, loader):

@@ -116,12 +116,21 @@ def as_trained(dataset, description):
     if dataset.images.shape[1:] != wanted:
         raise ValueError(f"{dataset.name or 'data'}: the model wants images of {_by(wanted)}, these have "
                          f"{_by(dataset.images.shape[1:])}")
+    _check_pixels(dataset.name or "data", dataset.images, description)
     unknown = [name for name in dataset.classes if name not in classes]
     if unknown:
         raise ValueError(f"{dataset.name or 'data'}: the model knows no class {unknown[0]!r}, only "
                          f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}")
     number = np.array([classes.index(name) for name in dataset.classes], np.int64)
     return data.Dataset(dataset.images, number[dataset.labels], classes, mean, std, dataset.name)
+
+
+def _check_pixels(name, pixels, description):
+    """Refuse images in another unit than that of the images that a saved model was trained on."""
+    trained_on = description.get("pixels", str(pixels.dtype))     # files of earlier versions do not tell
+    if trained_on != str(pixels.dtype):
+        raise ValueError(f"{name}: the model was trained on images of {trained_on}, these are {pixels.dtype}, which is "
+                         f"another unit")
 
 
 def _wants(description):
@@ -190,6 +199,7 @@ def classify(model, description, paths, top=1, invert=False):
         if error is None:
             try:
                 pixels = images.read(path, channels, side, invert)
+                _check_pixels(path, pixels, description)
             except (OSError, ValueError) as reason:
                 error = str(reason)
         if error is not None:

@@ -323,7 +323,7 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     running = {what: shapes.array(name, what, value, (channels,), x.dtype).copy()
                for what, value in given.items() if value is not None}
     factor = np.array([shapes.number(name, "momentum", momentum, 0, 1)])
-    eps = shapes.epsilon(name, eps)
+    eps = shapes.number(name, "eps", eps, 0)
     arrays = {"w": w, "b": b, **running}
     slots = {what: None if arrays.get(what) is None else Slot(what) for what in ("w", "b", *given)}
 
@@ -353,7 +353,7 @@ def batch_norm_backward(dy, x, weight=None, eps=1e-5):
     name = "batch_norm_backward"
     x, w, _ = _batch_norm_arrays(name, x, weight, None)
     dy = shapes.array(name, "dy", dy, x.shape, x.dtype)
-    eps = shapes.epsilon(name, eps)
+    eps = shapes.number(name, "eps", eps, 0)
 
     def write(program):
         t, tdy = program.input(*x.shape[1:]), program.input(*x.shape[1:], name="dy")
@@ -547,6 +547,8 @@ def class_weights(name, weight, classes):
         raise ValueError(f"{name}: weight must have shape ({classes},), got {weight.shape}")
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
         raise ValueError(f"{name}: weight must be finite and not negative, got {weight}")
+    if not weight.any():
+        raise ValueError(f"{name}: weight must be above 0 for one class at least, got {weight}")
     return weight
 
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from cnn import files, plots, shapes
+from cnn import checks, files, plots, shapes
 from cnn.data import DataLoader
 
 _SMOOTHING = 0.9        # share of the running mean in the next smoothed loss
@@ -19,6 +19,9 @@ class LRCurve:
 
     def __init__(self, rates, losses):
         self.rates, self.losses, self.smoothed = list(rates), list(losses), []
+        if not self.losses or len(self.rates) != len(self.losses):
+            raise ValueError(f"LRCurve: rates and losses must be as many, and at least one, got {len(self.rates)} and "
+                             f"{len(self.losses)}")
         mean = 0.0
         for step, loss in enumerate(self.losses, 1):
             mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
@@ -59,17 +62,25 @@ def find_lr(trainer, train, lowest=1e-5, highest=10.0, steps=100, batch_size=64,
     steps = shapes.integer("find_lr", "steps", steps, 2)
     lowest = shapes.number("find_lr", "lowest", lowest, above=0)
     highest = shapes.number("find_lr", "highest", highest, above=lowest)
+    if not math.isfinite(highest / lowest):
+        raise ValueError(f"find_lr: highest must be nearer to lowest, got {highest:g} and {lowest:g}")
     loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
     if len(loader) == 0:
         raise ValueError(f"find_lr: there is no batch to train on: {len(loader.dataset)} images in batches of "
                          f"{loader.batch_size}")
-    rates, losses, epoch = [], [], loader.epoch
+    rates, losses, epoch, loss = [], [], loader.epoch, None
     try:
         with trainer.unchanged():
+            trainer.model.train()
+            checks.single_values("find_lr", trainer.model, loader)
             for step, (images, labels) in zip(range(steps), _forever(loader), strict=False):
                 rate = lowest * (highest / lowest) ** (step / (steps - 1))
                 trainer.optimizer.lr = rate
-                loss = trainer.train_step(images.astype(trainer.model.dtype or images.dtype, copy=False), labels)
+                images = images.astype(trainer.model.dtype or images.dtype, copy=False)
+                total, weight, _ = trainer._train_step(images, labels)
+                if not weight:      # of labels that do not count there is nothing to learn
+                    continue
+                loss = total / weight
                 if not math.isfinite(loss):
                     break
                 rates.append(rate)
@@ -80,7 +91,8 @@ def find_lr(trainer, train, lowest=1e-5, highest=10.0, steps=100, batch_size=64,
     finally:
         loader.epoch = epoch
     if not losses:
-        raise ValueError(f"find_lr: the loss of the first batch is {loss}")
+        raise ValueError("find_lr: all labels have class weight 0" if loss is None else
+                         f"find_lr: the loss of the first batch is {loss}")
     return LRCurve(rates, losses)
 
 

@@ -595,7 +595,7 @@ def rmsprop_update(w, g, square, grad_avg, velocity, lr, alpha, eps, weight_deca
     variance = square
     if centered:
         grad_avg += (1 - alpha) * (g - grad_avg)
-        variance = square - grad_avg * grad_avg
+        variance = np.maximum(square - grad_avg * grad_avg, 0)      # below 0 by rounding only
     g = g / (np.sqrt(variance) + eps)
     if momentum:
         velocity *= momentum

@@ -100,6 +100,11 @@ class _Page:
                 f"<body><h1>{title}</h1>\n" + "\n".join(filter(None, parts)) + "\n</body></html>\n")
 
     def _headline(self):
+        stopped = self.summary.get("stopped")
+        note = f'<p class="note">Stopped: {_text(stopped)}.</p>' if isinstance(stopped, str) else ""
+        return note + self._result()
+
+    def _result(self):
         if self.measured is not None:
             return f'<p class="big">{_text(self.measured.name)}: {_text(self.measured.headline())}.</p>'
         accuracy = self.summary.get("test_accuracy")

@@ -1,5 +1,6 @@
 """A training run from settings to files: what `scripts/train.py` does once it has read its arguments."""
 import json
+import math
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import checkpoint, config, data, files, lr_finder, models, optim, schedules, shapes, threads
+from cnn import checkpoint, checks, config, data, files, lr_finder, models, optim, schedules, shapes, threads
 from cnn.averaging import EMA, Lookahead
 from cnn.callbacks import (
     BestCheckpoint,
@@ -48,6 +49,7 @@ class Settings:
                            metavar="N,N,...")
     epochs: int = option(30, "passes over the training images", metavar="N")
     batch_size: int = option(64, "images in a step", metavar="N")
+    drop_last: bool = option(False, "leave out an epoch's last batch where it is not full")
     lr: float = option(0.05, "(largest) learning rate", metavar="RATE")
     optimizer: str = option("sgd", choices=tuple(optim.OPTIMIZERS))
     momentum: float = option(0.9, "of sgd and rmsprop", metavar="M")
@@ -377,6 +379,7 @@ def find_lr(settings, out=None, quiet=False):
     check(settings)
     train_set, _, _ = _load(settings)
     trainer, loader, _ = _make(settings, train_set)
+    _say_what_is_odd(replace(settings, epochs=1), loader, quiet)
     curve = lr_finder.find_lr(trainer, loader)
     folder = open_folder(out) if out is not None else new_folder(train_set.name, f"{settings.model}-lr")
     curve.save(folder / "lr.csv")
@@ -385,8 +388,9 @@ def find_lr(settings, out=None, quiet=False):
         written = "lr.csv and lr.png"
     except ModuleNotFoundError as error:
         written = f"lr.csv, but no lr.png ({error}),"
-    _say(quiet, f"the loss falls most steeply at a learning rate of {curve.suggestion:.2g} and is lowest at "
-                f"{curve.rates[curve.smoothed.index(min(curve.smoothed))]:.2g}")
+    steepest = ("falls at none of these learning rates" if math.isnan(curve.suggestion) else
+                f"falls most steeply at a learning rate of {curve.suggestion:.2g}")
+    _say(quiet, f"the loss {steepest} and is lowest at {curve.rates[curve.smoothed.index(min(curve.smoothed))]:.2g}")
     _say(quiet, f"wrote {written} to {folder}")
     return curve
 
@@ -441,6 +445,16 @@ def _say(quiet, text):
         print(text, flush=True)
 
 
+def _say_what_is_odd(settings, loader, quiet):
+    """Settings that are no mistake, but may be one."""
+    images = len(loader.dataset)
+    if not settings.epochs:
+        _say(quiet, "epochs is 0: nothing is trained, the model is measured as it is made")
+    elif settings.batch_size > images:
+        _say(quiet, f"a batch of {settings.batch_size:,} is larger than the {images:,} training images: every step "
+                    f"takes all of them")
+
+
 def _summary(folder):
     """What the run has said of itself so far; {} where that cannot be read."""
     try:
@@ -473,30 +487,25 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
     _say(quiet, f"{settings.model} with {sum(p.size for p in trainer.model.parameters()):,} parameters on "
                 f"{settings.dataset}: {len(train_set):,} training and {len(test_set):,} held-out images of {sizes}"
                 f"{to_choose}, {threads.get_num_threads()} threads")
+    _say_what_is_odd(settings, loader, quiet)
     if resuming:
         _go_back(trainer, folder, quiet)
     try:
         with stopper:
             history = trainer.fit(loader, settings.epochs, validation)
     except TrainingDiverged as error:
-        good = checkpoint.checkpoints(folder / "checkpoints")
-        raise TrainingDiverged(f"{error}; the last good checkpoint is {good[-1] if good else 'none'}") from None
+        raise TrainingDiverged(_diverged(error, settings, trainer, description, folder, start)) from None
     # the loss reported is without smoothing
     measured = Trainer(trainer.model, None, progress=False).evaluate(test_set, description["tta"])
     training = sum(history.column("seconds"))
-    summary = {
-        **asdict(settings),
-        "test_accuracy": measured["accuracy"], "test_loss": measured["loss"], "steps": trainer.step,
-        "complete": not (limit and limit.reached), "stopped": trainer.stop or None,
-        "digest": checkpoint.digest(trainer.state_dict()),
-        "seconds": round(time.perf_counter() - start, 3),
-        "images_per_second": round(sum(row["seconds"] * row["images_per_second"] for row in history) / training)
-        if training else None,
-        "threads": threads.get_num_threads(),
-    }
     checkpoint.save_model(folder / "model.safetensors", trainer.model,
                           {**description, "test_accuracy": measured["accuracy"]})
-    files.write(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    summary = _write_summary(
+        folder, settings, start, test_accuracy=measured["accuracy"], test_loss=measured["loss"], steps=trainer.step,
+        complete=not (limit and limit.reached), stopped=trainer.stop or None,
+        digest=checkpoint.digest(trainer.state_dict()),
+        images_per_second=round(sum(row["seconds"] * row["images_per_second"] for row in history) / training)
+        if training else None)
 
     if trainer.stop:
         _say(quiet, f"stopped after step {trainer.step:,}: {trainer.stop}")
@@ -509,6 +518,29 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
     _say(quiet, f"wrote model.safetensors, history.csv and summary.json to {folder}")
     if settings.report:
         _say(quiet, f"drew {_drawer().write(folder, settings.data_dir or None)}")
+    return summary
+
+
+def _diverged(error, settings, trainer, description, folder, start):
+    """Write what is left of a run that diverged, and return what there is to say about it."""
+    good = checkpoint.checkpoints(folder / "checkpoints")
+    words = f"{error}; " + (f"the last good checkpoint is {good[-1]}" if good else "there was no checkpoint yet")
+    stopping = next((c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.best is not None), None)
+    if stopping is not None:        # it has restored the best weights
+        checkpoint.save_model(folder / "model.safetensors", trainer.model, {
+            **description, "epoch": stopping.best_epoch, stopping.monitor: stopping.best})
+        words += f"; model.safetensors has the weights of epoch {stopping.best_epoch}, the best"
+    _write_summary(folder, settings, start, steps=trainer.step, complete=False, stopped=words, diverged=True)
+    if settings.report:
+        _drawer().write(folder, settings.data_dir or None)
+    return words
+
+
+def _write_summary(folder, settings, start, **results):
+    """Write summary.json, and return what is in it."""
+    summary = {**asdict(settings), **results, "seconds": round(time.perf_counter() - start, 3),
+               "threads": threads.get_num_threads()}
+    files.write(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     return summary
 
 
@@ -531,14 +563,18 @@ def _make(settings, train_set):
     if settings.model in models.WHITENED:
         models.whiten(model, train_set.normalise(train_set.images[:5000]))
     description = {"model": settings.model, "arguments": arguments, "classes": list(train_set.classes),
-                   "mean": list(train_set.mean), "std": list(train_set.std),
+                   "mean": list(train_set.mean), "std": list(train_set.std), "pixels": str(train_set.images.dtype),
                    "dataset": _anywhere(settings).dataset, "seed": settings.seed,
                    "tta": None if settings.tta == "none" else settings.tta}
     loader = data.DataLoader(train_set, settings.batch_size, shuffle=True, seed=settings.seed,
-                             transform=make_transform(settings, train_set))
+                             transform=make_transform(settings, train_set), drop_last=settings.drop_last)
     trainer = Trainer(model, make_optimizer(settings, model.parameters()), make_loss(settings, train_set),
                       schedule=make_schedule(settings, max(1, len(loader) * settings.epochs)),
                       max_grad_norm=settings.max_grad_norm or None, progress=False)
+    if not len(loader):
+        raise ValueError(f"train: with drop last, batch size must be at most the {len(train_set):,} training images, "
+                         f"got {settings.batch_size}")
+    checks.single_values("train", model, loader)
     return trainer, loader, description
 
 

@@ -36,8 +36,9 @@ class Trainer:
     one program and a single call; otherwise its parts are called one after the other.
 
     While `fit` runs, `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images`, `running_loss`,
-    `running_accuracy` and `history` tell callbacks where it is, and `recent`, a list of (step, from 1, lr, loss), what
-    it has done since they were last called; setting `stop`, to True or a reason in words, ends it there.
+    `running_accuracy` and `history` tell callbacks where it is, `validates` whether it has validation data, and
+    `recent`, a list of (step, from 1, lr, loss), what it has done since they were last called; setting `stop`, to True
+    or a reason in words, ends it there.
     `state_dict` and `load_state_dict` carry a `fit`, from any step, to another process and the same bits.
 
     Raises TypeError or ValueError for arguments that do not fit, among them an optimizer of another model.
@@ -46,6 +47,12 @@ class Trainer:
     def __init__(self, model, optimizer, loss=None, schedule=None, callbacks=(), max_grad_norm=None,
                  progress=True):
         checks.optimizer_of("Trainer", optimizer, model)
+        if schedule is not None and not callable(schedule):
+            raise TypeError(f"Trainer: schedule must be a function of the step or None, got {schedule!r}")
+        callbacks = list(callbacks)
+        for callback in callbacks:
+            if isinstance(callback, type):
+                raise TypeError(f"Trainer: callbacks must be objects, got the class {callback.__name__}")
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.criterion = CrossEntropyLoss() if loss is None else loss
         self.max_grad_norm = (None if max_grad_norm is None
@@ -55,7 +62,7 @@ class Trainer:
         self.epochs = self.step = self.epoch_images = 0
         self.loss = math.nan
         self.recent = []
-        self.stop = False
+        self.stop = self.validates = False
         self._seconds_per_step = math.inf
         self._loader = self._data = None
         self._loader_epoch, self._next_epoch, self._resumed, self._restored = 0, 0, False, []
@@ -102,12 +109,14 @@ class Trainer:
                                         loader.dataset, stacklevel=3)
         data = self._check_fit(loader)
         self.stop, self._loader, self._data = False, loader, data
+        self.validates = validation is not None
         if self._resumed:
             loader.epoch = self._loader_epoch
         else:
             self._restored, self._loader_epoch = [], loader.epoch
             self._begin(0)
         begun, use = [], Use("Trainer.fit", whole=True)
+        loaded = self.model.state_dict() if self._resumed else None
         try:
             self._take(use)
             for callback in self.callbacks:
@@ -124,6 +133,8 @@ class Trainer:
                     callback.on_epoch_end(self)
         except BaseException as error:
             self._end(begun, error)
+            if self._resumed:       # nothing has been done: the next fit goes on from the same weights
+                self.model.load_state_dict(loaded)
             raise
         finally:
             use.leave()
@@ -136,6 +147,8 @@ class Trainer:
     def _check_fit(self, loader):
         """Refuse what the first epochs would stumble over; returns what a state tells of the data."""
         owner, data = "Trainer.fit", loader.dataset
+        if self.optimizer is None:
+            raise ValueError(f"{owner}: the trainer must have an optimizer, got None")
         if len(loader) == 0:
             raise ValueError(f"{owner}: there is no batch to train on: {len(data)} images in batches of "
                              f"{loader.batch_size}")
@@ -235,10 +248,11 @@ class Trainer:
                 watcher.on_step_end(self)
             if diverged is not None:
                 self.loss = diverged
-                finite = batch.dataset is not None or np.isfinite(batch.images).all()
+                advice = TrainingDiverged.ADVICE
+                if batch.dataset is None and not np.isfinite(batch.images).all():
+                    advice = "images of this batch hold NaN or infinity"
                 raise TrainingDiverged(f"the loss became {self.loss} in step {self.step} (epoch {self.epoch + 1}) "
-                                       f"at learning rate {self._rates[len(self.recent)]:g}; "
-                                       f"{TrainingDiverged.ADVICE if finite else 'images of this batch hold NaN or Inf'}")
+                                       f"at learning rate {self._rates[len(self.recent)]:g}; {advice}")
             if self.stop:
                 break
 
@@ -275,7 +289,7 @@ class Trainer:
         if self.step != step or updates is None:
             return
         made = self.optimizer.steps - updates
-        if made and made == len(self._rates):
+        if made and made == (1 if prepared is None else batch.steps):
             self._record([self._made] if prepared is None else prepared.loss.results(made), batch.count)
 
     def _together(self):
@@ -312,8 +326,14 @@ class Trainer:
         """One step on a batch; returns its mean loss (float), before the step.
 
         images: (N, C, H, W) of the model's dtype, N of at least 1; labels: integers (N,). The learning rate
-        is the optimizer's; the schedule is not asked. Raises TypeError or ValueError for what does not fit.
+        is the optimizer's; the schedule is not asked. The loss is NaN where all labels have class weight 0, and
+        the gradient then 0. Raises TypeError or ValueError for what does not fit.
         """
+        loss, weight, _ = self._train_step(images, labels)
+        return loss / weight if weight else math.nan
+
+    def _train_step(self, images, labels):
+        """`train_step` that returns what `_step` does."""
         images = shapes.images("Trainer.train_step", "images", images, self.model.dtype)
         if len(images) == 0:
             raise ValueError("Trainer.train_step: images must hold at least one image, got none")
@@ -321,11 +341,10 @@ class Trainer:
         try:
             self._take(use)
             self.model.train()
-            loss, weight, _ = self._step(_Batch(labels, images))
+            return self._step(_Batch(labels, images))
         finally:
             self._give_back()
             use.leave()
-        return loss / weight if weight else math.nan
 
     def _take(self, use):
         """Keep other threads from the parameters."""
@@ -410,6 +429,8 @@ class Trainer:
             self._loss_sum, self._weight_sum, self._correct, self.loss, self._seconds = (
                 float(value) for value in (position["loss_sum"], position["weight_sum"], position["correct"],
                                            position["loss"], timing["seconds"]))
+            if not isinstance(position["data"], (dict, type(None))):
+                raise TypeError(f"Trainer: data of the state must be a dict, got {type(position['data']).__name__}")
             self._loader_epoch, self._data = position["loader_epoch"], position["data"]
         except KeyError as error:
             raise ValueError(f"Trainer: the state lacks {error}") from None

@@ -168,7 +168,7 @@ def test_after_fit_the_model_holds_what_lookahead_averaged():
 
 
 @pytest.mark.parametrize("apply", [False, True])
-def test_what_is_measured_and_kept(tmp_path, apply):
+def test_what_is_measured_and_kept(tmp_path, monkeypatch, apply):
     """With `apply` it is the average: for validation, the best weights in memory and in a file, the model after fit."""
     model, rows = model_of(np.float32), []
     ema = EMA(model, 0.9, apply=apply)
@@ -182,7 +182,8 @@ def test_what_is_measured_and_kept(tmp_path, apply):
             assert_same_bits(values(model), before)
             assert not np.array_equal(before[0], averages(ema)[0])
 
-    best = BestCheckpoint(tmp_path / "best", "train_loss", description={"model": "lenet5"})
+    monkeypatch.setitem(cnn.models.MODELS, "mine", lambda: model_of(np.float32))
+    best = BestCheckpoint(tmp_path / "best", "train_loss", description={"model": "mine", "arguments": {}})
     callbacks = [ema, EarlyStopping("train_loss", 9), best, Rows()]
     trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.05), callbacks=callbacks, progress=False)
     trainer.fit(data_set(), 2, data_set(), batch_size=10)

@@ -163,8 +163,10 @@ def test_the_best_weights_are_in_the_file(tmp_path):
     loaded, description = cnn.load_model(path)
     assert_same_bits(loaded.state_dict().values(), weights.after[2])
     assert description["epoch"] == 3 and description["val_loss"] == 2.0
+    other = cnn.models.lenet5(image_size=16, num_classes=3)
+    best = BestCheckpoint(path, description=description)
     with pytest.raises(FileExistsError, match="best.safetensors"):
-        fit(make(BestCheckpoint(path)), 1)
+        fit(cnn.Trainer(other, cnn.SGD(other.parameters()), callbacks=[best], progress=False), 1)
 
 
 # ------------------------------------------------------------------------------------------ time limit

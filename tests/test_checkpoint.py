@@ -314,7 +314,7 @@ def test_every_truncation_and_every_flipped_bit_is_refused(tmp_path, kind):
 
 
 def test_a_model_is_no_checkpoint(tmp_path):
-    cnn.save_model(tmp_path / "model", make().model, {})
+    checkpoint._write(tmp_path / "model", checkpoint.FORMAT, make().model.state_dict(), {})
     with pytest.raises(ValueError, match="model: a safetensors file, but not a checkpoint"):
         checkpoint.load(tmp_path / "model")
     with pytest.raises(FileNotFoundError, match="nothing"):

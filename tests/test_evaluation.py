@@ -413,3 +413,20 @@ def test_of_many_layers_alike_the_last_is_shown(rng):
     ((name, got),) = report.feature_maps(model, image)
     assert name == "0 Conv2d … 4 Conv2d"
     np.testing.assert_allclose(got, model[:5](image[None])[0], rtol=1e-5, atol=1e-6)
+
+
+def test_images_in_another_unit_are_refused(tmp_path):
+    """Those of floats have a unit of their own, which neither pictures nor bytes have."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 16, 16), np.uint8)
+    for name, pixels in (("bytes", images), ("floats", images.astype(np.float32))):
+        np.savez(tmp_path / name, images=pixels, labels=np.arange(60) % 3)
+    settings = run.replace(run.Settings(), dataset=str(tmp_path / "floats.npz"), epochs=0, shift=0)
+    run.train(settings, tmp_path / "run", quiet=True)
+    model, description = cnn.load_model(tmp_path / "run")
+    assert description["pixels"] == "float32"
+    with pytest.raises(ValueError, match="bytes.*: the model was trained on images of float32, these are uint8"):
+        evaluation.measure(tmp_path / "run", str(tmp_path / "bytes.npz"), out=lambda text: None)
+    evaluation.measure(tmp_path / "run", out=lambda text: None)
+    description.pop("pixels")       # a file of an earlier version does not tell
+    evaluation.load_data(description, str(tmp_path / "bytes.npz"))

@@ -200,8 +200,13 @@ def damaged_description(**changes):
     ids=str,
 )
 def test_a_description_that_does_not_fit_is_refused(saved, description):
+    """When it is saved, before anything is written, and when a file from elsewhere is read."""
     path, model = saved
-    cnn.save_model(path, model, description)
+    content = path.read_bytes()
+    with pytest.raises((TypeError, ValueError), match="^save_model: .*description"):
+        cnn.save_model(path, model, description)
+    assert path.read_bytes() == content
+    checkpoint._write(path, checkpoint.FORMAT, model.state_dict(), description)
     with pytest.raises(ValueError, match="model.safetensors"):
         cnn.load_model(path)
 
@@ -230,7 +235,10 @@ def test_another_file_is_refused(saved, content):
 
 def test_weights_of_another_model_are_refused(saved):
     path, _ = saved
-    cnn.save_model(path, cnn.models.lenet5(image_size=16, num_classes=4), DESCRIPTION)
+    other = cnn.models.lenet5(image_size=16, num_classes=4)
+    with pytest.raises(ValueError, match=r"save_model: the description does not fit the model: .*\(3, 84\)"):
+        cnn.save_model(path, other, DESCRIPTION)
+    checkpoint._write(path, checkpoint.FORMAT, other.state_dict(), DESCRIPTION)
     with pytest.raises(ValueError, match="model.safetensors.*shape"):
         cnn.load_model(path)
 
@@ -250,5 +258,47 @@ def test_saving_fails_as_a_whole(saved, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        cnn.save_model(path, model, {})
+        cnn.save_model(path, model, DESCRIPTION)
     assert path.read_bytes() == content and os.listdir(path.parent) == [path.name]
+
+
+def test_numpy_numbers_are_saved_as_plain_ones(tmp_path):
+    model = cnn.models.lenet5(image_size=16, num_classes=3)
+    arguments = {"image_size": np.int32(16), "num_classes": np.array([0, 1, 2]).max() + 1}
+    odd = {"classes": np.array(["a", "b", "c"]), "mean": np.array([0.5]), "std": (np.float32(0.25),), "good": np.True_}
+    cnn.save_model(tmp_path / "model", model, {"model": "lenet5", "arguments": arguments, **odd})
+    assert cnn.load_model(tmp_path / "model")[1] == {
+        "model": "lenet5", "arguments": {"image_size": 16, "num_classes": 3}, "classes": ["a", "b", "c"],
+        "mean": [0.5], "std": [0.25], "good": True}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [({1}, "notes must be"), ({"a": [0, object()]}, r"notes.a\[1\] must be"), ({3: "x"}, "notes: its keys"),
+     (np.array([None]), "notes must be"), (1j, "notes must be")],
+    ids=str,
+)
+def test_what_json_cannot_hold_is_refused_with_its_key(tmp_path, value, words):
+    model = cnn.models.lenet5(image_size=16, num_classes=3)
+    for save in (lambda d: cnn.save_model(tmp_path / "model", model, d),
+                 lambda d: cnn.callbacks.BestCheckpoint(tmp_path / "model", description=d)):
+        with pytest.raises(TypeError, match=f"description: {words}"):
+            save({**DESCRIPTION, "notes": value})
+    with pytest.raises(TypeError, match="state: notes"):
+        checkpoint.save(tmp_path / "state", {"notes": value})
+    assert os.listdir(tmp_path) == []
+
+
+def test_numpy_numbers_of_a_callback_are_saved(tmp_path):
+    checkpoint.save(tmp_path / "state", {"Mine": {"count": np.int64(3), "rates": [np.float32(0.5)]}})
+    assert checkpoint.load(tmp_path / "state") == {"Mine": {"count": 3, "rates": [0.5]}}
+
+
+def test_a_network_of_ones_own_is_saved_once_its_name_is_known(tmp_path, monkeypatch):
+    model = cnn.Sequential(cnn.Flatten(), cnn.Linear(4, 2, seed=1))
+    description = {"model": "mine", "arguments": {}}
+    with pytest.raises(ValueError, match="save_model: .*of your own to MODELS"):
+        cnn.save_model(tmp_path / "model", model, description)
+    monkeypatch.setitem(cnn.models.MODELS, "mine", lambda: cnn.Sequential(cnn.Flatten(), cnn.Linear(4, 2)))
+    cnn.save_model(tmp_path / "model", model, description)
+    assert_same_bits(cnn.load_model(tmp_path / "model")[0].state_dict().values(), model.state_dict().values())

@@ -117,6 +117,24 @@ def test_an_image_more_changes_nothing_but_the_mean(weighted):
     assert_close(sums[0][1], np.concatenate([sums[1][1], sums[2][1]]))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_batch_whose_labels_all_have_weight_0_has_no_mean_and_no_gradient(dtype, smoothing):
+    scores, targets, weight = drawn(20, 4, dtype)
+    targets[:], weight[2] = 2, 0
+    criterion = CrossEntropyLoss(smoothing, weight)
+    assert math.isnan(criterion(scores, targets)) and criterion.total == 0
+    assert not criterion.backward().any() and criterion.backward().dtype == dtype
+    wanted = reference.cross_entropy(scores, targets, smoothing, weight)
+    assert math.isnan(wanted[0]) and not wanted[1].any()
+    targets[7] = 1      # and one that counts is all that does
+    loss, gradient = functional.cross_entropy(scores, targets, 0.0, weight)
+    alone = functional.cross_entropy(scores[7:8], targets[7:8])
+    assert loss == pytest.approx(alone[0], rel=1e-6)
+    assert_close(gradient[7:8], alone[1], 1e-6)
+    assert not np.delete(gradient, 7, axis=0).any()
+
+
 def test_an_empty_batch_has_no_mean():
     loss, gradient = functional.cross_entropy(np.zeros((0, 3)), np.zeros(0, int))
     assert math.isnan(loss) and gradient.shape == (0, 3)

@@ -256,7 +256,7 @@ ALL = {
     "channels": "4,3,5", "bias_lr": 8.0, "decay_biases": False, "max_grad_norm": 0.5, "schedule": "triangle",
     "ema": 0.9, "lookahead": True, "class_weights": "balanced", "shift": 1, "shift_mode": "reflect",
     "flip": "alternating", "cutout": 5, "rotate": 20.0, "translate": 0.2, "scale": 0.2, "shear": 10.0,
-    "tta": "flip+shift",
+    "tta": "flip+shift", "drop_last": True,
 }  # fmt: skip
 
 
@@ -479,9 +479,73 @@ def test_a_loss_that_is_no_number(tmp_path):
     assert result.returncode == 1 and "Traceback" not in result.stderr
     good = checkpoint.checkpoints(tmp_path / "run" / "checkpoints")
     assert re.search(r"(loss|weights) became (nan|inf|NaN).* step \d+ .*learning rate 1e\+09", result.stderr)
-    assert f"the last good checkpoint is {good[-1] if good else 'none'}" in result.stderr
+    words = f"the last good checkpoint is {good[-1]}" if good else "there was no checkpoint yet"
+    assert words in result.stderr and "try a lower lr" in result.stderr
+    left = summary(tmp_path / "run")
+    assert left["diverged"] and not left["complete"] and words in left["stopped"]
     for path in good:
         assert all(np.isfinite(w).all() for w in checkpoint.load(path)["model"].values())
+
+
+def test_a_run_that_diverges_keeps_its_best_weights_and_says_so(tmp_path, monkeypatch, capsys):
+    """Also where no best.safetensors is written; and its report says so."""
+    pytest.importorskip("matplotlib")
+    ordinary = cnn.callbacks.CSVLog.on_epoch_end
+
+    def spoil(self, trainer):
+        ordinary(self, trainer)
+        if trainer.epoch == 1:
+            trainer.model.parameters()[-1].data = [np.nan] * 10
+
+    monkeypatch.setattr(cnn.callbacks.CSVLog, "on_epoch_end", spoil)
+    settings = run.replace(SHORT, epochs=3, monitor="train_loss", patience=2, report=True, checkpoint_every="9999")
+    with pytest.raises(cnn.TrainingDiverged, match="there was no checkpoint yet; model.safetensors has .* epoch 1"):
+        run.train(settings, tmp_path / "run", quiet=True)
+    model, description = cnn.load_model(tmp_path / "run")
+    assert description["epoch"] == 1 and all(np.isfinite(w).all() for w in model.state_dict().values())
+    left = summary(tmp_path / "run")
+    assert left["diverged"] is True and left["complete"] is False and "became nan" in left["stopped"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Stopped: the loss became nan" in page and "try a lower lr" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 0}, "epochs is 0: nothing is trained"),
+        ({"batch_size": 61, "epochs": 1}, "a batch of 61 is larger than the 60 training images"),
+        ({"batch_size": 60, "epochs": 1}, None),
+    ],
+)
+def test_settings_that_may_be_a_mistake_are_mentioned(tmp_path, capsys, changes, words):
+    np.savez(tmp_path / "d.npz", images=np.zeros((75, 16, 16), np.uint8) + np.arange(75, dtype=np.uint8)[:, None, None],
+             labels=np.arange(75) % 3)
+    settings = run.replace(run.Settings(), dataset=str(tmp_path / "d.npz"), **changes)
+    assert run.train(settings, tmp_path / "run")["steps"] == changes["epochs"]
+    said = capsys.readouterr().out
+    assert words in said if words else "a batch of" not in said and "epochs is" not in said
+
+
+def test_the_last_batch_may_be_left_out(tmp_path):
+    """It must be where batch norm gets a single value per channel of it, which is said before anything is written."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", images=rng.integers(0, 256, (75, 16, 16), np.uint8), labels=np.arange(75) % 3)
+    settings = run.replace(run.Settings(), dataset=str(tmp_path / "d.npz"), epochs=1, batch_size=59, shift=0)
+    assert run.train(settings, tmp_path / "a", quiet=True)["steps"] == 2
+    assert run.train(run.replace(settings, drop_last=True), tmp_path / "b", quiet=True)["steps"] == 1
+    with pytest.raises(ValueError, match="train: with drop last, batch size must be at most the 60 training images"):
+        run.train(run.replace(settings, drop_last=True, batch_size=61), tmp_path / "c", quiet=True)
+
+    def normed(in_channels, num_classes, image_size, seed=0):
+        return cnn.Sequential(cnn.layers.AdaptiveAvgPool2d(1), cnn.BatchNorm2d(in_channels), cnn.Flatten(),
+                              cnn.Linear(in_channels, num_classes, seed=seed))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cnn.models.MODELS, "lenet5", normed)
+        with pytest.raises(ValueError, match="train: the last batch .* BatchNorm2d .layer 1.*--drop-last"):
+            run.train(settings, tmp_path / "d", quiet=True)
+        run.train(run.replace(settings, drop_last=True), tmp_path / "e", quiet=True)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "d.npz", "e"]
 
 
 def test_diverging_in_the_middle_leaves_the_good_checkpoint(tmp_path):
@@ -582,6 +646,12 @@ def test_sigkill_at_random_instants(tmp_path, kills, epochs, seed):
 
 
 # ------------------------------------------------------------------------------------------ the rest
+
+
+def test_find_lr_where_nothing_is_learnt(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cnn.lr_finder, "find_lr", lambda *given: cnn.lr_finder.LRCurve([0.1, 0.2], [1.0, 1.0]))
+    run.find_lr(SHORT, tmp_path / "lr")
+    assert "the loss falls at none of these learning rates and is lowest at 0.1" in capsys.readouterr().out
 
 
 def test_find_lr(tmp_path):

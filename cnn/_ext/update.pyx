@@ -94,6 +94,8 @@ cdef void rmsprop(const Op* op, const Place* place) noexcept nogil:
         if mean:
             mean[i] = lerp(mean[i], g, alpha, one_alpha)
             spread -= mean[i] * mean[i]
+            if spread < 0:      # by rounding
+                spread = 0
         g = g / (real_sqrt(spread) + eps)
         if velocity:
             velocity[i] = mu * velocity[i] + g

@@ -81,8 +81,11 @@ class Dataset:
             raise ValueError(f"Dataset: std must be greater than 0, not {self.std}")
         # (pixel / white - mean) / std = pixel * scale + shift
         white = 255.0 if images.dtype == np.uint8 else 1.0
-        self.scale = np.array([1.0 / (white * s) for s in self.std], np.float32)
-        self.shift = np.array([-m / s for m, s in zip(self.mean, self.std, strict=True)], np.float32)
+        with np.errstate(all="ignore"):  # of what is refused, or too small to matter
+            self.scale = (1.0 / (white * np.array(self.std))).astype(np.float32)
+            self.shift = (-np.array(self.mean) / np.array(self.std)).astype(np.float32)
+        if not (np.isfinite(self.scale).all() and np.isfinite(self.shift).all()):
+            raise ValueError(f"Dataset: std is too small to divide by in float32, got {self.std} with mean {self.mean}")
 
     def __len__(self):
         return len(self.images)

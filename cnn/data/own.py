@@ -139,7 +139,8 @@ def _moments(images):
 
     centre = mean(lambda x: x)
     std = np.sqrt(mean(lambda x: (x - centre[:, None, None]) ** 2))
-    return centre, np.where(std > 0, std, 1)
+    same = images.min(axis=(0, 2, 3)) == images.max(axis=(0, 2, 3))  # where rounding may leave a std of 1e-17
+    return centre, np.where(same | (std == 0), 1, std)
 
 
 # ------------------------------------------------------------------------------------------ folders

@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from data_files import folder, picture, shades
 
 from cnn.data import DataFileError, DataNotFoundError, DataWarning, load
 from cnn.data.own import UnreadableFiles, read_npz
@@ -22,30 +23,6 @@ def no_other_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", ".*hold one value only")  # most pictures here are of one shade
         yield
-
-
-def picture(path, value=0, size=(8, 8), mode="L", **options):
-    """A picture of one colour; size is (width, height)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, value).save(path, **options)
-    return path
-
-
-def folder(path, counts, size=(8, 8), mode="L"):
-    """counts: {class: number of pictures}. Every picture's pixels say which it is."""
-    shade = 0
-    for name, count in counts.items():
-        (path / name).mkdir(parents=True)
-        for i in range(count):
-            shade += 1
-            picture(path / name / f"{i}.png", shade if mode == "L" else (shade, 0, 0), size, mode)
-    return path
-
-
-def shades(dataset):
-    """{class: shades of its pictures}, as `folder` numbers them."""
-    pixels = dataset.images[:, 0, 0, 0]
-    return {name: pixels[dataset.labels == k].tolist() for k, name in enumerate(dataset.classes)}
 
 
 # ------------------------------------------------------------------------------------------ one picture

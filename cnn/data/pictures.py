@@ -44,7 +44,6 @@ def read_pixels(path, channels, size):
         picture.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at a fraction of its size, if that will do
         _refuse_more_than(MOST_PIXELS, picture)
         picture.load()
-        _refuse_more_than(MOST_PIXELS, picture)  # a GIF's frame may be larger than its header says
         with suppress(Exception):  # broken EXIF is no reason to refuse the pixels
             if picture.getexif().get(_ORIENTATION, 1) != 1:
                 picture = ImageOps.exif_transpose(picture)

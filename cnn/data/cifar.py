@@ -158,7 +158,7 @@ class _Unpickler(pickle._Unpickler):
         self._put(self.pop_mark())
 
     def _put(self, items):
-        # Only bytes are hashed: the hash of a deeply nested tuple takes more stack than there is.
+        # Only bytes are hashed: the hash of a deeply nested tuple may take more stack than there is.
         if set(map(type, items[::2])) - {bytes} or type(self.stack[-1]) is not dict:
             raise pickle.UnpicklingError("it holds a dict with other keys than strings")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))

@@ -29,11 +29,12 @@ def find_or_download(source, data_dir=None):
         looked_in.append(base)
         for folder in (join(base, source.name), base):
             for inner in ("", *source.folders):
-                paths, missing = _files_in(join(folder, inner), source)
+                place = join(folder, inner) if inner else folder
+                paths, missing = _files_in(place, source)
                 if paths:
                     return paths
                 if 0 < len(missing) < len(source.contents):
-                    incomplete.append(f"  {join(folder, inner)} lacks {', '.join(missing)}\n")
+                    incomplete.append(f"  {place} lacks {', '.join(missing)}\n")
     cache = cache_folder()
     problems = _download(source, join(cache, source.name)) if cache else [
         "nothing, for there is no home folder to download into (HOME is not set)"]
@@ -58,6 +59,8 @@ def cache_folder():
         folder = str(pooch.os_cache("cnn"))
     except ImportError:
         folder = os.path.expanduser(join("~", ".cache", "cnn"))
+    except RuntimeError:  # from pooch's platformdirs, without a home folder
+        return None
     return None if folder.startswith("~") else folder
 
 

@@ -324,11 +324,13 @@ def _locked(path):
 
 # ---------------------------------------------------------------- settings in files
 
-def write_settings(path, settings, target=None):
+def write_settings(path, settings, target=None, images=None):
     """Write settings as TOML, which `read_settings` reads, and below them what the run was made with, and for."""
     settings, made_with = _anywhere(settings), {**config.versions(), "threads": threads.get_num_threads()}
     if target is not None:
         made_with["target"] = target
+    if images is not None:
+        made_with["images"] = images
     lines = ["# A training run of cnn: `train.py --config` with this file makes the same run again.",
              *(f"{name} = {_toml(value)}" for name, value in asdict(settings).items()),
              "", "[made_with]", *(f"{name} = {_toml(value)}" for name, value in made_with.items())]
@@ -415,7 +417,7 @@ def train(settings, out=None, quiet=False, target=None):
     sets = _load(settings)
     made = _make(settings, sets[0])
     with run_folder(out, replace(settings, dataset=sets[0].name)) as folder:
-        write_settings(folder / "config.toml", settings, target)
+        write_settings(folder / "config.toml", settings, target, _counts(sets))
         with _locked(folder / "config.toml"):
             return _go(settings, sets, made, folder, quiet, start, target=target)
 
@@ -438,11 +440,12 @@ def resume(folder, quiet=False, **free):
             _say(quiet, f"{folder} is complete: held-out accuracy {summary['test_accuracy']:.2%} after "
                         f"{summary['steps']:,} steps")
             return summary
-        now, then = config.versions(), _read_toml(folder / "config.toml").get("made_with", {})
+        sets = _load(settings)
+        now = {**config.versions(), "images": _counts(sets)}
+        then = _read_toml(folder / "config.toml").get("made_with", {})
         for name, version in now.items():
             if then.get(name, version) != version:
                 _say(quiet, f"begun with {name} {then[name]}, gone on with {version}: the bits may differ")
-        sets = _load(settings)
         return _go(settings, sets, _make(settings, sets[0]), folder, quiet, start, then.get("target"), resuming=True)
 
 
@@ -470,6 +473,12 @@ def _load(settings):
     if not settings.validation_fraction:
         return train_set, validation, test_set
     return *train_set.split(settings.validation_fraction, settings.seed), test_set
+
+
+def _counts(sets):
+    """How many images there are to train on, to choose by and to test on, in words."""
+    return ", ".join(f"{0 if part is None else len(part)} {use}"
+                     for part, use in zip(sets, ("training", "validation", "test"), strict=True))
 
 
 def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False):

@@ -133,6 +133,31 @@ def test_a_run_measures_each_epoch_on_the_validation_folder(tmp_path, monkeypatc
     assert not (tmp_path / "two").exists()
 
 
+def test_a_run_with_a_validation_folder_is_resumed_to_the_same_bits(tmp_path, capsys):
+    for part, n in (("train", 12), ("val", 5), ("test", 6)):
+        for name in ("a", "b"):
+            noisy(tmp_path / "set" / part / name, n)
+    settings = run.replace(run.defaults(str(tmp_path / "set")), epochs=3, checkpoint_every="epoch", patience=9)
+    folder, wanted = tmp_path / "run", run.train(settings, tmp_path / "run", quiet=True)
+
+    def go_back():
+        (folder / "summary.json").unlink()
+        (folder / "checkpoints" / "step-00000003.safetensors").unlink()
+
+    best, history = (folder / "best.safetensors").read_bytes(), cnn.history.History.load(folder / "history.csv")
+    go_back()
+    assert run.resume(folder)["digest"] == wanted["digest"]
+    assert "24 training, 10 validation, 12 test" in (folder / "config.toml").read_text()
+    assert "begun with" not in capsys.readouterr().out
+    assert (folder / "best.safetensors").read_bytes() == best
+    assert cnn.history.History.load(folder / "history.csv").results() == history.results()
+    go_back()
+    noisy(tmp_path / "set" / "val" / "a" / "more", 1)
+    run.resume(folder)
+    assert ("begun with images 24 training, 10 validation, 12 test, gone on with 24 training, 11 validation, 12 test: "
+            "the bits may differ") in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------ told, and gone on
 
 

@@ -122,6 +122,13 @@ def test_default_normalisation_is_to_0_and_1():
     assert np.allclose(data.normalise(data.images), [0, 0.2, 1], atol=1e-7)
 
 
+def test_normalise_does_not_mind_what_numpy_is_told_to_raise():
+    images = np.full((1, 1, 2, 2), 1e-40, np.float32)
+    with np.errstate(all="raise"):
+        data = Dataset(images, [0], std=[1e3])
+        assert data.normalise(images).max() < 1e-40
+
+
 def test_normalise_is_the_formula_and_agrees_with_scale_and_shift():
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
     data = Dataset(IMAGES, LABELS, mean=mean, std=std)

@@ -127,8 +127,9 @@ class Dataset:
                 f"Dataset: images to normalise must be of shape (n, {len(self.scale)}, h, w), "
                 f"not {images.shape}"
             )
-        out = np.multiply(images, self.scale[:, None, None], dtype=np.float32)
-        out += self.shift[:, None, None]
+        with np.errstate(all="ignore"):  # whoever has made NumPy raise did not mean pixels near 0
+            out = np.multiply(images, self.scale[:, None, None], dtype=np.float32)
+            out += self.shift[:, None, None]
         return out
 
     def subset(self, indices):

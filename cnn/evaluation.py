@@ -1,6 +1,8 @@
 """Saved models at work: measuring one on a data set, classifying pictures with one."""
 import json
 import math
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +104,9 @@ def load_data(description, dataset=None, data_dir=None, split="test"):
     if dataset is None:
         raise ValueError("load_data: the model's file does not name its data set: give one")
     channels, size, _ = _wants(description)[0]
-    train, test = data.load(dataset, data_dir, size, channels, description.get("seed", 0))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*load_parts returns them")     # not wanted here
+        train, test = data.load(dataset, data_dir, size, channels, description.get("seed", 0))
     return as_trained(train if split == "train" else test, description)
 
 
@@ -168,18 +172,23 @@ def measure(model_path, dataset=None, data_dir=None, split="test", json_path=Non
 def picture_files(paths):
     """The files among `paths`, and the pictures in folders among them (see cnn.data.pictures.find).
 
-    A list of (Path, None), and (Path, reason) for a folder without any, or that can't be read.
+    A list of (Path, None), and (Path, reason) for a folder without any, or that can't be read. Other files in the
+    folders are counted in a DataWarning.
     """
     result = []
     for path in map(Path, paths):
         if not path.is_dir():
             result.append((path, None))
             continue
+        passed_over = Counter()
         try:
-            found = [(Path(p), None) for p in pictures.find(path)]
+            found = [(Path(p), None) for p in pictures.find(path, passed_over)]
         except OSError as error:
             found = [(path, str(error))]
-        result += found or [(path, f"{path}: no picture is in this folder")]
+        other = pictures.kinds(passed_over)
+        if found and other:
+            warnings.warn(data.DataWarning(f"{path}: passed over {other}"), stacklevel=2)
+        result += found or [(path, f"{path}: no picture is in this folder{f', but {other}' if other else ''}")]
     return result
 
 

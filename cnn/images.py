@@ -16,7 +16,7 @@ def read(path, channels, size, invert=False):
     just that size. invert: 255 - value, for dark digits on light paper where a model was trained on light on
     dark.
 
-    Raises FileNotFoundError, ValueError naming the file where it can't be read or doesn't fit, and
+    Raises FileNotFoundError, DataFileError (a ValueError) naming the file where it can't be read or doesn't fit, and
     ModuleNotFoundError naming the extra to install where Pillow is missing.
     """
     path = Path(path)
@@ -27,11 +27,11 @@ def read(path, channels, size, invert=False):
     if head == _IDX_MAGIC or head[:2] == _GZIP_MAGIC:
         images = data.read_idx(path)
         if images.ndim != 3 or channels != 1 or images.shape[1:] != (size, size):
-            raise ValueError(f"{path}: the model wants images of {channels}x{size}x{size}, the file holds an array "
-                             f"of {images.shape}")
+            raise data.DataFileError(f"{path}: the model wants images of {channels}x{size}x{size}, the file holds an "
+                                     f"array of {images.shape}")
         images = images[:, None]
     else:
         if channels not in (1, 3):
-            raise ValueError(f"{path}: a picture has 1 or 3 channels, the model wants {channels}")
+            raise data.DataFileError(f"{path}: a picture has 1 or 3 channels, the model wants {channels}")
         images = pictures.read_picture(path, channels, size)[None]
     return 255 - images if invert else images

@@ -1,6 +1,7 @@
 """A training run from settings to files: what `scripts/train.py` does once it has read its arguments."""
 import json
 import math
+import os
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -185,8 +186,16 @@ def check(settings):
     _checkpoint_every(settings)
     if settings.report:
         _drawer()
-    if settings.patience and settings.monitor.startswith("val_") and not settings.validation_fraction:
-        raise ValueError(f"train: patience by {settings.monitor} needs a validation fraction above 0")
+    if settings.dataset in data.NAMES:      # one's own data may have validation images
+        _check_patience(settings, None)
+
+
+def _check_patience(settings, validation):
+    """Refuse to wait for what is never measured. validation: the data set's own validation images, or None."""
+    if settings.patience and settings.monitor.startswith("val_") and not settings.validation_fraction and (
+            validation is None):
+        own = "" if settings.dataset in data.NAMES else ", or images in val beside train and test"
+        raise ValueError(f"train: patience by {settings.monitor} needs a validation fraction above 0{own}")
 
 
 def _checkpoint_every(settings):
@@ -239,9 +248,10 @@ def make_averages(settings, model, steps):
 def make_transform(settings, train_set):
     """What happens to training images at random, or None."""
     size, transforms = min(train_set.images.shape[2:]), []
-    if settings.shift_mode == "reflect" and settings.shift >= size:
-        raise ValueError(f"train: shift must be below {size}, the side of the images, to reflect them, got "
-                         f"{settings.shift}")
+    for name in ("shift", "cutout"):
+        if getattr(settings, name) >= size:
+            raise ValueError(f"train: {name} must be below {size}, the side of the images, got "
+                             f"{getattr(settings, name)}")
     if settings.rotate or settings.translate or settings.scale or settings.shear:
         transforms.append(data.RandomAffine(settings.rotate, (settings.translate, settings.translate),
                                             (1 - settings.scale, 1 + settings.scale), settings.shear))
@@ -316,11 +326,13 @@ def _locked(path):
 
 # ---------------------------------------------------------------- settings in files
 
-def write_settings(path, settings, target=None):
+def write_settings(path, settings, target=None, images=None):
     """Write settings as TOML, which `read_settings` reads, and below them what the run was made with, and for."""
     settings, made_with = _anywhere(settings), {**config.versions(), "threads": threads.get_num_threads()}
     if target is not None:
         made_with["target"] = target
+    if images is not None:
+        made_with["images"] = images
     lines = ["# A training run of cnn: `train.py --config` with this file makes the same run again.",
              *(f"{name} = {_toml(value)}" for name, value in asdict(settings).items()),
              "", "[made_with]", *(f"{name} = {_toml(value)}" for name, value in made_with.items())]
@@ -330,9 +342,9 @@ def write_settings(path, settings, target=None):
 def _anywhere(settings):
     """The settings with paths that hold in other folders, too."""
     if settings.dataset not in data.NAMES:
-        settings = replace(settings, dataset=str(Path(settings.dataset).absolute()))
+        settings = replace(settings, dataset=str(Path(os.path.expanduser(settings.dataset)).absolute()))
     if settings.data_dir:
-        settings = replace(settings, data_dir=str(Path(settings.data_dir).absolute()))
+        settings = replace(settings, data_dir=str(Path(os.path.expanduser(settings.data_dir)).absolute()))
     return settings
 
 
@@ -409,7 +421,7 @@ def train(settings, out=None, quiet=False, target=None):
     sets = _load(settings)
     made = _make(settings, sets[0])
     with run_folder(out, replace(settings, dataset=sets[0].name)) as folder:
-        write_settings(folder / "config.toml", settings, target)
+        write_settings(folder / "config.toml", settings, target, _counts(sets))
         with _locked(folder / "config.toml"):
             return _go(settings, sets, made, folder, quiet, start, target=target)
 
@@ -432,11 +444,12 @@ def resume(folder, quiet=False, **free):
             _say(quiet, f"{folder} is complete: held-out accuracy {summary['test_accuracy']:.2%} after "
                         f"{summary['steps']:,} steps")
             return summary
-        now, then = config.versions(), _read_toml(folder / "config.toml").get("made_with", {})
+        sets = _load(settings)
+        now = {**config.versions(), "images": _counts(sets)}
+        then = _read_toml(folder / "config.toml").get("made_with", {})
         for name, version in now.items():
             if then.get(name, version) != version:
                 _say(quiet, f"begun with {name} {then[name]}, gone on with {version}: the bits may differ")
-        sets = _load(settings)
         return _go(settings, sets, _make(settings, sets[0]), folder, quiet, start, then.get("target"), resuming=True)
 
 
@@ -465,11 +478,21 @@ def _summary(folder):
 
 def _load(settings):
     """The data sets to train on, to choose by (or None), and to test on."""
-    train_set, test_set = data.load(settings.dataset, settings.data_dir or None, settings.image_size or None,
-                                    seed=settings.seed)
+    train_set, validation, test_set = data.load_parts(
+        settings.dataset, settings.data_dir or None, settings.image_size or None, seed=settings.seed)
+    _check_patience(settings, validation)
+    if validation is not None and settings.validation_fraction:
+        raise ValueError(f"train: validation fraction must be 0, because {settings.dataset} has validation images of "
+                         f"its own ({validation.name}), got {settings.validation_fraction}")
     if not settings.validation_fraction:
-        return train_set, None, test_set
+        return train_set, validation, test_set
     return *train_set.split(settings.validation_fraction, settings.seed), test_set
+
+
+def _counts(sets):
+    """How many images there are to train on, to choose by and to test on, in words."""
+    return ", ".join(f"{0 if part is None else len(part)} {use}"
+                     for part, use in zip(sets, ("training", "validation", "test"), strict=True))
 
 
 def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False):
@@ -484,6 +507,8 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
                          *([limit] if limit else []), keeper, stopper]
     sizes = "x".join(map(str, train_set.images.shape[1:]))
     to_choose = f", {len(validation):,} to choose by" if validation is not None else ""
+    if validation is not None and not settings.validation_fraction:
+        to_choose += f" ({validation.name})"
     _say(quiet, f"{settings.model} with {sum(p.size for p in trainer.model.parameters()):,} parameters on "
                 f"{settings.dataset}: {len(train_set):,} training and {len(test_set):,} held-out images of {sizes}"
                 f"{to_choose}, {threads.get_num_threads()} threads")

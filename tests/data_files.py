@@ -75,3 +75,32 @@ def tar_gz(members):
 
 def random_images(n, shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, *shape), np.uint8)
+
+
+# --- pictures ---
+
+
+def picture(path, value=0, size=(8, 8), mode="L", **options):
+    """A picture of one colour; size is (width, height)."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path, **options)
+    return path
+
+
+def folder(path, counts, size=(8, 8), mode="L"):
+    """counts: {class: number of pictures}. Every picture's pixels say which it is."""
+    shade = 0
+    for name, count in counts.items():
+        (path / name).mkdir(parents=True)
+        for i in range(count):
+            shade += 1
+            picture(path / name / f"{i}.png", shade if mode == "L" else (shade, 0, 0), size, mode)
+    return path
+
+
+def shades(dataset):
+    """{class: shades of its pictures}, as `folder` numbers them."""
+    pixels = dataset.images[:, 0, 0, 0]
+    return {name: pixels[dataset.labels == k].tolist() for k, name in enumerate(dataset.classes)}

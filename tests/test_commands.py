@@ -126,7 +126,8 @@ def test_train_on_own_data_and_predict(tmp_path, capsys, monkeypatch):
 def test_data_that_no_run_can_use(tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     for name, size in (("small", (8, 8)), ("wide", (20, 24))):
-        np.savez(f"{name}.npz", images=np.zeros((12, *size), np.uint8), labels=np.arange(12) % 2)
+        images = np.arange(12 * size[0] * size[1]).reshape(12, *size).astype(np.uint8)
+        np.savez(f"{name}.npz", images=images, labels=np.arange(12) % 2)
     ends(1, "train", *arguments.split())
     said = capsys.readouterr().err
     assert said.startswith("cnn train: ") and words in said

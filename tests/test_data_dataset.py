@@ -78,6 +78,14 @@ WRONG = [
     (TypeError, {"std": ["x", "y", "z"]}, "std must be one number per channel"),
     (ValueError, {"std": [1, 1, 0]}, "std must be greater than 0"),
     (ValueError, {"std": [1, 1, np.inf]}, "std must be 3 finite"),
+    (ValueError, {"std": [1, 1, 1e-320]}, "std is too small"),
+    (ValueError, {"mean": [0, 0, 1e300]}, "std is too small"),
+    (ValueError, {"images": [IMAGES[0], IMAGES[0][:1]]}, "images must be an array, all parts of the same shape"),
+    (ValueError, {"labels": [[0], [0, 1]]}, "labels must be an array"),
+    (TypeError, {"images": IMAGES.astype(np.float64)}, r"not float64; use images.astype\(np.float32\)"),
+    (TypeError, {"labels": [0.5] * 6}, r"not float64; use labels.astype\(np.int64\)"),
+    (ValueError, {"labels": np.array([2**64 - 1] * 6, np.uint64), "classes": ["a"]}, "but one is 18446744073709551615"),
+    (ValueError, {"classes": ["a", "b", "a"]}, "classes must be different names, but 'a' is there twice"),
 ]
 
 
@@ -87,12 +95,38 @@ def test_wrong_arguments(error, wrong, message):
         Dataset(**({"images": IMAGES, "labels": LABELS} | wrong))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("n", [1, 3000])
+def test_images_that_are_not_finite_are_refused_by_number(value, n):
+    images = np.zeros((n, 1, 20, 20), np.float32)
+    Dataset(images, [0] * n)
+    images[n - 1, 0, 19, 3] = value
+    with pytest.raises(ValueError, match=f"images must be finite, but image {n - 1} has NaN or infinite pixels"):
+        Dataset(images, [0] * n)
+
+
+def test_one_image():
+    data = Dataset(IMAGES[:1], [3])
+    assert data.num_classes == 4 and [len(part) for part in data.split(0.9)] == [1, 0]
+
+
+def test_a_name_with_escape_codes_is_shown_without_them():
+    assert r"a\x1b[31mb: 6 images" in repr(dataset(name="a\x1b[31mb"))
+
+
 # --- normalising ---
 
 
 def test_default_normalisation_is_to_0_and_1():
     data = Dataset(np.array([0, 51, 255], np.uint8).reshape(1, 1, 1, 3), [0])
     assert np.allclose(data.normalise(data.images), [0, 0.2, 1], atol=1e-7)
+
+
+def test_normalise_does_not_mind_what_numpy_is_told_to_raise():
+    images = np.full((1, 1, 2, 2), 1e-40, np.float32)
+    with np.errstate(all="raise"):
+        data = Dataset(images, [0], std=[1e3])
+        assert data.normalise(images).max() < 1e-40
 
 
 def test_normalise_is_the_formula_and_agrees_with_scale_and_shift():

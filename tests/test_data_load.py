@@ -1,6 +1,9 @@
 import ast
+import hashlib
 import http.server
 import os
+import re
+import shutil
 import socket
 import sys
 import threading
@@ -11,9 +14,10 @@ import pytest
 from data_files import cifar_batch, idx_bytes, md5, packed, random_images, tar_gz
 
 import cnn.data
-from cnn.data import NAMES, DataFileError, DataNotFoundError, Dataset, fetch, load
-from cnn.data.sources import SOURCES
+from cnn.data import NAMES, DataFileError, DataNotFoundError, Dataset, DataWarning, fetch, load
+from cnn.data.sources import SHA256, SOURCES
 
+TRUE_SOURCES = tuple(SOURCES.values())  # before they are shrunk
 IDX_NAMES = [
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -118,6 +122,12 @@ def test_table_is_complete():
         assert all(len(h) == 32 for h in source.downloads.values())
         assert bool(source.mirrors) != bool(source.bundled)
         assert all(m.startswith("http") and m.endswith("/") for m in source.mirrors)
+        secure = [m.startswith("https:") for m in source.mirrors]
+        assert secure == sorted(secure, reverse=True) and (all(secure[:1]) or source.bundled)
+    md5s = {md5 for source in TRUE_SOURCES for md5 in (*source.downloads.values(), *source.contents.values())}
+    assert SHA256.keys() <= md5s and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in SHA256.values())
+    assert len(set(SHA256.values())) == len(SHA256)
+    assert all(md5 in SHA256 for source in TRUE_SOURCES for md5 in source.downloads.values() if not source.bundled)
     classes = SOURCES["cifar100"].classes
     assert list(classes) == sorted(classes) and (classes[0], classes[99]) == ("apple", "worm")
 
@@ -183,6 +193,25 @@ def test_data_dir_comes_before_the_environment_and_that_before_the_cache(tmp_pat
         load("mnist")
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+@pytest.mark.parametrize("files", [PACKED, UNPACKED], ids=["gz", "unpacked"])
+def test_names_with_a_dot_are_found(tmp_path, files, name):
+    """Archive tools and Kaggle call the files so."""
+    dotted = {file.replace("-idx", ".idx"): content for file, content in files.items()}
+    assert "train-images.idx3-ubyte" in {file.removesuffix(".gz") for file in dotted}
+    check_idx(load(name, put(tmp_path / "data", dotted)), name)
+    put(tmp_path / "mixed", dict(list(files.items())[:2] + list(dotted.items())[2:]))
+    check_idx(load(name, tmp_path / "mixed"), name)
+    put(tmp_path / "data", dict.fromkeys(files, b"wrong"))  # the published names go first
+    with pytest.raises(DataFileError, match="train-images-idx3-ubyte"):
+        load(name, tmp_path / "data")
+
+
+def test_kmnist_with_dots_is_checked_as_published(tmp_path):
+    put(tmp_path / "data", {file.replace("-idx", ".idx"): content for file, content in PACKED.items()})
+    check_idx(load("kmnist", tmp_path / "data"), "kmnist")
+
+
 def test_a_folder_that_lacks_a_file_is_passed_over(tmp_path):
     put(tmp_path / "data", dict(list(PACKED.items())[:3]))
     put(tmp_path / "cache" / "mnist", PACKED)
@@ -194,6 +223,50 @@ def test_home_is_understood(tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     put(tmp_path / "mine", PACKED)
     check_idx(load("mnist", "~/mine"))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
+    put(tmp_path / "cache" / "mnist", PACKED)
+    with pytest.warns(DataWarning, match="data_dir .*nothing: there is no such folder; looking elsewhere"):
+        check_idx(load("mnist", tmp_path / "nothing"))
+    monkeypatch.setenv("CNN_DATA_DIR", str(tmp_path / "void"))
+    with pytest.warns(DataWarning, match="CNN_DATA_DIR .*void: there is no such folder; looking elsewhere"):
+        check_idx(load("mnist"))
+
+
+def test_homes_of_unknown_users(monkeypatch):
+    with pytest.raises(DataNotFoundError, match="^data_dir ~nosuchuser/x: there is no user 'nosuchuser'$"):
+        load("mnist", "~nosuchuser/x")
+    monkeypatch.setenv("CNN_DATA_DIR", "~nosuchuser")
+    with pytest.raises(DataNotFoundError, match="^CNN_DATA_DIR ~nosuchuser: there is no user 'nosuchuser'$"):
+        load("mnist")
+    assert len(load("mnist-sample")[0]) == 4000  # comes with the package
+
+
+def test_a_folder_may_be_called_like_a_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "~nosuchuser", PACKED)
+    check_idx(load("mnist", "~nosuchuser"))
+
+
+@pytest.mark.parametrize("pooch", ["with pooch", "without"])
+def test_without_a_home(tmp_path, monkeypatch, pooch):
+    """No HOME, and a user that the system does not know: nothing is made in a folder called ~."""
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    for variable in ("HOME", "XDG_CACHE_HOME", "CNN_DATA_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    if pooch == "without":
+        monkeypatch.setitem(sys.modules, "pooch", None)
+    assert fetch.cache_folder() is None
+    with pytest.raises(DataNotFoundError) as caught:
+        load("mnist")
+    assert "tried: nothing, for there is no home folder to download into (HOME is not set)" in str(caught.value)
+    assert "Put the files into any folder that you give as data_dir= or $CNN_DATA_DIR." in str(caught.value)
+    with pytest.raises(DataNotFoundError, match=r"~/x: there is no home folder \(HOME is not set\)"):
+        load("mnist", "~/x")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", IDX_NAMES)
@@ -341,11 +414,11 @@ def test_a_mirror_with_the_wrong_file_is_passed_over(tmp_path, web):
         assert (tmp_path / "cache" / "mnist" / name).read_bytes() == data
 
 
-def refused_download(*words):
+def refused_download(*words, data_dir=None, there=True):
     with pytest.raises(DataNotFoundError) as caught:
-        load("mnist")
+        load("mnist", data_dir)
     for word in words:
-        assert word in str(caught.value)
+        assert (word in str(caught.value)) == there
 
 
 def files_below(folder):
@@ -384,6 +457,25 @@ def test_the_message_when_all_fails(tmp_path, monkeypatch, web):
     ):
         assert word in message
     assert f"Put the files into {tmp_path / 'cache' / 'mnist'}" in message and "data_dir=" in message
+
+
+def test_the_message_names_what_a_folder_lacks(tmp_path, web):
+    put(tmp_path / "data", dict(list(PACKED.items())[:3]))
+    put(tmp_path / "env" / "cifar10", dict(list(BATCHES.items())[1:]))
+    refused_download(f"  {tmp_path / 'cache'} lacks", data_dir=None, there=False)
+    refused_download(f"  {tmp_path / 'data'} lacks t10k-labels-idx1-ubyte\n", data_dir=tmp_path / "data")
+    with pytest.raises(DataNotFoundError, match=r"cifar10 lacks data_batch_1\n"):
+        load("cifar10", tmp_path / "env")
+
+
+def test_a_download_with_the_right_md5_and_the_wrong_sha256_is_refused(tmp_path, web, monkeypatch):
+    serve(web, "first", PACKED)
+    for content in PACKED.values():
+        monkeypatch.setitem(SHA256, md5(content), hashlib.sha256(content).hexdigest())
+    check_idx(load("mnist"))
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setitem(SHA256, md5(PACKED["t10k-labels-idx1-ubyte.gz"]), "0" * 64)
+    refused_download("t10k-labels-idx1-ubyte.gz (what it sent has not the right SHA-256)")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist", "cifar10", "cifar100"])
@@ -443,7 +535,7 @@ def imports(tree):
 
 def test_the_package_needs_nothing_but_numpy_the_standard_library_and_kernels():
     at_hand = {*sys.stdlib_module_names, "numpy"}
-    kernels = ("cnn._ext", "cnn.threads")
+    kernels = ("cnn._ext", "cnn.threads", "cnn.text")
     folder = os.path.dirname(cnn.data.__file__)
     files = [name for name in os.listdir(folder) if name.endswith(".py")]
     assert len(files) > 5

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from data_files import random_images
 
-from cnn.data import DataLoader, Dataset
+from cnn.data import AlternatingFlip, Compose, Cutout, DataLoader, Dataset, RandomAffine, RandomCrop, RandomFlip
 
 
 def numbered(n):
@@ -253,6 +253,9 @@ def test_a_transform_does_not_change_the_order():
         (ValueError, lambda x: x[:-1], r"must return images of shape \(4, 1, h, w\), not \(3, 1, 1, 1\)"),
         (ValueError, lambda x: x[:, 0], r"not \(4, 1, 1\)"),
         (ValueError, lambda x: np.concatenate([x, x], axis=1), r"not \(4, 2, 1, 1\)"),
+        (ValueError, lambda x: x[..., :0], r"not \(4, 1, 1, 0\)"),
+        (TypeError, lambda x: x.tolist(), "not list"),
+        (TypeError, lambda x: x.astype(np.int16), "not int16 array"),
     ],
 )
 def test_transform_that_returns_something_else(error, result, message):
@@ -325,3 +328,36 @@ def test_start_leaves_out_the_first_batches_of_one_epoch(transform):
     for value, error in ((-1, ValueError), (1.0, TypeError), (None, TypeError)):
         with pytest.raises(error, match="DataLoader: start"):
             part.start = value
+
+
+@pytest.mark.parametrize(("transform", "message"), [
+    (RandomCrop(6), 'RandomCrop: padding 6 with mode "reflect" needs larger images, not 6x6'),
+    (Compose(RandomFlip(), Cutout(2, (1, 2))), r"Cutout: fill must be one number or one per channel \(1\)"),
+    (RandomAffine(1, fill=300), "RandomAffine: fill must be whole numbers from 0 to 255"),
+])
+def test_transforms_that_do_not_fit_the_images_are_refused_at_once(transform, message):
+    data = Dataset(random_images(3, (1, 6, 6)), [0] * 3)
+    with pytest.raises(ValueError, match=message):
+        DataLoader(data, 2, transform=transform)
+
+
+def test_looking_whether_transforms_fit_draws_nothing_of_an_epoch():
+    data = Dataset(random_images(7, (1, 6, 6)), range(7))
+    everything = Compose(RandomAffine(9), RandomCrop(2), AlternatingFlip(), RandomFlip(), Cutout(2))
+    loader = DataLoader(data, 3, shuffle=True, transform=everything)
+    by_hand = DataLoader(data, 3, shuffle=True)
+    by_hand.transform = everything
+    for (x, _), (y, _) in zip(loader, by_hand, strict=True):
+        assert np.array_equal(x, y)
+    assert list(DataLoader(data.subset(slice(0, 0)), 3, transform=everything)) == []
+
+
+def test_a_batch_larger_than_the_data_holds_it_all():
+    (images, labels), = DataLoader(numbered(3), 2**40)
+    assert images.ravel().tolist() == labels.tolist() == [0, 1, 2]
+
+
+def test_one_image():
+    data = Dataset(random_images(1, (1, 6, 6)), [0])
+    loader = DataLoader(data, 4, shuffle=True, transform=Compose(RandomCrop(2), RandomFlip(), Cutout(2)))
+    assert [images.shape for images, _ in loader] == [(1, 1, 6, 6)]

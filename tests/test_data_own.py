@@ -8,8 +8,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from data_files import folder, picture, shades
 
-from cnn.data import DataFileError, DataNotFoundError, load
+from cnn.data import DataFileError, DataNotFoundError, DataWarning, load
 from cnn.data.own import UnreadableFiles, read_npz
 from cnn.data.pictures import read_picture
 
@@ -20,31 +21,8 @@ Image = pytest.importorskip("PIL.Image")
 def no_other_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".*hold one value only")  # most pictures here are of one shade
         yield
-
-
-def picture(path, value=0, size=(8, 8), mode="L", **options):
-    """A picture of one colour; size is (width, height)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, value).save(path, **options)
-    return path
-
-
-def folder(path, counts, size=(8, 8), mode="L"):
-    """counts: {class: number of pictures}. Every picture's pixels say which it is."""
-    shade = 0
-    for name, count in counts.items():
-        (path / name).mkdir(parents=True)
-        for i in range(count):
-            shade += 1
-            picture(path / name / f"{i}.png", shade if mode == "L" else (shade, 0, 0), size, mode)
-    return path
-
-
-def shades(dataset):
-    """{class: shades of its pictures}, as `folder` numbers them."""
-    pixels = dataset.images[:, 0, 0, 0]
-    return {name: pixels[dataset.labels == k].tolist() for k, name in enumerate(dataset.classes)}
 
 
 # ------------------------------------------------------------------------------------------ one picture
@@ -229,7 +207,7 @@ def test_usual_image_size(tmp_path, sizes, size):
 
 def test_grey_if_all_are_grey(tmp_path):
     folder(tmp_path, {"a": 4, "b": 4})
-    picture(tmp_path / "b" / "16.png", 700, mode="I;16")
+    picture(tmp_path / "b" / "16.png", 0x7000, mode="I;16")
     assert load(tmp_path)[0].images.shape[1] == 1
     assert load(tmp_path, channels=3)[0].images.shape[1] == 3
     picture(tmp_path / "b" / "colour.jpg", (9, 9, 9), mode="RGB")
@@ -251,9 +229,10 @@ def test_train_and_test_folders(tmp_path):
     assert shades(train) == {"a": [1, 2], "b": [3, 4, 5], "c": [6]} and shades(test) == {"a": [], "b": [1], "c": []}
     assert test.mean == train.mean == pytest.approx((3.5 / 255,))
     folder(tmp_path / "x" / "Test", {"a": 2})
+    warnings.filterwarnings("ignore", ".*the pictures in val/ are not used here")
     assert shades(load(tmp_path / "x")[1]) == {"a": [1, 2], "b": [], "c": []}
     picture(tmp_path / "x" / "val" / "new" / "x.png")
-    load(tmp_path / "x")  # val is not looked at where there is test
+    load(tmp_path / "x")  # val is not wanted here where there is test
     picture(tmp_path / "x" / "Test" / "new" / "x.png")
     with pytest.raises(DataFileError, match="Test: the class 'new' is not among those of .*train"):
         load(tmp_path / "x")
@@ -275,7 +254,11 @@ def test_what_is_passed_over(tmp_path):
     (tmp_path / "readme.png").write_bytes(b"no picture")
     os.symlink(tmp_path / "b" / "0.png", tmp_path / "b" / "link.png")
     os.symlink(tmp_path, tmp_path / "a" / "round and round")
-    train, held_out = load(tmp_path)
+    with pytest.warns(DataWarning, match="passed over") as caught:
+        train, held_out = load(tmp_path)
+    (said,) = (str(each.message) for each in caught if "passed over" in str(each.message))
+    assert said == (f"{tmp_path}: 4 files passed over: 1 .csv, 1 in no class's folder, 1 link to a folder, 1 without a "
+                    "suffix; pictures are .png, .jpg, .jpeg, .bmp, .gif, .webp")
     assert sorted(shades(train)["a"] + shades(held_out)["a"]) == [1, 2, 3, 200]
     assert sorted(shades(train)["b"] + shades(held_out)["b"]) == [4, 4, 5, 6]
 
@@ -296,6 +279,7 @@ def test_unreadable_files_are_counted_and_named(tmp_path):
     os.symlink(tmp_path / "gone", tmp_path / "a" / "nowhere.png")
     os.mkfifo(tmp_path / "a" / "pipe.png")      # reading it would wait forever
     with pytest.warns(UnreadableFiles) as caught:
+        warnings.filterwarnings("ignore", ".*hold one value only")
         train, held_out = load(tmp_path)
     assert sorted(sum(shades(train).values(), []) + sum(shades(held_out).values(), [])) == list(range(1, 9))
     assert len(caught) == 1 and "left out 4 file(s)" in str(caught[0].message)
@@ -305,6 +289,7 @@ def test_unreadable_files_are_counted_and_named(tmp_path):
     for i in range(20):
         (tmp_path / "a" / f"bad{i}.png").write_bytes(b"hello")
     with pytest.warns(UnreadableFiles, match="left out 24 file") as caught:
+        warnings.filterwarnings("ignore", ".*hold one value only")
         load(tmp_path)
     assert "and 14 more" in str(caught[0].message) and len(caught[0].message.files) == 24
 

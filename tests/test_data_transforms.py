@@ -367,6 +367,10 @@ def test_transforms_work_in_a_fork():
         (TypeError, lambda: Cutout(1)([1], rng()), "Cutout: images must be a uint8 or float32 array, not list"),
         (ValueError, lambda: RandomCrop(1)(images()[0], rng()), r"RandomCrop: images must be of shape .*\(3, 8, 9\)"),
         (ValueError, lambda: RandomAffine(1)(np.zeros((1, 1, 1, 2**15), np.uint8), rng()), "at most 32767 pixels"),
+        (ValueError, lambda: Cutout(3, 1e39)(images(dtype=np.float32), rng()), "fill must be numbers that float32 can"),
+        (TypeError, lambda: AlternatingFlip()(images(), rng()), "AlternatingFlip: must be told the images' numbers"),
+        (TypeError, lambda: Compose(RandomFlip(), None), "Compose: transforms must be functions, not None"),
+        (TypeError, lambda: Compose([RandomFlip()]), r"Compose: .* not \[.*\]; give them one by one, not in a list"),
     ],
 )
 def test_wrong_arguments(error, make, message):

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from cnn import evaluation
-from cnn.commands import running
+from cnn.commands import plain_warnings, running
 
 
 def parser(prog=None):
@@ -23,7 +23,7 @@ def parser(prog=None):
 def main(arguments=None, prog=None):
     p = parser(prog)
     given = p.parse_args(arguments)
-    with running(p, given.threads):
+    with running(p, given.threads), plain_warnings():
         failed = evaluation.predict(given.model, given.images, given.top, given.invert, given.json,
                                     complain=lambda text: print(f"{p.prog}: {text}", file=sys.stderr))
     return 1 if failed else 0

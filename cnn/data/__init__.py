@@ -6,10 +6,10 @@
 """
 
 from .dataset import Dataset
-from .errors import DataFileError, DataNotFoundError
+from .errors import DataFileError, DataNotFoundError, DataWarning
 from .idx import read_idx, read_idx_pair
 from .loader import DataLoader
-from .named import NAMES, load
+from .named import NAMES, load, load_parts
 from .transforms import AlternatingFlip, Compose, Cutout, RandomAffine, RandomCrop, RandomFlip
 
 __all__ = [
@@ -20,11 +20,13 @@ __all__ = [
     "DataFileError",
     "DataLoader",
     "DataNotFoundError",
+    "DataWarning",
     "Dataset",
     "RandomAffine",
     "RandomCrop",
     "RandomFlip",
     "load",
+    "load_parts",
     "read_idx",
     "read_idx_pair",
 ]

@@ -7,7 +7,6 @@ never unpacked to disk: the members wanted are read into memory, once their size
 """
 
 import gzip
-import hashlib
 import io
 import os
 import pickle
@@ -15,10 +14,12 @@ import pickle
 import numpy as np
 
 from .errors import DataFileError
+from .limits import Checksums, file_size
 
 # Bounds on what an image can take up, pixels, label and file name together (really 3106 bytes, 9 reads).
 _BYTES_PER_IMAGE = 3200
 _READS_PER_IMAGE = 20
+_MOST_MEMBERS = 1000  # of an archive (really 9)
 _ALLOWANCE = 4096  # for what a file holds besides images: keys, the array's type, ...
 
 _RECONSTRUCT = "numpy.core.multiarray._reconstruct"
@@ -31,13 +32,15 @@ def read_cifar(paths, md5s, train_size, test_size, label_key, num_classes):
 
     paths: one .tar.gz archive, or one file per batch.
     md5s: MD5 (hex) of every batch by its file name, in the order of the images; the last batch is the test
-        set, the others have equal parts of the training set.
+        set, the others have equal parts of the training set. Where the SHA-256 that belongs to an MD5 is known
+        (sources.py), that is checked too.
     train_size, test_size: how many images there must be.
     label_key: "labels", or "fine_labels" for CIFAR-100.
     num_classes: every label must be less.
 
     Returns images uint8 (train_size, 3, 32, 32) and labels int64 (train_size,), then the same of the test
-    set. Raises DataFileError (a ValueError) naming the file at fault, OSError if one cannot be opened.
+    set. Raises DataFileError (a ValueError) naming the file at fault, OSError if one cannot be opened. Nothing else,
+    whatever the files hold.
     """
     *train_names, test_name = md5s
     part = train_size // len(train_names)
@@ -51,10 +54,11 @@ def read_cifar(paths, md5s, train_size, test_size, label_key, num_classes):
     else:
         members = ((os.path.basename(path), path, _file_bytes(path, limits)) for path in paths)
     for name, where, raw in members:
-        digest = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-        if digest != md5s[name]:
+        checksums = Checksums(md5s[name])
+        checksums.update(raw)
+        if wrong := checksums.wrong():
             raise DataFileError(
-                f"{where}: is not the file it should be, its MD5 is {digest}, not {md5s[name]}"
+                f"{where}: is not the file it should be, its {wrong[0]} is {wrong[1]}, not {wrong[2]}"
             )
         (images, labels), start, size = places[name]
         batch = slice(start, start + size)
@@ -70,7 +74,7 @@ def read_batch(raw, where, size, label_key, num_classes):
 
     Returns images uint8 (size, 3, 32, 32), values 0 to 255, and labels int64 (size,).
     Raises DataFileError if the pickle asks for anything that a CIFAR batch does not need, or holds
-    anything else than `size` images and labels.
+    anything else than `size` images and labels. Nothing else, whatever the bytes are.
     """
     file = _CountingFile(raw, reads=size * _READS_PER_IMAGE + _ALLOWANCE)
     try:
@@ -146,6 +150,21 @@ class _Unpickler(pickle._Unpickler):
         state = self.stack.pop()
         self.stack[-1].state = state
 
+    def load_setitem(self):
+        value = self.stack.pop()
+        self._put([self.stack.pop(), value])
+
+    def load_setitems(self):
+        self._put(self.pop_mark())
+
+    def _put(self, items):
+        # Only bytes are hashed: the hash of a deeply nested tuple may take more stack than there is.
+        if set(map(type, items[::2])) - {bytes} or type(self.stack[-1]) is not dict:
+            raise pickle.UnpicklingError("it holds a dict with other keys than strings")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -186,9 +205,9 @@ def _array(made, size):
 
 
 def _file_bytes(path, limits):
-    limit = limits[os.path.basename(path)]
-    if os.path.getsize(path) > limit:
-        raise DataFileError(f"{path}: is {os.path.getsize(path)} bytes long, expected at most {limit}")
+    limit, size = limits[os.path.basename(path)], file_size(path)
+    if size > limit:
+        raise DataFileError(f"{path}: is {size} bytes long, expected at most {limit}")
     with open(path, "rb") as file:
         return file.read(limit)
 
@@ -197,12 +216,16 @@ def _archive_members(path, limits):
     """Yield (name, what to call it in messages, bytes) of every batch in the archive, in the order found."""
     import tarfile
 
-    missing = set(limits)
+    missing, left = set(limits), _MOST_MEMBERS
+    file_size(path)  # refuses what is no regular file
     with open(path, "rb") as file:
         stream = _BoundedFile(gzip.GzipFile(fileobj=file), sum(limits.values()) + (1 << 20), path)
         try:
             with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 18) as tar:
                 while missing and (member := tar.next()):
+                    left -= 1
+                    if left < 0:
+                        raise DataFileError(f"{path}: refused, it has more than {_MOST_MEMBERS} members")
                     name = member.name.rpartition("/")[2]
                     if name in missing:
                         missing.remove(name)

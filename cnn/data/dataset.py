@@ -5,16 +5,18 @@ import operator
 
 import numpy as np
 
+from cnn.text import printable
+
 _MOST_UNNAMED = 100_000  # classes to make up names for; a label beyond is a mistake
 
 
 class Dataset:
     """Images with their labels, and what is needed to normalise the images.
 
-    images: (N, C, H, W), or (N, H, W) for one channel. uint8 with values 0 to 255, or float32 in a unit of
+    images: (N, C, H, W), or (N, H, W) for one channel. uint8 with values 0 to 255, or float32, finite, in a unit of
         your own. Kept as they are (no copy if they are C-contiguous).
     labels: (N,), any integer type, from 0 to number of classes - 1. Kept as int64.
-    classes: names of the classes. Default "0", "1", ... up to the largest label.
+    classes: names of the classes, all different. Default "0", "1", ... up to the largest label.
     mean, std: one number per channel. In units of pixel / 255 for uint8 images, in the images' own unit for
         float32 ones. Default 0 and 1.
     name: what to call the data set in messages.
@@ -27,20 +29,23 @@ class Dataset:
     """
 
     def __init__(self, images, labels, classes=None, mean=None, std=None, name=""):
-        images = np.asarray(images)
+        images, labels = _array("images", images), _array("labels", labels)
         if images.dtype not in (np.uint8, np.float32):
-            raise TypeError(f"Dataset: images must be uint8 or float32, not {images.dtype}")
+            hint = "; use images.astype(np.float32)" if images.dtype.kind == "f" else ""
+            raise TypeError(f"Dataset: images must be uint8 or float32, not {images.dtype}{hint}")
         if images.ndim == 3:
             images = images[:, None]
         if images.ndim != 4 or 0 in images.shape[1:]:
             raise ValueError(
                 f"Dataset: images must be of shape (N, C, H, W) or (N, H, W), not {images.shape}"
             )
-        labels = np.asarray(labels)
+        if (wrong := _first_not_finite(images)) is not None:
+            raise ValueError(f"Dataset: images must be finite, but image {wrong} has NaN or infinite pixels")
         if labels.size == 0 and labels.ndim == 1:
             labels = labels.astype(np.int64)  # np.asarray([]) is float64
         if labels.dtype.kind not in "iu":
-            raise TypeError(f"Dataset: labels must be integers, not {labels.dtype}")
+            hint = "; use labels.astype(np.int64)" if labels.dtype.kind == "f" else ""
+            raise TypeError(f"Dataset: labels must be integers, not {labels.dtype}{hint}")
         if labels.shape != images.shape[:1]:
             raise ValueError(
                 f"Dataset: labels must be of shape ({len(images)},), one per image, not {labels.shape}"
@@ -56,6 +61,9 @@ class Dataset:
         for label in self.classes:
             if not isinstance(label, str):
                 raise TypeError(f"Dataset: classes must be names (str), not {label!r}")
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(label for i, label in enumerate(self.classes) if label in self.classes[:i])
+            raise ValueError(f"Dataset: classes must be different names, but {twice!r} is there twice")
         if lowest < 0 or highest >= len(self.classes):
             wrong = lowest if lowest < 0 else highest
             raise ValueError(
@@ -73,15 +81,18 @@ class Dataset:
             raise ValueError(f"Dataset: std must be greater than 0, not {self.std}")
         # (pixel / white - mean) / std = pixel * scale + shift
         white = 255.0 if images.dtype == np.uint8 else 1.0
-        self.scale = np.array([1.0 / (white * s) for s in self.std], np.float32)
-        self.shift = np.array([-m / s for m, s in zip(self.mean, self.std, strict=True)], np.float32)
+        with np.errstate(all="ignore"):  # of what is refused, or too small to matter
+            self.scale = (1.0 / (white * np.array(self.std))).astype(np.float32)
+            self.shift = (-np.array(self.mean) / np.array(self.std)).astype(np.float32)
+        if not (np.isfinite(self.scale).all() and np.isfinite(self.shift).all()):
+            raise ValueError(f"Dataset: std is too small to divide by in float32, got {self.std} with mean {self.mean}")
 
     def __len__(self):
         return len(self.images)
 
     def __repr__(self):
         sizes = "x".join(map(str, self.images.shape[1:]))
-        name = f"{self.name}: " if self.name else ""
+        name = f"{printable(self.name)}: " if self.name else ""
         return (
             f"<Dataset {name}{len(self)} images of {sizes} {self.images.dtype}, {self.num_classes} classes>"
         )
@@ -116,8 +127,9 @@ class Dataset:
                 f"Dataset: images to normalise must be of shape (n, {len(self.scale)}, h, w), "
                 f"not {images.shape}"
             )
-        out = np.multiply(images, self.scale[:, None, None], dtype=np.float32)
-        out += self.shift[:, None, None]
+        with np.errstate(all="ignore"):  # whoever has made NumPy raise did not mean pixels near 0
+            out = np.multiply(images, self.scale[:, None, None], dtype=np.float32)
+            out += self.shift[:, None, None]
         return out
 
     def subset(self, indices):
@@ -192,6 +204,25 @@ def whole_number(where, argument, value, least, most=math.inf):
     if number > most:
         raise ValueError(f"{where}: {argument} must be at most {most}, not {value}")
     return number
+
+
+def _array(argument, values):
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Dataset: {argument} must be an array, all parts of the same shape ({error})") from None
+
+
+def _first_not_finite(images):
+    """The number of the first image with a NaN or infinite pixel, or None; in pieces, to take little memory."""
+    if images.dtype != np.float32:
+        return None
+    step = max(1, (1 << 20) // math.prod(images.shape[1:]))
+    for start in range(0, len(images), step):
+        finite = np.isfinite(images[start : start + step])
+        if not finite.all():
+            return start + int(np.argmin(finite.all(axis=(1, 2, 3))))
+    return None
 
 
 def _per_channel(argument, values, default, channels):

@@ -7,23 +7,23 @@
     then        the numbers, last dimension fastest
 
 So a file of images begins 00 00 08 03, a file of labels 00 00 08 01. The header is believed only as far as
-the file's own length bears it out: a damaged or hostile file costs an error message, not memory.
+the file's own length bears it out (limits.py).
 """
 
 import gzip
-import hashlib
 import math
 import os
+import sys
 import zlib
 
 import numpy as np
 
 from .errors import DataFileError
+from .limits import Checksums, empty_bytes, file_size, most_unpacked
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_DIMENSIONS = 32  # what every NumPy can hold
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_MAX_RATIO = 1032  # deflate cannot pack tighter than this
 _CHUNK = 1 << 20  # bytes read at a time
 
 
@@ -31,12 +31,14 @@ def read_idx(path, md5=None, shape=None):
     """Read one IDX file, gzipped or not (its first bytes tell, not its name).
 
     path: the file.
-    md5: if given, the MD5 (hex) that the file must have when it is unpacked.
+    md5: if given, the MD5 (hex) that the file must have when it is unpacked; where the SHA-256 that belongs to it
+        is known (sources.py), that is checked too.
     shape: if given, the shape that the array must have, e.g. (60000, 28, 28).
 
     Returns an array of the file's shape and type: uint8, int8, int16, int32, float32 or float64.
-    Raises DataFileError (a ValueError) if the file is not a whole IDX file of that MD5 and shape, and
-    OSError (FileNotFoundError, ...) if it cannot be opened.
+    Raises DataFileError (a ValueError) if the file is not a whole IDX file of that MD5 and shape, is packed more than
+    a hundredfold and larger than 128 MiB, or does not fit into memory; OSError (FileNotFoundError, ...) if it cannot
+    be read. Nothing else, whatever the file holds.
     """
     path = os.fspath(path)
     try:
@@ -56,7 +58,7 @@ def read_idx_pair(images_path, labels_path, num_classes=None, md5s=(None, None),
     shape: if given, the shape (N, H, W) that the images must have.
 
     Returns images uint8 (N, H, W), values 0 to 255, and labels int64 (N,).
-    Raises DataFileError (a ValueError) naming the file at fault.
+    Raises DataFileError (a ValueError) naming the file at fault, OSError if one cannot be read.
     """
     images = read_idx(images_path, md5s[0], shape)
     labels = read_idx(labels_path, md5s[1])
@@ -80,7 +82,7 @@ def read_idx_pair(images_path, labels_path, num_classes=None, md5s=(None, None),
 
 
 def _read(path, md5, shape):
-    size_on_disk = os.path.getsize(path)
+    size_on_disk = file_size(path)
     with open(path, "rb") as file:
         zipped = file.read(2) == _GZIP_MAGIC
         file.seek(0)
@@ -90,15 +92,17 @@ def _read(path, md5, shape):
             if shape is not None and dimensions != tuple(shape):
                 raise DataFileError(f"{path}: holds an array of shape {dimensions}, expected {tuple(shape)}")
             promised = math.prod(dimensions) * dtype.itemsize
-            most = size_on_disk * _GZIP_MAX_RATIO if zipped else size_on_disk - len(header)
+            most = most_unpacked(size_on_disk) if zipped else size_on_disk - len(header)
             if promised > most:
                 raise DataFileError(
                     f"{path}: its header promises {_in_words(dimensions, dtype)}, but a file of "
-                    f"{size_on_disk} bytes cannot hold more than {most}"
+                    f"{size_on_disk} bytes {'may unpack to' if zipped else 'cannot hold more than'} {most}"
+                    f"{' at most' if zipped else ''}"
                 )
-            values = np.empty(promised, np.uint8)
-            digest = hashlib.md5(header, usedforsecurity=False)
-            found = _read_into(stream, values, digest.update if md5 is not None else None)
+            values = empty_bytes(path, promised)
+            checksums = Checksums(md5)
+            checksums.update(header)
+            found = _read_into(stream, values, checksums.update if md5 is not None else None)
             # One byte more than promised must not be there. Asking for it also makes gzip compare its
             # checksum; what would come after that byte is never unpacked.
             trailing = stream.read(1)
@@ -112,15 +116,14 @@ def _read(path, md5, shape):
         raise DataFileError(
             f"{path}: more bytes follow than the {_in_words(dimensions, dtype)} that its header promises"
         )
-    if md5 is not None and digest.hexdigest() != md5:
-        raise DataFileError(
-            f"{path}: is not the file it should be, its MD5 unpacked is {digest.hexdigest()}"
-        )
+    if md5 is not None and (wrong := checksums.wrong()):
+        raise DataFileError(f"{path}: is not the file it should be, its {wrong[0]} unpacked is {wrong[1]}")
+    if dtype.byteorder == ">" and sys.byteorder == "little":
+        values.view(dtype).byteswap(inplace=True)  # no second array
     try:
-        values = values.view(dtype).reshape(dimensions)
+        return values.view(dtype.newbyteorder("=")).reshape(dimensions)
     except ValueError as error:  # e.g. no images of 2**32 x 2**32 x 2**32 pixels each
         raise DataFileError(f"{path}: impossible shape {dimensions} ({error})") from None
-    return values.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _read_header(path, stream):

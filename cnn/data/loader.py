@@ -31,7 +31,8 @@ class DataLoader:
     `batches()`) starts, and may be set, to go on where another run has stopped.
     Attribute `start`: how many batches of the next epoch to leave out, for the same purpose; 0 again after it.
 
-    Raises TypeError or ValueError if an argument does not fit.
+    Raises TypeError or ValueError if an argument does not fit, such as a transform of this package that the images are
+    too small for.
     """
 
     def __init__(self, dataset, batch_size, shuffle=False, seed=0, transform=None, drop_last=False):
@@ -52,6 +53,9 @@ class DataLoader:
         self.seed = whole_number("DataLoader", "seed", seed, least=0)
         self.transform = transform
         self.drop_last = bool(drop_last)
+        if transform is not None and self.drawable:  # so that one that doesn't fit the images is refused now
+            none = np.empty(0, np.int64)
+            draw(transform, (0, *dataset.images.shape[1:]), dataset.images.dtype, self._rng(_TRANSFORM), none, 0)
         self.epoch = self.start = 0
 
     @property
@@ -166,7 +170,7 @@ class DataLoader:
             raise TypeError(
                 f"DataLoader: transform must return a uint8 or float32 array, not {_kind(result)}"
             )
-        if result.ndim != 4 or result.shape[:2] != (n, channels):
+        if result.ndim != 4 or result.shape[:2] != (n, channels) or 0 in result.shape[2:]:
             raise ValueError(
                 f"DataLoader: transform must return images of shape ({n}, {channels}, h, w), "
                 f"not {result.shape}"

@@ -1,12 +1,12 @@
 """Data sets by name, or by path."""
 
-import hashlib
 import os
 
 from .dataset import Dataset
 from .errors import DataFileError
-from .fetch import find_or_download
+from .fetch import expanded, find_or_download
 from .idx import read_idx_pair
+from .limits import Checksums, file_size
 from .sources import SOURCES
 
 NAMES = tuple(SOURCES)
@@ -26,27 +26,50 @@ def load(name, data_dir=None, image_size=None, channels=None, seed=0):
         from elsewhere are taken as they are, and must have them.
     seed: of the fifth of your own images that is held out, where they have no folder to test on.
 
-    Every file of a named data set is checked against its published MD5, and its images are uint8; your own
-    may be float32. Mean and std of both sets are the training set's.
+    Every file of a named data set is checked against its published MD5, and where it is known its SHA-256; its images
+    are uint8. Your own may be float32. Mean and std of both sets are the training set's. A DataWarning tells what
+    was left out, and validation images of your own, which `load_parts` returns, are among that.
 
     Raises ValueError for an unknown name, DataFileError (a ValueError) if a file is not the right one,
     DataNotFoundError (a FileNotFoundError) if the files are not here and cannot be downloaded.
     """
+    train, _, test = _load(name, data_dir, image_size, channels, seed, validation=False)
+    return train, test
+
+
+def load_parts(name, data_dir=None, image_size=None, channels=None, seed=0):
+    """Load a data set: (training set, validation set or None, test set).
+
+    Only data of your own have a validation set: a folder with `val` (or `valid`, `validation`) beside `train` and
+    `test`, an .npz file with `val_images` and `val_labels` (docs/own-data.md). The rest is as in `load`.
+    """
+    return _load(name, data_dir, image_size, channels, seed, validation=True)
+
+
+def _load(name, data_dir, image_size, channels, seed, validation):
     source = SOURCES.get(name) if isinstance(name, str) else None
     if source is not None:
-        train, test = _load_named(source, data_dir)
+        parts = _load_named(source, data_dir)
     elif _is_path(name):
         from .own import load_own  # imported here to keep "import cnn" fast
 
-        train, test = load_own(name, image_size, channels, seed)
+        parts = load_own(expanded(name, "load: "), image_size, channels, seed, validation)
     else:
         raise ValueError(f"load: name must be one of {', '.join(NAMES)}, or the path of a folder or .npz file, "
-                         f"not {name!r}")
-    found = train.images.shape[1:]
+                         f"not {name!r}{_meant(name)}")
+    found = parts[0].images.shape[1:]
     if image_size not in (None, *found[1:]) or channels not in (None, found[0]):
         raise ValueError(f"load: image_size {image_size} and channels {channels} do not fit {name}: its images are of "
                          f"{'x'.join(map(str, found))}, and only those of a folder are resized")
-    return train, test
+    return parts
+
+
+def _meant(name):
+    """The known name that an unknown one looks like, as the end of a message."""
+    from difflib import get_close_matches  # imported here to keep "import cnn" fast
+
+    close = get_close_matches(name.lower(), NAMES, 1) if isinstance(name, str) else ()
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _is_path(name):
@@ -54,7 +77,8 @@ def _is_path(name):
     if not isinstance(name, (str, os.PathLike)):
         return False
     text = os.fspath(name)
-    return isinstance(name, os.PathLike) or os.sep in text or text.endswith(".npz") or os.path.exists(text)
+    return (isinstance(name, os.PathLike) or os.sep in text or text.startswith("~") or text.endswith(".npz")
+            or os.path.exists(text))
 
 
 def _load_named(source, data_dir):
@@ -64,7 +88,7 @@ def _load_named(source, data_dir):
     read = _read_idx_files if source.format == "idx" else _read_cifar_files
     train_images, train_labels, test_images, test_labels = read(source, paths)
     about = {"classes": source.classes, "mean": source.mean, "std": source.std, "name": source.name}
-    return Dataset(train_images, train_labels, **about), Dataset(test_images, test_labels, **about)
+    return Dataset(train_images, train_labels, **about), None, Dataset(test_images, test_labels, **about)
 
 
 def _read_idx_files(source, paths):
@@ -91,11 +115,12 @@ def _read_cifar_files(source, paths):
 
 
 def _check_md5(path, md5):
+    checksums = Checksums(md5)
+    file_size(path)  # refuses what is no regular file
     with open(path, "rb") as file:
-        digest = hashlib.md5(usedforsecurity=False)
         while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != md5:
+            checksums.update(chunk)
+    if wrong := checksums.wrong():
         raise DataFileError(
-            f"{path}: is not the file it should be, its MD5 is {digest.hexdigest()}, not {md5}"
+            f"{path}: is not the file it should be, its {wrong[0]} is {wrong[1]}, not {wrong[2]}"
         )

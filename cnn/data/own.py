@@ -1,25 +1,36 @@
 """Data sets of one's own: a folder with one sub-folder of pictures a class, or arrays in an .npz file."""
 
-import math
 import os
 import warnings
-import zipfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from .dataset import Dataset, whole_number
-from .errors import DataFileError, DataNotFoundError
-from .pictures import SUFFIXES, find, hidden, look_at, read_picture
+from .errors import DataFileError, DataNotFoundError, DataWarning
+from .npz import read_npz, read_npz_parts
+from .pictures import SUFFIXES, find, hidden, is_picture, kinds, look_at, read_pixels
+
+__all__ = ["UnreadableFiles", "load_own", "read_folder", "read_npz", "read_npz_parts"]
 
 HELD_OUT = 0.2  # share of each class that is held out where there is no folder to test on
-_TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that is there
+_VALIDATION_FOLDERS = ("val", "valid", "validation")
 _SIZE, _LARGEST_UNASKED, _LARGEST = 32, 64, 4096  # pixels a side of the images
-_NAMED = 10  # unreadable files that a warning names
+_NAMED = 10  # files that a warning names
+_DARK, _DIM = 256, 4096  # 16-bit values below become 0, and less than 16 of 255
+_HEADS = {  # what the first bytes of a file say that it is
+    b"\x89PNG": "a picture", b"\xff\xd8\xff": "a picture", b"GIF8": "a picture", b"BM": "a picture",
+    b"II*\0": "a picture", b"MM\0*": "a picture",
+    b"\x93NUMPY": "a single array; numpy.savez('mine.npz', images=..., labels=...) keeps both in one file",
+    b"\x1f\x8b": "a packed file; unpack it", b"BZh": "a packed file; unpack it",
+    b"\xfd7zXZ": "a packed file; unpack it", b"7z\xbc\xaf": "an archive; unpack it", b"Rar!": "an archive; unpack it",
+    b"\0\0\x08": "an IDX file; give the name of its data set, as mnist, and its folder as data_dir",
+}  # fmt: skip
+_WANTED = "A data set is a folder with one sub-folder of pictures a class, or an .npz file with images and labels"
 
 
-class UnreadableFiles(UserWarning):
+class UnreadableFiles(DataWarning):
     """Some pictures of a folder could not be read and were left out.
 
     Attribute `files`: list of str, each the path of a file and what is wrong with it.
@@ -27,30 +38,34 @@ class UnreadableFiles(UserWarning):
 
     def __init__(self, folder, files):
         self.files = files
-        more = [f"and {len(files) - _NAMED} more"] if len(files) > _NAMED else []
-        lines = [f"{folder}: left out {len(files)} file(s) that can't be read:", *files[:_NAMED], *more]
+        lines = [f"{folder}: left out {len(files)} file(s) that can't be read:", *_some(files)]
         super().__init__("\n  ".join(lines))
 
 
-def load_own(path, image_size=None, channels=None, seed=0):
-    """Load images of one's own: (training set, held-out set), two Datasets.
+def load_own(path, image_size=None, channels=None, seed=0, validation=True):
+    """Load images of one's own: (training set, validation set or None, held-out set), Datasets.
 
-    path: a folder (see `read_folder`) or an .npz file (see `read_npz`). image_size, channels: of a folder's
-        images. seed: of what is held out where there is no folder to test on: a fifth of each class, of
-        less than 3 images none.
+    path: a folder (see `read_folder`) or an .npz file (see `read_npz_parts`). image_size, channels: of a folder's
+        images. seed: of what is held out where there is nothing to test on: a fifth of each class, of
+        less than 3 images none. validation: whether a validation set is wanted; else one is not read, and a
+        DataWarning says so.
 
-    Mean and std of both are those of the training set's pixels.
+    Mean and std of all are those of the training set's pixels. A DataWarning tells of what was passed over, and of
+    pictures that are the same all over.
     Raises DataNotFoundError (a FileNotFoundError) where there is no such path; DataFileError (a ValueError)
-    where there are not two classes, or one has no images; and as the two functions named do.
+    where there are not two classes, or one has no images; and as the functions named do.
     """
-    path = Path(path).expanduser()
+    path = Path(path)
     seed = whole_number("load", "seed", seed, least=0)
     if path.is_dir():
-        train, test = read_folder(path, image_size, channels)
+        parts = read_folder(path, image_size, channels, validation)
     elif path.is_file():
-        train, test = read_npz(path), None
+        parts = _read_file(path, validation)
+    elif path.exists():
+        raise DataFileError(f"{path}: is neither a folder nor a file, but a pipe or a device")
     else:
         raise DataNotFoundError(f"{path}: there is no such folder or .npz file")
+    train, checked, test = parts
     counts = np.bincount(train.labels, minlength=train.num_classes)
     if len(counts) < 2:
         raise DataFileError(f"{path}: there must be two classes at least, found {', '.join(train.classes) or 'none'}")
@@ -59,11 +74,57 @@ def load_own(path, image_size=None, channels=None, seed=0):
         raise DataFileError(f"{path}: the class {train.classes[empty]!r} (label {empty}) has no training images")
     if test is None:
         train, test = train.split(HELD_OUT, seed)
-        if len(test) == 0:
-            raise DataFileError(f"{path}: there are too few images to hold any out; it takes 3 of a class, 5 or more "
+    for part, use in ((test, "hold any out"), (checked, "validate on any")):
+        if part is not None and len(part) == 0:
+            raise DataFileError(f"{path}: there are too few images to {use}; it takes 3 of a class, 5 or more "
                                 "are better")
     mean, std = _moments(train.images)
-    return tuple(Dataset(part.images, part.labels, part.classes, mean, std, part.name) for part in (train, test))
+    return tuple(part if part is None else Dataset(part.images, part.labels, part.classes, mean, std, part.name)
+                 for part in (train, checked, test))
+
+
+def _read_file(path, validation):
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if path.suffix.lower() != ".npz" and not head.startswith(b"PK"):
+        said = next((words for start, words in _HEADS.items() if head.startswith(start)), None)
+        if said is None and (is_picture(path.name) or path.suffix.lower() in (".tif", ".tiff")):
+            said = "a picture"
+        raise DataFileError(f"{path}: is {said or 'neither a folder nor an .npz file'}. {_WANTED}")
+    (train, checked, test), passed_over = read_npz_parts(path)
+    if passed_over:
+        _warn(f"{path}: passed over the array(s) {', '.join(passed_over[:_NAMED])}")
+    if checked is not None and not validation:
+        checked = None
+        _warn_unused(path, "its validation images")
+    for part in (train, checked, test):
+        if part is not None and (same := _all_the_same(part.images)):
+            _warn(f"{path}: {len(same)} of {len(part)} images hold one value only, from which nothing can be learnt: "
+                  f"{', '.join(_some(list(map(str, same))))}")
+    return train, checked, test
+
+
+def _warn(text):
+    warnings.warn(DataWarning(text), stacklevel=5)
+
+
+def _warn_unused(path, what):
+    _warn(f"{path}: {what} are not used here; cnn.data.load_parts returns them, too")
+
+
+def _some(texts):
+    """Not more texts than anyone would read."""
+    return [*texts[:_NAMED], *([f"and {len(texts) - _NAMED} more"] if len(texts) > _NAMED else [])]
+
+
+def _all_the_same(images):
+    """Numbers of the images with one value only in each channel, a list."""
+    if images.shape[2] * images.shape[3] == 1:
+        return []
+    step = max(1, (1 << 22) // max(1, images[:1].size))
+    return [i + start for start in range(0, len(images), step)
+            for i in np.flatnonzero((images[start : start + step] == images[start : start + step, :, :1, :1])
+                                    .all(axis=(1, 2, 3))).tolist()]  # fmt: skip
 
 
 def _moments(images):
@@ -78,24 +139,27 @@ def _moments(images):
 
     centre = mean(lambda x: x)
     std = np.sqrt(mean(lambda x: (x - centre[:, None, None]) ** 2))
-    return centre, np.where(std > 0, std, 1)
+    same = images.min(axis=(0, 2, 3)) == images.max(axis=(0, 2, 3))  # where rounding may leave a std of 1e-17
+    return centre, np.where(same | (std == 0), 1, std)
 
 
 # ------------------------------------------------------------------------------------------ folders
 
 
-def read_folder(path, image_size=None, channels=None):
-    """Read the pictures of a folder: (training set, test set or None), with mean 0 and std 1.
+def read_folder(path, image_size=None, channels=None, validation=True):
+    """Read the pictures of a folder: (training set, validation set or None, test set or None), with mean 0 and std 1.
 
-    path: a folder with one sub-folder a class, named as the class; or one that has nothing but train and
-        test (or val, valid, validation) in it, both such folders. Pictures further down belong to the class
-        above them.
+    path: a folder with one sub-folder a class, named as the class; or one that has nothing in it but train, test and
+        val (or valid, validation), all such folders, or train and one of the others, which is then to test on.
+        Pictures further down belong to the class above them.
     image_size: pixels a side to which every picture is resized and cropped, 1 to 4096. Default: the shorter
         side that most pictures have, if that is at most 64; else 32.
     channels: 1 (grey) or 3 (RGB). Default: grey where all pictures are stored as grey.
+    validation: whether to read a validation set, too.
 
-    Hidden files, links to folders, and files that are no pictures by their names are passed over. Pictures
-    that can't be read are left out, with a warning, UnreadableFiles, that counts and names them.
+    Hidden files and links to folders are passed over. So are files that are no pictures by their names, with a
+    DataWarning that counts their kinds. Pictures that can't be read are left out, with a warning, UnreadableFiles,
+    that counts and names them. A DataWarning names those that are the same all over.
 
     Raises TypeError or ValueError for an image_size or channels out of range, DataFileError (a ValueError)
     where there are no classes or no pictures, OSError where a folder can't be read, ModuleNotFoundError
@@ -106,139 +170,175 @@ def read_folder(path, image_size=None, channels=None):
         raise ValueError(f"load: image_size must be at most {_LARGEST}, not {image_size}")
     if channels not in (None, 1, 3):
         raise ValueError(f"load: channels must be 1 (grey), 3 (RGB) or None, not {channels!r}")
-    classes, parts = _find_pictures(path)
-    unreadable, looks = [], {}
-
-    def attempt(read, file, *arguments):
-        try:
-            return read(file, *arguments)
-        except (OSError, ValueError) as error:
-            unreadable.append(str(error))
-
-    for part in parts:
-        looks.update((file, look) for file, _ in part if (look := attempt(look_at, file)) is not None)
+    folder = _Folder(path, validation)
+    looks = {file: look for part in folder.parts.values() for file, _ in part
+             if (look := folder.attempt(look_at, file)) is not None}
     if channels is None:
         channels = 1 if all(grey for grey, _ in looks.values()) else 3
     if image_size is None:
         side, count = Counter(side for _, side in looks.values()).most_common(1)[0] if looks else (_SIZE, 0)
         image_size = side if 2 * count > len(looks) and side <= _LARGEST_UNASKED else _SIZE
-    sets = []
-    for part in parts:
-        part = [(file, label) for file, label in part if file in looks]
-        images, labels = np.empty((len(part), channels, image_size, image_size), np.uint8), []
-        for file, label in part:
-            if (picture := attempt(read_picture, file, channels, image_size)) is not None:
-                images[len(labels)] = picture
-                labels.append(label)
-        sets.append(Dataset(images[: len(labels)], labels, classes, name=path.resolve().name))
-    if unreadable:
-        warnings.warn(UnreadableFiles(path, unreadable), stacklevel=2)
-    if not all(map(len, sets)):
-        raise DataFileError(f"{path}: there are no pictures{' to test on' if len(sets[0]) else ''} that can be read "
-                            f"({', '.join(SUFFIXES)})")
-    return sets[0], sets[1] if len(sets) == 2 else None
+    if unused := not validation and "validation" in folder.parts:
+        del folder.parts["validation"]
+    sets = {use: folder.read(use, channels, image_size, looks) for use in folder.parts}
+    if folder.unreadable:
+        warnings.warn(UnreadableFiles(path, folder.unreadable), stacklevel=4)
+    folder.refuse_what_is_empty(sets)
+    folder.warn()
+    if unused:
+        _warn_unused(path, f"the pictures in {folder.tops['validation'].name}/")
+    return sets["training"], sets.get("validation"), sets.get("test")
 
 
-def _find_pictures(path):
-    """The classes' names, and a list of (file, label) for the training set and, if there is one, the test set."""
+class _Folder:
+    """A folder of pictures: which there are, of which class, and what there is to say about them.
+
+    classes: names. tops: {use: folder}, parts: {use: [(file, label), ...]}, where use is "training" and perhaps
+    "validation" and "test".
+    """
+
+    def __init__(self, path, validation):
+        self.path, self.tops = path, _tops(path)
+        self.unreadable, self._same, self._dark, self._brightest = [], [], [], None
+        self._passed_over = {}  # a Counter of kinds of files for each class's folder
+        tops = {use: _subfolders(top) for use, top in self.tops.items()}
+        self.classes = list(tops["training"])
+        if len(self.classes) < 2:
+            raise DataFileError(f"{path}: there must be a sub-folder of pictures for each of two classes at least (or "
+                                f"train and test with such), found {', '.join(self.classes) or 'none'}"
+                                f"{_hint(path, tops['training'])}")
+        for use, top in tops.items():
+            unknown = sorted(top.keys() - tops["training"].keys())
+            if unknown and (use != "validation" or validation):
+                raise DataFileError(f"{self.tops[use]}: the class {unknown[0]!r} is not among those of "
+                                    f"{self.tops['training']}")
+        for name in self.classes:
+            if not name.isprintable():
+                raise DataFileError(f"{path}: {name!r} names no class: it has characters that can't be printed")
+        self.parts = {
+            use: [(file, label) for label, name in enumerate(self.classes) if name in top
+                  for file in find(top[name], self._passed_over.setdefault((use, label), Counter()))]
+            for use, top in tops.items()
+        }  # fmt: skip
+
+    def attempt(self, read, file, *arguments):
+        try:
+            return read(file, *arguments)
+        except (OSError, ValueError) as error:
+            self.unreadable.append(str(error))
+
+    def read(self, use, channels, size, looks):
+        """The Dataset of one part."""
+        files = [(file, label) for file, label in self.parts[use] if file in looks]
+        try:
+            images, labels = np.empty((len(files), channels, size, size), np.uint8), []
+        except MemoryError:
+            raise DataFileError(f"{self.path}: {len(files):,} images of {channels}x{size}x{size} do not fit into the "
+                                "memory of this machine; choose a smaller image size") from None
+        for file, label in files:
+            if (found := self.attempt(read_pixels, file, channels, size)) is None:
+                continue
+            pixels, brightest = found
+            if size > 1 and (pixels == pixels[:, :1, :1]).all():
+                self._same.append(file)
+            if brightest is not None:
+                self._brightest = max(brightest, self._brightest or 0)
+                if brightest < _DARK:
+                    self._dark.append(file)
+            images[len(labels)] = pixels
+            labels.append(label)
+        name = self.path.resolve().name
+        if self.tops[use].name.lower() in _VALIDATION_FOLDERS:
+            name = f"{name}/{self.tops[use].name}"
+        return Dataset(images[: len(labels)], labels, self.classes, name=name)
+
+    def refuse_what_is_empty(self, sets):
+        """Raise DataFileError where a part, or a class to train on, has no pictures."""
+        if not all(map(len, sets.values())):
+            use = next(use for use, held in sets.items() if not len(held))
+            total = sum((count for (of, _), count in self._passed_over.items() if of == use), Counter())
+            raise DataFileError(f"{self.path}: there are no pictures{_PURPOSE[use]} that can be read "
+                                f"({', '.join(SUFFIXES)}){_but(total)}")
+        counts = np.bincount(sets["training"].labels, minlength=len(self.classes))
+        if not counts.all():
+            empty = int(counts.argmin())
+            raise DataFileError(f"{self.path}: the class {self.classes[empty]!r} (label {empty}) has no training "
+                                f"images ({', '.join(SUFFIXES)}){_but(self._passed_over['training', empty])}")
+
+    def warn(self):
+        """Say what was passed over, and which pictures tell nothing."""
+        passed_over = sum(self._passed_over.values(), Counter())
+        beside = [entry.name for top in {self.path, *self.tops.values()} for entry in os.scandir(top)
+                  if is_picture(entry.name) and not hidden(entry.name)]
+        if beside:
+            passed_over["in no class's folder"] = len(beside)
+        if total := passed_over.total():
+            _warn(f"{self.path}: {total:,} file{'s' if total > 1 else ''} passed over: {kinds(passed_over)}; pictures "
+                  f"are {', '.join(SUFFIXES)}")
+        if self._dark:
+            _warn(f"{self.path}: {len(self._dark)} picture(s) become black, because their 16 bits hold no value of "
+                  f"{_DARK} or more; multiply the values so that they reach 65535: {', '.join(_some(self._dark))}")
+        elif self._brightest is not None and self._brightest < _DIM:
+            _warn(f"{self.path}: pictures of 16 bits become almost black, because they hold no value above "
+                  f"{self._brightest}; multiply the values so that they reach 65535")
+        if same := sorted(set(self._same) - set(self._dark)):
+            _warn(f"{self.path}: {len(same)} picture(s) hold one value only, from which nothing can be learnt: "
+                  f"{', '.join(_some(same))}")
+
+
+_PURPOSE = {"training": "", "validation": " to validate on", "test": " to test on"}
+
+
+def _but(counts):
+    return f"; found {kinds(counts)}" if counts.total() else ""
+
+
+def _tops(path):
+    """{use: folder} where the classes' folders are, by what their pictures are for."""
     folders = _subfolders(path)
-    by_use = {name.lower(): folder for name, folder in folders.items()}
-    test = next((by_use[name] for name in _TEST_FOLDERS if name in by_use), None)
-    tops = [folders]
-    if test is not None and "train" in by_use and by_use.keys() <= {"train", *_TEST_FOLDERS}:
-        tops = [_subfolders(by_use["train"]), _subfolders(test)]
-        if unknown := sorted(tops[1].keys() - tops[0].keys()):
-            raise DataFileError(f"{test}: the class {unknown[0]!r} is not among those of {by_use['train']}")
-    classes = list(tops[0])
-    if len(classes) < 2:
-        raise DataFileError(f"{path}: there must be a sub-folder of pictures for each of two classes at least (or "
-                            f"train and test with such), found {', '.join(classes) or 'none'}")
-    for name in classes:
-        if not name.isprintable():
-            raise DataFileError(f"{path}: {name!r} names no class: it has characters that can't be printed")
-    return classes, [
-        [(file, label) for label, name in enumerate(classes) if name in top for file in find(top[name])]
-        for top in tops
-    ]
+    by_use = {}
+    for name, folder in folders.items():
+        use = "validation" if name.lower() in _VALIDATION_FOLDERS else name.lower()
+        by_use.setdefault(use, []).append(folder)
+    uses = [use for use in ("train", "validation", "test") if use in by_use]
+    if "train" not in uses or len(uses) == 1:
+        return {"training": path}
+    if by_use.keys() - set(uses):
+        # Beside other folders, train and test may be classes; not where they have the same sub-folders.
+        common = set.intersection(*({*_subfolders(folder)} for use in uses for folder in by_use[use]))
+        if common:
+            other = next(folder.name for use, (folder, *_) in by_use.items() if use not in uses)
+            raise DataFileError(f"{path}: holds {', '.join(uses)} with classes in them, but {other!r} as well; move "
+                                "that elsewhere")
+        return {"training": path}
+    for use in uses:
+        if len(by_use[use]) > 1:
+            raise DataFileError(f"{path}: holds {' and '.join(repr(f.name) for f in by_use[use])}, of which one only "
+                                "can be used; move the other elsewhere")
+    if "test" not in uses:  # then the validation pictures are what is tested on
+        return {"training": by_use["train"][0], "test": by_use["validation"][0]}
+    return {("training" if use == "train" else use): by_use[use][0] for use in uses}
+
+
+def _hint(path, folders):
+    """What may have been meant by a folder without classes."""
+    names = {entry.name for entry in os.scandir(path)}
+    if {"config.toml", "model.safetensors"} & names:
+        return "; this is the folder of a run"
+    if idx := sorted(name for name in names if "idx1-ubyte" in name or "idx3-ubyte" in name or name == "test_batch"):
+        return (f"; with files such as {idx[0]}, give the name of the data set, as mnist or cifar10, and this folder "
+                "as data_dir")
+    if arrays := sorted(name for name in names if name.endswith(".npz")):
+        return f"; did you mean {path / arrays[0]}?"
+    if any(map(is_picture, names)):
+        return "; the pictures lie in no class's folder: move them into one for each class"
+    for folder in folders.values():
+        if len(_subfolders(folder)) > 1:
+            return f"; did you mean {folder}?"
+    return ""
 
 
 def _subfolders(folder):
     """{name: path} of the sub-folders that are not hidden, in the order of their names."""
     found = [entry for entry in folder.iterdir() if entry.is_dir() and not hidden(entry.name)]
     return {entry.name: entry for entry in sorted(found)}
-
-
-# ------------------------------------------------------------------------------------------ arrays
-
-
-def read_npz(path):
-    """Read a file that numpy.savez or savez_compressed wrote: a Dataset with mean 0 and std 1.
-
-    path: an .npz file with `images`, (N, H, W), (N, H, W, C) or (N, C, H, W) with C from 1 to 4, uint8 or
-        floats in a unit of your own; `labels`, integers (N,) that count from 0; and, if they have names,
-        `classes`, strings. Nothing is unpickled, and no more memory taken than the file's size bears out.
-
-    The Dataset's images are uint8 or float32. Raises DataFileError (a ValueError) naming the file where it
-    holds anything else or is damaged.
-    """
-    path = Path(path)
-    try:
-        with zipfile.ZipFile(path) as file:
-            images, labels = _read_npy(path, file, "images"), _read_npy(path, file, "labels")
-            classes = _read_npy(path, file, "classes") if "classes.npy" in file.namelist() else None
-    except DataFileError:
-        raise
-    except Exception as error:  # zipfile, zlib and NumPy have many ways to say that a file is damaged
-        raise DataFileError(f"{path}: not a readable .npz file ({error})") from None
-    if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise DataFileError(f"{path}: images must be uint8 (0 to 255) or floats, not {images.dtype}")
-    if images.ndim == 4:
-        first, last = (1 <= images.shape[axis] <= 4 for axis in (1, 3))
-        if last and not first:
-            images = images.transpose(0, 3, 1, 2)
-    if images.ndim not in (3, 4) or (images.ndim == 4 and first == last):
-        raise DataFileError(f"{path}: images must be of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C from 1 "
-                            f"to 4 and H, W larger, not {images.shape}")
-    if images.dtype != np.uint8:
-        with np.errstate(over="ignore"):
-            images = images.astype(np.float32)
-        if not np.isfinite(images).all():
-            raise DataFileError(f"{path}: images must be finite, but there are NaN or infinite pixels")
-    if classes is not None:
-        if classes.ndim != 1 or classes.dtype.kind != "U":
-            raise DataFileError(f"{path}: classes must be strings (K,), not {classes.dtype} {classes.shape}")
-        classes = classes.tolist()
-    try:
-        return Dataset(images, labels, classes, name=path.stem)
-    except (TypeError, ValueError) as error:
-        raise DataFileError(f"{path}: {error}") from None
-
-
-def _read_npy(path, file, name):
-    """One array of a zip file; what the headers promise is believed only as far as the file can hold it."""
-    if f"{name}.npy" not in file.namelist():
-        raise DataFileError(f"{path}: there is no array {name!r} in it, but {', '.join(file.namelist()) or 'nothing'}")
-    info = file.getinfo(f"{name}.npy")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataFileError(f"{path}: {name} is compressed in a way that numpy.savez does not use")
-    with file.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):
-            raise DataFileError(f"{path}: {name} is of .npy version {version}, not (1, 0) or (2, 0)")
-        read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_{version[1]}")
-        shape, fortran, dtype = read_header(stream)
-        if dtype.hasobject or dtype.itemsize == 0:
-            raise DataFileError(f"{path}: {name} must hold numbers or strings, not {dtype} (which would be unpickled)")
-        promised = math.prod(shape) * dtype.itemsize
-        most = min(info.file_size, 1032 * os.path.getsize(path))  # deflate cannot pack tighter than 1032
-        if not 0 <= promised <= most:
-            raise DataFileError(f"{path}: {name} promises {shape} of {dtype}, {promised} bytes, but there can be "
-                                f"{most} at most")
-        values = np.empty(promised, np.uint8)
-        view, found = memoryview(values), 0
-        while found < promised and (n := stream.readinto(view[found : found + (1 << 20)])):
-            found += n
-        if found < promised or stream.read(1):
-            raise DataFileError(f"{path}: {name} is not the {promised} bytes long that its header promises")
-    array = values.view(dtype).reshape(shape, order="F" if fortran else "C")
-    return array.astype(dtype.newbyteorder("="), copy=False)

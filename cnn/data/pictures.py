@@ -6,8 +6,13 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
+from .errors import DataFileError, DataWarning
+
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+MOST_PIXELS = 2**25  # of a decoded picture, which takes up to four bytes for each, several times over
+_DARK = 256  # 16-bit values below become 0
+_ORIENTATION = 0x0112  # EXIF's tag
 
 
 def read_picture(path, channels, size):
@@ -16,34 +21,53 @@ def read_picture(path, channels, size):
     path: a PNG, JPEG, BMP, GIF (its first frame) or WebP file. channels: 1 (grey) or 3 (RGB). size: pixels.
 
     The picture is turned upright as its EXIF says, what is transparent becomes white, 16 bits become 8; then
-    it is resized until its shorter side has `size` pixels, and the middle is cut out.
+    it is resized until its shorter side has `size` pixels, and the middle is cut out. A DataWarning says so where
+    16 bits hold no value of 256 or more, because the picture then becomes black.
 
-    Raises ValueError naming the file where it is no such picture, is damaged or has more pixels than Pillow's
-    MAX_IMAGE_PIXELS (so that a small file cannot take all memory), FileNotFoundError where there is none,
+    Raises DataFileError (a ValueError) naming the file where it is no such picture, is damaged or too large, so that
+    a small file cannot take all memory: more than MOST_PIXELS (2**25) to decode, or more than Pillow's
+    MAX_IMAGE_PIXELS in a JPEG, which is decoded at a fraction of its size. FileNotFoundError where there is none,
     ModuleNotFoundError naming the extra to install where Pillow is missing.
     """
+    pixels, brightest = read_pixels(path, channels, size)
+    if brightest is not None and brightest < _DARK:
+        warnings.warn(DataWarning(f"{path}: becomes black, because its 16 bits hold no value above {brightest}; "
+                                  "multiply the values so that they reach 65535"), stacklevel=2)
+    return pixels
+
+
+def read_pixels(path, channels, size):
+    """(what `read_picture` returns, the largest value of a picture with 16 bits or else None), without a warning."""
     with _opened(path) as picture:
         from PIL import Image, ImageOps
 
         picture.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at a fraction of its size, if that will do
+        _refuse_more_than(MOST_PIXELS, picture)
+        picture.load()
         with suppress(Exception):  # broken EXIF is no reason to refuse the pixels
-            picture = ImageOps.exif_transpose(picture)
+            if picture.getexif().get(_ORIENTATION, 1) != 1:
+                picture = ImageOps.exif_transpose(picture)
+        brightest, mode = None, "L" if channels == 1 else "RGB"
         if picture.mode.startswith("I"):  # 16-bit grey, which convert() would cut off at 255
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            values = np.asarray(picture)
+            brightest = int(values.max())
+            picture = Image.fromarray((values >> 8).astype(np.uint8))
         elif "A" in picture.getbands() or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        picture = picture.convert("L" if channels == 1 else "RGB")
+            picture = _on_white(picture, mode)
+        if picture.mode != mode:
+            picture = picture.convert(mode)
         if picture.size != (size, size):
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
         pixels = np.asarray(picture, np.uint8)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    pixels = pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return pixels, brightest
 
 
-def find(folder):
+def find(folder, passed_over=None):
     """Yield the paths (str) of all files in a folder, and further down, that are pictures by their names; in order.
 
-    Hidden files and folders are passed over, and so are links to folders. Raises OSError where a folder can't be read.
+    Hidden files and folders are left out, and so are links to folders. passed_over: a Counter that is told the kinds
+    of all other files, and of the links. Raises OSError where a folder can't be read.
     """
 
     def refuse(error):
@@ -51,14 +75,32 @@ def find(folder):
 
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not hidden(name))
+        if passed_over is not None:
+            passed_over["link to a folder"] += sum(os.path.islink(os.path.join(parent, name)) for name in folders)
         for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not hidden(name):
+            if hidden(name):
+                continue
+            if is_picture(name):
                 yield os.path.join(parent, name)
+            elif passed_over is not None:
+                passed_over[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
+
+
+def kinds(counts):
+    """A Counter's kinds of files in words, the most frequent first: "10 .tif, 2 .txt"."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{count:,} {kind}" for kind, count in ordered if count]
+    return ", ".join(words[:10]) + (f" and {len(words) - 10} more kinds" if len(words) > 10 else "")
+
+
+def is_picture(name):
+    """Whether a file of that name is a picture."""
+    return name.lower().endswith(SUFFIXES)
 
 
 def hidden(name):
-    """Whether a file or folder of that name is nobody's picture."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Whether a file or folder of that name is the system's, and nobody's picture."""
+    return name.startswith(".") or name == "__MACOSX" or name.lower() in ("thumbs.db", "desktop.ini")
 
 
 def look_at(path):
@@ -70,9 +112,30 @@ def look_at(path):
         return picture.mode in ("1", "L", "LA", "I", "I;16", "I;16B"), min(picture.size)
 
 
+def _on_white(picture, mode):
+    """A picture with transparency on white, as `mode`; strip by strip, because whole copies would take memory."""
+    from PIL import Image
+
+    result = Image.new(mode, picture.size)
+    width, height = picture.size
+    rows = max(1, 2**20 // width)
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        strip = picture.crop(box).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        result.paste(Image.alpha_composite(white, strip).convert(mode), box)
+    return result
+
+
+def _refuse_more_than(limit, picture):
+    width, height = picture.size
+    if limit is not None and width * height > limit:
+        raise ValueError(f"{width}x{height} is more than {limit:,} pixels")
+
+
 @contextmanager
 def _opened(path):
-    """The picture in a file; whatever goes wrong with it becomes a ValueError that names the file."""
+    """The picture in a file; whatever goes wrong with it becomes a DataFileError that names the file."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
@@ -83,12 +146,12 @@ def _opened(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of sizes that are refused here
             with Image.open(path, formats=FORMATS) as picture:
-                width, height = picture.size
-                if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-                    raise ValueError(f"{width}x{height} is more than {Image.MAX_IMAGE_PIXELS:,} pixels")
+                _refuse_more_than(Image.MAX_IMAGE_PIXELS, picture)
+                if picture.format not in ("JPEG", "MPO"):  # MPO: a JPEG with more pictures behind it
+                    _refuse_more_than(MOST_PIXELS, picture)
                 yield picture
     except UnidentifiedImageError:
-        raise ValueError(f"{path}: not a picture that can be read (it is none of {', '.join(FORMATS)})") from None
+        raise DataFileError(f"{path}: not a picture that can be read (it is none of {', '.join(FORMATS)})") from None
     except Exception as error:  # damaged files make Pillow stumble in all sorts of ways
         reason = str(error) or type(error).__name__
-        raise ValueError(f"{path}: not a picture that can be read ({reason})") from None
+        raise DataFileError(f"{path}: not a picture that can be read ({reason})") from None

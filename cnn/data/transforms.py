@@ -21,6 +21,7 @@ from cnn.threads import get_num_threads
 
 from .dataset import whole_number
 
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _LARGEST = 2**15 - 1  # the larger side of an image; positions in it have 32 bits, 16 of them behind the point
 
 
@@ -106,6 +107,8 @@ class AlternatingFlip(_Drawn):
         self._key = np.random.SeedSequence(seed).generate_state(1, np.uint64)
 
     def draw(self, shape, dtype, rng, indices, epoch):
+        if indices is None or epoch is None:
+            raise TypeError("AlternatingFlip: must be told the images' numbers and the epoch, as a DataLoader does")
         # the finaliser of splitmix64: every bit of the result depends on every bit of the number
         bits = indices.astype(np.uint64) ^ self._key
         bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -200,9 +203,13 @@ def fixed_point(matrix):
 
 
 class Compose:
-    """Several transforms, one after the other."""
+    """Several transforms, one after the other: Compose(RandomCrop(2), RandomFlip())."""
 
     def __init__(self, *transforms):
+        for transform in transforms:
+            if not callable(transform):
+                hint = "; give them one by one, not in a list" if isinstance(transform, (list, tuple)) else ""
+                raise TypeError(f"Compose: transforms must be functions, not {transform!r}{hint}")
         self.transforms = transforms
 
     @property
@@ -275,4 +282,6 @@ def _fill(owner, fill, channels, dtype):
         raise ValueError(f"{owner}: fill must be one number or one per channel ({channels}), not {fill}")
     if dtype == np.uint8 and not all(0 <= v <= 255 and v.is_integer() for v in fill):
         raise ValueError(f"{owner}: fill must be whole numbers from 0 to 255 for uint8 images, not {fill}")
+    if max(map(abs, fill)) > _LARGEST_FLOAT:
+        raise ValueError(f"{owner}: fill must be numbers that float32 can hold, not {fill}")
     return fill * (channels // len(fill))

@@ -1,14 +1,19 @@
 """Models and checkpoints in files: safetensors, with a digest by which any damage is noticed."""
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 
 import numpy as np
 
-from cnn import files, models
+from cnn import files, models, shapes
 
 FORMAT = "cnn-model-1"
 CHECKPOINT_FORMAT = "cnn-checkpoint-1"
+MAX_IMAGE_SIZE = 4096   # pixels a side: more is a claim that no data set of this package bears out
+
+# what odd values can raise on their way into a model or a trainer
+_NOT_AS_WRITTEN = TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError
 
 
 # ---------------------------------------------------------------- models
@@ -16,30 +21,64 @@ CHECKPOINT_FORMAT = "cnn-checkpoint-1"
 def save_model(path, model, description):
     """Write the weights of `model` and its description to a .safetensors file, whole or not at all.
 
-    description: dict that JSON can hold. `load_model` needs its keys `model` (a name from
-    cnn.models.MODELS) and `arguments` (of that function); `classes` (names), `mean` and `std` (one number a
-    channel) travel along for whoever classifies images. Raises OSError naming the file.
+    description: dict that JSON can hold, and NumPy's numbers and arrays. `load_model` needs its keys `model` (a name
+    from cnn.models.MODELS) and `arguments` (of that function); `classes` (names), `mean` and `std` (one number a
+    channel) travel along for whoever classifies images. Raises OSError naming the file, and TypeError naming what in
+    the description JSON cannot hold.
     """
-    _write(path, FORMAT, model.state_dict(), description)
+    _write(path, FORMAT, model.state_dict(), _plain("description", description, arrays=True))
 
 
 def load_model(path):
     """Read a file that `save_model` wrote. Returns the model, in evaluation mode, and its description.
 
-    path: the file, or a folder with a model.safetensors. Raises FileNotFoundError, and ValueError naming the
-    file where it is damaged or no such file.
+    path: the file, or a folder with a model.safetensors. The file may come from anyone: nothing in it is run, and no
+    more memory taken than a small multiple of its size. Raises FileNotFoundError, and ValueError naming the file where
+    it is damaged, no such file, or needs more memory than there is.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
     state, description = _read(path, FORMAT, "model")
     try:
+        _check_description(description)
         make = models.MODELS[description["model"]]
-        model = make(**description["arguments"])
+        # the sizes are only claims until they are compared with the weights
+        weights = sum(value.nbytes for value in state.values()) // 4
+        with shapes.at_most(len(state), weights, "the file has weights for"):
+            model = make(**description["arguments"])
         model.load_state_dict(state)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its weights or its description do not fit a model ({error})") from None
+    except _NOT_AS_WRITTEN as error:
+        raise ValueError(f"{path}: its weights or its description do not fit a model ({_words(error)})") from None
     return model.eval(), description
+
+
+def _check_description(description):
+    """Raise KeyError, TypeError or ValueError for what no model's description can be."""
+    def require(right, name, words):
+        if not right:
+            raise ValueError(f"{name} must be {words}, got {reprlib.repr(description.get(name))}")
+
+    if not isinstance(description, dict):
+        raise TypeError(f"it must be a dict, got {type(description).__name__}")
+    for name in ("model", "arguments"):
+        if name not in description:
+            raise KeyError(name)
+    get = description.get
+    require(isinstance(get("model"), str) and get("model") in models.MODELS, "model", f"of {', '.join(models.MODELS)}")
+    require(isinstance(get("arguments"), dict), "arguments", "a dict")
+    shapes.integer("model", "image_size", get("arguments").get("image_size", 1), 1, MAX_IMAGE_SIZE)
+    if get("classes") is not None:
+        require(isinstance(get("classes"), list) and all(isinstance(name, str) for name in get("classes")),
+                "classes", "a list of texts")
+    for name in ("mean", "std"):
+        if get(name) is not None:
+            require(isinstance(get(name), list), name, "a list of numbers")
+            for value in get(name):
+                shapes.number("model", name, value)
+    require(isinstance(get("dataset"), (str, type(None))), "dataset", "a text")
+    require(get("tta") in (None, "flip", "flip+shift"), "tta", "flip or flip+shift")
+    shapes.integer("model", "seed", 0 if get("seed") is None else get("seed"), 0, 2**63 - 1)
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -55,7 +94,11 @@ def save(path, state):
 
 
 def load(path):
-    """Read the state that `save` wrote. Raises FileNotFoundError, and ValueError naming a damaged file."""
+    """Read the state that `save` wrote.
+
+    Raises FileNotFoundError, and ValueError naming the file where it is damaged, no such file, or needs more memory
+    than there is.
+    """
     path = Path(path)
     arrays, state = _read(path, CHECKPOINT_FORMAT, "checkpoint")
     try:
@@ -65,8 +108,10 @@ def load(path):
             for step in place:
                 inside = inside[step]
             inside[last] = value
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: its arrays do not fit its description ({error})") from None
+    except _NOT_AS_WRITTEN as error:
+        raise ValueError(f"{path}: its arrays do not fit its description ({_words(error)})") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: it must hold a dict, not {type(state).__name__}")
     return state
 
 
@@ -86,8 +131,8 @@ def resume(folder, trainer, say=print):
             continue
         try:
             trainer.load_state_dict(state)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: does not fit this run ({error})") from None
+        except _NOT_AS_WRITTEN as error:
+            raise ValueError(f"{path}: does not fit this run ({_words(error)})") from None
         return path
     if paths:
         raise ValueError(f"{folder}: none of its {len(paths)} checkpoints can be read")
@@ -133,8 +178,26 @@ def _take_arrays(tree, arrays, path=""):
         elif isinstance(value, np.ndarray):
             arrays[path + name] = value
         else:
-            rest[name] = value
+            rest[name] = _plain(path + name, value)
     return rest
+
+
+def _plain(name, value, arrays=False):
+    """`value` as JSON can hold it, NumPy's numbers as Python's, and `arrays` as lists.
+
+    Raises TypeError naming what JSON can't hold.
+    """
+    if isinstance(value, dict):
+        return {key: _plain(f"{name}/{key}", item, arrays) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(f"{name}[{i}]", item, arrays) for i, item in enumerate(value)]
+    if arrays and isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return value.tolist()
+    if isinstance(value, (np.bool_, np.integer, np.floating)):
+        return value.item()
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise TypeError(f"{name} must be what JSON can hold (numbers, texts, lists, dicts), got {type(value).__name__}")
 
 
 # ---------------------------------------------------------------- files
@@ -155,18 +218,25 @@ def _read(path, form, kind):
         arrays = load(content)
         header, data = _split(content)
         metadata = header.get("__metadata__") or {}
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
-    if metadata.get("format") != form:
+    except (SafetensorError, OSError, *_NOT_AS_WRITTEN) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({_words(error)})") from None
+    if not isinstance(metadata, dict) or metadata.get("format") != form:
         raise ValueError(f"{path}: a safetensors file, but not a {kind} of this package "
-                         f"(format {metadata.get('format')!r}, wanted {form!r})")
+                         f"(its metadata must name the format {form!r})")
     if content != _sealed(header, data):
         raise ValueError(f"{path}: damaged: its digest is not that of its content")
     try:
         description = json.loads(metadata["description"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: its description cannot be read ({error})") from None
+    except _NOT_AS_WRITTEN as error:
+        raise ValueError(f"{path}: its description cannot be read ({_words(error)})") from None
     return arrays, description
+
+
+def _words(error):
+    """What is wrong, by an error of Python's."""
+    if isinstance(error, KeyError):
+        return f"there is no {error}"
+    return str(error) or type(error).__name__
 
 
 def _split(content):

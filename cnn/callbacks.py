@@ -209,7 +209,9 @@ class _Best(Callback):
         return {"best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state):
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        owner, best = type(self).__name__, state["best"]
+        self.best = None if best is None else shapes.number(owner, "best of the state", best)
+        self.best_epoch = shapes.integer(owner, "best_epoch of the state", state["best_epoch"])
 
 
 class EarlyStopping(_Best):
@@ -254,7 +256,8 @@ class EarlyStopping(_Best):
 
     def load_state_dict(self, state):
         super().load_state_dict(state)
-        self.wait, self._weights = state["wait"], state["weights"]
+        self.wait = shapes.integer("EarlyStopping", "wait of the state", state["wait"])
+        self._weights = dict(state["weights"])
 
 
 class BestCheckpoint(_Best):

@@ -21,12 +21,11 @@ _NOT_AS_WRITTEN = TypeError, ValueError, LookupError, AttributeError, Arithmetic
 def save_model(path, model, description):
     """Write the weights of `model` and its description to a .safetensors file, whole or not at all.
 
-    description: dict that JSON can hold, and NumPy's numbers and arrays. `load_model` needs its keys `model` (a name
-    from cnn.models.MODELS) and `arguments` (of that function); `classes` (names), `mean` and `std` (one number a
-    channel) travel along for whoever classifies images. Raises OSError naming the file, and TypeError naming what in
-    the description JSON cannot hold.
+    description: dict that JSON can hold. `load_model` needs its keys `model` (a name from
+    cnn.models.MODELS) and `arguments` (of that function); `classes` (names), `mean` and `std` (one number a
+    channel) travel along for whoever classifies images. Raises OSError naming the file.
     """
-    _write(path, FORMAT, model.state_dict(), _plain("description", description, arrays=True))
+    _write(path, FORMAT, model.state_dict(), description)
 
 
 def load_model(path):
@@ -57,7 +56,7 @@ def _check_description(description):
     """Raise KeyError, TypeError or ValueError for what no model's description can be."""
     def require(right, name, words):
         if not right:
-            raise ValueError(f"{name} must be {words}, got {reprlib.repr(description.get(name))}")
+            raise ValueError(f"{name} must be {words}, got {_shown(description.get(name))}")
 
     if not isinstance(description, dict):
         raise TypeError(f"it must be a dict, got {type(description).__name__}")
@@ -67,7 +66,8 @@ def _check_description(description):
     get = description.get
     require(isinstance(get("model"), str) and get("model") in models.MODELS, "model", f"of {', '.join(models.MODELS)}")
     require(isinstance(get("arguments"), dict), "arguments", "a dict")
-    shapes.integer("model", "image_size", get("arguments").get("image_size", 1), 1, MAX_IMAGE_SIZE)
+    side = get("arguments").get("image_size")
+    require(not isinstance(side, int) or side <= MAX_IMAGE_SIZE, "arguments", f"for images of up to {MAX_IMAGE_SIZE}")
     if get("classes") is not None:
         require(isinstance(get("classes"), list) and all(isinstance(name, str) for name in get("classes")),
                 "classes", "a list of texts")
@@ -79,6 +79,13 @@ def _check_description(description):
     require(isinstance(get("dataset"), (str, type(None))), "dataset", "a text")
     require(get("tta") in (None, "flip", "flip+shift"), "tta", "flip or flip+shift")
     shapes.integer("model", "seed", 0 if get("seed") is None else get("seed"), 0, 2**63 - 1)
+
+
+def _shown(value):
+    try:
+        return reprlib.repr(value)
+    except ValueError:      # an integer of thousands of digits
+        return "a huge integer"
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -178,26 +185,8 @@ def _take_arrays(tree, arrays, path=""):
         elif isinstance(value, np.ndarray):
             arrays[path + name] = value
         else:
-            rest[name] = _plain(path + name, value)
+            rest[name] = value
     return rest
-
-
-def _plain(name, value, arrays=False):
-    """`value` as JSON can hold it, NumPy's numbers as Python's, and `arrays` as lists.
-
-    Raises TypeError naming what JSON can't hold.
-    """
-    if isinstance(value, dict):
-        return {key: _plain(f"{name}/{key}", item, arrays) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(f"{name}[{i}]", item, arrays) for i, item in enumerate(value)]
-    if arrays and isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return value.tolist()
-    if isinstance(value, (np.bool_, np.integer, np.floating)):
-        return value.item()
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    raise TypeError(f"{name} must be what JSON can hold (numbers, texts, lists, dicts), got {type(value).__name__}")
 
 
 # ---------------------------------------------------------------- files

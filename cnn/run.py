@@ -499,7 +499,6 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
         with stopper:
             history = trainer.fit(loader, settings.epochs, validation)
     except TrainingDiverged as error:
-        _write_summary(folder, {**asdict(settings), "steps": trainer.step, "complete": False, "diverged": str(error)})
         good = checkpoint.checkpoints(folder / "checkpoints")
         raise TrainingDiverged(f"{error}; the last good checkpoint is {good[-1] if good else 'none'}") from None
     # the loss reported is without smoothing
@@ -517,7 +516,7 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
     }
     checkpoint.save_model(folder / "model.safetensors", trainer.model,
                           {**description, "test_accuracy": measured["accuracy"]})
-    _write_summary(folder, summary)
+    files.write(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
 
     if trainer.stop:
         _say(quiet, f"stopped after step {trainer.step:,}: {trainer.stop}")
@@ -531,10 +530,6 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
     if settings.report:
         _say(quiet, f"drew {_drawer().write(folder, settings.data_dir or None)}")
     return summary
-
-
-def _write_summary(folder, summary):
-    files.write(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
 
 
 def _drawer():

@@ -75,7 +75,7 @@ def _check_description(description):
         if get(name) is not None:
             require(isinstance(get(name), list), name, "a list of numbers")
             for value in get(name):
-                shapes.number("model", name, value)
+                shapes.number("model", name, value, above=0 if name == "std" else None)
     require(isinstance(get("dataset"), (str, type(None))), "dataset", "a text")
     require(get("tta") in (None, "flip", "flip+shift"), "tta", "flip or flip+shift")
     shapes.integer("model", "seed", 0 if get("seed") is None else get("seed"), 0, 2**63 - 1)

@@ -104,7 +104,7 @@ def load_data(description, dataset=None, data_dir=None, split="test"):
     if dataset is None:
         raise ValueError("load_data: the model's file does not name its data set: give one")
     channels, size, _ = _wants(description)[0]
-    train, test = data.load(dataset, data_dir, size, channels, description.get("seed", 0))
+    train, test = data.load(dataset, data_dir, size, channels, description.get("seed") or 0)
     return as_trained(train if split == "train" else test, description)
 
 
@@ -128,11 +128,17 @@ def as_trained(dataset, description):
 
 def _wants(description):
     """What a saved model works on: the shape of an image, the classes, mean and std."""
-    try:
-        channels, side = (description["arguments"][name] for name in ("in_channels", "image_size"))
-        return (channels, side, side), *(description[name] for name in ("classes", "mean", "std"))
-    except KeyError as missing:
-        raise ValueError(f"the model's file does not tell {missing}: save_model wants it in the description") from None
+    arguments = description.get("arguments") or {}
+    for holder, name in ((arguments, "in_channels"), (arguments, "image_size"), (description, "classes"),
+                         (description, "mean"), (description, "std")):
+        if not holder.get(name):
+            raise ValueError(f"the model's file does not tell {name!r}: save_model wants it in the description")
+    channels, side = arguments["in_channels"], arguments["image_size"]
+    for name in ("mean", "std"):
+        if len(description[name]) != channels:
+            raise ValueError(f"the model's file must tell one {name} for each of {channels} channels, got "
+                             f"{len(description[name])}")
+    return (channels, side, side), description["classes"], description["mean"], description["std"]
 
 
 def measure(model_path, dataset=None, data_dir=None, split="test", json_path=None, plot_path=None, out=streams.say):

@@ -158,7 +158,10 @@ def locked(folder, make=False):
     folder = Path(folder)
     while True:
         if make:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except FileExistsError:
+                raise FileExistsError(f"{folder}: must be a folder, but there is a file of that name") from None
         handle = os.open(folder, os.O_RDONLY)
         try:
             if not _flock(handle, wait=False, without=True):

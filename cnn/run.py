@@ -428,7 +428,8 @@ def resume(folder, quiet=False, **free):
     if fixed:
         raise ValueError(f"resume: {', '.join(sorted(fixed))} cannot be changed in the middle of a run")
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such folder of a run")
+        reason = "a run is resumed by its folder, this is a file" if folder.exists() else "there is no such folder"
+        raise FileNotFoundError(f"{folder}: {reason}")
     with files.locked(folder):
         values, made_with = _read_config(folder)
         settings = Settings(**{**values, "max_minutes": 0.0, **free})

@@ -3,6 +3,7 @@
 Each has `main(arguments=None, prog=None)`: arguments as in sys.argv[1:], prog what to call it in messages.
 """
 import argparse
+import difflib
 import functools
 import sys
 import warnings
@@ -32,12 +33,11 @@ def command(main):
         except BaseException:
             streams.finish()
             raise
-        failed = streams.finish()
-        if failed and main.__module__ != "cnn.commands.train":      # a run's results are in its files
-            if isinstance(failed, BrokenPipeError):
-                sys.exit(_BROKEN_PIPE)
+        failed, results_in_files = streams.finish(), main.__module__ == "cnn.commands.train"
+        if failed and not isinstance(failed, BrokenPipeError):
             streams.complain(f"{prog or 'cnn'}: could not print: {failed}")
-            sys.exit(1)
+        if failed and not results_in_files:
+            sys.exit(_BROKEN_PIPE if isinstance(failed, BrokenPipeError) else 1)
         return result
     return safe
 
@@ -61,6 +61,13 @@ def main(arguments=None):
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, not below the whole usage, and the way to help."""
+
+    def parse_args(self, args=None, namespace=None):
+        given, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions, 1)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+        return given
 
     def error(self, message):
         streams.complain(f"{self.prog}: error: {message}\n(see {self.prog} --help)")
@@ -93,7 +100,9 @@ def running(p, n_threads):
     except (OSError, ValueError, TypeError, ImportError, MemoryError, ArithmeticError) as error:
         if isinstance(error, BrokenPipeError) and error.filename is None:   # nobody reads what it prints
             sys.exit(_BROKEN_PIPE)
-        streams.complain(f"{p.prog}: {error if str(error) else 'not enough memory'}")
+        words = str(error) or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
+        own_name = p.prog.split()[-1].removesuffix(".py")
+        streams.complain(f"{p.prog}: {words.removeprefix(f'{own_name}: ')}")
         sys.exit(1)
     except KeyboardInterrupt:
         streams.complain(f"\n{p.prog}: interrupted")

@@ -23,8 +23,8 @@ def main(arguments=None, prog=None):
     given = p.parse_args(arguments)
 
     def out(text):
-        if error := streams.say(text):
-            raise error     # there is no use in going on
+        if error := streams.say(text):      # there is no use in going on
+            raise error if isinstance(error, BrokenPipeError) else OSError(f"could not print: {error}")
 
     with running(p, given.threads):
         failed = evaluation.predict(given.model, given.images, given.top, given.invert, given.json, out,

@@ -43,7 +43,7 @@ def load_own(path, image_size=None, channels=None, seed=0):
     Raises DataNotFoundError (a FileNotFoundError) where there is no such path; DataFileError (a ValueError)
     where there are not two classes, or one has no images; and as the two functions named do.
     """
-    path = Path(os.path.expanduser(path))
+    path = Path(path).expanduser()
     seed = whole_number("load", "seed", seed, least=0)
     if path.is_dir():
         train, test = read_folder(path, image_size, channels)

@@ -14,7 +14,7 @@ def write(path, content):
 
     A regular file is replaced as a whole: by a temporary file beside it, flushed to the disk, then renamed. It keeps
     its mode and, where that is allowed, its owner; a new file gets the mode that the umask says. Symbolic links are
-    followed. Devices, pipes and all else below /dev and /proc are written in place.
+    followed. Devices, pipes and /dev/stdout are written in place.
 
     Raises OSError, naming `path`, where that fails; what was there before is then untouched.
     """
@@ -77,11 +77,13 @@ def _status(path):
 
 
 def _in_place(path, there):
-    # /dev/stdout may be a regular file: to replace it would lose what is printed besides
-    return not stat.S_ISREG(there.st_mode) or os.path.abspath(path).startswith(("/dev/", "/proc/"))
+    # an open file of this process may be a regular one: to replace it would lose what is printed besides
+    open_file = os.path.abspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return open_file or not stat.S_ISREG(there.st_mode)
 
 
 def _append(path, content):
+    """Write behind what is there, as is right for open files and makes no difference to devices and pipes."""
     with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY), "wb", buffering=0) as file:
         _write_all(file, content)
 

@@ -6,6 +6,7 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,14 @@ def test_stdout_in_a_file_keeps_the_words_before(tmp_path):
     with open(tmp_path / "out", "wb") as file:
         subprocess.run([sys.executable, "-c", code], stdout=file, check=True, cwd=Path(__file__).parent)
     assert (tmp_path / "out").read_bytes() == b"words\nfigures"
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="Linux has it")
+def test_files_in_shared_memory_are_replaced():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for content in (b"old and long", b"new"):
+            files.write(f"{folder}/file", content)
+            assert Path(folder, "file").read_bytes() == content
 
 
 def test_every_file_of_the_package_is_written_here():

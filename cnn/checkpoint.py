@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import files, models, shapes
+from cnn import files, models, shapes, streams
+from cnn.text import printable
 
 FORMAT = "cnn-model-1"
 CHECKPOINT_FORMAT = "cnn-checkpoint-1"
@@ -122,7 +123,7 @@ def load(path):
     return state
 
 
-def resume(folder, trainer, say=print):
+def resume(folder, trainer, say=streams.say):
     """Load the newest checkpoint of a folder into a trainer, so that `fit` goes on there.
 
     A damaged one is named by `say(text)` and the one before is taken. Returns the path of the checkpoint, None
@@ -223,9 +224,9 @@ def _read(path, form, kind):
 
 def _words(error):
     """What is wrong, by an error of Python's."""
-    if isinstance(error, KeyError):
-        return f"there is no {error}"
-    return str(error) or type(error).__name__
+    text = f"there is no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    text = printable(text)      # it may hold names from the file, and any number of them
+    return text if len(text) <= 500 else text[:500] + "..."
 
 
 def _split(content):

@@ -23,6 +23,7 @@ from cnn.callbacks import (
     TrainingDiverged,
 )
 from cnn.losses import CrossEntropyLoss
+from cnn.text import printable
 from cnn.trainer import Trainer
 
 SCHEDULES = ("constant", "linear", "step", "cosine", "one-cycle", "triangle")
@@ -358,7 +359,7 @@ def _read_config(path):
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a configuration that can be read ({error})") from None
+        raise ValueError(f"{path}: not a configuration that can be read ({printable(error)})") from None
     made_with = values.pop("made_with", {})
     unknown = set(values) - {f.name for f in fields(Settings)}
     try:
@@ -370,7 +371,7 @@ def _read_config(path):
             shapes.number("made_with", "target", made_with["target"])
         check_each(Settings(**values))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {str(error).removeprefix('train: ')}") from None
+        raise ValueError(f"{path}: {printable(error).removeprefix('train: ')}") from None
     return values, made_with
 
 

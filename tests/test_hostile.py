@@ -112,6 +112,16 @@ def test_all_models_of_the_package_fit_in_their_files(tmp_path):
             assert all(np.array_equal(loaded[key], value) for key, value in model.state_dict().items())
 
 
+def test_errors_are_short_and_on_one_line(tmp_path):
+    """However many names the file has, and whatever is in them."""
+    many = {f"weight {i}": np.zeros(1, np.float32) for i in range(10_000)}
+    for state, more in ((many, {}), ({"a": np.zeros(100_000, np.float32)}, {"a\nb\x1b[2J": 1})):
+        description = {**DESCRIPTION, "arguments": {**DESCRIPTION["arguments"], **more}}
+        with pytest.raises(ValueError, match="model.safetensors: ") as error:
+            cnn.load_model(written(tmp_path / "model.safetensors", state, description))
+        assert len(str(error.value)) < 1000 and str(error.value).isprintable()
+
+
 def test_at_most():
     with shapes.at_most(2, 10, "the test allows"):
         assert shapes.element_count("A", 2, 3) == 6

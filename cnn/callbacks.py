@@ -210,7 +210,9 @@ class _Best(Callback):
 
     def load_state_dict(self, state):
         owner, best = type(self).__name__, state["best"]
-        self.best = None if best is None else shapes.number(owner, "best of the state", best)
+        if best is not None:
+            shapes.number(owner, "best of the state", best)
+        self.best = best
         self.best_epoch = shapes.integer(owner, "best_epoch of the state", state["best_epoch"])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import checkpoint, files, shapes
+from cnn import checkpoint, files, shapes, streams
 from cnn.history import History
 
 
@@ -64,7 +64,7 @@ class Progress(Callback):
         self._bar, self._shown = None, False
 
     def on_fit_start(self, trainer):
-        self._shown = self.file.isatty()
+        self._shown = streams.isatty(self.file)
 
     def on_step_end(self, trainer):
         if not self._shown:
@@ -72,7 +72,7 @@ class Progress(Callback):
         now = time.perf_counter()
         if self._bar is None:
             from tqdm import tqdm  # here, because importing it takes longer than importing all of cnn
-            self._bar = tqdm(total=trainer.epoch_images, unit=" images", file=self.file, leave=False,
+            self._bar = tqdm(total=trainer.epoch_images, unit=" images", file=streams.Tolerant(self.file), leave=False,
                              dynamic_ncols=True, desc=f"epoch {trainer.epoch + 1}/{trainer.epochs}")
             self._next = now
         if now >= self._next:
@@ -99,7 +99,7 @@ class EpochLog(Callback):
                 f"accuracy {row['train_accuracy']:.4f}")
         if not math.isnan(row["val_accuracy"]):
             text += f"  held out: loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
-        print(f"{text}  {row['images_per_second']:,.0f} images/s", flush=True)
+        streams.say(f"{text}  {row['images_per_second']:,.0f} images/s")
 
 
 # ---------------------------------------------------------------- logs
@@ -242,7 +242,11 @@ class _Best(Callback):
         return {"best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state):
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        owner, best = type(self).__name__, state["best"]
+        if best is not None:
+            shapes.number(owner, "best of the state", best)
+        self.best = best
+        self.best_epoch = shapes.integer(owner, "best_epoch of the state", state["best_epoch"])
 
 
 class EarlyStopping(_Best):
@@ -299,7 +303,8 @@ class EarlyStopping(_Best):
 
     def load_state_dict(self, state):
         super().load_state_dict(state)
-        self.wait, self._weights = state["wait"], state["weights"]
+        self.wait = shapes.integer("EarlyStopping", "wait of the state", state["wait"])
+        self._weights = dict(state["weights"])
 
 
 class BestCheckpoint(_Best):
@@ -387,8 +392,7 @@ class Checkpoint(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         if trainer.step == 0 and checkpoint.checkpoints(self.folder):
             raise FileExistsError(f"{self.folder} holds the checkpoints of another run")
-        for left_over in self.folder.glob(".step-*"):       # of a run that was killed while writing
-            left_over.unlink()
+        files.clean(self.folder, ".step-*")     # of a run that was killed while writing
         self._saved = self.clock()
 
     def on_step_end(self, trainer):
@@ -456,8 +460,10 @@ class StopOnSignal(Callback):
     def _noted(self, number, frame):
         self.number = number
         self.__exit__()
-        with contextlib.suppress(OSError):      # print may not be called from here
-            os.write(2, f"\n{signal.Signals(number).name}: finishing the step; once more stops at once\n".encode())
+        # print may not be called from here; where there is no stderr, 2 may be any file
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            name = signal.Signals(number).name
+            os.write(sys.__stderr__.fileno(), f"\n{name}: finishing the step; once more stops at once\n".encode())
 
     def on_step_end(self, trainer):
         if self.number is not None:

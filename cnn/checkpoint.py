@@ -1,14 +1,20 @@
 """Models and checkpoints in files: safetensors, with a digest by which any damage is noticed."""
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 
 import numpy as np
 
-from cnn import files, models
+from cnn import files, models, shapes, streams
+from cnn.text import printable
 
 FORMAT = "cnn-model-1"
 CHECKPOINT_FORMAT = "cnn-checkpoint-1"
+MAX_IMAGE_SIZE = 4096   # pixels a side: more is a claim that no data set of this package bears out
+
+# what odd values can raise on their way into a model or a trainer
+_NOT_AS_WRITTEN = TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError
 
 
 # ---------------------------------------------------------------- models
@@ -81,20 +87,61 @@ def _plain(where, value):
 def load_model(path):
     """Read a file that `save_model` wrote. Returns the model, in evaluation mode, and its description.
 
-    path: the file, or a folder with a model.safetensors. Raises FileNotFoundError, and ValueError naming the
-    file where it is damaged or no such file.
+    path: the file, or a folder with a model.safetensors. The file may come from anyone: nothing in it is run, and no
+    more memory taken than a small multiple of its size. Raises FileNotFoundError, and ValueError naming the file where
+    it is damaged, no such file, or needs more memory than there is.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
     state, description = _read(path, FORMAT, "model")
     try:
+        _check_description(description)
         make = models.MODELS[description["model"]]
-        model = make(**description["arguments"])
+        # the sizes are only claims until they are compared with the weights
+        weights = sum(value.nbytes for value in state.values()) // 4
+        with shapes.at_most(len(state), weights, "the file has weights for"):
+            model = make(**description["arguments"])
         model.load_state_dict(state)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its weights or its description do not fit a model ({error})") from None
+    except _NOT_AS_WRITTEN as error:
+        raise ValueError(f"{path}: its weights or its description do not fit a model ({_words(error)})") from None
     return model.eval(), description
+
+
+def _check_description(description):
+    """Raise KeyError, TypeError or ValueError for what no model's description can be."""
+    def require(right, name, words):
+        if not right:
+            raise ValueError(f"{name} must be {words}, got {_shown(description.get(name))}")
+
+    if not isinstance(description, dict):
+        raise TypeError(f"it must be a dict, got {type(description).__name__}")
+    for name in ("model", "arguments"):
+        if name not in description:
+            raise KeyError(name)
+    get = description.get
+    require(isinstance(get("model"), str) and get("model") in models.MODELS, "model", f"of {', '.join(models.MODELS)}")
+    require(isinstance(get("arguments"), dict), "arguments", "a dict")
+    side = get("arguments").get("image_size")
+    require(not isinstance(side, int) or side <= MAX_IMAGE_SIZE, "arguments", f"for images of up to {MAX_IMAGE_SIZE}")
+    if get("classes") is not None:
+        require(isinstance(get("classes"), list) and all(isinstance(name, str) for name in get("classes")),
+                "classes", "a list of texts")
+    for name in ("mean", "std"):
+        if get(name) is not None:
+            require(isinstance(get(name), list), name, "a list of numbers")
+            for value in get(name):
+                shapes.number("model", name, value, above=0 if name == "std" else None)
+    require(isinstance(get("dataset"), (str, type(None))), "dataset", "a text")
+    require(get("tta") in (None, "flip", "flip+shift"), "tta", "flip or flip+shift")
+    shapes.integer("model", "seed", 0 if get("seed") is None else get("seed"), 0, 2**63 - 1)
+
+
+def _shown(value):
+    try:
+        return reprlib.repr(value)
+    except ValueError:      # an integer of thousands of digits
+        return "a huge integer"
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -110,7 +157,11 @@ def save(path, state):
 
 
 def load(path):
-    """Read the state that `save` wrote. Raises FileNotFoundError, and ValueError naming a damaged file."""
+    """Read the state that `save` wrote.
+
+    Raises FileNotFoundError, and ValueError naming the file where it is damaged, no such file, or needs more memory
+    than there is.
+    """
     path = Path(path)
     arrays, state = _read(path, CHECKPOINT_FORMAT, "checkpoint")
     try:
@@ -120,12 +171,14 @@ def load(path):
             for step in place:
                 inside = inside[step]
             inside[last] = value
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: its arrays do not fit its description ({error})") from None
+    except _NOT_AS_WRITTEN as error:
+        raise ValueError(f"{path}: its arrays do not fit its description ({_words(error)})") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: it must hold a dict, not {type(state).__name__}")
     return state
 
 
-def resume(folder, trainer, say=print):
+def resume(folder, trainer, say=streams.say):
     """Load the newest checkpoint of a folder into a trainer, so that `fit` goes on there.
 
     A damaged one is named by `say(text)` and the one before is taken. Returns the path of the checkpoint, None
@@ -141,8 +194,8 @@ def resume(folder, trainer, say=print):
             continue
         try:
             trainer.load_state_dict(state)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: does not fit this run ({error})") from None
+        except _NOT_AS_WRITTEN as error:
+            raise ValueError(f"{path}: does not fit this run ({_words(error)})") from None
         return path
     if paths:
         raise ValueError(f"{folder}: none of its {len(paths)} checkpoints can be read")
@@ -212,18 +265,25 @@ def _read(path, form, kind):
         arrays = load(content)
         header, data = _split(content)
         metadata = header.get("__metadata__") or {}
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
-    if metadata.get("format") != form:
+    except (SafetensorError, OSError, *_NOT_AS_WRITTEN) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({_words(error)})") from None
+    if not isinstance(metadata, dict) or metadata.get("format") != form:
         raise ValueError(f"{path}: a safetensors file, but not a {kind} of this package "
-                         f"(format {metadata.get('format')!r}, wanted {form!r})")
+                         f"(its metadata must name the format {form!r})")
     if content != _sealed(header, data):
         raise ValueError(f"{path}: damaged: its digest is not that of its content")
     try:
         description = json.loads(metadata["description"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: its description cannot be read ({error})") from None
+    except _NOT_AS_WRITTEN as error:
+        raise ValueError(f"{path}: its description cannot be read ({_words(error)})") from None
     return arrays, description
+
+
+def _words(error):
+    """What is wrong, by an error of Python's."""
+    text = f"there is no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    text = printable(text)      # it may hold names from the file, and any number of them
+    return text if len(text) <= 500 else text[:500] + "..."
 
 
 def _split(content):

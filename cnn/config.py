@@ -1,11 +1,10 @@
 """What this installation runs on."""
 import os
 import platform
-import sys
 
 import numpy as np
 
-from cnn import _ext, threads, winograd
+from cnn import _ext, streams, threads, winograd
 
 
 def processor():
@@ -42,6 +41,9 @@ def describe():
 
 
 def show_config(file=None):
-    """Print what `describe` tells."""
-    for name, value in describe().items():
-        print(f"{name:14s} {value}", file=file or sys.stdout)
+    """Print what `describe` tells, to a file or by default to sys.stdout."""
+    text = "\n".join(f"{name:14s} {value}" for name, value in describe().items())
+    if file is None:
+        streams.say(text)
+    else:
+        print(text, file=file)

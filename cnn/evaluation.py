@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import checkpoint, data, files, functional, images, metrics, plots, shapes
+from cnn import checkpoint, data, files, functional, images, metrics, plots, shapes, streams
 from cnn.data import pictures
 from cnn.reference import softmax
+from cnn.text import printable
 from cnn.trainer import Trainer
 
 SPLITS = ("test", "train")
@@ -30,7 +31,8 @@ class Evaluation:
             raise ValueError(f"Evaluation: scores must have shape (N, {len(classes)}), as there are so many classes, "
                              f"got {scores.shape}")
         self.classes, self.labels, self.scores, self.name = tuple(classes), labels, scores, name
-        self.probabilities = softmax(scores)
+        with np.errstate(under="ignore"):       # of probabilities beside a sure one's
+            self.probabilities = softmax(scores)
         self.predictions = scores.argmax(axis=1)
         self.loss = float(functional.cross_entropy(scores, labels)[0]) if len(labels) else math.nan
         self.matrix = metrics.confusion_matrix(labels, self.predictions, len(self.classes))
@@ -56,17 +58,17 @@ class Evaluation:
         return f"{len(self.labels):,} images, accuracy {_share(self.accuracy)}{top5}, loss {self.loss:.4f}"
 
     def __str__(self):
-        macro = self.per_class.macro()
-        rows = [(name, f"{n:,}", _share(p), _share(r), _share(f)) for name, n, p, r, f in self.rows()]
+        macro, classes = self.per_class.macro(), list(map(printable, self.classes))
+        rows = [(printable(name), f"{n:,}", _share(p), _share(r), _share(f)) for name, n, p, r, f in self.rows()]
         rows.append(("mean of the classes", f"{len(self.labels):,}", *map(_share, macro.values())))
-        parts = [f"{self.name}: {self.headline()}" if self.name else self.headline(),
+        parts = [f"{printable(self.name)}: {self.headline()}" if self.name else self.headline(),
                  _table(("class", "images", "precision", "recall", "F1"), rows)]
         if len(self.classes) <= _MOST_COLUMNS:
             counts = [(name, *(f"{n:,}" if n else "." for n in row))
-                      for name, row in zip(self.classes, self.matrix.tolist(), strict=True)]
-            parts.append("confusion matrix: rows true, columns predicted\n" + _table(("", *self.classes), counts))
+                      for name, row in zip(classes, self.matrix.tolist(), strict=True)]
+            parts.append("confusion matrix: rows true, columns predicted\n" + _table(("", *classes), counts))
         else:
-            worst = [(f"{true} → {said}", f"{n:,}") for true, said, n in self.confusions()[:_MOST_COLUMNS]]
+            worst = [(printable(f"{true} → {said}"), f"{n:,}") for true, said, n in self.confusions()[:_MOST_COLUMNS]]
             parts.append(_table(("most frequent mistakes: true → predicted", "images"), worst))
         return "\n\n".join(parts)
 
@@ -106,7 +108,7 @@ def load_data(description, dataset=None, data_dir=None, split="test"):
     channels, size, _ = _wants(description)[0]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*load_parts returns them")     # not wanted here
-        train, test = data.load(dataset, data_dir, size, channels, description.get("seed", 0))
+        train, test = data.load(dataset, data_dir, size, channels, description.get("seed") or 0)
     return as_trained(train if split == "train" else test, description)
 
 
@@ -139,15 +141,21 @@ def _check_pixels(name, pixels, description):
 
 def _wants(description):
     """What a saved model works on: the shape of an image, the classes, mean and std."""
-    try:
-        channels, side = (description["arguments"][name] for name in ("in_channels", "image_size"))
-        return (channels, side, side), *(description[name] for name in ("classes", "mean", "std"))
-    except KeyError as missing:
-        raise ValueError(f"the model's file does not tell {missing}: save_model wants it in the description") from None
+    arguments = description.get("arguments") or {}
+    for holder, name in ((arguments, "in_channels"), (arguments, "image_size"), (description, "classes"),
+                         (description, "mean"), (description, "std")):
+        if not holder.get(name):
+            raise ValueError(f"the model's file does not tell {name!r}: save_model wants it in the description")
+    channels, side = arguments["in_channels"], arguments["image_size"]
+    for name in ("mean", "std"):
+        if len(description[name]) != channels:
+            raise ValueError(f"the model's file must tell one {name} for each of {channels} channels, got "
+                             f"{len(description[name])}")
+    return (channels, side, side), description["classes"], description["mean"], description["std"]
 
 
-def measure(model_path, dataset=None, data_dir=None, split="test", json_path=None, plot_path=None, out=print):
-    """Evaluate a saved model and say what came out through `out`; returns the Evaluation.
+def measure(model_path, dataset=None, data_dir=None, split="test", json_path=None, plot_path=None, out=streams.say):
+    """Evaluate a saved model, write files, then say what came out through `out`; returns the Evaluation.
 
     model_path: a run's folder or a model's file. dataset, data_dir, split: see `load_data`. json_path, plot_path:
     files to write the figures, and the confusion matrix as PNG, to. Raises what reading and writing raise, and
@@ -155,14 +163,17 @@ def measure(model_path, dataset=None, data_dir=None, split="test", json_path=Non
     """
     if plot_path is not None:
         plots.require()
+    for path in (json_path, plot_path):
+        if path is not None:
+            files.check(path)
     model, description = checkpoint.load_model(model_path)
     chosen = load_data(description, dataset, data_dir, split)
     result = evaluate(model, chosen, f"{chosen.name}, {split} images", description.get("tta"))
-    out(str(result))
     if json_path is not None:
         files.write(json_path, (json.dumps(result.as_json(), indent=2) + "\n").encode())
     if plot_path is not None:
         plots.save(plots.confusion_matrix(result.matrix, result.classes), plot_path)
+    out(str(result))
     return result
 
 
@@ -218,13 +229,15 @@ def classify(model, description, paths, top=1, invert=False):
         scores = predictor.predict(chosen, description.get("tta"))
         if scores.shape[1] != len(classes):
             raise ValueError(f"the model's file names {len(classes)} classes, its output has {scores.shape[1]}")
-        for i, p in enumerate(softmax(scores)):
+        with np.errstate(under="ignore"):
+            probabilities = softmax(scores)
+        for i, p in enumerate(probabilities):
             best = np.argsort(-p, kind="stable")[:top]
             yield {"image": str(path) if len(pixels) == 1 else f"{path}[{i}]",
                    "top": [{"class": classes[k], "probability": float(p[k])} for k in best]}
 
 
-def predict(model_path, paths, top=1, invert=False, as_json=False, out=print, complain=print):
+def predict(model_path, paths, top=1, invert=False, as_json=False, out=streams.say, complain=streams.say):
     """Classify as `classify` does with a saved model and say it through `out`, line by line or as one JSON list.
 
     Files that can't be read are named through `complain`. Returns how many there were.
@@ -237,7 +250,8 @@ def predict(model_path, paths, top=1, invert=False, as_json=False, out=print, co
             failed += 1
             complain(result["error"])
         elif not as_json:
-            out(f"{result['image']}: " + ", ".join(f"{t['class']}  {t['probability']:.1%}" for t in result["top"]))
+            out(printable(f"{result['image']}: ")
+                + ", ".join(f"{printable(t['class'])}  {t['probability']:.1%}" for t in result["top"]))
     if as_json:
         out(json.dumps(results, indent=2))
     return failed

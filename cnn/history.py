@@ -21,19 +21,27 @@ class History(list):
         return [row[name] for row in self]
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path, skipped=None):
         """Read a CSV file that `save` wrote: epochs as int, all else as float; more columns are kept.
 
+        skipped: a list; lines that are damaged are then left out, and what is wrong with each is appended to it.
         Raises OSError, and ValueError naming the file where it is damaged.
         """
+        text = files.read_text(path)
+        history, rows = cls(), csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
-            with open(path, encoding="utf-8", newline="") as file:
-                rows = csv.DictReader(file, strict=True)
-                if "epoch" not in (rows.fieldnames or ()):
-                    raise ValueError("it has no column epoch")
-                return cls({name: int(text) if name == "epoch" else float(text) for name, text in row.items()}
-                           for row in rows)
-        except (ValueError, TypeError, csv.Error) as error:
+            if "epoch" not in (rows.fieldnames or ()):
+                raise ValueError("it has no column epoch")
+            while True:
+                try:
+                    history.append(_row(next(rows)))
+                except StopIteration:
+                    return history
+                except (ValueError, TypeError, csv.Error) as error:
+                    if skipped is None:
+                        raise ValueError(f"line {rows.line_num}: {error}") from None
+                    skipped.append(f"line {rows.line_num}: {error}")
+        except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: not a history of a run ({error})") from None
 
     def __getitem__(self, i):
@@ -67,3 +75,14 @@ class History(list):
     def save(self, path):
         """Write a CSV file, whole or not at all."""
         files.write(path, self.to_csv().encode())
+
+
+def _row(texts):
+    """The numbers of one line. Raises ValueError or TypeError where they are none."""
+    if None in texts or None in texts.values():
+        raise ValueError("it has not one value for each column")
+    row = {name: float(text) for name, text in texts.items() if name != "epoch"}
+    epoch = int(texts["epoch"])
+    if not 0 <= epoch < 2**53:
+        raise ValueError(f"epoch must be from 0 to 2**53, got {epoch}")
+    return {name: epoch if name == "epoch" else row[name] for name in texts}

@@ -34,7 +34,7 @@ def require():
 def png(figure):
     """A figure as the bytes of a PNG file."""
     file = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)     # a class name in a rare script
         figure.savefig(file, format="png", dpi=_DPI, facecolor="white", bbox_inches="tight", pad_inches=0.08)
     return file.getvalue()

@@ -6,9 +6,15 @@ import math
 from datetime import datetime
 from pathlib import Path
 
-from cnn import checkpoint, config, evaluation, files, plots
+import numpy as np
+
+from cnn import checkpoint, config, evaluation, files, plots, streams
 from cnn.history import History
 from cnn.layers import Conv2d, Sequential
+
+_LARGEST_SUMMARY = 512      # pixels a side of an image that is passed through the network only to make a table
+# what odd values in a run's files can raise on their way into a table or a picture
+_ODD = OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError
 
 # the page may show what is inside it, and nothing else: no script, nothing from anywhere
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -45,7 +51,8 @@ def write(run, data_dir=None):
     if not page.read(data_dir):
         raise ValueError(f"{run}: holds no run: there is none of {', '.join(_Page.FILES)}")
     path = run / "report.html"
-    files.write(path, page.html().encode())
+    with np.errstate(all="ignore"):     # odd values are drawn as far as they can be
+        files.write(path, page.html().encode())
     return path
 
 
@@ -61,10 +68,10 @@ class _Page:
 
     def read(self, data_dir):
         """Read what there is; returns whether there was anything."""
-        self.summary = self._file("summary.json", lambda path: _object(json.loads(path.read_text("utf-8"))), {})
-        self.config = self._file("config.toml", lambda path: path.read_text("utf-8"))
-        self.history = self._file("history.csv", History.load)
-        self.steps = self._file("steps.jsonl", _step_lines, optional=True)
+        self.summary = self._file("summary.json", lambda path: _object(json.loads(files.read_text(path))), {})
+        self.config = self._file("config.toml", files.read_text)
+        self.history = self._lines("history.csv", History.load)
+        self.steps = self._lines("steps.jsonl", _step_lines, optional=True)
         loaded = self._file("model.safetensors", checkpoint.load_model)
         if loaded is not None:
             self.model, self.description = loaded
@@ -72,9 +79,18 @@ class _Page:
                 self.dataset = evaluation.load_data(self.description, data_dir=data_dir)
                 self.measured = evaluation.evaluate(self.model, self.dataset, f"{self.dataset.name}, test images",
                                                     self.description.get("tta"))
-            except (OSError, ValueError, TypeError, ImportError) as error:
+            except (ImportError, *_ODD) as error:
                 self.missing.append(f"the test images: {error}")
         return any((self.run / name).is_file() for name in self.FILES)
+
+    def _lines(self, name, read, optional=False):
+        """What `read(path, skipped)` returns; the lines that it appends to `skipped` are named on the page."""
+        skipped = []
+        result = self._file(name, lambda path: read(path, skipped), optional=optional)
+        if skipped:
+            more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+            self.missing.append(f"{self.run / name}: damaged lines: {skipped[0]}{more}")
+        return result
 
     def _file(self, name, read, default=None, optional=False):
         path = self.run / name
@@ -84,7 +100,7 @@ class _Page:
             return default
         try:
             return read(path)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except _ODD as error:
             self.missing.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             return default
 
@@ -92,8 +108,9 @@ class _Page:
 
     def html(self):
         title = _text(f"Run {self.run.resolve().name}")
+        headline, *parts = self._headline(), self._training(), self._classes(), self._network(), self._settings()
         missing = "".join(f'<p class="note">Not shown: {_text(reason)}</p>' for reason in self.missing)
-        parts = [self._headline(), missing, self._training(), self._classes(), self._network(), self._settings()]
+        parts = [headline, missing, *parts]
         return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
                 f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
                 f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
@@ -108,7 +125,7 @@ class _Page:
         if self.measured is not None:
             return f'<p class="big">{_text(self.measured.name)}: {_text(self.measured.headline())}.</p>'
         accuracy = self.summary.get("test_accuracy")
-        if isinstance(accuracy, (int, float)):
+        if isinstance(accuracy, float) and math.isfinite(accuracy):
             return f'<p class="big">Accuracy {accuracy:.2%}, as the run measured it.</p>'
         return ""
 
@@ -116,12 +133,14 @@ class _Page:
         parts = []
         if self.history:
             caption = "Training figures are means over an epoch, each batch measured before its step."
-            parts.append(self._picture("curves", plots.curves(self.history), "Loss and accuracy by epoch", caption))
+            parts.append(self._picture("curves", lambda: plots.curves(self.history), "Loss and accuracy by epoch",
+                                       caption))
         rates = self.steps or [(row["epoch"], row["lr"]) for row in self.history or () if "lr" in row]
         if rates:
-            figure = plots.learning_rate([lr for _, lr in rates], "step" if self.steps else "epoch",
-                                         [at for at, _ in rates])
-            parts.append(self._picture("learning_rate", figure, "Learning rate"))
+            def draw():
+                return plots.learning_rate([lr for _, lr in rates], "step" if self.steps else "epoch",
+                                           [at for at, _ in rates])
+            parts.append(self._picture("learning_rate", draw, "Learning rate"))
         return _section("Training", *parts)
 
     def _classes(self):
@@ -132,9 +151,10 @@ class _Page:
         total = ("mean of the classes", f"{len(m.labels):,}", *map(_percent, m.per_class.macro().values()))
         return _section(
             "Classes", _table(("class", "images", "precision", "recall", "F1"), rows, total),
-            self._picture("confusion_matrix", plots.confusion_matrix(m.matrix, m.classes), "Confusion matrix",
+            self._picture("confusion_matrix", lambda: plots.confusion_matrix(m.matrix, m.classes), "Confusion matrix",
                           "How many images of each class (row) were taken for which (column)."),
-            self._picture("mistakes", plots.mistakes(self.dataset.images, m.labels, m.probabilities, m.classes),
+            self._picture("mistakes",
+                          lambda: plots.mistakes(self.dataset.images, m.labels, m.probabilities, m.classes),
                           "Worst mistakes", "Where the true class got the least probability."))
 
     def _network(self):
@@ -143,19 +163,22 @@ class _Page:
         wants = self.description["arguments"]
         parts = []
         try:
+            if wants["image_size"] > _LARGEST_SUMMARY:
+                raise ValueError(f"the images are larger than {_LARGEST_SUMMARY} pixels a side")
             summary = self.model.summary((wants["in_channels"], wants["image_size"], wants["image_size"]))
             *rows, total = summary.cells()
             parts.append(_table(summary.HEADER, rows, total) + "<p>Multiply-adds and memory (of outputs) are those of "
                                                                "one image, forward.</p>")
-        except (KeyError, TypeError, ValueError) as error:
+        except _ODD as error:
             parts.append(f'<p class="note">No table of layers: {_text(error)}</p>')
         first = next((layer for layer in self.model.modules() if isinstance(layer, Conv2d)), None)
         if first is not None:
-            parts.append(self._picture("filters", plots.filters(first.weight.data), "Filters of the first convolution"))
+            parts.append(self._picture("filters", lambda: plots.filters(first.weight.data),
+                                       "Filters of the first convolution"))
         if self.dataset is not None and len(self.dataset):
             maps = feature_maps(self.model, self.dataset.normalise(self.dataset.images[:1])[0])
             if maps:
-                parts.append(self._picture("feature_maps", plots.feature_maps(self.dataset.images[0], maps),
+                parts.append(self._picture("feature_maps", lambda: plots.feature_maps(self.dataset.images[0], maps),
                                            "Feature maps", "What the layers make of the first test image."))
         return _section("Network", *parts)
 
@@ -167,9 +190,13 @@ class _Page:
         toml = f"<h3>config.toml</h3><pre>{_text(self.config)}</pre>" if self.config else ""
         return _section("Configuration", tables, toml)
 
-    def _picture(self, name, figure, title, caption=""):
-        """Save a figure as name.png in the run's folder and return the HTML that has it inside."""
-        content = plots.png(figure)
+    def _picture(self, name, draw, title, caption=""):
+        """Save the figure that `draw` returns as name.png in the run's folder; returns the HTML that has it inside."""
+        try:
+            content = plots.png(draw())
+        except _ODD as error:
+            self.missing.append(f"{title}: {error}")
+            return ""
         files.write(self.run / f"{name}.png", content)
         data = base64.b64encode(content).decode()
         return (f'<figure><img alt="{_text(title)}" src="data:image/png;base64,{data}">'
@@ -209,10 +236,19 @@ def _object(value):
     return value
 
 
-def _step_lines(path):
-    """(step, learning rate) of each line; a last line that was cut off does not count."""
-    lines = path.read_text("utf-8").split("\n")[:-1]
-    return [(row["step"], float(row["lr"])) for row in map(json.loads, lines)]
+def _step_lines(path, skipped):
+    """(step, learning rate) of each line; a last line that was cut off does not count, damaged ones are `skipped`."""
+    result = []
+    for number, line in enumerate(files.read_text(path).split("\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+            step, rate = row["step"], float(row["lr"])
+            if type(step) is not int or not 0 <= step < 2**53:
+                raise ValueError("step must be a number from 0 to 2**53")
+            result.append((step, rate))
+        except _ODD as error:
+            skipped.append(f"line {number}: {error}")
+    return result
 
 
 def _section(title, *parts):
@@ -233,4 +269,4 @@ def _percent(value):
 
 
 def _text(value):
-    return html.escape(str(value))
+    return html.escape(streams.escaped(value))

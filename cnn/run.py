@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import checkpoint, checks, config, data, files, lr_finder, models, optim, schedules, shapes, threads
+from cnn import checkpoint, checks, config, data, files, lr_finder, models, optim, schedules, shapes, streams, threads
 from cnn.averaging import EMA, Lookahead
 from cnn.callbacks import (
     BestCheckpoint,
@@ -25,6 +25,7 @@ from cnn.callbacks import (
     TrainingDiverged,
 )
 from cnn.losses import CrossEntropyLoss
+from cnn.text import printable
 from cnn.trainer import Trainer
 
 SCHEDULES = ("constant", "linear", "step", "cosine", "one-cycle", "triangle")
@@ -158,12 +159,24 @@ RECIPES = {
 
 def check(settings):
     """Raise TypeError or ValueError for settings that no run could use, before any data is read."""
+    check_each(settings)
+    models.widths("train", settings.model, settings.channels)
+    if settings.report:
+        _drawer()
+    if settings.dataset in data.NAMES:      # one's own data may have validation images
+        _check_patience(settings, None)
+
+
+def check_each(settings):
+    """Raise TypeError or ValueError for settings of which one could not be used, whatever the others are."""
     for f in fields(Settings):
         value, choices = getattr(settings, f.name), f.metadata.get("choices")
         if choices and value not in choices:
             raise ValueError(f"train: {f.name} must be one of {', '.join(choices)}, got {value!r}")
         if f.type in (bool, str) and not isinstance(value, f.type):
             raise TypeError(f"train: {f.name} must be a {f.type.__name__}, got {value!r}")
+        if f.type is str and not _storable(value):
+            raise ValueError(f"train: {f.name} must be text that UTF-8 can hold, got {value!r}")
         if f.type is float:
             shapes.number("train", f.name.replace("_", " "), value, 0)
     shapes.integer("train", "image size", settings.image_size, 0)
@@ -182,12 +195,7 @@ def check(settings):
     shapes.number("train", "translate", settings.translate, 0, 1)
     shapes.number("train", "scale", settings.scale, 0, below=1)
     shapes.number("train", "shear", settings.shear, 0, below=90)
-    models.widths("train", settings.model, settings.channels)
     _checkpoint_every(settings)
-    if settings.report:
-        _drawer()
-    if settings.dataset in data.NAMES:      # one's own data may have validation images
-        _check_patience(settings, None)
 
 
 def _check_patience(settings, validation):
@@ -196,6 +204,14 @@ def _check_patience(settings, validation):
             validation is None):
         own = "" if settings.dataset in data.NAMES else ", or images in val beside train and test"
         raise ValueError(f"train: patience by {settings.monitor} needs a validation fraction above 0{own}")
+
+
+def _storable(text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:      # the name of a file that is not in the system's encoding
+        return False
+    return "\0" not in text
 
 
 def _checkpoint_every(settings):
@@ -289,39 +305,23 @@ def new_folder(dataset, model, parent="runs"):
             n += 1
 
 
-def open_folder(path):
-    """Make the folder if need be; one that holds a run already is refused."""
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    for name in ("config.toml", "model.safetensors", "history.csv", "summary.json", "checkpoints"):
-        if (path / name).exists():
-            raise FileExistsError(f"{path} holds a run already ({name}); choose another folder, or --resume it")
-    return path
-
-
 @contextmanager
 def run_folder(out, settings):
-    """The folder of a run, made before it starts; one that nothing came to be in is removed again."""
-    folder = open_folder(out) if out is not None else new_folder(settings.dataset, settings.model)
-    try:
-        yield folder
-    finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    """The folder of a run, made before it starts and locked while it goes on; one that holds a run already is refused.
 
-
-@contextmanager
-def _locked(path):
-    """Refuse to be the second process that works on a run; `path` is a file of it."""
-    import fcntl
-    with open(path) as file:
+    One that nothing came to be in is removed again. Raises FileExistsError naming the folder.
+    """
+    folder = Path(out) if out is not None else new_folder(settings.dataset, settings.model)
+    with files.locked(folder, make=True):
+        for name in ("config.toml", "model.safetensors", "history.csv", "summary.json", "checkpoints"):
+            if (folder / name).exists():
+                raise FileExistsError(f"{folder} holds a run already ({name}); choose another folder, or --resume it")
+        files.clean(folder)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(f"{path.parent}: another process is working on this run") from None
-        except OSError:     # a file system without locks
-            pass
-        yield
+            yield folder
+        finally:
+            if not any(folder.iterdir()):
+                folder.rmdir()
 
 
 # ---------------------------------------------------------------- settings in files
@@ -349,35 +349,44 @@ def _anywhere(settings):
 
 
 def _toml(value):
-    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")     # which JSON may hold, and TOML may not
 
 
 def read_settings(path):
     """Read a TOML file, or the config.toml of a folder: a dict with some or all of the names of Settings.
 
-    Raises FileNotFoundError, and ValueError naming the file where it is no TOML or has unknown names.
+    Raises OSError (FileNotFoundError among them), and ValueError naming the file where it is no TOML in UTF-8, has
+    unknown names, or values that no run could use.
     """
-    path = _config_file(path)
-    values = _read_toml(path)
-    values.pop("made_with", None)
-    unknown = set(values) - {f.name for f in fields(Settings)}
-    if unknown:
-        raise ValueError(f"{path}: there are no such settings: {', '.join(sorted(unknown))}")
-    return values
+    return _read_config(path)[0]
 
 
-def _config_file(path):
-    return Path(path, "config.toml") if Path(path).is_dir() else Path(path)
-
-
-def _read_toml(path):
+def _read_config(path):
+    """The settings in a file, and what stands below [made_with]."""
     import tomllib
+    path = Path(path, "config.toml") if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such configuration")
+    text = files.read_text(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a configuration that can be read ({error})") from None
+        raise ValueError(f"{path}: not a configuration that can be read ({printable(error)})") from None
+    made_with = values.pop("made_with", {})
+    unknown = set(values) - {f.name for f in fields(Settings)}
+    try:
+        if unknown:
+            raise ValueError(f"there are no such settings: {', '.join(sorted(unknown))}")
+        if not isinstance(made_with, dict):
+            raise ValueError("made_with must be a table")
+        if "target" in made_with:
+            shapes.number("made_with", "target", made_with["target"])
+        check_each(Settings(**values))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {printable(error).removeprefix('train: ')}") from None
+    return values, made_with
 
 
 # ---------------------------------------------------------------- running
@@ -393,13 +402,13 @@ def find_lr(settings, out=None, quiet=False):
     trainer, loader, _ = _make(settings, train_set)
     _say_what_is_odd(replace(settings, epochs=1), loader, quiet)
     curve = lr_finder.find_lr(trainer, loader)
-    folder = open_folder(out) if out is not None else new_folder(train_set.name, f"{settings.model}-lr")
-    curve.save(folder / "lr.csv")
-    try:
-        curve.plot(folder / "lr.png")
-        written = "lr.csv and lr.png"
-    except ModuleNotFoundError as error:
-        written = f"lr.csv, but no lr.png ({error}),"
+    with run_folder(out, replace(settings, dataset=train_set.name, model=f"{settings.model}-lr")) as folder:
+        curve.save(folder / "lr.csv")
+        try:
+            curve.plot(folder / "lr.png")
+            written = "lr.csv and lr.png"
+        except ModuleNotFoundError as error:
+            written = f"lr.csv, but no lr.png ({error}),"
     steepest = ("falls at none of these learning rates" if math.isnan(curve.suggestion) else
                 f"falls most steeply at a learning rate of {curve.suggestion:.2g}")
     _say(quiet, f"the loss {steepest} and is lowest at {curve.rates[curve.smoothed.index(min(curve.smoothed))]:.2g}")
@@ -422,8 +431,7 @@ def train(settings, out=None, quiet=False, target=None):
     made = _make(settings, sets[0])
     with run_folder(out, replace(settings, dataset=sets[0].name)) as folder:
         write_settings(folder / "config.toml", settings, target, _counts(sets))
-        with _locked(folder / "config.toml"):
-            return _go(settings, sets, made, folder, quiet, start, target=target)
+        return _go(settings, sets, made, folder, quiet, start, target=target)
 
 
 def resume(folder, quiet=False, **free):
@@ -436,26 +444,30 @@ def resume(folder, quiet=False, **free):
     fixed = set(free) - FREE
     if fixed:
         raise ValueError(f"resume: {', '.join(sorted(fixed))} cannot be changed in the middle of a run")
-    settings = Settings(**{**read_settings(folder), "max_minutes": 0.0, **free})
-    check(settings)
-    with _locked(folder / "config.toml"):
-        summary = _summary(folder)
+    if not folder.is_dir():
+        reason = "a run is resumed by its folder, this is a file" if folder.exists() else "there is no such folder"
+        raise FileNotFoundError(f"{folder}: {reason}")
+    with files.locked(folder):
+        values, made_with = _read_config(folder)
+        settings = Settings(**{**values, "max_minutes": 0.0, **free})
+        check(settings)
+        files.clean(folder)
+        summary = _summary(folder / "summary.json", quiet)
         if summary.get("complete"):
             _say(quiet, f"{folder} is complete: held-out accuracy {summary['test_accuracy']:.2%} after "
                         f"{summary['steps']:,} steps")
             return summary
         sets = _load(settings)
-        now = {**config.versions(), "images": _counts(sets)}
-        then = _read_toml(folder / "config.toml").get("made_with", {})
-        for name, version in now.items():
-            if then.get(name, version) != version:
-                _say(quiet, f"begun with {name} {then[name]}, gone on with {version}: the bits may differ")
-        return _go(settings, sets, _make(settings, sets[0]), folder, quiet, start, then.get("target"), resuming=True)
+        for name, value in {**config.versions(), "images": _counts(sets)}.items():
+            if made_with.get(name, value) != value:
+                _say(quiet, f"begun with {name} {made_with[name]}, gone on with {value}: the bits may differ")
+        return _go(settings, sets, _make(settings, sets[0]), folder, quiet, start, made_with.get("target"),
+                   resuming=True)
 
 
 def _say(quiet, text):
     if not quiet:
-        print(text, flush=True)
+        streams.say(text)
 
 
 def _say_what_is_odd(settings, loader, quiet):
@@ -468,11 +480,20 @@ def _say_what_is_odd(settings, loader, quiet):
                     f"takes all of them")
 
 
-def _summary(folder):
-    """What the run has said of itself so far; {} where that cannot be read."""
+def _summary(path, quiet):
+    """What a run has said of itself so far; {}, and words, where that cannot be read: it can be measured anew."""
+    if not path.exists():
+        return {}
     try:
-        return dict(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        summary = json.loads(files.read_text(path))
+        if not isinstance(summary, dict):
+            raise ValueError(f"must hold a JSON object, not {type(summary).__name__}")
+        if summary.get("complete"):
+            shapes.number("complete", "test_accuracy", summary.get("test_accuracy"))
+            shapes.integer("complete", "steps", summary.get("steps"), 0, 2**63 - 1)
+        return summary
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        _say(quiet, f"{path}: damaged, and made anew ({error})")
         return {}
 
 

@@ -9,6 +9,8 @@ Sizes are in pixels, ordered (height, width). The functions that compute sizes t
 checked: kernel, stride and dilation of at least 1, padding of at least 0.
 """
 
+import contextlib
+import contextvars
 import math
 import reprlib
 
@@ -89,11 +91,32 @@ def pair(owner, name, value, minimum=0):
 
 
 def element_count(owner, *sizes):
-    """Return the product of `sizes` (an int); raises ValueError above 2**40 elements."""
+    """Return the product of `sizes` (an int); raises ValueError above 2**40 elements, or what `at_most` leaves."""
     count = math.prod(int(size) for size in sizes)
     if count > MAX_ELEMENTS:
         raise ValueError(f"{owner}: an array of {_by(sizes)} elements is too large, the limit is 2**40")
+    left = _left.get()
+    if left is not None:
+        left[:2] = left[0] - 1, left[1] - count
+        if min(left[:2]) < 0:
+            raise ValueError(f"{owner}: an array of {_by(sizes)} elements is more than {left[2]}")
     return count
+
+
+_left = contextvars.ContextVar("_left", default=None)   # what `at_most` leaves
+
+
+@contextlib.contextmanager
+def at_most(arrays, elements, words):
+    """Within the block, `element_count` lets pass so many arrays, and so many elements of them all, at most.
+
+    words: what it says of an array beyond that, "an array of ... elements is more than `words`".
+    """
+    token = _left.set([arrays, elements, words])
+    try:
+        yield
+    finally:
+        _left.reset(token)
 
 
 def block(owner, what, *sizes):

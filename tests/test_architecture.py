@@ -20,9 +20,9 @@ ROOT = Path(cnn.__file__).parent
 # Every file of the package, or the folder that it is in, has a floor. A file imports from the floors below
 # it, from its own folder and, where the floor is an open one, from its neighbours.
 FLOORS = [
-    {"_ext", "reference"},
-    {"shapes", "init", "windows", "memory", "plan", "threads", "winograd", "parameter", "files", "ops", "functional",
-     "watch", "programs"},
+    {"_ext", "reference", "text"},
+    {"shapes", "init", "windows", "memory", "plan", "threads", "winograd", "parameter", "files", "streams", "ops",
+     "functional", "watch", "programs"},
     {"layers", "losses"},
     {"models", "optim", "schedules", "data", "history", "metrics"},
     {"trainer", "callbacks", "checks", "averaging", "checkpoint", "config", "evaluation", "images", "lr_finder",

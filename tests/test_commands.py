@@ -11,6 +11,7 @@ import pytest
 from processes import run_python
 
 import cnn
+from cnn import run
 from cnn.commands import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
@@ -155,3 +156,59 @@ def test_bench_prints_and_writes_its_figures(options, wanted, tmp_path, capsys, 
 def test_bench_refuses_what_it_cannot_time(capsys):
     ends(1, "bench", "--rounds", "0")
     assert "--rounds must be at least 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ("train --epoks 3", "unrecognized arguments: --epoks 3; did you mean --epochs?"),
+    ("train --epochs x", "argument --epochs: invalid int value: 'x'"),
+    ("train --out ~no.such.user/x", "~no.such.user/x: there is no user 'no.such.user'"),
+    ("evaluate ~no.such.user", "~no.such.user: there is no user 'no.such.user'"),
+    ("train --resume a --out b", "--resume and --out"),
+])
+def test_errors_of_usage_are_one_line_and_a_hint(capsys, arguments, words):
+    ends(2, *arguments.split())
+    command = arguments.split()[0]
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"cnn {command}: error: ") and words in error
+    assert hint == f"(see cnn {command} --help)"
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ("train --threads 5000", "--threads must be a whole number from 1 to 1024, got 5000"),
+    ("train --lr nan", "lr must be a finite number of at least 0, got nan"),
+    ("train --config nowhere", "nowhere: there is no such configuration"),
+    ("train --resume nowhere", "nowhere: there is no such folder"),
+    ("train --resume file", "file: a run is resumed by its folder, this is a file"),
+    ("train --out file", "file: must be a folder, but there is a file of that name"),
+    ("evaluate file", "file: not a readable safetensors file ("),
+    ("evaluate nowhere --json no/where", "[Errno 2] could not write: No such file or directory: 'no/where'"),
+    ("bench --json no/where", "[Errno 2] could not write: No such file or directory: 'no/where'"),
+    ("bench --seconds nan", "--seconds must be a finite number above 0, got nan"),
+    ("report file", "file: a report is made of a run's folder, this is a file"),
+])
+def test_errors_are_one_line(tmp_path, capsys, monkeypatch, arguments, words):
+    """Before anything is computed, and without the command's name twice."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    ends(1, *arguments.split())
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"cnn {arguments.split()[0]}: {words}")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["CNN_NUM_THREADS", "CNN_WINOGRAD"])
+def test_a_wrong_environment_is_named_in_one_line(name):
+    for command in (("config",), ("evaluate", "nowhere")):
+        result = run_python("-m", "cnn", *command, **{name: "abc"})
+        assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith(f"cnn {command[0]}: {name} must be ") and "'abc'" in result.stderr
+
+
+def test_marks_and_line_ends_of_windows(tmp_path):
+    text = "epochs = 1\r\nlr = 0.01\r\n"
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "c.toml").write_bytes(text.encode(encoding))
+        assert run.read_settings(tmp_path / "c.toml") == {"epochs": 1, "lr": 0.01}
+    (tmp_path / "c.toml").write_bytes(text.encode("utf-16"))
+    with pytest.raises(ValueError, match="c.toml: must be UTF-8 text, this is UTF-16"):
+        run.read_settings(tmp_path / "c.toml")

@@ -388,6 +388,43 @@ def test_damaged_files_are_named_on_the_page(copied):
 
 
 @needs_matplotlib
+def test_one_damaged_line_does_not_stop_a_report(tmp_path):
+    (tmp_path / "history.csv").write_text("epoch,lr,train_loss\n1,0.5,2\nx,y,z\n2,0.25,1\n")
+    lines = ['{"step": 1, "lr": 0.5}', '{"step": 2, "lr', '{"step": 1e400, "lr": 1}', "3", '{"step": 4, "lr": 0.2}', ""]
+    (tmp_path / "steps.jsonl").write_text("\ufeff" + "\r\n".join(lines))
+    (tmp_path / "summary.json").write_text(json.dumps({"test_accuracy": 10**400, "stopped": "\x1b[2J\ud800"}))
+    page = Page(report.write(tmp_path))
+    assert page.tags.count("img") == 2
+    assert "history.csv: damaged lines: line 3: could not convert string to float: 'y'" in page.words
+    assert re.search(r"steps.jsonl: damaged lines: line 2: .* and 2 more", page.words)
+    assert "\x1b" not in page.source and "\\x1b[2J\\ud800" in page.words
+
+
+@needs_matplotlib
+def test_a_picture_that_cannot_be_drawn_does_not_stop_a_report(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OverflowError("cannot convert float infinity to integer")
+
+    (tmp_path / "history.csv").write_text("epoch,lr,train_loss\n1,0.5,2\n")
+    monkeypatch.setattr(report.plots, "curves", fail)
+    page = Page(report.write(tmp_path))
+    assert page.tags.count("img") == 1
+    assert "Not shown: Loss and accuracy by epoch: cannot convert float infinity to integer" in page.words
+
+
+def test_under_numpy_s_strictest_settings(trained, tmp_path):
+    """A sure model's other probabilities underflow, which is harmless and stays inside."""
+    model, description = checkpoint.load_model(trained)
+    model[-1].weight.data = model[-1].weight.data * 1e4
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.arange(28 * 28, dtype=np.uint8).reshape(28, 28)).save(tmp_path / "a.png")
+    with np.errstate(all="raise"):
+        dataset = evaluation.load_data(description)
+        assert (evaluation.evaluate(model, dataset).probabilities == 0).any()
+        assert "top" in next(evaluation.classify(model, description, [tmp_path / "a.png"]))
+
+
+@needs_matplotlib
 def test_what_is_no_run_is_refused(trained, tmp_path):
     with pytest.raises(ValueError, match="holds no run"):
         report.write(tmp_path)

@@ -2,7 +2,12 @@
 
 import json
 import os
+import re
 import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +36,85 @@ def test_others_may_read_the_file_as_the_umask_says(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_a_replaced_file_keeps_its_mode(tmp_path, mode):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    files.write(path, b"new")
+    assert path.read_bytes() == b"new" and stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files away")
+def test_a_replaced_file_keeps_its_owner(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    os.chown(path, 1234, 2345)
+    path.chmod(0o640)
+    files.write(path, b"new")
+    assert (path.stat().st_uid, path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (1234, 2345, 0o640)
+
+
+def test_symbolic_links_are_followed(tmp_path):
+    (tmp_path / "real").mkdir()
+    target = tmp_path / "real" / "file"
+    target.write_bytes(b"old")
+    for name, content in (("link", b"new"), ("of a link", b"newer")):
+        (tmp_path / name).symlink_to(tmp_path / "link" if name == "of a link" else "real/file")
+        files.write(tmp_path / name, content)
+        assert (tmp_path / name).is_symlink() and target.read_bytes() == content
+    (tmp_path / "dangling").symlink_to("real/fresh")
+    files.write(tmp_path / "dangling", b"made")
+    assert (tmp_path / "dangling").is_symlink() and (tmp_path / "real" / "fresh").read_bytes() == b"made"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="could not write.*loop"):
+        files.write(tmp_path / "loop", b"")
+    assert sorted(os.listdir(tmp_path / "real")) == ["file", "fresh"]
+
+
+def test_a_device_is_written_in_place(tmp_path):
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        files.write(device, b"content")
+    except PermissionError:
+        device = "/dev/null"
+        files.write(device, b"content")
+    assert stat.S_ISCHR(os.stat(device).st_mode)
+
+
+def test_a_pipe_is_written_in_place(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    files.write(tmp_path / "pipe", b"content")
+    assert os.read(reader, 100) == b"content" and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    os.close(reader)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="Linux has it")
+def test_stdout_in_a_file_keeps_the_words_before(tmp_path):
+    code = "from cnn import files; print('words', flush=True); files.write('/dev/stdout', b'figures')"
+    with open(tmp_path / "out", "wb") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True, cwd=Path(__file__).parent)
+    assert (tmp_path / "out").read_bytes() == b"words\nfigures"
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="Linux has it")
+def test_files_in_shared_memory_are_replaced():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for content in (b"old and long", b"new"):
+            files.write(f"{folder}/file", content)
+            assert Path(folder, "file").read_bytes() == content
+
+
+def test_every_file_of_the_package_is_written_here():
+    """But for what other packages write, and logs, which are in files.py, too."""
+    writers = r"open\([^)]*[\"']([wax]b?|r\+b?)\+?[\"']|write_text|write_bytes|savefig\((?!file,)|np\.savez?\("
+    for path in Path(cnn.__file__).parent.rglob("*.py"):
+        if path.name != "files.py":
+            assert not re.search(writers, path.read_text()), path
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace", "fdopen", "chmod"])
@@ -65,10 +149,43 @@ def test_an_interruption_leaves_the_old_file(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"old")
     for path in (tmp_path / "missing" / "file", tmp_path / "file" / "below", tmp_path):
-        with pytest.raises(OSError, match="could not write") as error:
-            files.write(path, b"new")
-        assert str(path) in str(error.value)
-    assert (tmp_path / "file").read_bytes() == b"old"
+        for attempt in (lambda path: files.write(path, b"new"), files.check):
+            with pytest.raises(OSError, match="could not write") as error:
+                attempt(path)
+            assert str(path) in str(error.value)
+    for path in (tmp_path / "file", tmp_path / "new", "/dev/null"):
+        files.check(path)
+    assert (tmp_path / "file").read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("path", ["nul\0byte", "x" * 300])
+def test_a_name_that_no_file_can_have(tmp_path, path):
+    with pytest.raises(OSError, match="could not write"):
+        files.write(tmp_path / path, b"")
+    files.write(tmp_path / ("x" * 255), b"the longest there is")
+
+
+def test_homes(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert files.expanded("~/x") == str(tmp_path / "x") and files.expanded("a~b") == "a~b"
+    with pytest.raises(ValueError, match="there is no user 'no such user'"):
+        files.expanded("~no such user/x")
+    (tmp_path / "~no such user").mkdir()
+    assert files.expanded("~no such user") == "~no such user"
+
+
+@pytest.mark.parametrize("content", [b"a \xc3\xa4\n", b"\xef\xbb\xbfa \xc3\xa4\n"])
+def test_text_with_and_without_a_mark(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    assert files.read_text(tmp_path / "file") == "a ä\n"
+
+
+@pytest.mark.parametrize(("encoding", "words"), [("utf-16", "UTF-16"), ("latin-1", "byte 2 is 0xe4")])
+def test_text_in_another_encoding_is_named(tmp_path, encoding, words):
+    (tmp_path / "file").write_bytes("a ä".encode(encoding))
+    with pytest.raises(ValueError, match=f"file: must be UTF-8 text, .*{words}"):
+        files.read_text(tmp_path / "file")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,12 +115,61 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
+    """From its first to its last moment, whatever files are replaced meanwhile; then the lock is gone."""
+    folder = tmp_path / "run"
+    others = f"""
+        for what in (lambda: run.train(run.Settings(), {str(folder)!r}, quiet=True),
+                     lambda: run.resume({str(folder)!r}, quiet=True)):
+            try:
+                what()
+            except FileExistsError as error:
+                print(error)
+    """
+    try_both = f"subprocess.run([sys.executable, '-c', {'from cnn import run' + textwrap.dedent(others)!r}])"
+    first = at_step(1, f"import subprocess; {try_both}")
+    last = f"""
+        from cnn import run, files
+        def wrap(write):
+            def wrapped(path, content):
+                import subprocess
+                write(path, content)
+                if str(path).endswith("summary.json"):
+                    {try_both}
+            return wrapped
+        files.write = wrap(files.write)
+    """
+    refused = f"{folder}: another process is working on this run\n"
+    for before in (first, textwrap.dedent(last)):
+        result = short("--out", folder, "--quiet", before=before)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == 2 * refused
+        assert run.resume(folder, quiet=True)["complete"]
+        shutil.rmtree(folder)
+
+
+def test_of_two_that_start_at_once_one_is_refused(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "run"), "--quiet", "--seed"]
+    both = [subprocess.Popen([*command, str(seed)], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent)
+            for seed in (1, 2)]
+    said = [process.communicate()[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert sorted(codes) == [0, 1] and str(tmp_path / "run") in said[codes.index(1)]
+    assert run.read_settings(tmp_path / "run")["seed"] == summary(tmp_path / "run")["seed"] == codes.index(0) + 1
+
+
+def test_what_killed_writes_have_left_is_cleared_away(tmp_path):
     fcntl = pytest.importorskip("fcntl")
-    run.train(SHORT, tmp_path / "run", quiet=True)
-    with open(tmp_path / "run" / "config.toml") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(FileExistsError, match="another process"):
-            run.resume(tmp_path / "run", quiet=True)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    names = (".config.toml.0123abcd.cnn-tmp", ".model.safetensors.0123abcd.cnn-tmp", ".notes.tmp", ".summary.json.swp")
+    for name in names:
+        (folder / name).write_text("half")
+    with open(folder / names[1]) as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        run.train(run.replace(SHORT, max_minutes=1e-9), folder, quiet=True)
+        assert {name for name in os.listdir(folder) if name.startswith(".")} == set(names[1:])
+    run.resume(folder, quiet=True)
+    assert {name for name in os.listdir(folder) if name.startswith(".")} == set(names[2:])
 
 
 # ------------------------------------------------------------------------------------------ settings

@@ -107,14 +107,58 @@ def test_the_default_is_what_this_process_may_use():
     assert 1 <= threads.default_num_threads() <= os.cpu_count()
 
 
+THREADS = "import cnn; print(cnn.get_num_threads())"
+
+
 def test_the_environment_sets_the_default():
-    code = "import cnn; print(cnn.get_num_threads())"
-    assert run_python("-c", code, CNN_NUM_THREADS="3").stdout == "3\n"
-    for wrong in ("0", "-1", "1025", "2.0", "two", " "):
-        result = run_python("-c", code, CNN_NUM_THREADS=wrong)
+    assert run_python("-W", "ignore", "-c", THREADS, CNN_NUM_THREADS="3").stdout == "3\n"
+    for wrong in ("0", "-1", "1025", "2.0", "two", " ", "٣", "9" * 5000):
+        result = run_python("-c", THREADS, CNN_NUM_THREADS=wrong)
         assert (
             result.returncode == 1 and "ValueError: CNN_NUM_THREADS must be a whole number" in result.stderr
         )
+
+
+@pytest.mark.parametrize(("ours", "omp", "wanted"), [
+    ("", "1", 1), ("", "1,4", 1), ("", " 1 ", 1), ("1", "2", 1), ("", "", None), ("", "x", None), ("", "0", None),
+    ("", "-1", None), ("", "100000", None), ("", "9" * 5000, None), ("", ",1", None),
+])  # fmt: skip
+def test_openmp_s_variable_is_the_default_where_ours_is_not_set(monkeypatch, ours, omp, wanted):
+    monkeypatch.setattr(threads, "cores", lambda: 3)
+    monkeypatch.setenv("CNN_NUM_THREADS", ours)
+    monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    assert threads.default_num_threads() == (wanted or 3)
+
+
+def test_openmp_s_variable_in_a_process_of_its_own():
+    assert run_python("-c", THREADS, CNN_NUM_THREADS="", OMP_NUM_THREADS="1").stdout == "1\n"
+
+
+def test_more_threads_than_cores(monkeypatch, recwarn, set_threads):
+    """Up to four times the cores with a warning, where a command or a variable asks for them; in Python any number."""
+    monkeypatch.setattr(threads, "cores", lambda: 2)
+    monkeypatch.setenv("CNN_NUM_THREADS", "2")
+    assert threads.default_num_threads() == 2 and not recwarn
+    for name in ("CNN_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.setenv("CNN_NUM_THREADS", "")
+        monkeypatch.setenv(name, "8")
+        with pytest.warns(RuntimeWarning, match=f"{name} asks for 8 threads on 2 cores"):
+            assert threads.default_num_threads() == 8
+    monkeypatch.setenv("CNN_NUM_THREADS", "9")
+    with pytest.raises(ValueError, match="CNN_NUM_THREADS must be at most 8, four times the cores .*, got 9"):
+        threads.default_num_threads()
+    with pytest.raises(ValueError, match="--threads must be at most 8, .* got 500"):
+        threads.use("--threads", 500)
+    with pytest.warns(RuntimeWarning, match="set_num_threads asks for 9 threads on 2 cores"):
+        set_threads(9)
+    assert cnn.get_num_threads() == 9
+
+
+def test_the_environment_of_children_is_left_alone():
+    """What is set for OpenMP while it is loaded is gone afterwards; what the user has set stays."""
+    code = "import os; before = dict(os.environ); import cnn; assert os.environ == before; print('same')"
+    for environment in ({}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "passive"}):
+        assert run_python("-c", code, **environment).stdout == "same\n"
 
 
 # ------------------------------------------------------------------------------------------ Python's threads

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from processes import run_python
 
 import cnn
-from cnn import functional, reference
+from cnn import functional, reference, winograd
 from cnn.layers import Conv2d
 
 
@@ -162,7 +162,25 @@ def test_the_switch_takes_booleans(value):
         cnn.set_winograd(value)
 
 
-@pytest.mark.parametrize(("value", "state"), [("0", "off"), ("1", "on"), ("", "on")])
-def test_the_environment_switches_it(value, state):
-    result = run_python("-c", "import cnn; cnn.show_config()", CNN_WINOGRAD=value)
-    assert f"Winograd       {state}" in result.stdout
+@pytest.mark.parametrize(("value", "state"), [
+    ("0", False), ("off", False), ("False", False), ("no", False), ("1", True), ("", True), ("ON", True), ("yes", True),
+])
+def test_the_environment_switches_it(monkeypatch, value, state):
+    monkeypatch.setattr(winograd, "_enabled", None)
+    monkeypatch.setenv("CNN_WINOGRAD", value)
+    assert winograd.get_winograd() is state
+
+
+def test_an_environment_that_says_neither_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(winograd, "_enabled", None)
+    monkeypatch.setenv("CNN_WINOGRAD", "maybe")
+    with pytest.raises(ValueError, match="CNN_WINOGRAD must be 0 .* or 1 .*, got 'maybe'"):
+        cnn.get_winograd()
+    cnn.set_winograd(True)      # does not ask the environment
+    assert cnn.get_winograd()
+    result = run_python("-m", "cnn", "config", CNN_WINOGRAD="maybe")
+    assert result.returncode == 1 and result.stderr.startswith("cnn config: CNN_WINOGRAD must be 0 ")
+
+
+def test_the_environment_is_asked():
+    assert "Winograd       off" in run_python("-m", "cnn", "config", CNN_WINOGRAD="off").stdout

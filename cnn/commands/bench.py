@@ -3,19 +3,22 @@
 First the gradients of one step are compared; then both are timed in turn, round by round, so that a
 machine that changes its speed changes both. PyTorch's figure is the better of eager and channels_last.
 """
-import argparse
 import itertools
 import json
+import math
 import os
 import platform
 import statistics
 import sys
 import time
+from argparse import RawDescriptionHelpFormatter
 
 import numpy as np
 
-from cnn import _ext, config, data, layers, models, optim, threads
+from cnn import _ext, config, data, files, layers, models, optim, threads
+from cnn.commands import Parser, command, path, running
 from cnn.plan import LANES, Program
+from cnn.streams import say
 from cnn.trainer import Trainer
 
 
@@ -206,8 +209,8 @@ def bench_net(net, batch, rounds, seconds, with_torch):
         import torch
         torch.set_num_threads(n_threads)
         result["gradients_differ_by"] = check_gradients(net, min(batch, 64))
-        print("gradients of one step differ from PyTorch's by "
-              + ", ".join(f"{d:.0e} in {name}" for name, d in result["gradients_differ_by"].items()))
+        say("gradients of one step differ from PyTorch's by "
+            + ", ".join(f"{d:.0e} in {name}" for name, d in result["gradients_differ_by"].items()))
         contenders["eager"] = torch_step(net, batch, False)
         contenders["channels_last"] = torch_step(net, batch, True)
     peak = peak_program(n_threads)
@@ -223,18 +226,18 @@ def bench_net(net, batch, rounds, seconds, with_torch):
     result["cnn"] = median_spread(rates["cnn"])
     share = [rate * flops / 1e9 / top for rate, top in zip(rates["cnn"], peaks, strict=True)]
     result["share_of_peak"] = median_spread(share)
-    print(f"{net}, batch {batch}, {n_threads} threads, {rounds} rounds: median (lowest to highest)")
-    print(f"  {'cnn':<20s}{show(result['cnn'], 'images/s')}, by the plain formulas "
-          f"{result['share_of_peak']['median']:.0%} of the multiply-add peak of "
-          f"{result['peak_gflops']['median']:,.0f} GFLOPS")
+    say(f"{net}, batch {batch}, {n_threads} threads, {rounds} rounds: median (lowest to highest)")
+    say(f"  {'cnn':<20s}{show(result['cnn'], 'images/s')}, by the plain formulas "
+        f"{result['share_of_peak']['median']:.0%} of the multiply-add peak of "
+        f"{result['peak_gflops']['median']:,.0f} GFLOPS")
     if with_torch:
         best = [max(pair) for pair in zip(rates["eager"], rates["channels_last"], strict=True)]
         ratios = [a / b for a, b in zip(rates["cnn"], best, strict=True)]
         for name in ("eager", "channels_last"):
             result[name] = median_spread(rates[name])
-            print(f"  {'torch ' + name:<20s}{show(result[name], 'images/s')}")
+            say(f"  {'torch ' + name:<20s}{show(result[name], 'images/s')}")
         result["ratio"] = median_spread(ratios)
-        print(f"  ratio to PyTorch's better {show_ratio(result['ratio'])}")
+        say(f"  ratio to PyTorch's better {show_ratio(result['ratio'])}")
     return result
 
 
@@ -265,12 +268,12 @@ def bench_latency(net, rounds, seconds, with_torch):
             times[name].append(1e6 / time_steps(steps, seconds))
     result = {"net": net, "threads": n_threads, "rounds": rounds,
               "microseconds": {name: median_spread(values) for name, values in times.items()}}
-    print(f"{net}, one image, {n_threads} threads, {rounds} rounds: median (lowest to highest)")
+    say(f"{net}, one image, {n_threads} threads, {rounds} rounds: median (lowest to highest)")
     for name, value in result["microseconds"].items():
-        print(f"  {name:<20s}{show(value, 'us')}")
+        say(f"  {name:<20s}{show(value, 'us')}")
     if with_torch:
         result["ratio"] = median_spread([b / a for a, b in zip(times["cnn"], times["torch"], strict=True)])
-        print(f"  PyTorch's time by ours {show_ratio(result['ratio'])}")
+        say(f"  PyTorch's time by ours {show_ratio(result['ratio'])}")
     return result
 
 
@@ -289,10 +292,10 @@ def bench_scaling(net, batch, rounds, seconds):
     threads.set_num_threads(most)
     ratio = median_spread([b / a for a, b in zip(rates[1], rates[most], strict=True)])
     figures = {number: median_spread(values) for number, values in rates.items()}
-    print(f"{net}, batch {batch}, {rounds} rounds: median (lowest to highest)")
+    say(f"{net}, batch {batch}, {rounds} rounds: median (lowest to highest)")
     for number, value in figures.items():
-        print(f"  {number:>3d} thread{'s' if number > 1 else ' '}          {show(value, 'images/s')}")
-    print(f"  ratio {show_ratio(ratio)}")
+        say(f"  {number:>3d} thread{'s' if number > 1 else ' '}          {show(value, 'images/s')}")
+    say(f"  ratio {show_ratio(ratio)}")
     return {"net": net, "batch": batch, "rounds": rounds, "ratio": ratio,
             "images_per_second": figures}
 
@@ -304,7 +307,7 @@ def bench_kernels(net, batch):
     steps(1)
     program = next(p for key, (p, _) in trainer._programs.items() if key[0] == "step")
     peak = statistics.median(measure_peak(peak_program(1), 1) for _ in range(5))
-    print(f"{net}, batch {batch}, 1 thread, peak {peak:.0f} GFLOPS: every operation of a step by itself")
+    say(f"{net}, batch {batch}, 1 thread, peak {peak:.0f} GFLOPS: every operation of a step by itself")
     rows = []
     for op in program.operations("forward"):
         times = []
@@ -322,13 +325,14 @@ def bench_kernels(net, batch):
         elif op["bytes"] and not op["tasks"]:
             row["gb_per_second"] = op["bytes"] * -(-batch // LANES) / seconds / 1e9
             text += f"{row['gb_per_second']:>8.1f} GB/s"
-        print(text)
+        say(text)
         rows.append(row)
     return {"net": net, "batch": batch, "peak_gflops_one_thread": peak, "operations": rows}
 
 
+@command
 def main(arguments=None, prog=None):
-    p = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(prog=prog, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     p.add_argument("net", nargs="?", choices=models.MODELS, default="lenet5", help="default: %(default)s")
     p.add_argument("--channels", metavar="N,N,...", help="widths of the net's stages; default: its own")
     p.add_argument("--batch", type=int, default=64, help="default: %(default)s")
@@ -339,19 +343,26 @@ def main(arguments=None, prog=None):
     p.add_argument("--latency", action="store_true", help="time one image through the network instead")
     p.add_argument("--scaling", action="store_true", help="compare one thread with all instead")
     p.add_argument("--no-torch", action="store_true", help="do not compare with PyTorch")
-    p.add_argument("--json", metavar="FILE", help="write the figures to a file too")
+    p.add_argument("--json", type=path, metavar="FILE", help="write the figures to a file too")
     given = p.parse_args(arguments)
-    try:
-        if given.threads is not None:
-            threads.set_num_threads(given.threads)
+    with running(p, given.threads):
         for name in ("batch", "rounds"):
             if getattr(given, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(given, name)}")
+        if not 0 < given.seconds < math.inf:
+            raise ValueError(f"--seconds must be a finite number above 0, got {given.seconds}")
         if given.channels:
             given.net += f":{given.channels}"
             make(given.net)
-    except (TypeError, ValueError) as error:
-        p.exit(1, f"{p.prog}: {error}\n")
+        if given.json:
+            files.check(given.json)
+        result = bench(given)
+        if given.json:
+            files.write(given.json, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def bench(given):
+    """Time what the command line asks for; the figures as a dict."""
     with_torch = not (given.no_torch or given.kernels or given.scaling)
     versions = {"python": platform.python_version(), "numpy": np.__version__}
     if with_torch:
@@ -360,18 +371,16 @@ def main(arguments=None, prog=None):
             versions["torch"] = torch.__version__
         except ImportError:
             with_torch = False
-            print("PyTorch is not installed: no comparison")
-    print(f"{config.processor()}, {os.cpu_count()} cores; kernels {_ext.VARIANT}; "
-          + ", ".join(f"{name} {version}" for name, version in versions.items()))
+            say("PyTorch is not installed: no comparison")
+    say(f"{config.processor()}, {os.cpu_count()} cores; kernels {_ext.VARIANT}; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items()))
     result = {"processor": config.processor(), "kernels": _ext.VARIANT, "versions": versions}
     if given.kernels:
-        result.update(bench_kernels(given.net, given.batch))
+        figures = bench_kernels(given.net, given.batch)
     elif given.latency:
-        result.update(bench_latency(given.net, given.rounds, given.seconds, with_torch))
+        figures = bench_latency(given.net, given.rounds, given.seconds, with_torch)
     elif given.scaling:
-        result.update(bench_scaling(given.net, given.batch, given.rounds, given.seconds))
+        figures = bench_scaling(given.net, given.batch, given.rounds, given.seconds)
     else:
-        result.update(bench_net(given.net, given.batch, given.rounds, given.seconds, with_torch))
-    if given.json:
-        from cnn import files
-        files.write(given.json, (json.dumps(result, indent=2) + "\n").encode())
+        figures = bench_net(given.net, given.batch, given.rounds, given.seconds, with_torch)
+    return {**result, **figures}

@@ -1,9 +1,11 @@
 """Say which kernels, threads and versions are in use."""
-import argparse
-
 from cnn import config
+from cnn.commands import Parser, command, running
 
 
+@command
 def main(arguments=None, prog=None):
-    argparse.ArgumentParser(prog=prog, description=__doc__).parse_args(arguments)
-    config.show_config()
+    p = Parser(prog=prog, description=__doc__)
+    p.parse_args(arguments)
+    with running(p, None):
+        config.show_config()

@@ -2,17 +2,14 @@
 
 Files that can't be read are named, and the exit code is then 1.
 """
-import argparse
-import sys
-
-from cnn import evaluation
-from cnn.commands import plain_warnings, running
+from cnn import evaluation, streams
+from cnn.commands import Parser, command, path, running
 
 
 def parser(prog=None):
-    p = argparse.ArgumentParser(prog=prog, description=__doc__)
-    p.add_argument("model", metavar="MODEL", help="model.safetensors, or the folder of a run")
-    p.add_argument("images", metavar="IMAGE", nargs="+", help="picture, folder of pictures, or IDX file")
+    p = Parser(prog=prog, description=__doc__)
+    p.add_argument("model", type=path, metavar="MODEL", help="model.safetensors, or the folder of a run")
+    p.add_argument("images", type=path, metavar="IMAGE", nargs="+", help="picture, folder of pictures, or IDX file")
     p.add_argument("--top", type=int, default=1, metavar="K", help="name the K most probable classes; default: 1")
     p.add_argument("--invert", action="store_true", help="for dark digits on light paper")
     p.add_argument("--json", action="store_true", help="print one JSON list instead of lines")
@@ -20,10 +17,16 @@ def parser(prog=None):
     return p
 
 
+@command
 def main(arguments=None, prog=None):
     p = parser(prog)
     given = p.parse_args(arguments)
-    with running(p, given.threads), plain_warnings():
-        failed = evaluation.predict(given.model, given.images, given.top, given.invert, given.json,
-                                    complain=lambda text: print(f"{p.prog}: {text}", file=sys.stderr))
+
+    def out(text):
+        if error := streams.say(text):      # there is no use in going on
+            raise error if isinstance(error, BrokenPipeError) else OSError(f"could not print: {error}")
+
+    with running(p, given.threads):
+        failed = evaluation.predict(given.model, given.images, given.top, given.invert, given.json, out,
+                                    complain=lambda text: streams.complain(f"{p.prog}: {text}"))
     return 1 if failed else 0

@@ -2,39 +2,45 @@
 import argparse
 import dataclasses
 import shlex
+import sys
 
-from cnn import run, threads
-from cnn.callbacks import Interrupted, TrainingDiverged
-from cnn.commands import plain_warnings
+from cnn import run, streams
+from cnn.callbacks import Interrupted
+from cnn.commands import Parser, command, path, running
+
+_PATHS = ("dataset", "data_dir")
 
 
 def parser(prog=None):
-    p = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = Parser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                 epilog="Options that are not given take values that suit the data set.")
     p.add_argument("--recipe", choices=run.RECIPES, help="settings that reach a named accuracy; only the seed is open")
     p.add_argument("--list-recipes", action="store_true", help="say what recipes there are, and stop")
-    p.add_argument("--config", metavar="FILE", help="take the settings from the config.toml of a run (or its folder); "
-                   "those on the command line override them")
-    p.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, to the same bits")
+    p.add_argument("--config", type=path, metavar="FILE", help="take the settings from the config.toml of a run (or "
+                   "its folder); those on the command line override them")
+    p.add_argument("--resume", type=path, metavar="RUN",
+                   help="resume the run in this folder; the result is bit-identical")
     p.add_argument("--find-lr", action="store_true", help="instead of training, measure the loss at growing learning "
                    "rates, and draw it (pip install 'cnn[plot]')")
     for field in dataclasses.fields(run.Settings):
         names = {name: value for name, value in field.metadata.items() if name != "free"}
-        kind = {"action": argparse.BooleanOptionalAction} if field.type is bool else {"type": field.type}
+        kind = {"action": argparse.BooleanOptionalAction} if field.type is bool else {
+            "type": path if field.name in _PATHS else field.type}
         p.add_argument(f"--{field.name.replace('_', '-')}", **kind, **names)
     p.add_argument("--threads", type=int, metavar="N", help="default: all cores this process may use")
-    p.add_argument("--out", metavar="DIR", help="default: a new folder runs/<dataset>-<model>-<n>")
+    p.add_argument("--out", type=path, metavar="DIR", help="default: a new folder runs/<dataset>-<model>-<n>")
     p.add_argument("--quiet", action="store_true", help="print nothing")
     return p
 
 
+@command
 def main(arguments=None, prog=None):
     p = parser(prog)
     given = vars(p.parse_args(arguments))
     if given.pop("list_recipes"):
         for name, recipe in run.RECIPES.items():
-            print(f"{name}: {recipe.settings.model} on {recipe.settings.dataset}, target {recipe.target:.1%}; "
-                  f"{recipe.cost}")
+            streams.say(f"{name}: {recipe.settings.model} on {recipe.settings.dataset}, target {recipe.target:.1%}; "
+                        f"{recipe.cost}")
         return
     out, quiet, n_threads, folder, config, name, find_lr = (
         given.pop(option) for option in ("out", "quiet", "threads", "resume", "config", "recipe", "find_lr"))
@@ -46,9 +52,7 @@ def main(arguments=None, prog=None):
     if (recipe or folder) and fixed:
         p.error(f"{'a recipe' if recipe else 'the run to resume'} fixes --{min(fixed).replace('_', '-')}")
     try:
-        if n_threads is not None:
-            threads.set_num_threads(n_threads)
-        with plain_warnings():
+        with running(p, n_threads):
             if folder:
                 run.resume(folder, quiet, **given)
                 return
@@ -61,8 +65,5 @@ def main(arguments=None, prog=None):
                 run.train(settings, out, quiet, recipe and recipe.target)
     except Interrupted as stop:
         folder = shlex.quote(str(stop.path.parents[1]))
-        p.exit(128 + stop.number, f"{p.prog}: {stop}; go on with: {p.prog} --resume {folder}\n")
-    except (TrainingDiverged, ImportError, OSError, ValueError, TypeError) as error:
-        p.exit(1, f"{p.prog}: {error}\n")
-    except KeyboardInterrupt:
-        p.exit(130, f"\n{p.prog}: interrupted\n")
+        streams.complain(f"{p.prog}: {stop}; go on with: {p.prog} --resume {folder}")
+        sys.exit(128 + stop.number)

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from cases import assert_same_bits
+from cnn._ext.guard import Guard, Holder
 
 import cnn
 from cnn import callbacks, functional, models
-from cnn._ext.guard import Guard, Holder
 from cnn.data import Dataset
 from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, ReLU, Sequential
 

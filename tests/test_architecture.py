@@ -108,7 +108,7 @@ def test_no_file_imports_in_a_circle():
 def test_data_stands_by_itself():
     for path in FILES:
         if place(path) == "data":
-            assert imported(path)[0] <= {"data", "_ext", "threads"}, path
+            assert imported(path)[0] <= {"data", "_ext", "threads", "text"}, path
 
 
 def test_models_and_trainers_of_others_are_not_imported():

@@ -200,9 +200,9 @@ class Layer:
     def _refuse_repeated(self):
         """Raise ValueError where the gradient would be that of one of several uses."""
         if (name := self._parts().twice) is not None:
-            raise ValueError(f"{type(self).__name__}: {name} is used more than once in a model with layers in NumPy: its "
-                             f"gradient, the sum over all uses, is not supported there; give each use a layer of its "
-                             f"own")
+            raise ValueError(f"{type(self).__name__}: {name} is used more than once in a model with layers in NumPy: "
+                             f"its gradient, the sum over all uses, is not supported there; give each use a layer of "
+                             f"its own")
 
     def _checked(self, name, x):
         """x as a contiguous array that the kernels can read."""

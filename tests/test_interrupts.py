@@ -162,8 +162,8 @@ def test_an_optimizer_and_an_average(every):
         return model, cnn.RMSprop(model.parameters(), lr=0.1, momentum=0.9), cnn.EMA(model, decay=0.5, warmup=False)
 
     def state():
-        return [*model.state_dict().values(), *ema.state_dict().values(), *optimizer.state.values()], \
-            optimizer.steps, ema.steps
+        moments = [values.copy() for values in optimizer.state.values()]
+        return [*model.state_dict().values(), *ema.state_dict().values(), *moments], optimizer.steps, ema.steps
 
     def step():
         optimizer.step()

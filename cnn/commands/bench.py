@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 
@@ -297,6 +298,36 @@ def bench_scaling(net, batch, rounds, seconds):
             "images_per_second": figures}
 
 
+def bench_busy(net, batch, rounds, seconds, others):
+    """Time a training step alone and beside processes that take all they get, in turn: what part of its fair share of
+    the cores it makes use of."""
+    count = threads.get_num_threads()
+    steps = our_step(net, batch)[0]
+    steps(1)
+    figures = {"alone": [], "beside": []}
+    for _ in range(rounds):
+        figures["alone"].append(batch * time_steps(steps, seconds))
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
+        try:
+            time.sleep(0.2)     # they have begun
+            figures["beside"].append(batch * time_steps(steps, seconds))
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+    cores = min(count, os.cpu_count())
+    fair = min(1, os.cpu_count() / (cores + others))
+    share = median_spread([b / a / fair for a, b in zip(figures["alone"], figures["beside"], strict=True)])
+    print(f"{net}, batch {batch}, {count} threads, {others} busy processes, {rounds} rounds: median (lowest to "
+          f"highest)")
+    result = {"net": net, "batch": batch, "threads": count, "rounds": rounds, "busy": others, "share_of_fair": share}
+    for name, rates in figures.items():
+        result[name] = median_spread(rates)
+        print(f"  {name:<20s}{show(result[name], 'images/s')}")
+    print(f"  share of the fair {fair:.0%}: {show_ratio(share)}")
+    return result
+
+
 def bench_kernels(net, batch):
     """Time every operation of a training step by itself, on one thread: GFLOPS by the plain formulas (Winograd's
     algorithm may exceed the peak), GB/s of the tensors that the others read and write."""
@@ -338,21 +369,22 @@ def main(arguments=None, prog=None):
     p.add_argument("--kernels", action="store_true", help="time every operation of a step instead")
     p.add_argument("--latency", action="store_true", help="time one image through the network instead")
     p.add_argument("--scaling", action="store_true", help="compare one thread with all instead")
+    p.add_argument("--busy", type=int, metavar="N", help="compare alone with beside N busy processes instead")
     p.add_argument("--no-torch", action="store_true", help="do not compare with PyTorch")
     p.add_argument("--json", metavar="FILE", help="write the figures to a file too")
     given = p.parse_args(arguments)
     try:
         if given.threads is not None:
             threads.set_num_threads(given.threads)
-        for name in ("batch", "rounds"):
-            if getattr(given, name) < 1:
+        for name in ("batch", "rounds", "busy"):
+            if getattr(given, name) is not None and getattr(given, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(given, name)}")
         if given.channels:
             given.net += f":{given.channels}"
             make(given.net)
     except (TypeError, ValueError) as error:
         p.exit(1, f"{p.prog}: {error}\n")
-    with_torch = not (given.no_torch or given.kernels or given.scaling)
+    with_torch = not (given.no_torch or given.kernels or given.scaling or given.busy)
     versions = {"python": platform.python_version(), "numpy": np.__version__}
     if with_torch:
         try:
@@ -370,6 +402,8 @@ def main(arguments=None, prog=None):
         result.update(bench_latency(given.net, given.rounds, given.seconds, with_torch))
     elif given.scaling:
         result.update(bench_scaling(given.net, given.batch, given.rounds, given.seconds))
+    elif given.busy:
+        result.update(bench_busy(given.net, given.batch, given.rounds, given.seconds, given.busy))
     else:
         result.update(bench_net(given.net, given.batch, given.rounds, given.seconds, with_torch))
     if given.json:

@@ -81,6 +81,15 @@ cdef extern from *:
     typedef vec loose_vec __attribute__((aligned(sizeof(real))));
     typedef ivec loose_ivec __attribute__((aligned(sizeof(real))));
 
+    /* doubles as wide as a vector, and as many numbers in memory as make up one */
+    typedef double dvec __attribute__((vector_size(VEC_BYTES)));
+    #define DVL ((int)(VEC_BYTES / sizeof(double)))
+    typedef real few __attribute__((vector_size(VEC_BYTES * CNN_REAL_BITS / 64), may_alias));
+    typedef few loose_few __attribute__((aligned(sizeof(real))));
+    #define dvec_load(p) __builtin_convertvector(*(const loose_few*)(p), dvec)
+    #define dvec_store(p, v) __builtin_memcpy(p, &(v), VEC_BYTES)
+    #define dvec_zero() ((dvec){0})
+
     #define prefetch_write(p) __builtin_prefetch(p, 1)
     #define prefetch_second(p) __builtin_prefetch(p, 0, 2)    /* into the second cache */
     #define vec_load(p) (*(const loose_vec*)(p))
@@ -177,14 +186,19 @@ cdef extern from *:
     ctypedef int integer
     ctypedef float vec
     ctypedef int ivec
+    ctypedef double dvec
     enum:
         LANES
         VL
+        DVL
         ROWV
         TILE_VECS
         EXP_TERMS
     void prefetch_second(const real* p) nogil
     void prefetch_write(const real* p) nogil
+    dvec dvec_load(const real* p) nogil
+    void dvec_store(double* p, dvec v) nogil
+    dvec dvec_zero() nogil
     vec vec_load(const real* p) nogil
     void vec_store(real* p, vec v) nogil
     vec vec_splat(real s) nogil

@@ -46,7 +46,6 @@ if os.environ.get("CNN_NATIVE") == "1":
 # By themselves GCC stops at 16 rounds and Clang earlier (LeNet-5, AVX-512: 21,000 instead of 81,000 images/s).
 UNROLL_GCC = ["--param", "max-completely-peel-times=64", "--param", "max-completely-peeled-insns=4000"]
 UNROLL_CLANG = ["-mllvm", "-unroll-threshold=10000", "-mllvm", "-unroll-full-max-count=64"]
-OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
 
 # The tiles' constants reach the compiler by inlining, so inlining must not be left to its taste.
 ALWAYS_INLINE = ("CYTHON_INLINE", "inline __attribute__((always_inline))")
@@ -68,15 +67,11 @@ class BuildKernels(build_ext):
         unroll = UNROLL_CLANG if clang else UNROLL_GCC
         if not self.compiles(unroll):
             unroll = []
-        openmp = next((o for o in OPENMP if self.compiles(o[0], o[1], "#include <omp.h>\n")), None)
-        if openmp is None:
-            print("cnn: no OpenMP found: the kernels are built for one thread only", file=sys.stderr)
-            openmp = [], []
         for ext in self.extensions:
             # only where it is needed: with it, GCC 12 compiles some other loops wrongly
             tiles = unroll if ext.name.endswith((".conv", ".conv1x1", ".depthwise", ".winograd")) else []
-            ext.extra_compile_args += FLAGS + tiles + openmp[0]
-            ext.extra_link_args += openmp[1]
+            ext.extra_compile_args += [*FLAGS, *tiles, "-pthread"]
+            ext.extra_link_args += ["-pthread"]
         super().build_extensions()
 
     def copy_extensions_to_source(self):

@@ -25,9 +25,9 @@ def versions():
 
 
 def describe():
-    """The kernels in use, the threads, the OpenMP version, and the versions of what matters: a dict of texts."""
+    """The kernels in use, the threads, and the versions of what matters: a dict of texts."""
     from cnn import __version__
-    openmp, forced = threads.openmp(), os.environ.get("CNN_KERNELS")
+    forced = os.environ.get("CNN_KERNELS")
     return {
         "cnn": __version__,
         "Python, NumPy": f"{platform.python_version()}, {np.__version__}",
@@ -36,7 +36,6 @@ def describe():
                    f"{', '.join(_ext.VARIANTS)})",
         "Winograd": "on" if winograd.get_winograd() else "off",
         "threads": f"{threads.get_num_threads()} of {os.cpu_count()} cores",
-        "OpenMP": f"version {openmp // 100}-{openmp % 100:02d}" if openmp else "not built in: one thread only",
     }
 
 

@@ -507,11 +507,12 @@ class Program:
                                "phase": phase})
         return result
 
-    def run_operation(self, operation, images):
-        """Run one of `operations` alone, on one thread, with the arrays of the last run."""
+    def run_operation(self, operation, images, **arrays):
+        """Run one of `operations` alone, on one thread; arrays: as for `run`."""
         segment = np.array([(operation["index"], 1, operation["tasks"])], SEGMENT)
-        executor.run(self._compiled[operation["phase"]].addresses[0], segment.ctypes.data, 1, images,
-                     _blocks_per_shard(images), 1)
+        compiled = self._compiled[operation["phase"]]
+        slots = [(places, arrays[name]) for name, places in compiled.slots.items()]
+        executor.run(compiled.addresses[0], segment.ctypes.data, 1, images, _blocks_per_shard(images), 1, 1, slots)
 
     # ------------------------------------------------------------ steps that many layers share
 

@@ -76,8 +76,8 @@ def winograd_conv2d(x, w, m=2, padding=0):
 
     where * is element by element. In one dimension, correlating n numbers with r gives m: the transposed of
     multiplying a polynomial of m coefficients by one of r, which n of their values determine. A and G evaluate
-    at the points 0, 1, -1, 2, -2, ... and infinity (the leading coefficient), B^T is the transposed of the
-    interpolation. G is scaled by what B^T then need not divide by.
+    at n - 1 points and infinity (the leading coefficient), B^T is the transposed of the interpolation. G is scaled by
+    what B^T then need not divide by.
 
     x: (N, C, H, W). w: (K, C, r, r). Returns y: (N, K, out_h, out_w). Source: Lavin and Gray, 2016.
     """
@@ -123,10 +123,13 @@ def winograd_rows_conv2d(x, w, m=2, padding=0):
     return y[..., : out[1]]
 
 
-def winograd_matrices(m, r):
-    """A^T (m, n), G (n, r) and B^T (n, n) of `winograd_conv2d`, float64, from their definition."""
+def winograd_matrices(m, r, points=None):
+    """A^T (m, n), G (n, r) and B^T (n, n) of `winograd_conv2d`, float64, from their definition.
+
+    points: n - 1 different numbers; by default those of the kernels, with the smallest rounding errors.
+    """
     n = m + r - 1
-    points = np.array([0, 1, -1, 2, -2][: n - 1], float)
+    points = np.array(points or ([0, 1, -1] if n <= 4 else [0, 5 / 8, -5 / 8, 3 / 2, -3 / 2])[: n - 1], float)
     powers = points[:, None] ** np.arange(n)
     infinity = np.eye(n)[-1:]
     at = np.vstack([powers[:, :m], infinity[:, n - m :]]).T

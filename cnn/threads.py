@@ -93,14 +93,10 @@ def set_num_threads(n):
     n = shapes.integer("set_num_threads", "n", n, 1, 1024)
     _warn("set_num_threads", n, cores())
     _threads = n
+    executor.pause()    # the threads of before
 
 
 def use(name, n):
     """As `set_num_threads`, for a number that `name`, an option, asks for and that must fit (see `fitting`)."""
     global _threads
     _threads = fitting(name, n)
-
-
-def openmp():
-    """The OpenMP version that the kernels were built with (yyyymm), 0 without OpenMP."""
-    return executor.OPENMP

@@ -1,7 +1,7 @@
 """Whether convolutions may take fewer multiplications, at some cost in rounding.
 
-Winograd's F(4x4, 3x3) and F(2x2, 5x5) sum numbers that are up to a hundred times larger than the result, so that
-float32 results differ from the exact ones by some 3e-6 of the largest, instead of 3e-7 (docs/gradients.md).
+Winograd's F(4x4, 3x3) and F(2x2, 5x5) sum numbers that are larger than the result, so that float32 results differ
+from the exact ones by some 2e-6 of the largest, instead of 1e-6 (docs/gradients.md).
 """
 import os
 

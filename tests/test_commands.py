@@ -140,6 +140,7 @@ def test_data_that_no_run_can_use(tmp_path, capsys, monkeypatch, arguments, word
     (["--scaling", "--batch", "20"], {"batch": 20, "rounds": 2}),
     (["--latency", "--no-torch"], {"threads": 2}),
     (["--kernels", "--batch", "20"], {"batch": 20}),
+    (["--busy", "1", "--batch", "20"], {"busy": 1, "rounds": 2}),
 ])
 def test_bench_prints_and_writes_its_figures(options, wanted, tmp_path, capsys, set_threads):
     set_threads(2)
@@ -156,6 +157,8 @@ def test_bench_prints_and_writes_its_figures(options, wanted, tmp_path, capsys, 
 def test_bench_refuses_what_it_cannot_time(capsys):
     ends(1, "bench", "--rounds", "0")
     assert "--rounds must be at least 1, got 0" in capsys.readouterr().err
+    ends(1, "bench", "--busy", "-1")
+    assert "--busy must be at least 1, got -1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

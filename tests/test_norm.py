@@ -62,6 +62,32 @@ def test_running_statistics_are_pytorchs(torch, momentum, dtype):
     assert_same_bits(layer.state_dict().values(), before.values())  # evaluation leaves them alone
 
 
+@pytest.mark.parametrize("shape", [(64, 4, 8, 8), (3, 5, 7, 9), (40, 3, 1, 1), (17, 2, 33, 30)])
+def test_a_mean_near_zero_is_exact_to_its_last_place(shape):
+    """Where numbers cancel, their sum is as exact as any."""
+    x = normal(*shape).astype(np.float32)
+    x -= x.mean(axis=(0, 2, 3), keepdims=True)  # leaves 1e-8 of what the numbers are
+    layer = BatchNorm2d(shape[1], momentum=1.0)
+    layer(x)
+    exact = x.astype(np.float64).mean(axis=(0, 2, 3))
+    np.testing.assert_allclose(layer.running_mean, exact, rtol=1.2e-7)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 4, 5), (40, 3, 4, 5)])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_the_running_mean_of_an_infinite_pixel_is_infinite(shape, value):
+    x = normal(*shape).astype(np.float32)
+    x[-1, 1, 2, 3] = value
+    layer, wanted = BatchNorm2d(3), [np.zeros(3), np.ones(3)]
+    layer(x)
+    with np.errstate(invalid="ignore"):
+        reference.batch_norm(x.astype(np.float64), *wanted, training=True)
+    assert np.array_equal(layer.running_mean[1], wanted[0][1], equal_nan=True)
+    assert np.isnan(layer.running_var[1])
+    np.testing.assert_allclose(layer.running_mean[[0, 2]], wanted[0][[0, 2]], rtol=1e-6)
+    np.testing.assert_allclose(layer.running_var[[0, 2]], wanted[1][[0, 2]], rtol=1e-6)
+
+
 def test_every_forward_in_training_counts_once():
     layer, x = BatchNorm2d(2, momentum=0.5), normal(4, 2, 3, 3, mean=8).astype(np.float32)
     layer(x)

@@ -214,6 +214,77 @@ def test_a_model_in_each_python_thread():
             assert_same_bits(future.result(), wanted)
 
 
+OWN_THREADS = """
+    import os, signal
+    import numpy as np
+    import cnn
+    from cnn import functional
+    tasks = lambda: set(os.listdir("/proc/self/task"))
+    before, x = tasks(), np.zeros((100, 1, 8, 8))
+    cnn.set_num_threads(3)
+    functional.relu(x)
+    own = tasks() - before
+    assert len(own) == 2, own
+    for task in own:
+        status = open(f"/proc/self/task/{task}/status").read()
+        blocked = int(status.split("SigBlk:")[1].split()[0], 16)
+        assert blocked >> (signal.SIGINT - 1) & 1 and blocked >> (signal.SIGALRM - 1) & 1
+        assert not blocked >> (signal.SIGSEGV - 1) & 1
+    functional.relu(x)
+    assert tasks() - before == own, "the same threads again"
+    cnn.set_num_threads(1)
+    functional.relu(x)
+    assert tasks() == before, "and none that nobody wants"
+    print("done")
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="Linux tells which threads there are")
+def test_threads_come_and_go_and_leave_signals_to_python():
+    result = run_python("-c", OWN_THREADS)
+    assert result.stdout == "done\n", result.stderr
+
+
+NO_MORE_THREADS = """
+    import resource
+    import numpy as np
+    import cnn
+    from cnn import functional, models
+    model, x = models.lenet5(image_size=16), np.random.default_rng(0).standard_normal((100, 1, 16, 16), np.float32)
+    def results():
+        y = model(x)
+        model.backward(y)
+        return [y, *(p.grad for p in model.parameters())]
+    cnn.set_num_threads(1)
+    wanted = results()
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    if stack < 0 or stack > 1 << 30:
+        stack = 2 << 20
+    resource.setrlimit(resource.RLIMIT_AS, (used + stack // 2, -1))  # too little for one stack
+    import threading
+    try:
+        threading.Thread(target=print).start()
+        raise SystemExit("a thread began all the same")
+    except RuntimeError:
+        pass
+    cnn.set_num_threads(4)
+    assert all(np.array_equal(a, b) for a, b in zip(results(), wanted, strict=True))
+    print("done")
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="limits of memory as Linux has them")
+def test_whoever_is_there_does_the_work_of_threads_that_never_come():
+    result = run_python("-c", NO_MORE_THREADS)
+    assert result.stdout == "done\n", result.stdout + result.stderr
+
+
+def test_importing_it_leaves_the_environment_alone():
+    code = "import os; before = dict(os.environ); import cnn; print(dict(os.environ) == before)"
+    assert run_python("-c", code).stdout == "True\n"
+
+
 FORK = """
     import os, signal
     import numpy as np

@@ -54,7 +54,7 @@ def test_the_twin_of_rows_is_the_plain_sum(m, kernel, padding):
 
 def test_matrices_as_published():
     """F(4x4, 3x3) of Lavin and Gray, section 4.3."""
-    at, g, bt = reference.winograd_matrices(4, 3)
+    at, g, bt = reference.winograd_matrices(4, 3, (0, 1, -1, 2, -2))
     np.testing.assert_allclose(
         at, [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
     )
@@ -131,15 +131,46 @@ def test_other_convolutions_do_not(options):
     assert "winograd" not in operations(layer, np.ones((1, 24, 8, 8), np.float32))
 
 
-@pytest.mark.parametrize(("channels", "kernel", "size"), [(64, 3, 16), (64, 3, 2), (64, 5, 16), (8, 5, 16)])
-def test_error_in_float32(channels, kernel, size):
-    """A few 1e-6 of the largest output, as docs/gradients.md says; the plain sum has some 3e-7."""
+# channels, outputs, kernel, size: F(4x4, 3x3) with both ways to dw, F(2x2, 3x3), F(2x2, 5x5), and rows by F(2, 5)
+KINDS = [
+    *((16, 16, 3, 8), (96, 48, 3, 8), (40, 40, 3, 4), (32, 32, 3, 2), (32, 32, 3, 6)),
+    *((16, 32, 5, 14), (6, 16, 5, 14)),
+]
+
+
+def float32_and_exact(kind, x_scale=1.0, w_scale=1.0, dy_scale=1.0):
+    """y, dx and dw of float32 numbers, and the same by the plain sum in float64."""
+    channels, outputs, kernel, size = kind
     rng = np.random.default_rng(1)
-    x = rng.standard_normal((16, channels, size, size)).astype(np.float32)
-    w = (rng.standard_normal((48, channels, kernel, kernel)) / kernel / 8).astype(np.float32)
-    y = functional.conv2d(x, w, padding=1)
-    expected = reference.conv2d(x.astype(np.float64), w.astype(np.float64), padding=1)
-    assert abs(y - expected).max() < 1e-5 * abs(expected).max()
+    shapes = (4, channels, size, size), (outputs, channels, kernel, kernel), (4, outputs, size, size)
+    scales = x_scale, w_scale / kernel / channels**0.5, dy_scale
+    x, w, dy = (
+        (rng.standard_normal(shape) * scale).astype(np.float32)
+        for shape, scale in zip(shapes, scales, strict=True)
+    )
+    padding = kernel // 2
+    results = [functional.conv2d(x, w, padding=padding), *functional.conv2d_backward(dy, x, w, padding=padding)[:2]]
+    x, w, dy = (a.astype(np.float64) for a in (x, w, dy))
+    exact = [reference.conv2d(x, w, padding=padding), *reference.conv2d_backward(dy, x, w, padding=padding)[:2]]
+    return zip(results, exact, strict=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_error_in_float32(kind):
+    """Below 3e-6 of the largest number, as docs/gradients.md says."""
+    for got, wanted in float32_and_exact(kind):
+        assert abs(got - wanted).max() < 3e-6 * abs(wanted).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "scales", [(1e37, 1, 1e-9), (1e-9, 1e37, 1e-9), (1e-9, 1, 1e37), (1e-30, 1, 1), (1, 1e-30, 1e-30)]
+)
+def test_large_and_small_numbers_in_float32(kind, scales):
+    """Finite, and as exact as others, up to 1e37 as docs/gradients.md says."""
+    for got, wanted in float32_and_exact(kind, *scales):
+        if abs(wanted).max() > 1e-30:  # sums of numbers below 1e-38 are not what this is about
+            assert abs(got - wanted).max() < 3e-6 * abs(wanted).max()
 
 
 # ------------------------------------------------------------------------------------------ the switch

@@ -19,24 +19,13 @@ CNN_KERNELS=baseline|avx2|avx512 forces another.
 import importlib.util
 import os
 
-# A thread that waits for others gives its core away after some 50 microseconds. GNU OpenMP's default of
-# a millisecond stalls all of them when another process wants a core: LeNet-5 with one busy neighbour on
-# two cores went from 18,000 to 27,000 images/s, and lost 1 % without one. OpenMP reads the variable once, when it is
-# loaded; child processes and other libraries are not to see it.
-_SPIN = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
-if _SPIN:
-    os.environ["GOMP_SPINCOUNT"] = "20000"
-
 try:
     from cnn._ext import cpu, executor
 except ImportError as error:
     raise ImportError(f"cnn: there are no kernels in {os.path.dirname(__file__)}. If this is the source folder, run "
                       f"Python elsewhere after 'pip install .', or build here with 'pip install -e .'") from error
-finally:
-    if _SPIN:
-        del os.environ["GOMP_SPINCOUNT"]
 
-# The threads of the pool do not exist in a forked child, so there must be no pool when one is forked.
+# Threads do not exist in a forked child, so there must be none when one is forked.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=executor.pause)
 

@@ -4,12 +4,13 @@ A kind of change is a function of one image. `change` calls it within a step, fo
 a whole array. Whoever calls draws the numbers and makes sure that they, and all lengths, fit.
 Positions are integers, so that bytes come out the same on every processor.
 """
-from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from cnn._ext.op cimport Op, Place, array, begin, end
+from cnn._ext.executor import run
+
+from cnn._ext.op cimport PER_BLOCK, PER_WORKER, Arg, Op, Place, array, begin, end
 
 cdef extern from *:
     # nothing else points there: without that word, loops that fetch from computed places are not vectorised
@@ -190,34 +191,13 @@ cdef void change_image(Py_ssize_t kind, Py_ssize_t option, const int64_t* number
         affine(x, C, H, W, numbers, fill, room, y)
 
 
-def apply(Py_ssize_t kind, Py_ssize_t option, size_t numbers, Py_ssize_t columns, size_t fill, bint floats, size_t x,
-          Py_ssize_t N, Py_ssize_t C, Py_ssize_t H, Py_ssize_t W, int threads, size_t y):
-    """N images at one address into as many at another. `numbers` holds a row of int64 for each."""
-    cdef Py_ssize_t n, size = C * H * W, need = room(kind, H, W)
-    cdef const int64_t* row = <const int64_t*>numbers
-    cdef char* rooms = <char*>malloc(threads * need)
-    if rooms == NULL:
-        raise MemoryError("augment.apply: no memory to work in")
-    for n in prange(N, nogil=True, num_threads=threads, schedule="dynamic", chunksize=16):
-        if floats:
-            change_image(kind, option, row + n * columns, <const float*>fill, <const float*>x + n * size, C, H, W,
-                         rooms + threadid() * need, <float*>y + n * size)
-        else:
-            change_image(kind, option, row + n * columns, <const uint8_t*>fill, <const uint8_t*>x + n * size, C, H, W,
-                         rooms + threadid() * need, <uint8_t*>y + n * size)
-    free(rooms)
-
-
-cdef void change(const Op* op, const Place* place) noexcept nogil:
-    """Sixteen images of bytes, chosen by number or (without `chosen`) all of x, each changed by its numbers."""
-    cdef const uint8_t* x = <const uint8_t*>array(op, 0, place)         # IN  (any, C, H, W)
-    cdef const int64_t* chosen = <const int64_t*>array(op, 1, place)    # IN  (N,)
+cdef inline void change_images(const Op* op, const Place* place, const pixel* x, const pixel* fill,
+                               pixel* y) noexcept nogil:
+    cdef const int64_t* chosen = <const int64_t*>array(op, 1, place)    # IN  (N,) or NULL
     cdef const int64_t* numbers = <const int64_t*>array(op, 2, place)   # IN  (N, columns)
-    cdef const uint8_t* fill = <const uint8_t*>array(op, 3, place)      # IN  (C,)
-    cdef uint8_t* y = <uint8_t*>array(op, 5, place)                     # OUT (16, C, H, W)
     cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], size = C * H * W, last = end(place.images, place), lane, i
-    cdef const uint8_t* image
-    cdef const uint8_t* following
+    cdef const pixel* image
+    cdef const pixel* following
     cdef char* room = <char*>array(op, 4, place)
     if chosen != NULL:
         chosen += 16 * place.at[1]
@@ -229,6 +209,42 @@ cdef void change(const Op* op, const Place* place) noexcept nogil:
             for i in range(0, min(size, 4096), 64):
                 prefetch(following + i)
         change_image(op.n[3], op.n[4], numbers + lane * op.n[5], fill, image, C, H, W, room, y + lane * size)
+
+
+cdef void change(const Op* op, const Place* place) noexcept nogil:
+    """Sixteen images of bytes, chosen by number or (without `chosen`) all of x, each changed by its numbers."""
+    change_images(op, place, <const uint8_t*>array(op, 0, place),       # IN  (any, C, H, W)
+                  <const uint8_t*>array(op, 3, place),                  # IN  (C,)
+                  <uint8_t*>array(op, 5, place))                        # OUT (16, C, H, W)
+
+
+cdef void change_floats(const Op* op, const Place* place) noexcept nogil:
+    change_images(op, place, <const float*>array(op, 0, place), <const float*>array(op, 3, place),
+                  <float*>array(op, 5, place))
+
+
+def apply(Py_ssize_t kind, Py_ssize_t option, size_t numbers, Py_ssize_t columns, size_t fill, bint floats, size_t x,
+          Py_ssize_t N, Py_ssize_t C, Py_ssize_t H, Py_ssize_t W, int threads, size_t y):
+    """N images at one address into as many at another. `numbers` holds a row of int64 for each."""
+    cdef Py_ssize_t block = 16 * C * H * W * <Py_ssize_t>(sizeof(float) if floats else 1), need = room(kind, H, W)
+    cdef Py_ssize_t[3] segment = [0, 1, 0]      # of one operation, block by block
+    cdef Op op
+    cdef char* rooms = <char*>malloc(threads * need)
+    if rooms == NULL:
+        raise MemoryError("augment.apply: no memory to work in")
+    memset(&op, 0, sizeof(op))
+    op.kernel = <void*>change_floats if floats else <void*>change
+    op.splits = 1
+    op.args[0] = Arg(<char*>x, block, PER_BLOCK, 0, 0)
+    op.args[2].base = <char*>numbers
+    op.args[3].base = <char*>fill
+    op.args[4] = Arg(rooms, need, PER_WORKER, 0, 0)
+    op.args[5] = Arg(<char*>y, block, PER_BLOCK, 0, 0)
+    op.n[:6] = [C, H, W, kind, option, columns]
+    try:
+        run(<size_t>&op, <size_t>segment, 1, N, 1, threads)
+    finally:
+        free(rooms)
 
 
 KINDS = {"crop": CROP, "flip": FLIP, "cutout": CUTOUT, "affine": AFFINE}

@@ -1,43 +1,70 @@
-"""The executor: runs a list of operations over the blocks of a batch, or of several batches one after the other, in
-one parallel region.
+"""The executor: runs a list of operations over the blocks of a batch, or of several batches one after the other, by
+several threads.
 
-A program is a list of segments with a barrier after each. In a *block* segment a thread takes one
-shard (a fixed run of blocks) and carries each of its blocks through all operations of the
-segment, so that sixteen images stay in that core's cache from the first layer to the last. Where
-there are two threads or more for each shard, all of them share one block after the other instead,
-each taking a part of every operation. In a *task* segment every operation works on the whole batch
-and is cut into independent tasks.
+A program is a list of segments, each of which begins when the one before is done. In a *block* segment a thread takes
+one shard (a fixed run of blocks) and carries each of its blocks through all operations of the segment, so that sixteen
+images stay in that core's cache from the first layer to the last. Where there are two threads or more for each shard,
+all of them share one block after the other instead, each taking a part of every operation. In a *task* segment every
+operation works on the whole batch and is cut into independent tasks.
 
-Which blocks form a shard depends on the batch alone, never on the number of threads, and every sum
-over shards is taken in their order: that is why any number of threads gives the same bits.
+Which blocks form a shard depends on the batch alone, never on the number of threads, and every sum over shards is taken
+in their order: that is why any number of threads gives the same bits.
+
+**Threads.** Each has a list of parts of the segment at hand, the same in every run, so that it finds in its own cache
+what it wrote there; when its own is empty it takes from the others'. Nobody waits for a thread, only for the parts that
+it has taken: on a busy machine, those who have a core do the work of one who has none. Whoever ends the last part of a
+segment puts up the lists of the next. Who finds no part looks again for some microseconds and then sleeps.
 """
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc, free
-
-from cython.parallel cimport parallel, prange, threadid
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memset
 
 from cnn._ext.op cimport Arg, Kernel, Op, Place
 
 cdef extern from *:
     """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define CNN_OPENMP _OPENMP
-    static inline void wait_for_all(void) {
-        _Pragma("omp barrier")
-    }
+    #include <pthread.h>
+    #include <signal.h>
+    #include <stdint.h>
+    #include <stdlib.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    /* In one order that all threads agree upon. */
+    #define look(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
+    #define put(p, value) __atomic_store_n(p, value, __ATOMIC_SEQ_CST)
+    #define add(p, value) __atomic_add_fetch(p, value, __ATOMIC_SEQ_CST)
+    #define replace(p, old, value) \
+        __atomic_compare_exchange_n(p, old, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
+
+    #if defined(__x86_64__) || defined(__i386__)
+    #define relax() __builtin_ia32_pause()
+    #elif defined(__aarch64__)
+    #define relax() __asm__ volatile("yield")
     #else
-    #define CNN_OPENMP 0
-    #define omp_get_num_threads() 1
-    #define wait_for_all()
-    #endif
-    #if defined(_OPENMP) && !defined(__clang__) && __GNUC__ >= 9
-    #define end_pool() omp_pause_resource_all(omp_pause_hard)   /* LLVM's OpenMP handles forks itself */
-    #else
-    #define end_pool() 0
+    #define relax()
     #endif
 
+    static inline int64_t nanoseconds(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return t.tv_sec * (int64_t)1000000000 + t.tv_nsec;
+    }
+    static inline long cores(void) {
+        return sysconf(_SC_NPROCESSORS_ONLN);
+    }
+
+    /* A thread that leaves signals to Python's, but for those that an own fault raises; returns 0 if it has begun. */
+    static inline int begin_thread(pthread_t* thread, void* (*function)(void*), void* argument) {
+        sigset_t all, before;
+        sigfillset(&all);
+        sigdelset(&all, SIGSEGV), sigdelset(&all, SIGBUS), sigdelset(&all, SIGFPE), sigdelset(&all, SIGILL);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        int error = pthread_create(thread, NULL, function, argument);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        return error;
+    }
     /* Subnormal numbers, below 1e-38 in float32, become zero: the processor takes a hundred times as long for them, and
        whatever decays comes to them, as the momentum of a weight does that gets no gradient any more.
        flush_subnormals returns the mode that was set before. */
@@ -66,10 +93,30 @@ cdef extern from *:
     #define restore_mode(before)
     #endif
     """
-    int CNN_OPENMP
-    int omp_get_num_threads() nogil
-    void wait_for_all() nogil
-    int end_pool() nogil
+    ctypedef struct pthread_t:
+        pass
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t*, void*) nogil
+    int pthread_mutex_lock(pthread_mutex_t*) nogil
+    int pthread_mutex_unlock(pthread_mutex_t*) nogil
+    int pthread_mutex_destroy(pthread_mutex_t*) nogil
+    int pthread_cond_init(pthread_cond_t*, void*) nogil
+    int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*) nogil
+    int pthread_cond_broadcast(pthread_cond_t*) nogil
+    int pthread_cond_destroy(pthread_cond_t*) nogil
+    int pthread_join(pthread_t, void**) nogil
+    int posix_memalign(void**, size_t, size_t) nogil
+    int begin_thread(pthread_t*, void* (*)(void*) noexcept nogil, void*) nogil
+    uint64_t look(uint64_t*) nogil
+    void put(uint64_t*, uint64_t) nogil
+    uint64_t add(uint64_t*, int64_t) nogil
+    bint replace(uint64_t*, uint64_t*, uint64_t) nogil
+    void relax() nogil
+    int64_t nanoseconds() nogil
+    long cores() nogil
     size_t flush_subnormals() nogil
     void restore_mode(size_t before) nogil
 
@@ -79,101 +126,317 @@ ctypedef struct Segment:
     Py_ssize_t tasks    # 0: per block; else the total number of tasks
 
 SIZES = {"Op": sizeof(Op), "Arg": sizeof(Arg), "Segment": sizeof(Segment)}
-OPENMP = CNN_OPENMP
+
+cdef enum:
+    SPIN = 100000        # nanoseconds that a thread looks for parts before it sleeps
+
+cdef struct Line:
+    uint64_t value      # alone on its cache line
+    uint64_t apart[7]
+
+cdef struct Team
+
+cdef struct Helper:
+    Team* team
+    Py_ssize_t number
+    pthread_t thread
+
+cdef struct Team:
+    # between the threads
+    Line phase              # number of the phase, see below, and one more where the run has ended
+    Line left               # parts of it that are not done, and one for putting up the lists
+    Line running, ended, sleeping
+    pthread_mutex_t mutex
+    pthread_cond_t changed
+    Line* parts             # for each thread its list: the phase in the upper half, how many parts are left below
+    Line* begun             # for each thread the last phase of which it has begun a block
+    # A phase: a segment or, where a block is shared, one operation of it. Written between phases; only those who hold
+    # a part may read it.
+    uint64_t number         # counts phases, of all runs
+    Py_ssize_t step, segment, block, op
+    # the run
+    const Op* ops
+    const Segment* segments
+    Py_ssize_t n_segments, images, per_shard, blocks, shards, steps
+    bint jointly
+    # for good
+    Py_ssize_t threads      # with the one that calls `run`, which is number 0
+    Py_ssize_t helpers      # the others, as many of them as could be made
+    Helper* helper
+    int64_t spin
+    Team* next              # of those that have nothing to run
 
 
-cdef void run_shard(const Op* ops, Py_ssize_t count, Py_ssize_t shard, Py_ssize_t per_shard,
-                    Py_ssize_t blocks, Py_ssize_t shards, Py_ssize_t images, Py_ssize_t step,
-                    Py_ssize_t thread, Py_ssize_t segment, Py_ssize_t* begun) noexcept nogil:
-    """Carry each block of one shard through all ops, in order. The first block that a thread takes of a segment (a
-    number, from 1, that counts on from step to step) also runs its tasks."""
+cdef void run_shard(const Team* team, Py_ssize_t shard, Py_ssize_t thread, uint64_t* begun) noexcept nogil:
+    """Carry each block of one shard through all ops, in order. The first block that a thread takes of a phase also
+    runs its tasks."""
+    cdef const Segment* segment = &team.segments[team.segment]
+    cdef const Op* ops = &team.ops[segment.first]
     cdef Place place
     cdef Py_ssize_t i, block, task
-    cdef Py_ssize_t first = shard * per_shard
+    cdef Py_ssize_t first = shard * team.per_shard
     place.at[0] = 0
     place.at[2] = shard
     place.at[3] = place.at[4] = thread
-    place.at[5] = step
-    place.total = images
-    place.blocks = blocks
-    place.shards = shards
+    place.at[5] = team.step
+    place.total = team.images
+    place.blocks = team.blocks
+    place.shards = team.shards
     place.task = 0
     place.part = 0
     place.parts = 1
-    for block in range(first, min(first + per_shard, blocks)):
+    for block in range(first, min(first + team.per_shard, team.blocks)):
         place.at[1] = block
         place.first = block == first
-        place.images = min(16, images - 16 * block)
-        for i in range(count):
+        place.images = min(16, team.images - 16 * block)
+        for i in range(segment.count):
             if not ops[i].tasks:
                 (<Kernel>ops[i].kernel)(&ops[i], &place)
-            elif begun[0] != segment:
+            elif begun[0] != team.number:
                 for task in range(ops[i].tasks):
                     place.task = task
                     (<Kernel>ops[i].kernel)(&ops[i], &place)
-        begun[0] = segment
+        begun[0] = team.number
 
 
-cdef void run_jointly(const Op* ops, Py_ssize_t count, Py_ssize_t per_shard, Py_ssize_t blocks,
-                      Py_ssize_t shards, Py_ssize_t images, Py_ssize_t step, Py_ssize_t thread) noexcept nogil:
-    """Carry all blocks through all ops, in order; every thread calls this and does its part of each."""
+cdef void run_jointly(const Team* team, Py_ssize_t part, Py_ssize_t thread) noexcept nogil:
+    """Do one part of the operation at hand, on the block at hand."""
+    cdef const Op* op = &team.ops[team.segments[team.segment].first + team.op]
     cdef Place place
-    cdef Py_ssize_t i, block, task, threads = omp_get_num_threads()
+    cdef Py_ssize_t task
     place.at[0] = 0
-    place.at[4] = thread
+    place.at[1] = team.block
+    place.at[2] = team.block // team.per_shard
     place.at[3] = 0     # they share the activations of one thread
-    place.at[5] = step
-    place.total = images
-    place.blocks = blocks
-    place.shards = shards
+    place.at[4] = thread
+    place.at[5] = team.step
+    place.first = team.block % team.per_shard == 0
+    place.images = min(16, team.images - 16 * team.block)
+    place.total = team.images
+    place.blocks = team.blocks
+    place.shards = team.shards
     place.task = 0
-    for block in range(blocks):
-        place.at[1] = block
-        place.at[2] = block // per_shard
-        place.first = block % per_shard == 0
-        place.images = min(16, images - 16 * block)
-        for i in range(count):
-            place.part = thread if ops[i].splits else 0
-            place.parts = threads if ops[i].splits else 1
-            if ops[i].tasks:
-                if block:
-                    continue
-                for task in range(ops[i].tasks * thread // threads, ops[i].tasks * (thread + 1) // threads):
-                    place.task = task
-                    (<Kernel>ops[i].kernel)(&ops[i], &place)
-            elif ops[i].splits or thread == 0:
-                (<Kernel>ops[i].kernel)(&ops[i], &place)
-            wait_for_all()
+    place.part = part if op.splits else 0
+    place.parts = team.threads if op.splits else 1
+    if op.tasks:
+        for task in range(op.tasks * part // team.threads, op.tasks * (part + 1) // team.threads):
+            place.task = task
+            (<Kernel>op.kernel)(op, &place)
+    else:
+        (<Kernel>op.kernel)(op, &place)
 
 
-cdef void run_tasks(const Op* ops, Py_ssize_t count, Py_ssize_t blocks, Py_ssize_t shards,
-                    Py_ssize_t images, Py_ssize_t step, Py_ssize_t thread) noexcept nogil:
-    """Run this thread's part of the tasks of each op: the same in every run, so that it finds the parameters,
-    gradients and moments that it wrote in its own cache."""
+cdef void run_tasks(const Team* team, Py_ssize_t i, Py_ssize_t part, Py_ssize_t thread) noexcept nogil:
+    """Run one part of the tasks of op `i` of the segment."""
+    cdef const Op* op = &team.ops[team.segments[team.segment].first + i]
     cdef Place place
-    cdef Py_ssize_t i, threads = omp_get_num_threads(), last
+    cdef Py_ssize_t last
     place.at[0] = 0
     place.at[1] = 0
     place.at[2] = 0
     place.at[3] = place.at[4] = thread
-    place.at[5] = step
+    place.at[5] = team.step
     place.first = 1
     place.images = 0
-    place.total = images
-    place.blocks = blocks
-    place.shards = shards
+    place.total = team.images
+    place.blocks = team.blocks
+    place.shards = team.shards
     place.part = 0
     place.parts = 1
-    for i in range(count):
-        if ops[i].tasks < threads:      # take turns
-            place.task = (thread + i) % threads
-            last = min(place.task + 1, ops[i].tasks)
-        else:
-            place.task = ops[i].tasks * thread // threads
-            last = ops[i].tasks * (thread + 1) // threads
-        while place.task < last:
-            (<Kernel>ops[i].kernel)(&ops[i], &place)
-            place.task += 1
+    if op.tasks < team.threads:     # take turns
+        place.task = (part + i) % team.threads
+        last = min(place.task + 1, op.tasks)
+    else:
+        place.task = op.tasks * part // team.threads
+        last = op.tasks * (part + 1) // team.threads
+    while place.task < last:
+        (<Kernel>op.kernel)(op, &place)
+        place.task += 1
+
+
+# ---------------------------------------------------------------- phases and their parts
+
+cdef inline Py_ssize_t parts_of(const Team* team, Py_ssize_t owner) noexcept nogil:
+    """How many parts of the phase are on this thread's list."""
+    cdef const Segment* segment = &team.segments[team.segment]
+    cdef const Op* op
+    if segment.tasks:
+        return segment.count
+    if team.jointly:
+        op = &team.ops[segment.first + team.op]
+        if op.tasks:
+            return team.block == 0 and op.tasks * owner // team.threads < op.tasks * (owner + 1) // team.threads
+        return op.splits or owner == 0
+    return team.shards * (owner + 1) // team.threads - team.shards * owner // team.threads
+
+
+cdef void run_part(Team* team, Py_ssize_t owner, Py_ssize_t left, Py_ssize_t thread) noexcept nogil:
+    """Do the part of the owner's list that was taken when so many were left."""
+    cdef Py_ssize_t i = parts_of(team, owner) - left
+    if team.segments[team.segment].tasks:
+        run_tasks(team, i, owner, thread)
+    elif team.jointly:
+        run_jointly(team, owner, thread)
+    else:
+        run_shard(team, team.shards * owner // team.threads + i, thread, &team.begun[thread].value)
+
+
+cdef bint next_phase(Team* team) noexcept nogil:
+    """Go to the next phase, from segment -1 to the first; returns whether there is one."""
+    if team.jointly and team.segment >= 0 and not team.segments[team.segment].tasks:
+        team.op += 1
+        if team.op < team.segments[team.segment].count:
+            return True
+        team.op = 0
+        team.block += 1
+        if team.block < team.blocks:
+            return True
+    team.op = team.block = 0
+    team.segment += 1
+    if team.segment == team.n_segments:
+        team.segment = 0
+        team.step += 1
+    return team.step < team.steps and team.n_segments > 0
+
+
+cdef void wake(Team* team) noexcept nogil:
+    if look(&team.sleeping.value):
+        pthread_mutex_lock(&team.mutex)
+        pthread_cond_broadcast(&team.changed)
+        pthread_mutex_unlock(&team.mutex)
+
+
+cdef void go_on(Team* team) noexcept nogil:
+    """Put up the lists of the next phase that has any parts, or end the run."""
+    cdef Py_ssize_t owner, total
+    while next_phase(team):
+        total = 0
+        for owner in range(team.threads):
+            total += parts_of(team, owner)
+        if total == 0:
+            continue
+        team.number += 1
+        put(&team.left.value, total + 1)
+        for owner in range(team.threads):
+            put(&team.parts[owner].value, team.number << 32 | <uint64_t>parts_of(team, owner))
+        put(&team.phase.value, team.number)
+        if total > 1:
+            wake(team)
+        if add(&team.left.value, -1):
+            return
+    team.number += 1
+    put(&team.running.value, 0)
+    put(&team.phase.value, team.number)
+    wake(team)
+
+
+cdef Py_ssize_t take(Line* parts) noexcept nogil:
+    """Take a part from a list: how many there were, 0 if none."""
+    cdef uint64_t value = look(&parts.value)
+    while <uint32_t>value:
+        if replace(&parts.value, &value, value - 1):
+            return <uint32_t>value
+    return 0
+
+
+cdef void work(Team* team, Py_ssize_t thread) noexcept nogil:
+    """Do parts, first those of the thread's own list, until there are none left."""
+    cdef Py_ssize_t i, owner, left, done = 0
+    for i in range(team.threads):
+        owner = (thread + i) % team.threads
+        while True:
+            left = take(&team.parts[owner])
+            if left == 0:
+                break
+            run_part(team, owner, left, thread)
+            done += 1
+    if done and add(&team.left.value, -done) == 0:
+        go_on(team)
+
+
+cdef void wait(Team* team, uint64_t phase) noexcept nogil:
+    """Return when there is another phase."""
+    cdef int64_t until = nanoseconds() + team.spin
+    cdef int i
+    while nanoseconds() < until:
+        for i in range(16):
+            if look(&team.phase.value) != phase:
+                return
+            relax()
+    pthread_mutex_lock(&team.mutex)
+    add(&team.sleeping.value, 1)
+    while look(&team.phase.value) == phase:
+        pthread_cond_wait(&team.changed, &team.mutex)
+    add(&team.sleeping.value, -1)
+    pthread_mutex_unlock(&team.mutex)
+
+
+# ---------------------------------------------------------------- teams
+
+cdef void* help(void* argument) noexcept nogil:
+    """What a helper does: take part in runs, until the team is ended."""
+    cdef Helper* helper = <Helper*>argument
+    cdef Team* team = helper.team
+    cdef uint64_t phase
+    flush_subnormals()
+    while True:
+        phase = look(&team.phase.value)
+        if look(&team.ended.value):
+            return NULL
+        work(team, helper.number)
+        wait(team, phase)
+
+
+cdef Team* resting = NULL       # teams that have nothing to run; the GIL guards them
+
+
+cdef Team* new_team(Py_ssize_t threads) except NULL:
+    cdef Team* team
+    cdef size_t lines = (sizeof(Team) + sizeof(Line) - 1) // sizeof(Line)
+    cdef size_t size = (lines + 2 * threads) * sizeof(Line) + threads * sizeof(Helper)
+    if posix_memalign(<void**>&team, sizeof(Line), size):
+        raise MemoryError()
+    memset(team, 0, size)
+    team.parts = <Line*>team + lines
+    team.begun = team.parts + threads
+    team.helper = <Helper*>(team.begun + threads)
+    team.threads = threads
+    team.spin = SPIN if threads <= cores() else 0
+    pthread_mutex_init(&team.mutex, NULL)
+    pthread_cond_init(&team.changed, NULL)
+    while team.helpers < threads - 1:
+        team.helper[team.helpers].team = team
+        team.helper[team.helpers].number = team.helpers + 1
+        if begin_thread(&team.helper[team.helpers].thread, help, &team.helper[team.helpers]):
+            break       # the system has no more: the others do its work
+        team.helpers += 1
+    return team
+
+
+cdef void end_team(Team* team) noexcept nogil:
+    cdef Py_ssize_t i
+    put(&team.ended.value, 1)
+    put(&team.phase.value, team.number + 1)
+    wake(team)
+    for i in range(team.helpers):
+        pthread_join(team.helper[i].thread, NULL)
+    pthread_mutex_destroy(&team.mutex)
+    pthread_cond_destroy(&team.changed)
+    free(team)
+
+
+cdef Team* rested_team(Py_ssize_t threads) except NULL:
+    """One of so many threads that has nothing to run: each of Python's threads takes its own."""
+    global resting
+    cdef Team** at = &resting
+    cdef Team* team
+    while at[0] != NULL:
+        team = at[0]
+        if team.threads == threads:
+            at[0] = team.next
+            return team
+        at = &team.next
+    return new_team(threads)
 
 
 cdef void bind(Op* ops, places, array):
@@ -195,40 +458,49 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
     array's address is written to these places first. counters: addresses of int64 numbers to which the steps are added
     at the end. All of it is one call, which no interrupt cuts in two: a step is either taken and counted or neither.
     """
-    cdef Op* ops = <Op*>ops_address
+    global resting
+    cdef Team* team
     cdef size_t counter
-    cdef const Segment* segments = <const Segment*>segments_address
-    cdef Py_ssize_t blocks = (images + 15) // 16
-    cdef Py_ssize_t shards = (blocks + per_shard - 1) // per_shard
-    cdef Py_ssize_t step = 0, s = 0, i = 0
-    cdef bint jointly = 0 < 2 * shards <= threads
-    cdef size_t mode = 0
-    cdef Py_ssize_t* begun      # of each thread, a cache line apart: the last segment of which it has begun a block
+    cdef uint64_t phase
+    cdef size_t mode
     for places, array in slots:
-        bind(ops, places, array)
-    begun = <Py_ssize_t*>calloc(threads, 64)
-    if not begun:
-        raise MemoryError()
-    with nogil, parallel(num_threads=threads):
+        bind(<Op*>ops_address, places, array)
+    team = rested_team(threads)
+    team.ops = <const Op*>ops_address
+    team.segments = <const Segment*>segments_address
+    team.n_segments = n_segments
+    team.images = images
+    team.per_shard = per_shard
+    team.blocks = (images + 15) // 16
+    team.shards = (team.blocks + per_shard - 1) // per_shard
+    team.steps = steps
+    team.jointly = 0 < 2 * team.shards <= threads
+    team.step = team.block = team.op = 0
+    team.segment = -1
+    with nogil:
         mode = flush_subnormals()
-        for step in range(steps):
-            for s in range(n_segments):
-                if segments[s].tasks:
-                    run_tasks(&ops[segments[s].first], segments[s].count, blocks, shards, images, step, threadid())
-                elif jointly:
-                    run_jointly(&ops[segments[s].first], segments[s].count, per_shard, blocks, shards, images, step,
-                                threadid())
-                else:
-                    for i in prange(shards, schedule="dynamic"):
-                        run_shard(&ops[segments[s].first], segments[s].count, i, per_shard, blocks, shards, images,
-                                  step, threadid(), step * n_segments + s + 1, begun + 8 * threadid())
-                wait_for_all()      # Cython's loops do not wait for one another
+        put(&team.running.value, 1)
+        go_on(team)
+        while True:
+            phase = look(&team.phase.value)
+            if not look(&team.running.value):
+                break
+            work(team, 0)
+            wait(team, phase)
         restore_mode(mode)
-    free(begun)
+    team.next = resting
+    resting = team
     for counter in counters:
         (<int64_t*>counter)[0] += steps
 
 
 def pause():
-    """End this thread's pool of threads; the next run starts them anew."""
-    end_pool()
+    """End the threads of all teams that have nothing to run; the next run starts them anew."""
+    global resting
+    cdef Team* team = resting
+    cdef Team* following
+    resting = NULL
+    while team != NULL:
+        following = team.next
+        end_team(team)
+        team = following

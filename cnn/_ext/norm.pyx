@@ -19,8 +19,8 @@ where y was 0, which costs less than reading y.
 from libc.math cimport sqrt
 
 from cnn._ext.op cimport Op, Place, array, begin, end
-from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_clear, vec_gt, vec_keep, vec_le, vec_load,
-                           vec_relu, vec_splat, vec_store)
+from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, ivec, real, vec, vec_clear,
+                           vec_gt, vec_keep, vec_le, vec_load, vec_relu, vec_splat, vec_store)
 
 cdef enum:
     CHANNELS = 16       # of a task that brings the blocks together
@@ -44,56 +44,73 @@ cdef inline double lanes_sum(const vec* acc, Py_ssize_t images) noexcept nogil:
     return total
 
 
-cdef inline double plane_sums(const real* x, Py_ssize_t row, Py_ssize_t H, Py_ssize_t W, Py_ssize_t images,
-                              double centre, bint squares, double* square_sum) noexcept nogil:
-    """Sum of x - centre over one channel of a block, and the sum of its squares."""
-    cdef vec s[4 * 8]
+cdef inline double plane_sum(const real* x, Py_ssize_t row, Py_ssize_t H, Py_ssize_t W,
+                             Py_ssize_t images) noexcept nogil:
+    """Sum of x over one channel of a block, in double precision: what is left where numbers cancel must be exact."""
+    cdef dvec s[8]
+    cdef double lanes[8 * 8]
+    cdef double total = 0
+    cdef Py_ssize_t h, i, together = 8 * DVL // LANES, most = W // together
+    cdef int q
+    for q in range(8):
+        s[q] = dvec_zero()
+    for h in range(H):
+        for i in range(most):
+            for q in range(8):
+                s[q] = s[q] + dvec_load(x + h * row + i * 8 * DVL + q * DVL)
+        for i in range(most * together, W):
+            for q in range(LANES // DVL):
+                s[q] = s[q] + dvec_load(x + h * row + i * LANES + q * DVL)
+    for q in range(8):
+        dvec_store(lanes + q * DVL, s[q])
+    for i in range(images):
+        for q in range(together):
+            total += lanes[q * LANES + i]
+    return total
+
+
+cdef inline double plane_squares(const real* x, Py_ssize_t row, Py_ssize_t H, Py_ssize_t W, Py_ssize_t images,
+                                 real centre) noexcept nogil:
+    """Sum of (x - centre)^2 over one channel of a block."""
     cdef vec t[4 * 8]
-    cdef vec c = vec_splat(<real>centre), d
+    cdef vec c = vec_splat(centre), d
     cdef Py_ssize_t h, i, most = W // UNROLL
     cdef int q
     for q in range(UNROLL * ROWV):
-        s[q] = vec_splat(0)
         t[q] = vec_splat(0)
     for h in range(H):
         for i in range(most):
             for q in range(UNROLL * ROWV):
                 d = vec_load(x + h * row + i * UNROLL * LANES + q * VL) - c
-                s[q] = s[q] + d
-                if squares:
-                    t[q] = t[q] + d * d
+                t[q] = t[q] + d * d
         for i in range(most * UNROLL, W):
             for q in range(ROWV):
                 d = vec_load(x + h * row + i * LANES + q * VL) - c
-                s[q] = s[q] + d
-                if squares:
-                    t[q] = t[q] + d * d
-    if squares:
-        square_sum[0] = lanes_sum(t, images)
-    return lanes_sum(s, images)
+                t[q] = t[q] + d * d
+    return lanes_sum(t, images)
 
 
 cdef void moments(const Op* op, const Place* place) noexcept nogil:
     """moments[c] = mean, sum of (x - mean)^2 over one block's images and pixels.
 
-    First the mean, then the squares around it, corrected by what the mean was off: nothing cancels.
+    First the mean, then the squares around it, corrected by what rounding it took away: nothing cancels.
     """
     cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
     cdef double* m = <double*>array(op, 1, place)                # OUT (C, 2)
     cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], row = op.args[0].row, c
-    cdef double n = <double>(H * W * place.images), mean, off, squares = 0
+    cdef double n = <double>(H * W * place.images), mean, off
     x += begin(C, place) * op.args[0].plane
     for c in range(begin(C, place), end(C, place)):
-        mean = <real>(plane_sums(x, row, H, W, place.images, 0, 0, &squares) / n)
-        off = plane_sums(x, row, H, W, place.images, mean, 1, &squares) / n
-        m[2 * c] = mean + off
-        m[2 * c + 1] = squares - n * off * off
+        mean = plane_sum(x, row, H, W, place.images) / n
+        off = mean - <real>mean
+        m[2 * c] = mean
+        m[2 * c + 1] = plane_squares(x, row, H, W, place.images, <real>mean) - n * off * off
         x += op.args[0].plane
 
 
 cdef void statistics(const Op* op, const Place* place) noexcept nogil:
-    """mean and biased var of the batch from the blocks' moments, in their order (Chan et al. 1979), and the
-    running ones: r = (1 - f) r + f new, where the running variance takes the unbiased one."""
+    """mean and biased var of the batch from the blocks' moments, in their order, and the running ones:
+    r = (1 - f) r + f new, where the running variance takes the unbiased one."""
     cdef const double* m = <const double*>array(op, 0, place)    # IN  (blocks, step) moments
     cdef real* mean = <real*>array(op, 1, place)                 # OUT (C,)
     cdef real* var = <real*>array(op, 2, place)                  # OUT (C,)
@@ -101,18 +118,20 @@ cdef void statistics(const Op* op, const Place* place) noexcept nogil:
     cdef real* running_var = <real*>array(op, 4, place)          # IN/OUT (C,) or NULL
     cdef const double* factor = <const double*>array(op, 5, place)  # IN  (1,) f, or NULL
     cdef Py_ssize_t C = op.n[0], pixels = op.n[1], step = op.n[2], c, b
-    cdef double n, k, total, centre, squares, d
+    cdef double k, total, centre, squares, d
     if place.total == 0:
         return
     for c in range(place.task * CHANNELS, min((place.task + 1) * CHANNELS, C)):
         total = centre = squares = 0
         for b in range(place.blocks):
             k = <double>(pixels * min(16, place.total - 16 * b))
-            n = total + k
+            total += k
+            centre += k * m[b * step + 2 * c]
+        centre /= total
+        for b in range(place.blocks):
+            k = <double>(pixels * min(16, place.total - 16 * b))
             d = m[b * step + 2 * c] - centre
-            centre += d * k / n
-            squares += m[b * step + 2 * c + 1] + d * d * total * k / n
-            total = n
+            squares += m[b * step + 2 * c + 1] + k * d * d
         mean[c] = <real>centre
         var[c] = <real>(squares / total)
         if running_mean:

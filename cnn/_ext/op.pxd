@@ -62,4 +62,5 @@ cdef inline Py_ssize_t end(Py_ssize_t count, const Place* place) noexcept nogil:
 
 cdef inline void* array(const Op* op, int i, const Place* place) noexcept nogil:
     """The copy of array `i` that belongs to this place; NULL where the op has none."""
-    return op.args[i].base + op.args[i].step * place.at[op.args[i].per]
+    # as a number, because NULL is no place to count from
+    return <void*>(<Py_ssize_t>op.args[i].base + op.args[i].step * place.at[op.args[i].per])

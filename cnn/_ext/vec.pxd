@@ -44,6 +44,7 @@ cdef extern from *:
     typedef CNN_REAL real;
     #if CNN_REAL_BITS == 64
     typedef int64_t integer;
+    typedef uint64_t natural;
     #define real_log log
     #define real_erfc erfc
     #define real_sqrt sqrt
@@ -56,6 +57,7 @@ cdef extern from *:
     #define TANH_MAX 20                         /* tanh is 1 from here */
     #else
     typedef int32_t integer;
+    typedef uint32_t natural;
     #define real_log logf
     #define real_erfc erfcf
     #define real_sqrt sqrtf
@@ -73,10 +75,20 @@ cdef extern from *:
         1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
     typedef real vec __attribute__((vector_size(VEC_BYTES), may_alias));
     typedef integer ivec __attribute__((vector_size(VEC_BYTES), may_alias));
+    typedef natural nvec __attribute__((vector_size(VEC_BYTES), may_alias));
     /* in memory: rows are 64-byte aligned in our own buffers, not in users' arrays. Variables are aligned, because an
        accumulator that goes by way of the stack must not straddle two cache lines. */
     typedef vec loose_vec __attribute__((aligned(sizeof(real))));
     typedef ivec loose_ivec __attribute__((aligned(sizeof(real))));
+
+    /* doubles as wide as a vector, and as many numbers in memory as make up one */
+    typedef double dvec __attribute__((vector_size(VEC_BYTES)));
+    #define DVL ((int)(VEC_BYTES / sizeof(double)))
+    typedef real few __attribute__((vector_size(VEC_BYTES * CNN_REAL_BITS / 64), may_alias));
+    typedef few loose_few __attribute__((aligned(sizeof(real))));
+    #define dvec_load(p) __builtin_convertvector(*(const loose_few*)(p), dvec)
+    #define dvec_store(p, v) __builtin_memcpy(p, &(v), VEC_BYTES)
+    #define dvec_zero() ((dvec){0})
 
     #define prefetch_write(p) __builtin_prefetch(p, 1)
     #define prefetch_second(p) __builtin_prefetch(p, 0, 2)    /* into the second cache */
@@ -100,14 +112,14 @@ cdef extern from *:
     /* x < 0 becomes 0; NaN stays NaN */
     #define vec_relu(a) vec_clear((ivec)((a) < 0), a)
 
-    #define SIGN ((integer)1 << (sizeof(real) * 8 - 1))
+    #define SIGN ((integer)((natural)1 << (sizeof(real) * 8 - 1)))
     #define vec_abs(a) ((vec)((ivec)(a) & ~SIGN))
     #define vec_copysign(a, b) ((vec)(((ivec)(a) & ~SIGN) | ((ivec)(b) & SIGN)))
     /* Added to a number below 2^(MANTISSA - 1), this leaves no digits behind the point. */
     #define ROUNDER ((real)((integer)3 << (MANTISSA - 1)))
     #define vec_round(a) ((a) + ROUNDER - ROUNDER)
     /* 2^a for a vector of whole numbers within the exponents of the type */
-    #define vec_pow2(a) ((vec)(((ivec)((a) + ROUNDER) + (((integer)1 << (sizeof(real) * 8 - MANTISSA - 2)) - 1)) \
+    #define vec_pow2(a) ((vec)(((nvec)((a) + ROUNDER) + (((natural)1 << (sizeof(real) * 8 - MANTISSA - 2)) - 1)) \
                                << MANTISSA))
 
     /* Sum of a vector's numbers, by halves: always in the same order. */
@@ -174,14 +186,19 @@ cdef extern from *:
     ctypedef int integer
     ctypedef float vec
     ctypedef int ivec
+    ctypedef double dvec
     enum:
         LANES
         VL
+        DVL
         ROWV
         TILE_VECS
         EXP_TERMS
     void prefetch_second(const real* p) nogil
     void prefetch_write(const real* p) nogil
+    dvec dvec_load(const real* p) nogil
+    void dvec_store(double* p, dvec v) nogil
+    dvec dvec_zero() nogil
     vec vec_load(const real* p) nogil
     void vec_store(real* p, vec v) nogil
     vec vec_splat(real s) nogil

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from argparse import RawDescriptionHelpFormatter
@@ -300,12 +301,44 @@ def bench_scaling(net, batch, rounds, seconds):
             "images_per_second": figures}
 
 
+def bench_busy(net, batch, rounds, seconds, others):
+    """Time a training step alone and beside processes that take all they get, in turn: what part of its fair share of
+    the cores it makes use of."""
+    count = threads.get_num_threads()
+    steps = our_step(net, batch)[0]
+    steps(1)
+    figures = {"alone": [], "beside": []}
+    for _ in range(rounds):
+        figures["alone"].append(batch * time_steps(steps, seconds))
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
+        try:
+            time.sleep(0.2)     # they have begun
+            figures["beside"].append(batch * time_steps(steps, seconds))
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+    cores = min(count, os.cpu_count())
+    fair = min(1, os.cpu_count() / (cores + others))
+    share = median_spread([b / a / fair for a, b in zip(figures["alone"], figures["beside"], strict=True)])
+    say(f"{net}, batch {batch}, {count} threads, {others} busy processes, {rounds} rounds: median (lowest to "
+          f"highest)")
+    result = {"net": net, "batch": batch, "threads": count, "rounds": rounds, "busy": others, "share_of_fair": share}
+    for name, rates in figures.items():
+        result[name] = median_spread(rates)
+        say(f"  {name:<20s}{show(result[name], 'images/s')}")
+    say(f"  share of the fair {fair:.0%}: {show_ratio(share)}")
+    return result
+
+
 def bench_kernels(net, batch):
     """Time every operation of a training step by itself, on one thread: GFLOPS by the plain formulas (Winograd's
     algorithm may exceed the peak), GB/s of the tensors that the others read and write."""
     steps, trainer = our_step(net, batch)
     steps(1)
-    program = next(p for key, (p, _) in trainer._programs.items() if key[0] == "step")
+    program = next(p for key, p in trainer._programs.resting() if key[0] == "step")
+    dataset = trainer._loader.dataset
+    arrays = {"images": dataset.images, "chosen": np.arange(batch)[None], "target": dataset.labels}
     peak = statistics.median(measure_peak(peak_program(1), 1) for _ in range(5))
     say(f"{net}, batch {batch}, 1 thread, peak {peak:.0f} GFLOPS: every operation of a step by itself")
     rows = []
@@ -313,7 +346,7 @@ def bench_kernels(net, batch):
         times = []
         while len(times) < 5 or (len(times) < 30 and sum(times) < 0.1):
             start = time.perf_counter()
-            program.run_operation(op, batch)
+            program.run_operation(op, batch, **arrays)
             times.append(time.perf_counter() - start)
         seconds = statistics.median(times)
         flops = 2 * op["macs"] * -(-batch // LANES) * LANES
@@ -342,12 +375,13 @@ def main(arguments=None, prog=None):
     p.add_argument("--kernels", action="store_true", help="time every operation of a step instead")
     p.add_argument("--latency", action="store_true", help="time one image through the network instead")
     p.add_argument("--scaling", action="store_true", help="compare one thread with all instead")
+    p.add_argument("--busy", type=int, metavar="N", help="compare alone with beside N busy processes instead")
     p.add_argument("--no-torch", action="store_true", help="do not compare with PyTorch")
     p.add_argument("--json", type=path, metavar="FILE", help="write the figures to a file too")
     given = p.parse_args(arguments)
     with running(p, given.threads):
-        for name in ("batch", "rounds"):
-            if getattr(given, name) < 1:
+        for name in ("batch", "rounds", "busy"):
+            if getattr(given, name) is not None and getattr(given, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(given, name)}")
         if not 0 < given.seconds < math.inf:
             raise ValueError(f"--seconds must be a finite number above 0, got {given.seconds}")
@@ -363,7 +397,7 @@ def main(arguments=None, prog=None):
 
 def bench(given):
     """Time what the command line asks for; the figures as a dict."""
-    with_torch = not (given.no_torch or given.kernels or given.scaling)
+    with_torch = not (given.no_torch or given.kernels or given.scaling or given.busy)
     versions = {"python": platform.python_version(), "numpy": np.__version__}
     if with_torch:
         try:
@@ -381,6 +415,8 @@ def bench(given):
         figures = bench_latency(given.net, given.rounds, given.seconds, with_torch)
     elif given.scaling:
         figures = bench_scaling(given.net, given.batch, given.rounds, given.seconds)
+    elif given.busy:
+        figures = bench_busy(given.net, given.batch, given.rounds, given.seconds, given.busy)
     else:
         figures = bench_net(given.net, given.batch, given.rounds, given.seconds, with_torch)
     return {**result, **figures}

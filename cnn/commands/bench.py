@@ -322,7 +322,7 @@ def bench_busy(net, batch, rounds, seconds, others):
     fair = min(1, os.cpu_count() / (cores + others))
     share = median_spread([b / a / fair for a, b in zip(figures["alone"], figures["beside"], strict=True)])
     say(f"{net}, batch {batch}, {count} threads, {others} busy processes, {rounds} rounds: median (lowest to "
-          f"highest)")
+        f"highest)")
     result = {"net": net, "batch": batch, "threads": count, "rounds": rounds, "busy": others, "share_of_fair": share}
     for name, rates in figures.items():
         result[name] = median_spread(rates)

@@ -11,9 +11,10 @@ Which blocks form a shard depends on the batch alone, never on the number of thr
 in their order: that is why any number of threads gives the same bits.
 
 **Threads.** Each has a list of parts of the segment at hand, the same in every run, so that it finds in its own cache
-what it wrote there; when its own is empty it takes from the others'. Nobody waits for a thread, only for the parts that
-it has taken: on a busy machine, those who have a core do the work of one who has none. Whoever ends the last part of a
-segment puts up the lists of the next. Who finds no part looks again for some microseconds and then sleeps.
+what it wrote there; when its own is empty it waits for a microsecond and then takes from the others'. Nobody waits for
+a thread, only for the parts that it has taken: on a busy machine, those who have a core do the work of one who has
+none. Whoever ends the last part of a segment puts up the lists of the next. Who finds no part looks again for a tenth
+of a millisecond and then sleeps.
 """
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -128,7 +129,8 @@ ctypedef struct Segment:
 SIZES = {"Op": sizeof(Op), "Arg": sizeof(Arg), "Segment": sizeof(Segment)}
 
 cdef enum:
-    SPIN = 100000        # nanoseconds that a thread looks for parts before it sleeps
+    SPIN = 100000       # nanoseconds that a thread looks for parts before it sleeps
+    PATIENCE = 1000     # before it takes from another's list: that thread has the numbers in its cache
 
 cdef struct Line:
     uint64_t value      # alone on its cache line
@@ -339,30 +341,42 @@ cdef Py_ssize_t take(Line* parts) noexcept nogil:
     return 0
 
 
-cdef void work(Team* team, Py_ssize_t thread) noexcept nogil:
+cdef bint another(Team* team, uint64_t phase, int64_t most) noexcept nogil:
+    """Look for another phase for so many nanoseconds at most; returns whether there is one."""
+    cdef int64_t until = nanoseconds() + most
+    cdef int i
+    while True:
+        for i in range(16):
+            if look(&team.phase.value) != phase:
+                return True
+            relax()
+        if nanoseconds() > until:
+            return False
+
+
+cdef void work(Team* team, Py_ssize_t thread, uint64_t phase) noexcept nogil:
     """Do parts, first those of the thread's own list, until there are none left."""
-    cdef Py_ssize_t i, owner, left, done = 0
+    cdef Py_ssize_t i, owner, left, done
     for i in range(team.threads):
+        if i == 1 and another(team, phase, PATIENCE):
+            return
         owner = (thread + i) % team.threads
+        done = 0
         while True:
             left = take(&team.parts[owner])
             if left == 0:
                 break
             run_part(team, owner, left, thread)
             done += 1
-    if done and add(&team.left.value, -done) == 0:
-        go_on(team)
+        if done and add(&team.left.value, -done) == 0:
+            go_on(team)
+            return
 
 
 cdef void wait(Team* team, uint64_t phase) noexcept nogil:
     """Return when there is another phase."""
-    cdef int64_t until = nanoseconds() + team.spin
-    cdef int i
-    while nanoseconds() < until:
-        for i in range(16):
-            if look(&team.phase.value) != phase:
-                return
-            relax()
+    if team.spin and another(team, phase, team.spin):
+        return
     pthread_mutex_lock(&team.mutex)
     add(&team.sleeping.value, 1)
     while look(&team.phase.value) == phase:
@@ -383,7 +397,7 @@ cdef void* help(void* argument) noexcept nogil:
         phase = look(&team.phase.value)
         if look(&team.ended.value):
             return NULL
-        work(team, helper.number)
+        work(team, helper.number, phase)
         wait(team, phase)
 
 
@@ -485,7 +499,7 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
             phase = look(&team.phase.value)
             if not look(&team.running.value):
                 break
-            work(team, 0)
+            work(team, 0, phase)
             wait(team, phase)
         restore_mode(mode)
     team.next = resting

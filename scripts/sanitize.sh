@@ -27,6 +27,7 @@ address)
     export CNN_SANITIZE=address,undefined
     # libstdc++ too: AddressSanitizer looks for its exceptions as soon as it starts
     libraries=(libasan.so libubsan.so libstdc++.so)
+    [[ $CC != clang* ]] || libraries=(libclang_rt.asan-x86_64.so libstdc++.so)
     # PYTHONMALLOC: each object has guarded memory of its own. Leaks: Python never frees everything at its end.
     options=(PYTHONMALLOC=malloc UBSAN_OPTIONS=print_stacktrace=1
         ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_segv=2:abort_on_error=1)
@@ -35,8 +36,8 @@ thread)
     export CNN_SANITIZE=thread
     libraries=(libtsan.so)
     [[ $CC != clang* ]] || libraries=(libclang_rt.tsan-x86_64.so)
-    # Python and NumPy are not instrumented, the locks within them unknown: only what the kernels do is judged.
-    options=(TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:abort_on_error=1:history_size=7)
+    # OpenBLAS hands work to its threads in ways that ThreadSanitizer cannot see.
+    options=(OPENBLAS_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1:abort_on_error=1:history_size=7)
     fixed_addresses=(setarch -R)    # with random ones there may be no room for its tables
     ;;
 *)

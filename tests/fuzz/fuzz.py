@@ -60,6 +60,8 @@ def coverage(name):
         missing += len(wanted & set(without))
         print(f"{file}: not reached: {', '.join(map(str, sorted(wanted & set(without)))) or 'none'}")
     print(f"{name}: {1 - missing / total:.1%} of {total} lines")
+    if missing > 0.1 * total:
+        sys.exit(f"{name}: the corpus must reach 90 % of the parser's lines")
 
 
 if __name__ == "__main__":

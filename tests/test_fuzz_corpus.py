@@ -8,13 +8,14 @@ import pytest
 FUZZ = Path(__file__).parent / "fuzz"
 sys.path.insert(0, str(FUZZ))
 
+import fuzz  # noqa: E402
 import parsers  # noqa: E402
 
 INPUTS = sorted(path.relative_to(FUZZ / "corpus") for path in FUZZ.glob("corpus/*/*"))
 
 
 def test_every_parser_has_a_corpus():
-    assert {path.parent.name for path in INPUTS} == set(parsers.PARSERS)
+    assert {path.parent.name for path in INPUTS} == set(parsers.PARSERS) == set(parsers.LINES) == set(fuzz.NAMES)
 
 
 @pytest.mark.parametrize("name", parsers.PARSERS)

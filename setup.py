@@ -6,6 +6,8 @@ cnn/_ext/<instruction set>_<number type>/, and cnn/_ext/__init__.py chooses when
     CNN_NATIVE=1   also tune for the processor at hand (the build then fits no other)
     CNN_VARIANTS   a comma-separated choice of baseline,avx2,avx512 (default: all on x86-64)
     CNN_DEBUG=1    turn on Cython's bounds checks
+    CNN_SANITIZE   a comma-separated choice of address,undefined,thread: sanitizers, see scripts/sanitize.sh
+    CNN_WIDE=1     give all instruction sets the vectors and register tiles of AVX-512, to test these anywhere
 """
 import os
 import platform
@@ -42,6 +44,17 @@ NUMBER_TYPES = {"float32": ("float", "32"), "float64": ("double", "64")}
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-g0"]
 if os.environ.get("CNN_NATIVE") == "1":
     FLAGS.append("-march=native" if X86 else "-mcpu=native")
+if os.environ.get("CNN_WIDE") == "1":
+    FLAGS += ["-DCNN_WIDE", "-Wno-psabi"]
+# Python compiles extensions with -fwrapv, which would hide signed overflow.
+SANITIZERS = {"address": ["-fsanitize=address"], "thread": ["-fsanitize=thread"],
+              "undefined": ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-fno-wrapv"]}
+if "CNN_SANITIZE" in os.environ:
+    wanted = os.environ["CNN_SANITIZE"].split(",")
+    if set(wanted) - set(SANITIZERS):
+        sys.exit(f"CNN_SANITIZE: there are {', '.join(SANITIZERS)}, got {os.environ['CNN_SANITIZE']}")
+    # the run-time libraries are not linked: they have to be loaded before Python
+    FLAGS += [*(flag for name in wanted for flag in SANITIZERS[name]), "-O1", "-g1", "-fno-omit-frame-pointer"]
 # A register tile has up to 24 accumulators, and is one only where the loops over them are unrolled wholly.
 # By themselves GCC stops at 16 rounds and Clang earlier (LeNet-5, AVX-512: 21,000 instead of 81,000 images/s).
 UNROLL_GCC = ["--param", "max-completely-peel-times=64", "--param", "max-completely-peeled-insns=4000"]

@@ -24,7 +24,7 @@ cdef extern from *:
     #error "cnn needs GCC or Clang: its kernels use their vector types"
     #endif
 
-    #if defined(__AVX512F__)
+    #if defined(__AVX512F__) || defined(CNN_WIDE)
     #define VEC_BYTES 64
     #define TILE_VECS 24  /* accumulators of a register tile: 32 registers, less operands */
     #elif defined(__AVX__)

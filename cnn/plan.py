@@ -487,6 +487,10 @@ class Program:
 
     # ------------------------------------------------------------ looking at single operations
 
+    def phases(self):
+        """Names of the phases that are complete."""
+        return list(self._compiled)
+
     def operations(self, phase):
         """What a phase that has been run consists of: a list of dicts with the kernel's name, the shape that
         it works on (a text), the multiply-adds that its formula takes for one image (by the plain sum, for

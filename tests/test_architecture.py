@@ -162,6 +162,8 @@ def all_that_the_package_does():
     for inputs, outputs in ((1, 2), (5, 6)):
         x, dy = np.zeros((3, inputs, 6, 6)), np.zeros((3, outputs, 1, 1))
         by_layer(Sequential(Conv2d(inputs, outputs, 5), MaxPool2d(2)).to(np.float64), x, dy)
+    shared = Linear(3, 3)
+    by_layer(Sequential(shared, shared).to(np.float64), np.zeros((2, 3)), np.zeros((2, 3)))
     functional.cross_entropy(np.zeros((2, 3)), np.array([0, 1]))
     functional.mse_loss(np.zeros((2, 3)), np.zeros((2, 3)))
     data = Dataset(np.zeros((5, 1, 4, 4), np.uint8), np.arange(5))

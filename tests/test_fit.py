@@ -400,10 +400,10 @@ def test_divergence_restores_the_best_weights():
 
 def test_images_that_are_no_numbers_are_named():
     data = made_up()
-    images = data.normalise(data.images)
-    images[3, 0, 1, 1] = np.nan
+    floats = Dataset(data.normalise(data.images), data.labels)
+    floats.images[3, 0, 1, 1] = np.nan      # a Dataset refuses them where it is made
     with pytest.raises(cnn.TrainingDiverged, match="images of this batch hold NaN"):
-        make().fit(DataLoader(Dataset(images, data.labels), 16), 1)
+        make().fit(DataLoader(floats, 16), 1)
 
 
 # ---------------------------------------------------------------------------------- interruptions

@@ -24,7 +24,8 @@ def operations(layer, x):
     dy = np.ones_like(layer.forward(x))
     layer.backward(dy)
     program = layer._last.program
-    return {op["kernel"] for phase in ("forward", "backward") for op in program.operations(phase)}
+    assert len(program.phases()) == 2
+    return {op["kernel"] for phase in program.phases() for op in program.operations(phase)}
 
 
 # ------------------------------------------------------------------------------------------ the formulas

@@ -27,7 +27,7 @@ except ImportError as error:
 
 # Threads do not exist in a forked child, so there must be none when one is forked.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=executor.pause)
+    os.register_at_fork(before=executor.pause, after_in_child=executor.forget)
 
 MODULES = ("conv", "depthwise", "conv1x1", "winograd", "pool", "norm", "pointwise", "loss", "pack", "update", "augment")
 

@@ -508,6 +508,12 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
         (<int64_t*>counter)[0] += steps
 
 
+def forget():
+    """In a forked child: teams that another thread gave back just before the fork have no threads here."""
+    global resting
+    resting = NULL
+
+
 def pause():
     """End the threads of all teams that have nothing to run; the next run starts them anew."""
     global resting

@@ -3,12 +3,12 @@
 import json
 import math
 import re
-import sys
 import warnings
 
 import numpy as np
 import pytest
 from cases import assert_same_bits
+from interrupting import interrupted
 
 import cnn
 from cnn.callbacks import BestCheckpoint, Checkpoint, CSVLog, EarlyStopping, JSONLLog, StopOnSignal, TimeLimit
@@ -409,46 +409,25 @@ def test_images_that_are_no_numbers_are_named():
 # ---------------------------------------------------------------------------------- interruptions
 
 
-def interrupted(function, names, number):
-    """Call a function, and raise KeyboardInterrupt at the `number`th line, from 0, that it runs within functions of
-    these names in files of the training loop; returns whether there was such a line."""
-    count = 0
-
-    def trace(frame, event, argument):
-        nonlocal count
-        code = frame.f_code
-        if code.co_name not in names or not code.co_filename.endswith(("trainer.py", "callbacks.py")):
-            return trace if event == "call" else None
-        if event == "line":
-            count += 1
-            if count > number:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    sys.settrace(trace)
-    try:
-        function()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
-
-
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 9])
 @pytest.mark.parametrize("relu", [ReLU, NumpyReLU])
-def test_an_interruption_at_any_line_leaves_counts_that_agree(tmp_path, relu, monkeypatch, set_threads):
+def test_an_interruption_at_any_line_leaves_counts_that_agree(tmp_path, relu, every, monkeypatch, set_threads):
     """What is recorded and logged is what was done, and the next fit goes on from there."""
     set_threads(1)
     monkeypatch.setattr("cnn.trainer.SECONDS", 1e9)
     monkeypatch.setattr("os.fsync", lambda handle: None)
-    loop = {"_epoch", "_record", "_execute", "_step", "on_step_end", "on_epoch_end", "_add", "fit"}
+    loop = {"_epoch", "_steps", "_record", "_execute", "_step", "_set_rate", "_prepared", "on_step_end", "on_epoch_end",
+            "_add", "fit", "run", "begin", "draw", "take", "give"}
+
+    def in_loop(code):
+        return code.co_name in loop
+
     trainer = make(JSONLLog(tmp_path / "s"), CSVLog(tmp_path / "h"), EarlyStopping("train_loss"), relu=relu)
     data = made_up(40)      # three batches
     trainer.fit(data, 1, batch_size=16)
-    for number in range(10_000):
+    for number in range(1, 10_000, every):
         before = trainer.step
-        if not interrupted(lambda: trainer.fit(data, 1, batch_size=16), loop, number):
+        if not interrupted(lambda: trainer.fit(data, 1, batch_size=16), number, in_loop):
             break
         assert trainer.step == trainer.optimizer.steps, f"line {number}"
         assert relu is NumpyReLU or trainer.step == trainer.model[1].num_batches_tracked, f"line {number}"

@@ -1,41 +1,14 @@
 """Ctrl-C at any line of the package: afterwards everything is as before, or done, and can be used."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from cases import assert_same_bits
+from interrupting import interrupted
 
 import cnn
 from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Residual, Sequential
 
-PACKAGE = str(Path(cnn.__file__).parent)
 ALL = [pytest.param(1, marks=pytest.mark.slow), 97]  # every line, or every 97th
-
-
-def interrupted(function, line):
-    """Call a function and raise KeyboardInterrupt at the line-th line of cnn that it runs; whether it came so far."""
-    left = line
-
-    def trace(frame, event, argument):
-        nonlocal left
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        if event == "line":
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return trace
-
-    sys.settrace(trace)
-    try:
-        function()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
 
 
 def lines(function, every):

@@ -511,7 +511,7 @@ class Program:
                                "phase": phase})
         return result
 
-    def run_operation(self, operation, images, **arrays):
+    def run_operation(self, operation, images, /, **arrays):
         """Run one of `operations` alone, on one thread; arrays: as for `run`."""
         segment = np.array([(operation["index"], 1, operation["tasks"])], SEGMENT)
         compiled = self._compiled[operation["phase"]]

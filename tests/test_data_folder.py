@@ -348,11 +348,11 @@ def test_homes_that_are_not_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["--cutout", "100"], "cnn train: train: cutout must be below 28, the side of the images, got 100\n"),
+    (["--cutout", "100"], "cnn train: cutout must be below 28, the side of the images, got 100\n"),
     (["--cutout", "28"], "cutout must be below 28"),
     (["--shift", "28"], "shift must be below 28"),
     (["--shift", "30", "--shift-mode", "reflect"], "shift must be below 28"),
-    (["--data-dir", "~nosuchuser", "--dataset", "mnist"], "cnn train: data_dir ~nosuchuser: there is no user 'nosuchu"),
+    (["--data-dir", "~nosuchuser", "--dataset", "mnist"], "data-dir: ~nosuchuser: there is no user 'nosuchuser'"),
     (["--dataset", "x.png"], "cnn train: x.png: is a picture. "),
 ])
 def test_refused_at_the_start(tmp_path, monkeypatch, capsys, arguments, words):
@@ -360,5 +360,5 @@ def test_refused_at_the_start(tmp_path, monkeypatch, capsys, arguments, words):
     picture(tmp_path / "x.png")
     with pytest.raises(SystemExit) as end:
         main(["train", *arguments])
-    assert end.value.code == 1 and words in capsys.readouterr().err
+    assert end.value.code == (2 if "--data-dir" in arguments else 1) and words in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["x.png"]

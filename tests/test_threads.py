@@ -215,10 +215,12 @@ def test_a_model_in_each_python_thread():
 
 
 OWN_THREADS = """
-    import os, signal, time
+    import os, signal, threading, time
     import numpy as np
     import cnn
     from cnn import functional
+    first = threading.Thread(target=int)  # with the first of all, ThreadSanitizer begins one of its own
+    first.start(), first.join()
     tasks = lambda: set(os.listdir("/proc/self/task"))
     def wait_for(condition):  # threads take a moment to begin and to end
         deadline = time.monotonic() + 20

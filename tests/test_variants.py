@@ -18,7 +18,8 @@ def test_other_variants(variant):
     # the same numbers against the twins; what PyTorch says of them need not be asked again
     words = "not pytorch and not threads and not central"
     result = run_python(
-        *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", words, *files), CNN_KERNELS=variant
+        *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", words, *files), CNN_KERNELS=variant,
+        timeout=3600
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
 

@@ -1,7 +1,6 @@
 """Writing files so that a crash leaves the old one or the new one, never half of one; logs, locks, and reading text."""
 import errno
 import os
-import secrets
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -124,7 +123,7 @@ def _write_all(file, content):
 def _temporary(folder, name, mode):
     """A new file beside the one to be replaced, locked as long as it is open: its handle and its path."""
     while True:
-        path = os.path.join(folder, f".{name[:80]}.{secrets.token_hex(4)}{_TEMPORARY}")
+        path = os.path.join(folder, f".{name[:80]}.{os.urandom(4).hex()}{_TEMPORARY}")
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
         _flock(handle)
         if os.fstat(handle).st_nlink:

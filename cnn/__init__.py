@@ -8,9 +8,10 @@
     trainer = cnn.Trainer(model, optimizer)
     trainer.fit(train, epochs=5, validation=test)
 
-The floors of the house, from the ground: _ext and reference (kernels and their NumPy twins); shapes,
-init, windows, plan, parameter, ops, functional; layers, losses; models, optim, schedules, data;
-checkpoint, callbacks, averaging, trainer, run; commands. A file imports only from the floors below it.
+The floors of the house, from the ground: _ext and reference (kernels and their NumPy twins), text; shapes,
+init, windows, files, streams, watch, plan, programs, parameter, ops, functional; layers, losses; models, optim,
+schedules, data; checkpoint, checks, callbacks, averaging, trainer, run; commands. A file imports only from the
+floors below it.
 """
 from cnn import data, functional, metrics, models, optim, schedules
 from cnn.averaging import EMA, Lookahead

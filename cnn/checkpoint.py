@@ -1,7 +1,6 @@
 """Models and checkpoints in files: safetensors, with a digest by which any damage is noticed."""
 import hashlib
 import json
-import reprlib
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +111,7 @@ def _check_description(description):
     """Raise KeyError, TypeError or ValueError for what no model's description can be."""
     def require(right, name, words):
         if not right:
-            raise ValueError(f"{name} must be {words}, got {_shown(description.get(name))}")
+            raise ValueError(f"{name} must be {words}, got {shapes.shown(description.get(name))}")
 
     if not isinstance(description, dict):
         raise TypeError(f"it must be a dict, got {type(description).__name__}")
@@ -135,13 +134,6 @@ def _check_description(description):
     require(isinstance(get("dataset"), (str, type(None))), "dataset", "a text")
     require(get("tta") in (None, "flip", "flip+shift"), "tta", "flip or flip+shift")
     shapes.integer("model", "seed", 0 if get("seed") is None else get("seed"), 0, 2**63 - 1)
-
-
-def _shown(value):
-    try:
-        return reprlib.repr(value)
-    except ValueError:      # an integer of thousands of digits
-        return "a huge integer"
 
 
 # ---------------------------------------------------------------- checkpoints

@@ -31,14 +31,14 @@ def integer(owner, name, value, minimum=0, maximum=MAX_SIZE):
     Raises TypeError for any other type and ValueError outside the range.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{owner}: {name} must be an integer, got {_shown(value)}")
+        raise TypeError(f"{owner}: {name} must be an integer, got {shown(value)}")
     value = int(value)
     if minimum <= value <= maximum:
         return value
     limits = f"from {minimum} to {maximum}"
     if maximum == MAX_SIZE and value < minimum:
         limits = f"of at least {minimum}"
-    raise ValueError(f"{owner}: {name} must be an integer {limits}, got {_shown(value)}")
+    raise ValueError(f"{owner}: {name} must be an integer {limits}, got {shown(value)}")
 
 
 def number(owner, name, value, minimum=None, maximum=None, below=None, above=None):
@@ -48,7 +48,7 @@ def number(owner, name, value, minimum=None, maximum=None, below=None, above=Non
     NaN, infinity and values outside the limits.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{owner}: {name} must be a number, got {_shown(value)}")
+        raise TypeError(f"{owner}: {name} must be a number, got {shown(value)}")
     try:
         result = float(value)
     except OverflowError:  # an int beyond float64
@@ -63,7 +63,7 @@ def number(owner, name, value, minimum=None, maximum=None, below=None, above=Non
         return result
     limits = (("of at least", minimum), ("above", above), ("of at most", maximum), ("below", below))
     wanted = " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None)
-    raise ValueError(f"{owner}: {name} must be a finite number {wanted}".rstrip() + f", got {_shown(value)}")
+    raise ValueError(f"{owner}: {name} must be a finite number {wanted}".rstrip() + f", got {shown(value)}")
 
 
 def epsilon(owner, value):
@@ -82,10 +82,10 @@ def pair(owner, name, value, minimum=0):
     """
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
-            raise ValueError(f"{owner}: {name} must be an integer or a pair of integers, got {_shown(value)}")
+            raise ValueError(f"{owner}: {name} must be an integer or a pair of integers, got {shown(value)}")
         return integer(owner, name, value[0], minimum), integer(owner, name, value[1], minimum)
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{owner}: {name} must be an integer or a pair of integers, got {_shown(value)}")
+        raise TypeError(f"{owner}: {name} must be an integer or a pair of integers, got {shown(value)}")
     size = integer(owner, name, value, minimum)
     return size, size
 
@@ -140,7 +140,7 @@ def padding(owner, value, kernel, stride, dilation):
             return (0, 0), (0, 0)
         if value != "same":
             raise ValueError(
-                f'{owner}: padding must be an integer, a pair, "same" or "valid", got {_shown(value)}'
+                f'{owner}: padding must be an integer, a pair, "same" or "valid", got {shown(value)}'
             )
         if tuple(stride) != (1, 1):
             raise ValueError(f'{owner}: padding "same" needs stride 1, got stride {_by(stride)}')
@@ -256,7 +256,8 @@ def _by(sizes):
     return "×".join(str(int(size)) for size in sizes)
 
 
-def _shown(value):
+def shown(value):
+    """A value as an error message shows it: its repr, cut short."""
     try:
         return reprlib.repr(value)  # cuts long lists and strings short
     except ValueError:  # Python refuses to print an int of thousands of digits

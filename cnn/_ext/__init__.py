@@ -1,5 +1,6 @@
 """The compiled kernels, and the choice among their builds.
 
+guard       which Python threads may use something at the same time (guard.pyx)
 executor    runs a program: a list of operations over the blocks of a batch (executor.pyx)
 cpu         which instruction sets this processor has (cpu.pyx)
 conv        correlation for convolution and linear layers; their weight gradients (conv.pyx)
@@ -12,7 +13,7 @@ pack        layouts (pack.pyx)
 update      optimizers (update.pyx)
 augment     random changes to images, before they are packed (augment.pyx)
 
-All but the first two are compiled for each instruction set and number type, into folders such as
+All but the first three are compiled for each instruction set and number type, into folders such as
 `avx2_float32`. The fastest that this processor can run is taken; the environment variable
 CNN_KERNELS=baseline|avx2|avx512 forces another.
 """

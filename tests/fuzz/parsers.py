@@ -201,7 +201,7 @@ LINES = {
     "idx": ["cnn.data.idx"],
     "npz": ["cnn.data.npz"],
     "cifar": ["cnn.data.cifar"],
-    "model": ["cnn.checkpoint:load_model,_check_description,_shown,_read,_words,_split,_sealed,_compact"],
+    "model": ["cnn.checkpoint:load_model,_check_description,_read,_words,_split,_sealed,_compact"],
     "checkpoint": ["cnn.checkpoint:load,resume,checkpoints,step_of,_read,_words,_split,_sealed,_compact"],
     "config": ["cnn.run:read_settings,_read_config,check_each"],
 }

@@ -41,7 +41,7 @@ def _program(key, dtype, images, write):
         program = _programs.take(key, images, make)
         yield program
     finally:
-        _programs.give(key, program)
+        _programs.give(program)
 
 
 def _convolution(name, x_shape, w, stride, padding, dilation, groups):

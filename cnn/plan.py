@@ -201,6 +201,7 @@ class Program:
         self.dtype = np.dtype(dtype)
         self.kernels = _ext.kernels(self.dtype)
         self.images, self.keep, self.steps, self.gradients, self.watch = images, keep, steps, gradients, watch
+        self.made_from = None       # what a Pool looks it up by
         self.threads = threads.get_num_threads()
         self.blocks = max(1, -(-images // LANES))
         self.shards = min(self.blocks, MAX_SHARDS)

@@ -16,15 +16,6 @@ LIMIT, MOST = 512 << 20, 32     # bytes of the programs that rest in a pool, and
 PAUSE = 0.0002          # seconds from one look to the next whether what is waited for is free
 
 
-class _Entry:
-    """A program that rests in a pool, and what it was made from."""
-
-    __slots__ = ("key", "program")
-
-    def __init__(self, key, program):
-        self.key, self.program = key, program
-
-
 class Pool:
     """Programs at rest, by what they were made from: at most MOST, and `limit` bytes of them, but for the last two.
 
@@ -40,14 +31,16 @@ class Pool:
     def take(self, key, images, make):
         """A program made from `key` for so many images or more: one at rest or `make()`. It is the caller's until
         `give`."""
-        for entry in reversed(tuple(self._resting)):
-            if entry.key == key and entry.program.images >= images:
+        for program in reversed(tuple(self._resting)):
+            if program.made_from == key and program.images >= images:
                 try:
-                    self._resting.remove(entry)
+                    self._resting.remove(program)
                 except ValueError:      # another thread was faster
                     continue
-                return entry.program
+                return program
         program = make()
+        if program.made_from is None:
+            program.made_from = key
         self._made = [*(r for r in self._made if r() is not None), weakref.ref(program)]
         return program
 
@@ -60,15 +53,15 @@ class Pool:
         self._lent[id(token)] = weakref.ref(token)
         return self.take(key, images, make)
 
-    def give(self, key, program, token=None):
+    def give(self, program, token=None):
         """Put a program to rest, if there is one. Of one key only those for the most images stay."""
         if program is not None:
-            for entry in tuple(self._resting):
-                if entry.key == key and entry.program.images < program.images:
-                    self._drop(entry)
-            self._resting.append(_Entry(key, program))
+            for other in tuple(self._resting):
+                if other.made_from == program.made_from and other.images < program.images:
+                    self._drop(other)
+            self._resting.append(program)
             resting = tuple(self._resting)
-            while len(resting) > MOST or len(resting) > 2 and sum(e.program.nbytes for e in resting) > self.limit:
+            while len(resting) > MOST or len(resting) > 2 and sum(p.nbytes for p in resting) > self.limit:
                 self._drop(resting[0])
                 resting = tuple(self._resting)
         self._lent.pop(id(token), None)
@@ -80,23 +73,23 @@ class Pool:
             program = self.take(key, 0, make)
             program.run(0)
         finally:
-            self.give(key, program)
+            self.give(program)
 
-    def _drop(self, entry):
+    def _drop(self, program):
         try:
-            self._resting.remove(entry)
+            self._resting.remove(program)
         except ValueError:      # another thread has taken it
             return
-        entry.program.close()
+        program.close()
 
     def resting(self):
-        """(key, program) of all that are at rest, the one used last at the end."""
-        return [(entry.key, entry.program) for entry in tuple(self._resting)]
+        """All programs at rest, the one used last at the end."""
+        return list(self._resting)
 
     def clear(self):
         """Close all programs at rest."""
-        for entry in tuple(self._resting):
-            self._drop(entry)
+        for program in tuple(self._resting):
+            self._drop(program)
 
     def __del__(self):
         for reference in self._made:

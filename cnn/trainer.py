@@ -550,28 +550,28 @@ class Trainer:
 
     def _evaluated(self, batch):
         """Evaluate a batch: what `_execute` returns, of one step."""
-        use, key, program = Use("Trainer.evaluate"), self._key("evaluate", batch), None
+        use, program = Use("Trainer.evaluate"), None
         try:
             use.take(guards(self.model.parameters()), alone=False)
-            program = self._programs.borrow(use, key, batch.count, lambda: self._written("evaluate", batch))
+            program = self._programs.borrow(use, self._key("evaluate", batch), batch.count,
+                                            lambda: self._written("evaluate", batch))
             return self._execute(program, batch)[0]
         finally:
-            self._programs.give(key, program, use)
+            self._programs.give(program, use)
             use.leave()
 
     def _prepared(self, batch):
         """The program of a training step for such batches, which this trainer has until `_give_back`."""
         self.optimizer.settle()     # first of all, because it may move the parameters
         key = self._key("step", batch)
-        if self._program is None or self._program[0] != key or self._program[1].images < batch.count:
+        if self._program is None or self._program.made_from != key or self._program.images < batch.count:
             self._give_back()
-            self._program = key, self._programs.take(key, batch.count, lambda: self._written("step", batch))
-        return self._program[1]
+            self._program = self._programs.take(key, batch.count, lambda: self._written("step", batch))
+        return self._program
 
     def _give_back(self):
         taken, self._program = self._program, None
-        if taken is not None:
-            self._programs.give(*taken)
+        self._programs.give(taken)
 
     def _key(self, what, batch):
         """What a program for such batches is made from."""
@@ -595,6 +595,7 @@ class Trainer:
             program.add_gradients()
             self.optimizer.emit(program, self.max_grad_norm)
         program.compile()
+        program.made_from = self._key(what, batch)      # as writing has left the model
         return program
 
     def _execute(self, program, batch, before=None):

@@ -285,6 +285,26 @@ def test_only_what_changed_is_compiled_anew(monkeypatch):
     assert len(written) == 1
 
 
+def test_attributes_that_a_layer_sets_while_it_is_written(monkeypatch):
+    """They are no change that would have it written anew at each call."""
+    class Noting(Layer):
+        written = 0
+
+        def emit(self, program, x):
+            self.seen = x.shape
+            Noting.written += 1
+            return x, lambda dy, need_dx: dy
+
+    model, x = Sequential(Flatten(), Noting(), Linear(64, 4)), images()
+    trainer = trainer_of(model)
+    for use in (lambda: model.eval()(x), lambda: model.train()(x), lambda: trainer.evaluate(data()),
+                lambda: trainer.train_step(x, np.arange(18) % 4)):
+        Noting.written = 0
+        for _ in range(3):
+            use()
+        assert Noting.written == 1
+
+
 def test_switching_between_modes_and_sizes_compiles_once_for_each(monkeypatch):
     written = []
     made = programs.Pool.take
@@ -362,11 +382,11 @@ def test_programs_at_rest_are_bounded_by_bytes(monkeypatch):
     for side in range(20, 60):
         model(np.zeros((16, 1, side, side), np.float32))
     resting = model._programs.resting()
-    total = sum(program.nbytes for _, program in resting)
+    total = sum(program.nbytes for program in resting)
     assert 2 < len(resting) < 40 and total <= 8 << 20
-    assert resting[-1][0][0] == (1, 59, 59) and total == sum(
-        a.nbytes for _, p in resting for a in {id(a.array): a.array for a in p._arrays}.values()) + sum(
-        p._fixed for _, p in resting)
+    assert resting[-1].made_from[0] == (1, 59, 59) and total == sum(
+        a.nbytes for p in resting for a in {id(a.array): a.array for a in p._arrays}.values()) + sum(
+        p._fixed for p in resting)
     drops = Sequential(Linear(4, 4), Dropout(0.5))
     for i in range(100):
         drops[1].p = i / 100
@@ -379,7 +399,7 @@ def test_the_programs_of_a_trainer_are_bounded():
     trainer._programs.limit = 4 << 20
     for side in range(8, 48):
         trainer.train_step(np.zeros((4, 1, side, side), np.float32), np.arange(4))
-    assert sum(p.nbytes for _, p in trainer._programs.resting()) <= 4 << 20
+    assert sum(p.nbytes for p in trainer._programs.resting()) <= 4 << 20
 
 
 # ------------------------------------------------------------------------------------------ parts of own layers

@@ -336,7 +336,7 @@ def bench_kernels(net, batch):
     algorithm may exceed the peak), GB/s of the tensors that the others read and write."""
     steps, trainer = our_step(net, batch)
     steps(1)
-    program = next(p for key, p in trainer._programs.resting() if key[0] == "step")
+    program = next(p for p in trainer._programs.resting() if p.made_from[0] == "step")
     dataset = trainer._loader.dataset
     arrays = {"images": dataset.images, "chosen": np.arange(batch)[None], "target": dataset.labels}
     peak = statistics.median(measure_peak(peak_program(1), 1) for _ in range(5))

@@ -107,7 +107,7 @@ class Layer:
         parts = self._parts()
         modes = parts.modes(self)
         training = True in modes or getattr(_thread, "training", False)
-        key = x.shape[1:], x.dtype, parts.key, modes, training, circumstances()
+        key = _key(x, parts, modes, training)
         use = Use(type(self).__name__)
         try:
             use.take(parts.guards, alone=False)
@@ -117,7 +117,7 @@ class Layer:
             last = self._last
             if last is not None and last.thread == threading.get_ident():
                 self._last = None
-                self._programs.give(last.key, last.program)
+                self._programs.give(last.program)
             program = None
             try:
                 program = self._programs.borrow(use, key, len(x), lambda: self._written(x, False))
@@ -125,7 +125,7 @@ class Layer:
                 program.run(len(x), x=x, y=y)
                 return y
             finally:
-                self._programs.give(key, program, use)
+                self._programs.give(program, use)
         finally:
             use.leave()
 
@@ -134,16 +134,15 @@ class Layer:
         # from here on the activations of the last forward are gone
         self._last = None
         lost = frozenset() if last is None else (last.lost | {last.thread}) - {me}
-        if last is not None and last.key == key and last.program.images >= len(x):
+        if last is not None and last.program.made_from == key and last.program.images >= len(x):
             program = last.program
         else:
             if last is not None:
-                self._programs.give(last.key, last.program)
+                self._programs.give(last.program)
             program = self._programs.take(key, len(x), lambda: self._written(x, True))
-            key = *key[:2], self._parts().key, *key[3:]     # writing may have changed attributes of a layer
         y = np.empty((len(x), *program.result.shape), x.dtype)
         program.run(len(x), x=x, y=y)
-        self._last = _Last(program, key, x.shape, y.shape, me, lost)
+        self._last = _Last(program, self._parts().key, x.shape, y.shape, me, lost)
         return y
 
     def backward(self, dy, need_dx=True):
@@ -160,7 +159,7 @@ class Layer:
             raise RuntimeError(f"{owner}: another thread has called forward in training mode since this one did: one "
                                f"thread at a time can train a model")
         parts, program = self._parts(), last.program
-        if parts.key != last.key[2]:
+        if parts.key != last.made_of:
             raise RuntimeError(f"{owner}: the parameters have moved or the model has changed since the last forward (a "
                                f"new optimizer, another dtype or layer, ...): call forward again before backward")
         dy = shapes.array(owner, "dy", dy, last.y_shape, program.dtype)
@@ -221,6 +220,8 @@ class Layer:
         program.result, program.backward = program.write_layer(self, t)
         program.output(program.result)
         program.compile()
+        parts = self._parts()       # as writing has left them: a layer may note things in attributes
+        program.made_from = _key(x, parts, parts.modes(self), gradients)
         return program
 
     # ------------------------------------------------------------ parts
@@ -435,13 +436,19 @@ class Layer:
             raise ValueError(f"{type(self).__name__}: x must have shape (N, C, H, W), got (N, {x.channels})")
 
 
+def _key(x, parts, modes, training):
+    """What a program for such images is made from."""
+    return x.shape[1:], x.dtype, parts.key, modes, training, circumstances()
+
+
 class _Last:
-    """The last forward in training mode: its program, and threads whose own were lost to later ones."""
+    """The last forward in training mode: its program, what the model was made of, and threads whose own forward was
+    lost to later ones."""
 
-    __slots__ = ("key", "lost", "program", "thread", "x_shape", "y_shape")
+    __slots__ = ("lost", "made_of", "program", "thread", "x_shape", "y_shape")
 
-    def __init__(self, program, key, x_shape, y_shape, thread, lost):
-        self.program, self.key, self.x_shape, self.y_shape = program, key, x_shape, y_shape
+    def __init__(self, program, made_of, x_shape, y_shape, thread, lost):
+        self.program, self.made_of, self.x_shape, self.y_shape = program, made_of, x_shape, y_shape
         self.thread, self.lost = thread, lost
 
 

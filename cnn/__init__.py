@@ -8,16 +8,13 @@
     trainer = cnn.Trainer(model, optimizer)
     trainer.fit(train, epochs=5, validation=test)
 
-The floors of the house, from the ground: _ext and reference (kernels and their NumPy twins), text; shapes,
-init, windows, files, streams, watch, plan, programs, parameter, ops, functional; layers, losses; models, optim,
-schedules, data; checkpoint, checks, callbacks, averaging, trainer, run; commands. A file imports only from the
-floors below it.
+What lives where, and what may import what: docs/architecture.md.
 """
-from cnn import data, functional, metrics, models, optim, schedules
-from cnn.averaging import EMA, Lookahead
-from cnn.callbacks import Callback
-from cnn.checkpoint import load_model, save_model
-from cnn.config import show_config
+import sys
+from importlib import import_module
+
+from cnn import data, functional, models, optim, schedules
+from cnn.engine.parameter import Parameter
 from cnn.layers import (
     GELU,
     AdaptiveAvgPool2d,
@@ -42,14 +39,19 @@ from cnn.layers import (
     SiLU,
     Softmax,
     Tanh,
+    init,
+    losses,
 )
-from cnn.losses import CrossEntropyLoss, MSELoss
-from cnn.lr_finder import find_lr
+from cnn.layers.losses import CrossEntropyLoss, MSELoss
 from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm, parameter_groups, split_biases
-from cnn.parameter import Parameter
-from cnn.threads import get_num_threads, set_num_threads
-from cnn.trainer import Trainer, TrainingDiverged
-from cnn.winograd import get_winograd, set_winograd
+from cnn.reports import metrics
+from cnn.runtime import get_num_threads, get_winograd, set_num_threads, set_winograd, show_config
+from cnn.training import averaging, callbacks, checkpoint, history, trainer
+from cnn.training.averaging import EMA, Lookahead
+from cnn.training.callbacks import Callback
+from cnn.training.checkpoint import load_model, save_model
+from cnn.training.lr_finder import find_lr
+from cnn.training.trainer import Trainer, TrainingDiverged
 
 __version__ = "0.1.0"
 
@@ -62,3 +64,13 @@ __all__ = [
     "models", "optim", "parameter_groups", "save_model", "schedules", "set_num_threads", "set_winograd",
     "show_config", "split_biases",
 ]
+
+# Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.
+for _module in (averaging, callbacks, checkpoint, history, init, losses, metrics, trainer):
+    sys.modules[f"cnn.{_module.__name__.rpartition('.')[2]}"] = _module
+
+
+def __getattr__(name):
+    if name == "evaluation":    # imported where it is used, to keep `import cnn` fast
+        return import_module("cnn.reports.evaluation")
+    raise AttributeError(f"module 'cnn' has no attribute {name!r}")

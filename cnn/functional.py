@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import numpy as np
 
 from cnn import shapes
+from cnn.engine.plan import Program, Slot, circumstances
+from cnn.engine.programs import Pool
 from cnn.ops import conv, loss, norm, pointwise, pool
 from cnn.ops import linear as linear_ops
-from cnn.plan import Program, Slot, circumstances
-from cnn.programs import Pool
 
 __all__ = ["adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "avg_pool2d",
            "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "conv2d", "conv2d_backward", "cross_entropy",

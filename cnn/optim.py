@@ -10,11 +10,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from cnn import parameter, shapes
-from cnn.memory import zeros
-from cnn.plan import Program, circumstances
-from cnn.programs import Pool, Use, guards
-from cnn.watch import Stamp
+from cnn import shapes
+from cnn.engine import parameter
+from cnn.engine.memory import zeros
+from cnn.engine.plan import Program, circumstances
+from cnn.engine.programs import Pool, Use, guards
+from cnn.engine.watch import Stamp
 
 APART = 4096        # numbers: parameters side by side that are updated together
 

@@ -11,40 +11,25 @@ from cases import CASES, by_function, by_layer
 from processes import run_python
 
 import cnn
-from cnn import _ext, functional, plan
+from cnn import _ext, functional
 from cnn.data import DataLoader, Dataset, RandomFlip
+from cnn.engine import plan
 from cnn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
 ROOT = Path(cnn.__file__).parent
 
-# Every file of the package, or the folder that it is in, has a floor. A file imports from the floors below
-# it, from its own folder and, where the floor is an open one, from its neighbours.
-FLOORS = [
-    {"_ext", "reference", "text"},
-    {"shapes", "init", "windows", "memory", "plan", "threads", "winograd", "parameter", "files", "streams", "ops",
-     "functional", "watch", "programs"},
-    {"layers", "losses"},
-    {"models", "optim", "schedules", "data", "history", "metrics"},
-    {"trainer", "callbacks", "checks", "averaging", "checkpoint", "config", "evaluation", "images", "lr_finder",
-     "plots", "report", "run"},
-    {"__init__"},
-    {"commands"},
-    {"__main__"},
-]
-NEIGHBOURS_ALLOWED = {1, 2, 4}  # floor 3 holds siblings that know nothing of one another
-# The one way up: sizes are worked out, and wrong ones refused, in a single place.
-ALLOWED = {("reference", "shapes")}
+TABLE = ROOT.parent / "docs" / "architecture.md"
+
+
+def table():
+    """What each part may import, as the documentation says."""
+    rows = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", TABLE.read_text(), re.MULTILINE)
+    return {part: {name.strip().replace("\\", "") for name in names.split(",")} - {""} for part, names in rows}
 
 
 def place(path):
     """The name under which a file has its floor."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
-
-
-def floor(name):
-    found = [i for i, names in enumerate(FLOORS) if name in names]
-    assert found, f"cnn/{name} has no floor yet: add it to FLOORS"
-    return found[0]
 
 
 def imported(path):
@@ -76,39 +61,34 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in path.
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_come_from_the_floors_below(path):
+def test_imports_are_those_of_the_table(path):
     here = place(path)
-    for name in imported(path)[0] - {here}:
-        # `from cnn import __version__` inside a function is the one thing that the roof has to give
-        if name == "__init__" and here == "config":
-            continue
-        below = floor(name) < floor(here)
-        beside = floor(name) == floor(here) and floor(here) in NEIGHBOURS_ALLOWED
-        assert below or beside or (here, name) in ALLOWED, f"cnn/{here} imports cnn/{name}"
+    allowed = table()[here] | {here}
+    # `from cnn import __version__` inside a function is the one thing that the roof has to give
+    wrong = imported(path)[0] - allowed - ({"__init__"} if here == "runtime" else set())
+    assert not wrong, f"cnn/{here} imports {sorted(wrong)}"
+
+
+def test_the_table_has_every_part_and_no_more():
+    used = {}
+    for path in FILES:
+        used.setdefault(place(path), set()).update(imported(path)[0] - {place(path)})
+    used["runtime"].discard("__init__")
+    assert table() == used
+
+
+def test_the_table_has_no_circle():
+    """Each part imports only from rows above its own."""
+    above = set()
+    for part, names in table().items():
+        assert names <= above, f"{part} imports {sorted(names - above)}"
+        above.add(part)
 
 
 def test_the_check_of_imports_sees_them():
-    assert imported(ROOT / "trainer.py")[0] >= {"functional", "callbacks", "data", "losses"}
+    assert imported(ROOT / "training" / "trainer.py")[0] >= {"functional", "data", "layers"}
     assert imported(ROOT / "data" / "__init__.py")[0] == {"data"}
-    assert imported(ROOT / "threads.py")[0] == {"shapes", "_ext"}
-
-
-def test_no_file_imports_in_a_circle():
-    """Neighbours on one floor may import each other, but one after the other."""
-    graph = {}
-    for path in FILES:
-        graph.setdefault(place(path), set()).update(imported(path)[0] - {place(path), "__init__"})
-    while graph:
-        free = [name for name, needs in graph.items() if not needs & set(graph)]
-        assert free, f"these import each other: {sorted(graph)}"
-        for name in free:
-            del graph[name]
-
-
-def test_data_stands_by_itself():
-    for path in FILES:
-        if place(path) == "data":
-            assert imported(path)[0] <= {"data", "_ext", "threads", "text"}, path
+    assert imported(ROOT / "runtime.py")[0] == {"shapes", "_ext", "streams", "__init__"}
 
 
 def test_models_and_trainers_of_others_are_not_imported():

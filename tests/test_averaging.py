@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 import cnn
 from cnn import EMA, Lookahead, reference
-from cnn.callbacks import BestCheckpoint, EarlyStopping
+from cnn.training.callbacks import BestCheckpoint, EarlyStopping
 
 
 def model_of(dtype=np.float64):

@@ -14,8 +14,9 @@ import pytest
 from cases import assert_same_bits
 
 import cnn
-from cnn import checkpoint
-from cnn.callbacks import (
+from cnn.data import DataLoader, Dataset
+from cnn.training import checkpoint
+from cnn.training.callbacks import (
     BestCheckpoint,
     Checkpoint,
     CSVLog,
@@ -26,7 +27,6 @@ from cnn.callbacks import (
     TensorBoard,
     TimeLimit,
 )
-from cnn.data import DataLoader, Dataset
 
 NAN = math.nan
 STEPS = 4  # an epoch
@@ -230,7 +230,7 @@ def test_logs_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path, step)
 
 
 def test_a_log_of_steps_taken_together_has_a_line_for_each(tmp_path, monkeypatch):
-    monkeypatch.setattr("cnn.trainer.SECONDS", 1e9)
+    monkeypatch.setattr("cnn.training.trainer.SECONDS", 1e9)
     for name, others in (("together", []), ("one by one", [At(None, None)])):
         fit(make(JSONLLog(tmp_path / name), *others, schedule=cnn.schedules.Cosine(0.1, 20)), 3)
     lines = (tmp_path / "together").read_text()

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import cnn
-from cnn import checkpoint, data, schedules
-from cnn.callbacks import Checkpoint, EarlyStopping
+from cnn import data, schedules
 from cnn.data import DataLoader, Dataset
 from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, ReLU, Sequential
+from cnn.training import checkpoint
+from cnn.training.callbacks import Checkpoint, EarlyStopping
 
 STEPS = 7  # an epoch: six batches of 16 and one of 5
 

@@ -11,8 +11,8 @@ import pytest
 from processes import run_python
 
 import cnn
-from cnn import run
 from cnn.commands import COMMANDS, main
+from cnn.runs import run
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,7 +30,7 @@ def test_help_names_every_command_and_imports_none(capsys):
         try:
             main(["--help"])
         finally:
-            print([name for name in sys.modules if name.startswith("cnn.commands.") or name == "cnn.run"])
+            print([name for name in sys.modules if name.startswith("cnn.commands.") or name == "cnn.runs.run"])
     """
     said = run_python("-c", code).stdout
     assert said.endswith("\n[]\n") and all(f"\n  {name} " in said for name in COMMANDS)

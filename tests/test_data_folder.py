@@ -9,11 +9,12 @@ import pytest
 from data_files import folder, idx_bytes, picture, shades
 
 import cnn
-from cnn import evaluation, run
 from cnn.commands import main
 from cnn.data import DataFileError, DataNotFoundError, DataWarning, load, load_parts
 from cnn.data.own import UnreadableFiles
 from cnn.data.pictures import read_picture
+from cnn.reports import evaluation
+from cnn.runs import run
 
 Image = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(0)

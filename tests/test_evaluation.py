@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 import cnn
-from cnn import checkpoint, evaluation, plots, report, run
+from cnn import plots
 from cnn.commands import main
 from cnn.data import Dataset
-from cnn.history import History
 from cnn.reference import log_softmax
+from cnn.reports import evaluation
+from cnn.reports import page as report
+from cnn.runs import run
+from cnn.training import checkpoint
+from cnn.training.history import History
 
 IDX = str(Path(cnn.__file__).parent / "data" / "mnist_sample" / "t10k-images-idx3-ubyte.gz")
 try:

@@ -14,7 +14,8 @@ import pytest
 from cases import assert_same_bits
 
 import cnn
-from cnn import checkpoint, files
+from cnn import files
+from cnn.training import checkpoint
 
 # ------------------------------------------------------------------------------------------ files.write
 

@@ -11,9 +11,9 @@ from cases import assert_same_bits
 from interrupting import interrupted
 
 import cnn
-from cnn.callbacks import BestCheckpoint, Checkpoint, CSVLog, EarlyStopping, JSONLLog, StopOnSignal, TimeLimit
 from cnn.data import DataLoader, Dataset
 from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, ReLU, Sequential
+from cnn.training.callbacks import BestCheckpoint, Checkpoint, CSVLog, EarlyStopping, JSONLLog, StopOnSignal, TimeLimit
 
 STEPS = 4  # an epoch
 
@@ -227,7 +227,7 @@ def test_every_epoch_has_another_order_and_the_seed_makes_it():
                 return super().indices(epoch)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("cnn.trainer.DataLoader", Loader)
+            patch.setattr("cnn.training.trainer.DataLoader", Loader)
             for _ in range(3):
                 trainer.fit(made_up(), 1, seed=seed)
         return seen
@@ -414,7 +414,7 @@ def test_images_that_are_no_numbers_are_named():
 def test_an_interruption_at_any_line_leaves_counts_that_agree(tmp_path, relu, every, monkeypatch, set_threads):
     """What is recorded and logged is what was done, and the next fit goes on from there."""
     set_threads(1)
-    monkeypatch.setattr("cnn.trainer.SECONDS", 1e9)
+    monkeypatch.setattr("cnn.training.trainer.SECONDS", 1e9)
     monkeypatch.setattr("os.fsync", lambda handle: None)
     loop = {"_epoch", "_steps", "_record", "_execute", "_step", "_set_rate", "_prepared", "on_step_end", "on_epoch_end",
             "_add", "fit", "run", "begin", "draw", "take", "give"}

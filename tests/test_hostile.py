@@ -12,9 +12,12 @@ import pytest
 from processes import run_python
 
 import cnn
-from cnn import checkpoint, evaluation, run, shapes
-from cnn.callbacks import EarlyStopping
-from cnn.history import History
+from cnn import shapes
+from cnn.reports import evaluation
+from cnn.runs import run
+from cnn.training import checkpoint
+from cnn.training.callbacks import EarlyStopping
+from cnn.training.history import History
 
 HUGE = 10**400
 ODD = [HUGE, -1, 0, 0.5, 1e308, 2**63, float("nan"), float("inf"), True, None, "x", "", "\ud800", "\0", "\x1b[2J", [],

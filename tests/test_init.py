@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from cnn import init
+from cnn.layers import init
 
 CONV, LINEAR = (40, 20, 5, 3), (70, 90)  # fans (300, 600) and (90, 70)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn import metrics
+from cnn.reports import metrics
 
 NAN = float("nan")
 

@@ -10,8 +10,9 @@ import pytest
 from cases import CASES, assert_same_bits, by_layer
 
 import cnn
-from cnn import callbacks, losses, programs, schedules
+from cnn import schedules
 from cnn.data import DataLoader, Dataset
+from cnn.engine import programs
 from cnn.layers import (
     AvgPool2d,
     BatchNorm2d,
@@ -27,7 +28,9 @@ from cnn.layers import (
     Residual,
     Sequential,
     Tanh,
+    losses,
 )
+from cnn.training import callbacks
 
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda thing: pickle.loads(pickle.dumps(thing))}
 copied = pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)

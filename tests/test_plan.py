@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from cnn import AdaptiveMaxPool2d, Conv2d, Flatten, Linear, MaxPool2d, Sequential, plan
-from cnn.plan import Program
+from cnn import AdaptiveMaxPool2d, Conv2d, Flatten, Linear, MaxPool2d, Sequential
+from cnn.engine import plan
+from cnn.engine.plan import Program
 
 
 def run(program, x, shape):

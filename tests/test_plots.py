@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from cnn import metrics, plots
-from cnn.history import History
+from cnn import plots
+from cnn.reports import metrics
+from cnn.training.history import History
 
 pytest.importorskip("matplotlib.figure", exc_type=ImportError)
 

@@ -20,8 +20,10 @@ import pytest
 from processes import run_python
 
 import cnn
-from cnn import checkpoint, evaluation, run
 from cnn.commands import train
+from cnn.reports import evaluation
+from cnn.runs import run
+from cnn.training import checkpoint
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 
@@ -128,7 +130,8 @@ def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
     try_both = f"subprocess.run([sys.executable, '-c', {'from cnn import run' + textwrap.dedent(others)!r}])"
     first = at_step(1, f"import subprocess; {try_both}")
     last = f"""
-        from cnn import run, files
+        from cnn import files
+        from cnn.runs import run
         def wrap(write):
             def wrapped(path, content):
                 import subprocess
@@ -423,7 +426,7 @@ def test_a_run_with_a_target_says_whether_it_was_met(tmp_path, capsys, target, w
 
 AT_STEP = """
     import os, signal, sys, cnn
-    from cnn import callbacks
+    from cnn.training import callbacks
     ordinary = callbacks.CSVLog.on_step_end
 
     def on_step_end(self, trainer):
@@ -637,7 +640,8 @@ def test_a_read_only_folder(tmp_path):
 KILLABLE = """
     import os, sys
     from pathlib import Path
-    from cnn import callbacks, run
+    from cnn.training import callbacks
+    from cnn.runs import run
 
     save = callbacks.Checkpoint.save
 

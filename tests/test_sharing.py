@@ -11,9 +11,10 @@ from cases import assert_same_bits
 from cnn._ext.guard import Guard, Holder
 
 import cnn
-from cnn import callbacks, functional, models
+from cnn import functional, models
 from cnn.data import Dataset
 from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, ReLU, Sequential
+from cnn.training import callbacks
 
 THREADS = 8
 
@@ -261,7 +262,7 @@ def test_threads_share_the_kernels(set_threads):
     model(x)
     most, running = [0], [0]
     lock = threading.Lock()
-    run = cnn.plan.executor.run
+    run = cnn.engine.plan.executor.run
 
     class Counting:
         @staticmethod
@@ -276,9 +277,9 @@ def test_threads_share_the_kernels(set_threads):
                 with lock:
                     running[0] -= 1
 
-    cnn.plan.executor, kept = Counting, cnn.plan.executor
+    cnn.engine.plan.executor, kept = Counting, cnn.plan.executor
     try:
         at_once(lambda i: [model(x) for _ in range(10)], 2)
     finally:
-        cnn.plan.executor = kept
+        cnn.engine.plan.executor = kept
     assert most[0] == 2

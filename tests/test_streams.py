@@ -13,7 +13,7 @@ from processes import run_python
 
 import cnn
 from cnn import streams
-from cnn.callbacks import EpochLog, Progress
+from cnn.training.callbacks import EpochLog, Progress
 
 NAMES = ["Käse", "日本", "\x1b[2J"]
 

@@ -10,7 +10,7 @@ from cases import assert_all_close, assert_close, assert_same_bits, by_layer, by
 from processes import run_python
 
 import cnn
-from cnn import functional, models, reference, threads
+from cnn import functional, models, reference, runtime
 from cnn.data import Dataset
 from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
@@ -104,7 +104,7 @@ def test_set_and_get(set_threads):
 
 
 def test_the_default_is_what_this_process_may_use():
-    assert 1 <= threads.default_num_threads() <= os.cpu_count()
+    assert 1 <= runtime.default_num_threads() <= os.cpu_count()
 
 
 THREADS = "import cnn; print(cnn.get_num_threads())"
@@ -124,10 +124,10 @@ def test_the_environment_sets_the_default():
     ("", "-1", None), ("", "100000", None), ("", "9" * 5000, None), ("", ",1", None),
 ])  # fmt: skip
 def test_openmp_s_variable_is_the_default_where_ours_is_not_set(monkeypatch, ours, omp, wanted):
-    monkeypatch.setattr(threads, "cores", lambda: 3)
+    monkeypatch.setattr(runtime, "cores", lambda: 3)
     monkeypatch.setenv("CNN_NUM_THREADS", ours)
     monkeypatch.setenv("OMP_NUM_THREADS", omp)
-    assert threads.default_num_threads() == (wanted or 3)
+    assert runtime.default_num_threads() == (wanted or 3)
 
 
 def test_openmp_s_variable_in_a_process_of_its_own():
@@ -136,19 +136,19 @@ def test_openmp_s_variable_in_a_process_of_its_own():
 
 def test_more_threads_than_cores(monkeypatch, recwarn, set_threads):
     """Up to four times the cores with a warning, where a command or a variable asks for them; in Python any number."""
-    monkeypatch.setattr(threads, "cores", lambda: 2)
+    monkeypatch.setattr(runtime, "cores", lambda: 2)
     monkeypatch.setenv("CNN_NUM_THREADS", "2")
-    assert threads.default_num_threads() == 2 and not recwarn
+    assert runtime.default_num_threads() == 2 and not recwarn
     for name in ("CNN_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.setenv("CNN_NUM_THREADS", "")
         monkeypatch.setenv(name, "8")
         with pytest.warns(RuntimeWarning, match=f"{name} asks for 8 threads on 2 cores"):
-            assert threads.default_num_threads() == 8
+            assert runtime.default_num_threads() == 8
     monkeypatch.setenv("CNN_NUM_THREADS", "9")
     with pytest.raises(ValueError, match="CNN_NUM_THREADS must be at most 8, four times the cores .*, got 9"):
-        threads.default_num_threads()
+        runtime.default_num_threads()
     with pytest.raises(ValueError, match="--threads must be at most 8, .* got 500"):
-        threads.use("--threads", 500)
+        runtime.use("--threads", 500)
     with pytest.warns(RuntimeWarning, match="set_num_threads asks for 9 threads on 2 cores"):
         set_threads(9)
     assert cnn.get_num_threads() == 9

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from processes import run_python
 
 import cnn
-from cnn import functional, reference, winograd
+from cnn import functional, reference, runtime
 from cnn.layers import Conv2d
 
 
@@ -198,13 +198,13 @@ def test_the_switch_takes_booleans(value):
     ("0", False), ("off", False), ("False", False), ("no", False), ("1", True), ("", True), ("ON", True), ("yes", True),
 ])
 def test_the_environment_switches_it(monkeypatch, value, state):
-    monkeypatch.setattr(winograd, "_enabled", None)
+    monkeypatch.setattr(runtime, "_winograd", None)
     monkeypatch.setenv("CNN_WINOGRAD", value)
-    assert winograd.get_winograd() is state
+    assert runtime.get_winograd() is state
 
 
 def test_an_environment_that_says_neither_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(winograd, "_enabled", None)
+    monkeypatch.setattr(runtime, "_winograd", None)
     monkeypatch.setenv("CNN_WINOGRAD", "maybe")
     with pytest.raises(ValueError, match="CNN_WINOGRAD must be 0 .* or 1 .*, got 'maybe'"):
         cnn.get_winograd()

@@ -4,7 +4,7 @@ All work on one block: sixteen images side by side, (C, H, W, 16), see vec.pxd.
 
 Forward, y[k, p] = b[k] + sum_t w[k, t] x[pixel[p] + tap[t]]: where output pixel p reads its first
 input, and how far every kernel tap (c, r, s) lies from there, are two tables of offsets, made once in
-Python (cnn/windows.py). Stride, dilation, padding and groups are then nothing but numbers in the tables.
+Python (cnn/ops/conv/windows.py). Stride, dilation, padding and groups are then nothing but numbers in the tables.
 Padding costs little: taps are ordered (r, s, c), and every run of pixels names the ranges of taps that it
 needs. Where a register tile holds several pixels of a row it visits the taps of the whole row's windows,
 and x has a border of zeros left and right; rows of padding are never visited. The same kernel serves

@@ -2,7 +2,7 @@
 
 A program is a flat list of `Op`. Each names a kernel by its address, the arrays it works on and
 a few sizes. The executor calls every kernel with the op and a `Place`, which says which sixteen
-images (or which task) the call is for. `cnn/plan.py` writes these structs from Python; the two
+images (or which task) the call is for. `cnn/engine/plan.py` writes these structs from Python; the two
 sides agree by size and order, which a test checks.
 """
 

@@ -804,7 +804,7 @@ cdef void pointwise_dw(const Op* op, const Place* place) noexcept nogil:
 # ---------------------------------------------------------------- one dimension: F(2, 5) of rows of pixels
 
 # For few channels, whose sums over one frequency of two dimensions would be too short. Rows of M outputs are made
-# of N inputs; what remains is a convolution of N groups with a kernel of R x 1, see cnn/ops/winograd_rows.py.
+# of N inputs; what remains is a convolution of N groups with a kernel of R x 1, see cnn/ops/conv/winograd_rows.py.
 cdef enum:
     M = 2
     N = 6

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 import cnn
-from cnn import files, streams, threads, winograd
+from cnn import files, runtime, streams
 
 COMMANDS = {
     "train": "train a network",
@@ -91,11 +91,11 @@ def running(p, n_threads):
     end it with a line that names it and exit code 1, Ctrl-C with 130. Warnings are printed as lines."""
     try:
         with plain_warnings():
-            winograd.get_winograd()     # what the environment says must be right
+            runtime.get_winograd()     # what the environment says must be right
             if n_threads is None:
-                threads.get_num_threads()
+                runtime.get_num_threads()
             else:
-                threads.use("--threads", n_threads)
+                runtime.use("--threads", n_threads)
             yield
     except (OSError, ValueError, TypeError, ImportError, MemoryError, ArithmeticError) as error:
         if isinstance(error, BrokenPipeError) and error.filename is None:   # nobody reads what it prints

@@ -16,11 +16,11 @@ from argparse import RawDescriptionHelpFormatter
 
 import numpy as np
 
-from cnn import _ext, config, data, files, layers, models, optim, threads
+from cnn import _ext, data, files, layers, models, optim, runtime
 from cnn.commands import Parser, command, path, running
-from cnn.plan import LANES, Program
+from cnn.engine.plan import LANES, Program
 from cnn.streams import say
-from cnn.trainer import Trainer
+from cnn.training.trainer import Trainer
 
 
 def image_shape(net):
@@ -164,7 +164,7 @@ def gradient_difference(net, batch, dtype):
     """Norm of the difference of our gradients of one step and PyTorch's, relative to theirs."""
     import torch
 
-    from cnn.losses import CrossEntropyLoss
+    from cnn.layers.losses import CrossEntropyLoss
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     x = rng.normal(size=(batch, *image_shape(net))).astype(dtype)
@@ -203,7 +203,7 @@ def time_steps(steps, seconds):
 
 
 def bench_net(net, batch, rounds, seconds, with_torch):
-    n_threads = threads.get_num_threads()
+    n_threads = runtime.get_num_threads()
     contenders = {"cnn": our_step(net, batch)[0]}
     result = {"net": net, "batch": batch, "threads": n_threads, "rounds": rounds}
     if with_torch:
@@ -244,7 +244,7 @@ def bench_net(net, batch, rounds, seconds, with_torch):
 
 def bench_latency(net, rounds, seconds, with_torch):
     """Time one image through the network, in evaluation mode (PyTorch's in inference_mode), in turn."""
-    n_threads = threads.get_num_threads()
+    n_threads = runtime.get_num_threads()
     x = np.random.default_rng(0).normal(size=(1, *image_shape(net))).astype(np.float32)
     ours = make(net).eval()
     contenders = {"cnn": lambda n: ours(x) is not None}
@@ -280,17 +280,17 @@ def bench_latency(net, rounds, seconds, with_torch):
 
 def bench_scaling(net, batch, rounds, seconds):
     """Time a training step with one thread and with all, in turn."""
-    most = threads.get_num_threads()
+    most = runtime.get_num_threads()
     steps = our_step(net, batch)[0]
     rates = {1: [], most: []}
     for turn in range(rounds + 1):
         for number in rates:
-            threads.set_num_threads(number)
+            runtime.set_num_threads(number)
             steps(1)
             rate = batch * time_steps(steps, seconds)
             if turn:        # the first one warms up
                 rates[number].append(rate)
-    threads.set_num_threads(most)
+    runtime.set_num_threads(most)
     ratio = median_spread([b / a for a, b in zip(rates[1], rates[most], strict=True)])
     figures = {number: median_spread(values) for number, values in rates.items()}
     say(f"{net}, batch {batch}, {rounds} rounds: median (lowest to highest)")
@@ -304,7 +304,7 @@ def bench_scaling(net, batch, rounds, seconds):
 def bench_busy(net, batch, rounds, seconds, others):
     """Time a training step alone and beside processes that take all they get, in turn: what part of its fair share of
     the cores it makes use of."""
-    count = threads.get_num_threads()
+    count = runtime.get_num_threads()
     steps = our_step(net, batch)[0]
     steps(1)
     figures = {"alone": [], "beside": []}
@@ -406,9 +406,9 @@ def bench(given):
         except ImportError:
             with_torch = False
             say("PyTorch is not installed: no comparison")
-    say(f"{config.processor()}, {os.cpu_count()} cores; kernels {_ext.VARIANT}; "
+    say(f"{runtime.processor()}, {os.cpu_count()} cores; kernels {_ext.VARIANT}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items()))
-    result = {"processor": config.processor(), "kernels": _ext.VARIANT, "versions": versions}
+    result = {"processor": runtime.processor(), "kernels": _ext.VARIANT, "versions": versions}
     if given.kernels:
         figures = bench_kernels(given.net, given.batch)
     elif given.latency:

@@ -1,5 +1,5 @@
 """Say which kernels, threads and versions are in use."""
-from cnn import config
+from cnn import runtime
 from cnn.commands import Parser, command, running
 
 
@@ -8,4 +8,4 @@ def main(arguments=None, prog=None):
     p = Parser(prog=prog, description=__doc__)
     p.parse_args(arguments)
     with running(p, None):
-        config.show_config()
+        runtime.show_config()

@@ -1,6 +1,7 @@
 """Measure a saved model: accuracy, loss, precision, recall and F1 of each class, confusion matrix."""
-from cnn import data, evaluation
+from cnn import data
 from cnn.commands import Parser, command, path, running
+from cnn.reports import evaluation
 
 
 def parser(prog=None):

@@ -2,8 +2,9 @@
 
 Files that can't be read are named, and the exit code is then 1.
 """
-from cnn import evaluation, streams
+from cnn import streams
 from cnn.commands import Parser, command, path, running
+from cnn.reports import evaluation
 
 
 def parser(prog=None):

@@ -1,6 +1,7 @@
 """Make pictures of a run, and one HTML page (report.html) that holds them and opens without a network."""
-from cnn import report, streams
+from cnn import streams
 from cnn.commands import Parser, command, path, running
+from cnn.reports import page as report
 
 
 def parser(prog=None):

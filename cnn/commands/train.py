@@ -4,9 +4,10 @@ import dataclasses
 import shlex
 import sys
 
-from cnn import run, streams
-from cnn.callbacks import Interrupted
+from cnn import streams
 from cnn.commands import Parser, command, path, running
+from cnn.runs import run
+from cnn.training.callbacks import Interrupted
 
 _PATHS = ("dataset", "data_dir")
 

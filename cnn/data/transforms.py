@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn._ext import augment
-from cnn.threads import get_num_threads
+from cnn.runtime import get_num_threads
 
 from .dataset import whole_number
 

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from cnn import parameter, shapes
+from cnn import shapes
 from cnn._ext.guard import Guard
-from cnn.parameter import Parameter
-from cnn.plan import LANES, Program, circumstances
-from cnn.programs import Pool, Use, guards, left_to_emit
-from cnn.watch import Stamp, WatchedDict
+from cnn.engine import parameter
+from cnn.engine.parameter import Parameter
+from cnn.engine.plan import LANES, Program, circumstances
+from cnn.engine.programs import Pool, Use, guards, left_to_emit
+from cnn.engine.watch import Stamp, WatchedDict
 
 # Attributes that are no state; those, and what stands in a program's key itself, are changed without a new stamp.
 _TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_runs", "_ran", "_keeps"}

@@ -1,9 +1,9 @@
 """Layers made of layers."""
+from cnn.engine.watch import WatchedList
 from cnn.layers.activation import ReLU
 from cnn.layers.base import Layer, number_dropouts, run_backward, run_forward, watched
 from cnn.layers.conv import Conv2d
 from cnn.layers.pool import MaxPool2d
-from cnn.watch import WatchedList
 
 
 class Sequential(Layer):

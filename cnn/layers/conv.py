@@ -1,11 +1,12 @@
 """2-D convolution."""
 import numpy as np
 
-from cnn import init, shapes
+from cnn import shapes
+from cnn.engine.parameter import Parameter
+from cnn.layers import init
 from cnn.layers.base import Layer
 from cnn.ops import conv, pointwise
 from cnn.ops.pool import max_pool2d, max_pool2d_backward
-from cnn.parameter import Parameter
 
 
 class Conv2d(Layer):

@@ -2,9 +2,9 @@
 import numpy as np
 
 from cnn import shapes
+from cnn.engine.parameter import Parameter
 from cnn.layers.base import Layer
 from cnn.ops import norm
-from cnn.parameter import Parameter
 
 
 class BatchNorm2d(Layer):

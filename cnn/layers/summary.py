@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn import shapes
+from cnn.engine.plan import Program
 from cnn.layers.base import evaluation, watching
 from cnn.layers.container import Sequential
-from cnn.plan import Program
 
 
 @dataclass(frozen=True)

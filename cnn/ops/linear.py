@@ -4,7 +4,7 @@ Forward and dx are convolutions of one pixel; the weight gradient works on the w
 """
 import numpy as np
 
-from cnn.plan import LANES, PER_BLOCK
+from cnn.engine.plan import LANES, PER_BLOCK
 
 
 def linear(program, x, w, b, outputs, relu=False):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cnn.memory import zeros
-from cnn.plan import PER_BLOCK
+from cnn.engine.memory import zeros
+from cnn.engine.plan import PER_BLOCK
 
 
 @dataclass

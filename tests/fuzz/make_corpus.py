@@ -16,7 +16,8 @@ import parsers
 from data_files import cifar_batch, idx_bytes, pickled_dict, pickled_labels
 
 import cnn
-from cnn import checkpoint, run
+from cnn.runs import run
+from cnn.training import checkpoint
 
 CORPUS = Path(__file__).parent / "corpus"
 

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cnn
-from cnn import checkpoint, run
 from cnn.data import cifar, idx
+from cnn.runs import run
+from cnn.training import checkpoint
 
 SECONDS, BYTES = 5, 1 << 30  # the most that an input may take, of the processor's time and of memory
 _SHM = Path("/dev/shm")  # in memory, where there is such a folder
@@ -201,7 +202,7 @@ LINES = {
     "idx": ["cnn.data.idx"],
     "npz": ["cnn.data.npz"],
     "cifar": ["cnn.data.cifar"],
-    "model": ["cnn.checkpoint:load_model,_check_description,_read,_words,_split,_sealed,_compact"],
-    "checkpoint": ["cnn.checkpoint:load,resume,checkpoints,step_of,_read,_words,_split,_sealed,_compact"],
-    "config": ["cnn.run:read_settings,_read_config,check_each"],
+    "model": ["cnn.training.checkpoint:load_model,_check_description,_read,_words,_split,_sealed,_compact"],
+    "checkpoint": ["cnn.training.checkpoint:load,resume,checkpoints,step_of,_read,_words,_split,_sealed,_compact"],
+    "config": ["cnn.runs.run:read_settings,_read_config,check_each"],
 }

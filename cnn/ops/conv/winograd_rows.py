@@ -6,11 +6,12 @@ would have too few terms. Formulas: cnn/_ext/winograd.pyx.
 """
 import numpy as np
 
-from cnn.ops import direct
+from cnn.engine.memory import LANES
+from cnn.engine.plan import PER_SHARD, PER_WORKER
+from cnn.ops.conv import direct
+from cnn.ops.conv.windows import Geometry
 from cnn.ops.pool import pooled, side_by_side
-from cnn.plan import PER_SHARD, PER_WORKER
-from cnn.windows import LANES, Geometry
-from cnn.winograd import get_winograd
+from cnn.runtime import get_winograd
 
 M, N = 2, 6             # outputs and inputs of a piece; frequencies
 TERMS = 25              # the fewest terms of a sum that make up for transforming
@@ -25,7 +26,7 @@ def suits(g):
 
 
 def conv2d(program, x, w, b, g, relu):
-    """Forward, as in cnn/ops/conv.py; returns y and V."""
+    """Forward, as in cnn/ops/conv/__init__.py; returns y and V."""
     v, p = _products(program, x, w, g)
     y = program.tensor(g.outputs, *g.out)
     program.add("winograd_rows_y", lambda: dict(p=p, b=b, y=y, outputs=g.outputs, out_h=g.out[0],
@@ -46,7 +47,7 @@ def conv2d_pool(program, x, w, b, g, relu, win, need_index):
 
 
 def conv2d_backward(program, dy, x, v, w, g, dw, need_dx):
-    """Backward, as in cnn/ops/conv.py; v: V where it is known."""
+    """Backward, as in cnn/ops/conv/__init__.py; v: V where it is known."""
     inner, wide = _inner(g), _wide(g)
     d = program.tensor(N * g.outputs, g.out[0], wide)
     program.add("winograd_rows_dy", lambda: dict(dy=dy, d=d, outputs=g.outputs, out_h=g.out[0],

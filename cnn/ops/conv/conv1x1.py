@@ -1,10 +1,10 @@
 """Convolution of single pixels; the formulas stand beside the kernels in _ext/conv1x1.pyx."""
 import numpy as np
 
-from cnn import windows
-from cnn.memory import zeros
-from cnn.ops import direct, norm
-from cnn.plan import PER_THREAD, PER_WORKER
+from cnn.engine.memory import LANES, zeros
+from cnn.engine.plan import PER_THREAD, PER_WORKER
+from cnn.ops import norm
+from cnn.ops.conv import direct, windows
 
 BAND = 8        # pixels at a time in the weight gradient: 32 KB of 64 channels
 PIXELS = 64     # that it reads at a time, at most
@@ -17,13 +17,13 @@ def suits(g):
 
 
 def conv2d(program, x, w, b, g, relu):
-    """Forward, as in cnn/ops/conv.py."""
+    """Forward, as in cnn/ops/conv/__init__.py."""
     # the weight gradient must be able to normalise x, too
     return _add(program, *norm.read(x, _in_sixteens(program, g)), w, b, g.outputs, _order(g), relu), None
 
 
 def conv2d_backward(program, dy, x, saved, w, g, dw, need_dx):
-    """Backward, as in cnn/ops/conv.py."""
+    """Backward, as in cnn/ops/conv/__init__.py."""
     if dw is not None:
         parts = program.shard_sum(dw, g.outputs * g.channels)
         if _in_sixteens(program, g):
@@ -51,13 +51,13 @@ def _add(program, x, normed, w, b, outputs, order, relu=False):
 
 def _in_sixteens(program, g):
     """Whether `pointwise_dw` can be used."""
-    return g.channels % windows.LANES == 0 and program.kernels.winograd.numbers_at_a_time(g.outputs)
+    return g.channels % LANES == 0 and program.kernels.winograd.numbers_at_a_time(g.outputs)
 
 
 def _weight_gradient(program, dy, x, normed, parts, g):
     at, most = program.kernels.winograd.numbers_at_a_time(g.outputs), min(PIXELS, max(BAND, NUMBERS // g.channels))
-    rows = program.copies(g.channels * BAND * windows.LANES, PER_THREAD)
-    pixels = program.copies(g.channels * (most * windows.LANES + 1), PER_THREAD)
+    rows = program.copies(g.channels * BAND * LANES, PER_THREAD)
+    pixels = program.copies(g.channels * (most * LANES + 1), PER_THREAD)
     program.add("pointwise_dw", lambda: dict(x=x, dy=dy, dw=parts, rows=rows, pixels=pixels, channels=g.channels,
                                              outputs=g.outputs, height=g.size[0], width=g.size[1], band=BAND, at=at,
                                              most=most, **normed))

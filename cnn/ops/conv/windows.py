@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LANES = 16
+from cnn.engine.memory import LANES
 
 
 @dataclass(frozen=True)

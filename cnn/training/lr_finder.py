@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 
-from cnn import checks, files, plots, shapes
+from cnn import files, plots, shapes
 from cnn.data import DataLoader
+from cnn.training import checks
 
 _SMOOTHING = 0.9        # share of the running mean in the next smoothed loss
 

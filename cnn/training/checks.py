@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 
 from cnn.data import Dataset
+from cnn.engine.parameter import Parameter
 from cnn.layers import BatchNorm2d
-from cnn.parameter import Parameter
 
 
 def optimizer_of(owner, optimizer, model):

@@ -16,10 +16,9 @@ import math
 
 import numpy as np
 
-from cnn import _ext, shapes, threads, winograd
+from cnn import _ext, runtime, shapes
 from cnn._ext import executor
-from cnn.memory import zeros
-from cnn.windows import LANES
+from cnn.engine.memory import LANES, zeros
 
 CACHE_LINE = 64         # bytes
 PRIVATE = 1 << 18       # bytes of an array of which every thread makes its own
@@ -202,7 +201,7 @@ class Program:
         self.kernels = _ext.kernels(self.dtype)
         self.images, self.keep, self.steps, self.gradients, self.watch = images, keep, steps, gradients, watch
         self.made_from = None       # what a Pool looks it up by
-        self.threads = threads.get_num_threads()
+        self.threads = runtime.get_num_threads()
         self.blocks = max(1, -(-images // LANES))
         self.shards = min(self.blocks, MAX_SHARDS)
         self.batch = 0      # images of the run at hand
@@ -561,7 +560,7 @@ class Program:
 
 def circumstances():
     """What programs depend on besides what they compute; compared with ==."""
-    return threads.get_num_threads(), winograd.get_winograd()
+    return runtime.get_num_threads(), runtime.get_winograd()
 
 
 def _blocks_per_shard(images):

@@ -3,6 +3,7 @@ import itertools
 
 import numpy as np
 
+LANES = 16                  # images side by side
 HUGE = 2**21                # bytes of a large page of memory
 _numbers = itertools.count()
 

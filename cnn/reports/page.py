@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import checkpoint, config, evaluation, files, plots, streams
-from cnn.history import History
+from cnn import files, plots, runtime, streams
 from cnn.layers import Conv2d, Sequential
+from cnn.reports import evaluation
+from cnn.training import checkpoint
+from cnn.training.history import History
 
 _LARGEST_SUMMARY = 512      # pixels a side of an image that is passed through the network only to make a table
 # what odd values in a run's files can raise on their way into a table or a picture
@@ -185,7 +187,7 @@ class _Page:
     def _settings(self):
         shown = {name: value for name, value in self.summary.items() if not isinstance(value, (dict, list))}
         settings = _table(("setting", "value"), [(name, str(value)) for name, value in shown.items()]) if shown else ""
-        made = {"made": datetime.now().astimezone().isoformat(" ", "seconds"), **config.describe()}
+        made = {"made": datetime.now().astimezone().isoformat(" ", "seconds"), **runtime.describe()}
         tables = f'<div class="columns">{settings}{_table(("this page", ""), list(made.items()))}</div>'
         toml = f"<h3>config.toml</h3><pre>{_text(self.config)}</pre>" if self.config else ""
         return _section("Configuration", tables, toml)

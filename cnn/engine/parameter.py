@@ -3,8 +3,8 @@ import numpy as np
 
 from cnn import shapes
 from cnn._ext.guard import Guard
-from cnn.memory import zeros
-from cnn.watch import Stamp
+from cnn.engine.memory import zeros
+from cnn.engine.watch import Stamp
 
 
 class Parameter:

@@ -4,8 +4,8 @@
     dw[k, c, m, n] = sum_{i, j} dy[k, i, j] x[c, i*s + m*d - p, j*s + n*d - p];   db[k] = sum_{i, j} dy[k, i, j]
     dx[c, u, v] = sum of dy[k, i, j] w[k, c, m, n] over all (k, i, j, m, n) that read x[c, u, v]
 """
-from cnn import shapes, windows
-from cnn.ops import conv1x1, depthwise, direct, winograd, winograd_rows
+from cnn import shapes
+from cnn.ops.conv import conv1x1, depthwise, direct, windows, winograd, winograd_rows
 from cnn.ops.pool import side_by_side
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import checkpoint, checks, config, data, files, lr_finder, models, optim, schedules, shapes, streams, threads
-from cnn.averaging import EMA, Lookahead
-from cnn.callbacks import (
+from cnn import data, files, models, optim, runtime, schedules, shapes, streams
+from cnn.layers.losses import CrossEntropyLoss
+from cnn.text import printable
+from cnn.training import checkpoint, checks, lr_finder
+from cnn.training.averaging import EMA, Lookahead
+from cnn.training.callbacks import (
     BestCheckpoint,
     Checkpoint,
     CSVLog,
@@ -24,9 +27,7 @@ from cnn.callbacks import (
     TimeLimit,
     TrainingDiverged,
 )
-from cnn.losses import CrossEntropyLoss
-from cnn.text import printable
-from cnn.trainer import Trainer
+from cnn.training.trainer import Trainer
 
 SCHEDULES = ("constant", "linear", "step", "cosine", "one-cycle", "triangle")
 TTA = ("none", "flip", "flip+shift")
@@ -328,7 +329,7 @@ def run_folder(out, settings):
 
 def write_settings(path, settings, target=None, images=None):
     """Write settings as TOML, which `read_settings` reads, and below them what the run was made with, and for."""
-    settings, made_with = _anywhere(settings), {**config.versions(), "threads": threads.get_num_threads()}
+    settings, made_with = _anywhere(settings), {**runtime.versions(), "threads": runtime.get_num_threads()}
     if target is not None:
         made_with["target"] = target
     if images is not None:
@@ -458,7 +459,7 @@ def resume(folder, quiet=False, **free):
                         f"{summary['steps']:,} steps")
             return summary
         sets = _load(settings)
-        for name, value in {**config.versions(), "images": _counts(sets)}.items():
+        for name, value in {**runtime.versions(), "images": _counts(sets)}.items():
             if made_with.get(name, value) != value:
                 _say(quiet, f"begun with {name} {made_with[name]}, gone on with {value}: the bits may differ")
         return _go(settings, sets, _make(settings, sets[0]), folder, quiet, start, made_with.get("target"),
@@ -532,7 +533,7 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
         to_choose += f" ({validation.name})"
     _say(quiet, f"{settings.model} with {sum(p.size for p in trainer.model.parameters()):,} parameters on "
                 f"{settings.dataset}: {len(train_set):,} training and {len(test_set):,} held-out images of {sizes}"
-                f"{to_choose}, {threads.get_num_threads()} threads")
+                f"{to_choose}, {runtime.get_num_threads()} threads")
     _say_what_is_odd(settings, loader, quiet)
     if resuming:
         _go_back(trainer, folder, quiet)
@@ -585,7 +586,7 @@ def _diverged(error, settings, trainer, description, folder, start):
 def _write_summary(folder, settings, start, **results):
     """Write summary.json, and return what is in it."""
     summary = {**asdict(settings), **results, "seconds": round(time.perf_counter() - start, 3),
-               "threads": threads.get_num_threads()}
+               "threads": runtime.get_num_threads()}
     files.write(folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     return summary
 
@@ -593,7 +594,8 @@ def _write_summary(folder, settings, start, **results):
 def _drawer():
     """The module that draws a run; imported late, because most runs do without. Raises ModuleNotFoundError without
     matplotlib."""
-    from cnn import plots, report
+    from cnn import plots
+    from cnn.reports import page as report
     plots.require()
     return report
 

@@ -6,9 +6,9 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 
 from cnn import shapes
-from cnn.callbacks import Callback
-from cnn.plan import Program, circumstances
-from cnn.programs import Pool, Use, guards
+from cnn.engine.plan import Program, circumstances
+from cnn.engine.programs import Pool, Use, guards
+from cnn.training.callbacks import Callback
 
 
 class EMA(Callback):

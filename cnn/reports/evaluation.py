@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import checkpoint, data, files, functional, images, metrics, plots, shapes, streams
-from cnn.data import pictures
+from cnn import data, files, functional, plots, shapes, streams
+from cnn.data import images, pictures
 from cnn.reference import softmax
+from cnn.reports import metrics
 from cnn.text import printable
-from cnn.trainer import Trainer
+from cnn.training import checkpoint
+from cnn.training.trainer import Trainer
 
 SPLITS = ("test", "train")
 _MOST_COLUMNS = 20      # classes up to which a confusion matrix is printed whole

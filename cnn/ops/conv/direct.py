@@ -1,15 +1,16 @@
 """2-D convolution by its plain sum, see cnn/_ext/conv.pyx."""
 import numpy as np
 
-from cnn import windows
+from cnn.engine.memory import LANES
+from cnn.engine.plan import PER_WORKER
+from cnn.ops.conv import windows
 from cnn.ops.pool import pooled, side_by_side
-from cnn.plan import PER_WORKER
 
 BAND = 128      # pixels whose gradients the weight gradient takes at a time: 32 KB of four channels
 
 
 def conv2d(program, x, w, b, g, relu):
-    """Forward, as in cnn/ops/conv.py."""
+    """Forward, as in cnn/ops/conv/__init__.py."""
     return correlation(program, x, lambda order: program.gather(w, order), b, g, relu), None
 
 
@@ -18,8 +19,8 @@ def conv2d_pool(program, x, w, b, g, relu, win, need_index):
     height, width = side_by_side(win)
     y, index = pooled(program, g.outputs, win, need_index)
     x = program.bordered(x, *g.side_border())
-    size = height * g.out[1] * windows.LANES
-    rows, out = program.copies(g.outputs * size, PER_WORKER), np.arange(0, size, windows.LANES, dtype=np.int32)
+    size = height * g.out[1] * LANES
+    rows, out = program.copies(g.outputs * size, PER_WORKER), np.arange(0, size, LANES, dtype=np.int32)
     arguments = _arguments(program, lambda order: program.gather(w, order), g.outputs,
                            lambda tile: windows.forward_tables(g, x, x, tile))
     ahead = program.ahead()
@@ -30,7 +31,7 @@ def conv2d_pool(program, x, w, b, g, relu, win, need_index):
 
 
 def conv2d_backward(program, dy, x, saved, w, g, dw, need_dx):
-    """Backward, as in cnn/ops/conv.py."""
+    """Backward, as in cnn/ops/conv/__init__.py."""
     if need_dx:
         dy = bordered(program, dy, g)
     if dw is not None:

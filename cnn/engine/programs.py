@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 
-from cnn import threads
+from cnn import runtime
 from cnn._ext.guard import Holder
 
 LIMIT, MOST = 512 << 20, 32     # bytes of the programs that rest in a pool, and how many there may be
@@ -47,7 +47,7 @@ class Pool:
     def borrow(self, token, key, images, make):
         """As `take`, for a call that is under way while `token`, any object, lives, or until `give`. Waits where as
         many calls are under way as there are cores for: more would only need more memory."""
-        most = max(2, -(-threads.cores() // threads.get_num_threads()))
+        most = max(2, -(-runtime.cores() // runtime.get_num_threads()))
         while sum(r() is not None for r in tuple(self._lent.values())) >= most:
             time.sleep(PAUSE)
         self._lent[id(token)] = weakref.ref(token)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import checkpoint, files, shapes, streams
-from cnn.history import History
+from cnn import files, shapes, streams
+from cnn.training import checkpoint
+from cnn.training.history import History
 
 
 class TrainingDiverged(ArithmeticError):

@@ -1,5 +1,5 @@
 """Depthwise convolution with 3x3 kernels; the formulas stand beside the kernels in _ext/depthwise.pyx."""
-from cnn.memory import zeros
+from cnn.engine.memory import zeros
 
 
 def suits(g):
@@ -9,7 +9,7 @@ def suits(g):
 
 
 def conv2d(program, x, w, b, g, relu):
-    """Forward, as in cnn/ops/conv.py."""
+    """Forward, as in cnn/ops/conv/__init__.py."""
     y = program.tensor(g.groups, *g.out)
     x = program.bordered(x, *g.side_border())
     _add(program, x, w, b, y, g.padding[0][0], g.padding[1][0], g.stride[0], relu, turned=False)
@@ -17,7 +17,7 @@ def conv2d(program, x, w, b, g, relu):
 
 
 def conv2d_backward(program, dy, x, saved, w, g, dw, need_dx):
-    """Backward, as in cnn/ops/conv.py."""
+    """Backward, as in cnn/ops/conv/__init__.py."""
     top, left = g.padding[0][0], g.padding[1][0]
     if need_dx:
         dy = program.bordered(dy, *_gradient_border(g))

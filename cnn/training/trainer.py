@@ -6,16 +6,17 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
-from cnn import checks, functional, shapes
+from cnn import functional, shapes
 from cnn._ext import augment
-from cnn.callbacks import Callback, Progress, TrainingDiverged
 from cnn.data import DataLoader, Dataset
-from cnn.history import History
+from cnn.engine.plan import LANES, PER_THREAD, PER_WORKER, Program, Slot, circumstances
+from cnn.engine.programs import Pool, Use, guards, left_to_emit
 from cnn.layers.base import evaluation, run_backward, run_forward
-from cnn.losses import CrossEntropyLoss
+from cnn.layers.losses import CrossEntropyLoss
 from cnn.optim import clip_grad_norm
-from cnn.plan import LANES, PER_THREAD, PER_WORKER, Program, Slot, circumstances
-from cnn.programs import Pool, Use, guards, left_to_emit
+from cnn.training import checks
+from cnn.training.callbacks import Callback, Progress, TrainingDiverged
+from cnn.training.history import History
 
 EVALUATION_BATCH = 512      # images at a time where nothing is learnt
 

@@ -1,11 +1,20 @@
-"""How many threads the kernels use."""
+"""What the kernels run on: how many threads, whether convolutions may take fewer multiplications, which machine.
+
+Winograd's F(4x4, 3x3) and F(2x2, 5x5) sum numbers that are larger than the result, so that float32 results differ
+from the exact ones by some 2e-6 of the largest, instead of 1e-6 (docs/gradients.md).
+"""
 import functools
 import math
 import os
+import platform
 import warnings
 
-from cnn import shapes
+import numpy as np
+
+from cnn import _ext, shapes, streams
 from cnn._ext import executor
+
+# ---------------------------------------------------------------- threads
 
 _threads = None     # None: not asked for yet
 
@@ -100,3 +109,73 @@ def use(name, n):
     """As `set_num_threads`, for a number that `name`, an option, asks for and that must fit (see `fitting`)."""
     global _threads
     _threads = fitting(name, n)
+
+
+# ---------------------------------------------------------------- fewer multiplications
+
+_WORDS = {"": True, "1": True, "on": True, "true": True, "yes": True,
+          "0": False, "off": False, "false": False, "no": False}
+_winograd = None     # None: as the environment says, which is not asked yet
+
+
+def set_winograd(enabled):
+    """Allow (the default) or forbid Winograd's algorithm from now on; CNN_WINOGRAD=0 (off,
+    false, no) forbids it from the start."""
+    global _winograd
+    if not isinstance(enabled, bool):
+        raise TypeError(f"set_winograd: enabled must be True or False, got {enabled!r}")
+    _winograd = enabled
+
+
+def get_winograd():
+    """Whether Winograd's algorithm may be used. Raises ValueError for a CNN_WINOGRAD that says neither."""
+    global _winograd
+    if _winograd is None:
+        word = os.environ.get("CNN_WINOGRAD", "").strip().lower()
+        if word not in _WORDS:
+            raise ValueError(f"CNN_WINOGRAD must be 0 (off, false, no) or 1 (on, true, yes), got {word!r}")
+        _winograd = _WORDS[word]
+    return _winograd
+
+
+# ---------------------------------------------------------------- what this installation runs on
+
+def processor():
+    """Name of the processor (str)."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions():
+    """What the bits of a result depend on besides its settings: a dict of names and versions."""
+    from cnn import __version__
+    return {"cnn": __version__, "python": platform.python_version(), "numpy": np.__version__,
+            "kernels": _ext.VARIANT, "winograd": get_winograd()}
+
+
+def describe():
+    """The kernels in use, the threads, and the versions of what matters: a dict of texts."""
+    from cnn import __version__
+    forced = os.environ.get("CNN_KERNELS")
+    return {
+        "cnn": __version__,
+        "Python, NumPy": f"{platform.python_version()}, {np.__version__}",
+        "processor": processor(),
+        "kernels": f"{_ext.VARIANT}{', forced by CNN_KERNELS' if forced else ''} (this processor can run "
+                   f"{', '.join(_ext.VARIANTS)})",
+        "Winograd": "on" if get_winograd() else "off",
+        "threads": f"{get_num_threads()} of {os.cpu_count()} cores",
+    }
+
+
+def show_config(file=None):
+    """Print what `describe` tells, to a file or by default to sys.stdout."""
+    text = "\n".join(f"{name:14s} {value}" for name, value in describe().items())
+    if file is None:
+        streams.say(text)
+    else:
+        print(text, file=file)

@@ -1,8 +1,7 @@
 """2-D convolution with fewer multiplications, by tiles: see cnn/_ext/winograd.pyx for the formulas."""
-from cnn.memory import zeros
-from cnn.plan import PER_BLOCK, PER_SHARD, PER_THREAD
-from cnn.windows import LANES
-from cnn.winograd import get_winograd
+from cnn.engine.memory import LANES, zeros
+from cnn.engine.plan import PER_BLOCK, PER_SHARD, PER_THREAD
+from cnn.runtime import get_winograd
 
 CHANNELS = 12       # the fewest that make up for transforming the tiles
 CACHE = 1 << 20
@@ -16,7 +15,7 @@ def suits(g):
 
 
 def conv2d(program, x, w, b, g, relu):
-    """Forward, as in cnn/ops/conv.py."""
+    """Forward, as in cnn/ops/conv/__init__.py."""
     t = _Tiles(g)
     y = program.tensor(g.outputs, *g.out)
     x = t.bordered(program, x)
@@ -29,7 +28,7 @@ def conv2d(program, x, w, b, g, relu):
 
 
 def conv2d_backward(program, dy, x, saved, w, g, dw, need_dx):
-    """Backward, as in cnn/ops/conv.py."""
+    """Backward, as in cnn/ops/conv/__init__.py."""
     if dw is not None:
         weight_gradient(program, dy, x, dw, g)
     return input_gradient(program, dy, w, g) if need_dx else None

@@ -1,0 +1,1 @@
+"""The engine: memory, parameters, tensors, programs and running them."""

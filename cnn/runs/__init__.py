@@ -1,0 +1,1 @@
+"""Runs: settings, recipes and the folder that a run writes."""

@@ -262,3 +262,13 @@ def shown(value):
         return reprlib.repr(value)  # cuts long lists and strings short
     except ValueError:  # Python refuses to print an int of thousands of digits
         return "a huge integer"
+
+
+def batch(shape):
+    """The shape of one image in words, as that of a batch: "(N, 3, 32, 32)"."""
+    return f"(N, {', '.join(map(str, shape))})"
+
+
+def times(shape):
+    """Sizes in words: "3×32×32"."""
+    return "×".join(map(str, shape))

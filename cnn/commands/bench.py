@@ -16,9 +16,10 @@ from argparse import RawDescriptionHelpFormatter
 
 import numpy as np
 
-from cnn import _ext, data, files, layers, models, optim, runtime
+from cnn import _ext, data, files, models, optim, runtime
 from cnn.commands import Parser, command, path, running
 from cnn.engine.plan import LANES, Program
+from cnn.export import to_torch
 from cnn.streams import say
 from cnn.training.trainer import Trainer
 
@@ -86,64 +87,18 @@ def our_step(net, batch):
 
 def macs(net):
     """Multiply-adds of one image in a training step (forward, dx and dw; no dx of the first layer)."""
-    counts = []
-
-    def run(layer, x):
-        if isinstance(layer, layers.Sequential):
-            for part in layer:
-                x = run(part, x)
-            return x
-        if isinstance(layer, layers.Residual):
-            run(layer.body, x)
-            return run(layer.shortcut, x) if layer.shortcut else x
-        y = layer(x)
-        if isinstance(layer, (layers.Conv2d, layers.Linear)):
-            counts.append(layer.weight.size * (y.shape[2] * y.shape[3] if y.ndim == 4 else 1))
-        return y
-    run(make(net).eval(), np.zeros((1, *image_shape(net)), np.float32))
+    counts = [count for count in make(net).graph(image_shape(net)).macs() if count]
     return 3 * sum(counts) - counts[0]
 
 
 # ---------------------------------------------------------------- PyTorch
-
-def torch_twin(layer):
-    """The same layer, or network, in PyTorch."""
-    from torch import nn
-
-    class Residual(nn.Module):
-        def __init__(self, body, shortcut=None):
-            super().__init__()
-            self.body, self.shortcut = body, shortcut
-
-        def forward(self, x):
-            return self.body(x) + (x if self.shortcut is None else self.shortcut(x))
-
-    if isinstance(layer, layers.Sequential):
-        return nn.Sequential(*map(torch_twin, layer))
-    if isinstance(layer, layers.Residual):
-        return Residual(*(torch_twin(child) for _, child in layer.children()))
-    if isinstance(layer, layers.Conv2d):
-        return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-                         layer.dilation, layer.groups, layer.bias is not None)
-    if isinstance(layer, layers.BatchNorm2d):
-        return nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum, layer.weight is not None)
-    if isinstance(layer, layers.Linear):
-        return nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
-    if isinstance(layer, layers.MaxPool2d):
-        return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
-    if isinstance(layer, layers.GlobalAvgPool2d):
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return {layers.ReLU: nn.ReLU, layers.GELU: nn.GELU, layers.Flatten: nn.Flatten}[type(layer)]()
-
 
 def torch_step(net, batch, channels_last):
     """A function that makes n steps on random images that lie ready as floats in memory."""
     import torch
     torch.manual_seed(0)
     ours = make(net)
-    model, images = torch_twin(ours), list(torch.randn(8, batch, *image_shape(net)))
-    for p, q in zip(ours.parameters(), model.parameters(), strict=True):
-        q.requires_grad_(p.requires_grad)
+    model, images = to_torch(ours, image_shape(net)), list(torch.randn(8, batch, *image_shape(net)))
     labels = torch.randint(0, 10, (8, batch))
     turns = itertools.cycle(range(8))
     if channels_last:
@@ -170,8 +125,7 @@ def gradient_difference(net, batch, dtype):
     x = rng.normal(size=(batch, *image_shape(net))).astype(dtype)
     labels = rng.integers(0, 10, batch)
     ours, loss = make(net, dtype=dtype), CrossEntropyLoss()
-    theirs = torch_twin(ours).to(getattr(torch, np.dtype(dtype).name))
-    ours.load_state_dict({name: value.numpy() for name, value in theirs.state_dict().items()})
+    theirs = to_torch(ours, image_shape(net))
     loss(ours(x), labels)
     ours.backward(loss.backward(), need_dx=False)
     torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(labels)).backward()
@@ -251,8 +205,7 @@ def bench_latency(net, rounds, seconds, with_torch):
     if with_torch:
         import torch
         torch.set_num_threads(n_threads)
-        theirs, image = torch_twin(ours).eval(), torch.from_numpy(x)
-        ours.load_state_dict({name: value.numpy() for name, value in theirs.state_dict().items()})
+        theirs, image = to_torch(ours, image_shape(net)).eval(), torch.from_numpy(x)
 
         def infer(n):
             with torch.inference_mode():

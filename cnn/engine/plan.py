@@ -191,15 +191,14 @@ class Program:
         run by itself needs them. Otherwise a thread has one copy, which stays in its cache, of those that
         are not used on both sides of a `cut`.
     gradients: whether there is to be a backward pass, in this phase or another.
-    watch: called with (layer, x, y) for each layer that is written; such a program is not for running.
 
     One thread at a time may run it. A phase exists once it is compiled: what an exception cuts short is not kept.
     """
 
-    def __init__(self, dtype, images, keep=False, steps=1, gradients=False, watch=None):
+    def __init__(self, dtype, images, keep=False, steps=1, gradients=False):
         self.dtype = np.dtype(dtype)
         self.kernels = _ext.kernels(self.dtype)
-        self.images, self.keep, self.steps, self.gradients, self.watch = images, keep, steps, gradients, watch
+        self.images, self.keep, self.steps, self.gradients = images, keep, steps, gradients
         self.made_from = None       # what a Pool looks it up by
         self.threads = runtime.get_num_threads()
         self.blocks = max(1, -(-images // LANES))
@@ -211,13 +210,6 @@ class Program:
         self._arrays = []
         self.begin("forward")
 
-    def write_layer(self, layer, x, **more):
-        """Have a layer add its operations: returns y and the function that adds those of its backward pass."""
-        y, backward = layer.emit(self, x, **more)
-        if self.watch is not None:
-            self.watch(layer, x, y)
-        return y, backward
-
     def close(self):
         """Let go of everything: a program is a circle of references, which would keep its memory for a while."""
         for phase in (*self._drafts.values(), *(compiled.phase for compiled in self._compiled.values())):
@@ -225,8 +217,8 @@ class Program:
                 segment.ops.clear()
         for container in (self._drafts, self._compiled, self._arrays):
             container.clear()
-        self._phase = self._segments = self._uses = self.watch = None
-        for name in ("backward", "result", "loss"):     # what those who wrote it have noted
+        self._phase = self._segments = self._uses = None
+        for name in ("pull", "results", "loss"):     # what those who wrote it have noted
             vars(self).pop(name, None)
 
     # ------------------------------------------------------------ arrays
@@ -327,6 +319,7 @@ class Program:
         """Add what follows to this phase, which `run` names; what an earlier attempt added is gone."""
         self._phase = self._drafts[phase] = _Phase()
         self._segments, self._uses = self._phase.segments, {}
+        self._segments.append(_Segment(False))
         self.cut()
 
     def cut(self):
@@ -336,6 +329,10 @@ class Program:
     def add(self, kernel, arguments):
         """Add an operation on every block."""
         self._segments[-2].ops.append((kernel, arguments, 0))
+
+    def first(self, kernel, arguments, tasks):
+        """Add an operation on the whole batch, cut into tasks, before all others of the phase."""
+        self._segments[0].ops.append((kernel, arguments, tasks))
 
     def before(self, kernel, arguments, tasks):
         """Add an operation on the whole batch, cut into tasks, before the blocks of this segment."""

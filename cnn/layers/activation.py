@@ -2,11 +2,13 @@
 import numpy as np
 
 from cnn import functional, shapes
-from cnn.layers.base import Layer
+from cnn.graph import apply
+from cnn.layers.module import Module
 from cnn.ops import pointwise
+from cnn.ops.operation import spatial
 
 
-class _Activation(Layer):
+class _Activation(Module):
     """kernel: name of the forward kernel; saved: what the backward kernel needs besides dy, "x" or "y"."""
 
     kernel = saved = None
@@ -14,20 +16,15 @@ class _Activation(Layer):
     def scalars(self):
         return {}
 
-    def emit(self, program, x):
-        kernel, saved, scalars = self.kernel, self.saved, self.scalars()
-        y = pointwise.forward(program, kernel, x, **scalars)
-        kept = x if saved == "x" else y
-
-        def backward(dy, need_dx):
-            return pointwise.backward(program, kernel, dy, kept, saved, **scalars) if need_dx else None
-        return y, backward
+    def forward(self, x):
+        return apply(pointwise.Activation(type(self).__name__, self.kernel, self.saved, **self.scalars()), x)
 
 
-class ReLU(_Activation):
+class ReLU(Module):
     """max(x, 0); its derivative at 0 is 0. NaN stays NaN."""
 
-    kernel, saved = "relu", "y"
+    def forward(self, x):
+        return apply(pointwise.ReLU(type(self).__name__), x)
 
 
 class LeakyReLU(_Activation):
@@ -109,7 +106,7 @@ class LogSoftmax(Softmax):
     kernel = "log_softmax"
 
 
-class Dropout(Layer):
+class Dropout(Module):
     """Zeroes each element with probability p while training and scales the others by 1 / (1 - p).
 
     Srivastava et al. 2014. The mask depends on the seed, the number of the forward pass, the image's
@@ -153,19 +150,10 @@ class Dropout(Layer):
     def step(self, value):
         self._key[1] = shapes.integer(type(self).__name__, "step", value, 0, 2**32 - 1)
 
-    def emit(self, program, x):
+    def forward(self, x):
         if not self.training or self.p == 0:
-            return x, lambda dy, need_dx: dy
-        key, own, number = program.per_step(2, np.uint64), self._key, program.count(self._key[1:])
-        p, whole = self.p, self.whole       # nothing here refers to the layer, which would be a circle
-
-        def draw(step):
-            key.array[step] = own[0], number(step) % 2**32
-        program.on_run(draw)
-
-        def drop(t):
-            return pointwise.dropout(program, t, key, p, whole)
-        return drop(x), lambda dy, need_dx: drop(dy) if need_dx else None
+            return x
+        return apply(pointwise.Dropout(type(self).__name__, self.p, self.whole, self._key), x)
 
     def extra_repr(self):
         return f"p={self.p}"
@@ -180,6 +168,6 @@ class Dropout2d(Dropout):
 
     whole = True
 
-    def emit(self, program, x):
-        self._spatial(x)
-        return super().emit(program, x)
+    def forward(self, x):
+        spatial(type(self).__name__, x.image)
+        return super().forward(x)

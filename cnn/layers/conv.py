@@ -3,13 +3,13 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine.parameter import Parameter
+from cnn.graph import apply
 from cnn.layers import init
-from cnn.layers.base import Layer
-from cnn.ops import conv, pointwise
-from cnn.ops.pool import max_pool2d, max_pool2d_backward
+from cnn.layers.module import Module
+from cnn.ops import conv
 
 
-class Conv2d(Layer):
+class Conv2d(Module):
     """2-D convolution (cross-correlation, as everywhere in deep learning) with optional bias.
 
     x: (N, in_channels, H, W); weight: (out_channels, in_channels / groups, R, S); bias: (out_channels,);
@@ -22,8 +22,6 @@ class Conv2d(Layer):
 
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """
-
-    fuses_relu = True
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
                  bias=True, *, init="kaiming_uniform", seed=0, dtype=np.float32):
@@ -43,38 +41,13 @@ class Conv2d(Layer):
         self.weight, self.bias = initial(name, (self.out_channels, self.in_channels // self.groups,
                                                 *self.kernel_size), bias, init, seed, dtype)
 
-    def emit(self, program, x, relu=False, pool=None):
-        """pool: a MaxPool2d that takes what this layer returns."""
-        self._spatial(x)
+    def forward(self, x):
         name = type(self).__name__
-        if x.channels != self.in_channels:
-            raise ValueError(f"{name}: x must have {self.in_channels} channels, got {x.channels}")
         kernel, stride, dilation = (shapes.pair(name, what, getattr(self, what), 1)
                                     for what in ("kernel_size", "stride", "dilation"))
         outputs, groups = (shapes.integer(name, what, getattr(self, what), 1) for what in ("out_channels", "groups"))
-        w, b = self._weight(program, (outputs, self.in_channels // groups, *kernel), outputs)
-        g = conv.geometry(name, (x.height, x.width), self.in_channels, outputs, kernel, stride, self.padding, dilation,
-                          groups)
-        x = program.bordered(x, *g.side_border())
-        win = pool and pool.windows(g.out)
-        if pool and conv.ends_in_pool(g, win):
-            y, index, saved = conv.conv2d_pool(program, x, w.data, b and b.data, g, relu, win, program.gradients)
-        else:
-            y, saved = conv.conv2d(program, x, w.data, b and b.data, g, relu and not pool)
-            if pool:
-                y, index = max_pool2d(program, y, win, program.gradients, relu)
-
-        def backward(dy, need_dx):
-            db = program.gradient(b)
-            if pool:
-                sums = program.shard_sum(db, outputs) if db is not None and win["pairs"] else None
-                dy = max_pool2d_backward(program, dy, index, win, sums)
-                db = db if sums is None else None       # it is the sum of what the windows let through
-            elif relu:
-                dy = pointwise.mask(program, dy, y)
-            dw = program.gradient(w)
-            return conv.conv2d_backward(program, dy, x, w.data, g, dw, db, need_dx, saved)
-        return y, backward
+        w, b = self._weight(x.dtype, (outputs, self.in_channels // groups, *kernel), outputs)
+        return apply(conv.Conv2d(name, w, b, stride, self.padding, dilation, groups), x)
 
     def extra_repr(self):
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"

@@ -2,12 +2,13 @@
 import numpy as np
 
 from cnn import shapes
-from cnn.layers.base import Layer
+from cnn.graph import apply
 from cnn.layers.conv import initial
-from cnn.ops import linear, pointwise
+from cnn.layers.module import Module
+from cnn.ops import linear
 
 
-class Linear(Layer):
+class Linear(Module):
     """y = x W^T + b.
 
     x: (N, in_features); weight: (out_features, in_features); bias: (out_features,); y: (N, out_features).
@@ -15,8 +16,6 @@ class Linear(Layer):
 
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """
-
-    fuses_relu = True
 
     def __init__(self, in_features, out_features, bias=True, *, init="kaiming_uniform", seed=0,
                  dtype=np.float32):
@@ -26,33 +25,17 @@ class Linear(Layer):
         self.out_features = shapes.integer(name, "out_features", out_features, 1)
         self.weight, self.bias = initial(name, (self.out_features, self.in_features), bias, init, seed, dtype)
 
-    def emit(self, program, x, relu=False):
-        if not x.flat or x.channels != self.in_features:
-            hint = "" if x.flat else "; put Flatten() before it"
-            raise ValueError(f"{type(self).__name__}: x must have shape (N, {self.in_features}), got "
-                             f"(N, {', '.join(map(str, x.shape))}){hint}")
+    def forward(self, x):
         outputs = shapes.integer(type(self).__name__, "out_features", self.out_features, 1)
-        w, b = self._weight(program, (outputs, self.in_features), outputs)
-        y = linear.linear(program, x, w.data, b and b.data, outputs, relu)
-
-        def backward(dy, need_dx):
-            if relu:
-                dy = pointwise.mask(program, dy, y)
-            return linear.linear_backward(program, dy, x, w.data, program.gradient(w),
-                                          program.gradient(b), need_dx)
-        return y, backward
+        return apply(linear.Linear(type(self).__name__, *self._weight(x.dtype, (outputs, self.in_features), outputs)),
+                     x)
 
     def extra_repr(self):
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias else ", bias=False")
 
 
-class Flatten(Layer):
+class Flatten(Module):
     """(N, C, H, W) to (N, C * H * W); vectors stay as they are. Costs nothing."""
 
-    def emit(self, program, x):
-        if x.flat:
-            return x, lambda dy, need_dx: dy
-
-        def backward(dy, need_dx):
-            return program.view(dy, x.channels, x.height, x.width)
-        return program.view(x, x.channels * x.height * x.width, flat=True), backward
+    def forward(self, x):
+        return x.flatten()

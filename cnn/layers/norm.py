@@ -3,11 +3,12 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine.parameter import Parameter
-from cnn.layers.base import Layer
+from cnn.graph import apply
+from cnn.layers.module import Module
 from cnn.ops import norm
 
 
-class BatchNorm2d(Layer):
+class BatchNorm2d(Module):
     """y = gamma (x - mean) / sqrt(var + eps) + beta for each channel (Ioffe & Szegedy 2015), by PyTorch's rules.
 
     x, y: (N, num_features, H, W). In training mode mean and (biased) variance are those of the batch, and the
@@ -21,8 +22,6 @@ class BatchNorm2d(Layer):
     Raises TypeError or ValueError for arguments, and on use for inputs, that do not fit: among them, in training
     mode, a batch with a single value per channel.
     """
-
-    fuses_relu = True
 
     def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True, *, dtype=np.float32):
         super().__init__()
@@ -50,36 +49,16 @@ class BatchNorm2d(Layer):
     def num_batches_tracked(self):
         return self._buffers["num_batches_tracked"]
 
-    def emit(self, program, x, relu=False):
-        self._spatial(x)
-        if x.channels != self.num_features:
-            raise ValueError(f"{type(self).__name__}: x must have {self.num_features} channels, got {x.channels}")
-        name, training = type(self).__name__, self.training
+    def forward(self, x):
+        name, shape = type(self).__name__, (self.num_features,)
         eps = shapes.epsilon(name, self.eps)
-        w, b = (self._owned(what, (x.channels,), program.dtype) for what in ("weight", "bias"))
-        running = [self._buffer(what, (x.channels,), program.dtype) for what in ("running_mean", "running_var")]
-        gamma, beta = w and w.data, b and b.data
-        if training:
-            factor = program.per_step(1)
-            tracked = self._buffer("num_batches_tracked", (), np.dtype(np.int64))
-            momentum = self.momentum if self.momentum is None else shapes.number(name, "momentum", self.momentum, 0, 1)
-            number = program.count(tracked)
-
-            def begin(step):
-                if program.batch * x.height * x.width == 1:
-                    raise ValueError(f"{name}: x must hold more than one value per channel in training mode, got shape "
-                                     f"(1, {x.channels}, 1, 1)")
-                factor.array[step] = 1 / number(step) if momentum is None else momentum
-            program.on_run(begin)
-            kept = norm.batch_statistics(program, x, gamma, beta, eps, running, factor, relu)
-        else:
-            kept = norm.Norm(*running, gamma, beta, eps, relu)
-        y = norm.normalise(program, x, kept)
-
-        def backward(dy, need_dx):
-            return norm.normalise_backward(program, dy, x, kept, program.gradient(w),
-                                           program.gradient(b), need_dx, not training)
-        return y, backward
+        w, b = (self._owned(what, shape, x.dtype) for what in ("weight", "bias"))
+        mean, var = (self._buffer(what, shape, x.dtype) for what in ("running_mean", "running_var"))
+        if not self.training:
+            return apply(norm.BatchNorm2d(name, w, b, mean, var, eps), x)
+        tracked = self._buffer("num_batches_tracked", (), np.dtype(np.int64))
+        momentum = self.momentum if self.momentum is None else shapes.number(name, "momentum", self.momentum, 0, 1)
+        return apply(norm.BatchNorm2d(name, w, b, mean, var, eps, True, momentum, tracked), x)
 
     def _buffer(self, name, shape, dtype):
         """A buffer that the kernels can change in place."""

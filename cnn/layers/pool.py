@@ -1,13 +1,12 @@
 """Pooling. Images (N, C, H, W) only."""
 from cnn import shapes
-from cnn.layers.base import Layer
+from cnn.graph import apply
+from cnn.layers.module import Module
 from cnn.ops import pool
 
 
-class _Pool(Layer):
+class _Pool(Module):
     """Windows of one size, every `stride` pixels."""
-
-    count_include_pad = True
 
     def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False):
         super().__init__()
@@ -17,11 +16,12 @@ class _Pool(Layer):
         self.padding = shapes.pair(name, "padding", padding, 0)
         self.ceil_mode = bool(ceil_mode)
 
-    def windows(self, size):
+    def options(self):
+        """What the operation takes, checked."""
         name = type(self).__name__
         kernel, stride = (shapes.pair(name, what, getattr(self, what), 1) for what in ("kernel_size", "stride"))
-        return pool.windows(name, size, kernel, stride, shapes.pair(name, "padding", self.padding), self.ceil_mode,
-                            self.count_include_pad)
+        return {"kernel_size": kernel, "stride": stride, "padding": shapes.pair(name, "padding", self.padding),
+                "ceil_mode": self.ceil_mode}
 
     def extra_repr(self):
         text = f"kernel_size={self.kernel_size}, stride={self.stride}"
@@ -29,42 +29,32 @@ class _Pool(Layer):
         return text + (", ceil_mode=True" if self.ceil_mode else "")
 
 
-class _AdaptivePool(Layer):
+class _AdaptivePool(Module):
     """So many windows, spread over the input."""
 
     def __init__(self, output_size):
         super().__init__()
         self.output_size = shapes.pair(type(self).__name__, "output_size", output_size, 1)
 
-    def windows(self, size):
-        name = type(self).__name__
-        return pool.adaptive_windows(name, size, shapes.pair(name, "output_size", self.output_size, 1))
+    def options(self):
+        """What the operation takes, checked."""
+        return {"output_size": shapes.pair(type(self).__name__, "output_size", self.output_size, 1)}
 
     def extra_repr(self):
         return f"output_size={self.output_size}"
 
 
 class _Max:
-    def emit(self, program, x, relu=False):
-        self._spatial(x)
-        win = self.windows((x.height, x.width))
-        y, index = pool.max_pool2d(program, x, win, program.gradients, relu)
-
-        def backward(dy, need_dx):
-            return pool.max_pool2d_backward(program, dy, index, win) if need_dx else None
-        return y, backward
+    def forward(self, x):
+        return apply(pool.MaxPool2d(type(self).__name__, **self.options()), x)
 
 
 class _Average:
     flat = False
 
-    def emit(self, program, x):
-        self._spatial(x)
-        win = self.windows((x.height, x.width))
-
-        def backward(dy, need_dx):
-            return pool.avg_pool2d_backward(program, dy, win) if need_dx else None
-        return pool.avg_pool2d(program, x, win, self.flat), backward
+    def forward(self, x):
+        operation = pool.AvgPool2d(type(self).__name__, **self.options())
+        return apply(operation.changed(flat=self.flat), x)
 
 
 class MaxPool2d(_Max, _Pool):
@@ -92,6 +82,9 @@ class AvgPool2d(_Average, _Pool):
     def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.count_include_pad = bool(count_include_pad)
+
+    def options(self):
+        return super().options() | {"count_include_pad": self.count_include_pad}
 
     def extra_repr(self):
         return super().extra_repr() + ("" if self.count_include_pad else ", count_include_pad=False")

@@ -6,8 +6,13 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine.plan import Program
-from cnn.layers.base import evaluation, watching
-from cnn.layers.container import Sequential
+from cnn.graph.lower import write
+from cnn.graph.passes import optimised
+from cnn.graph.trace import unpack
+from cnn.layers import running
+from cnn.layers.module import Module
+from cnn.layers.parts import evaluation
+from cnn.ops.arithmetic import Reshape
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,13 @@ class Summary:
     """The rows of a model, to print or to read: `rows`, iteration, `len` and `[i]` give each `Row`.
 
     parameters, trainable (those an optimizer may change), multiply_adds, memory: totals of the rows, a
-    parameter that several layers share counted once. parameter_memory: bytes of the parameters.
+    parameter that several layers share counted once. parameter_memory: bytes of the parameters. training_memory: bytes
+    that a training step takes with batches of batch_size images, by the threads that there are (the optimizer's own
+    arrays come on top); None where that was not asked for, or a layer is written in NumPy.
     """
 
-    def __init__(self, rows, parameters):
-        self.rows = rows
+    def __init__(self, rows, parameters, batch_size=None, training_memory=None):
+        self.rows, self.batch_size, self.training_memory = rows, batch_size, training_memory
         parameters = {id(p): p for p in parameters}.values()
         self.parameters = sum(p.size for p in parameters)
         self.trainable = sum(p.size for p in parameters if p.requires_grad)
@@ -73,9 +80,11 @@ class Summary:
                             *(cell.rjust(w) for cell, w in zip(line[2:], widths[2:], strict=True))]) for line in lines]
         rule = "-" * len(texts[0])
         frozen = f", {self.parameters - self.trainable:,} of them frozen" if self.trainable < self.parameters else ""
+        training = ("" if self.training_memory is None else
+                    f"\ntraining with batches of {self.batch_size} takes {size(self.training_memory)}")
         return "\n".join([texts[0], rule, *texts[1:-1], rule, texts[-1],
                           f"{self.parameters:,} parameters{frozen}: {size(self.parameter_memory)}; multiply-adds and "
-                          f"memory (of outputs) are those of one image, forward"])
+                          f"memory (of outputs) are those of one image, forward{training}"])
 
     __repr__ = __str__
 
@@ -88,81 +97,67 @@ def size(count):
     return f"{count / 1024**power:,.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
 
 
-def summarise(model, shape):
-    """The Summary of a model for images of `shape`, (C, H, W) or (features,); see Layer.summary."""
+def summarise(model, shape, batch_size=None):
+    """The Summary of a model for images of `shape`, (C, H, W) or (features,); see Module.summary."""
     owner = f"{type(model).__name__}.summary"
     if not isinstance(shape, (tuple, list)) or len(shape) not in (1, 3):
         raise ValueError(f"{owner}: shape must be (C, H, W) or (features,), got {shape!r}")
     shape = tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
     dtype = model.dtype or np.dtype(np.float32)
-    calls, rows = _calls(model, np.zeros((1, *shape), dtype)), []
+    with evaluation(model):
+        graph = running.graph_of(model, [shape], dtype, record=True)
+    made, calls = {id(node.output): node for node in graph.nodes}, {}
+    for call in graph.calls:
+        calls.setdefault(id(call[0]), []).append(call)
+    rows = []
 
-    def walk(name, layer):
-        """Add the rows of a layer and those inside it; returns its output."""
-        children, made = layer.children(), calls.get(id(layer), [])
-        # a layer that stands in several places has a call for each
-        x, y = made.pop(0) if len(made) > 1 else made[0] if made else (None, None)
+    def walk(name, module):
+        """Add the rows of a module and those inside it; returns its outputs."""
+        # a module that stands in several places has a call for each
+        own = calls.get(id(module), [])
+        _, inputs, result, first, stop = own.pop(0) if len(own) > 1 else own[0] if own else (None, (), None, 0, 0)
         at = len(rows)
-        outputs = [walk(f"{name}.{child_name}" if name else child_name, child) for child_name, child in children]
-        handed_on = (y is None or _is_view(x, y) or any(y is output for output in outputs)
-                     or (isinstance(layer, Sequential) and len(layer) > 0))
-        row = Row(name, type(layer).__name__, None if y is None else _one(y),
-                  sum(p.size for _, p in layer.own_parameters()),
-                  layer.multiply_adds(_one(x), _one(y)) if made else 0,
-                  0 if handed_on else math.prod(_one(y)) * dtype.itemsize)
-        # a model that only runs its layers needs no row
-        if name or not children or row.parameters or row.multiply_adds or row.memory:
+        inside = [y for child_name, child in module.children()
+                  for y in walk(f"{name}.{child_name}" if name else child_name, child)]
+        outputs = [] if not own else unpack(result, owner)[1]
+        handed_on = {id(y) for y in (*inside, *inputs, *(y for y in outputs if _is_view(made.get(id(y)), inputs)))}
+        row = Row(name, type(module).__name__, outputs[0].image if outputs else None,
+                  sum(p.size for _, p in module.own_parameters()), _macs(module, graph, name, first, stop),
+                  sum(math.prod(y.image) * dtype.itemsize for y in outputs if id(y) not in handed_on))
+        # a model that only runs its modules needs no row
+        if name or not module.children() or row.parameters or row.multiply_adds or row.memory:
             rows.insert(at, row)
-        return y
+        return outputs
 
     walk("", model)
-    return Summary(rows, model.parameters())
+    memory = None if batch_size is None else _training_memory(
+        model, shape, dtype, shapes.integer(owner, "batch_size", batch_size, 1))
+    return Summary(rows, model.parameters(), batch_size, memory)
 
 
-def _calls(model, x):
-    """Each layer's calls where the model gets x, in evaluation mode: {id(layer): [(x, y)]}, arrays or a program's
-    tensors."""
-    calls = {}
-
-    def record(layer, x, y):
-        calls.setdefault(id(layer), []).append((x, y))
-
-    def write(layer, x):
-        program = Program(x.dtype, 1, watch=record)
-        program.write_layer(layer, program.input(*x.shape[1:], flat=x.ndim == 2))
-        program.close()
-
-    def call(layer, x):
-        if layer.fused:
-            write(layer, x)
-            with watching(None):
-                return layer.forward(x)
-        y = layer.forward(x)
-        record(layer, x, y)
-        return y
-
-    with evaluation(model), np.errstate(all="ignore"):
-        if model.fused:
-            write(model, model._checked("x", x))
-        else:
-            layers = list(model.modules())
-            before = [dict(vars(layer)) for layer in layers]
-            try:
-                with watching(call):
-                    model(x)
-            finally:        # layers in NumPy may have noted x, where a backward pass is still to come
-                for layer, attributes in zip(layers, before, strict=True):
-                    vars(layer).clear()
-                    vars(layer).update(attributes)
-    return calls
+def _is_view(node, inputs):
+    """Whether a node only shows one of these values in another shape."""
+    return node is not None and isinstance(node.operation, Reshape) and any(node.inputs[0] is x for x in inputs)
 
 
-def _one(x):
-    """The shape of one image of an array or of a program's tensor."""
-    return x.shape[1:] if isinstance(x, np.ndarray) else x.shape
+def _macs(module, graph, name, first, stop):
+    """Multiply-adds of what a module itself does in nodes of its call."""
+    nodes = [node for node in graph.nodes[first:stop] if node.modules[0] == graph.modules.get(id(module), name)]
+    if type(module).multiply_adds is not Module.multiply_adds and nodes:
+        return module.multiply_adds(nodes[0].inputs[0].image, nodes[-1].output.image)
+    return sum(node.operation.macs(*(value.image for value in node.inputs)) for node in nodes)
 
 
-def _is_view(x, y):
-    if isinstance(y, np.ndarray):
-        return np.may_share_memory(x, y)
-    return y is x or y.source is not None
+def _training_memory(model, shape, dtype, batch_size):
+    """Bytes of a training step: of its activations and scratch, parameters and gradients."""
+    graph = optimised(running.graph_of(model, [shape], dtype), True)
+    if not model.fused:
+        return None
+    program = Program(dtype, batch_size, gradients=True)
+    outputs, backward = write(program, graph, [program.input(*shape, flat=len(shape) == 1)])
+    backward([program.like(y) for y in outputs], [False])
+    program.add_gradients()
+    program.compile()
+    total = program.nbytes + sum(p.data.nbytes + p.grad.nbytes for p in model.parameters())
+    program.close()
+    return total

@@ -4,7 +4,10 @@ Forward and dx are convolutions of one pixel; the weight gradient works on the w
 """
 import numpy as np
 
+from cnn import shapes
 from cnn.engine.plan import LANES, PER_BLOCK
+from cnn.ops import pointwise
+from cnn.ops.operation import Operation
 
 
 def linear(program, x, w, b, outputs, relu=False):
@@ -54,3 +57,37 @@ def _correlate(program, x, y, w, b, relu, w_tap, w_output):
                              taps=inputs, runs=1, groups=1, x_group=0, relu=relu, single=1, w_tap=w_tap,
                              w_output=w_output, ahead_size=0,
                              tiles=program.kernels.conv.split(outputs, 1)))
+
+
+class Linear(Operation):
+    """A linear map of vectors. weight: Parameter (outputs, inputs); bias: Parameter (outputs,) or None. relu: whether a
+    ReLU follows."""
+
+    name = twin = "linear"
+    relu = False
+
+    def __init__(self, owner, weight, bias):
+        super().__init__(owner)
+        self.weight, self.bias = weight, bias
+        self.parameters = {"weight": weight, **({} if bias is None else {"bias": bias})}
+
+    def shape(self, x):
+        outputs, inputs = self.weight.shape
+        if x != (inputs,):
+            hint = "" if len(x) == 1 else "; put Flatten() before it"
+            raise ValueError(f"{self.owner}: x must have shape (N, {inputs}), got {shapes.batch(x)}{hint}")
+        return (outputs,)
+
+    def macs(self, x):
+        return self.weight.size
+
+    def emit(self, program, x):
+        w, b, relu = self.weight.data, None if self.bias is None else self.bias.data, self.relu
+        y = linear(program, x, w, b, len(w), relu)
+
+        def backward(dy, need_dx):
+            if relu:
+                dy = pointwise.mask(program, dy, y)
+            return linear_backward(program, dy, x, w, program.gradient(self.weight), program.gradient(self.bias),
+                                   need_dx)
+        return y, backward

@@ -8,6 +8,7 @@ import numpy as np
 
 from cnn.engine.memory import zeros
 from cnn.engine.plan import PER_BLOCK
+from cnn.ops.operation import Operation, spatial
 
 
 @dataclass
@@ -85,3 +86,63 @@ def normalise_backward(program, dy, x, norm, dgamma=None, dbeta=None, need_dx=Tr
 
 def _merged(x, parts):
     return dict(channels=x.channels, pixels=x.height * x.width, step=parts.step)
+
+
+class BatchNorm2d(Operation):
+    """A batch normalisation. weight, bias: Parameters (channels,) or None. mean, var: the running statistics,
+    (channels,). training: whether those of the batch are taken; then `tracked`, int64 (), counts the batches, and
+    momentum is as in the layer. relu: whether a ReLU follows."""
+
+    name = twin = "batch_norm"
+    relu = False
+
+    def __init__(self, owner, weight, bias, mean, var, eps, training=False, momentum=None, tracked=None):
+        super().__init__(owner)
+        self.weight, self.bias, self.mean, self.var, self.eps = weight, bias, mean, var, eps
+        self.training, self.momentum, self.tracked = training, momentum, tracked
+        self.effects = training
+        self.parameters = {name: p for name, p in (("weight", weight), ("bias", bias)) if p is not None}
+
+    def shape(self, x):
+        if spatial(self.owner, x)[0] != len(self.mean):
+            raise ValueError(f"{self.owner}: x must have {len(self.mean)} channels, got {x[0]}")
+        return x
+
+    def attributes(self):
+        return {"training": True} if self.training else {}
+
+    def emit(self, program, x):
+        gamma, beta = (p and p.data for p in (self.weight, self.bias))
+        if self.training:
+            kept = batch_statistics(program, x, gamma, beta, self.eps, (self.mean, self.var),
+                                    self._factor(program, x.shape), self.relu)
+        else:
+            kept = Norm(self.mean, self.var, gamma, beta, self.eps, self.relu)
+        y = normalise(program, x, kept)
+        weight, bias, constant = self.weight, self.bias, not self.training
+
+        def backward(dy, need_dx):
+            return normalise_backward(program, dy, x, kept, program.gradient(weight), program.gradient(bias), need_dx,
+                                      constant)
+        return y, backward
+
+    def _factor(self, program, shape):
+        """By how much the running statistics move, for each step of a run."""
+        factor, number, name, momentum = program.per_step(1), program.count(self.tracked), self.owner, self.momentum
+
+        def begin(step):
+            if program.batch * shape[1] * shape[2] == 1:
+                raise ValueError(f"{name}: x must hold more than one value per channel in training mode, got shape "
+                                 f"(1, {shape[0]}, 1, 1)")
+            factor.array[step] = 1 / number(step) if momentum is None else momentum
+        program.on_run(begin)
+        return factor
+
+    def folded(self, program, w, b):
+        """Weight and bias of the convolution before it, such that it normalises, too; made anew in each run."""
+        folded_w, folded_b = program.zeros(w.size), program.zeros(len(w))
+        gamma, beta = (p and p.data for p in (self.weight, self.bias))
+        program.first("fold", lambda: dict(w=w, b=b, mean=self.mean, var=self.var, gamma=gamma, beta=beta,
+                                           folded_w=folded_w, folded_b=folded_b, channels=len(w),
+                                           taps=w.size // len(w), eps=self.eps), program.kernels.norm.tasks(len(w)))
+        return folded_w, folded_b

@@ -1,4 +1,7 @@
 """Activations, element by element or over the channels; the formulas stand beside the kernels in _ext/pointwise.pyx."""
+import numpy as np
+
+from cnn.ops.operation import Operation, spatial
 
 
 def forward(program, kernel, x, **scalars):
@@ -41,3 +44,65 @@ def dropout(program, x, key, p, whole=False):
     y = program.like(x)
     program.add("dropout", lambda: dict(x=x, y=y, key=key, p=p, whole=whole, **x.pixels))
     return y
+
+
+class Activation(Operation):
+    """kernel: the name of the forward kernel, `<kernel>_backward` being that of the other; saved: what the backward
+    kernel needs besides dy, "x" or "y"; scalars: what both take."""
+
+    def __init__(self, owner, kernel, saved, **scalars):
+        self.name = self.twin = kernel
+        super().__init__(owner)
+        self.kernel, self.saved, self.scalars = kernel, saved, scalars
+
+    def shape(self, x):
+        return x
+
+    def attributes(self):
+        return self.scalars
+
+    def emit(self, program, x):
+        kernel, saved, scalars = self.kernel, self.saved, self.scalars
+        y = forward(program, kernel, x, **scalars)
+        kept = x if saved == "x" else y
+
+        def back(dy, need_dx):
+            return backward(program, kernel, dy, kept, saved, **scalars) if need_dx else None
+        return y, back
+
+
+class ReLU(Activation):
+    """max(x, 0), which many operations can do on their way out."""
+
+    def __init__(self, owner="relu"):
+        super().__init__(owner, "relu", "y")
+
+
+class Dropout(Operation):
+    """Zeroes elements, or whole channels, with probability p. own: int64 (2,), what the masks are drawn with: a number
+    and the count of the forward passes, which each run counts up."""
+
+    name = twin = "dropout"
+    effects = True
+
+    def __init__(self, owner, p, whole, own):
+        super().__init__(owner)
+        self.p, self.whole, self.own = p, whole, own
+
+    def shape(self, x):
+        return spatial(self.owner, x) if self.whole else x
+
+    def attributes(self):
+        return {"p": self.p}
+
+    def emit(self, program, x):
+        key, own, number = program.per_step(2, np.uint64), self.own, program.count(self.own[1:])
+        p, whole = self.p, self.whole
+
+        def draw(step):
+            key.array[step] = own[0], number(step) % 2**32
+        program.on_run(draw)
+
+        def drop(t):
+            return dropout(program, t, key, p, whole)
+        return drop(x), lambda dy, need_dx: drop(dy) if need_dx else None

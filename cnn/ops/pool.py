@@ -6,6 +6,7 @@
 import numpy as np
 
 from cnn import shapes
+from cnn.ops.operation import Operation, spatial
 
 
 def windows(owner, size, kernel, stride, padding, ceil_mode, count_include_pad=True):
@@ -106,3 +107,59 @@ def avg_pool2d_backward(program, dy, win):
     dx = program.tensor(dy.channels, win["height"], win["width"])
     program.add("avg_pool_backward", lambda: dict(dy=dy, dx=dx, channels=dy.channels, **win))
     return dx
+
+
+class _Pool(Operation):
+    """options: kernel_size, stride, padding (pairs) and ceil_mode, perhaps count_include_pad; or output_size (a pair),
+    for windows that spread over the input."""
+
+    def __init__(self, owner, **options):
+        super().__init__(owner)
+        self.options = options
+
+    def windows(self, size):
+        """The windows of an input of this size (H, W)."""
+        if "output_size" in self.options:
+            return adaptive_windows(self.owner, size, self.options["output_size"])
+        kernel, stride, padding, *flags = self.options.values()
+        return windows(self.owner, size, kernel, stride, padding, *flags)
+
+    def shape(self, x):
+        win = self.windows(spatial(self.owner, x)[1:])
+        return x[0], win["out_h"], win["out_w"]
+
+    def attributes(self):
+        name = "output_size" if "output_size" in self.options else "kernel_size"
+        return {name.split("_")[0]: shapes.times(self.options[name])}
+
+
+class MaxPool2d(_Pool):
+    """The maximum of each window. relu: whether its input passes through a ReLU first."""
+
+    name = twin = "max_pool2d"
+    relu = False
+
+    def emit(self, program, x):
+        win = self.windows(x.shape[1:])
+        y, index = max_pool2d(program, x, win, program.gradients, self.relu)
+
+        def backward(dy, need_dx):
+            return max_pool2d_backward(program, dy, index, win) if need_dx else None
+        return y, backward
+
+
+class AvgPool2d(_Pool):
+    """The average of each window. flat: whether the one window's average becomes a vector, (C,)."""
+
+    name = twin = "avg_pool2d"
+    flat = False
+
+    def shape(self, x):
+        return super().shape(x)[:1] if self.flat else super().shape(x)
+
+    def emit(self, program, x):
+        win = self.windows(x.shape[1:])
+
+        def backward(dy, need_dx):
+            return avg_pool2d_backward(program, dy, win) if need_dx else None
+        return avg_pool2d(program, x, win, self.flat), backward

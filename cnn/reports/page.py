@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn import files, plots, runtime, streams
-from cnn.layers import Conv2d, Sequential
+from cnn.layers.running import observed
 from cnn.reports import evaluation
 from cnn.training import checkpoint
 from cnn.training.history import History
@@ -173,9 +173,9 @@ class _Page:
                                                                "one image, forward.</p>")
         except _ODD as error:
             parts.append(f'<p class="note">No table of layers: {_text(error)}</p>')
-        first = next((layer for layer in self.model.modules() if isinstance(layer, Conv2d)), None)
-        if first is not None:
-            parts.append(self._picture("filters", lambda: plots.filters(first.weight.data),
+        weights = next((p.data for name, p in self.model.named_parameters() if p.data.ndim == 4), None)
+        if weights is not None:
+            parts.append(self._picture("filters", lambda: plots.filters(weights),
                                        "Filters of the first convolution"))
         if self.dataset is not None and len(self.dataset):
             maps = feature_maps(self.model, self.dataset.normalise(self.dataset.images[:1])[0])
@@ -206,26 +206,22 @@ class _Page:
 
 
 def feature_maps(model, image):
-    """Outputs (channels, H, W) of a Sequential's layers for one image (C, H, W), normalised: (name, array) pairs.
+    """What the parts of a model make of one image (C, H, W), normalised: (name, array (channels, H, W)) pairs.
 
-    Of neighbouring layers whose outputs have the same shape (a convolution and its activation) the last one; of
+    Of neighbouring parts whose outputs have the same shape (a convolution and its activation) the last one; of
     more than three only the first and the last are named.
     """
-    if not isinstance(model, Sequential):
-        return []
-    model.eval()
     x = image[None].astype(model.dtype or image.dtype, copy=False)
     maps, names = [], []
-    for i, layer in enumerate(model):
-        before, x = x, layer(x)
-        if x.ndim != 4:
-            break
-        if maps and x.shape == before.shape:
-            maps[-1], names[-1] = x[0], (i, [*names[-1][1], type(layer).__name__])
+    for name, part, y in observed(model, x):
+        if not name or "." in name or y.ndim != 4:
+            continue
+        if maps and y.shape[1:] == maps[-1].shape:
+            maps[-1], names[-1] = y[0], (name, [*names[-1][1], type(part).__name__])
         else:
-            maps.append(x[0])
-            names.append((i, [f"{i} {type(layer).__name__}"]))
-    names = [" + ".join(name) if len(name) <= 3 else f"{name[0]} … {i} {name[-1]}" for i, name in names]
+            maps.append(y[0])
+            names.append((name, [f"{name} {type(part).__name__}"]))
+    names = [" + ".join(words) if len(words) <= 3 else f"{words[0]} … {last} {words[-1]}" for last, words in names]
     return list(zip(names, maps, strict=True))
 
 

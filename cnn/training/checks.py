@@ -6,7 +6,6 @@ import numpy as np
 
 from cnn.data import Dataset
 from cnn.engine.parameter import Parameter
-from cnn.layers import BatchNorm2d
 
 
 def optimizer_of(owner, optimizer, model):
@@ -25,27 +24,21 @@ def single_values(owner, model, loader):
     last = len(loader.dataset) % loader.batch_size
     if loader.batch_size != 1 and (last != 1 or loader.drop_last):
         return
-    norms = {name: layer for name, layer in _named_modules(model) if isinstance(layer, BatchNorm2d) and layer.training}
-    if not norms or (loader.transform is not None and not loader.drawable):     # which may change the images' size
+    if loader.transform is not None and not loader.drawable:    # which may change the images' size
         return
     try:
-        rows = model.summary(loader.dataset.images.shape[1:])
+        graph = model.graph(loader.dataset.images.shape[1:])
     except Exception:   # the first step will say what is wrong with the model
         return
-    for row in rows:
-        if row.name in norms and row.output_shape is not None and math.prod(row.output_shape[1:]) == 1:
+    for node in graph:
+        operation = node.operation
+        if operation.name == "batch_norm" and operation.training and math.prod(node.output.image[1:]) == 1:
             which = "every batch" if loader.batch_size == 1 else "the last batch of an epoch"
             advice = "a larger batch size" if loader.batch_size == 1 else (
                 "DataLoader(..., drop_last=True) (--drop-last), or another batch size")
-            layer = f" (layer {row.name})" if row.name else ""
-            raise ValueError(f"{owner}: {which} has one image, so that {row.layer}{layer} gets a single value per "
+            layer = f" (layer {node.modules[0]})" if node.modules[0] else ""
+            raise ValueError(f"{owner}: {which} has one image, so that {operation.owner}{layer} gets a single value per "
                              f"channel; use {advice}")
-
-
-def _named_modules(layer, name=""):
-    yield name, layer
-    for child_name, child in layer.children():
-        yield from _named_modules(child, f"{name}.{child_name}" if name else child_name)
 
 
 def end_of_schedule(owner, schedule, step, steps, stacklevel):

@@ -11,8 +11,12 @@ from cnn._ext import augment
 from cnn.data import DataLoader, Dataset
 from cnn.engine.plan import LANES, PER_THREAD, PER_WORKER, Program, Slot, circumstances
 from cnn.engine.programs import Pool, Use, guards, left_to_emit
-from cnn.layers.base import evaluation, run_backward, run_forward
+from cnn.graph.lower import write
+from cnn.graph.passes import optimised
+from cnn.layers.in_numpy import run_backward, run_forward
 from cnn.layers.losses import CrossEntropyLoss
+from cnn.layers.parts import evaluation
+from cnn.layers.running import graph_of
 from cnn.optim import clip_grad_norm
 from cnn.training import checks
 from cnn.training.callbacks import Callback, Progress, TrainingDiverged
@@ -588,11 +592,13 @@ class Trainer:
         shape, step = batch.form[0], what == "step"
         program = Program(dtype, batch.count, steps=STEPS, gradients=step)
         x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
-        scores, backward = program.write_layer(self.model, x)
+        (scores, *others), backward = write(program, optimised(graph_of(self.model, [shape], dtype), step), [x])
+        if others:
+            raise ValueError(f"Trainer: the model must return one output, (N, K), got {1 + len(others)}")
         program.loss = self.criterion.emit(program, scores, step,
                                            None if batch.dataset is None else Slot("chosen", True))
         if step:
-            backward(program.loss.dy, False)
+            backward([program.loss.dy], [False])
             program.add_gradients()
             self.optimizer.emit(program, self.max_grad_norm)
         program.compile()

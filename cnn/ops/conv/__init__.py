@@ -4,9 +4,13 @@
     dw[k, c, m, n] = sum_{i, j} dy[k, i, j] x[c, i*s + m*d - p, j*s + n*d - p];   db[k] = sum_{i, j} dy[k, i, j]
     dx[c, u, v] = sum of dy[k, i, j] w[k, c, m, n] over all (k, i, j, m, n) that read x[c, u, v]
 """
+import math
+
 from cnn import shapes
+from cnn.ops import pointwise
 from cnn.ops.conv import conv1x1, depthwise, direct, windows, winograd, winograd_rows
-from cnn.ops.pool import side_by_side
+from cnn.ops.operation import Operation, spatial
+from cnn.ops.pool import max_pool2d, max_pool2d_backward, side_by_side
 
 
 def geometry(owner, size, channels, outputs, kernel, stride, padding, dilation, groups):
@@ -52,3 +56,67 @@ def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True, saved=
 def _method(g):
     """How to compute it: the first that suits."""
     return next((method for method in (winograd, winograd_rows, depthwise, conv1x1) if method.suits(g)), direct)
+
+
+class Conv2d(Operation):
+    """A convolution; perhaps with a normalisation folded into its weights, a ReLU and max pooling after it.
+
+    weight: Parameter (K, C / groups, R, S); bias: Parameter (K,) or None. kernel, stride, dilation: pairs.
+    relu: whether a ReLU follows. pool: the MaxPool2d operation that follows, or None. norm: a BatchNorm2d operation with
+    constant statistics that stands between, or None.
+    """
+
+    name = twin = "conv2d"
+    relu, pool, norm = False, None, None
+
+    def __init__(self, owner, weight, bias, stride, padding, dilation, groups):
+        super().__init__(owner)
+        self.weight, self.bias = weight, bias
+        self.outputs, inputs, *kernel = weight.shape
+        self.channels, self.kernel = inputs * groups, tuple(kernel)
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.parameters = {"weight": weight, **({} if bias is None else {"bias": bias})}
+
+    def geometry(self, shape):
+        channels, height, width = spatial(self.owner, shape)
+        if channels != self.channels:
+            raise ValueError(f"{self.owner}: x must have {self.channels} channels, got {channels}")
+        return geometry(self.owner, (height, width), channels, self.outputs, self.kernel, self.stride, self.padding,
+                        self.dilation, self.groups)
+
+    def shape(self, x):
+        return self.outputs, *self.geometry(x).out
+
+    def macs(self, x):
+        return self.weight.size * math.prod(self.geometry(x).out)
+
+    def attributes(self):
+        usual = {"stride": (1, 1), "padding": 0, "dilation": (1, 1), "groups": 1}
+        return {"kernel": shapes.times(self.kernel), **{name: getattr(self, name) for name, value in usual.items()
+                                                         if getattr(self, name) != value}}
+
+    def emit(self, program, x):
+        g = self.geometry(x.shape)
+        w, b = self.weight.data, None if self.bias is None else self.bias.data
+        if self.norm is not None:
+            w, b = self.norm.folded(program, w, b)
+        relu, outputs = self.relu, self.outputs
+        x = program.bordered(x, *g.side_border())
+        win = self.pool and self.pool.windows(g.out)
+        if win and ends_in_pool(g, win):
+            y, index, saved = conv2d_pool(program, x, w, b, g, relu, win, program.gradients)
+        else:
+            y, saved = conv2d(program, x, w, b, g, relu and not win)
+            if win:
+                y, index = max_pool2d(program, y, win, program.gradients, relu)
+
+        def backward(dy, need_dx):
+            db = program.gradient(self.bias)
+            if win:
+                sums = program.shard_sum(db, outputs) if db is not None and win["pairs"] else None
+                dy = max_pool2d_backward(program, dy, index, win, sums)
+                db = db if sums is None else None       # it is the sum of what the windows let through
+            elif relu:
+                dy = pointwise.mask(program, dy, y)
+            return conv2d_backward(program, dy, x, w, g, program.gradient(self.weight), db, need_dx, saved)
+        return y, backward

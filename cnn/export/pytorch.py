@@ -1,0 +1,128 @@
+"""Models as PyTorch modules: the graph's nodes, each by PyTorch's own function."""
+
+
+def _conv2d(F, operation, p, x):
+    padding = operation.padding
+    if isinstance(padding, str) and max(operation.stride) > 1:
+        raise ValueError(f"to_torch: padding {padding!r} with stride {operation.stride} is not PyTorch's")
+    return F.conv2d(x, p["weight"], p.get("bias"), operation.stride, padding, operation.dilation, operation.groups)
+
+
+def _batch_norm(F, operation, p, x):
+    module = p["module"]
+    mean, var = module.buffer(operation.mean), module.buffer(operation.var)
+    training = operation.training and module.training
+    if training:
+        count = module.buffer(operation.tracked)
+        count += 1
+    momentum = operation.momentum if operation.momentum is not None or not training else 1 / float(count)
+    return F.batch_norm(x, mean, var, p.get("weight"), p.get("bias"), training, momentum or 0.0, operation.eps)
+
+
+def _max_pool2d(F, operation, p, x):
+    x = F.relu(x) if operation.relu else x
+    return (F.adaptive_max_pool2d if "output_size" in operation.options else F.max_pool2d)(x, **operation.options)
+
+
+def _avg_pool2d(F, operation, p, x):
+    y = (F.adaptive_avg_pool2d if "output_size" in operation.options else F.avg_pool2d)(x, **operation.options)
+    return y.flatten(1) if operation.flat else y
+
+
+def _channels(F, operation, p, x):
+    return x[:, operation.first:operation.stop]
+
+
+def _cat(F, operation, p, *xs):
+    import torch
+    return torch.cat(xs, 1)
+
+
+# from the names of our operations: a function of torch.nn.functional, the operation, its parameters by name, its inputs
+TABLE = {
+    "conv2d": _conv2d, "batch_norm": _batch_norm, "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d,
+    "linear": lambda F, o, p, x: F.linear(x, p["weight"], p.get("bias")),
+    "relu": lambda F, o, p, x: F.relu(x),
+    "leaky_relu": lambda F, o, p, x: F.leaky_relu(x, o.scalars["slope"]),
+    "tanh": lambda F, o, p, x: x.tanh(),
+    "sigmoid": lambda F, o, p, x: x.sigmoid(),
+    "silu": lambda F, o, p, x: F.silu(x),
+    "gelu": lambda F, o, p, x: F.gelu(x),
+    "gelu_tanh": lambda F, o, p, x: F.gelu(x, approximate="tanh"),
+    "softmax": lambda F, o, p, x: x.softmax(1),
+    "log_softmax": lambda F, o, p, x: x.log_softmax(1),
+    "dropout": lambda F, o, p, x: (F.dropout2d if o.whole else F.dropout)(x, o.p, p["module"].training),
+    "add": lambda F, o, p, a, b: a + b,
+    "subtract": lambda F, o, p, a, b: a - b,
+    "multiply": lambda F, o, p, a, b: a * b,
+    "divide": lambda F, o, p, a, b: a / b,
+    "affine": lambda F, o, p, x: o.factor * x + o.summand,
+    "reciprocal": lambda F, o, p, x: o.number / x,
+    "sum": lambda F, o, p, x: x.sum([i + 1 for i in o.axes], keepdim=True),
+    "reshape": lambda F, o, p, x: x.reshape(len(x), *o.image),
+    "parameter": lambda F, o, p: p["parameter"].reshape(1, *o.image),
+    "slice": _channels, "cat": _cat,
+}
+
+
+def to_torch(model, *image_shapes):
+    """A torch.nn.Module that computes what the model does, with its parameters and buffers under the same names.
+
+    image_shapes: of one image of each input, (C, H, W) or (features,). The structure is that of the model's present
+    mode; `train` and `eval` switch dropout and batch norm. Raises ModuleNotFoundError where PyTorch is missing,
+    ValueError for a layer that is written in NumPy, and for what PyTorch cannot express.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("to_torch needs PyTorch: pip install torch") from None
+    from cnn.layers.running import graph_of
+    graph = graph_of(model, image_shapes)
+    for node in graph:
+        if node.operation.name not in TABLE or hasattr(node.operation, "layer"):
+            raise ValueError(f"to_torch: there is no {node.operation.name} in PyTorch (module {node.modules[0]!r})")
+
+    class Part(torch.nn.Module):
+        """Parameters and buffers of one module."""
+
+    class Network(Part):
+        def forward(self, *inputs):
+            values = {id(value): x for value, x in zip(graph.inputs, inputs, strict=True)}
+            for node in graph:
+                own = {name: self._tensors[id(p)] for name, p in node.operation.parameters.items()}
+                values[id(node.output)] = TABLE[node.operation.name](
+                    torch.nn.functional, node.operation, {**own, "module": self}, *(values[id(v)] for v in node.inputs))
+            from cnn.graph.trace import pack
+            return pack(graph.structure, [values[id(value)] for value in graph.outputs])
+
+        def buffer(self, array):
+            return self._tensors[id(array)]
+
+        def _apply(self, function, recurse=True):       # `to` and the like may replace tensors
+            result = super()._apply(function, recurse)
+            self._find()
+            return result
+
+        def _find(self):
+            named = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers())
+            object.__setattr__(self, "_tensors", {key: named[name] for key, name in self._names.items()})
+
+    network = Network()
+    network._names, made = {}, {}
+    for name, thing in (*model._named(""), *model.named_buffers()):
+        *path, last = name.split(".")
+        part = network
+        for step in path:
+            if step not in dict(part.named_children()):
+                part.add_module(step, Part())
+            part = getattr(part, step)
+        if hasattr(thing, "requires_grad"):
+            if id(thing) not in made:
+                made[id(thing)] = torch.nn.Parameter(torch.tensor(thing.data), thing.requires_grad)
+            part.register_parameter(last, made[id(thing)])
+        else:
+            part.register_buffer(last, torch.tensor(thing))
+        network._names[id(thing)] = name
+    network._kept = model       # whose parts the names are of
+    network._find()
+    return network.train(model.training)

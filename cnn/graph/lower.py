@@ -1,0 +1,75 @@
+"""From a graph to a program of the engine."""
+from cnn.engine.memory import LANES
+from cnn.engine.plan import Program
+from cnn.graph.differentiate import differentiate
+from cnn.ops import pointwise
+
+
+def write(program, graph, inputs):
+    """Add a graph's operations to a program; inputs: tensors. Returns the outputs' tensors, and a function that adds
+    those of the backward pass: `backward(dys, wanted)` takes tensors or None for the outputs and a bool for each input,
+    and returns the inputs' gradients, None where there are none."""
+    tensors = {id(value): tensor for value, tensor in zip(graph.inputs, inputs, strict=True)}
+    backs = {}
+    for node in graph.nodes:
+        tensors[id(node.output)], backs[id(node)] = node.operation.emit(
+            program, *(tensors[id(value)] for value in node.inputs))
+
+    def pull(node, dys, wants, held):
+        dy, = dys
+        dy.root.shared = any(other.root is dy.root for other in held.values())      # then nobody may write over it
+        back = backs[id(node)]
+        return (back(dy, *wants),) if len(wants) == 1 else back(dy, wants)
+
+    def add(a, b, held):
+        used = {id(other.root) for other in held.values()}
+        own = next((t for t in (a, b) if id(t.root) not in used), None)
+        return pointwise.add(program, a, b, program.like(a) if own is None else own)
+
+    def backward(dys, wanted):
+        given = [(value, dy) for value, dy in zip(graph.outputs, dys, strict=True) if dy is not None]
+        asked = [value for value, want in zip(graph.inputs, wanted, strict=True) if want]
+        made = iter(differentiate(graph.nodes, given, asked, pull, add))
+        return [next(made) if want else None for want in wanted]
+
+    return [tensors[id(value)] for value in graph.outputs], backward
+
+
+def written(graph, dtype, images, gradients):
+    """A compiled Program of a graph for so many images at most. Its slots are x, x1, ... for the inputs and y, y1, ...
+    for the outputs; `results` are the outputs' tensors, `pull` and `inputs` are for `write_backward`."""
+    if not gradients:       # some more, where nothing need be kept of each
+        images = LANES << max(0, -(-images // LANES) - 1).bit_length()
+    program = Program(dtype, images, keep=gradients, gradients=gradients)
+    tensors = [program.input(*value.image, flat=len(value.image) == 1, name=slot("x", i))
+               for i, value in enumerate(graph.inputs)]
+    program.results, program.pull = write(program, graph, tensors)
+    program.structure = graph.structure
+    program.shapes, program.takes = ([value.image for value in values] for values in (graph.outputs, graph.inputs))
+    program.backwards = {}      # of each backward phase, for which inputs it has a gradient
+    for i, tensor in enumerate(program.results):
+        program.output(tensor, slot("y", i))
+    program.compile()
+    return program
+
+
+def write_backward(program, phase, given, wanted):
+    """Add the backward pass to a program of `written`, as this phase: its slots are dy, dy1, ... and dx, dx1, ...
+
+    given, wanted: for each output whether there is a gradient, for each input whether one is wanted. Returns for each
+    input whether there is one.
+    """
+    program.begin(phase)
+    dys = [program.input(*shape, flat=len(shape) == 1, name=slot("dy", i)) if there else None
+           for i, (shape, there) in enumerate(zip(program.shapes, given, strict=True))]
+    dxs = program.pull(dys, wanted)
+    for i, dx in enumerate(dxs):
+        if dx is not None:
+            program.output(dx, slot("dx", i))
+    program.add_gradients()
+    return [dx is not None for dx in dxs]
+
+
+def slot(name, i):
+    """The name of the i-th of the slots x, y, dy or dx."""
+    return f"{name}{i}" if i else name

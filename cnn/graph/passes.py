@@ -1,0 +1,74 @@
+"""Passes: graph in, graph out."""
+from cnn.ops import arithmetic, conv, linear, norm, pointwise, pool
+
+
+def prune(graph):
+    """Without the nodes on which no output depends, unless they have effects."""
+    needed, kept = {id(value) for value in graph.outputs}, []
+    for node in reversed(graph.nodes):
+        if id(node.output) in needed or node.operation.effects:
+            needed.update(id(value) for value in node.inputs)
+            kept.append(node)
+    return graph.like(reversed(kept))
+
+
+def _with_relu(operation, relu):
+    return None if operation.relu or getattr(operation, "pool", None) else operation.joined(relu, relu=True)
+
+
+def _pooled_relu(relu, following):
+    return None if following.relu else following.changed(relu=True, fused=(*following.fused,), name="relu + max_pool2d")
+
+
+def _with_pool(operation, following):
+    if operation.pool is not None or operation.relu:
+        return None
+    return operation.joined(following, pool=following, relu=following.relu)
+
+
+# What may be done in one: (operation, the one that reads it): a function of both that returns the one for both, or None.
+# Those of an earlier row come first. A ReLU costs nothing in a pool, and less in a pool than anywhere else.
+FUSED = [
+    {(pointwise.ReLU, pool.MaxPool2d): _pooled_relu},
+    {(conv.Conv2d, pool.MaxPool2d): _with_pool},
+    {(kind, pointwise.ReLU): _with_relu for kind in (conv.Conv2d, linear.Linear, norm.BatchNorm2d, arithmetic.Add)},
+]
+
+
+def _folded(convolution, following):
+    """A normalisation by constants is a part of the weights of the convolution before it."""
+    if following.training or following.relu or convolution.relu or convolution.pool or convolution.norm:
+        return None
+    return convolution.joined(following, norm=following)
+
+
+FOLDED = [{(conv.Conv2d, norm.BatchNorm2d): _folded}]
+
+
+def fuse(graph, tables=FUSED):
+    """With neighbours joined where a table says how, only one node reads what is between them, and it is no output."""
+    for table in tables:
+        readers, outputs = graph.readers(), {id(value) for value in graph.outputs}
+        made, nodes = {}, []    # the node in `nodes` that makes a value, by its id
+        for node in graph.nodes:
+            before = made.get(id(node.inputs[0])) if len(node.inputs) == 1 else None
+            join = before and table.get((type(before.operation), type(node.operation)))
+            if join and len(readers[id(node.inputs[0])]) == 1 and id(node.inputs[0]) not in outputs:
+                operation = join(before.operation, node.operation)
+                if operation is not None:
+                    joined = type(node)(operation, before.inputs, node.output, (*before.modules, *node.modules))
+                    nodes[nodes.index(before)] = joined
+                    made[id(node.output)] = joined
+                    continue
+            nodes.append(node)
+            made[id(node.output)] = node
+        graph = graph.like(nodes)
+    return graph
+
+
+def optimised(graph, gradients):
+    """The graph as it is compiled. gradients: whether there is to be a backward pass."""
+    graph = prune(graph)
+    if not gradients:
+        graph = fuse(graph, FOLDED)
+    return fuse(graph)

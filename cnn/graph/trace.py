@@ -1,0 +1,61 @@
+"""Tracing: running `forward` on values, each of whose operations adds a node to a graph."""
+from cnn.graph.graph import Graph, Node
+from cnn.graph.value import Value
+
+
+def apply(operation, *inputs):
+    """The value that an operation makes of others: adds a node to their graph.
+
+    Raises ValueError for shapes that do not fit, or values of several graphs.
+    """
+    graph = inputs[0].graph
+    if graph is None or any(value.graph is not graph for value in inputs):
+        raise ValueError(f"{operation.owner}: all values must come from this call of the model: none may be kept for "
+                         f"the next")
+    return add(graph, operation, inputs, inputs[0].dtype)
+
+
+def add(graph, operation, inputs, dtype):
+    """The value of a new node of a graph."""
+    output = Value(graph, operation.shape(*(value.image for value in inputs)), dtype)
+    graph.nodes.append(Node(operation, inputs, output, graph.scope[-1:] or ("",)))
+    return output
+
+
+def trace(function, images, dtype, title="", names=None, modules=None, record=False):
+    """The Graph of `function(*values)` for values of these image shapes and dtype.
+
+    The function returns a value, a tuple, list or dict of them. names, modules: names of parameters and modules, by id. record: whether to note
+    the calls of modules.
+    """
+    graph = Graph(title, names, modules)
+    graph.calls = [] if record else None
+    graph.inputs = [Value(graph, image, dtype) for image in images]
+    graph.structure, graph.outputs = unpack(function(*graph.inputs), title or "forward")
+    for value in (*graph.inputs, *(node.output for node in graph.nodes)):
+        value.graph = None      # done; and no circle of references, which would keep memory
+    if any(value.graph is not None for value in graph.outputs):
+        raise ValueError(f"{title}: forward must return values of this call, got one of another")
+    return graph
+
+
+def unpack(result, owner):
+    """How a result is put together, and its parts in order: a value or array, or a tuple, list or dict of them."""
+    if isinstance(result, dict):
+        structure, parts = tuple(result), list(result.values())
+    elif isinstance(result, (tuple, list)):
+        structure, parts = len(result), list(result)
+    else:
+        structure, parts = None, [result]
+    for part in parts:
+        if not isinstance(part, Value):
+            raise TypeError(f"{owner}: forward must return a value, or a tuple or dict of values, that come from its "
+                            f"inputs, got {type(part).__name__}")
+    return structure, parts
+
+
+def pack(structure, parts):
+    """The parts put together as `unpack` has found them."""
+    if structure is None:
+        return parts[0]
+    return dict(zip(structure, parts, strict=True)) if isinstance(structure, tuple) else tuple(parts)

@@ -1,0 +1,156 @@
+"""Values: what `forward` computes with while a network is traced."""
+import sys
+from pathlib import Path
+
+import numpy as np
+
+PACKAGE = str(Path(__file__).resolve().parents[1])
+
+
+class Value:
+    """A symbolic array: its shape is known, its numbers are not.
+
+    shape: (-1, C, H, W) or (-1, features); -1 is the number of images, any. image: the shape of one image. dtype:
+    float32 or float64.
+
+    Values are added, subtracted, multiplied and divided with each other, with numbers, Parameters and arrays; shapes
+    are broadcast as NumPy does, but for the images. What needs numbers, `if x > 0`, `float(x)` or `np.asarray(x)`,
+    raises TypeError.
+    """
+
+    __slots__ = ("dtype", "graph", "image")
+    __array_ufunc__ = None      # so that arrays leave operators to values
+
+    def __init__(self, graph, image, dtype):
+        self.graph, self.image, self.dtype = graph, tuple(image), dtype
+
+    @property
+    def shape(self):
+        return (-1, *self.image)
+
+    @property
+    def ndim(self):
+        return 1 + len(self.image)
+
+    def __repr__(self):
+        return f"Value(shape={self.shape}, dtype={self.dtype})"
+
+    # ------------------------------------------------------------ operators
+
+    def __add__(self, other):
+        return _arithmetic("add", self, other)
+
+    def __radd__(self, other):
+        return _arithmetic("add", other, self)
+
+    def __sub__(self, other):
+        return _arithmetic("subtract", self, other)
+
+    def __rsub__(self, other):
+        return _arithmetic("subtract", other, self)
+
+    def __mul__(self, other):
+        return _arithmetic("multiply", self, other)
+
+    def __rmul__(self, other):
+        return _arithmetic("multiply", other, self)
+
+    def __truediv__(self, other):
+        return _arithmetic("divide", self, other)
+
+    def __rtruediv__(self, other):
+        return _arithmetic("divide", other, self)
+
+    def __neg__(self):
+        return _arithmetic("multiply", self, -1)
+
+    def __pos__(self):
+        return self
+
+    def __getitem__(self, index):
+        """A slice along channels or features: x[:, 2:5]."""
+        from cnn.graph import build
+        return build.channels(self, index)
+
+    # ------------------------------------------------------------ methods, as arrays and PyTorch's tensors have them
+
+    def relu(self):
+        """max(x, 0)."""
+        from cnn.graph import build
+        return build.relu(self)
+
+    def flatten(self, start_dim=1):
+        """(N, C, H, W) to (N, C * H * W)."""
+        from cnn.graph import build
+        return build.flatten(self, start_dim)
+
+    def reshape(self, *shape):
+        """As many numbers of each image in another shape, (-1, C, H, W) or (-1, features); -1 or the value's own
+        shape[0] stands for the images. One of the other sizes may be -1, too: what is left."""
+        from cnn.graph import build
+        return build.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
+
+    view = reshape
+
+    def mean(self, dim, keepdim=False):
+        """The mean over the axes `dim`, of H (2) and W (3): (N, C) over both, or (N, C, 1, 1) with `keepdim`."""
+        from cnn.graph import build
+        return build.reduced("mean", self, dim, keepdim)
+
+    def sum(self, dim, keepdim=False):
+        """The sum over the axes `dim`, as `mean`."""
+        from cnn.graph import build
+        return build.reduced("sum", self, dim, keepdim)
+
+    def amax(self, dim, keepdim=False):
+        """The largest number over the axes `dim`, as `mean`; its gradient goes to the first of equals."""
+        from cnn.graph import build
+        return build.reduced("amax", self, dim, keepdim)
+
+    # ------------------------------------------------------------ what a value cannot tell
+
+    __hash__ = object.__hash__
+
+    def __bool__(self):
+        raise refusal("whether it is true")
+
+    def __array__(self, *arguments, **more):
+        raise refusal("its numbers, as an array")
+
+    def __iter__(self):
+        raise refusal("its images, one after the other")
+
+    def __len__(self):
+        raise refusal("the number of images")
+
+
+def _refuse(words):
+    def ask(self, *arguments):
+        raise refusal(words)
+    return ask
+
+
+for _name in ("__float__", "__int__", "__complex__", "__index__", "item", "tolist", "numpy"):
+    setattr(Value, _name, _refuse("its numbers"))
+for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
+    setattr(Value, _name, _refuse("how its numbers compare"))
+
+
+def refusal(words):
+    """The TypeError for a question that a value cannot answer, with the line that asked."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+    where = f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame is not None else ""
+    return TypeError(f"{where}a value was asked for {words}, which nobody knows while a network is traced: `forward` "
+                     f"must do the same for all images (shapes and attributes may decide, numbers may not)")
+
+
+def _arithmetic(kind, a, b):
+    from cnn.graph import build
+    return build.arithmetic(kind, a, b)
+
+
+def number(value):
+    """Whether something is a plain number, Python's or NumPy's."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

@@ -1,0 +1,402 @@
+"""The base class of all layers and networks."""
+import functools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from cnn import shapes
+from cnn._ext.guard import Guard
+from cnn.engine import parameter
+from cnn.engine.parameter import Parameter
+from cnn.engine.programs import Pool
+from cnn.engine.watch import Stamp, WatchedDict
+from cnn.graph import Value, apply
+from cnn.layers import running
+from cnn.layers.in_numpy import Opaque
+from cnn.layers.parts import Parts, in_training, thread
+
+# Attributes that are no state; those, and what stands in a program's key itself, are changed without a new stamp.
+_TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_pieces", "_keeps"}
+_UNWATCHED = _TRANSIENT | {"training", "_mode", "_training", "_frozen"}
+
+
+class Module:
+    """A differentiable function with parameters: a layer, or a network made of others.
+
+    A subclass defines `forward`, which calls other modules and `cnn.functional` and computes with what they return:
+
+        class Net(cnn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv, self.head = cnn.Conv2d(1, 8, 3, padding=1), cnn.Linear(8, 10)
+
+            def forward(self, x):
+                x = cnn.functional.relu(self.conv(x)) + x
+                return self.head(x.mean((2, 3)))
+
+    `forward` is traced: once for each shape and mode it is run on values (cnn.graph.Value), which have shapes and no
+    numbers, and what it does becomes a program of the kernels, with its gradients. It may take several inputs and
+    return several outputs, as a tuple or a dict. Where something else than attributes and shapes decides what it
+    does (a global variable, say), that is not noticed later.
+
+    A layer written in NumPy defines `forward(x)` and `backward(dy, need_dx=True)`, both on arrays, and may stand
+    anywhere among the others.
+
+    Attributes that are modules or Parameters are a part of the module: they are trained and saved. So are those in
+    lists, best in a ModuleList. Keys are PyTorch's.
+
+    Attributes: `training` (see `train`, `eval` and `freeze`). A layer with state besides its parameters keeps it in
+    `_buffers`, arrays by name.
+
+    From any number of threads at once a module may be called in evaluation mode; the results are those of one thread.
+    Calls in training mode wait for one another.
+    """
+
+    in_numpy = False        # whether it has a backward of its own, on arrays
+
+    def __init_subclass__(cls, **more):
+        super().__init_subclass__(**more)
+        cls.in_numpy = cls.backward is not Module.backward
+        for name in ("forward", "__call__"):
+            if name in vars(cls) and not cls.in_numpy:
+                setattr(cls, name, _runs(vars(cls)[name]))
+
+    def __new__(cls, *arguments, **more):
+        module = super().__new__(cls)
+        vars(module).update(_stamp=Stamp(), _known=None, _programs=Pool(), _guard=Guard(), _last=None, _pieces={},
+                            _keeps=False)     # before any attribute is set
+        return module
+
+    def __init__(self):
+        self._mode, self._training, self._frozen = True, True, False
+        self._buffers = {}
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, WatchedDict(self._stamp, value) if name == "_buffers" else value)
+        if name not in _UNWATCHED:
+            self._stamp.new()
+
+    def __delattr__(self, name):
+        super().__delattr__(name)
+        self._stamp.new()
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name not in _TRANSIENT}
+
+    def __setstate__(self, state):
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    # ------------------------------------------------------------ running
+
+    def forward(self, x):
+        """What the module makes of its inputs: y for x, (N, C, H, W) or (N, features).
+
+        Called with arrays, float32 or float64 as the parameters are, it returns arrays. N may be 0. Where a layer of
+        the model is in training mode, what `backward` needs is kept; otherwise it is not.
+
+        Raises TypeError or ValueError where dtype or shape do not fit, RuntimeError where another thread is training
+        the model (Trainer.fit).
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def __call__(self, *inputs, **options):
+        if running.traced(inputs, options):
+            return self._traced(inputs, options)
+        if not self.in_numpy:
+            return self.forward(*inputs, **options)
+        with in_training(self):
+            return self.forward(*inputs, **options)
+
+    def _traced(self, inputs, options):
+        """What it makes of values."""
+        graph = next(value.graph for value in (*inputs, *options.values()) if isinstance(value, Value))
+        if graph is None:
+            raise ValueError(f"{type(self).__name__}: a value must not be kept for the next call of the model")
+        first = len(graph.nodes)
+        graph.scope.append(graph.modules.get(id(self), type(self).__name__))
+        try:
+            if self.in_numpy:
+                if len(inputs) != 1 or options:
+                    raise TypeError(f"{type(self).__name__}: a layer written in NumPy takes one value in a network")
+                result = apply(Opaque(self, inputs[0].dtype), *inputs)
+            else:
+                result = self.forward(*inputs, **options)
+        finally:
+            graph.scope.pop()
+        if graph.calls is not None:
+            graph.calls.append((self, inputs, result, first, len(graph.nodes)))
+        return result
+
+    def backward(self, dy, need_dx=True):
+        """Set every parameter's `grad` and return dx, for the last `forward` in training mode.
+
+        dy: the gradient of the loss by y, of y's shape and dtype; where forward returns several outputs, a tuple or
+        dict like it, with None for those that the loss does not depend on. Returns dx of x's shape, a tuple where
+        there are several inputs, or None without `need_dx`. The gradient of a parameter that is used several times
+        is the sum over its uses. Raises RuntimeError where there was no such forward, or the model has changed since.
+        """
+        return running.backward(self, dy, need_dx)
+
+    def graph(self, *image_shapes):
+        """The graph of the module for inputs of these shapes of one image, (C, H, W) or (features,), as it is compiled
+        in its present mode: print it for a table of nodes, their shapes and parameters, and what is done in one.
+
+        Raises TypeError or ValueError for shapes that do not fit.
+        """
+        return running.compiled_graph(self, [running.image_shape(self, shape) for shape in image_shapes])
+
+    def _checked(self, name, x, dtype=None):
+        """x as a contiguous array that the kernels can read."""
+        owner = type(self).__name__
+        x = shapes.images(owner, name, x, dtype or self.dtype)
+        if 0 in x.shape[1:]:
+            raise ValueError(f"{owner}: every image of {name} must have pixels, got shape {x.shape}")
+        shapes.element_count(owner, *x.shape)
+        return x
+
+    # ------------------------------------------------------------ parts
+
+    @property
+    def fused(self):
+        """Whether all of it can be one program: no layer in it is written in NumPy."""
+        return not any(module.in_numpy for module in self.modules())
+
+    @property
+    def dtype(self):
+        """Number type of the parameters and buffers; None where there are none, and any will do."""
+        return self._parts().dtype
+
+    def _parts(self):
+        """All modules and parameters inside, looked up anew only where something has changed."""
+        parts = self._known
+        if parts is None or not parts.current():
+            parts = self._known = Parts(self)
+        return parts
+
+    def _is_watched(self):
+        """Whether a change of the modules inside changes its stamp."""
+        return (type(self).children.__module__.startswith("cnn.layers.") and not self._has_plain()
+                and not (type(self).children is Module.children
+                         and any(type(value) in (list, tuple) and any(isinstance(v, Module) for v in value)
+                                 for value in vars(self).values())))
+
+    def _has_plain(self):
+        """Whether an attribute of a class of one's own may change without notice, and `forward` may look at it."""
+        return (not self.in_numpy and not type(self).__module__.startswith("cnn.")
+                and any(type(value) in (list, dict, set, bytearray) for value in vars(self).values()))
+
+    def made_of(self):
+        """A tuple that compares equal as long as no layer or parameter inside is replaced, moved or set otherwise."""
+        return self._parts().key
+
+    def modes(self):
+        """Which of `modules` are in training mode, in this thread: a tuple of bools."""
+        return self._parts().modes(self)
+
+    def children(self):
+        """(name, layer) of the layers directly inside this one: its attributes, and what lists among them hold."""
+        result = []
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                result.append((name, value))
+            elif isinstance(value, (list, tuple)):
+                result += [(f"{name}.{i}", layer) for i, layer in enumerate(value) if isinstance(layer, Module)]
+        return result
+
+    def modules(self):
+        """This layer and all layers inside it."""
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def own_parameters(self):
+        """(name, Parameter) of this layer itself."""
+        return [(name, value) for name, value in vars(self).items() if isinstance(value, Parameter)]
+
+    def named_parameters(self, prefix=""):
+        """List of (name, Parameter), named as PyTorch does: "0.weight", "3.bias"; one that several layers share is
+        listed once."""
+        result = {}
+        for name, p in self._named(prefix):
+            result.setdefault(id(p), (name, p))
+        return list(result.values())
+
+    def _named(self, prefix):
+        """As `named_parameters`, shared ones under each of their names."""
+        result = [(prefix + name, p) for name, p in self.own_parameters()]
+        for name, child in self.children():
+            result += child._named(f"{prefix}{name}.")
+        return result
+
+    def parameters(self):
+        """List of all Parameters."""
+        return [p for _, p in self.named_parameters()]
+
+    def named_buffers(self, prefix=""):
+        """List of (name, array) of what is saved with the parameters but not learnt: running statistics."""
+        result = [(prefix + name, array) for name, array in self._buffers.items()]
+        for name, child in self.children():
+            result += child.named_buffers(f"{prefix}{name}.")
+        return result
+
+    # ------------------------------------------------------------ state
+
+    def train(self, mode=True):
+        """Switch to training mode (dropout drops), but for frozen layers; returns the layer."""
+        for layer in self.modules():
+            layer.training = bool(mode)
+        return self
+
+    def eval(self):
+        """Switch to evaluation mode; returns the layer."""
+        return self.train(False)
+
+    @property
+    def training(self):
+        """Whether the layer is in training mode; in this thread, where a Trainer is measuring in it."""
+        return self._training and id(self) not in getattr(thread, "evaluating", ())
+
+    @training.setter
+    def training(self, value):
+        self._mode = bool(value)
+        self._training = self._mode and not self._frozen
+
+    def freeze(self):
+        """Keep this layer and all inside as they are until `unfreeze`, whatever `train` says; returns the layer.
+
+        It stays in evaluation mode (norms use their running statistics and leave them alone, dropout does nothing)
+        and its parameters get no gradients and no updates.
+        """
+        return self._set_frozen(True)
+
+    def unfreeze(self):
+        """Undo `freeze`: mode and `requires_grad` are what they would be without it; returns the layer."""
+        return self._set_frozen(False)
+
+    def _set_frozen(self, frozen):
+        for layer in self.modules():
+            layer._frozen = frozen
+            layer.training = layer._mode
+            for _, p in layer.own_parameters():
+                p._frozen = frozen
+        return self
+
+    def to(self, dtype):
+        """Change all parameters and buffers to float32 or float64, in place; returns the layer."""
+        for p in self.parameters():
+            p.to(dtype)
+        for layer in self.modules():
+            layer._buffers = parameter.converted(layer._buffers, dtype)
+        self._programs.clear()
+        self._last = None
+        return self
+
+    def _own_state(self):
+        """(name, array) of this layer's own parameters and buffers."""
+        return [*((name, p.data) for name, p in self.own_parameters()), *self._buffers.items()]
+
+    def _state(self, prefix=""):
+        """List of (name, array) of all parameters and buffers, in PyTorch's order."""
+        result = [(prefix + name, array) for name, array in self._own_state()]
+        for name, child in self.children():
+            result += child._state(f"{prefix}{name}.")
+        return result
+
+    def state_dict(self):
+        """Copies of all parameters and buffers by name."""
+        return {name: array.copy() for name, array in self._state()}
+
+    def load_state_dict(self, state):
+        """Take over parameters and buffers from a dict such as `state_dict` returns (a PyTorch model's, as arrays,
+        fits).
+
+        Raises, before anything is changed, ValueError where names are missing or unknown or a shape differs,
+        TypeError where something holds no numbers, or no integers where it counts.
+        """
+        owner, own = type(self).__name__, dict(self._state())
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{owner}: state must be a dict of arrays, got {type(state).__name__}")
+        if set(own) != set(state):
+            raise ValueError(f"{owner}: state_dict has missing names {sorted(set(own) - set(state))} and "
+                             f"unknown names {sorted(set(state) - set(own))}")
+        values = {}
+        for name, array in own.items():
+            try:
+                values[name] = np.asarray(state[name])
+            except ValueError:      # lists of different lengths
+                raise ValueError(f"{owner}: {name} must have shape {array.shape}, got no array at all") from None
+            kinds, words = ("fiu", "numbers") if array.dtype.kind == "f" else ("iu", "integers")
+            if values[name].dtype.kind not in kinds:
+                raise TypeError(f"{owner}: {name} must hold {words}, got {values[name].dtype}")
+            if values[name].shape != array.shape:
+                raise ValueError(f"{owner}: {name} must have shape {array.shape}, got {values[name].shape}")
+        for name, array in own.items():
+            array[...] = values[name]
+
+    # ------------------------------------------------------------ words
+
+    def summary(self, shape, batch_size=None):
+        """What it is made of, as a table to print or to read (cnn.layers.summary.Summary): each layer's output
+        shape, parameters, multiply-adds and memory for one image of `shape`, (C, H, W) or (features,); totals; and, with
+        `batch_size`, the memory that training takes with batches of so many images.
+
+        Raises TypeError or ValueError for a shape that does not fit the model.
+        """
+        from cnn.layers.summary import summarise  # here, because it is seldom needed
+        return summarise(self, shape, batch_size)
+
+    def multiply_adds(self, x_shape, y_shape):
+        """Multiplications with this layer's own weights in the forward pass of one image (int), padding included.
+
+        x_shape, y_shape: of one image, (C, H, W) or (features,). Every weight of two axes or more counts once
+        for each pixel of y, as is right for convolutions and linear layers; others define it anew.
+        """
+        weights = sum(p.size for _, p in self.own_parameters() if p.data.ndim > 1)
+        return weights * math.prod(y_shape[1:])
+
+    def extra_repr(self):
+        """What stands between the brackets of `repr`."""
+        return ""
+
+    def __repr__(self):
+        inside = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.children()]
+        if inside:
+            return "\n".join([f"{type(self).__name__}(", *inside, ")"])
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def _owned(self, name, shape, dtype):
+        """The Parameter of that name, or None where there is none; raises where it does not fit the layer."""
+        p, owner = getattr(self, name), type(self).__name__
+        if p is None:
+            return None
+        if not isinstance(p, Parameter):
+            raise TypeError(f"{owner}: {name} must be a Parameter or None, got {type(p).__name__}")
+        if p.shape != shape or p.dtype != dtype:
+            raise ValueError(f"{owner}: {name} must have shape {shape} and dtype {dtype}, got {p.shape} and {p.dtype}")
+        return p
+
+    def _weight(self, dtype, shape, outputs):
+        """The Parameters `weight`, of this shape, and `bias` or None."""
+        w = self._owned("weight", shape, dtype)
+        if w is None:
+            raise TypeError(f"{type(self).__name__}: weight must be a Parameter, got None")
+        return w, self._owned("bias", (outputs,), w.dtype)
+
+
+def _runs(method):
+    """A method that computes with values, and is traced and run where it gets arrays."""
+    @functools.wraps(method)
+    def call(self, *inputs, **options):
+        if running.traced(inputs, options):
+            return method(self, *inputs, **options)
+        return running.run(self, method, inputs, options)
+    return call
+
+
+def named_modules(module, name=""):
+    """(name, module) of a module and all inside, named as their parameters are."""
+    yield name, module
+    for child_name, child in module.children():
+        yield from named_modules(child, f"{name}.{child_name}" if name else child_name)

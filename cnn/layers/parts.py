@@ -1,0 +1,87 @@
+"""What a module consists of, and in which mode its parts are."""
+import threading
+from contextlib import contextmanager
+
+from cnn import shapes
+from cnn.engine.programs import Use, guards
+
+# of each thread: `evaluating`, ids of the modules in evaluation mode; `training`, whether what runs is a part of
+# something in training mode
+thread = threading.local()
+
+
+class Parts:
+    """All modules in a module and their parameters, and stamps to tell by whether they are still what they were.
+
+    key: what programs are looked up by. guards: of the parameters. fused: whether all of it can be one program.
+    """
+
+    def __init__(self, root):
+        modules = list(root.modules())
+        number_dropouts(modules)
+        named = root._named("")
+        self.parameters = list({id(p): p for _, p in named}.values())
+        self.guards = guards(self.parameters)
+        self.fused = not any(module.in_numpy for module in modules)
+        self.dtype = next((array.dtype for module in modules for _, array in module._own_state()
+                           if array.dtype in shapes.FLOATS), None)
+        self._watched = all(module._is_watched() for module in modules)
+        self._stamps = [*(module._stamp for module in modules), *(p._stamp for p in self.parameters)]
+        self._inside = modules[1:]      # not the root, which refers to this
+        self.plain = tuple(_plain(module) for module in modules if module._has_plain())
+        self.key = (tuple([stamp.number for stamp in self._stamps]), self.plain)
+
+    def current(self):
+        return self._watched and tuple([stamp.number for stamp in self._stamps]) == self.key[0]
+
+    def modes(self, root):
+        """Which modules are in training mode."""
+        if getattr(thread, "evaluating", None):
+            return tuple([module.training for module in (root, *self._inside)])
+        return tuple([module._training for module in (root, *self._inside)])
+
+
+def _plain(module):
+    """What the lists, dicts and sets among a module's attributes hold, as texts: they change without notice."""
+    return tuple((name, repr(value)) for name, value in vars(module).items()
+                 if type(value) in (list, dict, set, bytearray))
+
+
+def number_dropouts(layers):
+    """Give layers that draw random numbers, and were given no seed, numbers of their own: those that have another's
+    get the next that is free."""
+    layers = [layer for layer in layers if getattr(layer, "seed", 0) is None and hasattr(layer, "number")]
+    taken = {layer.number for layer in layers}
+    if len(taken) < len({id(layer) for layer in layers}):
+        free, seen = iter(n for n in range(len(layers)) if n not in taken), {}
+        for layer in layers:
+            if seen.setdefault(layer.number, layer) is not layer:
+                layer.number = next(free)
+                seen[layer.number] = layer
+
+
+@contextmanager
+def evaluation(model):
+    """The layers of a model are in evaluation mode meanwhile, in this thread alone."""
+    outer = getattr(thread, "evaluating", frozenset())
+    thread.evaluating = outer | {id(module) for module in model.modules()}
+    try:
+        yield
+    finally:
+        thread.evaluating = outer
+
+
+@contextmanager
+def in_training(module):
+    """For what runs module after module: whether there is to be a backward pass, because one of them is in training
+    mode. Then all inside keep what they need for it, and one thread at a time runs them."""
+    use, outer = Use(type(module).__name__), getattr(thread, "training", False)
+    try:
+        training = outer or True in module._parts().modes(module)
+        if training:
+            use.take((module._guard,), alone=True)
+        thread.training = training
+        yield training
+    finally:
+        thread.training = outer
+        use.leave()

@@ -1,0 +1,295 @@
+"""Running modules on arrays: tracing them, looking up their programs, forward and backward."""
+import functools
+import inspect
+import threading
+
+import numpy as np
+
+from cnn import shapes
+from cnn.engine import debugging
+from cnn.engine.plan import circumstances
+from cnn.engine.programs import Pool, Use
+from cnn.graph import Value, trace
+from cnn.graph.lower import slot, write_backward, written
+from cnn.graph.passes import optimised
+from cnn.graph.trace import pack
+from cnn.layers import pieces
+from cnn.layers.parts import evaluation, thread
+
+KEPT = 8        # networks with layers in NumPy that a module remembers, for as many shapes and modes
+
+
+def traced(inputs, options):
+    """Whether values are among these arguments."""
+    return any(isinstance(value, Value) for value in inputs) or (
+        bool(options) and any(isinstance(value, Value) for value in options.values()))
+
+
+class Call:
+    """Arguments of a call with arrays. xs: the arrays, checked. key: what a program for it is made from."""
+
+    __slots__ = ("images", "key", "method", "module", "options", "others", "places", "training", "xs")
+
+    def __init__(self, module, method, inputs, options):
+        owner = type(module).__name__
+        if not inputs:
+            raise TypeError(f"{owner}: forward must get an array first")
+        self.module, self.method, self.options = module, method, options
+        self.places = [0, *(i for i in range(1, len(inputs)) if isinstance(inputs[i], np.ndarray))]
+        names = _names(method)
+        self.xs = [module._checked(names[i] if i < len(names) else "x", inputs[i]) for i in self.places]
+        self.others = {i: value for i, value in enumerate(inputs) if i not in self.places}
+        x, *more = self.xs
+        for i, other in zip(self.places[1:], more, strict=True):
+            if len(other) != len(x) or other.dtype != x.dtype:
+                raise ValueError(f"{owner}: {names[i]} must hold {len(x)} images of {x.dtype}, as {names[0]} does, got "
+                                 f"{len(other)} of {other.dtype}")
+        self.images = len(x)
+        parts = module._parts()
+        modes = parts.modes(module)
+        self.training = True in modes or getattr(thread, "training", False)
+        self.key = self._key(parts, modes)
+
+    def _key(self, parts, modes):
+        x, *more = self.xs
+        method = () if self.method is type(self.module).forward.__wrapped__ else (self.method.__qualname__,)
+        rest = tuple(other.shape[1:] for other in more), repr(self.options), repr(self.others)
+        return x.shape[1:], x.dtype, method + rest, parts.key, modes, self.training, circumstances()
+
+    def graph(self):
+        """The graph of what is called, as it is traced."""
+        return trace_module(self.module, self.method, [x.shape[1:] for x in self.xs], self.xs[0].dtype, self.places,
+                            self.others, self.options)
+
+    def written(self):
+        program = written(optimised(self.graph(), self.training), self.xs[0].dtype, self.images, self.training)
+        parts = self.module._parts()        # as tracing has left them: a module may note things in attributes
+        program.made_from = self._key(parts, parts.modes(self.module))
+        return program
+
+    def arrays(self, program):
+        """Arguments of a run of the program, and its results."""
+        given = {slot("x", i): x for i, x in enumerate(self.xs)}
+        ys = [np.empty((self.images, *image), self.xs[0].dtype) for image in program.shapes]
+        return given | {slot("y", i): y for i, y in enumerate(ys)}, ys
+
+
+@functools.lru_cache(1024)
+def _names(method):
+    """Names of a method's arguments after self."""
+    return [p.name for p in inspect.signature(method).parameters.values()][1:] or ["x"]
+
+
+def trace_module(module, method, images, dtype, places=None, others=None, options=None, record=False):
+    """The graph of a method of a module for such inputs; `places`: which of its arguments they are."""
+    places, others = places or range(len(images)), others or {}
+
+    def function(*values):
+        given = dict(zip(places, values, strict=True)) | others
+        return method(module, *(given[i] for i in range(len(given))), **(options or {}))
+    from cnn.layers.module import named_modules  # here, because that module needs this one
+    names = {id(p): name for name, p in module.named_parameters()}
+    modules = {}
+    for name, part in named_modules(module):
+        modules.setdefault(id(part), name)
+    return trace(function, images, dtype, type(module).__name__, names, modules, record)
+
+
+def run(module, method, inputs, options):
+    """What a method of a module returns for arrays."""
+    call = Call(module, method, inputs, options)
+    parts, use = module._parts(), Use(type(module).__name__)
+    try:
+        use.take(parts.guards, alone=False)
+        if not parts.fused or debugging.enabled():
+            return _run_in_pieces(call, use)
+        if call.training:
+            use.take((module._guard,), alone=True)
+            return _run_in_training(call)
+        last = module._last
+        if last is not None and last.thread == threading.get_ident():
+            _let_go(module)
+        program = None
+        try:
+            program = module._programs.borrow(use, call.key, call.images, call.written)
+            arrays, ys = call.arrays(program)
+            program.run(call.images, **arrays)
+            return pack(program.structure, ys)
+        finally:
+            module._programs.give(program, use)
+    finally:
+        use.leave()
+
+
+def _let_go(module):
+    """The activations of the last forward in training mode are gone; returns what it was."""
+    last, module._last = module._last, None
+    if last is not None:
+        for program in last.programs:
+            module._programs.give(program)
+    return last
+
+
+class Last:
+    """The last forward in training mode: its programs, what the model was made of, and threads whose own forward was
+    lost to later ones. pieces: where it ran piece by piece."""
+
+    __slots__ = ("lost", "made_of", "pieces", "programs", "shapes", "structure", "thread", "xs")
+
+    def __init__(self, programs, made_of, xs, shapes, structure, thread, lost, pieces=None):
+        self.programs, self.made_of, self.xs, self.shapes = programs, made_of, xs, shapes
+        self.structure, self.thread, self.lost, self.pieces = structure, thread, lost, pieces
+
+
+def _lost(last, me):
+    """Threads whose forward in training mode is lost with the next one."""
+    return frozenset() if last is None else (last.lost | {last.thread}) - {me}
+
+
+def _run_in_training(call):
+    module = call.module
+    last, me = module._last, threading.get_ident()
+    # from here on the activations of the last forward are gone
+    module._last = None
+    program = None if last is None or last.pieces else last.programs[0]
+    if program is None or program.made_from != call.key or program.images < call.images:
+        for old in () if last is None else last.programs:
+            module._programs.give(old)
+        program = module._programs.take(call.key, call.images, call.written)
+    arrays, ys = call.arrays(program)
+    program.run(call.images, **arrays)
+    module._last = Last([program], module._parts().key, [x.shape for x in call.xs], [y.shape for y in ys],
+                        program.structure, me, _lost(last, me))
+    return pack(program.structure, ys)
+
+
+def _run_in_pieces(call, use):
+    """As `run`, where layers in NumPy cut the graph into pieces, or each node is to be looked at."""
+    module = call.module
+    key = call.key, debugging.enabled()
+    if key not in module._pieces:
+        made = pieces.Pieces(call.graph(), call.training, every=debugging.enabled())
+        parts = module._parts()
+        key = call._key(parts, parts.modes(module)), key[1]
+        while len(module._pieces) >= KEPT:
+            module._pieces.pop(next(iter(module._pieces)))
+        module._pieces[key] = made
+    if call.training:
+        use.take((module._guard,), alone=True)
+    outer = getattr(thread, "training", False)
+    try:
+        thread.training = call.training
+        me, lost = threading.get_ident(), _lost(module._last, threading.get_ident())
+        if call.training:
+            _let_go(module)
+        ys, state = module._pieces[key].forward(module._programs, key, call.xs)
+    finally:
+        thread.training = outer
+    if call.training:
+        module._last = Last(state.programs(), module._parts().key, [x.shape for x in call.xs], [y.shape for y in ys],
+                            module._pieces[key].structure, me, lost, state)
+    return pack(module._pieces[key].structure, ys)
+
+
+def backward(module, dy, need_dx):
+    """See Module.backward."""
+    owner, last = type(module).__name__, module._last
+    if last is None:
+        raise RuntimeError(f"{owner}: backward needs a forward in training mode before it")
+    if threading.get_ident() in last.lost:
+        raise RuntimeError(f"{owner}: another thread has called forward in training mode since this one did: one "
+                           f"thread at a time can train a model")
+    parts = module._parts()
+    if parts.key != last.made_of:
+        raise RuntimeError(f"{owner}: the parameters have moved or the model has changed since the last forward (a "
+                           f"new optimizer, another dtype or layer, ...): call forward again before backward")
+    dtype = last.programs[0].dtype if last.programs else last.pieces.dtype
+    dys = _gradients(owner, dy, last, dtype)
+    wanted = tuple([bool(need_dx)] * len(last.xs))
+    use = Use(owner)
+    try:
+        use.take(parts.guards, alone=False)
+        use.take((module._guard,), alone=True)
+        if last.pieces is not None:
+            outer = getattr(thread, "training", False)
+            try:
+                thread.training = True
+                dxs = last.pieces.backward(dys, wanted)
+            finally:
+                thread.training = outer
+        else:
+            dxs = run_backward(last.programs[0], dys, wanted, parts.parameters)
+    finally:
+        use.leave()
+    if not need_dx:
+        return None
+    dxs = [np.zeros(shape, dtype) if dx is None else dx for dx, shape in zip(dxs, last.xs, strict=True)]
+    return dxs[0] if len(dxs) == 1 else tuple(dxs)
+
+
+def run_backward(program, dys, wanted, parameters):
+    """The gradients of a program's inputs that are wanted, None where there is none, from those of its outputs."""
+    given = tuple(dy is not None for dy in dys)
+    phase = "backward", given, wanted, *(p.requires_grad for p in parameters)
+    if not program.has(phase):
+        program.backwards[phase] = write_backward(program, phase, given, wanted)
+    images = next(len(dy) for dy in dys if dy is not None)
+    dxs = [np.empty((images, *image), program.dtype) if there else None
+           for image, there in zip(program.takes, program.backwards[phase], strict=True)]
+    arrays = {slot("dy", i): dy for i, dy in enumerate(dys) if dy is not None}
+    program.run(images, phase, **arrays, **{slot("dx", i): dx for i, dx in enumerate(dxs) if dx is not None})
+    return dxs
+
+
+def _gradients(owner, dy, last, dtype):
+    """The gradients of all outputs, checked, None where there is none."""
+    if last.structure is None:
+        return [shapes.array(owner, "dy", dy, last.shapes[0], dtype)]
+    names = last.structure if isinstance(last.structure, tuple) else range(last.structure)
+    kind, words = (dict, "dict") if isinstance(last.structure, tuple) else ((tuple, list), "tuple")
+    if not isinstance(dy, kind) or len(dy) != len(names) or (kind is dict and set(dy) != set(names)):
+        raise ValueError(f"{owner}: dy must be a {words} of a gradient, or None, for each of the outputs "
+                         f"{', '.join(map(str, names))}")
+    result = [None if dy[name] is None else shapes.array(owner, f"dy[{name!r}]", dy[name], shape, dtype)
+              for name, shape in zip(names, last.shapes, strict=True)]
+    if all(gradient is None for gradient in result):
+        raise ValueError(f"{owner}: dy must hold a gradient for one output at least")
+    return result
+
+
+# ---------------------------------------------------------------- looking at graphs
+
+def image_shape(module, shape):
+    """The shape of one image, checked."""
+    owner = f"{type(module).__name__}"
+    if not isinstance(shape, (tuple, list)) or len(shape) not in (1, 3):
+        raise ValueError(f"{owner}: shape must be (C, H, W) or (features,), got {shape!r}")
+    return tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
+
+
+def graph_of(module, images, dtype=None, record=False):
+    """The graph of a module for inputs of these image shapes, as it is written; record: with its modules' calls."""
+    dtype = dtype or module._parts().dtype or np.dtype(np.float32)
+
+    def call(module, *values):
+        return module._traced(values, {})
+    return trace_module(module, call, images, dtype, record=record)
+
+
+def observed(module, x):
+    """What every module inside makes of x in evaluation mode: a list of (name, module, array), in the order in which
+    they end; of modules with several outputs nothing."""
+    x = module._checked("x", x)
+    with evaluation(module):
+        graph = graph_of(module, [x.shape[1:]], x.dtype, record=True)
+        calls = [(part, result) for part, _, result, *_ in graph.calls if isinstance(result, Value)]
+        whole = graph.like(graph.nodes)
+        whole.outputs = list({id(value): value for _, value in calls}.values())
+        ys, _ = pieces.Pieces(whole, training=False).forward(Pool(), None, [x])
+    arrays = {id(value): y for value, y in zip(whole.outputs, ys, strict=True)}
+    return [(graph.modules.get(id(part), ""), part, arrays[id(value)]) for part, value in calls]
+
+
+def compiled_graph(module, images):
+    """The graph of a module as it is compiled in its present mode."""
+    return optimised(graph_of(module, images), True in module._parts().modes(module))

@@ -3,7 +3,7 @@ import numpy as np
 
 from cnn import windows
 from cnn.ops.pool import pooled, side_by_side
-from cnn.plan import PER_WORKER
+from cnn.plan import PER_ACTIVE_THREAD
 
 BAND = 128      # pixels whose gradients the weight gradient takes at a time: 32 KB of four channels
 
@@ -19,7 +19,8 @@ def conv2d_pool(program, x, w, b, g, relu, win, need_index):
     y, index = pooled(program, g.outputs, win, need_index)
     x = program.bordered(x, *g.side_border())
     size = height * g.out[1] * windows.LANES
-    rows, out = program.copies(g.outputs * size, PER_WORKER), np.arange(0, size, windows.LANES, dtype=np.int32)
+    rows = program.copies(g.outputs * size, PER_ACTIVE_THREAD)
+    out = np.arange(0, size, windows.LANES, dtype=np.int32)
     arguments = _arguments(program, lambda order: program.gather(w, order), g.outputs,
                            lambda tile: windows.forward_tables(g, x, x, tile))
     ahead = program.ahead()

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn.ops import direct
 from cnn.ops.pool import pooled, side_by_side
-from cnn.plan import PER_SHARD, PER_WORKER
+from cnn.plan import PER_ACTIVE_THREAD, PER_SHARD
 from cnn.windows import LANES, Geometry
 from cnn.winograd import get_winograd
 
@@ -38,7 +38,7 @@ def conv2d_pool(program, x, w, b, g, relu, win, need_index):
     v, p = _products(program, x, w, g)
     height, width = side_by_side(win)
     y, index = pooled(program, g.outputs, win, need_index)
-    rows = program.copies(height * g.out[1] * LANES, PER_WORKER)
+    rows = program.copies(height * g.out[1] * LANES, PER_ACTIVE_THREAD)
     program.add("winograd_rows_pool", lambda: dict(p=p, b=b, y=y, index=index, rows=rows, outputs=g.outputs,
                                                    width=g.out[1], wide=_wide(g), relu=relu,
                                                    win_h=height, win_w=width, out_h=y.height, out_w=y.width))

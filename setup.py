@@ -11,6 +11,7 @@ cnn/_ext/<instruction set>_<number type>/, and cnn/_ext/__init__.py chooses when
 """
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,9 @@ KERNEL_MODULES = ("conv", "depthwise", "conv1x1", "winograd", "pool", "norm", "p
                   "update", "augment")
 SOURCES = Path("cnn/_ext")
 GENERATED = Path("build/cython")
+
+# What a field of a kernel's struct may be, by its type in C; pointers are arrays.
+FIELDS = {"Image": "image", "Indices": "image", "Py_ssize_t": "size", "double": "number"}
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 INSTRUCTION_SETS = {"baseline": []}
@@ -104,24 +108,66 @@ class BuildKernels(build_ext):
                 return False
 
 
+def structs(text):
+    """The fields of each struct in a Cython source, as lines of text."""
+    return {name: [line.partition("#")[0].strip() for line in body.splitlines()]
+            for name, body in re.findall(r"^ctypedef struct (\w+):.*\n((?: {4}.*\n|\n)+)", text, re.MULTILINE)}
+
+
+def fields(struct, known):
+    """(name, kind) of all fields of a kernel's struct, in their order; a struct in it stands for its fields."""
+    for line in filter(None, known[struct]):
+        match = re.fullmatch(r"(?:const )?(\w+)(\*{0,2}) (\w+(?:, \w+)*)", line)
+        c_type, stars, names = match.groups() if match else (None, "", "")
+        for name in names.split(", "):
+            if stars and names == name:
+                yield name, "array"
+            elif c_type in FIELDS and not stars:
+                yield name, FIELDS[c_type]
+            elif c_type in known and not stars:
+                yield from fields(c_type, known)
+            else:
+                sys.exit(f"{struct}: a kernel's struct can't have the field {line!r}")
+
+
+def write_table(name, shared):
+    """Write the file that a module of kernels includes: KERNELS, from the structs of the kernels. shared: structs of
+    all modules."""
+    text = (SOURCES / f"{name}.pyx").read_text()
+    known = shared | structs(text)
+    kernels = re.findall(r"^cdef void ([a-z]\w*)\(const (\w+)\* a, const Place\* place\) noexcept nogil:", text,
+                         re.MULTILINE)
+    lines = [f'"{kernel}": (<size_t>&{kernel}, sizeof({struct}) // 8, {tuple(fields(struct, known))}),\n'
+             for kernel, struct in kernels]
+    write(GENERATED / "kernels" / f"{name}.pxi", f"KERNELS = {{\n{''.join(lines)}}}\n")
+
+
+def write(path, text):
+    """Write a file, unless it says that already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
 def extensions():
+    shared = structs("".join(path.read_text() for path in SOURCES.glob("*.pxd")))
+    for name in KERNEL_MODULES:
+        write_table(name, shared)
     debug = os.environ.get("CNN_DEBUG") == "1"
     directives = {"language_level": 3, "boundscheck": debug, "wraparound": debug, "cdivision": not debug,
                   "initializedcheck": debug, "embedsignature": True}
     modules = [Extension(f"cnn._ext.{name}", [str(SOURCES / f"{name}.pyx")])
                for name in ("cpu", "executor", "guard", *KERNEL_MODULES)]
-    built = cythonize(modules, build_dir=str(GENERATED), compiler_directives=directives)
+    built = cythonize(modules, build_dir=str(GENERATED), include_path=[".", str(GENERATED)],
+                      compiler_directives=directives)
     result = [ext for ext in built if ext.name.rpartition(".")[2] not in KERNEL_MODULES]
     for name in KERNEL_MODULES:
         for isa, flags in INSTRUCTION_SETS.items():
             for number, (c_type, bits) in NUMBER_TYPES.items():
                 # one file each that includes the generated C, so that the object files differ
                 source = GENERATED / f"{isa}_{number}" / f"{name}.c"
-                source.parent.mkdir(parents=True, exist_ok=True)
-                text = (f"#define CNN_REAL {c_type}\n#define CNN_REAL_BITS {bits}\n"
-                        f"#include \"../cnn/_ext/{name}.c\"\n")
-                if not source.exists() or source.read_text() != text:
-                    source.write_text(text)
+                write(source, f"#define CNN_REAL {c_type}\n#define CNN_REAL_BITS {bits}\n"
+                              f"#include \"../cnn/_ext/{name}.c\"\n")
                 result.append(Extension(
                     f"cnn._ext.{isa}_{number}.{name}", [str(source)],
                     depends=[str(GENERATED / "cnn/_ext" / f"{name}.c")],

@@ -126,7 +126,7 @@ def test_import_is_light():
 
 
 def test_structs_have_the_same_size_on_both_sides():
-    sizes = {"Op": plan.OP.itemsize, "Arg": plan.ARG.itemsize, "Segment": plan.SEGMENT.itemsize}
+    sizes = {"Op": plan.OP.itemsize, "Arg": plan.ARG.itemsize, "Address": plan.ADDRESS.itemsize, "Segment": plan.SEGMENT.itemsize}
     assert sizes == _ext.executor.SIZES
 
 
@@ -178,6 +178,6 @@ def test_both_number_types_have_the_same_kernels():
     assert {name: row[1:] for name, row in tables[0].items()} == {
         name: row[1:] for name, row in tables[1].items()
     }
-    for _, arrays, sizes, scalars in tables[0].values():
-        assert len(arrays) <= plan.OP["args"].shape[0]
-        assert len(sizes) <= plan.OP["n"].shape[0] and len(scalars) <= plan.OP["f"].shape[0]
+    for _, fields in (row for row in tables[0].values() if len(row) == 2):
+        assert sum(3 if kind == "image" else 1 for kind in fields.values()) <= plan.OP["words"].shape[0]
+        assert list(fields.values()).count("array") <= plan.OP["addresses"].shape[0]

@@ -47,18 +47,27 @@ def _choose():
 
 
 VARIANT, VARIANTS = _choose()
+WORDS = {"image": 3}    # of a field; all others are one
+
+
+def _checked(kernel, address, words, fields):
+    """A row of the table, from the one that setup.py has made from the source."""
+    if sum(WORDS.get(kind, 1) for _, kind in fields) != words or len(dict(fields)) < len(fields):
+        raise ImportError(f"cnn: the kernel {kernel} was built wrongly: {words} words, not {fields}")
+    return address, dict(fields)
 
 
 class Kernels:
-    """The kernels of one number type: `table[name] = (address, arrays, sizes, scalars)`, the modules, and which
-    kernels can do a part of a block's work."""
+    """The kernels of one number type: `table[name] = (address, {field: kind})` with the fields of the kernel's struct
+    in their order, the modules, and which kernels can do a part of a block's work."""
 
     def __init__(self, number_type):
         self.table, self.splits = {}, set()
         for name in MODULES:
             module = importlib.import_module(f"cnn._ext.{VARIANT}_{number_type}.{name}")
             setattr(self, name, module)
-            self.table.update(module.KERNELS)
+            self.table.update({kernel: row if len(row) == 4 else _checked(kernel, *row)
+                               for kernel, row in module.KERNELS.items()})
             self.splits.update(getattr(module, "SPLITS", ()))
 
 

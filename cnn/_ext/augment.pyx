@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 
 from cnn._ext.executor import run
 
-from cnn._ext.op cimport PER_BLOCK, PER_WORKER, Arg, Op, Place, array, begin, end
+from cnn._ext.op cimport PER_ACTIVE_THREAD, PER_BLOCK, Arg, Op, Place, array, begin, end
 
 cdef extern from *:
     # nothing else points there: without that word, loops that fetch from computed places are not vectorised
@@ -238,7 +238,7 @@ def apply(Py_ssize_t kind, Py_ssize_t option, size_t numbers, Py_ssize_t columns
     op.args[0] = Arg(<char*>x, block, PER_BLOCK, 0, 0)
     op.args[2].base = <char*>numbers
     op.args[3].base = <char*>fill
-    op.args[4] = Arg(rooms, need, PER_WORKER, 0, 0)
+    op.args[4] = Arg(rooms, need, PER_ACTIVE_THREAD, 0, 0)
     op.args[5] = Arg(<char*>y, block, PER_BLOCK, 0, 0)
     op.n[:6] = [C, H, W, kind, option, columns]
     try:

@@ -19,114 +19,22 @@ of a millisecond and then sleeps.
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
-from cnn._ext.op cimport Arg, Kernel, Op, Place
-
-cdef extern from *:
-    """
-    #include <pthread.h>
-    #include <signal.h>
-    #include <stdint.h>
-    #include <stdlib.h>
-    #include <time.h>
-    #include <unistd.h>
-
-    /* In one order that all threads agree upon. */
-    #define look(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
-    #define put(p, value) __atomic_store_n(p, value, __ATOMIC_SEQ_CST)
-    #define add(p, value) __atomic_add_fetch(p, value, __ATOMIC_SEQ_CST)
-    #define replace(p, old, value) \
-        __atomic_compare_exchange_n(p, old, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
-
-    #if defined(__x86_64__) || defined(__i386__)
-    #define relax() __builtin_ia32_pause()
-    #elif defined(__aarch64__)
-    #define relax() __asm__ volatile("yield")
-    #else
-    #define relax()
-    #endif
-
-    static inline int64_t nanoseconds(void) {
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return t.tv_sec * (int64_t)1000000000 + t.tv_nsec;
-    }
-    static inline long cores(void) {
-        return sysconf(_SC_NPROCESSORS_ONLN);
-    }
-
-    /* A thread that leaves signals to Python's, but for those that an own fault raises; returns 0 if it has begun. */
-    static inline int begin_thread(pthread_t* thread, void* (*function)(void*), void* argument) {
-        sigset_t all, before;
-        sigfillset(&all);
-        sigdelset(&all, SIGSEGV), sigdelset(&all, SIGBUS), sigdelset(&all, SIGFPE), sigdelset(&all, SIGILL);
-        pthread_sigmask(SIG_SETMASK, &all, &before);
-        int error = pthread_create(thread, NULL, function, argument);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-        return error;
-    }
-    /* Subnormal numbers, below 1e-38 in float32, become zero: the processor takes a hundred times as long for them, and
-       whatever decays comes to them, as the momentum of a weight does that gets no gradient any more.
-       flush_subnormals returns the mode that was set before. */
-    #if defined(__x86_64__)
-    #include <xmmintrin.h>
-    static inline size_t flush_subnormals(void) {
-        unsigned int before = _mm_getcsr();
-        _mm_setcsr(before | 0x8040);        /* results (FTZ) and arguments (DAZ) */
-        return before;
-    }
-    static inline void restore_mode(size_t before) {
-        _mm_setcsr((unsigned int)before);
-    }
-    #elif defined(__aarch64__)
-    static inline void restore_mode(size_t before) {
-        __asm__ volatile("msr fpcr, %0" : : "r"(before));
-    }
-    static inline size_t flush_subnormals(void) {
-        size_t before;
-        __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-        restore_mode(before | 1 << 24);
-        return before;
-    }
-    #else
-    #define flush_subnormals() 0
-    #define restore_mode(before)
-    #endif
-    """
-    ctypedef struct pthread_t:
-        pass
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t*, void*) nogil
-    int pthread_mutex_lock(pthread_mutex_t*) nogil
-    int pthread_mutex_unlock(pthread_mutex_t*) nogil
-    int pthread_mutex_destroy(pthread_mutex_t*) nogil
-    int pthread_cond_init(pthread_cond_t*, void*) nogil
-    int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*) nogil
-    int pthread_cond_broadcast(pthread_cond_t*) nogil
-    int pthread_cond_destroy(pthread_cond_t*) nogil
-    int pthread_join(pthread_t, void**) nogil
-    int posix_memalign(void**, size_t, size_t) nogil
-    int begin_thread(pthread_t*, void* (*)(void*) noexcept nogil, void*) nogil
-    uint64_t look(uint64_t*) nogil
-    void put(uint64_t*, uint64_t) nogil
-    uint64_t add(uint64_t*, int64_t) nogil
-    bint replace(uint64_t*, uint64_t*, uint64_t) nogil
-    void relax() nogil
-    int64_t nanoseconds() nogil
-    long cores() nogil
-    size_t flush_subnormals() nogil
-    void restore_mode(size_t before) nogil
+from cnn._ext.op cimport (ONCE, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, PER_BLOCK, PER_SHARD, PER_STEP, Address, Arg,
+                          Kernel, Op, Place)
+from cnn._ext.system cimport (add, begin_thread, cores, flush_subnormals, look, nanoseconds, posix_memalign,
+                              pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_t,
+                              pthread_cond_wait, pthread_join, pthread_mutex_destroy, pthread_mutex_init,
+                              pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock, pthread_t, put, relax,
+                              replace, restore_mode)
 
 ctypedef struct Segment:
     Py_ssize_t first    # index of its first op
     Py_ssize_t count    # number of ops
     Py_ssize_t tasks    # 0: per block; else the total number of tasks
 
-SIZES = {"Op": sizeof(Op), "Arg": sizeof(Arg), "Segment": sizeof(Segment)}
+SIZES = {"Op": sizeof(Op), "Arg": sizeof(Arg), "Address": sizeof(Address), "Segment": sizeof(Segment)}
 
 cdef enum:
     SPIN = 100000       # nanoseconds that a thread looks for parts before it sleeps
@@ -169,91 +77,82 @@ cdef struct Team:
     Team* next              # of those that have nothing to run
 
 
+cdef inline void call(const Op* op, Place* place, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Run tasks `first` to `last` - 1 of an op at this place: its struct, with the addresses that belong here."""
+    cdef Py_ssize_t words[32]
+    cdef Py_ssize_t i
+    cdef const void* a = op
+    if op.n_words:
+        memcpy(words, op.words, op.n_words * sizeof(Py_ssize_t))
+        for i in range(op.n_addresses):
+            words[op.addresses[i].word] += op.addresses[i].step * place.at[op.addresses[i].per]
+        a = words
+    place.tasks = op.tasks
+    for i in range(first, last):
+        place.task = i
+        (<Kernel>op.kernel)(a, place)
+
+
+cdef inline Place place_of(const Team* team, Py_ssize_t block, Py_ssize_t thread) noexcept nogil:
+    """The whole of a block."""
+    cdef Place place
+    place.at[ONCE] = 0
+    place.at[PER_BLOCK] = block
+    place.at[PER_SHARD] = block // team.per_shard
+    place.at[PER_ACTIVE_BLOCK] = place.at[PER_ACTIVE_THREAD] = thread
+    place.at[PER_STEP] = team.step
+    place.first = block % team.per_shard == 0
+    place.images = min(16, team.images - 16 * block)
+    place.total = team.images
+    place.blocks = team.blocks
+    place.shards = team.shards
+    place.task = place.tasks = place.part = 0
+    place.parts = 1
+    return place
+
+
 cdef void run_shard(const Team* team, Py_ssize_t shard, Py_ssize_t thread, uint64_t* begun) noexcept nogil:
     """Carry each block of one shard through all ops, in order. The first block that a thread takes of a phase also
     runs its tasks."""
     cdef const Segment* segment = &team.segments[team.segment]
     cdef const Op* ops = &team.ops[segment.first]
     cdef Place place
-    cdef Py_ssize_t i, block, task
-    cdef Py_ssize_t first = shard * team.per_shard
-    place.at[0] = 0
-    place.at[2] = shard
-    place.at[3] = place.at[4] = thread
-    place.at[5] = team.step
-    place.total = team.images
-    place.blocks = team.blocks
-    place.shards = team.shards
-    place.task = 0
-    place.part = 0
-    place.parts = 1
+    cdef Py_ssize_t i, block, first = shard * team.per_shard
     for block in range(first, min(first + team.per_shard, team.blocks)):
-        place.at[1] = block
-        place.first = block == first
-        place.images = min(16, team.images - 16 * block)
+        place = place_of(team, block, thread)
         for i in range(segment.count):
             if not ops[i].tasks:
-                (<Kernel>ops[i].kernel)(&ops[i], &place)
+                call(&ops[i], &place, 0, 1)
             elif begun[0] != team.number:
-                for task in range(ops[i].tasks):
-                    place.task = task
-                    (<Kernel>ops[i].kernel)(&ops[i], &place)
+                call(&ops[i], &place, 0, ops[i].tasks)
         begun[0] = team.number
 
 
 cdef void run_jointly(const Team* team, Py_ssize_t part, Py_ssize_t thread) noexcept nogil:
-    """Do one part of the operation at hand, on the block at hand."""
+    """Do one part of the operation at hand, on the block at hand, which all threads share."""
     cdef const Op* op = &team.ops[team.segments[team.segment].first + team.op]
-    cdef Place place
-    cdef Py_ssize_t task
-    place.at[0] = 0
-    place.at[1] = team.block
-    place.at[2] = team.block // team.per_shard
-    place.at[3] = 0     # they share the activations of one thread
-    place.at[4] = thread
-    place.at[5] = team.step
-    place.first = team.block % team.per_shard == 0
-    place.images = min(16, team.images - 16 * team.block)
-    place.total = team.images
-    place.blocks = team.blocks
-    place.shards = team.shards
-    place.task = 0
-    place.part = part if op.splits else 0
-    place.parts = team.threads if op.splits else 1
+    cdef Place place = place_of(team, team.block, thread)
+    place.at[PER_ACTIVE_BLOCK] = 0
+    if op.splits:
+        place.part = part
+        place.parts = team.threads
     if op.tasks:
-        for task in range(op.tasks * part // team.threads, op.tasks * (part + 1) // team.threads):
-            place.task = task
-            (<Kernel>op.kernel)(op, &place)
+        call(op, &place, op.tasks * part // team.threads, op.tasks * (part + 1) // team.threads)
     else:
-        (<Kernel>op.kernel)(op, &place)
+        call(op, &place, 0, 1)
 
 
 cdef void run_tasks(const Team* team, Py_ssize_t i, Py_ssize_t part, Py_ssize_t thread) noexcept nogil:
     """Run one part of the tasks of op `i` of the segment."""
     cdef const Op* op = &team.ops[team.segments[team.segment].first + i]
-    cdef Place place
-    cdef Py_ssize_t last
-    place.at[0] = 0
-    place.at[1] = 0
-    place.at[2] = 0
-    place.at[3] = place.at[4] = thread
-    place.at[5] = team.step
-    place.first = 1
+    cdef Place place = place_of(team, 0, thread)
+    cdef Py_ssize_t first
     place.images = 0
-    place.total = team.images
-    place.blocks = team.blocks
-    place.shards = team.shards
-    place.part = 0
-    place.parts = 1
     if op.tasks < team.threads:     # take turns
-        place.task = (part + i) % team.threads
-        last = min(place.task + 1, op.tasks)
+        first = (part + i) % team.threads
+        call(op, &place, first, min(first + 1, op.tasks))
     else:
-        place.task = op.tasks * part // team.threads
-        last = op.tasks * (part + 1) // team.threads
-    while place.task < last:
-        (<Kernel>op.kernel)(op, &place)
-        place.task += 1
+        call(op, &place, op.tasks * part // team.threads, op.tasks * (part + 1) // team.threads)
 
 
 # ---------------------------------------------------------------- phases and their parts
@@ -454,13 +353,19 @@ cdef Team* rested_team(Py_ssize_t threads) except NULL:
 
 
 cdef void bind(Op* ops, places, array):
-    """Write the address of an array into arguments; places: (op, argument), each two numbers."""
+    """Write the address of an array into structs; places: (op, word), each two numbers."""
     cdef Py_buffer view
-    cdef Py_ssize_t op, argument
+    cdef Py_ssize_t op, word, i
     PyObject_GetBuffer(array, &view, PyBUF_STRIDES)
-    for op, argument in places:
-        ops[op].args[argument].base = <char*>view.buf
-        ops[op].args[argument].step = view.strides[0] if view.ndim else 0
+    for op, word in places:
+        if not ops[op].n_words:
+            ops[op].args[word].base = <char*>view.buf
+            ops[op].args[word].step = view.strides[0] if view.ndim else 0
+            continue
+        ops[op].words[word] = <Py_ssize_t>view.buf
+        for i in range(ops[op].n_addresses):
+            if ops[op].addresses[i].word == word:
+                ops[op].addresses[i].step = view.strides[0] if view.ndim else 0
     PyBuffer_Release(&view)
 
 

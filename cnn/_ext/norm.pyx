@@ -1,4 +1,5 @@
-"""Batch normalisation (Ioffe & Szegedy 2015). Twins: `batch_norm*` in cnn/reference.py.
+"""Batch normalisation (Ioffe & Szegedy 2015). Twins: `batch_norm` and `batch_norm_backward` in
+cnn/reference.py.
 
     y = gamma xhat + beta,  xhat = (x - mean) / s,  s = sqrt(var + eps)
 
@@ -18,7 +19,7 @@ where y was 0, which costs less than reading y.
 """
 from libc.math cimport sqrt
 
-from cnn._ext.op cimport Op, Place, array, begin, end
+from cnn._ext.op cimport Image, Place, begin, end, pixels
 from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, ivec, real, vec, vec_clear,
                            vec_gt, vec_keep, vec_le, vec_load, vec_relu, vec_splat, vec_store)
 
@@ -90,78 +91,96 @@ cdef inline double plane_squares(const real* x, Py_ssize_t row, Py_ssize_t H, Py
     return lanes_sum(t, images)
 
 
-cdef void moments(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Moments:
+    Image x                     # IN  (C, H, W, 16)
+    double* moments             # OUT (C, 2)
+    Py_ssize_t channels, height, width
+
+cdef void moments(const Moments* a, const Place* place) noexcept nogil:
     """moments[c] = mean, sum of (x - mean)^2 over one block's images and pixels.
 
     First the mean, then the squares around it, corrected by what rounding it took away: nothing cancels.
     """
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
-    cdef double* m = <double*>array(op, 1, place)                # OUT (C, 2)
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], row = op.args[0].row, c
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, row = a.x.row, c
     cdef double n = <double>(H * W * place.images), mean, off
-    x += begin(C, place) * op.args[0].plane
+    cdef double* m = a.moments
+    cdef const real* x
     for c in range(begin(C, place), end(C, place)):
+        x = pixels(&a.x, c, 0)
         mean = plane_sum(x, row, H, W, place.images) / n
         off = mean - <real>mean
         m[2 * c] = mean
         m[2 * c + 1] = plane_squares(x, row, H, W, place.images, <real>mean) - n * off * off
-        x += op.args[0].plane
 
 
-cdef void statistics(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Statistics:
+    const double* moments       # IN  (blocks, step)
+    real* mean                  # OUT (C,)
+    real* var                   # OUT (C,) biased
+    real* running_mean          # IN/OUT (C,) or NULL
+    real* running_var           # IN/OUT (C,) or NULL
+    const double* factor        # IN  (1,) f, or NULL
+    Py_ssize_t channels
+    Py_ssize_t pixels           # of an image
+    Py_ssize_t step             # numbers from one block's moments to the next one's
+
+cdef void statistics(const Statistics* a, const Place* place) noexcept nogil:
     """mean and biased var of the batch from the blocks' moments, in their order, and the running ones:
     r = (1 - f) r + f new, where the running variance takes the unbiased one."""
-    cdef const double* m = <const double*>array(op, 0, place)    # IN  (blocks, step) moments
-    cdef real* mean = <real*>array(op, 1, place)                 # OUT (C,)
-    cdef real* var = <real*>array(op, 2, place)                  # OUT (C,)
-    cdef real* running_mean = <real*>array(op, 3, place)         # IN/OUT (C,) or NULL
-    cdef real* running_var = <real*>array(op, 4, place)          # IN/OUT (C,) or NULL
-    cdef const double* factor = <const double*>array(op, 5, place)  # IN  (1,) f, or NULL
-    cdef Py_ssize_t C = op.n[0], pixels = op.n[1], step = op.n[2], c, b
-    cdef double k, total, centre, squares, d
+    cdef const double* m = a.moments
+    cdef Py_ssize_t step = a.step, c, b
+    cdef double k, total, centre, squares, d, f
     if place.total == 0:
         return
-    for c in range(place.task * CHANNELS, min((place.task + 1) * CHANNELS, C)):
+    for c in range(place.task * CHANNELS, min((place.task + 1) * CHANNELS, a.channels)):
         total = centre = squares = 0
         for b in range(place.blocks):
-            k = <double>(pixels * min(16, place.total - 16 * b))
+            k = <double>(a.pixels * min(16, place.total - 16 * b))
             total += k
             centre += k * m[b * step + 2 * c]
         centre /= total
         for b in range(place.blocks):
-            k = <double>(pixels * min(16, place.total - 16 * b))
+            k = <double>(a.pixels * min(16, place.total - 16 * b))
             d = m[b * step + 2 * c] - centre
             squares += m[b * step + 2 * c + 1] + k * d * d
-        mean[c] = <real>centre
-        var[c] = <real>(squares / total)
-        if running_mean:
-            running_mean[c] = <real>((1 - factor[0]) * running_mean[c] + factor[0] * centre)
-            running_var[c] = <real>((1 - factor[0]) * running_var[c] + factor[0] * (squares / (total - 1)))
+        a.mean[c] = <real>centre
+        a.var[c] = <real>(squares / total)
+        if a.running_mean:
+            f = a.factor[0]
+            a.running_mean[c] = <real>((1 - f) * a.running_mean[c] + f * centre)
+            a.running_var[c] = <real>((1 - f) * a.running_var[c] + f * (squares / (total - 1)))
 
 
-cdef inline real inverse(const Op* op, real var) noexcept nogil:
+cdef inline real inverse(real var, double eps) noexcept nogil:
     """1 / sqrt(var + eps)"""
-    return <real>(1 / sqrt(var + op.f[0]))
+    return <real>(1 / sqrt(var + eps))
 
 
-cdef void normalise(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Normalise:
+    Image x                     # IN  (C, H, W, 16)
+    Image y                     # OUT (C, H, W, 16)
+    const real* mean            # IN  (C,)
+    const real* var             # IN  (C,)
+    const real* gamma           # IN  (C,) or NULL: 1
+    const real* beta            # IN  (C,) or NULL: 0
+    Py_ssize_t channels, height, width
+    Py_ssize_t relu             # whether a ReLU follows
+    double eps
+
+cdef void normalise(const Normalise* a, const Place* place) noexcept nogil:
     """y = gamma (x - mean) / sqrt(var + eps) + beta, then perhaps a ReLU"""
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i
+    cdef bint relu = a.relu
     cdef const real* x
     cdef real* y
-    cdef const real* mean = <const real*>array(op, 2, place)     # IN  (C,)
-    cdef const real* var = <const real*>array(op, 3, place)      # IN  (C,)
-    cdef const real* gamma = <const real*>array(op, 4, place)    # IN  (C,) or NULL: 1
-    cdef const real* beta = <const real*>array(op, 5, place)     # IN  (C,) or NULL: 0
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, i
-    cdef bint relu = op.n[3]
     cdef vec centre, scale, shift, v
     for c in range(begin(C, place), end(C, place)):
-        centre = vec_splat(mean[c])
-        scale = vec_splat(inverse(op, var[c]) * (gamma[c] if gamma else 1))
-        shift = vec_splat(beta[c] if beta else 0)
+        centre = vec_splat(a.mean[c])
+        scale = vec_splat(inverse(a.var[c], a.eps) * (a.gamma[c] if a.gamma else 1))
+        shift = vec_splat(a.beta[c] if a.beta else 0)
         for h in range(H):
-            x = <const real*>array(op, 0, place) + c * op.args[0].plane + h * op.args[0].row    # IN  (C, H, W, 16)
-            y = <real*>array(op, 1, place) + c * op.args[1].plane + h * op.args[1].row          # OUT (C, H, W, 16)
+            x = pixels(&a.x, c, h)
+            y = pixels(&a.y, c, h)
             if relu:
                 for i in range(W * ROWV):
                     v = (vec_load(x + i * VL) - centre) * scale + shift
@@ -190,18 +209,22 @@ cdef inline void gradient_sums(const real* dy, const real* x, Py_ssize_t pixels,
         dy += unroll * LANES
 
 
-cdef void gradient_moments(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct GradientMoments:
+    Image dy                    # IN  (C, H, W, 16)
+    Image x                     # IN  (C, H, W, 16)
+    const real* mean            # IN  (C,)
+    const real* var             # IN  (C,)
+    const real* gamma           # IN  (C,) or NULL: 1
+    const real* beta            # IN  (C,) or NULL: 0
+    double* sums                # OUT (C, 2)
+    Py_ssize_t channels, height, width
+    Py_ssize_t relu             # whether a ReLU followed
+    double eps
+
+cdef void gradient_moments(const GradientMoments* a, const Place* place) noexcept nogil:
     """sums[c] = sum of dy, sum of dy xhat over one block"""
-    cdef const real* dy = <const real*>array(op, 0, place)       # IN  (C, H, W, 16)
-    cdef const real* x = <const real*>array(op, 1, place)        # IN  (C, H, W, 16)
-    cdef const real* mean = <const real*>array(op, 2, place)     # IN  (C,)
-    cdef const real* var = <const real*>array(op, 3, place)      # IN  (C,)
-    cdef const real* gamma = <const real*>array(op, 4, place)    # IN  (C,) or NULL
-    cdef const real* beta = <const real*>array(op, 5, place)     # IN  (C,) or NULL
-    cdef double* sums = <double*>array(op, 6, place)             # OUT (C, 2)
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], dy_row = op.args[0].row, x_row = op.args[1].row
-    cdef Py_ssize_t c, h, most = W // UNROLL
-    cdef bint relu = op.n[3]
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, most = W // UNROLL
+    cdef bint relu = a.relu
     cdef vec s[4 * 8]
     cdef vec t[4 * 8]
     cdef vec centre, scale, shift
@@ -209,64 +232,77 @@ cdef void gradient_moments(const Op* op, const Place* place) noexcept nogil:
     cdef const real* v
     cdef int q
     for c in range(begin(C, place), end(C, place)):
-        centre = vec_splat(mean[c])
-        scale = vec_splat(inverse(op, var[c]) * (gamma[c] if gamma else 1))
-        shift = vec_splat(beta[c] if beta else 0)
+        centre = vec_splat(a.mean[c])
+        scale = vec_splat(inverse(a.var[c], a.eps) * (a.gamma[c] if a.gamma else 1))
+        shift = vec_splat(a.beta[c] if a.beta else 0)
         for q in range(UNROLL * ROWV):
             s[q] = vec_splat(0)
             t[q] = vec_splat(0)
         for h in range(H):
-            d = dy + c * op.args[0].plane + h * dy_row
-            v = x + c * op.args[1].plane + h * x_row
+            d = pixels(&a.dy, c, h)
+            v = pixels(&a.x, c, h)
             if relu:
                 gradient_sums(d, v, most, centre, scale, shift, 1, UNROLL, s, t)
             else:
                 gradient_sums(d, v, most, centre, scale, shift, 0, UNROLL, s, t)
             gradient_sums(d + most * UNROLL * LANES, v + most * UNROLL * LANES, W - most * UNROLL, centre, scale,
                           shift, relu, 1, s, t)
-        sums[2 * c] = lanes_sum(s, place.images)
-        sums[2 * c + 1] = lanes_sum(t, place.images) * inverse(op, var[c])
+        a.sums[2 * c] = lanes_sum(s, place.images)
+        a.sums[2 * c + 1] = lanes_sum(t, place.images) * inverse(a.var[c], a.eps)
 
 
-cdef void gradients(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Gradients:
+    const double* sums          # IN  (blocks, step)
+    real* dgamma                # OUT (C,) or NULL
+    real* dbeta                 # OUT (C,) or NULL
+    real* mean_dy               # OUT (C,) or NULL
+    real* mean_dy_xhat          # OUT (C,) or NULL
+    Py_ssize_t channels
+    Py_ssize_t pixels           # of an image
+    Py_ssize_t step             # numbers from one block's sums to the next one's
+
+cdef void gradients(const Gradients* a, const Place* place) noexcept nogil:
     """dgamma, dbeta and the two means of the batch from the blocks' sums, in their order."""
-    cdef const double* sums = <const double*>array(op, 0, place)  # IN  (blocks, step)
-    cdef real* dgamma = <real*>array(op, 1, place)               # OUT (C,) or NULL
-    cdef real* dbeta = <real*>array(op, 2, place)                # OUT (C,) or NULL
-    cdef real* mean_dy = <real*>array(op, 3, place)              # OUT (C,) or NULL
-    cdef real* mean_dy_xhat = <real*>array(op, 4, place)         # OUT (C,) or NULL
-    cdef Py_ssize_t C = op.n[0], pixels = op.n[1], step = op.n[2], c, b
-    cdef double s, t, n = <double>max(1, pixels * place.total)
-    for c in range(place.task * CHANNELS, min((place.task + 1) * CHANNELS, C)):
+    cdef Py_ssize_t c, b
+    cdef double s, t, n = <double>max(1, a.pixels * place.total)
+    for c in range(place.task * CHANNELS, min((place.task + 1) * CHANNELS, a.channels)):
         s = t = 0
         for b in range(place.blocks):
-            s += sums[b * step + 2 * c]
-            t += sums[b * step + 2 * c + 1]
-        if dgamma:
-            dgamma[c] = <real>t
-        if dbeta:
-            dbeta[c] = <real>s
-        if mean_dy:
-            mean_dy[c] = <real>(s / n)
-            mean_dy_xhat[c] = <real>(t / n)
+            s += a.sums[b * a.step + 2 * c]
+            t += a.sums[b * a.step + 2 * c + 1]
+        if a.dgamma:
+            a.dgamma[c] = <real>t
+        if a.dbeta:
+            a.dbeta[c] = <real>s
+        if a.mean_dy:
+            a.mean_dy[c] = <real>(s / n)
+            a.mean_dy_xhat[c] = <real>(t / n)
 
 
-cdef void normalise_backward(const Op* op, const Place* place) noexcept nogil:
-    """dx = gamma / s (dy - mean(dy) - xhat mean(dy xhat)); 0 in lanes without an image. May work in place."""
+ctypedef struct NormaliseBackward:
+    Image dy                    # IN  (C, H, W, 16)
+    Image x                     # IN  (C, H, W, 16)
+    Image dx                    # OUT (C, H, W, 16), may be dy
+    const real* mean            # IN  (C,)
+    const real* var             # IN  (C,)
+    const real* gamma           # IN  (C,) or NULL: 1
+    const real* beta            # IN  (C,) or NULL: 0
+    const real* mean_dy         # IN  (C,) or NULL: both means are 0
+    const real* mean_dy_xhat    # IN  (C,)
+    Py_ssize_t channels, height, width
+    Py_ssize_t relu             # whether a ReLU followed
+    double eps
+
+cdef void normalise_backward(const NormaliseBackward* a, const Place* place) noexcept nogil:
+    """dx = gamma / s (dy - mean(dy) - xhat mean(dy xhat)); 0 in lanes without an image."""
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i
+    cdef bint relu = a.relu
     cdef const real* dy
     cdef const real* x
     cdef real* dx
-    cdef const real* mean = <const real*>array(op, 3, place)     # IN  (C,)
-    cdef const real* var = <const real*>array(op, 4, place)      # IN  (C,)
-    cdef const real* gamma = <const real*>array(op, 5, place)    # IN  (C,) or NULL
-    cdef const real* beta = <const real*>array(op, 6, place)     # IN  (C,) or NULL
-    cdef const real* mean_dy = <const real*>array(op, 7, place)  # IN  (C,) or NULL: both means are 0
-    cdef const real* mean_dy_xhat = <const real*>array(op, 8, place)    # IN  (C,)
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, i
-    cdef bint relu = op.n[3]
     cdef real lanes[16]
     cdef ivec holds[8]
-    cdef vec centre, scale, shift, a, b, d, g
+    cdef vec centre, scale, shift, mean, slope, d, g
     cdef real s
     cdef int q
     for i in range(LANES):
@@ -274,23 +310,23 @@ cdef void normalise_backward(const Op* op, const Place* place) noexcept nogil:
     for q in range(ROWV):
         holds[q] = vec_gt(vec_load(lanes + q * VL), vec_splat(0))
     for c in range(begin(C, place), end(C, place)):
-        s = inverse(op, var[c])
-        centre = vec_splat(mean[c])
-        scale = vec_splat(s * (gamma[c] if gamma else 1))
-        shift = vec_splat(beta[c] if beta else 0)
-        a = vec_splat(mean_dy[c] if mean_dy else 0)
-        b = vec_splat(mean_dy_xhat[c] * s if mean_dy else 0)
+        s = inverse(a.var[c], a.eps)
+        centre = vec_splat(a.mean[c])
+        scale = vec_splat(s * (a.gamma[c] if a.gamma else 1))
+        shift = vec_splat(a.beta[c] if a.beta else 0)
+        mean = vec_splat(a.mean_dy[c] if a.mean_dy else 0)
+        slope = vec_splat(a.mean_dy_xhat[c] * s if a.mean_dy else 0)
         for h in range(H):
-            dy = <const real*>array(op, 0, place) + c * op.args[0].plane + h * op.args[0].row   # IN  (C, H, W, 16)
-            x = <const real*>array(op, 1, place) + c * op.args[1].plane + h * op.args[1].row    # IN  (C, H, W, 16)
-            dx = <real*>array(op, 2, place) + c * op.args[2].plane + h * op.args[2].row         # OUT (C, H, W, 16)
+            dy = pixels(&a.dy, c, h)
+            x = pixels(&a.x, c, h)
+            dx = pixels(&a.dx, c, h)
             for i in range(W):
                 for q in range(ROWV):
                     d = vec_load(x + i * LANES + q * VL) - centre
                     g = vec_load(dy + i * LANES + q * VL)
                     if relu:
                         g = vec_clear(vec_le(d * scale + shift, vec_splat(0)), g)
-                    vec_store(dx + i * LANES + q * VL, vec_keep(holds[q], scale * (g - a - d * b)))
+                    vec_store(dx + i * LANES + q * VL, vec_keep(holds[q], scale * (g - mean - d * slope)))
 
 
 def tasks(Py_ssize_t channels):
@@ -299,17 +335,4 @@ def tasks(Py_ssize_t channels):
 
 
 SPLITS = ("moments", "normalise", "gradient_moments", "normalise_backward")
-PIXELS = ("channels", "height", "width")
-KERNELS = {
-    "moments": (<size_t>&moments, ("x", "moments"), PIXELS, ()),
-    "statistics": (<size_t>&statistics, ("moments", "mean", "var", "running_mean", "running_var", "factor"),
-                   ("channels", "pixels", "step"), ()),
-    "normalise": (<size_t>&normalise, ("x", "y", "mean", "var", "gamma", "beta"), (*PIXELS, "relu"), ("eps",)),
-    "gradient_moments": (<size_t>&gradient_moments, ("dy", "x", "mean", "var", "gamma", "beta", "sums"),
-                         (*PIXELS, "relu"), ("eps",)),
-    "gradients": (<size_t>&gradients, ("sums", "dgamma", "dbeta", "mean_dy", "mean_dy_xhat"),
-                  ("channels", "pixels", "step"), ()),
-    "normalise_backward": (<size_t>&normalise_backward,
-                           ("dy", "x", "dx", "mean", "var", "gamma", "beta", "mean_dy", "mean_dy_xhat"),
-                           (*PIXELS, "relu"), ("eps",)),
-}
+include "kernels/norm.pxi"      # KERNELS

@@ -1,10 +1,18 @@
-"""Operations: how a layer describes to the executor what to compute, and on which arrays.
+"""Operations: what the executor calls, and what a kernel is given.
 
-A program is a flat list of `Op`. Each names a kernel by its address, the arrays it works on and
-a few sizes. The executor calls every kernel with the op and a `Place`, which says which sixteen
-images (or which task) the call is for. `cnn/engine/plan.py` writes these structs from Python; the two
-sides agree by size and order, which a test checks.
+A kernel is a function of a struct of its own, which names all it works on, and of a `Place`, which says for which
+sixteen images (or which task) the call is:
+
+    cdef void relu(const Relu* a, const Place* place) noexcept nogil
+
+The fields of such a struct are words of eight bytes: pointers, sizes (Py_ssize_t) and numbers (double); an `Image` is
+three of them. setup.py makes each module's table KERNELS from its structs, so that Python can fill them by name
+(`Program._write` in cnn/engine/plan.py); functions whose names begin with _ are not kernels.
+
+A program is a flat list of `Op`. Each holds a kernel, its struct, and which of the addresses in it change from place to
+place. cnn/engine/plan.py writes it; the two sides agree by size and order, which a test checks.
 """
+from cnn._ext.vec cimport integer, real
 
 cdef enum:
     MAX_ARGS = 11
@@ -17,9 +25,31 @@ cdef enum:
     ONCE = 0
     PER_BLOCK = 1
     PER_SHARD = 2
-    PER_THREAD = 3
-    PER_WORKER = 4      # as PER_THREAD, but never shared by threads that share a block
-    PER_STEP = 5        # for each of the steps that one run takes
+    PER_ACTIVE_BLOCK = 3    # each block that is being computed: threads that share a block share the copy
+    PER_ACTIVE_THREAD = 4   # each thread that computes, also where several share a block
+    PER_STEP = 5            # each of the steps that one run takes
+
+ctypedef struct Image:
+    real* data          # the first pixel of the first channel
+    Py_ssize_t plane    # elements from one channel to the next
+    Py_ssize_t row      # elements from one row of pixels to the next
+
+ctypedef struct Indices:    # an Image of integers
+    integer* data
+    Py_ssize_t plane
+    Py_ssize_t row
+
+ctypedef struct Place:
+    Py_ssize_t at[6]    # 0, block, shard, active block, active thread, step
+    Py_ssize_t first    # 1 for the first block of its shard: assign instead of add
+    Py_ssize_t images   # of the sixteen lanes, how many hold an image
+    Py_ssize_t total    # images in the batch
+    Py_ssize_t blocks   # blocks in the batch
+    Py_ssize_t shards   # shards in the batch
+    Py_ssize_t task     # number of the task, for ops that are not per block
+    Py_ssize_t tasks    # and of how many
+    Py_ssize_t part     # where several threads share a block: which part of the work is this call's,
+    Py_ssize_t parts    # and of how many; kernels that don't split their work are called for part 0 of 1
 
 ctypedef struct Arg:
     char* base          # the first copy
@@ -28,26 +58,24 @@ ctypedef struct Arg:
     Py_ssize_t plane    # elements from one channel to the next
     Py_ssize_t row      # elements from one row of pixels to the next
 
-ctypedef struct Place:
-    Py_ssize_t at[6]    # 0, block, shard, thread, thread, step
-    Py_ssize_t first    # 1 for the first block of its shard: assign instead of add
-    Py_ssize_t images   # of the sixteen lanes, how many hold an image
-    Py_ssize_t total    # images in the batch
-    Py_ssize_t blocks   # blocks in the batch
-    Py_ssize_t shards   # shards in the batch
-    Py_ssize_t task     # number of the task, for ops that are not per block
-    Py_ssize_t part     # where several threads share a block: which part of the work is this call's,
-    Py_ssize_t parts    # and of how many; kernels that don't split their work are called for part 0 of 1
+ctypedef struct Address:    # of an array with copies
+    Py_ssize_t word     # which word of the struct it is; there, it is that of the first copy
+    Py_ssize_t step     # bytes from one copy to the next
+    Py_ssize_t per      # PER_BLOCK, PER_SHARD, ...
 
 ctypedef struct Op:
     void* kernel
     Py_ssize_t tasks    # into how many independent tasks a whole-batch op is cut
     Py_ssize_t splits   # whether the kernel can do a part of a block's work
+    Py_ssize_t n_words
+    Py_ssize_t n_addresses
+    Address addresses[12]
+    Py_ssize_t words[32]    # the kernel's struct
     Arg args[11]
     Py_ssize_t n[16]    # sizes
     double f[8]         # scalars
 
-ctypedef void (*Kernel)(const Op* op, const Place* place) noexcept nogil
+ctypedef void (*Kernel)(const void* a, const Place* place) noexcept nogil
 
 
 cdef inline Py_ssize_t begin(Py_ssize_t count, const Place* place) noexcept nogil:
@@ -58,6 +86,11 @@ cdef inline Py_ssize_t begin(Py_ssize_t count, const Place* place) noexcept nogi
 cdef inline Py_ssize_t end(Py_ssize_t count, const Place* place) noexcept nogil:
     """One past the last of them."""
     return count * (place.part + 1) // place.parts
+
+
+cdef inline real* pixels(const Image* x, Py_ssize_t c, Py_ssize_t h) noexcept nogil:
+    """Row h of channel c."""
+    return x.data + c * x.plane + h * x.row
 
 
 cdef inline void* array(const Op* op, int i, const Place* place) noexcept nogil:

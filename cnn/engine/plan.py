@@ -23,12 +23,15 @@ from cnn.engine.memory import LANES, zeros
 CACHE_LINE = 64         # bytes
 PRIVATE = 1 << 18       # bytes of an array of which every thread makes its own
 MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
-ONCE, PER_BLOCK, PER_SHARD, PER_THREAD, PER_WORKER, PER_STEP = range(6)   # what an array has one copy of; as in op.pxd
+# what an array has one copy of; as in op.pxd
+ONCE, PER_BLOCK, PER_SHARD, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, PER_STEP = range(6)
 
 ARG = np.dtype([("base", np.uintp), ("step", np.intp), ("per", np.intp), ("plane", np.intp),
                 ("row", np.intp)])
-OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("args", ARG, (11,)),
-               ("n", np.intp, (16,)), ("f", np.float64, (8,))])
+ADDRESS = np.dtype([("word", np.intp), ("step", np.intp), ("per", np.intp)])
+OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("n_words", np.intp),
+               ("n_addresses", np.intp), ("addresses", ADDRESS, (12,)), ("words", np.intp, (32,)),
+               ("args", ARG, (11,)), ("n", np.intp, (16,)), ("f", np.float64, (8,))])
 SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
 
 
@@ -171,7 +174,7 @@ class _Phase:
 
 
 class _Compiled:
-    """A phase as the executor takes it. `slots`: by name the (operation, argument) pairs to which the address of the
+    """A phase as the executor takes it. `slots`: by name the (operation, word) pairs to which the address of the
     array of that name goes. `arrays`: all whose addresses are in the operations. `threads`: the most of any use."""
 
     def __init__(self, phase, ops, table, slots, arrays, threads):
@@ -226,7 +229,7 @@ class Program:
     def tensor(self, channels, height=1, width=1, flat=False, integer=False):
         """A new activation. With `integer` it holds integers as wide as the dtype (pooling indices)."""
         dtype = np.dtype(f"i{self.dtype.itemsize}") if integer else self.dtype
-        return self._own(Tensor(channels, height, width, dtype, PER_BLOCK if self.keep else PER_THREAD,
+        return self._own(Tensor(channels, height, width, dtype, PER_BLOCK if self.keep else PER_ACTIVE_BLOCK,
                                 flat))
 
     def like(self, tensor):
@@ -437,6 +440,44 @@ class Program:
             used.append(tensor)
 
     def _write(self, ops, at, kernel, values, tasks, slots, alive):
+        if len(self.kernels.table[kernel]) == 4:
+            self._write_old(ops, at, kernel, values, tasks, slots, alive)
+            return
+        address, fields = self.kernels.table[kernel]
+        unknown = set(values) - set(fields)
+        missing = {name for name, kind in fields.items() if kind in ("size", "number")} - set(values)
+        if unknown or missing:
+            raise TypeError(f"{kernel}: unknown arguments {sorted(unknown)}, missing {sorted(missing)}")
+        words, addresses = [], []
+        for name, kind in fields.items():
+            value = values.get(name)
+            if kind == "size":
+                words.append(value)
+            elif kind == "number":
+                words.append(np.float64(value).view(np.intp))
+            else:
+                base, step, per, *shape = self._argument(value, (at, len(words)), slots, alive)
+                if per != ONCE:
+                    addresses.append((len(words), step, per))
+                words += [base, *shape] if kind == "image" else [base]
+        op = ops[at]
+        op["kernel"], op["tasks"], op["splits"] = address, tasks, kernel in self.kernels.splits
+        op["n_words"], op["n_addresses"] = len(words), len(addresses)
+        op["words"][:len(words)], op["addresses"][:len(addresses)] = words, addresses
+
+    def _argument(self, value, place, slots, alive):
+        """Where an array lies: address, step from copy to copy, of what there are copies, plane, row."""
+        if value is None:
+            return 0, 0, ONCE, 0, 0
+        if isinstance(value, Slot):
+            slots.setdefault(value.name, []).append(place)
+            return 0, 0, PER_STEP if value.per_step else ONCE, 0, 0
+        alive.append(value)
+        if isinstance(value, np.ndarray):
+            return value.ctypes.data, 0, ONCE, 0, 0
+        return value.argument()
+
+    def _write_old(self, ops, at, kernel, values, tasks, slots, alive):
         address, arrays, sizes, scalars = self.kernels.table[kernel]
         unknown = set(values) - {*arrays, *sizes, *scalars}
         missing = {*sizes, *scalars} - set(values)
@@ -540,7 +581,7 @@ class Program:
         after run, wait for one another longer than this takes.
         """
         if count * self.dtype.itemsize <= PRIVATE:
-            array = self.copies(count, PER_THREAD)
+            array = self.copies(count, PER_ACTIVE_BLOCK)
             self._segments[-2].ops.append((kernel, lambda: arguments(array), tasks))
         else:
             array = self.zeros(count)

@@ -9,7 +9,7 @@ import numpy as np
 from cnn import functional, shapes
 from cnn._ext import augment
 from cnn.data import DataLoader, Dataset
-from cnn.engine.plan import LANES, PER_THREAD, PER_WORKER, Program, Slot, circumstances
+from cnn.engine.plan import LANES, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Program, Slot, circumstances
 from cnn.engine.programs import Pool, Use, guards, left_to_emit
 from cnn.graph.lower import write
 from cnn.graph.passes import optimised
@@ -660,13 +660,13 @@ class _Batch:
 def _fetch(program, shape, batch):
     """A tensor of the images of such a batch, changed and normalised."""
     y, x, chosen = program.tensor(*shape), Slot("images"), Slot("chosen", per_step=True)
-    spare = [program.copies(LANES * math.prod(shape), PER_THREAD, np.uint8) for _ in batch.changes[:2]]
+    spare = [program.copies(LANES * math.prod(shape), PER_ACTIVE_BLOCK, np.uint8) for _ in batch.changes[:2]]
     for i, (change, numbers) in enumerate(zip(batch.changes, batch.numbers, strict=True)):
         kind = augment.KINDS[change.kind]
         given = dict(x=x, chosen=chosen, numbers=Slot(f"numbers{i}", per_step=True),
                      fill=np.array(change.fill, np.uint8),
-                     room=program.copies(augment.room(kind, *shape[1:]), PER_WORKER, np.uint8), y=spare[i % 2],
-                     kind=kind, option=change.option, columns=numbers.shape[-1], **y.pixels)
+                     room=program.copies(augment.room(kind, *shape[1:]), PER_ACTIVE_THREAD, np.uint8),
+                     y=spare[i % 2], kind=kind, option=change.option, columns=numbers.shape[-1], **y.pixels)
         program.add("change", lambda given=given: given)
         x, chosen = spare[i % 2], None
     scale, shift = (a.astype(program.dtype) for a in (batch.dataset.scale, batch.dataset.shift))

@@ -2,7 +2,7 @@
 import numpy as np
 
 from cnn.engine.memory import LANES, zeros
-from cnn.engine.plan import PER_THREAD, PER_WORKER
+from cnn.engine.plan import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD
 from cnn.ops import norm
 from cnn.ops.conv import direct, windows
 
@@ -42,7 +42,7 @@ def _add(program, x, normed, w, b, outputs, order, relu=False):
     y = program.tensor(outputs, x.height, x.width)
     tiles = program.kernels.conv1x1.split(outputs)
     packed = program.gather(w, windows.packed_order(order.T[None], tiles))
-    rows = program.copies(program.kernels.conv1x1.scratch(x.channels), PER_WORKER)
+    rows = program.copies(program.kernels.conv1x1.scratch(x.channels), PER_ACTIVE_THREAD)
     b = zeros(outputs, program.dtype) if b is None else b
     program.add("conv1x1", lambda: dict(x=x, w=packed, b=b, y=y, rows=rows, channels=x.channels, outputs=outputs,
                                         height=x.height, width=x.width, tiles=tiles, relu=relu, **normed))
@@ -56,8 +56,8 @@ def _in_sixteens(program, g):
 
 def _weight_gradient(program, dy, x, normed, parts, g):
     at, most = program.kernels.winograd.numbers_at_a_time(g.outputs), min(PIXELS, max(BAND, NUMBERS // g.channels))
-    rows = program.copies(g.channels * BAND * LANES, PER_THREAD)
-    pixels = program.copies(g.channels * (most * LANES + 1), PER_THREAD)
+    rows = program.copies(g.channels * BAND * LANES, PER_ACTIVE_BLOCK)
+    pixels = program.copies(g.channels * (most * LANES + 1), PER_ACTIVE_BLOCK)
     program.add("pointwise_dw", lambda: dict(x=x, dy=dy, dw=parts, rows=rows, pixels=pixels, channels=g.channels,
                                              outputs=g.outputs, height=g.size[0], width=g.size[1], band=BAND, at=at,
                                              most=most, **normed))

@@ -2,7 +2,7 @@
 import numpy as np
 
 from cnn.engine.memory import LANES
-from cnn.engine.plan import PER_WORKER
+from cnn.engine.plan import PER_ACTIVE_THREAD
 from cnn.ops.conv import windows
 from cnn.ops.pool import pooled, side_by_side
 
@@ -20,7 +20,7 @@ def conv2d_pool(program, x, w, b, g, relu, win, need_index):
     y, index = pooled(program, g.outputs, win, need_index)
     x = program.bordered(x, *g.side_border())
     size = height * g.out[1] * LANES
-    rows, out = program.copies(g.outputs * size, PER_WORKER), np.arange(0, size, LANES, dtype=np.int32)
+    rows, out = program.copies(g.outputs * size, PER_ACTIVE_THREAD), np.arange(0, size, LANES, dtype=np.int32)
     arguments = _arguments(program, lambda order: program.gather(w, order), g.outputs,
                            lambda tile: windows.forward_tables(g, x, x, tile))
     ahead = program.ahead()

@@ -1,6 +1,6 @@
 """2-D convolution with fewer multiplications, by tiles: see cnn/_ext/winograd.pyx for the formulas."""
 from cnn.engine.memory import LANES, zeros
-from cnn.engine.plan import PER_BLOCK, PER_SHARD, PER_THREAD
+from cnn.engine.plan import PER_BLOCK, PER_SHARD, PER_ACTIVE_BLOCK
 from cnn.runtime import get_winograd
 
 CHANNELS = 12       # the fewest that make up for transforming the tiles
@@ -61,10 +61,10 @@ def weight_gradient(program, dy, x, dw, g):
     numbers, rows = (g.channels, g.outputs) if swapped else (g.outputs, g.channels)
     at, padded, groups = _outer_sizes(program, numbers, rows)
     chunk = t.chunk(program, padded + groups * LANES)
-    number_tiles, row_tiles = (program.copies(t.n**2 * LANES * (count * chunk + 1), PER_THREAD)
+    number_tiles, row_tiles = (program.copies(t.n**2 * LANES * (count * chunk + 1), PER_ACTIVE_BLOCK)
                                for count in (padded, groups * LANES))
     v, d = (number_tiles, row_tiles) if swapped else (row_tiles, number_tiles)
-    scratch = program.copies(groups * chunk * LANES**2, PER_THREAD)
+    scratch = program.copies(groups * chunk * LANES**2, PER_ACTIVE_BLOCK)
     du = program.copies(t.n**2 * (padded * groups + 1) * LANES, PER_SHARD)
     program.add("winograd_dw", lambda: dict(x=x, dy=dy, zero=zeros(x.row, program.dtype), du=du, v=v, d=d,
                                             rows=scratch, chunk=chunk, at=at, padded=padded, swapped=swapped,
@@ -79,8 +79,8 @@ def _weight_gradient_of_all(program, dy, x, dw, g, t):
     at, padded, groups = _outer_sizes(program, g.outputs, g.channels)
     size = t.n**2 * LANES * (groups * LANES * t.tiles + 1)
     d = program.copies(t.n**2 * LANES * (padded * t.tiles + 1), PER_BLOCK)
-    rows, v = program.copies(size, PER_BLOCK), program.copies(size, PER_THREAD)
-    du = program.copies(t.n**2 * LANES * (OUTPUTS * groups + 1), PER_THREAD)
+    rows, v = program.copies(size, PER_BLOCK), program.copies(size, PER_ACTIVE_BLOCK)
+    du = program.copies(t.n**2 * LANES * (OUTPUTS * groups + 1), PER_ACTIVE_BLOCK)
     program.add("winograd_tiles", lambda: dict(x=x, dy=dy, zero=zeros(x.row, program.dtype), d=d, v=v, rows=rows,
                                                chunk=t.tiles, at=at, padded=padded, **t.sizes))
     program.after("winograd_dw_all", lambda: dict(
@@ -160,5 +160,5 @@ class _Products:
     def scratch(self, program):
         """Room for V and P of a chunk."""
         rows = self.t.n**2 * LANES
-        return (program.copies(rows * (self.taps * self.chunk + 1), PER_THREAD),
-                program.copies(rows * (self.group * self.chunk + 1), PER_THREAD))
+        return (program.copies(rows * (self.taps * self.chunk + 1), PER_ACTIVE_BLOCK),
+                program.copies(rows * (self.group * self.chunk + 1), PER_ACTIVE_BLOCK))

@@ -7,7 +7,7 @@ would have too few terms. Formulas: cnn/_ext/winograd.pyx.
 import numpy as np
 
 from cnn.engine.memory import LANES
-from cnn.engine.plan import PER_SHARD, PER_WORKER
+from cnn.engine.plan import PER_SHARD, PER_ACTIVE_THREAD
 from cnn.ops.conv import direct
 from cnn.ops.conv.windows import Geometry
 from cnn.ops.pool import pooled, side_by_side
@@ -39,7 +39,7 @@ def conv2d_pool(program, x, w, b, g, relu, win, need_index):
     v, p = _products(program, x, w, g)
     height, width = side_by_side(win)
     y, index = pooled(program, g.outputs, win, need_index)
-    rows = program.copies(height * g.out[1] * LANES, PER_WORKER)
+    rows = program.copies(height * g.out[1] * LANES, PER_ACTIVE_THREAD)
     program.add("winograd_rows_pool", lambda: dict(p=p, b=b, y=y, index=index, rows=rows, outputs=g.outputs,
                                                    width=g.out[1], wide=_wide(g), relu=relu,
                                                    win_h=height, win_w=width, out_h=y.height, out_w=y.width))

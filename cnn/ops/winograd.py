@@ -1,6 +1,6 @@
 """2-D convolution with fewer multiplications, by tiles: see cnn/_ext/winograd.pyx for the formulas."""
 from cnn.memory import zeros
-from cnn.plan import PER_BLOCK, PER_SHARD, PER_THREAD
+from cnn.plan import ONCE, PER_BLOCK, PER_SHARD, PER_THREAD
 from cnn.windows import LANES
 from cnn.winograd import get_winograd
 
@@ -151,7 +151,7 @@ class _Products:
 
     def weights(self, program, w, to_output, to_tap):
         """U, made before the blocks; `to_output` and `to_tap`: numbers of w from one to the next."""
-        u = program.zeros(self.t.n**2 * (self.padded * self.taps + LANES))
+        u = program.copies(self.t.n**2 * (self.padded * self.taps + LANES), ONCE)
         program.before("winograd_weights",
                        lambda: dict(w=w, u=u, tile=self.t.m, kernel=self.t.g.kernel[0], outputs=self.outputs,
                                     taps=self.taps, kt=self.kt, padded=self.padded, to_tap=to_tap,

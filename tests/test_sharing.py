@@ -277,7 +277,7 @@ def test_threads_share_the_kernels(set_threads):
                 with lock:
                     running[0] -= 1
 
-    cnn.engine.plan.executor, kept = Counting, cnn.plan.executor
+    cnn.engine.plan.executor, kept = Counting, cnn.engine.plan.executor
     try:
         at_once(lambda i: [model(x) for _ in range(10)], 2)
     finally:

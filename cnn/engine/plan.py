@@ -45,7 +45,7 @@ class Tensor:
         self.channels, self.height, self.width, self.flat = channels, height, width, flat
         self.dtype, self.per = dtype, per
         self.left = self.right = 0
-        self.source = None      # the tensor that this one is another view of
+        self.source = None      # the tensor that this one is another view of, and whose array it has
         self.viewed = False     # whether there are such views: it can't have borders then
         self.normalised = None  # (x, Norm) where it comes from a batch norm: kernels may read x instead
         self.shared = False     # whether others read it later, too: nobody may write over it then
@@ -96,10 +96,7 @@ class Tensor:
         return _Part(self, first, like.pixels)
 
     def allocate(self, copies):
-        if self.source is not None:
-            self.source.allocate(copies)
-            self.array, self.per = self.source.array, self.source.per
-        elif self.array is None:
+        if self.array is None:
             if self.numbers >= 2**31:
                 raise ValueError(f"an activation of {'×'.join(map(str, self.shape))} is too large: "
                                  f"sixteen images of it must stay below 2**31 numbers")
@@ -107,8 +104,9 @@ class Tensor:
             self.array = zeros((copies, self.numbers), self.dtype)
 
     def argument(self):
-        return (self.array.ctypes.data + self.left * LANES * self.dtype.itemsize, self.array.strides[0],
-                self.per, self.plane, self.row)
+        array = self.root.array
+        return (array.ctypes.data + self.left * LANES * self.dtype.itemsize, array.strides[0], self.root.per,
+                self.plane, self.row)
 
 
 class _Part:
@@ -144,16 +142,17 @@ class Copies(Table):
 
     def __init__(self, size, dtype, per):
         super().__init__(None, per)
-        self.size, self.dtype = size, dtype
+        self.dtype, self.numbers = dtype, -(-size // LANES) * LANES
+        self.root, self.layout = self, (per, dtype)
 
     def allocate(self, copies):
         if self.array is None:
-            self.array = zeros((copies, -(-self.size // LANES) * LANES), self.dtype)
+            self.array = zeros((copies, self.numbers), self.dtype)
 
     @property
     def step(self):
-        """Numbers from one copy to the next."""
-        return self.array.shape[1]
+        """Numbers from one copy to the next, where tasks use them."""
+        return self.numbers
 
 
 class _Segment:
@@ -375,69 +374,83 @@ class Program:
             del self._drafts[phase]
 
     def _compile(self, phase):
-        self._allocate(Copies)
-        self._drop_unread(phase)
+        self._allocate(array for s in phase.segments for array in s.exchanged)     # `ahead` wants their addresses
+        values = {op: op[1]() for s in phase.segments for op in s.ops}
+        self._drop_unread(phase, values)
         segments = [s for s in phase.segments if s.ops]
-        values = [[arguments() for _, arguments, _ in s.ops] for s in segments]
         if not self.keep:
-            self._place(values)
-        self._allocate(Tensor)
+            self._place(segments, values)
+        self._allocate(array for op in (op for s in segments for op in s.ops) for array in _own_arrays(values[op]))
         ops = np.zeros(sum(len(s.ops) for s in segments), OP)
         table = np.zeros(len(segments), SEGMENT)
         slots, arrays, at = {}, [], 0
-        for segment, given, entry in zip(segments, values, table, strict=True):
+        for segment, entry in zip(segments, table, strict=True):
             entry["first"], entry["count"] = at, len(segment.ops)
-            for (kernel, _, tasks), arguments in zip(segment.ops, given, strict=True):
-                self._write(ops, at, kernel, arguments, tasks, slots, arrays)
+            for op in segment.ops:
+                self._write(ops, at, op[0], values[op], op[2], slots, arrays)
                 at += 1
             entry["tasks"] = 0 if segment.per_block else sum(op[2] for op in segment.ops)
         table = table[[s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]]
         splits = bool(ops["splits"].any())
         most = self.threads if splits else max([t or self.shards for t in table["tasks"]], default=1)
-        self.nbytes = self._fixed + sum({id(a.array): a.array.nbytes for a in self._arrays}.values())
+        largest = {}    # of the arrays that share memory
+        for array in (a.array for a in self._arrays if a.array is not None):
+            largest[id(array.base)] = max(array.nbytes, largest.get(id(array.base), 0))
+        self.nbytes = self._fixed + sum(largest.values())
         return _Compiled(phase, ops, table, slots, arrays, min(self.threads, int(most)))
 
-    def _drop_unread(self, phase):
-        """Leave out normalisations whose output no operation reads."""
-        unread = {op: op[1]()["y"].root for s in phase.segments for op in s.ops if op[0] == "normalise"}
-        if not unread:
-            return
-        phases = [phase, *(compiled.phase for compiled in self._compiled.values())]
-        read = {v.root for other in phases for s in other.segments for op in s.ops
-                for name, v in op[1]().items() if isinstance(v, (Tensor, _Part)) and not (op in unread and name == "y")}
+    def _drop_unread(self, phase, values):
+        """Leave out normalisations whose output no operation reads; values: the arguments of every operation."""
+        unread = {op: given["y"].root for op, given in values.items() if op[0] == "normalise"}
+        read = {v.root for op, given in values.items() for name, v in given.items()
+                if isinstance(v, (Tensor, _Part)) and not (op in unread and name == "y")}
+        read.update(v.root for compiled in self._compiled.values() for v in compiled.arrays
+                    if isinstance(v, (Tensor, _Part)))
         for s in phase.segments:
-            s.ops = [op for op in s.ops if unread.get(op) is None or unread[op] in read]
-
-    def _allocate(self, kind):
-        for array in self._arrays:
-            if isinstance(array, kind):
-                array.allocate(self._count(array.per))
+            s.ops = [op for op in s.ops if op not in unread or unread[op] in read]
 
     def _count(self, per):
         return {ONCE: 1, PER_BLOCK: self.blocks, PER_SHARD: self.shards}.get(per, self.threads)
 
-    def _place(self, values):
-        """Place the tensors of a phase that stands by itself. Those that operations of several segments use get one
-        copy for each block. Those of one layout that are never in use at the same time share an array: the fewer
-        there are, the more of them stay in the caches."""
-        first, last = {}, {}    # the segment and the operation that use a tensor
-        for place in ((s, i) for s, segment in enumerate(values) for i in range(len(segment))):
-            for tensor in (v.root for v in values[place[0]][place[1]].values() if isinstance(v, (Tensor, _Part))):
-                first.setdefault(tensor, place)
-                last[tensor] = place
-        used, free = [], {}
-        for tensor in first:
-            if first[tensor][0] != last[tensor][0]:
-                tensor.per = PER_BLOCK
-            for other in [t for t in used if last[t] < first[tensor]]:
-                used.remove(other)
-                free.setdefault(other.layout, []).append(other.array)
-            arrays = [array for array in free.get(tensor.layout, ()) if array.shape[1] >= tensor.numbers]
-            if arrays:      # the smallest
-                tensor.array = min(arrays, key=lambda array: array.shape[1])
-                free[tensor.layout] = [array for array in free[tensor.layout] if array is not tensor.array]
-            tensor.allocate(self._count(tensor.per))
-            used.append(tensor)
+    def _place(self, segments, values):
+        """Place the arrays of a phase that stands by itself. Tensors that operations of several segments use get one
+        copy for each block. Arrays of one layout that are never in use at the same time share memory, the largest
+        first: the less there is, the more of it stays in the caches, and fresh memory takes time.
+
+        What tasks use, or all blocks of a shard, is in use from the beginning of a segment to its end.
+        """
+        first, last, whole = {}, {}, set()      # the segment and the operation that use an array
+        for place, op in (((s, i), op) for s, segment in enumerate(segments) for i, op in enumerate(segment.ops)):
+            for array in _own_arrays(values[op]):
+                first.setdefault(array, place)
+                last[array] = place
+                if isinstance(array, Copies) and (op[2] or array.per in (ONCE, PER_SHARD)):
+                    whole.add(array)
+        for array in first:
+            if isinstance(array, Tensor) and first[array][0] != last[array][0]:
+                array.per = PER_BLOCK
+        for array in whole:
+            first[array], last[array] = (first[array][0], 0), (last[array][0], math.inf)
+
+        def numbers(array):
+            return array.numbers * (self._count(array.per) if array in whole else 1)
+        rooms = {}      # by layout: lists of arrays that share memory
+        for array in sorted((a for a in first if a.array is None), key=numbers, reverse=True):
+            alike = rooms.setdefault(array.dtype if array in whole else array.layout, [])
+            room = next((room for room in alike
+                         if all(last[a] < first[array] or last[array] < first[a] for a in room)), [])
+            if not room:
+                self._allocate([array])
+                alike.append(room)
+            elif array in whole:
+                array.array = room[0].array.ravel()[:numbers(array)].reshape(self._count(array.per), array.numbers)
+            else:
+                array.array = room[0].array
+            room.append(array)
+
+    def _allocate(self, arrays):
+        for array in arrays:
+            array.allocate(self._count(array.per))
 
     def _write(self, ops, at, kernel, values, tasks, slots, alive):
         if len(self.kernels.table[kernel]) == 4:
@@ -584,7 +597,7 @@ class Program:
             array = self.copies(count, PER_ACTIVE_BLOCK)
             self._segments[-2].ops.append((kernel, lambda: arguments(array), tasks))
         else:
-            array = self.zeros(count)
+            array = self.copies(count, ONCE)
             self._segments[-3].ops.append((kernel, lambda: arguments(array), tasks))
         return array
 
@@ -594,6 +607,11 @@ class Program:
         self.after("sum_shards", lambda: dict(x=parts, y=target, count=count, step=parts.step),
                    self.kernels.pack.chunks(count))
         return parts
+
+
+def _own_arrays(values):
+    """Those of the program that an operation with these arguments uses."""
+    return [v.root for v in values.values() if isinstance(v, (Tensor, _Part, Copies))]
 
 
 def circumstances():

@@ -33,7 +33,7 @@ def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
             raise ValueError(f"Linear: a batch of {program.images} images of {inputs} inputs is too large")
         image, lane = image.astype(np.int32), np.arange(0, inputs, LANES, dtype=np.int32)
         program.after("linear_dw",
-                      lambda: dict(x=x_rows.array, dy=dy_rows.array, dw=dw, db=db, image=image, lane=lane, w=w,
+                      lambda: dict(x=x_rows, dy=dy_rows, dw=dw, db=db, image=image, lane=lane, w=w,
                                    outputs=outputs, inputs=inputs, dy_step=outputs),
                       program.kernels.conv.linear_dw_tasks(outputs))
     elif db is not None:

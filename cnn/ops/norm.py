@@ -38,7 +38,7 @@ def batch_statistics(program, x, gamma, beta, eps, running=(None, None), factor=
     moments = program.copies(2 * x.channels, PER_BLOCK, np.float64)
     program.add("moments", lambda: dict(x=x, moments=moments, **x.pixels))
     program.cut()
-    program.before("statistics", lambda: dict(moments=moments.array, mean=norm.mean, var=norm.var,
+    program.before("statistics", lambda: dict(moments=moments, mean=norm.mean, var=norm.var,
                                               running_mean=running[0], running_var=running[1], factor=factor,
                                               **_merged(x, moments)), program.kernels.norm.tasks(x.channels))
     return norm
@@ -71,7 +71,7 @@ def normalise_backward(program, dy, x, norm, dgamma=None, dbeta=None, need_dx=Tr
     if coupled or dgamma is not None or dbeta is not None:
         sums = program.copies(2 * x.channels, PER_BLOCK, np.float64)
         program.add("gradient_moments", lambda: dict(dy=dy, x=x, sums=sums, **norm.arguments(), **x.pixels))
-        program.after("gradients", lambda: dict(sums=sums.array, dgamma=dgamma, dbeta=dbeta, mean_dy=means[0],
+        program.after("gradients", lambda: dict(sums=sums, dgamma=dgamma, dbeta=dbeta, mean_dy=means[0],
                                                 mean_dy_xhat=means[1], **_merged(x, sums)),
                       program.kernels.norm.tasks(x.channels))
     if not need_dx:

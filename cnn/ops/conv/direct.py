@@ -21,7 +21,7 @@ def conv2d_pool(program, x, w, b, g, relu, win, need_index):
     x = program.bordered(x, *g.side_border())
     size = height * g.out[1] * LANES
     rows, out = program.copies(g.outputs * size, PER_ACTIVE_THREAD), np.arange(0, size, LANES, dtype=np.int32)
-    arguments = _arguments(program, lambda order: program.gather(w, order), g.outputs,
+    arguments = _arguments(program, lambda order: program.gather(w, order), g.outputs, windows.forward_weights(g),
                            lambda tile: windows.forward_tables(g, x, x, tile))
     ahead = program.ahead()
     program.add("correlate_pool", lambda: arguments() | ahead() | dict(
@@ -43,8 +43,8 @@ def correlation(program, x, pack, b, g, relu=False):
     """y. pack(order): the weights in the order in which a kernel wants them."""
     y = program.tensor(g.outputs * g.groups, *g.out)
     x = program.bordered(x, *g.side_border())
-    _correlate(program, x, y, pack, b, g.outputs, g, lambda tile: windows.forward_tables(g, x, y, tile), relu,
-               program.ahead())
+    _correlate(program, x, y, pack, b, g.outputs, g, windows.forward_weights(g),
+               lambda tile: windows.forward_tables(g, x, y, tile), relu, program.ahead())
     return y
 
 
@@ -68,24 +68,24 @@ def input_gradient(program, dy, pack, g):
         _scatter(program, dy, dx, pack, g)
         return dx
     for residue in g.residues():
-        _correlate(program, dy, dx, pack, None, g.channels, g,
+        _correlate(program, dy, dx, pack, None, g.channels, g, windows.gradient_weights(g, residue),
                    lambda tile, residue=residue: windows.gradient_tables(g, dy, dx, tile, residue))
     return dx
 
 
-def _correlate(program, x, y, pack, b, outputs, g, tables, relu=False, ahead=lambda: dict(ahead_size=0)):
-    """Add one correlation onto `outputs` channels of y in each group; tables(tile) makes its tables."""
-    arguments = _arguments(program, pack, outputs, tables)
+def _correlate(program, x, y, pack, b, outputs, g, weights, tables, relu=False, ahead=lambda: dict(ahead_size=0)):
+    """Add one correlation onto `outputs` channels of y in each group; weights: their order; tables(tile) makes its
+    tables."""
+    arguments = _arguments(program, pack, outputs, weights, tables)
     program.add("correlate", lambda: arguments() | ahead() | dict(
         x=x, b=b, y=y, groups=g.groups, relu=relu, single=0, w_tap=0, w_output=0,
         x_group=x.channels // g.groups * x.plane))
 
 
-def _arguments(program, pack, outputs, tables):
+def _arguments(program, pack, outputs, weights, tables):
     """A function that returns the arguments of a correlation which come from its tables."""
     tiles, tile = program.kernels.conv.split(outputs, 0), program.kernels.conv.tile_pixels(outputs)
-    # the order of the weights does not depend on the borders, which are settled only at the end
-    packed = pack(windows.packed_order(tables(tile).weights, tiles))
+    packed = pack(windows.packed_order(weights, tiles))
 
     def arguments():
         t = tables(tile)

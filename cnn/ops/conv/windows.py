@@ -74,13 +74,12 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Tables:
-    """What `correlate` needs besides its arrays: int32 offsets and the order of the packed weights."""
+    """What `correlate` needs besides its arrays: int32 offsets."""
 
     pixel: np.ndarray   # (pixels,)
     out: np.ndarray     # (pixels,)
     tap: np.ndarray     # (taps,)
     run: np.ndarray     # (runs, 6) first pixel, pixels, first tap, segments of taps, taps of each, skip
-    weights: np.ndarray     # (groups, taps, outputs) positions in the flat weight array
 
 
 def _grid(rows, columns):
@@ -88,39 +87,33 @@ def _grid(rows, columns):
 
 
 def _runs(tile, row_spans, column_spans, columns, taps):
-    """Pixels (i, j) in order, (pixels, 2), and the table of runs: neighbours that visit the same taps.
+    """Rows i and columns j of all pixels, in order, and the table of runs: neighbours that visit the same taps.
 
     tile: the most pixels that the kernel takes at a time. If it is one, a pixel visits just what it needs;
     else the whole kernel rows that its row needs. row_spans, column_spans: for each row (column) of pixels
     the kernel rows (columns) [low, high) that it needs. columns: of the kernel. taps: of one kernel row and
     column.
     """
-    pixels, runs = np.stack(np.mgrid[:len(row_spans), :len(column_spans)], -1).reshape(-1, 2), []
-    step = 1 if tile == 1 else len(column_spans)
-    for first in range(0, len(pixels), step):
-        i, j = pixels[first]
-        r0, r1 = row_spans[i]
-        s0, s1 = column_spans[j] if tile == 1 else (0, columns)
-        if s1 - s0 == columns:
-            need = [r0 * columns * taps, 1, (r1 - r0) * columns * taps, 0]
-        else:
-            need = [(r0 * columns + s0) * taps, r1 - r0, (s1 - s0) * taps, (columns - (s1 - s0)) * taps]
-        if runs and runs[-1][2:] == need:
-            runs[-1][1] += step
-        else:
-            runs.append([first, step, *need])
-    return pixels, np.array(runs)
+    i, j = np.indices((len(row_spans), len(column_spans))).reshape(2, -1)
+    if tile > 1:
+        column_spans = np.broadcast_to((0, columns), (len(column_spans), 2))
+    (r0, r1), (s0, s1) = row_spans[i].T, column_spans[j].T
+    whole = s1 - s0 == columns
+    need = np.stack([(r0 * columns + s0) * taps, np.where(whole, 1, r1 - r0),
+                     np.where(whole, (r1 - r0) * columns, s1 - s0) * taps, (columns - (s1 - s0)) * taps], 1)
+    first = np.flatnonzero(np.append(True, (need[1:] != need[:-1]).any(1)))
+    return i, j, np.column_stack([first, np.diff(first, append=len(need)), need[first]])
 
 
-def _span(flags):
-    """[low, high) of the true flags, which are contiguous; (0, 0) where there is none."""
-    true = np.flatnonzero(flags)
-    return (int(true[0]), int(true[-1]) + 1) if len(true) else (0, 0)
+def _spans(flags):
+    """[low, high) of the true flags of each row, which are contiguous, (rows, 2); (0, 0) where there is none."""
+    count = flags.sum(1)
+    low = np.where(count, (flags.cumsum(1) == 0).sum(1), 0)
+    return np.stack([low, low + count], 1)
 
 
-def _tables(pixel, out, tap, run, weights):
-    int32 = [np.ascontiguousarray(a, np.int32) for a in (pixel, out, tap, run)]
-    return Tables(*int32, np.ascontiguousarray(weights, np.int64))
+def _tables(*tables):
+    return Tables(*(np.ascontiguousarray(table, np.int32) for table in tables))
 
 
 def forward_tables(g, x, y, tile):
@@ -132,34 +125,40 @@ def forward_tables(g, x, y, tile):
     r, c, s = np.arange(R), np.arange(g.channels), np.arange(S)
     tap = _grid(_grid((r * dh - top) * x.row, (s * dw - left) * LANES), c * x.plane)
     u, v = i[:, None] * sh + r * dh - top, j[:, None] * sw + s * dw - left
-    pixels, run = _runs(tile, [_span(row) for row in (u >= 0) & (u < g.size[0])],
-                        [_span(row) for row in (v >= 0) & (v < g.size[1])], S, g.channels)
-    i, j = pixels.T
-    k = np.arange(g.groups * g.outputs).reshape(g.groups, 1, g.outputs)
-    within = (r[:, None, None] * S + s[:, None] + c * R * S).reshape(1, -1, 1)
-    return _tables(i * sh * x.row + j * sw * LANES, i * y.row + j * LANES, tap, run, k * g.taps + within)
+    i, j, run = _runs(tile, _spans((u >= 0) & (u < g.size[0])), _spans((v >= 0) & (v < g.size[1])), S, g.channels)
+    return _tables(i * sh * x.row + j * sw * LANES, i * y.row + j * LANES, tap, run)
+
+
+def forward_weights(g):
+    """Order of the weights for the forward pass: (groups, taps, outputs) positions in the flat array."""
+    r, s, c = np.arange(g.kernel[0]), np.arange(g.kernel[1]), np.arange(g.channels)
+    within = _grid(_grid(r * g.kernel[1], s), c * g.kernel[0] * g.kernel[1])
+    return np.arange(g.groups * g.outputs).reshape(g.groups, 1, g.outputs) * g.taps + within[:, None]
 
 
 def gradient_tables(g, dy, dx, tile, residue):
     """Tables of the input gradient, dx[c, u, v] = sum of dy[k, i, j] w[k, c, r, s] over all (i, j, r, s)
     with i*stride + r*dilation - padding = u, and likewise v, for the (u, v) of one residue by the stride."""
-    S, (a, b) = g.kernel[1], residue
-    rows, ups = g._positions(0, a), g._residue(0, a)
-    columns, lefts = g._positions(1, b), g._residue(1, b)
-    k, c = np.arange(g.outputs), np.arange(g.channels)
-    r, up = np.array(ups, np.int64).reshape(-1, 2).T
-    s, left = np.array(lefts, np.int64).reshape(-1, 2).T
-    u, i = np.array(rows).T
-    v, j = np.array(columns).T
-    tap = _grid(_grid(-up * dy.row, -left * LANES), k * dy.plane)
+    (_, up), (_, left) = _kernel_rows(g, 0, residue[0]), _kernel_rows(g, 1, residue[1])
+    (u, i), (v, j) = (np.array(g._positions(axis, residue[axis])).T for axis in (0, 1))
+    tap = _grid(_grid(-up * dy.row, -left * LANES), np.arange(g.outputs) * dy.plane)
     ii, jj = i[:, None] - up, j[:, None] - left
-    pixels, run = _runs(tile, [_span(row) for row in (ii >= 0) & (ii < g.out[0])],
-                        [_span(row) for row in (jj >= 0) & (jj < g.out[1])], len(s), g.outputs)
-    within = _grid(_grid(r * S, s), k * g.taps)
-    weights = (np.arange(g.groups)[:, None, None] * g.outputs * g.taps + within[:, None]
-               + c * g.kernel[0] * S)
-    m, n = pixels.T
-    return _tables(i[m] * dy.row + j[n] * LANES, u[m] * dx.row + v[n] * LANES, tap, run, weights)
+    m, n, run = _runs(tile, _spans((ii >= 0) & (ii < g.out[0])), _spans((jj >= 0) & (jj < g.out[1])), len(left),
+                      g.outputs)
+    return _tables(i[m] * dy.row + j[n] * LANES, u[m] * dx.row + v[n] * LANES, tap, run)
+
+
+def gradient_weights(g, residue):
+    """Order of the weights for the input gradient: (groups, taps, channels) positions in the flat array."""
+    (r, _), (s, _) = _kernel_rows(g, 0, residue[0]), _kernel_rows(g, 1, residue[1])
+    within = _grid(_grid(r * g.kernel[1], s), np.arange(g.outputs) * g.taps)
+    return (np.arange(g.groups)[:, None, None] * g.outputs * g.taps + within[:, None]
+            + np.arange(g.channels) * g.kernel[0] * g.kernel[1])
+
+
+def _kernel_rows(g, axis, residue):
+    """What `_residue` returns, as two arrays."""
+    return np.array(g._residue(axis, residue), np.int64).reshape(-1, 2).T
 
 
 def scatter_weights(g):
@@ -186,8 +185,8 @@ def weight_tables(g, x, dy):
     (top, _), (left, _) = g.padding
     r, c, s, i, j = (np.arange(n) for n in (R, g.channels, S, *g.out))
     inside = (r[:, None] * dh + i * sh - top >= 0) & (r[:, None] * dh + i * sh - top < g.size[0])
-    spans = np.array([_span(row) for row in inside]) * g.out[1]
-    if len(np.unique(spans, axis=0)) == 1:      # all taps at once: they fill tiles better
+    spans = _spans(inside) * g.out[1]
+    if (spans == spans[0]).all():       # all taps at once: they fill tiles better
         spans = spans[:1]
     tables = {
         "tap": _grid(_grid((r * dh - top) * x.row, c * x.plane), (s * dw - left) * LANES),
@@ -201,8 +200,5 @@ def weight_tables(g, x, dy):
 
 def packed_order(weights, tiles):
     """Positions of the packed weights (int32): for each group and tile of outputs, (taps, kt) in a row."""
-    sizes = [len(part) for part in np.array_split(np.arange(weights.shape[2]), tiles)]
-    bounds = np.cumsum([0, *sizes])
-    parts = [group[:, a:b].ravel() for group in weights
-             for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-    return np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32)
+    parts = [part.reshape(len(weights), -1) for part in np.array_split(weights, tiles, axis=2)]
+    return np.concatenate(parts, axis=1, dtype=np.int32, casting="same_kind").ravel()

@@ -1,6 +1,6 @@
 """2-D convolution with fewer multiplications, by tiles: see cnn/_ext/winograd.pyx for the formulas."""
 from cnn.engine.memory import LANES, zeros
-from cnn.engine.plan import PER_BLOCK, PER_SHARD, PER_ACTIVE_BLOCK
+from cnn.engine.plan import ONCE, PER_ACTIVE_BLOCK, PER_BLOCK, PER_SHARD
 from cnn.runtime import get_winograd
 
 CHANNELS = 12       # the fewest that make up for transforming the tiles
@@ -150,7 +150,7 @@ class _Products:
 
     def weights(self, program, w, to_output, to_tap):
         """U, made before the blocks; `to_output` and `to_tap`: numbers of w from one to the next."""
-        u = program.zeros(self.t.n**2 * (self.padded * self.taps + LANES))
+        u = program.copies(self.t.n**2 * (self.padded * self.taps + LANES), ONCE)
         program.before("winograd_weights",
                        lambda: dict(w=w, u=u, tile=self.t.m, kernel=self.t.g.kernel[0], outputs=self.outputs,
                                     taps=self.taps, kt=self.kt, padded=self.padded, to_tap=to_tap,

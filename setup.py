@@ -21,7 +21,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNEL_MODULES = ("conv", "depthwise", "conv1x1", "winograd", "pool", "norm", "pointwise", "loss", "pack",
+KERNEL_MODULES = ("conv", "depthwise", "conv1x1", "winograd", "pool", "norm", "pointwise", "arithmetic", "loss", "pack",
                   "update", "augment")
 SOURCES = Path("cnn/_ext")
 GENERATED = Path("build/cython")

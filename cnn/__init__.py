@@ -14,7 +14,10 @@ import sys
 from importlib import import_module
 
 from cnn import data, functional, models, optim, schedules
+from cnn.engine.debugging import debug
 from cnn.engine.parameter import Parameter
+from cnn.graph import Value
+from cnn.graph.build import cat
 from cnn.layers import (
     GELU,
     AdaptiveAvgPool2d,
@@ -32,6 +35,8 @@ from cnn.layers import (
     Linear,
     LogSoftmax,
     MaxPool2d,
+    Module,
+    ModuleList,
     ReLU,
     Residual,
     Sequential,
@@ -58,11 +63,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback", "Concat",
     "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "Layer",
-    "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Parameter", "RMSprop", "ReLU",
-    "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged",
-    "clip_grad_norm", "data", "find_lr", "functional", "get_num_threads", "get_winograd", "load_model", "metrics",
-    "models", "optim", "parameter_groups", "save_model", "schedules", "set_num_threads", "set_winograd",
-    "show_config", "split_biases",
+    "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Module", "ModuleList", "Parameter",
+    "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer",
+    "TrainingDiverged", "Value", "cat", "clip_grad_norm", "data", "debug", "find_lr", "functional", "get_num_threads",
+    "get_winograd", "load_model", "metrics", "models", "optim", "parameter_groups", "save_model", "schedules",
+    "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.

@@ -126,7 +126,7 @@ def test_import_is_light():
 
 
 def test_structs_have_the_same_size_on_both_sides():
-    sizes = {"Op": plan.OP.itemsize, "Arg": plan.ARG.itemsize, "Address": plan.ADDRESS.itemsize, "Segment": plan.SEGMENT.itemsize}
+    sizes = {name: getattr(plan, name.upper()).itemsize for name in ("Op", "Arg", "Address", "Segment")}
     assert sizes == _ext.executor.SIZES
 
 

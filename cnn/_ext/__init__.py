@@ -8,6 +8,7 @@ depthwise   convolution channel by channel (depthwise.pyx)
 conv1x1     convolution pixel by pixel (conv1x1.pyx)
 pool        maximum and average pooling (pool.pyx)
 pointwise   activations, softmax and dropout (pointwise.pyx)
+arithmetic  values with each other and with numbers (arithmetic.pyx)
 loss        cross-entropy and squared error (loss.pyx)
 pack        layouts (pack.pyx)
 update      optimizers (update.pyx)
@@ -30,7 +31,8 @@ except ImportError as error:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=executor.pause, after_in_child=executor.forget)
 
-MODULES = ("conv", "depthwise", "conv1x1", "winograd", "pool", "norm", "pointwise", "loss", "pack", "update", "augment")
+MODULES = ("conv", "depthwise", "conv1x1", "winograd", "pool", "norm", "pointwise", "arithmetic", "loss", "pack",
+           "update", "augment")
 
 
 def _built(isa):

@@ -329,8 +329,32 @@ cdef void normalise_backward(const NormaliseBackward* a, const Place* place) noe
                     vec_store(dx + i * LANES + q * VL, vec_keep(holds[q], scale * (g - mean - d * slope)))
 
 
+ctypedef struct Fold:
+    const real* w               # IN  (C, taps)
+    const real* b               # IN  (C,) or NULL
+    const real* mean            # IN  (C,)
+    const real* var             # IN  (C,)
+    const real* gamma           # IN  (C,) or NULL: 1
+    const real* beta            # IN  (C,) or NULL: 0
+    real* folded_w              # OUT (C, taps)
+    real* folded_b              # OUT (C,)
+    Py_ssize_t channels, taps
+    double eps
+
+cdef void fold(const Fold* a, const Place* place) noexcept nogil:
+    """Weights of a convolution that normalises by constants, too: with scale = gamma / s, w' = scale w and
+    b' = scale (b - mean) + beta."""
+    cdef Py_ssize_t c, t
+    cdef real scale
+    for c in range(place.task * CHANNELS, min((place.task + 1) * CHANNELS, a.channels)):
+        scale = inverse(a.var[c], a.eps) * (a.gamma[c] if a.gamma else 1)
+        for t in range(a.taps):
+            a.folded_w[c * a.taps + t] = scale * a.w[c * a.taps + t]
+        a.folded_b[c] = scale * ((a.b[c] if a.b else 0) - a.mean[c]) + (a.beta[c] if a.beta else 0)
+
+
 def tasks(Py_ssize_t channels):
-    """Into how many tasks `statistics` and `gradients` are cut."""
+    """Into how many tasks `statistics`, `gradients` and `fold` are cut."""
     return (channels + CHANNELS - 1) // CHANNELS
 
 

@@ -38,5 +38,5 @@ def look(array, what, where):
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         in_step = "" if step is None else f"step {step}: "
-        raise FloatingPointError(f"{in_step}{where}: its {what} has {int(wrong.sum())} of {array.size} numbers that are "
-                                 f"not finite, the first, {array[place]}, at {place}")
+        raise FloatingPointError(f"{in_step}{where}: of its {what} {int(wrong.sum())} of {array.size} numbers are not "
+                                 f"finite, the first, {array[place]}, at {place}")

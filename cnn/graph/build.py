@@ -46,9 +46,10 @@ def _value(kind, operand, like):
     """An operand as a value of the same graph: a Parameter or an array is the same for every image."""
     if isinstance(operand, Value):
         return operand
-    source = None
+    sources = ()
     if isinstance(operand, np.ndarray):
-        source, operand = operand, Parameter(np.asarray(operand, like.dtype), requires_grad=False)
+        array, operand = operand, Parameter(np.asarray(operand, like.dtype), requires_grad=False)
+        sources = (array, operand),
     if not isinstance(operand, Parameter):
         return NotImplemented
     shape = operand.shape
@@ -58,14 +59,14 @@ def _value(kind, operand, like):
     if len(shape) != len(like.image):
         raise ValueError(f"{kind}: a parameter of shape {operand.shape} does not go together with "
                          f"{shapes.batch(like.image)}")
-    return constant(operand, shape, like, source)
+    return constant(operand, shape, like, sources)
 
 
-def constant(parameter, image, like, source=None):
+def constant(parameter, image, like, sources=()):
     """A Parameter as a value, beside another of its graph."""
     if parameter.dtype != like.dtype:
         raise TypeError(f"parameter: it must be of {like.dtype}, as the values beside it, got {parameter.dtype}")
-    return add(like.graph, ops.Constant(parameter, image, source), (), like.dtype)
+    return add(like.graph, ops.Constant(parameter, image).changed(sources=sources), (), like.dtype)
 
 
 def relu(x):

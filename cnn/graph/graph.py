@@ -26,9 +26,9 @@ class Graph:
     """What a module does with its inputs: a list of nodes, each after those that it reads.
 
     inputs, outputs: lists of Values. structure: how the outputs are put together again, see `cnn.graph.trace.pack`.
-    names, modules: names of parameters and modules, by id. calls: (module, inputs, result, first node, one past the last) of each call inside, in the order in which they
-    ended, where tracing was asked for them;
-    they refer to modules, the rest of a graph to none but layers in NumPy.
+    names, modules: names of parameters and modules, by id. calls: (module, inputs, result, first node, one past the
+    last) of each call inside, in the order in which they ended, where tracing was asked for them; they refer to
+    modules, the rest of a graph to none but layers in NumPy.
     """
 
     def __init__(self, title="", names=None, modules=None):

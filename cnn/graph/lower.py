@@ -1,4 +1,6 @@
 """From a graph to a program of the engine."""
+import numpy as np
+
 from cnn.engine.memory import LANES
 from cnn.engine.plan import Program
 from cnn.graph.differentiate import differentiate
@@ -12,6 +14,8 @@ def write(program, graph, inputs):
     tensors = {id(value): tensor for value, tensor in zip(graph.inputs, inputs, strict=True)}
     backs = {}
     for node in graph.nodes:
+        for array, parameter in node.operation.sources:
+            program.on_run(lambda step, array=array, parameter=parameter: np.copyto(parameter.data, array, "unsafe"))
         tensors[id(node.output)], backs[id(node)] = node.operation.emit(
             program, *(tensors[id(value)] for value in node.inputs))
 

@@ -26,8 +26,8 @@ def _with_pool(operation, following):
     return operation.joined(following, pool=following, relu=following.relu)
 
 
-# What may be done in one: (operation, the one that reads it): a function of both that returns the one for both, or None.
-# Those of an earlier row come first. A ReLU costs nothing in a pool, and less in a pool than anywhere else.
+# What may be done in one: (operation, the one that reads it): a function of both that returns the one for both, or
+# None. Those of an earlier row come first. A ReLU costs nothing in a pool, and less in a pool than anywhere else.
 FUSED = [
     {(pointwise.ReLU, pool.MaxPool2d): _pooled_relu},
     {(conv.Conv2d, pool.MaxPool2d): _with_pool},

@@ -25,8 +25,8 @@ def add(graph, operation, inputs, dtype):
 def trace(function, images, dtype, title="", names=None, modules=None, record=False):
     """The Graph of `function(*values)` for values of these image shapes and dtype.
 
-    The function returns a value, a tuple, list or dict of them. names, modules: names of parameters and modules, by id. record: whether to note
-    the calls of modules.
+    The function returns a value, a tuple, list or dict of them. names, modules: their
+    names by id, of parameters and modules. record: whether to note the calls of modules.
     """
     graph = Graph(title, names, modules)
     graph.calls = [] if record else None

@@ -1,7 +1,8 @@
 """Activations and dropout. Any shape (N, C, H, W) or (N, features), but for Dropout2d."""
 import numpy as np
 
-from cnn import functional, shapes
+from cnn import shapes
+from cnn.functional.pointwise import channel_axis, gelu_kernel
 from cnn.graph import apply
 from cnn.layers.module import Module
 from cnn.ops import pointwise
@@ -72,12 +73,12 @@ class GELU(_Activation):
 
     def __init__(self, approximate="none"):
         super().__init__()
-        functional.gelu_kernel("GELU", approximate)
+        gelu_kernel("GELU", approximate)
         self.approximate = approximate
 
     @property
     def kernel(self):
-        return functional.gelu_kernel("GELU", self.approximate)
+        return gelu_kernel("GELU", self.approximate)
 
     def extra_repr(self):
         return f"approximate={self.approximate!r}"
@@ -94,7 +95,7 @@ class Softmax(_Activation):
 
     def __init__(self, dim=1):
         super().__init__()
-        self.dim = functional.channel_axis(type(self).__name__, dim)
+        self.dim = channel_axis(type(self).__name__, dim)
 
     def extra_repr(self):
         return f"dim={self.dim}"

@@ -2,6 +2,7 @@
 import numpy as np
 
 from cnn import functional, shapes
+from cnn.functional.loss import class_weights
 from cnn.ops import loss as ops
 
 
@@ -28,7 +29,7 @@ class CrossEntropyLoss:
 
     def __call__(self, logits, targets):
         value, self._gradient = functional.cross_entropy(logits, targets, self.label_smoothing, self.weight)
-        weight = functional.class_weights("CrossEntropyLoss", self.weight, logits.shape[1])
+        weight = class_weights("CrossEntropyLoss", self.weight, logits.shape[1])
         self.total = float(len(targets) if weight is None else weight[np.asarray(targets)].sum())
         return value
 
@@ -48,7 +49,7 @@ class CrossEntropyLoss:
         if not scores.flat:
             raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K), got "
                              f"(N, {', '.join(map(str, scores.shape))})")
-        weight = functional.class_weights("CrossEntropyLoss", self.weight, scores.channels)
+        weight = class_weights("CrossEntropyLoss", self.weight, scores.channels)
         total = program.per_step(1)
         dy, losses, correct = ops.cross_entropy(program, scores, total, self.label_smoothing, weight, need_gradient,
                                                 chosen)

@@ -339,8 +339,8 @@ class Module:
 
     def summary(self, shape, batch_size=None):
         """What it is made of, as a table to print or to read (cnn.layers.summary.Summary): each layer's output
-        shape, parameters, multiply-adds and memory for one image of `shape`, (C, H, W) or (features,); totals; and, with
-        `batch_size`, the memory that training takes with batches of so many images.
+        shape, parameters, multiply-adds and memory for one image of `shape`, (C, H, W) or (features,); totals; and,
+        with `batch_size`, the memory that training takes with batches of so many images.
 
         Raises TypeError or ValueError for a shape that does not fit the model.
         """

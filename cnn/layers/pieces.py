@@ -16,8 +16,8 @@ class Piece:
     def __init__(self, nodes, inputs, outputs, training):
         self.inputs, self.outputs = inputs, outputs
         self.layer = getattr(nodes[0].operation, "layer", None)
-        self.where = ", ".join(dict.fromkeys(f"{node.operation.name}" + (f" (module {node.modules[0]})" if node.modules[0]
-                                                                        else "") for node in nodes))
+        self.where = ", ".join(dict.fromkeys(
+            f"{node.operation.name}{f' (module {node.modules[0]})' if node.modules[0] else ''}" for node in nodes))
         graph = Graph()
         graph.inputs, graph.outputs, graph.nodes = inputs, outputs, nodes
         graph.structure = len(outputs)

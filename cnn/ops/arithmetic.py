@@ -4,8 +4,6 @@ Where shapes differ, what has one channel, row or column is repeated; its gradie
 """
 import math
 
-import numpy as np
-
 from cnn import shapes
 from cnn.engine.plan import PER_SHARD
 from cnn.ops import pointwise
@@ -281,14 +279,13 @@ class Channels(Operation):
 
 
 class Constant(Operation):
-    """A Parameter's numbers, the same for every image. image: the shape of one image, of as many numbers. source: an
-    array whose numbers the Parameter takes before each run, or None."""
+    """A Parameter's numbers, the same for every image. image: the shape of one image, of as many numbers."""
 
     name = twin = "parameter"
 
-    def __init__(self, parameter, image, source=None):
+    def __init__(self, parameter, image):
         super().__init__()
-        self.image, self.parameters, self.source = tuple(image), {"parameter": parameter}, source
+        self.image, self.parameters = tuple(image), {"parameter": parameter}
 
     def shape(self):
         return self.image
@@ -296,8 +293,6 @@ class Constant(Operation):
     def emit(self, program):
         p = self.parameters["parameter"]
         count = p.size
-        if self.source is not None:
-            program.on_run(lambda step: np.copyto(p.data, self.source, "unsafe"))
         y = program.tensor(count, flat=True)
         program.add("spread", lambda: dict(x=p.data, y=y, channels=count))
         view = y if len(self.image) == 1 else program.view(y, *self.image)

@@ -21,7 +21,7 @@ class Operation:
 
     name = twin = ""
     effects = False
-    fused = ()
+    fused = sources = ()
 
     def __init__(self, owner=None):
         self.owner = owner or self.name

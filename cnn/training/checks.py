@@ -37,8 +37,8 @@ def single_values(owner, model, loader):
             advice = "a larger batch size" if loader.batch_size == 1 else (
                 "DataLoader(..., drop_last=True) (--drop-last), or another batch size")
             layer = f" (layer {node.modules[0]})" if node.modules[0] else ""
-            raise ValueError(f"{owner}: {which} has one image, so that {operation.owner}{layer} gets a single value per "
-                             f"channel; use {advice}")
+            raise ValueError(f"{owner}: {which} has one image, so that {operation.owner}{layer} gets a single value "
+                             f"per channel; use {advice}")
 
 
 def end_of_schedule(owner, schedule, step, steps, stacklevel):

@@ -6,11 +6,12 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
-from cnn import functional, shapes
+from cnn import shapes
 from cnn._ext import augment
 from cnn.data import DataLoader, Dataset
 from cnn.engine.plan import LANES, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Program, Slot, circumstances
 from cnn.engine.programs import Pool, Use, guards, left_to_emit
+from cnn.functional.loss import targets
 from cnn.graph.lower import write
 from cnn.graph.passes import optimised
 from cnn.layers.in_numpy import run_backward, run_forward
@@ -614,7 +615,7 @@ class Trainer:
                              f"only {fused.classes}")
         fused.total[:steps, 0] = count if fused.weight is None else fused.weight[batch.targets].sum(-1)
         if batch.dataset is None:
-            labels = functional.targets("Trainer", batch.labels, count, fused.classes)
+            labels = targets("Trainer", batch.labels, count, fused.classes)
             program.run(count, before=before, x=batch.images, target=labels)
         else:
             numbers = {f"numbers{i}": numbers for i, numbers in enumerate(batch.numbers)}
@@ -622,7 +623,7 @@ class Trainer:
                         target=batch.labels, **numbers)
         results = fused.results(steps)
         if not all(math.isfinite(loss) for loss, _, _ in results):      # are the labels to blame?
-            functional.targets("Trainer", batch.targets.ravel(), steps * count, fused.classes)
+            targets("Trainer", batch.targets.ravel(), steps * count, fused.classes)
         return results
 
 

@@ -62,8 +62,8 @@ class Conv2d(Operation):
     """A convolution; perhaps with a normalisation folded into its weights, a ReLU and max pooling after it.
 
     weight: Parameter (K, C / groups, R, S); bias: Parameter (K,) or None. kernel, stride, dilation: pairs.
-    relu: whether a ReLU follows. pool: the MaxPool2d operation that follows, or None. norm: a BatchNorm2d operation with
-    constant statistics that stands between, or None.
+    relu: whether a ReLU follows. pool: the MaxPool2d operation that follows, or None. norm: a BatchNorm2d operation
+    with constant statistics that stands between, or None.
     """
 
     name = twin = "conv2d"

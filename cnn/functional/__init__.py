@@ -1,0 +1,49 @@
+"""The operations as functions of NCHW arrays, without layers.
+
+All arrays are float32 or float64 (one dtype in a call; nothing is up-cast), of any memory order and byte
+order; results are new C-contiguous arrays. Sizes are an int or a pair (height, width). A batch may be
+empty. TypeError is raised for a wrong dtype or kind of argument, ValueError for a wrong shape or value,
+naming the function, the argument and what would be right.
+
+In the `forward` of a module they take values, too, and return what PyTorch's functions do: `max_pool2d` of a value is
+the pooled value alone. Weights are then Parameters, or arrays, whose numbers are looked at in each run. The `_backward`
+of a function takes arrays only: what is done with values is differentiated by itself.
+"""
+from cnn.functional.conv import conv2d, conv2d_backward, linear, linear_backward
+from cnn.functional.loss import cross_entropy, mse_loss
+from cnn.functional.norm import batch_norm, batch_norm_backward
+from cnn.functional.pointwise import (
+    gelu,
+    gelu_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    log_softmax,
+    log_softmax_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    silu,
+    silu_backward,
+    softmax,
+    softmax_backward,
+    tanh,
+    tanh_backward,
+)
+from cnn.functional.pool import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    adaptive_max_pool2d,
+    avg_pool2d,
+    avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
+from cnn.graph.build import cat, flatten
+
+__all__ = ["adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "avg_pool2d",
+           "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "cat", "conv2d", "conv2d_backward",
+           "cross_entropy", "flatten", "gelu", "gelu_backward", "leaky_relu", "leaky_relu_backward", "linear",
+           "linear_backward", "log_softmax", "log_softmax_backward", "max_pool2d", "max_pool2d_backward", "mse_loss",
+           "relu", "relu_backward", "sigmoid", "sigmoid_backward", "silu", "silu_backward", "softmax",
+           "softmax_backward", "tanh", "tanh_backward"]

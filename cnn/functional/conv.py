@@ -1,0 +1,128 @@
+"""Convolution and linear maps."""
+import numpy as np
+
+from cnn import shapes
+from cnn.engine.plan import Slot
+from cnn.functional.common import bias, numbers, parameter
+from cnn.functional.common import program as run
+from cnn.graph import Value, apply
+from cnn.ops import conv
+from cnn.ops import linear as linear_ops
+
+
+def _convolution(name, x_shape, w, stride, padding, dilation, groups):
+    """Checked geometry of a convolution, and what identifies its program."""
+    groups = shapes.integer(name, "groups", groups, 1)
+    channels, outputs = x_shape[1], w.shape[0]
+    for what, count in (("channels of x", channels), ("outputs of w", outputs)):
+        if count % groups or not count:
+            raise ValueError(f"{name}: the {count} {what} must be divisible by groups {groups}")
+    if w.shape[1] != channels // groups:
+        raise ValueError(f"{name}: w must have shape (K, {channels // groups}, R, S) for {channels} channels "
+                         f"in {groups} groups, got {w.shape}")
+    if 0 in w.shape:
+        raise ValueError(f"{name}: w must not be empty, got shape {w.shape}")
+    shapes.element_count(name, *x_shape)
+    return conv.geometry(name, x_shape[2:], channels, outputs, w.shape[2:], shapes.pair(name, "stride", stride, 1),
+                         padding, shapes.pair(name, "dilation", dilation, 1), groups)
+
+
+def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
+    """2-D convolution: y[k, i, j] = b[k] + sum_{c, m, n} x[c, i*s + m*d - p, j*s + n*d - p] w[k, c, m, n].
+
+    x: (N, C, H, W); w: (K, C / groups, R, S); b: (K,) or None. padding: int, pair, "same" or "valid".
+    Returns y: (N, K, OH, OW).
+    """
+    if isinstance(x, Value):
+        w, source = parameter("conv2d", "w", w, x.dtype)
+        b, other = parameter("conv2d", "b", b, x.dtype)
+        if w is None or len(w.shape) != 4 or b is not None and b.shape != w.shape[:1]:
+            raise ValueError(f"conv2d: w must have shape (K, C/groups, R, S) and b (K,), got {w and w.shape} and "
+                             f"{b and b.shape}")
+        stride, dilation = (shapes.pair("conv2d", name, value, 1)
+                            for name, value in (("stride", stride), ("dilation", dilation)))
+        groups = shapes.integer("conv2d", "groups", groups, 1)
+        operation = conv.Conv2d("conv2d", w, b, stride, padding, dilation, groups)
+        return apply(operation.changed(sources=source + other), x)
+    w, b = numbers(w, b)
+    x = shapes.array("conv2d", "x", x, ("N", "C", "H", "W"))
+    w = shapes.array("conv2d", "w", w, ("K", "C/groups", "R", "S"), x.dtype)
+    g = _convolution("conv2d", x.shape, w, stride, padding, dilation, groups)
+    b = bias("conv2d", b, len(w), x.dtype)
+
+    def write(program):
+        t = program.input(*x.shape[1:])
+        program.output(conv.conv2d(program, t, Slot("w"), None if b is None else Slot("b"), g)[0])
+    y = np.empty((len(x), len(w), *g.out), x.dtype)
+    with run(("conv2d", g, b is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
+    return y
+
+
+def conv2d_backward(dy, x, w, stride=1, padding=0, dilation=1, groups=1, need_dx=True):
+    """Gradients of `conv2d`: dy is the gradient of the loss by y, of y's shape.
+
+    Returns dx like x (None without `need_dx`), dw like w, db: (K,), each summed over the batch but dx.
+    """
+    x = shapes.array("conv2d_backward", "x", x, ("N", "C", "H", "W"))
+    w = shapes.array("conv2d_backward", "w", w, ("K", "C/groups", "R", "S"), x.dtype)
+    g = _convolution("conv2d_backward", x.shape, w, stride, padding, dilation, groups)
+    dy = shapes.array("conv2d_backward", "dy", dy, (len(x), len(w), *g.out), x.dtype)
+
+    def write(program):
+        tx = program.input(*x.shape[1:])
+        tdy = program.input(*dy.shape[1:], name="dy")
+        tdx = conv.conv2d_backward(program, tdy, tx, Slot("w"), g, Slot("dw"), Slot("db"), need_dx)
+        if need_dx:
+            program.output(tdx, "dx")
+    dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(len(w), x.dtype)
+    with run(("conv2d_backward", g, bool(need_dx)), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
+    return dx, dw, db
+
+
+def linear(x, w, b=None):
+    """y = x w^T + b. x: (N, C); w: (K, C); b: (K,) or None. Returns y: (N, K)."""
+    if isinstance(x, Value):
+        w, source = parameter("linear", "w", w, x.dtype)
+        b, other = parameter("linear", "b", b, x.dtype)
+        if w is None or len(w.shape) != 2 or b is not None and b.shape != w.shape[:1]:
+            raise ValueError(f"linear: w must have shape (K, C) and b (K,), got {w and w.shape} and {b and b.shape}")
+        return apply(linear_ops.Linear("linear", w, b).changed(sources=source + other), x)
+    w, b = numbers(w, b)
+    x, w = _linear_arrays("linear", x, w)
+    b = bias("linear", b, len(w), x.dtype)
+
+    def write(program):
+        t = program.input(x.shape[1], flat=True)
+        program.output(linear_ops.linear(program, t, Slot("w"), None if b is None else Slot("b"), len(w)))
+    y = np.empty((len(x), len(w)), x.dtype)
+    with run(("linear", w.shape, b is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
+    return y
+
+
+def linear_backward(dy, x, w, need_dx=True):
+    """Gradients of `linear`: dx = dy w (None without `need_dx`), dw = dy^T x, db = sum of dy over the batch."""
+    x, w = _linear_arrays("linear_backward", x, w)
+    dy = shapes.array("linear_backward", "dy", dy, (len(x), len(w)), x.dtype)
+
+    def write(program):
+        tx = program.input(x.shape[1], flat=True)
+        tdy = program.input(len(w), flat=True, name="dy")
+        tdx = linear_ops.linear_backward(program, tdy, tx, Slot("w"), Slot("dw"), Slot("db"), need_dx)
+        if need_dx:
+            program.output(tdx, "dx")
+    dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(len(w), x.dtype)
+    with run(("linear_backward", w.shape, bool(need_dx)), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
+    return dx, dw, db
+
+
+def _linear_arrays(name, x, w):
+    x = shapes.array(name, "x", x, ("N", "C"))
+    w = shapes.array(name, "w", w, ("K", x.shape[1]), x.dtype)
+    if 0 in w.shape:
+        raise ValueError(f"{name}: w must not be empty, got shape {w.shape}")
+    shapes.element_count(name, len(x), *w.shape)
+    return x, w

@@ -1,0 +1,93 @@
+"""Losses: the value, and the gradient by the scores."""
+import math
+
+import numpy as np
+
+from cnn import shapes
+from cnn.engine.plan import Slot
+from cnn.functional.common import program as run
+from cnn.ops import loss
+
+
+def targets(name, value, count, classes):
+    """Class numbers as int64 (count,), checked to lie in [0, classes)."""
+    value = np.asarray(value)
+    if value.dtype.kind not in "iu":
+        raise TypeError(f"{name}: targets must be integers, got {value.dtype}")
+    if value.shape != (count,):
+        raise ValueError(f"{name}: targets must have shape ({count},), got {value.shape}")
+    if count and not 0 <= value.min() <= value.max() < classes:
+        raise ValueError(f"{name}: targets must lie in [0, {classes}), got {value.min()} to {value.max()}")
+    return np.ascontiguousarray(value, np.int64)
+
+
+def class_weights(name, weight, classes):
+    """Weights as float64 (classes,), finite and not negative; None stays None."""
+    if weight is None:
+        return None
+    try:
+        kind, weight = np.asarray(weight).dtype.kind, np.ascontiguousarray(weight, np.float64)
+    except (TypeError, ValueError):
+        kind = "O"
+    if kind not in "fiu":
+        raise TypeError(f"{name}: weight must hold a number for each class, got {weight!r}")
+    if weight.shape != (classes,):
+        raise ValueError(f"{name}: weight must have shape ({classes},), got {weight.shape}")
+    if not (np.isfinite(weight).all() and (weight >= 0).all()):
+        raise ValueError(f"{name}: weight must be finite and not negative, got {weight}")
+    if not weight.any():
+        raise ValueError(f"{name}: weight must be above 0 for one class at least, got {weight}")
+    return weight
+
+
+def cross_entropy(logits, targets_, label_smoothing=0.0, weight=None):
+    """Softmax and log loss, fused: L = -log softmax(logits)[target], the (weighted) mean over the batch.
+
+    logits: (N, K); targets: integers (N,) in [0, K); weight: (K,) or None; label_smoothing in [0, 1].
+    Returns the loss (float) and dlogits (N, K). Of an empty batch, and where all targets have weight 0, the loss is
+    NaN, as in PyTorch; the gradient is then 0.
+    """
+    name = "cross_entropy"
+    logits = shapes.array(name, "logits", logits, ("N", "K"))
+    classes = shapes.integer(name, "the number of classes", logits.shape[1], 1)
+    target = targets(name, targets_, len(logits), classes)
+    smoothing = shapes.number(name, "label_smoothing", label_smoothing, 0, 1)
+    weight = class_weights(name, weight, classes)
+    total = np.array([float(len(target)) if weight is None else weight[target].sum()])
+    dlogits = np.empty_like(logits)
+
+    def write(program):
+        z = program.input(classes, flat=True)
+        dz, program.loss, _ = loss.cross_entropy(program, z, Slot("total"), smoothing,
+                                                 None if weight is None else Slot("weight"))
+        program.output(dz)
+    with run((name, classes, smoothing, weight is None), logits.dtype, len(logits), write) as program:
+        program.run(len(logits), x=logits, y=dlogits, target=target, total=total,
+                    **({} if weight is None else {"weight": weight}))
+        with np.errstate(invalid="ignore"):
+            summed = float(program.loss[:len(logits)].sum())
+    return summed / float(total[0]) if total[0] else math.nan, dlogits
+
+
+def mse_loss(prediction, target):
+    """Mean squared error over all elements. Arrays of one shape, (N, C, H, W) or (N, features).
+
+    Returns the loss (float) and its gradient by the prediction. Of an empty batch the loss is NaN.
+    """
+    name = "mse_loss"
+    prediction = shapes.array(name, "prediction", prediction)
+    if prediction.ndim not in (2, 4) or 0 in prediction.shape[1:]:
+        raise ValueError(f"{name}: prediction must have shape (N, C, H, W) or (N, features), got {prediction.shape}")
+    target = shapes.array(name, "target", target, prediction.shape, prediction.dtype)
+    gradient = np.empty_like(prediction)
+
+    def write(program):
+        size, flat = prediction.shape[1:], prediction.ndim == 2
+        y = program.input(*size, flat=flat)
+        dy, program.loss = loss.mse(program, y, program.input(*size, flat=flat, name="t"))
+        program.output(dy)
+    with run((name, prediction.shape[1:]), prediction.dtype, len(prediction), write) as program:
+        program.run(len(prediction), x=prediction, t=target, y=gradient)
+        loss_sum = program.loss[:len(prediction)].sum()
+    with np.errstate(invalid="ignore"):
+        return float(np.divide(loss_sum, np.float64(prediction.size))), gradient

@@ -1,0 +1,167 @@
+"""Activations, element by element or over the channels."""
+import numpy as np
+
+from cnn import shapes
+from cnn.functional.common import program as run
+from cnn.graph import Value, apply
+from cnn.ops import pointwise
+
+# what the backward kernel of an activation needs of the forward pass: its input or its output
+SAVED = {"relu": "y", "leaky_relu": "x", "tanh": "y", "sigmoid": "y", "silu": "x", "gelu": "x", "gelu_tanh": "x",
+         "softmax": "y", "log_softmax": "y"}
+
+
+def _pointwise(name, kernel, saved, arrays, **scalars):
+    """Run an activation, or its backward where `saved` says what it gets besides dy; arrays of any shape."""
+    first = next(iter(arrays.values()))
+    if isinstance(first, Value):
+        if saved is not None:
+            raise TypeError(f"{name}: it takes arrays; values are differentiated by themselves")
+        return apply(pointwise.ReLU() if kernel == "relu" else pointwise.Activation(kernel, kernel, SAVED[kernel],
+                                                                                   **scalars), first)
+    checked = [shapes.array(name, what, value, None if i == 0 else arrays["dy"].shape,
+                            None if i == 0 else arrays["dy"].dtype)
+               for i, (what, value) in enumerate(arrays.items())]
+    shape, dtype = checked[0].shape, checked[0].dtype
+    # whatever the shape, it is a row of numbers: cut it into images of up to 256
+    width = min(256, max(1, -(-checked[0].size // 16)))
+    count = -(-checked[0].size // width)
+    padded = [np.zeros(count * width, dtype) for _ in checked]
+    for flat, value in zip(padded, checked, strict=True):
+        flat[:value.size] = value.ravel()
+
+    def write(program):
+        tensors = [program.input(width, flat=True, name=what) for what in arrays]
+        if saved is None:
+            program.output(pointwise.forward(program, kernel, *tensors, **scalars), "out")
+        else:
+            program.output(pointwise.backward(program, kernel, *tensors, saved, **scalars), "out")
+    out = np.empty(count * width, dtype)
+    with run((name, kernel, width, *scalars.values()), dtype, count, write) as program:
+        program.run(count, out=out, **dict(zip(arrays, padded, strict=True)))
+    return out[:checked[0].size].reshape(shape)
+
+
+def relu(x):
+    """max(x, 0); NaN stays NaN. x of any shape."""
+    return _pointwise("relu", "relu", None, {"x": x})
+
+
+def relu_backward(dy, y):
+    """dx = dy where y > 0 (or NaN), else 0; y is what `relu` returned."""
+    return _pointwise("relu_backward", "relu", "y", {"dy": dy, "y": y})
+
+
+def leaky_relu(x, negative_slope=0.01):
+    """x where x > 0, else negative_slope * x. x of any shape."""
+    slope = shapes.number("leaky_relu", "negative_slope", negative_slope)
+    return _pointwise("leaky_relu", "leaky_relu", None, {"x": x}, slope=slope)
+
+
+def leaky_relu_backward(dy, x, negative_slope=0.01):
+    """dx = dy where x > 0, else negative_slope * dy."""
+    slope = shapes.number("leaky_relu_backward", "negative_slope", negative_slope)
+    return _pointwise("leaky_relu_backward", "leaky_relu", "x", {"dy": dy, "x": x}, slope=slope)
+
+
+def tanh(x):
+    """tanh(x). x of any shape."""
+    return _pointwise("tanh", "tanh", None, {"x": x})
+
+
+def tanh_backward(dy, y):
+    """dx = dy (1 - y^2); y is what `tanh` returned."""
+    return _pointwise("tanh_backward", "tanh", "y", {"dy": dy, "y": y})
+
+
+def sigmoid(x):
+    """1 / (1 + exp(-x)). x of any shape."""
+    return _pointwise("sigmoid", "sigmoid", None, {"x": x})
+
+
+def sigmoid_backward(dy, y):
+    """dx = dy y (1 - y); y is what `sigmoid` returned."""
+    return _pointwise("sigmoid_backward", "sigmoid", "y", {"dy": dy, "y": y})
+
+
+def silu(x):
+    """x sigmoid(x). x of any shape."""
+    return _pointwise("silu", "silu", None, {"x": x})
+
+
+def silu_backward(dy, x):
+    """dx = dy s (1 + x (1 - s)) with s = sigmoid(x)."""
+    return _pointwise("silu_backward", "silu", "x", {"dy": dy, "x": x})
+
+
+def gelu_kernel(name, approximate):
+    """The kernel for a choice of `approximate`, checked."""
+    kernels = {"none": "gelu", "tanh": "gelu_tanh"}
+    if not isinstance(approximate, str) or approximate not in kernels:
+        raise ValueError(f'{name}: approximate must be "none" or "tanh", got {approximate!r}')
+    return kernels[approximate]
+
+
+def gelu(x, approximate="none"):
+    """x P(x), P the normal distribution function, or with approximate="tanh"
+    x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2. x of any shape. Hendrycks and Gimpel 2016."""
+    return _pointwise("gelu", gelu_kernel("gelu", approximate), None, {"x": x})
+
+
+def gelu_backward(dy, x, approximate="none"):
+    """dx = dy times the derivative of `gelu` at x."""
+    return _pointwise("gelu_backward", gelu_kernel("gelu_backward", approximate), "x", {"dy": dy, "x": x})
+
+
+def softmax(x, dim=1):
+    """exp(x_c) / sum of exp(x_k) over the channels or features k; x: (N, C, H, W) or (N, features); dim: 1."""
+    return _over_channels("softmax", None, {"x": x}, dim)
+
+
+def softmax_backward(dy, y, dim=1):
+    """dx_c = y_c (dy_c - sum of dy_k y_k); y is what `softmax` returned."""
+    return _over_channels("softmax", "y", {"dy": dy, "y": y}, dim)
+
+
+def log_softmax(x, dim=1):
+    """log of `softmax`, without its overflows: x_c - log of the sum of exp(x_k)."""
+    return _over_channels("log_softmax", None, {"x": x}, dim)
+
+
+def log_softmax_backward(dy, y, dim=1):
+    """dx_c = dy_c - exp(y_c) times the sum of dy_k; y is what `log_softmax` returned."""
+    return _over_channels("log_softmax", "y", {"dy": dy, "y": y}, dim)
+
+
+def channel_axis(name, dim):
+    """dim, which must be 1."""
+    if shapes.integer(name, "dim", dim, -2**31) != 1:
+        raise ValueError(f"{name}: dim must be 1 (channels or features), got {dim}")
+    return 1
+
+
+def _over_channels(kernel, saved, arrays, dim):
+    """Run softmax or its logarithm, or the backward pass where `saved` says what it gets besides dy."""
+    name = kernel if saved is None else f"{kernel}_backward"
+    channel_axis(name, dim)
+    first, *others = arrays
+    if isinstance(arrays[first], Value):
+        if saved is not None:
+            raise TypeError(f"{name}: it takes arrays; values are differentiated by themselves")
+        return apply(pointwise.Activation(kernel, kernel, SAVED[kernel]), arrays[first])
+    checked = {first: shapes.images(name, first, arrays[first])}
+    shape, dtype = checked[first].shape, checked[first].dtype
+    if 0 in shape[1:]:
+        raise ValueError(f"{name}: every image of {first} must have pixels, got shape {shape}")
+    shapes.element_count(name, *shape)
+    checked.update({what: shapes.array(name, what, arrays[what], shape, dtype) for what in others})
+
+    def write(program):
+        tensors = [program.input(*shape[1:], flat=len(shape) == 2, name=what) for what in arrays]
+        made = (pointwise.forward(program, kernel, *tensors) if saved is None
+                else pointwise.backward(program, kernel, *tensors, saved))
+        program.output(made, "out")
+    out = np.empty(shape, dtype)
+    with run((name, shape[1:]), dtype, len(checked[first]), write) as program:
+        program.run(len(out), out=out, **checked)
+    return out

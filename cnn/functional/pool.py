@@ -1,0 +1,179 @@
+"""Pooling."""
+import numpy as np
+
+from cnn import shapes
+from cnn.engine.plan import Slot
+from cnn.functional.common import program as run
+from cnn.graph import Value, apply
+from cnn.ops import pool
+
+
+def _windows(name, size, kernel_size, stride, padding, *flags):
+    """Windows of a pooling, and what tells them from others."""
+    kernel = shapes.pair(name, "kernel_size", kernel_size, 1)
+    stride = kernel if stride is None else shapes.pair(name, "stride", stride, 1)
+    key = (tuple(size), kernel, stride, shapes.pair(name, "padding", padding, 0), *map(bool, flags))
+    return pool.windows(name, *key), key
+
+
+def _options(name, kernel_size, stride, padding, ceil_mode):
+    """What a pooling operation of values takes."""
+    kernel = shapes.pair(name, "kernel_size", kernel_size, 1)
+    return {"kernel_size": kernel, "stride": kernel if stride is None else shapes.pair(name, "stride", stride, 1),
+            "padding": shapes.pair(name, "padding", padding, 0), "ceil_mode": bool(ceil_mode)}
+
+
+def _adaptive_windows(name, size, output_size):
+    key = tuple(size), shapes.pair(name, "output_size", output_size, 1)
+    return pool.adaptive_windows(name, *key), key
+
+
+def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
+    """Max pooling. x: (N, C, H, W). Returns y: (N, C, OH, OW), and the winners' indices, int64 of y's shape,
+    into the flattened H*W plane.
+
+    Of equal values the first in row-major order wins, a NaN wins over everything, padding never wins.
+    """
+    if isinstance(x, Value):
+        return apply(pool.MaxPool2d("max_pool2d", **_options("max_pool2d", kernel_size, stride, padding, ceil_mode)), x)
+    x = shapes.array("max_pool2d", "x", x, ("N", "C", "H", "W"))
+    return _max_pool("max_pool2d", x, *_windows("max_pool2d", x.shape[2:], kernel_size, stride, padding, ceil_mode))
+
+
+def adaptive_max_pool2d(x, output_size):
+    """Max pooling with `output_size` windows, an int or a pair, spread over the input.
+
+    x: (N, C, H, W). Window i of n reaches from row floor(i H / n) to ceil((i + 1) H / n); likewise the columns.
+    Returns y: (N, C, *output_size), and indices as `max_pool2d`, for `max_pool2d_backward`.
+    """
+    if isinstance(x, Value):
+        size = shapes.pair("adaptive_max_pool2d", "output_size", output_size, 1)
+        return apply(pool.MaxPool2d("adaptive_max_pool2d", output_size=size), x)
+    x = shapes.array("adaptive_max_pool2d", "x", x, ("N", "C", "H", "W"))
+    return _max_pool("adaptive_max_pool2d", x, *_adaptive_windows("adaptive_max_pool2d", x.shape[2:], output_size))
+
+
+def _max_pool(name, x, win, key):
+    shape = _pooled(name, x.shape, win)
+    y, indices = np.empty(shape, x.dtype), np.empty(shape, np.int64)
+    if y.size == 0:
+        return y, indices
+
+    def write(program):
+        t, index = pool.max_pool2d(program, program.input(*x.shape[1:]), win)
+        program.output(t)
+        program.add("unpack_index", lambda: dict(x=index, y=Slot("indices"), size=int(np.prod(shape[1:]))))
+    with run((name, x.shape[1], key), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, y=y, indices=indices)
+    return y, indices
+
+
+def max_pool2d_backward(dy, indices, input_shape):
+    """Gradient of `max_pool2d`: dx[c, indices] += dy, so that overlapping windows add up.
+
+    dy: (N, C, OH, OW); indices: int64 of that shape, each in [0, H*W); input_shape: (N, C, H, W).
+    Returns dx: (N, C, H, W).
+    """
+    name = "max_pool2d_backward"
+    dy = shapes.array(name, "dy", dy, ("N", "C", "OH", "OW"))
+    indices = shapes.array(name, "indices", indices, dy.shape, np.int64)
+    height, width = _input_size(name, input_shape, dy)
+    if indices.size and not 0 <= indices.min() <= indices.max() < height * width:
+        raise ValueError(f"{name}: indices must lie in [0, {height * width}), got {indices.min()} to "
+                         f"{indices.max()}")
+    dx, size = np.zeros((*dy.shape[:2], height, width), dy.dtype), int(np.prod(dy.shape[1:]))
+    if dy.size == 0:
+        return dx
+
+    def write(program):
+        t = program.input(*dy.shape[1:], name="dy")
+        index = program.tensor(*dy.shape[1:], integer=True)
+        program.add("pack_index", lambda: dict(x=Slot("indices"), y=index, size=size))
+        program.output(pool.max_pool2d_scatter(program, t, index, height, width), "dx")
+    with run((name, dy.shape[1:], height, width), dy.dtype, len(dy), write) as program:
+        program.run(len(dy), dy=dy, indices=indices, dx=dx)
+    return dx
+
+
+def _pooled(name, shape, win):
+    """Shape of what comes out of a pooling."""
+    shapes.element_count(name, *shape)
+    shapes.element_count(name, *shape[:2], win["out_h"], win["out_w"])
+    return *shape[:2], win["out_h"], win["out_w"]
+
+
+def _input_size(name, input_shape, dy):
+    """(H, W) of the input whose gradient is wanted, checked."""
+    if not isinstance(input_shape, (tuple, list)):
+        raise TypeError(f"{name}: input_shape must be a tuple (N, C, H, W), got {input_shape!r}")
+    if len(input_shape) != 4 or tuple(input_shape[:2]) != dy.shape[:2]:
+        raise ValueError(f"{name}: input_shape must be ({dy.shape[0]}, {dy.shape[1]}, H, W), got {input_shape}")
+    height, width = (shapes.integer(name, "input_shape", n, 0) for n in input_shape[2:])
+    shapes.element_count(name, *dy.shape[:2], height, width)
+    return height, width
+
+
+def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    """Average pooling. x: (N, C, H, W). Returns y: (N, C, OH, OW).
+
+    y[c, i, j] is the sum of the window's pixels over their number, in which the padding counts (as zeros) if
+    count_include_pad, and what a window of ceil_mode sees beyond the padding does not.
+    """
+    if isinstance(x, Value):
+        options = _options("avg_pool2d", kernel_size, stride, padding, ceil_mode)
+        return apply(pool.AvgPool2d("avg_pool2d", **options, count_include_pad=bool(count_include_pad)), x)
+    x = shapes.array("avg_pool2d", "x", x, ("N", "C", "H", "W"))
+    return _avg_pool("avg_pool2d", x, *_windows("avg_pool2d", x.shape[2:], kernel_size, stride, padding, ceil_mode,
+                                                count_include_pad))
+
+
+def avg_pool2d_backward(dy, input_shape, kernel_size, stride=None, padding=0, ceil_mode=False,
+                        count_include_pad=True):
+    """Gradient of `avg_pool2d`: each pixel of a window gets dy over the window's number of pixels.
+
+    dy: (N, C, OH, OW); input_shape: (N, C, H, W). Returns dx: (N, C, H, W).
+    """
+    name = "avg_pool2d_backward"
+    dy = shapes.array(name, "dy", dy, ("N", "C", "OH", "OW"))
+    return _avg_pool_backward(name, dy, *_windows(name, _input_size(name, input_shape, dy), kernel_size, stride,
+                                                  padding, ceil_mode, count_include_pad))
+
+
+def adaptive_avg_pool2d(x, output_size):
+    """Average pooling with `output_size` windows, an int or a pair, spread as in `adaptive_max_pool2d`.
+
+    x: (N, C, H, W). Returns y: (N, C, *output_size).
+    """
+    if isinstance(x, Value):
+        size = shapes.pair("adaptive_avg_pool2d", "output_size", output_size, 1)
+        return apply(pool.AvgPool2d("adaptive_avg_pool2d", output_size=size), x)
+    x = shapes.array("adaptive_avg_pool2d", "x", x, ("N", "C", "H", "W"))
+    return _avg_pool("adaptive_avg_pool2d", x, *_adaptive_windows("adaptive_avg_pool2d", x.shape[2:], output_size))
+
+
+def adaptive_avg_pool2d_backward(dy, input_shape):
+    """Gradient of `adaptive_avg_pool2d`. dy: (N, C, OH, OW); input_shape: (N, C, H, W). Returns dx."""
+    name = "adaptive_avg_pool2d_backward"
+    dy = shapes.array(name, "dy", dy, ("N", "C", "OH", "OW"))
+    return _avg_pool_backward(name, dy, *_adaptive_windows(name, _input_size(name, input_shape, dy), dy.shape[2:]))
+
+
+def _avg_pool(name, x, win, key):
+    y = np.empty(_pooled(name, x.shape, win), x.dtype)
+    if y.size == 0:
+        return y
+    with run((name, x.shape[1], key), x.dtype, len(x), lambda program: program.output(
+        pool.avg_pool2d(program, program.input(*x.shape[1:]), win))) as program:
+        program.run(len(x), x=x, y=y)
+    return y
+
+
+def _avg_pool_backward(name, dy, win, key):
+    shapes.array(name, "dy", dy, (*dy.shape[:2], win["out_h"], win["out_w"]))
+    dx = np.empty((*dy.shape[:2], win["height"], win["width"]), dy.dtype)
+    if dx.size == 0:
+        return dx
+    with run((name, dy.shape[1], key), dy.dtype, len(dy), lambda program: program.output(
+        pool.avg_pool2d_backward(program, program.input(*dy.shape[1:], name="dy"), win), "dx")) as program:
+        program.run(len(dy), dy=dy, dx=dx)
+    return dx

@@ -379,7 +379,7 @@ def test_backward_needs_a_forward(model):
 
 
 def test_a_layer_without_forward_says_so():
-    with pytest.raises(NotImplementedError, match="Layer"):
+    with pytest.raises(NotImplementedError, match="Module has no forward"):
         Layer()(np.ones((1, 2)))
 
 

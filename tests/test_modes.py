@@ -256,18 +256,36 @@ def test_a_shared_weight_is_trained_as_a_difference_of_losses_says():
     assert_all_close([first.weight.data], [wanted])
 
 
-def test_a_layer_used_twice_beside_numpy_is_refused():
-    class Identity(Layer):
+class Identity(Layer):
+    def forward(self, x):
+        return x
+
+    def backward(self, dy):
+        return dy
+
+
+def test_a_layer_used_twice_beside_numpy_gets_the_sum_of_its_gradients():
+    shared, x = Linear(4, 4, dtype=np.float64), np.random.default_rng(0).standard_normal((5, 4))
+    dy = np.random.default_rng(1).standard_normal((5, 4))
+    model, fused = Sequential(shared, Tanh(), Identity(), shared, Identity()), Sequential(shared, Tanh(), shared)
+    wanted = [fused(x), fused.backward(dy), *(p.grad.copy() for p in fused.parameters())]
+    assert_all_close([model(x), model.backward(dy), *(p.grad for p in model.parameters())], wanted)
+
+
+def test_a_layer_in_numpy_that_is_used_twice_is_refused():
+    """It remembers the input of its last use only."""
+    class Square(Layer):
         def forward(self, x):
-            return x
+            self.x = x
+            return x * x
 
         def backward(self, dy):
-            return dy
+            return 2 * self.x * dy
 
-    shared, x = Linear(4, 4), np.ones((2, 4), np.float32)
-    model = Sequential(shared, Identity(), shared)
+    square, x = Square(), np.ones((2, 4), np.float32)
+    model = Sequential(square, Tanh(), square)
     y = model(x)
-    with pytest.raises(ValueError, match="Sequential: 0.weight is used more than once|weight is used more than once"):
+    with pytest.raises(ValueError, match="Square is used more than once"):
         model.backward(y)
     assert np.array_equal(model.eval()(x), y)
 
@@ -323,13 +341,32 @@ def test_overrides_are_called_wherever_the_layer_stands():
     assert flat.calls == 2
 
 
-def test_a_forward_of_its_own_needs_a_backward_of_its_own():
+def test_a_forward_of_its_own_is_differentiated():
     class Bare(Layer):
         def forward(self, x):
             return x
 
+    x = np.array([[1, -2, 3], [-4, 5, 6]], np.float64)
+    for layer, slope in ((Doubled(), 2 * (x > 0)), (Bare(), np.ones_like(x))):
+        model = Sequential(layer, Linear(3, 2)).to(np.float64)
+        model(x)
+        np.testing.assert_allclose(model.backward(np.ones((2, 2))), slope * model[1].weight.data.sum(0), rtol=1e-12)
+
+
+def test_a_forward_in_numpy_needs_a_backward_of_its_own():
+    class Numpy(Layer):
+        def forward(self, x):
+            return 2 * x
+
+        def backward(self, dy):
+            return 2 * dy
+
+    class Other(Numpy):
+        def forward(self, x):
+            return x
+
     x = np.ones((2, 3), np.float32)
-    for layer in (Doubled(), Bare()):
+    for layer in (Other(),):
         model = Sequential(layer, Linear(3, 2))
         trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.1), progress=False)
         trainer.predict(x)

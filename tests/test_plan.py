@@ -6,6 +6,7 @@ import pytest
 from cnn import AdaptiveMaxPool2d, Conv2d, Flatten, Linear, MaxPool2d, Sequential
 from cnn.engine import plan
 from cnn.engine.plan import Program
+from cnn.graph.lower import write
 
 
 def run(program, x, shape):
@@ -155,8 +156,8 @@ def test_one_convolution_asks_for_all_that_threads_exchange(pool, dtype, set_thr
         model = Sequential(Conv2d(1, 4, 3), *pool, Conv2d(4, 4, 3), AdaptiveMaxPool2d(3), Flatten(), Linear(36, 20),
                            Linear(20, 3)).to(dtype)
         program = Program(dtype, 40, gradients=True)
-        y, backward = model.emit(program, program.input(1, 10, 10))
-        backward(program.like(y), False)
+        (y,), backward = write(program, model.graph((1, 10, 10)), [program.input(1, 10, 10)])
+        backward([program.like(y)], [False])
         program.run(40, x=np.zeros((40, 1, 10, 10), dtype))
         written = [(kernel, arguments()) for segment in program._compiled["forward"].phase.segments
                    for kernel, arguments, _ in segment.ops]

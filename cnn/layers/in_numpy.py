@@ -5,7 +5,7 @@ import inspect
 
 import numpy as np
 
-from cnn.layers.parts import evaluation
+from cnn.layers.parts import evaluation, thread
 from cnn.ops.operation import Operation
 
 
@@ -26,11 +26,34 @@ class Opaque(Operation):
         with evaluation(trial), np.errstate(all="ignore"):
             return run_forward(trial, zeros).shape[1:]
 
+    def calls(self, x):
+        """The modules inside that the layer calls with arrays, for an input of this shape: (module, shape of an image)."""
+        modules = list(self.layer.modules())
+        trial = copy.deepcopy(self.layer)
+        originals = {id(made): module for made, module in zip(trial.modules(), modules, strict=True)}
+        outer, thread.seen = getattr(thread, "seen", None), []
+        try:
+            with evaluation(trial), np.errstate(all="ignore"):
+                trial.forward(np.zeros((1, *x), self.dtype))
+            return [(originals[key], image) for key, image in thread.seen if key in originals]
+        finally:
+            thread.seen = outer
+
     def macs(self, x):
         return self.layer.multiply_adds(x, self.shape(x))
 
     def learns(self):
         return any(p.requires_grad for p in self.layer.parameters())
+
+
+def noted(module, x):
+    """What a module makes of an array, of which a note is taken for `Opaque.calls`."""
+    seen, thread.seen = thread.seen, None       # what it calls itself is not noted
+    try:
+        seen.append((id(module), x.shape[1:]))
+        return module(x)
+    finally:
+        thread.seen = seen
 
 
 def run_forward(layer, x):

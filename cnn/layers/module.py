@@ -12,7 +12,7 @@ from cnn.engine.parameter import Parameter
 from cnn.engine.programs import Pool
 from cnn.engine.watch import Stamp, WatchedDict
 from cnn.graph import Value, apply
-from cnn.layers import running
+from cnn.layers import in_numpy, running
 from cnn.layers.in_numpy import Opaque
 from cnn.layers.parts import Parts, in_training, thread
 
@@ -59,8 +59,12 @@ class Module:
         super().__init_subclass__(**more)
         cls.in_numpy = cls.backward is not Module.backward
         for name in ("forward", "__call__"):
-            if name in vars(cls) and not cls.in_numpy:
-                setattr(cls, name, _runs(vars(cls)[name]))
+            method = getattr(cls, name)     # which may come from a base class that is no module
+            if method is not getattr(Module, name) and not hasattr(method, "runs"):
+                if not cls.in_numpy:
+                    setattr(cls, name, _runs(method))
+                elif name == "__call__":
+                    setattr(cls, name, _calls(method))
 
     def __new__(cls, *arguments, **more):
         module = super().__new__(cls)
@@ -104,6 +108,8 @@ class Module:
     def __call__(self, *inputs, **options):
         if running.traced(inputs, options):
             return self._traced(inputs, options)
+        if getattr(thread, "seen", None) is not None and inputs:
+            return in_numpy.noted(self, inputs[0])
         if not self.in_numpy:
             return self.forward(*inputs, **options)
         with in_training(self):
@@ -392,6 +398,18 @@ def _runs(method):
         if running.traced(inputs, options):
             return method(self, *inputs, **options)
         return running.run(self, method, inputs, options)
+    call.runs = True
+    return call
+
+
+def _calls(method):
+    """The `__call__` of a layer written in NumPy: given values, the whole of it is a node."""
+    @functools.wraps(method)
+    def call(self, *inputs, **options):
+        if running.traced(inputs, options):
+            return self._traced(inputs, options)
+        return method(self, *inputs, **options)
+    call.runs = True
     return call
 
 

@@ -52,7 +52,7 @@ class Call:
 
     def _key(self, parts, modes):
         x, *more = self.xs
-        method = () if self.method is type(self.module).forward.__wrapped__ else (self.method.__qualname__,)
+        method = () if self.method is inspect.unwrap(type(self.module).forward) else (self.method.__qualname__,)
         rest = tuple(other.shape[1:] for other in more), repr(self.options), repr(self.others)
         return x.shape[1:], x.dtype, method + rest, parts.key, modes, self.training, circumstances()
 

@@ -10,6 +10,7 @@ from cnn.graph.lower import write
 from cnn.graph.passes import optimised
 from cnn.graph.trace import unpack
 from cnn.layers import running
+from cnn.layers.in_numpy import Opaque
 from cnn.layers.module import Module
 from cnn.layers.parts import evaluation
 from cnn.ops.arithmetic import Reshape
@@ -104,25 +105,23 @@ def summarise(model, shape, batch_size=None):
         raise ValueError(f"{owner}: shape must be (C, H, W) or (features,), got {shape!r}")
     shape = tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
     dtype = model.dtype or np.dtype(np.float32)
+    calls, made, kept = {}, {}, []
     with evaluation(model):
-        graph = running.graph_of(model, [shape], dtype, record=True)
-    made, calls = {id(node.output): node for node in graph.nodes}, {}
-    for call in graph.calls:
-        calls.setdefault(id(call[0]), []).append(call)
+        _collect(model, shape, dtype, calls, made, kept)
     rows = []
 
     def walk(name, module):
         """Add the rows of a module and those inside it; returns its outputs."""
         # a module that stands in several places has a call for each
         own = calls.get(id(module), [])
-        _, inputs, result, first, stop = own.pop(0) if len(own) > 1 else own[0] if own else (None, (), None, 0, 0)
+        graph, inputs, result, first, stop = own.pop(0) if len(own) > 1 else own[0] if own else (None, (), None, 0, 0)
         at = len(rows)
         inside = [y for child_name, child in module.children()
                   for y in walk(f"{name}.{child_name}" if name else child_name, child)]
         outputs = [] if not own else unpack(result, owner)[1]
         handed_on = {id(y) for y in (*inside, *inputs, *(y for y in outputs if _is_view(made.get(id(y)), inputs)))}
         row = Row(name, type(module).__name__, outputs[0].image if outputs else None,
-                  sum(p.size for _, p in module.own_parameters()), _macs(module, graph, name, first, stop),
+                  sum(p.size for _, p in module.own_parameters()), _macs(module, graph, inputs, outputs, first, stop),
                   sum(math.prod(y.image) * dtype.itemsize for y in outputs if id(y) not in handed_on))
         # a model that only runs its modules needs no row
         if name or not module.children() or row.parameters or row.multiply_adds or row.memory:
@@ -140,11 +139,26 @@ def _is_view(node, inputs):
     return node is not None and isinstance(node.operation, Reshape) and any(node.inputs[0] is x for x in inputs)
 
 
-def _macs(module, graph, name, first, stop):
+def _collect(model, shape, dtype, calls, made, kept):
+    """Note the calls of all modules inside, by id, and the nodes that make their values; `kept` keeps graphs alive."""
+    graph = running.graph_of(model, [shape], dtype, record=True)
+    kept.append(graph)
+    for module, *call in graph.calls:
+        calls.setdefault(id(module), []).append((graph, *call))
+    for node in graph.nodes:
+        made[id(node.output)] = node
+        if isinstance(node.operation, Opaque):
+            for module, image in node.operation.calls(node.inputs[0].image):
+                _collect(module, image, dtype, calls, made, kept)
+
+
+def _macs(module, graph, inputs, outputs, first, stop):
     """Multiply-adds of what a module itself does in nodes of its call."""
-    nodes = [node for node in graph.nodes[first:stop] if node.modules[0] == graph.modules.get(id(module), name)]
-    if type(module).multiply_adds is not Module.multiply_adds and nodes:
-        return module.multiply_adds(nodes[0].inputs[0].image, nodes[-1].output.image)
+    if graph is None:
+        return 0
+    if type(module).multiply_adds is not Module.multiply_adds:
+        return module.multiply_adds(inputs[0].image, outputs[0].image)
+    nodes = [node for node in graph.nodes[first:stop] if node.modules[0] == graph.modules.get(id(module))]
     return sum(node.operation.macs(*(value.image for value in node.inputs)) for node in nodes)
 
 

@@ -1,13 +1,18 @@
 """What the documentation says is so: its examples run, and the code that it names is there."""
 
+import contextlib
 import doctest
+import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# a block of code, and right below it, in a block of text, what it prints
+SHOWN = re.compile(r"^```python\n(.*?)^```$(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
 
 def examples(path):
@@ -32,6 +37,40 @@ def test_examples(path):
     assert results.attempted and not results.failed, "".join(said)
 
 
+def images_to_show(rng):
+    """What README.md's examples take for granted."""
+    return {"images": rng.random((40, 1, 28, 28), np.float32), "labels": np.arange(40) % 10}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/models.md", "docs/runs.md"])
+def test_blocks_run_and_print_what_they_show(name, tmp_path, monkeypatch):
+    """All blocks of a page in order, in one namespace."""
+    path = DOCS.parent / name
+    monkeypatch.chdir(tmp_path)
+    text = path.read_text()
+    given = images_to_show(np.random.default_rng(0)) if name == "README.md" else {}
+    namespace = {"__name__": "__main__", **given}
+    blocks = list(SHOWN.finditer(text))
+    assert blocks
+    for block in blocks:
+        code, wanted = block.groups()
+        line = text.count("\n", 0, block.start(1))
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
+            exec(compile("\n" * line + code, str(path), "exec"), namespace)
+        if wanted is not None:
+            assert _comparable(printed.getvalue()) == _comparable(wanted), f"{name}, line {line}"
+    outputs = len(re.findall(r"^```text$", text, re.MULTILINE))
+    assert outputs == sum(block[2] is not None for block in blocks), "an output belongs right below its code"
+
+
+def _comparable(text):
+    """The lines, without spaces at their ends, which editors take away, and sizes of memory, which threads and kernels
+    decide."""
+    text = re.sub(r"takes [\d.,]+ [KM]iB", "takes some", text)
+    return [line.rstrip() for line in text.strip().splitlines()]
+
+
 def test_code_that_the_gradients_name():
     """The lines `Twins: ... Kernels ...` name functions of the reference and of the files that they name."""
     root, found = DOCS.parent, 0
@@ -44,3 +83,29 @@ def test_code_that_the_gradients_name():
                 assert re.search(definition, code, re.MULTILINE), f"{name} is in none of {files}"
                 found += 1
     assert found > 20
+
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)?(?:#([^)\s]+))?\)")
+
+
+@pytest.mark.parametrize("path", [*sorted(DOCS.glob("*.md")), *sorted(DOCS.parent.glob("*.md"))],
+                         ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for file, section in LINK.findall(path.read_text()):
+        target = path.parent / file if file else path
+        assert target.exists(), f"{path.name}: {file}"
+        if section:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert section in anchors, f"{path.name}: {file}#{section}"
+
+
+def test_files_that_the_architecture_names():
+    """Names with a slash or a suffix in `code` stand for files, below cnn/ where nothing else fits."""
+    root, text = DOCS.parent, (DOCS / "architecture.md").read_text()
+    names = {name for code in re.findall(r"`([^`\n]+)`", text) for name in re.findall(r"^[\w/*.]+/(?:[\w*.]+)?$", code)}
+    names |= {name for line in re.findall(r"```\n(.*?)```", text, re.DOTALL)
+              for name in re.findall(r"\b[\w/*]*/[\w*]+\.pyx?\b", line)}
+    assert len(names) > 15
+    for name in names:
+        assert any(list(base.glob(name.rstrip("/"))) for base in (root, root / "cnn")), name

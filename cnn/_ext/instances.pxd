@@ -7,7 +7,8 @@
         '''
         const Tile* f_tiles
 
-Numbers beyond `most`, a constant, are not compiled: their tiles would not fit the registers.
+Numbers beyond `most`, a constant, are not compiled: their tiles would not fit the registers. TILES2(f, most_m, most_n)
+is the same for `f "f"(void* s, int m, int n)`.
 """
 cdef extern from *:
     """
@@ -23,6 +24,18 @@ cdef extern from *:
         static Tile f##_tiles[17] = { \
             0, f##_1, f##_2, f##_3, f##_4, f##_5, f##_6, f##_7, f##_8, f##_9, f##_10, f##_11, f##_12, f##_13, f##_14, \
             f##_15, f##_16};
+    #define TILE2(f, m, n, most_m, most_n) \
+        static void f##_##m##_##n(void* s) { if ((m) <= (most_m) && (n) <= (most_n)) f(s, m, n); }
+    #define TILE2_ROW(f, m, most_m, most_n) \
+        TILE2(f, m, 1, most_m, most_n) TILE2(f, m, 2, most_m, most_n) TILE2(f, m, 3, most_m, most_n) \
+        TILE2(f, m, 4, most_m, most_n) TILE2(f, m, 5, most_m, most_n)
+    #define TILES2(f, most_m, most_n) \
+        static CYTHON_INLINE void f(void*, int, int); \
+        TILE2_ROW(f, 1, most_m, most_n) TILE2_ROW(f, 2, most_m, most_n) \
+        TILE2_ROW(f, 3, most_m, most_n) TILE2_ROW(f, 4, most_m, most_n) \
+        static Tile f##_tiles[5][6] = { \
+            {0}, {0, f##_1_1, f##_1_2, f##_1_3, f##_1_4, f##_1_5}, {0, f##_2_1, f##_2_2, f##_2_3, f##_2_4, f##_2_5}, \
+            {0, f##_3_1, f##_3_2, f##_3_3, f##_3_4, f##_3_5}, {0, f##_4_1, f##_4_2, f##_4_3, f##_4_4, f##_4_5}};
     #endif
     """
 ctypedef void (*Tile)(void* s) noexcept nogil

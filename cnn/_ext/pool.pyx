@@ -23,9 +23,14 @@ from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_eq, ivec_load, i
 from cnn._ext.window cimport window_max, window_pairs
 
 
+ctypedef struct Side:           # the rows or the columns of a window
+    int first
+    int stop                    # the last, plus one
+    int share                   # of what an average is divided by
+
 ctypedef struct Windows:
-    const int* rows             # IN  (OH, 3) first, stop, share
-    const int* columns          # IN  (OW, 3)
+    const Side* rows            # IN  (OH,)
+    const Side* columns         # IN  (OW,)
     Py_ssize_t channels, height, width, out_h, out_w
     Py_ssize_t tiles            # whether the windows cover every pixel once
     Py_ssize_t pairs            # whether they are 2 x 2 and side by side
@@ -41,8 +46,8 @@ ctypedef struct MaxPool:
 cdef void max_pool(const MaxPool* a, const Place* place) noexcept nogil:
     """y[c, i, j] = max over the window of x; index: where it is."""
     cdef integer* index = a.index.data
-    cdef const int* rows = a.win.rows
-    cdef const int* columns = a.win.columns
+    cdef const Side* rows = a.win.rows
+    cdef const Side* columns = a.win.columns
     cdef Py_ssize_t C = a.win.channels, W = a.win.width, out_h = a.win.out_h, out_w = a.win.out_w
     cdef Py_ssize_t row = a.x.row, c, i, j, u0, u1, v0, v1
     cdef bint pairs = a.win.pairs, relu = a.relu
@@ -55,14 +60,14 @@ cdef void max_pool(const MaxPool* a, const Place* place) noexcept nogil:
             yp = pixels(&a.y, c, i)
             if index:
                 ip = index + c * a.index.plane + i * a.index.row
-            u0 = rows[3 * i]
-            u1 = rows[3 * i + 1]
+            u0 = rows[i].first
+            u1 = rows[i].stop
             if pairs:
                 window_pairs(xc + u0 * row, row, u0 * W, W, out_w, yp, ip, relu)
                 continue
             for j in range(out_w):
-                v0 = columns[3 * j]
-                v1 = columns[3 * j + 1]
+                v0 = columns[j].first
+                v1 = columns[j].stop
                 window_max(xc, row, u0, u1, v0, v1, W, yp, ip, relu)
                 yp += LANES
                 if index:
@@ -130,8 +135,8 @@ cdef void max_pool_backward(const MaxPoolBackward* a, const Place* place) noexce
     `sums`, with `pairs` only, get the sum over all pixels of dx[c]: fewer windows than pixels have to be added.
     """
     cdef const integer* index = a.index.data
-    cdef const int* rows = a.win.rows
-    cdef const int* columns = a.win.columns
+    cdef const Side* rows = a.win.rows
+    cdef const Side* columns = a.win.columns
     cdef Py_ssize_t C = a.win.channels, H = a.win.height, W = a.win.width, out_h = a.win.out_h, out_w = a.win.out_w
     cdef Py_ssize_t row = a.dx.row, c, i, j, u, u0, u1, v0, v1
     cdef const real* dp
@@ -152,14 +157,14 @@ cdef void max_pool_backward(const MaxPoolBackward* a, const Place* place) noexce
         for i in range(out_h):
             dp = pixels(&a.dy, c, i)
             ip = index + c * a.index.plane + i * a.index.row
-            u0 = rows[3 * i]
-            u1 = rows[3 * i + 1]
+            u0 = rows[i].first
+            u1 = rows[i].stop
             if pairs:
                 pairs_spread(dp, ip, dxc + u0 * row, row, u0 * W, W, out_w, total)
                 continue
             for j in range(out_w):
-                v0 = columns[3 * j]
-                v1 = columns[3 * j + 1]
+                v0 = columns[j].first
+                v1 = columns[j].stop
                 window_spread(dp, ip, dxc, row, u0, u1, v0, v1, W, not tiles)
                 dp += LANES
                 ip += LANES
@@ -218,8 +223,8 @@ ctypedef struct AvgPool:
 
 cdef void avg_pool(const AvgPool* a, const Place* place) noexcept nogil:
     """y[c, i, j] = sum over the window of x / divisor"""
-    cdef const int* rows = a.win.rows
-    cdef const int* columns = a.win.columns
+    cdef const Side* rows = a.win.rows
+    cdef const Side* columns = a.win.columns
     cdef Py_ssize_t C = a.win.channels, out_h = a.win.out_h, out_w = a.win.out_w
     cdef Py_ssize_t row = a.x.row, c, i, j, u0, u1, v0, v1
     cdef real divisor
@@ -229,12 +234,12 @@ cdef void avg_pool(const AvgPool* a, const Place* place) noexcept nogil:
         xc = pixels(&a.x, c, 0)
         for i in range(out_h):
             yp = pixels(&a.y, c, i)
-            u0 = rows[3 * i]
-            u1 = rows[3 * i + 1]
+            u0 = rows[i].first
+            u1 = rows[i].stop
             for j in range(out_w):
-                v0 = columns[3 * j]
-                v1 = columns[3 * j + 1]
-                divisor = <real>rows[3 * i + 2] * <real>columns[3 * j + 2]
+                v0 = columns[j].first
+                v1 = columns[j].stop
+                divisor = <real>rows[i].share * <real>columns[j].share
                 if u1 - u0 == 2 and v1 - v0 == 2:
                     window_mean(xc, row, u0, u0 + 2, v0, v0 + 2, divisor, yp)
                 else:
@@ -272,8 +277,8 @@ ctypedef struct AvgPoolBackward:
 
 cdef void avg_pool_backward(const AvgPoolBackward* a, const Place* place) noexcept nogil:
     """dx[c, u, v] = sum of dy[c, i, j] / divisor over the windows (i, j) that see (u, v)."""
-    cdef const int* rows = a.win.rows
-    cdef const int* columns = a.win.columns
+    cdef const Side* rows = a.win.rows
+    cdef const Side* columns = a.win.columns
     cdef Py_ssize_t C = a.win.channels, H = a.win.height, W = a.win.width, out_h = a.win.out_h, out_w = a.win.out_w
     cdef Py_ssize_t row = a.dx.row, c, i, j, u, u0, u1, v0, v1
     cdef bint tiles = a.win.tiles
@@ -287,12 +292,12 @@ cdef void avg_pool_backward(const AvgPoolBackward* a, const Place* place) noexce
                 memset(dxc + u * row, 0, W * LANES * sizeof(real))
         for i in range(out_h):
             dp = pixels(&a.dy, c, i)
-            u0 = rows[3 * i]
-            u1 = rows[3 * i + 1]
+            u0 = rows[i].first
+            u1 = rows[i].stop
             for j in range(out_w):
-                v0 = columns[3 * j]
-                v1 = columns[3 * j + 1]
-                divisor = <real>rows[3 * i + 2] * <real>columns[3 * j + 2]
+                v0 = columns[j].first
+                v1 = columns[j].stop
+                divisor = <real>rows[i].share * <real>columns[j].share
                 if tiles and u1 - u0 == 2 and v1 - v0 == 2:
                     window_share(dp, divisor, dxc, row, u0, u0 + 2, v0, v0 + 2, 0)
                 else:

@@ -420,34 +420,37 @@ class Program:
 
         What tasks use, or all blocks of a shard, is in use from the beginning of a segment to its end.
         """
-        first, last, whole = {}, {}, set()      # the segment and the operation that use an array
-        for place, op in (((s, i), op) for s, segment in enumerate(segments) for i, op in enumerate(segment.ops)):
+        ops = [(s, op) for s, segment in enumerate(segments) for op in segment.ops]
+        first, last, whole = {}, {}, set()      # the operations that use an array, by number
+        for i, (_, op) in enumerate(ops):
             for array in _own_arrays(values[op]):
-                first.setdefault(array, place)
-                last[array] = place
+                first.setdefault(array, i)
+                last[array] = i
                 if isinstance(array, Copies) and (op[2] or array.per in (ONCE, PER_SHARD)):
                     whole.add(array)
+        ends = np.cumsum([0, *(len(segment.ops) for segment in segments)]).tolist()
         for array in first:
-            if isinstance(array, Tensor) and first[array][0] != last[array][0]:
+            begin, end = ops[first[array]][0], ops[last[array]][0]      # segments
+            if array in whole:
+                first[array], last[array] = ends[begin], ends[end + 1] - 1
+            elif isinstance(array, Tensor) and begin != end:
                 array.per = PER_BLOCK
-        for array in whole:
-            first[array], last[array] = (first[array][0], 0), (last[array][0], math.inf)
 
         def numbers(array):
             return array.numbers * (self._count(array.per) if array in whole else 1)
-        rooms = {}      # by layout: lists of arrays that share memory
+        rooms = {}      # by layout: lists of [operations during which an array is in use, as bits; array]
         for array in sorted((a for a in first if a.array is None), key=numbers, reverse=True):
+            use = (2 << last[array]) - (1 << first[array])
             alike = rooms.setdefault(array.dtype if array in whole else array.layout, [])
-            room = next((room for room in alike
-                         if all(last[a] < first[array] or last[array] < first[a] for a in room)), [])
-            if not room:
+            room = next((room for room in alike if not room[0] & use), None)
+            if room is None:
                 self._allocate([array])
-                alike.append(room)
-            elif array in whole:
-                array.array = room[0].array.ravel()[:numbers(array)].reshape(self._count(array.per), array.numbers)
-            else:
-                array.array = room[0].array
-            room.append(array)
+                alike.append([use, array.array])
+                continue
+            room[0] |= use
+            array.array = room[1]
+            if array in whole:
+                array.array = room[1].ravel()[:numbers(array)].reshape(self._count(array.per), array.numbers)
 
     def _allocate(self, arrays):
         for array in arrays:

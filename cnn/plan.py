@@ -22,6 +22,7 @@ from cnn.memory import zeros
 from cnn.windows import LANES
 
 CACHE_LINE = 64         # bytes
+APART = 65 * CACHE_LINE     # from the end of an array to the next, which begins at another place in its page
 PRIVATE = 1 << 18       # bytes of an array of which every thread makes its own
 MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
 ONCE, PER_BLOCK, PER_SHARD, PER_THREAD, PER_WORKER, PER_STEP = range(6)   # what an array has one copy of; as in op.pxd
@@ -93,13 +94,13 @@ class Tensor:
         """As many channels of it from `first` as the tensor `like` has, to be read or written by an operation."""
         return _Part(self, first, like.pixels)
 
-    def allocate(self, copies):
-        if self.array is None:
-            if self.numbers >= 2**31:
-                raise ValueError(f"an activation of {'×'.join(map(str, self.shape))} is too large: "
-                                 f"sixteen images of it must stay below 2**31 numbers")
-            shapes.element_count("Program", copies, self.numbers)
-            self.array = zeros((copies, self.numbers), self.dtype)
+    def room(self, copies):
+        """Shape of the array that holds so many copies; raises ValueError where it is too large."""
+        if self.numbers >= 2**31:
+            raise ValueError(f"an activation of {'×'.join(map(str, self.shape))} is too large: "
+                             f"sixteen images of it must stay below 2**31 numbers")
+        shapes.element_count("Program", copies, self.numbers)
+        return copies, self.numbers
 
     def argument(self):
         array = self.root.array
@@ -141,11 +142,15 @@ class Copies(Table):
     def __init__(self, size, dtype, per):
         super().__init__(None, per)
         self.dtype, self.numbers = dtype, -(-size // LANES) * LANES
-        self.root, self.layout = self, (per, dtype)
+        self.layout = per, dtype
 
-    def allocate(self, copies):
-        if self.array is None:
-            self.array = zeros((copies, self.numbers), self.dtype)
+    def room(self, copies):
+        """Shape of the array that holds so many copies."""
+        return copies, self.numbers
+
+    @property
+    def root(self):
+        return self
 
     @property
     def step(self):
@@ -205,10 +210,9 @@ class Program:
         self.blocks = max(1, -(-images // LANES))
         self.shards = min(self.blocks, MAX_SHARDS)
         self.batch = 0      # images of the run at hand
-        self.nbytes = self._fixed = 0       # bytes of its own arrays; those of `zeros`
+        self.nbytes = 0     # of its own arrays
         self._drafts = {}   # phases that are not compiled yet
         self._compiled = {}
-        self._arrays = []
         self.begin("forward")
 
     def write_layer(self, layer, x, **more):
@@ -223,8 +227,8 @@ class Program:
         for phase in (*self._drafts.values(), *(compiled.phase for compiled in self._compiled.values())):
             for segment in phase.segments:
                 segment.ops.clear()
-        for container in (self._drafts, self._compiled, self._arrays):
-            container.clear()
+        self._drafts.clear()
+        self._compiled.clear()
         self._phase = self._segments = self._uses = self.watch = None
         for name in ("backward", "result", "loss"):     # what those who wrote it have noted
             vars(self).pop(name, None)
@@ -234,8 +238,7 @@ class Program:
     def tensor(self, channels, height=1, width=1, flat=False, integer=False):
         """A new activation. With `integer` it holds integers as wide as the dtype (pooling indices)."""
         dtype = np.dtype(f"i{self.dtype.itemsize}") if integer else self.dtype
-        return self._own(Tensor(channels, height, width, dtype, PER_BLOCK if self.keep else PER_THREAD,
-                                flat))
+        return Tensor(channels, height, width, dtype, PER_BLOCK if self.keep else PER_THREAD, flat)
 
     def like(self, tensor):
         return self.tensor(tensor.channels, tensor.height, tensor.width, tensor.flat)
@@ -267,7 +270,7 @@ class Program:
         return copy
 
     def copies(self, size, per, dtype=None):
-        return self._own(Copies(size, np.dtype(dtype or self.dtype), per))
+        return Copies(size, np.dtype(dtype or self.dtype), per)
 
     def per_step(self, count, dtype=np.float64):
         """`count` numbers for each step of a run, which a function given to `on_run` sets."""
@@ -295,9 +298,7 @@ class Program:
 
     def zeros(self, count):
         """An array of its own, whatever the number of threads and blocks."""
-        array = zeros(count, self.dtype)
-        self._fixed += array.nbytes
-        return array
+        return self._zeros(count, self.dtype)
 
     def gradient(self, parameter):
         """An array for the gradient of a parameter, or None where it is not wanted. The first is the parameter's own;
@@ -316,10 +317,6 @@ class Program:
             for other in others:
                 self.before("accumulate", lambda grad=grad, other=other: dict(x=other, y=grad, count=grad.size),
                             self.kernels.pack.chunks(grad.size))
-
-    def _own(self, array):
-        self._arrays.append(array)
-        return array
 
     # ------------------------------------------------------------ writing
 
@@ -394,10 +391,6 @@ class Program:
         table = table[[s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]]
         splits = bool(ops["splits"].any())
         most = self.threads if splits else max([t or self.shards for t in table["tasks"]], default=1)
-        largest = {}    # of the arrays that share memory
-        for array in (a.array for a in self._arrays if a.array is not None):
-            largest[id(array.base)] = max(array.nbytes, largest.get(id(array.base), 0))
-        self.nbytes = self._fixed + sum(largest.values())
         return _Compiled(phase, ops, table, slots, arrays, min(self.threads, int(most)))
 
     def _drop_unread(self, phase, values):
@@ -414,14 +407,40 @@ class Program:
         return {ONCE: 1, PER_BLOCK: self.blocks, PER_SHARD: self.shards}.get(per, self.threads)
 
     def _place(self, segments, values):
-        """Place the arrays of a phase that stands by itself. Tensors that operations of several segments use get one
-        copy for each block. Arrays of one layout that are never in use at the same time share memory, the largest
-        first: the less there is, the more of it stays in the caches, and fresh memory takes time.
+        """Place the arrays of a phase that stands by itself, all in one piece of memory, so that no page is used in
+        part. Those of one layout that are never in use at the same time share a room, the largest first: the less
+        memory there is, the more of it stays in the caches, and the sooner the first run has touched all of it."""
+        uses, whole = self._in_use(segments, values)
 
-        What tasks use, or all blocks of a shard, is in use from the beginning of a segment to its end.
-        """
+        def size(array):
+            return math.prod(self._room(array)) * array.dtype.itemsize
+        rooms = {}      # by layout: lists of [when it is in use, arrays]
+        for array in sorted((a for a in uses if a.array is None), key=size, reverse=True):
+            alike = rooms.setdefault(array.dtype if array in whole else array.layout, [])
+            room = next((room for room in alike if not room[0] & uses[array]), None)
+            if room is None:
+                alike.append([uses[array], [array]])
+            else:
+                room[0] |= uses[array]
+                room[1].append(array)
+        rooms = [arrays for alike in rooms.values() for _, arrays in alike]
+        sizes = [-(-size(largest) // CACHE_LINE) * CACHE_LINE + APART for largest, *_ in rooms]
+        memory, start = self._zeros(sum(sizes), np.uint8), 0
+
+        def placed(array):
+            return memory[start:start + size(array)].view(array.dtype).reshape(self._room(array))
+        for arrays, apart in zip(rooms, sizes, strict=True):
+            largest = placed(arrays[0])
+            for array in arrays:
+                array.array = placed(array) if array in whole else largest
+            start += apart
+
+    def _in_use(self, segments, values):
+        """When arrays are in use: by array a bit for each operation from the first to the last that uses it. What
+        tasks use, or all blocks of a shard, is in use for whole segments; the set of these arrays is returned, too.
+        Tensors that operations of several segments use get one copy for each block."""
         ops = [(s, op) for s, segment in enumerate(segments) for op in segment.ops]
-        first, last, whole = {}, {}, set()      # the operations that use an array, by number
+        first, last, whole = {}, {}, set()      # by number
         for i, (_, op) in enumerate(ops):
             for array in _own_arrays(values[op]):
                 first.setdefault(array, i)
@@ -435,26 +454,21 @@ class Program:
                 first[array], last[array] = ends[begin], ends[end + 1] - 1
             elif isinstance(array, Tensor) and begin != end:
                 array.per = PER_BLOCK
-
-        def numbers(array):
-            return array.numbers * (self._count(array.per) if array in whole else 1)
-        rooms = {}      # by layout: lists of [operations during which an array is in use, as bits; array]
-        for array in sorted((a for a in first if a.array is None), key=numbers, reverse=True):
-            use = (2 << last[array]) - (1 << first[array])
-            alike = rooms.setdefault(array.dtype if array in whole else array.layout, [])
-            room = next((room for room in alike if not room[0] & use), None)
-            if room is None:
-                self._allocate([array])
-                alike.append([use, array.array])
-                continue
-            room[0] |= use
-            array.array = room[1]
-            if array in whole:
-                array.array = room[1].ravel()[:numbers(array)].reshape(self._count(array.per), array.numbers)
+        return {array: (2 << last[array]) - (1 << first[array]) for array in first}, whole
 
     def _allocate(self, arrays):
+        """Give arrays that have none memory of their own."""
         for array in arrays:
-            array.allocate(self._count(array.per))
+            if array.array is None:
+                array.array = self._zeros(self._room(array), array.dtype)
+
+    def _room(self, array):
+        return array.room(self._count(array.per))
+
+    def _zeros(self, shape, dtype):
+        array = zeros(shape, dtype)
+        self.nbytes += array.nbytes
+        return array
 
     def _write(self, ops, at, kernel, values, tasks, slots, alive):
         address, arrays, sizes, scalars = self.kernels.table[kernel]

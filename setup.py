@@ -21,8 +21,9 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNEL_MODULES = ("conv", "depthwise", "conv1x1", "winograd", "pool", "norm", "pointwise", "arithmetic", "loss", "pack",
-                  "update", "augment")
+# The first are made of register tiles.
+TILE_MODULES = ("correlate", "scatter", "conv_dw", "linear_dw", "depthwise", "conv1x1", "winograd")
+KERNEL_MODULES = (*TILE_MODULES, "pool", "norm", "pointwise", "arithmetic", "loss", "pack", "update", "augment")
 SOURCES = Path("cnn/_ext")
 GENERATED = Path("build/cython")
 
@@ -86,7 +87,7 @@ class BuildKernels(build_ext):
             unroll = []
         for ext in self.extensions:
             # only where it is needed: with it, GCC 12 compiles some other loops wrongly
-            tiles = unroll if ext.name.endswith((".conv", ".conv1x1", ".depthwise", ".winograd")) else []
+            tiles = unroll if ext.name.rpartition(".")[2] in TILE_MODULES else []
             ext.extra_compile_args += [*FLAGS, *tiles, "-pthread"]
             ext.extra_link_args += ["-pthread"]
         super().build_extensions()

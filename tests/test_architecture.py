@@ -168,7 +168,7 @@ def test_every_kernel_is_used(monkeypatch):
     thread.join()
     kernels = _ext.kernels(np.dtype(np.float64))
     unused = {"fma_peak"}  # what the processor could do at best, for benchmarks
-    if kernels.conv.tile_pixels(1) == 1:
+    if kernels.correlate.tile_pixels(1) == 1:
         unused.add("scatter")  # only where tiles have several pixels
     assert used == set(kernels.table) - unused
 

@@ -3,7 +3,10 @@
 guard       which Python threads may use something at the same time (guard.pyx)
 executor    runs a program: a list of operations over the blocks of a batch (executor.pyx)
 cpu         which instruction sets this processor has (cpu.pyx)
-conv        correlation for convolution and linear layers; their weight gradients (conv.pyx)
+correlate   direct convolution and linear layers (correlate.pyx)
+scatter     input gradient of a convolution, tap by tap (scatter.pyx)
+conv_dw     weight and bias gradients of a convolution (conv_dw.pyx)
+linear_dw   weight gradient of a linear layer (linear_dw.pyx)
 depthwise   convolution channel by channel (depthwise.pyx)
 conv1x1     convolution pixel by pixel (conv1x1.pyx)
 pool        maximum and average pooling (pool.pyx)
@@ -31,8 +34,8 @@ except ImportError as error:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=executor.pause, after_in_child=executor.forget)
 
-MODULES = ("conv", "depthwise", "conv1x1", "winograd", "pool", "norm", "pointwise", "arithmetic", "loss", "pack",
-           "update", "augment")
+MODULES = ("correlate", "scatter", "conv_dw", "linear_dw", "depthwise", "conv1x1", "winograd", "pool", "norm", "pointwise",
+           "arithmetic", "loss", "pack", "update", "augment")
 
 
 def _built(isa):

@@ -2,15 +2,15 @@
 
 A kind of change is a function of one image. `change` calls it within a step, for the images of a block; `apply` for
 a whole array. Whoever calls draws the numbers and makes sure that they, and all lengths, fit.
-Positions are integers, so that bytes come out the same on every processor.
+Positions are integers, so that bytes come out the same on every processor. Twins: `crop`, `cutout`
+and `affine` in cnn/reference.py; NumPy's own indexing for a flip.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from cnn._ext.executor import run
-
-from cnn._ext.op cimport PER_ACTIVE_THREAD, PER_BLOCK, Arg, Op, Place, array, begin, end
+from cnn._ext.op cimport PER_ACTIVE_THREAD, PER_BLOCK, Address, Op, Place, begin, end
 
 cdef extern from *:
     # nothing else points there: without that word, loops that fetch from computed places are not vectorised
@@ -191,36 +191,50 @@ cdef void change_image(Py_ssize_t kind, Py_ssize_t option, const int64_t* number
         affine(x, C, H, W, numbers, fill, room, y)
 
 
-cdef inline void change_images(const Op* op, const Place* place, const pixel* x, const pixel* fill,
+ctypedef struct Change:
+    const void* x               # IN  (any, C, H, W) bytes or floats
+    const int64_t* chosen       # IN  (N,) numbers of the images, or NULL: the first of x and so on
+    const int64_t* numbers      # IN  (N, columns)
+    const void* fill            # IN  (C,) as x
+    char* room                  # as many bytes as `room` says
+    void* y                     # OUT (16, C, H, W) as x
+    Py_ssize_t channels, height, width
+    Py_ssize_t kind             # CROP, ...
+    Py_ssize_t option           # of that kind
+    Py_ssize_t columns          # numbers that an image is changed by
+
+cdef inline void change_images(const Change* a, const Place* place, const pixel* x, const pixel* fill,
                                pixel* y) noexcept nogil:
-    cdef const int64_t* chosen = <const int64_t*>array(op, 1, place)    # IN  (N,) or NULL
-    cdef const int64_t* numbers = <const int64_t*>array(op, 2, place)   # IN  (N, columns)
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], size = C * H * W, last = end(place.images, place), lane, i
+    """Sixteen images, chosen by number or (without `chosen`) all of x, each changed by its numbers."""
+    cdef const int64_t* chosen = a.chosen
+    cdef const int64_t* numbers = a.numbers + 16 * place.at[PER_BLOCK] * a.columns
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, size = C * H * W
+    cdef Py_ssize_t lane, i, last = end(place.images, place)
     cdef const pixel* image
     cdef const pixel* following
-    cdef char* room = <char*>array(op, 4, place)
     if chosen != NULL:
-        chosen += 16 * place.at[1]
-    numbers += 16 * place.at[1] * op.n[5]
+        chosen += 16 * place.at[PER_BLOCK]
     for lane in range(begin(place.images, place), last):
         image = x + (chosen[lane] if chosen != NULL else lane) * size
         if chosen != NULL and lane + 1 < last:      # the next one lies anywhere: it takes a while to arrive
             following = x + chosen[lane + 1] * size
             for i in range(0, min(size, 4096), 64):
                 prefetch(following + i)
-        change_image(op.n[3], op.n[4], numbers + lane * op.n[5], fill, image, C, H, W, room, y + lane * size)
+        change_image(a.kind, a.option, numbers + lane * a.columns, fill, image, C, H, W, a.room, y + lane * size)
 
 
-cdef void change(const Op* op, const Place* place) noexcept nogil:
-    """Sixteen images of bytes, chosen by number or (without `chosen`) all of x, each changed by its numbers."""
-    change_images(op, place, <const uint8_t*>array(op, 0, place),       # IN  (any, C, H, W)
-                  <const uint8_t*>array(op, 3, place),                  # IN  (C,)
-                  <uint8_t*>array(op, 5, place))                        # OUT (16, C, H, W)
+cdef void change(const Change* a, const Place* place) noexcept nogil:
+    """`change_images` of bytes, within a step."""
+    change_images(a, place, <const uint8_t*>a.x, <const uint8_t*>a.fill, <uint8_t*>a.y)
 
 
-cdef void change_floats(const Op* op, const Place* place) noexcept nogil:
-    change_images(op, place, <const float*>array(op, 0, place), <const float*>array(op, 3, place),
-                  <float*>array(op, 5, place))
+cdef void _change_floats(const Change* a, const Place* place) noexcept nogil:
+    change_images(a, place, <const float*>a.x, <const float*>a.fill, <float*>a.y)
+
+
+cdef Address moving(const Op* op, void* field, Py_ssize_t step, Py_ssize_t per) noexcept:
+    """Says that a field of the op's struct has copies."""
+    return Address(<Py_ssize_t*>field - op.words, step, per)
 
 
 def apply(Py_ssize_t kind, Py_ssize_t option, size_t numbers, Py_ssize_t columns, size_t fill, bint floats, size_t x,
@@ -229,18 +243,20 @@ def apply(Py_ssize_t kind, Py_ssize_t option, size_t numbers, Py_ssize_t columns
     cdef Py_ssize_t block = 16 * C * H * W * <Py_ssize_t>(sizeof(float) if floats else 1), need = room(kind, H, W)
     cdef Py_ssize_t[3] segment = [0, 1, 0]      # of one operation, block by block
     cdef Op op
+    cdef Change* a = <Change*>op.words
     cdef char* rooms = <char*>malloc(threads * need)
     if rooms == NULL:
         raise MemoryError("augment.apply: no memory to work in")
     memset(&op, 0, sizeof(op))
-    op.kernel = <void*>change_floats if floats else <void*>change
+    op.kernel = <void*>_change_floats if floats else <void*>change
     op.splits = 1
-    op.args[0] = Arg(<char*>x, block, PER_BLOCK, 0, 0)
-    op.args[2].base = <char*>numbers
-    op.args[3].base = <char*>fill
-    op.args[4] = Arg(rooms, need, PER_ACTIVE_THREAD, 0, 0)
-    op.args[5] = Arg(<char*>y, block, PER_BLOCK, 0, 0)
-    op.n[:6] = [C, H, W, kind, option, columns]
+    a.x, a.numbers, a.fill, a.room, a.y = <void*>x, <int64_t*>numbers, <void*>fill, rooms, <void*>y
+    a.channels, a.height, a.width, a.kind, a.option, a.columns = C, H, W, kind, option, columns
+    op.n_words = sizeof(Change) // sizeof(op.words[0])
+    op.addresses[0] = moving(&op, &a.x, block, PER_BLOCK)
+    op.addresses[1] = moving(&op, &a.room, need, PER_ACTIVE_THREAD)
+    op.addresses[2] = moving(&op, &a.y, block, PER_BLOCK)
+    op.n_addresses = 3
     try:
         run(<size_t>&op, <size_t>segment, 1, N, 1, threads)
     finally:
@@ -249,7 +265,4 @@ def apply(Py_ssize_t kind, Py_ssize_t option, size_t numbers, Py_ssize_t columns
 
 KINDS = {"crop": CROP, "flip": FLIP, "cutout": CUTOUT, "affine": AFFINE}
 SPLITS = ("change",)
-KERNELS = {
-    "change": (<size_t>&change, ("x", "chosen", "numbers", "fill", "room", "y"),
-               ("channels", "height", "width", "kind", "option", "columns"), ()),
-}
+include "kernels/augment.pxi"   # KERNELS

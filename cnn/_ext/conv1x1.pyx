@@ -9,8 +9,9 @@ it is normalised on the way.
 
 The plain-NumPy twins are `conv2d` and `conv2d_backward` in cnn/reference.py.
 """
-from cnn._ext.normed cimport Normed, normed_input, read_normed
-from cnn._ext.op cimport Op, Place, array, begin, end
+from cnn._ext.instances cimport Tile
+from cnn._ext.normed cimport Norm, find_scale, read_normalised
+from cnn._ext.op cimport Image, Place, begin, end
 from cnn._ext.vec cimport LANES, ROWV, TILE_VECS, VL, real, vec, vec_load, vec_relu, vec_splat, vec_store
 
 cdef extern from *:
@@ -30,14 +31,13 @@ cdef enum:
 ctypedef struct Sum:
     const real* x           # IN  (channels, pixels, 16)
     Py_ssize_t x_plane
+    Py_ssize_t pixels       # TILE_J or 1
     const real* w           # IN  (channels, KT)
     Py_ssize_t channels
     const real* b           # IN  (KT,)
     real* y                 # OUT (KT, pixels, 16)
     Py_ssize_t y_plane
     bint relu
-
-ctypedef void (*SumKernel)(const Sum* s, Py_ssize_t pixels) noexcept nogil
 
 
 cdef inline void tile(const Sum* s, bint relu, int KT, int JT) noexcept nogil:
@@ -68,8 +68,9 @@ cdef inline void tile(const Sum* s, bint relu, int KT, int JT) noexcept nogil:
         vec_store(y + q // (JT * ROWV) * y_plane + q % (JT * ROWV) * VL, acc[q])
 
 
-cdef inline void sum_of(const Sum* s, Py_ssize_t pixels, int KT) noexcept nogil:
-    if pixels == TILE_J:
+cdef inline void sum_of "sum_of"(void* sum, int KT) noexcept nogil:
+    cdef const Sum* s = <const Sum*>sum
+    if s.pixels == TILE_J:
         if s.relu:
             tile(s, 1, KT, TILE_J)
         else:
@@ -78,54 +79,43 @@ cdef inline void sum_of(const Sum* s, Py_ssize_t pixels, int KT) noexcept nogil:
         tile(s, s.relu, KT, 1)
 
 
-# One function for each number of outputs, so that the compiler gives each its registers.
-cdef void sum_1(const Sum* s, Py_ssize_t pixels) noexcept nogil:
-    sum_of(s, pixels, 1)
-
-cdef void sum_2(const Sum* s, Py_ssize_t pixels) noexcept nogil:
-    if TILE_K >= 2:
-        sum_of(s, pixels, 2)
-
-cdef void sum_3(const Sum* s, Py_ssize_t pixels) noexcept nogil:
-    if TILE_K >= 3:
-        sum_of(s, pixels, 3)
-
-cdef void sum_4(const Sum* s, Py_ssize_t pixels) noexcept nogil:
-    if TILE_K >= 4:
-        sum_of(s, pixels, 4)
-
-cdef void sum_5(const Sum* s, Py_ssize_t pixels) noexcept nogil:
-    if TILE_K >= 5:
-        sum_of(s, pixels, 5)
-
-cdef void sum_6(const Sum* s, Py_ssize_t pixels) noexcept nogil:
-    if TILE_K >= 6:
-        sum_of(s, pixels, 6)
-
-
-cdef SumKernel SUM[7]       # by the number of outputs
-SUM[:] = [NULL, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6]
+cdef extern from *:
+    """
+    TILES(sum_of, TILE_K)
+    """
+    const Tile* sum_of_tiles    # by the number of outputs
 
 
 cdef inline Py_ssize_t pixels_at_a_time(Py_ssize_t channels) noexcept nogil:
     return max(TILE_J, min(PIXELS, NUMBERS // channels // TILE_J * TILE_J))
 
 
-cdef void conv1x1(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Conv1x1:
+    Image x                     # IN  (C, H, W, 16)
+    const real* w               # IN  (tiles, C, kt): K outputs
+    const real* b               # IN  (K,)
+    Image y                     # OUT (K, H, W, 16)
+    real* rows                  # (scratch(C),)
+    Norm norm                   # of x
+    Py_ssize_t channels, outputs, height, width
+    Py_ssize_t tiles            # see `split`
+    Py_ssize_t relu             # whether a ReLU follows
+
+cdef void conv1x1(const Conv1x1* a, const Place* place) noexcept nogil:
     """y[k, p] = b[k] + sum_c w[k, c] x[c, p], perhaps a ReLU of it."""
     cdef Sum s
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
-    cdef const real* w = <const real*>array(op, 1, place)        # IN  (tiles, C, kt): K outputs
-    cdef const real* b = <const real*>array(op, 2, place)        # IN  (K,)
-    cdef real* y = <real*>array(op, 3, place)                    # OUT (K, H, W, 16)
-    cdef real* rows = <real*>array(op, 4, place)                 # (scratch(C),)
-    # arrays 5 to 8                                              # IN  how x is normalised, see Normed
-    cdef Py_ssize_t C = op.n[0], K = op.n[1], H = op.n[2], W = op.n[3], tiles = op.n[4]
-    cdef Py_ssize_t first = begin(H, place), last = end(H, place), x_row = op.args[0].row, y_row = op.args[3].row
-    cdef Py_ssize_t h, i, j, k, kt, c, p, n, count, most = pixels_at_a_time(C)
-    cdef Normed normed = normed_input(op, 5, place, C, rows + C * most * LANES, op.n[6])
-    s.x_plane, s.y_plane, s.relu = most * LANES, op.args[3].plane, op.n[5]
+    cdef const real* x = a.x.data
+    cdef const real* w = a.w
+    cdef const real* b = a.b
+    cdef real* y = a.y.data
+    cdef real* rows = a.rows
+    cdef Py_ssize_t C = a.channels, K = a.outputs, H = a.height, W = a.width, tiles = a.tiles
+    cdef Py_ssize_t first = begin(H, place), last = end(H, place), x_row = a.x.row, y_row = a.y.row
+    cdef Py_ssize_t h, i, j, k, kt, c, p, count, most = pixels_at_a_time(C)
+    cdef real* scale = rows + C * most * LANES
+    s.x_plane, s.y_plane, s.relu = most * LANES, a.y.plane, a.relu
     s.channels = C
+    find_scale(&a.norm, C, scale)
     if x_row == y_row == W * LANES and first < last:    # without borders they are one long row
         x += first * x_row
         y += first * y_row
@@ -136,8 +126,8 @@ cdef void conv1x1(const Op* op, const Place* place) noexcept nogil:
         while p < W:
             count = min(most, W - p)
             for c in range(C):
-                read_normed(&normed, c, x + h * x_row + c * op.args[0].plane + p * LANES, count,
-                            rows + c * most * LANES)
+                read_normalised(&a.norm, scale, c, x + h * x_row + c * a.x.plane + p * LANES, count,
+                                rows + c * most * LANES)
             k = 0
             for i in range(tiles):
                 kt = K // tiles + (i < K % tiles)
@@ -145,11 +135,11 @@ cdef void conv1x1(const Op* op, const Place* place) noexcept nogil:
                 s.b = b + k
                 j = 0
                 while j < count:
-                    n = TILE_J if count - j >= TILE_J else 1
+                    s.pixels = TILE_J if count - j >= TILE_J else 1
                     s.x = rows + j * LANES
                     s.y = y + h * y_row + k * s.y_plane + (p + j) * LANES
-                    SUM[kt](&s, n)
-                    j += n
+                    sum_of_tiles[kt](&s)
+                    j += s.pixels
                 k += kt
             p += count
 
@@ -166,7 +156,4 @@ def split(Py_ssize_t outputs):
 
 
 SPLITS = ("conv1x1",)
-KERNELS = {
-    "conv1x1": (<size_t>&conv1x1, ("x", "w", "b", "y", "rows", "mean", "var", "gamma", "beta"),
-                ("channels", "outputs", "height", "width", "tiles", "relu", "input_relu"), ("eps",)),
-}
+include "kernels/conv1x1.pxi"   # KERNELS

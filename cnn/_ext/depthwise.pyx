@@ -10,7 +10,7 @@ stride 2 makes a square of 2 x 2 pixels from 2 x 2 pixels of dy.
 
 The plain-NumPy twins are `conv2d` and `conv2d_backward` in cnn/reference.py.
 """
-from cnn._ext.op cimport Op, Place, array, begin, end
+from cnn._ext.op cimport Image, Place, begin, end
 from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, real, vec, vec_load, vec_relu, vec_splat, vec_store, vec_sum,
                            vec_sum4)
 
@@ -110,15 +110,27 @@ cdef void outputs_2_row(const real* const* rows, const vec* w, vec b, real* y, P
     outputs_2(rows, w, b, y, y_row, width, relu, 1)
 
 
-cdef void depthwise(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Depthwise:
+    Image x                     # IN  (C, H, W, 16)
+    const real* w               # IN  (C, 3, 3)
+    const real* b               # IN  (C,) or NULL
+    Image y                     # OUT (C, OH, OW, 16)
+    const real* zero            # IN  as many zeros as a row of x has numbers
+    Py_ssize_t channels, height, out_h, out_w, stride
+    Py_ssize_t top              # rows of padding
+    Py_ssize_t left             # columns of padding
+    Py_ssize_t relu             # whether a ReLU follows
+    Py_ssize_t turned           # whether the kernel is turned around
+
+cdef void depthwise(const Depthwise* a, const Place* place) noexcept nogil:
     """y[c, i, j] = b[c] + sum_{r, s} w[c, r, s] x[c, i*stride + r - top, j*stride + s - left], perhaps a ReLU of it;
     with `turned`, w[c, 2 - r, 2 - s]."""
-    cdef const real* w = <const real*>array(op, 1, place)        # IN  (C, 3, 3)
-    cdef const real* b = <const real*>array(op, 2, place)        # IN  (C,) or NULL
-    cdef const real* zero = <const real*>array(op, 4, place)     # IN  as many zeros as a row of x has numbers
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], out_h = op.n[2], out_w = op.n[3], stride = op.n[4], top = op.n[5]
-    cdef Py_ssize_t left = op.n[6], x_row = op.args[0].row, y_row = op.args[3].row, c, i, T = DEPTH if stride == 1 else 2
-    cdef bint relu = op.n[7], turned = op.n[8]
+    cdef const real* w = a.w
+    cdef const real* b = a.b
+    cdef const real* zero = a.zero
+    cdef Py_ssize_t C = a.channels, H = a.height, out_h = a.out_h, out_w = a.out_w, stride = a.stride, top = a.top
+    cdef Py_ssize_t left = a.left, x_row = a.x.row, y_row = a.y.row, c, i, T = DEPTH if stride == 1 else 2
+    cdef bint relu = a.relu, turned = a.turned
     cdef const real* x
     cdef real* y
     cdef const real* rows[6]
@@ -130,8 +142,8 @@ cdef void depthwise(const Op* op, const Place* place) noexcept nogil:
             ws[t] = vec_splat(w[9 * c + (8 - t if turned else t)])
         bias = vec_splat(b[c] if b else 0)
         for h in range(ROWV):
-            x = <const real*>array(op, 0, place) + c * op.args[0].plane - left * LANES + h * VL  # IN  (C, H, W, 16)
-            y = <real*>array(op, 3, place) + c * op.args[3].plane + h * VL                       # OUT (C, OH, OW, 16)
+            x = a.x.data + c * a.x.plane - left * LANES + h * VL
+            y = a.y.data + c * a.y.plane + h * VL
             i = 0
             while i < out_h:
                 if out_h >= T:
@@ -177,16 +189,25 @@ cdef inline void squares(const real* d, const real* above, const vec* w, real* e
         a10 = a11
 
 
-cdef void depthwise_dx(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct DepthwiseDx:
+    Image dy                    # IN  (C, OH, OW, 16)
+    const real* w               # IN  (C, 3, 3)
+    Image dx                    # OUT (C, H, W, 16)
+    const real* zero            # IN  as many zeros as a row of dy has numbers
+    Py_ssize_t channels, height, width, out_h
+    Py_ssize_t top              # rows of padding
+    Py_ssize_t left             # columns of padding
+    Py_ssize_t edge             # columns of dy left of its first that are read
+
+cdef void depthwise_dx(const DepthwiseDx* a, const Place* place) noexcept nogil:
     """dx[c, u, v] = sum of dy[c, i, j] w[c, r, s] over all (i, j, r, s) with 2i + r - top = u, 2j + s - left = v.
 
-    Where u + top = 2a, r is 0 and i = a, or r is 2 and i = a - 1; where it is 2a + 1, r is 1 and i = a.
+    Where u + top = 2m, r is 0 and i = m, or r is 2 and i = m - 1; where it is 2m + 1, r is 1 and i = m.
     """
-    cdef const real* w = <const real*>array(op, 1, place)        # IN  (C, 3, 3)
-    cdef const real* zero = <const real*>array(op, 3, place)     # IN  as many zeros as a row of dy has numbers
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], out_h = op.n[3], top = op.n[4], left = op.n[5]
-    cdef Py_ssize_t edge = op.n[6]      # columns of dy left of its first that are read
-    cdef Py_ssize_t dy_row = op.args[0].row, dx_row = op.args[2].row, c, a, u
+    cdef const real* w = a.w
+    cdef const real* zero = a.zero
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, out_h = a.out_h, top = a.top, left = a.left
+    cdef Py_ssize_t dy_row = a.dy.row, dx_row = a.dx.row, c, m, u
     cdef Py_ssize_t first = left // 2, last = (left + W - 1) // 2
     cdef const real* dy
     cdef real* dx
@@ -197,11 +218,11 @@ cdef void depthwise_dx(const Op* op, const Place* place) noexcept nogil:
         for t in range(9):
             ws[t] = vec_splat(w[9 * c + t])
         for h in range(ROWV):
-            dy = <const real*>array(op, 0, place) + c * op.args[0].plane + h * VL    # IN  (C, OH, OW, 16)
-            dx = <real*>array(op, 2, place) + c * op.args[2].plane + h * VL          # OUT (C, H, W, 16)
-            for a in range(top // 2, (top + H - 1) // 2 + 1):
-                u = 2 * a - top
-                rows_of(dy, dy_row, out_h, zero + edge * LANES, a - 1, rows, 2)
+            dy = a.dy.data + c * a.dy.plane + h * VL
+            dx = a.dx.data + c * a.dx.plane + h * VL
+            for m in range(top // 2, (top + H - 1) // 2 + 1):
+                u = 2 * m - top
+                rows_of(dy, dy_row, out_h, zero + a.edge * LANES, m - 1, rows, 2)
                 squares(rows[1], rows[0], ws, dx + u * dx_row if u >= 0 else NULL,
                         dx + (u + 1) * dx_row if u + 1 < H else NULL, first, last, left, W)
 
@@ -298,12 +319,21 @@ cdef void products_2_row(const real* const* rows, const real* dy, Py_ssize_t dy_
     products_2(rows, dy, dy_row, width, acc, 1)
 
 
-cdef void depthwise_dw(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct DepthwiseDw:
+    Image x                     # IN  (C, H, W, 16)
+    Image dy                    # IN  (C, OH, OW, 16)
+    real* dw                    # OUT (C, 3, 3) of a shard
+    const real* zero            # IN  as many zeros as a row of x has numbers
+    Py_ssize_t channels, height, out_h, out_w, stride
+    Py_ssize_t top              # rows of padding
+    Py_ssize_t left             # columns of padding
+
+cdef void depthwise_dw(const DepthwiseDw* a, const Place* place) noexcept nogil:
     """dw[c, r, s] += sum_{i, j} dy[c, i, j] x[c, i*stride + r - top, j*stride + s - left] of one block."""
-    cdef real* dw = <real*>array(op, 2, place)                   # OUT (C, 3, 3) of a shard
-    cdef const real* zero = <const real*>array(op, 3, place)     # IN  as many zeros as a row of x has numbers
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], out_h = op.n[2], out_w = op.n[3], stride = op.n[4], top = op.n[5]
-    cdef Py_ssize_t left = op.n[6], x_row = op.args[0].row, dy_row = op.args[1].row, c, i, T = DEPTH if stride == 1 else 2
+    cdef real* dw = a.dw
+    cdef const real* zero = a.zero
+    cdef Py_ssize_t C = a.channels, H = a.height, out_h = a.out_h, out_w = a.out_w, stride = a.stride, top = a.top
+    cdef Py_ssize_t left = a.left, x_row = a.x.row, dy_row = a.dy.row, c, i, T = DEPTH if stride == 1 else 2
     cdef const real* x
     cdef const real* dy
     cdef const real* rows[6]
@@ -314,8 +344,8 @@ cdef void depthwise_dw(const Op* op, const Place* place) noexcept nogil:
         for t in range(9):
             acc[t] = vec_splat(0)
         for h in range(ROWV):
-            x = <const real*>array(op, 0, place) + c * op.args[0].plane - left * LANES + h * VL  # IN  (C, H, W, 16)
-            dy = <const real*>array(op, 1, place) + c * op.args[1].plane + h * VL                # IN  (C, OH, OW, 16)
+            x = a.x.data + c * a.x.plane - left * LANES + h * VL
+            dy = a.dy.data + c * a.dy.plane + h * VL
             i = 0
             while i < out_h:
                 if i + T <= out_h:
@@ -340,11 +370,4 @@ cdef void depthwise_dw(const Op* op, const Place* place) noexcept nogil:
 
 
 SPLITS = ("depthwise", "depthwise_dx", "depthwise_dw")
-KERNELS = {
-    "depthwise": (<size_t>&depthwise, ("x", "w", "b", "y", "zero"),
-                  ("channels", "height", "out_h", "out_w", "stride", "top", "left", "relu", "turned"), ()),
-    "depthwise_dx": (<size_t>&depthwise_dx, ("dy", "w", "dx", "zero"),
-                     ("channels", "height", "width", "out_h", "top", "left", "edge"), ()),
-    "depthwise_dw": (<size_t>&depthwise_dw, ("x", "dy", "dw", "zero"),
-                     ("channels", "height", "out_h", "out_w", "stride", "top", "left"), ()),
-}
+include "kernels/depthwise.pxi" # KERNELS

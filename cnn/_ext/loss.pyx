@@ -1,14 +1,28 @@
-"""Losses of one block: the value of every image and the gradient of the mean, in one pass."""
+"""Losses of one block: the value of every image and the gradient of the mean, in one pass. Twins: `cross_entropy` and
+`mse` in cnn/reference.py; NumPy's own sum for `loss_sums`.
+"""
 from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t, uint8_t
 
 from cnn._ext.elementary cimport vec_exp
-from cnn._ext.op cimport Op, Place, array
+from cnn._ext.op cimport PER_BLOCK, Image, Place, pixels
 from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_or, ivec_select, ivec_splat, ivec_store, real, real_log,
                            vec, vec_gt, vec_isnan, vec_keep, vec_load, vec_select, vec_splat, vec_store)
 
 
-cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct CrossEntropy:
+    Image z                     # IN  (K, 1, 1, 16)
+    const int64_t* target       # IN  (N,)
+    const double* weight        # IN  (K,) or NULL
+    const double* total         # IN  (1,) sum of v_g
+    Image dz                    # OUT (K, 1, 1, 16) or NULL
+    double* loss                # OUT (N,) of each image, not divided
+    uint8_t* correct            # OUT (N,) is the largest score g's?
+    const int64_t* chosen       # IN  (N,) numbers of the targets, or NULL
+    Py_ssize_t classes          # K
+    double smoothing            # e
+
+cdef void cross_entropy(const CrossEntropy* a, const Place* place) noexcept nogil:
     """L = -log softmax(z)[g] and dL/dz_i = p_i - [i = g], shifted by max(z) so that nothing overflows.
 
     With label smoothing e and class weights v, as PyTorch defines them:
@@ -17,16 +31,16 @@ cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
     and both are divided by the sum of v_g over the batch. Lanes without an image get gradient 0, and so does a batch
     whose v_g are all 0.
     """
-    cdef const real* z = <const real*>array(op, 0, place)        # IN  (K, 1, 1, 16)
-    cdef const int64_t* target = <const int64_t*>array(op, 1, place)  # IN  (N,)
-    cdef const double* weight = <const double*>array(op, 2, place)    # IN  (K,) or NULL
-    cdef const double* total = <const double*>array(op, 3, place)     # IN  (1,) sum of v_g
-    cdef real* dz = <real*>array(op, 4, place)                   # OUT (K, 1, 1, 16) or NULL
-    cdef double* loss = <double*>array(op, 5, place)             # OUT (N,) of each image, not divided
-    cdef uint8_t* correct = <uint8_t*>array(op, 6, place)        # OUT (N,) is the largest score g's?
-    cdef const int64_t* chosen = <const int64_t*>array(op, 7, place)  # IN  (N,) numbers of the targets, or NULL
-    cdef Py_ssize_t K = op.n[0], z_step = op.args[0].plane, dz_step = op.args[4].plane, k
-    cdef double smoothing = op.f[0], weight_sum = 0, smooth, v_g
+    cdef const real* z = a.z.data
+    cdef const int64_t* target = a.target
+    cdef const double* weight = a.weight
+    cdef const double* total = a.total
+    cdef real* dz = a.dz.data
+    cdef double* loss = a.loss
+    cdef uint8_t* correct = a.correct
+    cdef const int64_t* chosen = a.chosen
+    cdef Py_ssize_t K = a.classes, z_step = a.z.plane, dz_step = a.dz.plane, k
+    cdef double smoothing = a.smoothing, weight_sum = 0, smooth, v_g
     cdef double divisor = total[0] if total[0] > 0 else INFINITY
     cdef vec top, v, s
     cdef ivec best, wins
@@ -61,7 +75,7 @@ cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
         vec_store(sums + q * VL, s)
         ivec_store(winner + q * VL, best)
     for lane in range(LANES):
-        n = place.at[1] * LANES + lane
+        n = place.at[PER_BLOCK] * LANES + lane
         g = -1
         if lane < place.images:
             g = target[chosen[n] if chosen else n]
@@ -95,46 +109,49 @@ cdef void cross_entropy(const Op* op, const Place* place) noexcept nogil:
             dz[goal[lane] * dz_step + lane] -= push[lane]
 
 
-cdef void loss_sums(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct LossSums:
+    const double* loss          # IN  (N,)
+    const uint8_t* correct      # IN  (N,)
+    double* sums                # OUT (2,)
+
+cdef void loss_sums(const LossSums* a, const Place* place) noexcept nogil:
     """The sum of all losses of the batch, and how many images are right."""
-    cdef const double* loss = <const double*>array(op, 0, place)      # IN  (N,)
-    cdef const uint8_t* correct = <const uint8_t*>array(op, 1, place)  # IN  (N,)
-    cdef double* sums = <double*>array(op, 2, place)                  # OUT (2,)
     cdef Py_ssize_t n
-    sums[0] = sums[1] = 0
+    a.sums[0] = a.sums[1] = 0
     for n in range(place.total):
-        sums[0] += loss[n]
-        sums[1] += correct[n]
+        a.sums[0] += a.loss[n]
+        a.sums[1] += a.correct[n]
 
 
-cdef void mse(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Mse:
+    Image y                     # IN  (C, H, W, 16)
+    Image t                     # IN  (C, H, W, 16)
+    Image dy                    # OUT (C, H, W, 16)
+    double* loss                # OUT (N,) sum of squares of each image
+    Py_ssize_t channels, height, width
+
+cdef void mse(const Mse* a, const Place* place) noexcept nogil:
     """L = mean (y - t)^2 over all elements of the batch, dL/dy = 2 (y - t) / count."""
-    cdef const real* y = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
-    cdef const real* t = <const real*>array(op, 1, place)        # IN  (C, H, W, 16)
-    cdef real* dy = <real*>array(op, 2, place)                   # OUT (C, H, W, 16)
-    cdef double* loss = <double*>array(op, 3, place)             # OUT (N,) sum of squares of each image
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, i, lane, at, to
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i, lane
     cdef real scale = <real>(2.0 / (<double>(C * H * W) * place.total)), d
+    cdef const real* y
+    cdef const real* t
+    cdef real* dy
     cdef double sums[16]
     for lane in range(LANES):
         sums[lane] = 0
     for c in range(C):
         for h in range(H):
+            y = pixels(&a.y, c, h)
+            t = pixels(&a.t, c, h)
+            dy = pixels(&a.dy, c, h)
             for i in range(W):
-                at = c * op.args[0].plane + h * op.args[0].row + i * LANES
-                to = c * op.args[1].plane + h * op.args[1].row + i * LANES
                 for lane in range(LANES):
-                    d = y[at + lane] - t[to + lane] if lane < place.images else 0
+                    d = y[i * LANES + lane] - t[i * LANES + lane] if lane < place.images else 0
                     sums[lane] += <double>d * d
-                    dy[c * op.args[2].plane + h * op.args[2].row + i * LANES + lane] = scale * d
+                    dy[i * LANES + lane] = scale * d
     for lane in range(place.images):
-        loss[place.at[1] * LANES + lane] = sums[lane]
+        a.loss[place.at[PER_BLOCK] * LANES + lane] = sums[lane]
 
 
-KERNELS = {
-    "cross_entropy": (<size_t>&cross_entropy,
-                      ("z", "target", "weight", "total", "dz", "loss", "correct", "chosen"), ("classes",),
-                      ("smoothing",)),
-    "loss_sums": (<size_t>&loss_sums, ("loss", "correct", "sums"), (), ()),
-    "mse": (<size_t>&mse, ("y", "t", "dy", "loss"), ("channels", "height", "width"), ()),
-}
+include "kernels/loss.pxi"      # KERNELS

@@ -1,8 +1,11 @@
-"""Moving numbers between layouts: NCHW arrays and blocks, weights and packed weights, shards and sums."""
+"""Moving numbers between layouts: NCHW arrays and blocks, weights and packed weights, shards and sums.
+
+Twins: none, all of it is NumPy's own indexing and sums.
+"""
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
-from cnn._ext.op cimport CHUNK, Op, Place, array, begin, end
+from cnn._ext.op cimport CHUNK, PER_BLOCK, Image, Place, begin, end, pixels
 from cnn._ext.vec cimport LANES, integer, real, transpose
 
 cdef extern from *:
@@ -36,19 +39,23 @@ cdef extern from *:
     void transpose_bytes(const uint8_t** rows, Py_ssize_t at, uint8_t* to) nogil
 
 
-cdef void pack(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Pack:
+    const real* x               # IN  (N, C, H, W)
+    Image y                     # OUT (C, H, W, 16)
+    Py_ssize_t channels, height, width
+
+cdef void pack(const Pack* a, const Place* place) noexcept nogil:
     """Sixteen images of an NCHW array into a block; lanes without an image become zero."""
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (N, C, H, W)
-    cdef real* y = <real*>array(op, 1, place)                    # OUT (C, H, W, 16)
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, j, lane, size = C * H * W
+    cdef const real* x = a.x
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, j, lane, size = C * H * W
     cdef Py_ssize_t squares = W // LANES * LANES if place.images == LANES else 0
     cdef const real* xp
     cdef real* yp
-    x += place.at[1] * LANES * size
+    x += place.at[PER_BLOCK] * LANES * size
     for c in range(C):
         for h in range(begin(H, place), end(H, place)):
             xp = x + (c * H + h) * W
-            yp = y + c * op.args[1].plane + h * op.args[1].row
+            yp = pixels(&a.y, c, h)
             for j in range(W // LANES if squares else 0):
                 transpose(xp + j * LANES, size, yp + j * LANES * LANES, LANES)
             for j in range(squares, W):
@@ -58,18 +65,22 @@ cdef void pack(const Op* op, const Place* place) noexcept nogil:
                     yp[j * LANES + lane] = 0
 
 
-cdef void unpack(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Unpack:
+    Image x                     # IN  (C, H, W, 16)
+    real* y                     # OUT (N, C, H, W)
+    Py_ssize_t channels, height, width
+
+cdef void unpack(const Unpack* a, const Place* place) noexcept nogil:
     """The images of a block back into an NCHW array."""
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
-    cdef real* y = <real*>array(op, 1, place)                    # OUT (N, C, H, W)
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h, j, lane, size = C * H * W
+    cdef real* y = a.y
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, j, lane, size = C * H * W
     cdef Py_ssize_t squares = W // LANES * LANES if place.images == LANES else 0
     cdef const real* xp
     cdef real* yp
-    y += place.at[1] * LANES * size
+    y += place.at[PER_BLOCK] * LANES * size
     for c in range(C):
         for h in range(begin(H, place), end(H, place)):
-            xp = x + c * op.args[0].plane + h * op.args[0].row
+            xp = pixels(&a.x, c, h)
             yp = y + (c * H + h) * W
             for j in range(W // LANES if squares else 0):
                 transpose(xp + j * LANES * LANES, LANES, yp + j * LANES, size)
@@ -78,22 +89,29 @@ cdef void unpack(const Op* op, const Place* place) noexcept nogil:
                     yp[lane * size + j] = xp[j * LANES + lane]
 
 
-cdef void pack_bytes(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct PackBytes:
+    const uint8_t* x            # IN  (any, C, H, W)
+    const int64_t* chosen       # IN  (N,) numbers of the images, or NULL
+    const real* scale           # IN  (C,)
+    const real* shift           # IN  (C,)
+    Image y                     # OUT (C, H, W, 16)
+    Py_ssize_t channels, height, width
+
+cdef void pack_bytes(const PackBytes* a, const Place* place) noexcept nogil:
     """Sixteen images of bytes, chosen by number or (without `chosen`) all of x, normalised: y = x * scale + shift."""
-    cdef const uint8_t* x = <const uint8_t*>array(op, 0, place)  # IN  (any, C, H, W)
-    cdef const int64_t* chosen = <const int64_t*>array(op, 1, place)  # IN  (N,)
-    cdef const real* scale = <const real*>array(op, 2, place)    # IN  (C,)
-    cdef const real* shift = <const real*>array(op, 3, place)    # IN  (C,)
-    cdef real* y = <real*>array(op, 4, place)                    # OUT (C, H, W, 16)
-    cdef Py_ssize_t C = op.n[0], W = op.n[2], plane = op.n[1] * W, chunks = (plane + LANES - 1) // LANES, size = C * plane
-    cdef Py_ssize_t c, chunk, at, h, i, j, lane
+    cdef const uint8_t* x = a.x
+    cdef const int64_t* chosen = a.chosen
+    cdef const real* scale = a.scale
+    cdef const real* shift = a.shift
+    cdef Py_ssize_t C = a.channels, W = a.width, plane = a.height * W, size = C * plane
+    cdef Py_ssize_t chunks = (plane + LANES - 1) // LANES, c, chunk, at, h, i, j, lane
     cdef const uint8_t* image[16]
     cdef uint8_t square[16 * 16]
     cdef real* yp
     for lane in range(LANES):
         # a lane without an image shows the first one again, and is set to zero below
         i = lane if lane < place.images else 0
-        image[lane] = x + (chosen[place.at[1] * LANES + i] if chosen != NULL else i) * size
+        image[lane] = x + (chosen[place.at[PER_BLOCK] * LANES + i] if chosen != NULL else i) * size
     for c in range(C):
         for chunk in range(begin(chunks, place), end(chunks, place)):   # sixteen pixels, of any rows
             at = chunk * LANES
@@ -106,7 +124,7 @@ cdef void pack_bytes(const Op* op, const Place* place) noexcept nogil:
             h = at // W
             j = at % W
             for i in range(min(LANES, plane - at)):
-                yp = y + c * op.args[4].plane + h * op.args[4].row + j * LANES
+                yp = pixels(&a.y, c, h) + j * LANES
                 normalise_bytes(square + i * LANES, scale[c], shift[c], yp)
                 for lane in range(place.images, LANES):
                     yp[lane] = 0
@@ -116,44 +134,62 @@ cdef void pack_bytes(const Op* op, const Place* place) noexcept nogil:
                     h += 1
 
 
-cdef void pack_index(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct PackIndex:
+    const int64_t* x            # IN  (N, C, H, W)
+    integer* y                  # OUT (C, H, W, 16)
+    Py_ssize_t size             # elements of an image
+
+cdef void pack_index(const PackIndex* a, const Place* place) noexcept nogil:
     """Pooling indices of an NCHW int64 array into a block of integers as wide as `real`."""
-    cdef const int64_t* x = <const int64_t*>array(op, 0, place)  # IN  (N, C, H, W)
-    cdef integer* y = <integer*>array(op, 1, place)          # OUT (C, H, W, 16)
-    cdef Py_ssize_t size = op.n[0], i, lane
-    x += place.at[1] * LANES * size
+    cdef const int64_t* x = a.x
+    cdef integer* y = a.y
+    cdef Py_ssize_t size = a.size, i, lane
+    x += place.at[PER_BLOCK] * LANES * size
     for i in range(size):
         for lane in range(LANES):
             y[i * LANES + lane] = <integer>x[lane * size + i] if lane < place.images else 0
 
 
-cdef void unpack_index(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct UnpackIndex:
+    const integer* x            # IN  (C, H, W, 16)
+    int64_t* y                  # OUT (N, C, H, W)
+    Py_ssize_t size             # elements of an image
+
+cdef void unpack_index(const UnpackIndex* a, const Place* place) noexcept nogil:
     """The opposite of `pack_index`."""
-    cdef const integer* x = <const integer*>array(op, 0, place)  # IN  (C, H, W, 16)
-    cdef int64_t* y = <int64_t*>array(op, 1, place)              # OUT (N, C, H, W)
-    cdef Py_ssize_t size = op.n[0], i, lane
-    y += place.at[1] * LANES * size
+    cdef const integer* x = a.x
+    cdef int64_t* y = a.y
+    cdef Py_ssize_t size = a.size, i, lane
+    y += place.at[PER_BLOCK] * LANES * size
     for i in range(size):
         for lane in range(place.images):
             y[lane * size + i] = x[i * LANES + lane]
 
 
-cdef void copy(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Copy:
+    Image x                     # IN  (C, H, W, 16)
+    Image y                     # OUT (C, H, W, 16)
+    Py_ssize_t channels, height, width
+
+cdef void copy(const Copy* a, const Place* place) noexcept nogil:
     """A tensor into another, which may have other borders."""
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
-    cdef real* y = <real*>array(op, 1, place)                    # OUT (C, H, W, 16)
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], c, h
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h
     for c in range(C):
         for h in range(H):
-            memcpy(y + c * op.args[1].plane + h * op.args[1].row,
-                   x + c * op.args[0].plane + h * op.args[0].row, W * LANES * sizeof(real))
+            memcpy(pixels(&a.y, c, h), pixels(&a.x, c, h), W * LANES * sizeof(real))
 
 
-cdef void to_rows(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct ToRows:
+    Image x                     # IN  (C, 1, 1, 16)
+    real* y                     # OUT (16, step), PER_BLOCK
+    Py_ssize_t channels
+    Py_ssize_t step             # numbers from one row to the next
+
+cdef void to_rows(const ToRows* a, const Place* place) noexcept nogil:
     """A block of vectors into one row of numbers per image, for `linear_dw`."""
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, 1, 1, 16)
-    cdef real* y = <real*>array(op, 1, place)                    # OUT (16, step), PER_BLOCK
-    cdef Py_ssize_t C = op.n[0], step = op.n[1], plane = op.args[0].plane, c, lane
+    cdef const real* x = a.x.data
+    cdef real* y = a.y
+    cdef Py_ssize_t C = a.channels, step = a.step, plane = a.x.plane, c, lane
     for c in range(C // LANES):
         transpose(x + c * LANES * plane, plane, y + c * LANES, step)
     for c in range(C // LANES * LANES, C):
@@ -161,21 +197,33 @@ cdef void to_rows(const Op* op, const Place* place) noexcept nogil:
             y[lane * step + c] = x[c * plane + lane]
 
 
-cdef void gather(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Gather:
+    const real* x               # IN  (any,)
+    const int* index            # IN  (count,)
+    real* y                     # OUT (count,)
+    Py_ssize_t count            # elements
+
+cdef void gather(const Gather* a, const Place* place) noexcept nogil:
     """y[i] = x[index[i]], one chunk a task: weights into the order in which a kernel reads them."""
-    cdef const real* x = <const real*>array(op, 0, place)        # IN
-    cdef const int* index = <const int*>array(op, 1, place)      # IN  (count,)
-    cdef real* y = <real*>array(op, 2, place)                    # OUT (count,)
+    cdef const real* x = a.x
+    cdef const int* index = a.index
+    cdef real* y = a.y
     cdef Py_ssize_t i, first = place.task * CHUNK
-    for i in range(first, min(first + CHUNK, op.n[0])):
+    for i in range(first, min(first + CHUNK, a.count)):
         y[i] = x[index[i]]
 
 
-cdef void sum_shards(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct SumShards:
+    const real* x               # IN  (shards, step)
+    real* y                     # OUT (count,)
+    Py_ssize_t count            # elements
+    Py_ssize_t step             # numbers from one shard's to the next one's
+
+cdef void sum_shards(const SumShards* a, const Place* place) noexcept nogil:
     """y[i] = sum over the shards, in their order, of x[shard, i], one chunk a task."""
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (shards, step)
-    cdef real* y = <real*>array(op, 1, place)                    # OUT (count,)
-    cdef Py_ssize_t count = op.n[0], step = op.n[1], s, i, first = place.task * CHUNK
+    cdef const real* x = a.x
+    cdef real* y = a.y
+    cdef Py_ssize_t count = a.count, step = a.step, s, i, first = place.task * CHUNK
     cdef Py_ssize_t last = min(first + CHUNK, count)
     if place.shards == 0:
         for i in range(first, last):
@@ -187,12 +235,17 @@ cdef void sum_shards(const Op* op, const Place* place) noexcept nogil:
             y[i] += x[s * step + i]
 
 
-cdef void accumulate(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Accumulate:
+    const real* x               # IN     (count,)
+    real* y                     # IN/OUT (count,)
+    Py_ssize_t count            # elements
+
+cdef void accumulate(const Accumulate* a, const Place* place) noexcept nogil:
     """y[i] += x[i], one chunk a task."""
-    cdef const real* x = <const real*>array(op, 0, place)        # IN     (count,)
-    cdef real* y = <real*>array(op, 1, place)                    # IN/OUT (count,)
+    cdef const real* x = a.x
+    cdef real* y = a.y
     cdef Py_ssize_t i, first = place.task * CHUNK
-    for i in range(first, min(first + CHUNK, op.n[0])):
+    for i in range(first, min(first + CHUNK, a.count)):
         y[i] += x[i]
 
 
@@ -201,17 +254,5 @@ def chunks(Py_ssize_t count):
     return (count + CHUNK - 1) // CHUNK
 
 
-PIXELS = ("channels", "height", "width")
 SPLITS = ("pack", "unpack", "pack_bytes")
-KERNELS = {
-    "pack": (<size_t>&pack, ("x", "y"), PIXELS, ()),
-    "unpack": (<size_t>&unpack, ("x", "y"), PIXELS, ()),
-    "pack_bytes": (<size_t>&pack_bytes, ("x", "chosen", "scale", "shift", "y"), PIXELS, ()),
-    "copy": (<size_t>&copy, ("x", "y"), PIXELS, ()),
-    "pack_index": (<size_t>&pack_index, ("x", "y"), ("size",), ()),
-    "unpack_index": (<size_t>&unpack_index, ("x", "y"), ("size",), ()),
-    "to_rows": (<size_t>&to_rows, ("x", "y"), ("channels", "step"), ()),
-    "gather": (<size_t>&gather, ("x", "index", "y"), ("count",), ()),
-    "sum_shards": (<size_t>&sum_shards, ("x", "y"), ("count", "step"), ()),
-    "accumulate": (<size_t>&accumulate, ("x", "y"), ("count",), ()),
-}
+include "kernels/pack.pxi"      # KERNELS

@@ -1,4 +1,5 @@
-"""Pooling of one block, forward and backward. Twins: `*_pool2d*` in cnn/reference.py.
+"""Pooling of one block, forward and backward. Twins: `max_pool2d`, `avg_pool2d` and their
+`..._backward` in cnn/reference.py.
 
 Where the windows lie is a table for the rows and one for the columns (cnn/ops/pool.py): for each of them
 the first pixel of the input, one past the last, and its share of what an average is divided by. So the
@@ -16,38 +17,57 @@ Average: y[c, i, j] = sum over the window of x / divisor, and every pixel of it 
 """
 from libc.string cimport memset
 
-from cnn._ext.op cimport Op, Place, array, begin, end
+from cnn._ext.op cimport Image, Indices, Place, begin, end, pixels
 from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_eq, ivec_load, ivec_splat, real, vec, vec_clear,
                            vec_div, vec_keep, vec_load, vec_splat, vec_store, vec_sum)
 from cnn._ext.window cimport window_max, window_pairs
 
 
-cdef void max_pool(const Op* op, const Place* place) noexcept nogil:
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
-    cdef real* y = <real*>array(op, 1, place)                    # OUT (C, OH, OW, 16)
-    cdef integer* index = <integer*>array(op, 2, place)          # OUT (C, OH, OW, 16) or NULL
-    cdef const int* rows = <const int*>array(op, 3, place)       # IN  (OH, 3) first, stop, share
-    cdef const int* columns = <const int*>array(op, 4, place)    # IN  (OW, 3)
-    cdef Py_ssize_t C = op.n[0], W = op.n[2], out_h = op.n[3], out_w = op.n[4]
-    cdef Py_ssize_t row = op.args[0].row, c, i, j, u0, u1, v0, v1
-    cdef bint pairs = op.n[6], relu = op.n[7]
+ctypedef struct Side:           # the rows or the columns of a window
+    int first
+    int stop                    # the last, plus one
+    int share                   # of what an average is divided by
+
+ctypedef struct Windows:
+    const Side* rows            # IN  (OH,)
+    const Side* columns         # IN  (OW,)
+    Py_ssize_t channels, height, width, out_h, out_w
+    Py_ssize_t tiles            # whether the windows cover every pixel once
+    Py_ssize_t pairs            # whether they are 2 x 2 and side by side
+
+
+ctypedef struct MaxPool:
+    Image x                     # IN  (C, H, W, 16)
+    Image y                     # OUT (C, OH, OW, 16)
+    Indices index               # OUT (C, OH, OW, 16) or NULL
+    Windows win
+    Py_ssize_t relu             # whether a ReLU comes before
+
+cdef void max_pool(const MaxPool* a, const Place* place) noexcept nogil:
+    """y[c, i, j] = max over the window of x; index: where it is."""
+    cdef integer* index = a.index.data
+    cdef const Side* rows = a.win.rows
+    cdef const Side* columns = a.win.columns
+    cdef Py_ssize_t C = a.win.channels, W = a.win.width, out_h = a.win.out_h, out_w = a.win.out_w
+    cdef Py_ssize_t row = a.x.row, c, i, j, u0, u1, v0, v1
+    cdef bint pairs = a.win.pairs, relu = a.relu
     cdef const real* xc
     cdef real* yp
     cdef integer* ip = NULL
     for c in range(begin(C, place), end(C, place)):
-        xc = x + c * op.args[0].plane
+        xc = pixels(&a.x, c, 0)
         for i in range(out_h):
-            yp = y + c * op.args[1].plane + i * op.args[1].row
+            yp = pixels(&a.y, c, i)
             if index:
-                ip = index + c * op.args[2].plane + i * op.args[2].row
-            u0 = rows[3 * i]
-            u1 = rows[3 * i + 1]
+                ip = index + c * a.index.plane + i * a.index.row
+            u0 = rows[i].first
+            u1 = rows[i].stop
             if pairs:
                 window_pairs(xc + u0 * row, row, u0 * W, W, out_w, yp, ip, relu)
                 continue
             for j in range(out_w):
-                v0 = columns[3 * j]
-                v1 = columns[3 * j + 1]
+                v0 = columns[j].first
+                v1 = columns[j].stop
                 window_max(xc, row, u0, u1, v0, v1, W, yp, ip, relu)
                 yp += LANES
                 if index:
@@ -102,44 +122,49 @@ cdef inline void pairs_spread(const real* dy, const integer* index, real* dx, Py
         base = base + right + right
 
 
-cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct MaxPoolBackward:
+    Image dy                    # IN  (C, OH, OW, 16)
+    Indices index               # IN  (C, OH, OW, 16)
+    Image dx                    # OUT (C, H, W, 16)
+    real* sums                  # OUT (C,) of a shard, or NULL
+    Windows win
+
+cdef void max_pool_backward(const MaxPoolBackward* a, const Place* place) noexcept nogil:
     """dx[c, u, v] = sum of dy[c, i, j] over the windows (i, j) whose maximum is at (u, v).
 
     `sums`, with `pairs` only, get the sum over all pixels of dx[c]: fewer windows than pixels have to be added.
     """
-    cdef const real* dy = <const real*>array(op, 0, place)       # IN  (C, OH, OW, 16)
-    cdef const integer* index = <const integer*>array(op, 1, place)  # IN  (C, OH, OW, 16)
-    cdef real* dx = <real*>array(op, 2, place)                   # OUT (C, H, W, 16)
-    cdef const int* rows = <const int*>array(op, 3, place)       # IN  (OH, 3) first, stop, share
-    cdef const int* columns = <const int*>array(op, 4, place)    # IN  (OW, 3)
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], out_h = op.n[3], out_w = op.n[4]
-    cdef Py_ssize_t row = op.args[2].row, c, i, j, u, u0, u1, v0, v1
+    cdef const integer* index = a.index.data
+    cdef const Side* rows = a.win.rows
+    cdef const Side* columns = a.win.columns
+    cdef Py_ssize_t C = a.win.channels, H = a.win.height, W = a.win.width, out_h = a.win.out_h, out_w = a.win.out_w
+    cdef Py_ssize_t row = a.dx.row, c, i, j, u, u0, u1, v0, v1
     cdef const real* dp
     cdef const integer* ip
     cdef real* dxc
-    cdef real* sums = <real*>array(op, 5, place)                 # OUT (C,) of a shard, or NULL
+    cdef real* sums = a.sums
     cdef vec total[8]
     cdef int q
     # windows that tile the plane write every pixel once; any others add to zeros
-    cdef bint tiles = op.n[5], pairs = op.n[6]
+    cdef bint tiles = a.win.tiles, pairs = a.win.pairs
     for c in range(begin(C, place), end(C, place)):
-        dxc = dx + c * op.args[2].plane
+        dxc = pixels(&a.dx, c, 0)
         if not tiles:
             for u in range(H):
                 memset(dxc + u * row, 0, W * LANES * sizeof(real))
         for q in range(ROWV):
             total[q] = vec_splat(0)
         for i in range(out_h):
-            dp = dy + c * op.args[0].plane + i * op.args[0].row
-            ip = index + c * op.args[1].plane + i * op.args[1].row
-            u0 = rows[3 * i]
-            u1 = rows[3 * i + 1]
+            dp = pixels(&a.dy, c, i)
+            ip = index + c * a.index.plane + i * a.index.row
+            u0 = rows[i].first
+            u1 = rows[i].stop
             if pairs:
                 pairs_spread(dp, ip, dxc + u0 * row, row, u0 * W, W, out_w, total)
                 continue
             for j in range(out_w):
-                v0 = columns[3 * j]
-                v1 = columns[3 * j + 1]
+                v0 = columns[j].first
+                v1 = columns[j].stop
                 window_spread(dp, ip, dxc, row, u0, u1, v0, v1, W, not tiles)
                 dp += LANES
                 ip += LANES
@@ -149,22 +174,26 @@ cdef void max_pool_backward(const Op* op, const Place* place) noexcept nogil:
             sums[c] = vec_sum(total[0]) if place.first else sums[c] + vec_sum(total[0])
 
 
-cdef void max_pool_scatter(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct MaxPoolScatter:
+    Image dy                    # IN  (C, OH, OW, 16)
+    Indices index               # IN  (C, OH, OW, 16)
+    Image dx                    # OUT (C, H, W, 16), no border
+    Py_ssize_t channels, height, width
+    Py_ssize_t pixels           # of a channel of dy
+
+cdef void max_pool_scatter(const MaxPoolScatter* a, const Place* place) noexcept nogil:
     """dx[c, index] += dy where only the indices are known, not the windows they came from."""
-    cdef const real* dy = <const real*>array(op, 0, place)       # IN  (C, OH, OW, 16)
-    cdef const integer* index = <const integer*>array(op, 1, place)  # IN  (C, OH, OW, 16)
-    cdef real* dx = <real*>array(op, 2, place)                   # OUT (C, H, W, 16), no border
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], pixels = op.n[3]
-    cdef Py_ssize_t c, p, lane
+    cdef const integer* index = a.index.data
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, p, lane
     cdef const real* dp
     cdef const integer* ip
     cdef real* dxc
     for c in range(begin(C, place), end(C, place)):
-        dp = dy + c * op.args[0].plane
-        ip = index + c * op.args[1].plane
-        dxc = dx + c * op.args[2].plane
+        dp = pixels(&a.dy, c, 0)
+        ip = index + c * a.index.plane
+        dxc = pixels(&a.dx, c, 0)
         memset(dxc, 0, H * W * LANES * sizeof(real))
-        for p in range(pixels):
+        for p in range(a.pixels):
             for lane in range(LANES):
                 dxc[ip[p * LANES + lane] * LANES + lane] += dp[p * LANES + lane]
 
@@ -187,27 +216,30 @@ cdef inline void window_mean(
         vec_store(y + q * VL, vec_div(total, vec_splat(divisor)))
 
 
-cdef void avg_pool(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct AvgPool:
+    Image x                     # IN  (C, H, W, 16)
+    Image y                     # OUT (C, OH, OW, 16)
+    Windows win
+
+cdef void avg_pool(const AvgPool* a, const Place* place) noexcept nogil:
     """y[c, i, j] = sum over the window of x / divisor"""
-    cdef const real* x = <const real*>array(op, 0, place)        # IN  (C, H, W, 16)
-    cdef real* y = <real*>array(op, 1, place)                    # OUT (C, OH, OW, 16)
-    cdef const int* rows = <const int*>array(op, 2, place)       # IN  (OH, 3) first, stop, share
-    cdef const int* columns = <const int*>array(op, 3, place)    # IN  (OW, 3)
-    cdef Py_ssize_t C = op.n[0], out_h = op.n[3], out_w = op.n[4]
-    cdef Py_ssize_t row = op.args[0].row, c, i, j, u0, u1, v0, v1
+    cdef const Side* rows = a.win.rows
+    cdef const Side* columns = a.win.columns
+    cdef Py_ssize_t C = a.win.channels, out_h = a.win.out_h, out_w = a.win.out_w
+    cdef Py_ssize_t row = a.x.row, c, i, j, u0, u1, v0, v1
     cdef real divisor
     cdef const real* xc
     cdef real* yp
     for c in range(begin(C, place), end(C, place)):
-        xc = x + c * op.args[0].plane
+        xc = pixels(&a.x, c, 0)
         for i in range(out_h):
-            yp = y + c * op.args[1].plane + i * op.args[1].row
-            u0 = rows[3 * i]
-            u1 = rows[3 * i + 1]
+            yp = pixels(&a.y, c, i)
+            u0 = rows[i].first
+            u1 = rows[i].stop
             for j in range(out_w):
-                v0 = columns[3 * j]
-                v1 = columns[3 * j + 1]
-                divisor = <real>rows[3 * i + 2] * <real>columns[3 * j + 2]
+                v0 = columns[j].first
+                v1 = columns[j].stop
+                divisor = <real>rows[i].share * <real>columns[j].share
                 if u1 - u0 == 2 and v1 - v0 == 2:
                     window_mean(xc, row, u0, u0 + 2, v0, v0 + 2, divisor, yp)
                 else:
@@ -238,31 +270,34 @@ cdef inline void window_share(
                     vec_store(to, share)
 
 
-cdef void avg_pool_backward(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct AvgPoolBackward:
+    Image dy                    # IN  (C, OH, OW, 16)
+    Image dx                    # OUT (C, H, W, 16)
+    Windows win
+
+cdef void avg_pool_backward(const AvgPoolBackward* a, const Place* place) noexcept nogil:
     """dx[c, u, v] = sum of dy[c, i, j] / divisor over the windows (i, j) that see (u, v)."""
-    cdef const real* dy = <const real*>array(op, 0, place)       # IN  (C, OH, OW, 16)
-    cdef real* dx = <real*>array(op, 1, place)                   # OUT (C, H, W, 16)
-    cdef const int* rows = <const int*>array(op, 2, place)       # IN  (OH, 3) first, stop, share
-    cdef const int* columns = <const int*>array(op, 3, place)    # IN  (OW, 3)
-    cdef Py_ssize_t C = op.n[0], H = op.n[1], W = op.n[2], out_h = op.n[3], out_w = op.n[4]
-    cdef Py_ssize_t row = op.args[1].row, c, i, j, u, u0, u1, v0, v1
-    cdef bint tiles = op.n[5]
+    cdef const Side* rows = a.win.rows
+    cdef const Side* columns = a.win.columns
+    cdef Py_ssize_t C = a.win.channels, H = a.win.height, W = a.win.width, out_h = a.win.out_h, out_w = a.win.out_w
+    cdef Py_ssize_t row = a.dx.row, c, i, j, u, u0, u1, v0, v1
+    cdef bint tiles = a.win.tiles
     cdef real divisor
     cdef const real* dp
     cdef real* dxc
     for c in range(begin(C, place), end(C, place)):
-        dxc = dx + c * op.args[1].plane
+        dxc = pixels(&a.dx, c, 0)
         if not tiles:
             for u in range(H):
                 memset(dxc + u * row, 0, W * LANES * sizeof(real))
         for i in range(out_h):
-            dp = dy + c * op.args[0].plane + i * op.args[0].row
-            u0 = rows[3 * i]
-            u1 = rows[3 * i + 1]
+            dp = pixels(&a.dy, c, i)
+            u0 = rows[i].first
+            u1 = rows[i].stop
             for j in range(out_w):
-                v0 = columns[3 * j]
-                v1 = columns[3 * j + 1]
-                divisor = <real>rows[3 * i + 2] * <real>columns[3 * j + 2]
+                v0 = columns[j].first
+                v1 = columns[j].stop
+                divisor = <real>rows[i].share * <real>columns[j].share
                 if tiles and u1 - u0 == 2 and v1 - v0 == 2:
                     window_share(dp, divisor, dxc, row, u0, u0 + 2, v0, v0 + 2, 0)
                 else:
@@ -270,13 +305,5 @@ cdef void avg_pool_backward(const Op* op, const Place* place) noexcept nogil:
                 dp += LANES
 
 
-WINDOWS = ("channels", "height", "width", "out_h", "out_w", "tiles", "pairs")
 SPLITS = ("max_pool", "max_pool_backward", "max_pool_scatter", "avg_pool", "avg_pool_backward")
-KERNELS = {
-    "max_pool": (<size_t>&max_pool, ("x", "y", "index", "rows", "columns"), (*WINDOWS, "relu"), ()),
-    "max_pool_backward": (<size_t>&max_pool_backward, ("dy", "index", "dx", "rows", "columns", "sums"), WINDOWS, ()),
-    "max_pool_scatter": (<size_t>&max_pool_scatter, ("dy", "index", "dx"),
-                         ("channels", "height", "width", "pixels"), ()),
-    "avg_pool": (<size_t>&avg_pool, ("x", "y", "rows", "columns"), WINDOWS, ()),
-    "avg_pool_backward": (<size_t>&avg_pool_backward, ("dy", "dx", "rows", "columns"), WINDOWS, ()),
-}
+include "kernels/pool.pxi"      # KERNELS

@@ -1,4 +1,5 @@
-"""Optimizer updates on flat arrays, PyTorch's rules; one chunk a task. Twins in cnn/reference.py.
+"""Optimizer updates on flat arrays, PyTorch's rules; one chunk a task. Twins: `sgd_update`, `adam_update`,
+`rmsprop_update` and `average_update` in cnn/reference.py.
 
 All parameters of a group lie in one array, and so do their gradients: an update is one loop.
 What changes from step to step comes in `now`: the learning rate, a factor on the gradient (for
@@ -6,7 +7,7 @@ clipping), and the number of the step, from 1. A group's learning rate is lr_sca
 """
 from libc.math cimport pow, sqrt
 
-from cnn._ext.op cimport CHUNK, Op, Place, array
+from cnn._ext.op cimport CHUNK, Place
 from cnn._ext.vec cimport LANES, VL, real, real_sqrt, vec, vec_splat, vec_store
 
 cdef enum:
@@ -15,16 +16,26 @@ cdef enum:
     STEP = 2
 
 
-cdef void sgd(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Sgd:
+    real* w                     # IN/OUT (count,)
+    const real* g               # IN  (count,)
+    real* velocity              # IN/OUT (count,) or NULL
+    const double* now           # IN  (3,) of this step
+    Py_ssize_t count            # elements
+    Py_ssize_t nesterov         # whether it is Nesterov's
+    double momentum, weight_decay
+    double lr_scale             # the group's share of the learning rate
+
+cdef void sgd(const Sgd* a, const Place* place) noexcept nogil:
     """v = mu v + g';  w -= lr v,  or with Nesterov  w -= lr (g' + mu v);  g' = g + decay w"""
-    cdef real* w = <real*>array(op, 0, place)                    # IN/OUT
-    cdef const real* gradient = <const real*>array(op, 1, place)  # IN
-    cdef real* velocity = <real*>array(op, 2, place)             # IN/OUT or NULL
-    cdef const double* now = <const double*>array(op, 3, place)  # IN  (3,)
-    cdef bint nesterov = op.n[1]
-    cdef real mu = <real>op.f[0], decay = <real>op.f[1], clip = <real>now[CLIP], g, v
-    cdef real lr = <real>(now[LR] * op.f[2])
-    cdef Py_ssize_t i, first = place.task * CHUNK, last = min(first + CHUNK, op.n[0])
+    cdef real* w = a.w
+    cdef const real* gradient = a.g
+    cdef real* velocity = a.velocity
+    cdef const double* now = a.now
+    cdef bint nesterov = a.nesterov
+    cdef real mu = <real>a.momentum, decay = <real>a.weight_decay, clip = <real>now[CLIP], g, v
+    cdef real lr = <real>(now[LR] * a.lr_scale)
+    cdef Py_ssize_t i, first = place.task * CHUNK, last = min(first + CHUNK, a.count)
     if not velocity:
         for i in range(first, last):
             w[i] -= lr * (clip * gradient[i] + decay * w[i])
@@ -46,48 +57,70 @@ cdef inline real lerp(real old, real new, real keep, real take) noexcept nogil:
     return old + take * (new - old) if take < <real>0.5 else new - keep * (new - old)
 
 
-cdef void adam(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Adam:
+    real* w                     # IN/OUT (count,)
+    const real* g               # IN  (count,)
+    real* m                     # IN/OUT (count,)
+    real* v                     # IN/OUT (count,)
+    const double* now           # IN  (3,) of this step
+    Py_ssize_t count            # elements
+    Py_ssize_t decoupled        # whether the decay is
+    double beta1, beta2, eps, weight_decay
+    double lr_scale             # the group's share of the learning rate
+
+cdef void adam(const Adam* a, const Place* place) noexcept nogil:
     """m, v: running means of g and g^2;  w -= lr/c1 m / (sqrt(v)/sqrt(c2) + eps),  c_i = 1 - b_i^step.
 
     Kingma & Ba 2015. With `decoupled` the decay is w -= lr decay w instead of a part of g
     (AdamW, Loshchilov & Hutter 2019).
     """
-    cdef real* w = <real*>array(op, 0, place)                    # IN/OUT
-    cdef const real* gradient = <const real*>array(op, 1, place)  # IN
-    cdef real* m = <real*>array(op, 2, place)                    # IN/OUT
-    cdef real* v = <real*>array(op, 3, place)                    # IN/OUT
-    cdef const double* now = <const double*>array(op, 4, place)  # IN  (3,)
-    cdef bint decoupled = op.n[1]
-    cdef real b1 = <real>op.f[0], one_b1 = <real>(1 - op.f[0]), b2 = <real>op.f[1], one_b2 = <real>(1 - op.f[1])
-    cdef real eps = <real>op.f[2], clip = <real>now[CLIP]
-    cdef real decay = 0 if decoupled else <real>op.f[3]
-    cdef double lr = now[LR] * op.f[4]
-    cdef real keep = <real>(1 - lr * op.f[3]) if decoupled else 1
-    cdef real step = <real>(lr / (1 - pow(op.f[0], now[STEP]))), root = <real>sqrt(1 - pow(op.f[1], now[STEP])), g
+    cdef real* w = a.w
+    cdef const real* gradient = a.g
+    cdef real* m = a.m
+    cdef real* v = a.v
+    cdef const double* now = a.now
+    cdef bint decoupled = a.decoupled
+    cdef real b1 = <real>a.beta1, one_b1 = <real>(1 - a.beta1), b2 = <real>a.beta2, one_b2 = <real>(1 - a.beta2)
+    cdef real eps = <real>a.eps, clip = <real>now[CLIP]
+    cdef real decay = 0 if decoupled else <real>a.weight_decay
+    cdef double lr = now[LR] * a.lr_scale
+    cdef real keep = <real>(1 - lr * a.weight_decay) if decoupled else 1
+    cdef real step = <real>(lr / (1 - pow(a.beta1, now[STEP]))), root = <real>sqrt(1 - pow(a.beta2, now[STEP])), g
     cdef Py_ssize_t i, first = place.task * CHUNK
-    for i in range(first, min(first + CHUNK, op.n[0])):
+    for i in range(first, min(first + CHUNK, a.count)):
         g = clip * gradient[i] + decay * w[i]
         m[i] = lerp(m[i], g, b1, one_b1)
         v[i] = b2 * v[i] + one_b2 * g * g
         w[i] = keep * w[i] - step * (m[i] / (real_sqrt(v[i]) / root + eps))
 
 
-cdef void rmsprop(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Rmsprop:
+    real* w                     # IN/OUT (count,)
+    const real* g               # IN  (count,)
+    real* square                # IN/OUT (count,)
+    real* mean                  # IN/OUT (count,) or NULL
+    real* velocity              # IN/OUT (count,) or NULL
+    const double* now           # IN  (3,) of this step
+    Py_ssize_t count            # elements
+    double alpha, eps, weight_decay, momentum
+    double lr_scale             # the group's share of the learning rate
+
+cdef void rmsprop(const Rmsprop* a, const Place* place) noexcept nogil:
     """s: running mean of g^2;  w -= lr g / (sqrt(s) + eps), optionally centred and with momentum.
 
     Tieleman & Hinton 2012; centred (s - mean(g)^2 under the root): Graves 2013.
     """
-    cdef real* w = <real*>array(op, 0, place)                    # IN/OUT
-    cdef const real* gradient = <const real*>array(op, 1, place)  # IN
-    cdef real* square = <real*>array(op, 2, place)               # IN/OUT
-    cdef real* mean = <real*>array(op, 3, place)                 # IN/OUT or NULL
-    cdef real* velocity = <real*>array(op, 4, place)             # IN/OUT or NULL
-    cdef const double* now = <const double*>array(op, 5, place)  # IN  (3,)
-    cdef real alpha = <real>op.f[0], one_alpha = <real>(1 - op.f[0]), eps = <real>op.f[1]
-    cdef real decay = <real>op.f[2], mu = <real>op.f[3], clip = <real>now[CLIP]
-    cdef real lr = <real>(now[LR] * op.f[4]), g, spread
+    cdef real* w = a.w
+    cdef const real* gradient = a.g
+    cdef real* square = a.square
+    cdef real* mean = a.mean
+    cdef real* velocity = a.velocity
+    cdef const double* now = a.now
+    cdef real alpha = <real>a.alpha, one_alpha = <real>(1 - a.alpha), eps = <real>a.eps
+    cdef real decay = <real>a.weight_decay, mu = <real>a.momentum, clip = <real>now[CLIP]
+    cdef real lr = <real>(now[LR] * a.lr_scale), g, spread
     cdef Py_ssize_t i, first = place.task * CHUNK
-    for i in range(first, min(first + CHUNK, op.n[0])):
+    for i in range(first, min(first + CHUNK, a.count)):
         g = clip * gradient[i] + decay * w[i]
         square[i] = alpha * square[i] + one_alpha * g * g
         spread = square[i]
@@ -103,26 +136,38 @@ cdef void rmsprop(const Op* op, const Place* place) noexcept nogil:
         w[i] -= lr * g
 
 
-cdef void average(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct Average:
+    real* slow                  # IN/OUT (count,)
+    real* w                     # IN/OUT (count,)
+    const double* decay         # IN  (1,)
+    Py_ssize_t count            # elements
+    Py_ssize_t copy_back
+
+cdef void average(const Average* a, const Place* place) noexcept nogil:
     """slow = keep slow + (1 - keep) w;  with `copy_back` then w = slow."""
-    cdef real* slow = <real*>array(op, 0, place)                 # IN/OUT
-    cdef real* w = <real*>array(op, 1, place)                    # IN/OUT
-    cdef const double* decay = <const double*>array(op, 2, place)  # IN  (1,)
-    cdef bint copy_back = op.n[1]
+    cdef real* slow = a.slow
+    cdef real* w = a.w
+    cdef const double* decay = a.decay
+    cdef bint copy_back = a.copy_back
     cdef real keep = <real>decay[0], take = <real>(1 - decay[0])
     cdef Py_ssize_t i, first = place.task * CHUNK
-    for i in range(first, min(first + CHUNK, op.n[0])):
+    for i in range(first, min(first + CHUNK, a.count)):
         slow[i] = lerp(slow[i], w[i], keep, take)
         if copy_back:
             w[i] = slow[i]
 
 
-cdef void square_sum(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct SquareSum:
+    const real* g               # IN  (count,)
+    double* part                # OUT (tasks,)
+    Py_ssize_t count            # elements
+
+cdef void square_sum(const SquareSum* a, const Place* place) noexcept nogil:
     """part[task] = sum of g^2 over the task's chunk"""
-    cdef const real* gradient = <const real*>array(op, 0, place)  # IN
-    cdef double* part = <double*>array(op, 1, place)             # OUT (tasks,)
+    cdef const real* gradient = a.g
+    cdef double* part = a.part
     cdef double sums[8]
-    cdef Py_ssize_t i, q, first = place.task * CHUNK, last = min(first + CHUNK, op.n[0])
+    cdef Py_ssize_t i, q, first = place.task * CHUNK, last = min(first + CHUNK, a.count)
     for q in range(8):
         sums[q] = 0
     for i in range(first, last):
@@ -132,49 +177,47 @@ cdef void square_sum(const Op* op, const Place* place) noexcept nogil:
     part[place.task] = sums[0]
 
 
-cdef void clip_factor(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct ClipFactor:
+    const double* part          # IN  (parts,)
+    double* now                 # OUT (3,) of this step
+    double* norm                # OUT (1,)
+    Py_ssize_t count            # parts
+    double max_norm
+
+cdef void clip_factor(const ClipFactor* a, const Place* place) noexcept nogil:
     """now[CLIP] = min(1, max_norm / (|g| + 1e-6)), |g| over all groups; the norm is kept beside it."""
-    cdef const double* part = <const double*>array(op, 0, place)  # IN  (parts,)
-    cdef double* now = <double*>array(op, 1, place)              # OUT (3,)
-    cdef double* norm = <double*>array(op, 2, place)             # OUT (1,)
+    cdef const double* part = a.part
+    cdef double* now = a.now
+    cdef double* norm = a.norm
     cdef double total = 0
     cdef Py_ssize_t i
-    for i in range(op.n[0]):
+    for i in range(a.count):
         total += part[i]
     norm[0] = sqrt(total)
-    now[CLIP] = op.f[0] / (norm[0] + 1e-6)
+    now[CLIP] = a.max_norm / (norm[0] + 1e-6)
     if now[CLIP] > 1:
         now[CLIP] = 1
 
 
-cdef void fma_peak(const Op* op, const Place* place) noexcept nogil:
+ctypedef struct FmaPeak:
+    real* out                   # OUT (tasks, 16)
+    Py_ssize_t rounds
+
+cdef void fma_peak(const FmaPeak* a, const Place* place) noexcept nogil:
     """Nothing but multiply-adds on registers, to measure how many this processor can do in a second."""
-    cdef real* out = <real*>array(op, 0, place)                  # OUT (tasks, 16)
     cdef vec acc[24]
-    cdef vec a = vec_splat(<real>0.999999), b = vec_splat(<real>1e-9)
+    cdef vec factor = vec_splat(<real>0.999999), more = vec_splat(<real>1e-9)
     cdef Py_ssize_t i
     cdef int q
     for q in range(12):
         acc[q] = vec_splat(<real>(q * 1e-9))
-    for i in range(op.n[0]):
+    for i in range(a.rounds):
         for q in range(12):
-            acc[q] = acc[q] * a + b
+            acc[q] = acc[q] * factor + more
     for q in range(1, 12):
         acc[0] = acc[0] + acc[q]
-    vec_store(out + place.task * LANES, acc[0])
+    vec_store(a.out + place.task * LANES, acc[0])
 
 
 PEAK_FLOPS = 2 * 12 * VL    # of one round of `fma_peak`
-
-KERNELS = {
-    "fma_peak": (<size_t>&fma_peak, ("out",), ("rounds",), ()),
-    "sgd": (<size_t>&sgd, ("w", "g", "velocity", "now"), ("count", "nesterov"),
-            ("momentum", "weight_decay", "lr_scale")),
-    "adam": (<size_t>&adam, ("w", "g", "m", "v", "now"), ("count", "decoupled"),
-             ("beta1", "beta2", "eps", "weight_decay", "lr_scale")),
-    "rmsprop": (<size_t>&rmsprop, ("w", "g", "square", "mean", "velocity", "now"), ("count",),
-                ("alpha", "eps", "weight_decay", "momentum", "lr_scale")),
-    "average": (<size_t>&average, ("slow", "w", "decay"), ("count", "copy_back"), ()),
-    "square_sum": (<size_t>&square_sum, ("g", "part"), ("count",), ()),
-    "clip_factor": (<size_t>&clip_factor, ("part", "now", "norm"), ("count",), ("max_norm",)),
-}
+include "kernels/update.pxi"    # KERNELS

@@ -1,5 +1,6 @@
 """Arrays that the kernels like."""
 import itertools
+import math
 
 import numpy as np
 
@@ -15,7 +16,7 @@ def zeros(shape, dtype):
     that visit hundreds of channels at once would wait for addresses in small ones to be looked up.
     """
     dtype = np.dtype(dtype)
-    count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    count = math.prod(np.atleast_1d(shape).tolist()) * dtype.itemsize
     if count < HUGE // 2:
         raw = np.zeros(count + 64, np.uint8)
         first = -raw.ctypes.data % 64

@@ -21,6 +21,7 @@ from cnn._ext import executor
 from cnn.engine.memory import LANES, zeros
 
 CACHE_LINE = 64         # bytes
+APART = 65 * CACHE_LINE     # from the end of an array to the next, which begins at another place in its page
 PRIVATE = 1 << 18       # bytes of an array of which every thread makes its own
 MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
 # what an array has one copy of; as in op.pxd
@@ -95,13 +96,13 @@ class Tensor:
         """As many channels of it from `first` as the tensor `like` has, to be read or written by an operation."""
         return _Part(self, first, like.pixels)
 
-    def allocate(self, copies):
-        if self.array is None:
-            if self.numbers >= 2**31:
-                raise ValueError(f"an activation of {'×'.join(map(str, self.shape))} is too large: "
-                                 f"sixteen images of it must stay below 2**31 numbers")
-            shapes.element_count("Program", copies, self.numbers)
-            self.array = zeros((copies, self.numbers), self.dtype)
+    def room(self, copies):
+        """Shape of the array that holds so many copies; raises ValueError where it is too large."""
+        if self.numbers >= 2**31:
+            raise ValueError(f"an activation of {'×'.join(map(str, self.shape))} is too large: "
+                             f"sixteen images of it must stay below 2**31 numbers")
+        shapes.element_count("Program", copies, self.numbers)
+        return copies, self.numbers
 
     def argument(self):
         array = self.root.array
@@ -143,11 +144,15 @@ class Copies(Table):
     def __init__(self, size, dtype, per):
         super().__init__(None, per)
         self.dtype, self.numbers = dtype, -(-size // LANES) * LANES
-        self.root, self.layout = self, (per, dtype)
+        self.layout = per, dtype
 
-    def allocate(self, copies):
-        if self.array is None:
-            self.array = zeros((copies, self.numbers), self.dtype)
+    def room(self, copies):
+        """Shape of the array that holds so many copies."""
+        return copies, self.numbers
+
+    @property
+    def root(self):
+        return self
 
     @property
     def step(self):
@@ -206,10 +211,9 @@ class Program:
         self.blocks = max(1, -(-images // LANES))
         self.shards = min(self.blocks, MAX_SHARDS)
         self.batch = 0      # images of the run at hand
-        self.nbytes = self._fixed = 0       # bytes of its own arrays; those of `zeros`
+        self.nbytes = 0     # of its own arrays
         self._drafts = {}   # phases that are not compiled yet
         self._compiled = {}
-        self._arrays = []
         self.begin("forward")
 
     def close(self):
@@ -217,8 +221,8 @@ class Program:
         for phase in (*self._drafts.values(), *(compiled.phase for compiled in self._compiled.values())):
             for segment in phase.segments:
                 segment.ops.clear()
-        for container in (self._drafts, self._compiled, self._arrays):
-            container.clear()
+        self._drafts.clear()
+        self._compiled.clear()
         self._phase = self._segments = self._uses = None
         for name in ("pull", "results", "loss"):     # what those who wrote it have noted
             vars(self).pop(name, None)
@@ -228,8 +232,7 @@ class Program:
     def tensor(self, channels, height=1, width=1, flat=False, integer=False):
         """A new activation. With `integer` it holds integers as wide as the dtype (pooling indices)."""
         dtype = np.dtype(f"i{self.dtype.itemsize}") if integer else self.dtype
-        return self._own(Tensor(channels, height, width, dtype, PER_BLOCK if self.keep else PER_ACTIVE_BLOCK,
-                                flat))
+        return Tensor(channels, height, width, dtype, PER_BLOCK if self.keep else PER_ACTIVE_BLOCK, flat)
 
     def like(self, tensor):
         return self.tensor(tensor.channels, tensor.height, tensor.width, tensor.flat)
@@ -261,7 +264,7 @@ class Program:
         return copy
 
     def copies(self, size, per, dtype=None):
-        return self._own(Copies(size, np.dtype(dtype or self.dtype), per))
+        return Copies(size, np.dtype(dtype or self.dtype), per)
 
     def per_step(self, count, dtype=np.float64):
         """`count` numbers for each step of a run, which a function given to `on_run` sets."""
@@ -289,9 +292,7 @@ class Program:
 
     def zeros(self, count):
         """An array of its own, whatever the number of threads and blocks."""
-        array = zeros(count, self.dtype)
-        self._fixed += array.nbytes
-        return array
+        return self._zeros(count, self.dtype)
 
     def gradient(self, parameter):
         """An array for the gradient of a parameter, or None where it is not wanted. The first is the parameter's own;
@@ -310,10 +311,6 @@ class Program:
             for other in others:
                 self.before("accumulate", lambda grad=grad, other=other: dict(x=other, y=grad, count=grad.size),
                             self.kernels.pack.chunks(grad.size))
-
-    def _own(self, array):
-        self._arrays.append(array)
-        return array
 
     # ------------------------------------------------------------ writing
 
@@ -393,10 +390,6 @@ class Program:
         table = table[[s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]]
         splits = bool(ops["splits"].any())
         most = self.threads if splits else max([t or self.shards for t in table["tasks"]], default=1)
-        largest = {}    # of the arrays that share memory
-        for array in (a.array for a in self._arrays if a.array is not None):
-            largest[id(array.base)] = max(array.nbytes, largest.get(id(array.base), 0))
-        self.nbytes = self._fixed + sum(largest.values())
         return _Compiled(phase, ops, table, slots, arrays, min(self.threads, int(most)))
 
     def _drop_unread(self, phase, values):
@@ -413,44 +406,68 @@ class Program:
         return {ONCE: 1, PER_BLOCK: self.blocks, PER_SHARD: self.shards}.get(per, self.threads)
 
     def _place(self, segments, values):
-        """Place the arrays of a phase that stands by itself. Tensors that operations of several segments use get one
-        copy for each block. Arrays of one layout that are never in use at the same time share memory, the largest
-        first: the less there is, the more of it stays in the caches, and fresh memory takes time.
+        """Place the arrays of a phase that stands by itself, all in one piece of memory, so that no page is used in
+        part. Those of one layout that are never in use at the same time share a room, the largest first: the less
+        memory there is, the more of it stays in the caches, and the sooner the first run has touched all of it."""
+        uses, whole = self._in_use(segments, values)
 
-        What tasks use, or all blocks of a shard, is in use from the beginning of a segment to its end.
-        """
-        first, last, whole = {}, {}, set()      # the segment and the operation that use an array
-        for place, op in (((s, i), op) for s, segment in enumerate(segments) for i, op in enumerate(segment.ops)):
+        def size(array):
+            return math.prod(self._room(array)) * array.dtype.itemsize
+        rooms = {}      # by layout: lists of [when it is in use, arrays]
+        for array in sorted((a for a in uses if a.array is None), key=size, reverse=True):
+            alike = rooms.setdefault(array.dtype if array in whole else array.layout, [])
+            room = next((room for room in alike if not room[0] & uses[array]), None)
+            if room is None:
+                alike.append([uses[array], [array]])
+            else:
+                room[0] |= uses[array]
+                room[1].append(array)
+        rooms = [arrays for alike in rooms.values() for _, arrays in alike]
+        sizes = [-(-size(largest) // CACHE_LINE) * CACHE_LINE + APART for largest, *_ in rooms]
+        memory, start = self._zeros(sum(sizes), np.uint8), 0
+
+        def placed(array):
+            return memory[start:start + size(array)].view(array.dtype).reshape(self._room(array))
+        for arrays, apart in zip(rooms, sizes, strict=True):
+            largest = placed(arrays[0])
+            for array in arrays:
+                array.array = placed(array) if array in whole else largest
+            start += apart
+
+    def _in_use(self, segments, values):
+        """When arrays are in use: by array a bit for each operation from the first to the last that uses it. What
+        tasks use, or all blocks of a shard, is in use for whole segments; the set of these arrays is returned, too.
+        Tensors that operations of several segments use get one copy for each block."""
+        ops = [(s, op) for s, segment in enumerate(segments) for op in segment.ops]
+        first, last, whole = {}, {}, set()      # by number
+        for i, (_, op) in enumerate(ops):
             for array in _own_arrays(values[op]):
-                first.setdefault(array, place)
-                last[array] = place
+                first.setdefault(array, i)
+                last[array] = i
                 if isinstance(array, Copies) and (op[2] or array.per in (ONCE, PER_SHARD)):
                     whole.add(array)
+        ends = np.cumsum([0, *(len(segment.ops) for segment in segments)]).tolist()
         for array in first:
-            if isinstance(array, Tensor) and first[array][0] != last[array][0]:
+            begin, end = ops[first[array]][0], ops[last[array]][0]      # segments
+            if array in whole:
+                first[array], last[array] = ends[begin], ends[end + 1] - 1
+            elif isinstance(array, Tensor) and begin != end:
                 array.per = PER_BLOCK
-        for array in whole:
-            first[array], last[array] = (first[array][0], 0), (last[array][0], math.inf)
-
-        def numbers(array):
-            return array.numbers * (self._count(array.per) if array in whole else 1)
-        rooms = {}      # by layout: lists of arrays that share memory
-        for array in sorted((a for a in first if a.array is None), key=numbers, reverse=True):
-            alike = rooms.setdefault(array.dtype if array in whole else array.layout, [])
-            room = next((room for room in alike
-                         if all(last[a] < first[array] or last[array] < first[a] for a in room)), [])
-            if not room:
-                self._allocate([array])
-                alike.append(room)
-            elif array in whole:
-                array.array = room[0].array.ravel()[:numbers(array)].reshape(self._count(array.per), array.numbers)
-            else:
-                array.array = room[0].array
-            room.append(array)
+        return {array: (2 << last[array]) - (1 << first[array]) for array in first}, whole
 
     def _allocate(self, arrays):
+        """Give arrays that have none memory of their own."""
         for array in arrays:
-            array.allocate(self._count(array.per))
+            if array.array is None:
+                array.array = self._zeros(self._room(array), array.dtype)
+
+    def _room(self, array):
+        return array.room(self._count(array.per))
+
+    def _zeros(self, shape, dtype):
+        array = zeros(shape, dtype)
+        self.nbytes += array.nbytes
+        return array
 
     def _write(self, ops, at, kernel, values, tasks, slots, alive):
         if len(self.kernels.table[kernel]) == 4:

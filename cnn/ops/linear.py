@@ -35,7 +35,7 @@ def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
         program.after("linear_dw",
                       lambda: dict(x=x_rows, dy=dy_rows, dw=dw, db=db, image=image, lane=lane, w=w,
                                    outputs=outputs, inputs=inputs, dy_step=outputs),
-                      program.kernels.conv.linear_dw_tasks(outputs))
+                      program.kernels.linear_dw.tasks(outputs))
     elif db is not None:
         sums = program.shard_sum(db, outputs)
         program.add("bias_grad", lambda: dict(dy=dy, db=sums, outputs=outputs, out_h=1, out_w=1))
@@ -56,7 +56,7 @@ def _correlate(program, x, y, w, b, relu, w_tap, w_output):
                 lambda: dict(x=x, w=w, b=b, y=y, pixel=one, out=one, tap=tap, run=run, outputs=outputs,
                              taps=inputs, runs=1, groups=1, x_group=0, relu=relu, single=1, w_tap=w_tap,
                              w_output=w_output, ahead_size=0,
-                             tiles=program.kernels.conv.split(outputs, 1)))
+                             tiles=program.kernels.correlate.split(outputs, 1)))
 
 
 class Linear(Operation):

@@ -1,4 +1,4 @@
-"""2-D convolution by its plain sum, see cnn/_ext/conv.pyx."""
+"""2-D convolution by its plain sum, see cnn/_ext/correlate.pyx, scatter.pyx and conv_dw.pyx."""
 import numpy as np
 
 from cnn.engine.memory import LANES
@@ -84,7 +84,7 @@ def _correlate(program, x, y, pack, b, outputs, g, weights, tables, relu=False, 
 
 def _arguments(program, pack, outputs, weights, tables):
     """A function that returns the arguments of a correlation which come from its tables."""
-    tiles, tile = program.kernels.conv.split(outputs, 0), program.kernels.conv.tile_pixels(outputs)
+    tiles, tile = program.kernels.correlate.split(outputs, 0), program.kernels.correlate.tile_pixels(outputs)
     packed = pack(windows.packed_order(weights, tiles))
 
     def arguments():
@@ -98,12 +98,12 @@ def _scatters(program, g):
     """Whether the input gradient is made tap by tap: where taking whole rows of pixels would visit many taps
     that lie outside dy (LeNet's second convolution: 280 to 245 us)."""
     return (max(g.stride) == 1 and not any(map(any, g.padding)) and 5 * g.size[1] > 6 * g.out[1]
-            and program.kernels.conv.tile_pixels(g.channels) > 1)
+            and program.kernels.correlate.tile_pixels(g.channels) > 1)
 
 
 def _scatter(program, dy, dx, pack, g):
     """Add the input gradient as the sum over taps of what each pixel of dy sends there."""
-    tiles = program.kernels.conv.split(g.channels, 0)
+    tiles = program.kernels.correlate.split(g.channels, 0)
     packed = pack(windows.packed_order(windows.scatter_weights(g), tiles))
     program.add("scatter", lambda: dict(x=dy, w=packed, y=dx, channels=g.channels, outputs=g.outputs,
                                         groups=g.groups, tiles=tiles, taps=g.kernel[0] * g.kernel[1],

@@ -1,6 +1,6 @@
 """Tables of offsets: where a convolution's pixels and taps lie in the blocks.
 
-One kernel, `correlate` in _ext/conv.pyx, computes y[k, p] = b[k] + sum_t w[k, t] x[pixel[p] + tap[t]].
+One kernel, `correlate` in _ext/correlate.pyx, computes y[k, p] = b[k] + sum_t w[k, t] x[pixel[p] + tap[t]].
 This module makes its tables for the forward pass and for the input gradient, and those of the weight
 gradient. Offsets count numbers (not bytes) from pixel (0, 0) of channel 0; one pixel is 16 numbers.
 

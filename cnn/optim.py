@@ -2,7 +2,7 @@
 
 An optimizer lays its parameters side by side in one flat array and their gradients in another, group after
 group, so that a step is a single pass over them. The rules stand in _ext/update.pyx; their NumPy twins in
-reference.py.
+reference/update.py.
 """
 import weakref
 from collections.abc import Mapping

@@ -230,7 +230,7 @@ def test_logs_of_a_resumed_run_are_those_of_an_uninterrupted_one(tmp_path, step)
 
 
 def test_a_log_of_steps_taken_together_has_a_line_for_each(tmp_path, monkeypatch):
-    monkeypatch.setattr("cnn.training.trainer.SECONDS", 1e9)
+    monkeypatch.setattr("cnn.training.step.SECONDS", 1e9)
     for name, others in (("together", []), ("one by one", [At(None, None)])):
         fit(make(JSONLLog(tmp_path / name), *others, schedule=cnn.schedules.Cosine(0.1, 20)), 3)
     lines = (tmp_path / "together").read_text()

@@ -74,9 +74,10 @@ def _comparable(text):
 def test_code_that_the_gradients_name():
     """The lines `Twins: ... Kernels ...` name functions of the reference and of the files that they name."""
     root, found = DOCS.parent, 0
+    twins = [str(path.relative_to(root)) for path in sorted(root.glob("cnn/reference/*.py"))]
     for line in (DOCS / "gradients.md").read_text().splitlines():
         if line.startswith("Twin"):
-            files = ["cnn/reference.py", *re.findall(r"`(cnn/[\w/.]+)`", line)]
+            files = [*twins, *re.findall(r"`(cnn/[\w/.]+)`", line)]
             code = "".join((root / file).read_text() for file in files)
             for name in re.findall(r"`(\w+)`", line):
                 definition = rf"^(?:def|cdef(?: inline)? \w+) {name}\("

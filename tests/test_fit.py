@@ -414,9 +414,9 @@ def test_images_that_are_no_numbers_are_named():
 def test_an_interruption_at_any_line_leaves_counts_that_agree(tmp_path, relu, every, monkeypatch, set_threads):
     """What is recorded and logged is what was done, and the next fit goes on from there."""
     set_threads(1)
-    monkeypatch.setattr("cnn.training.trainer.SECONDS", 1e9)
+    monkeypatch.setattr("cnn.training.step.SECONDS", 1e9)
     monkeypatch.setattr("os.fsync", lambda handle: None)
-    loop = {"_epoch", "_steps", "_record", "_execute", "_step", "_set_rate", "_prepared", "on_step_end", "on_epoch_end",
+    loop = {"_epoch", "_steps", "_record", "execute", "_step", "_set_rate", "_prepared", "on_step_end", "on_epoch_end",
             "_add", "fit", "run", "begin", "draw", "take", "give"}
 
     def in_loop(code):

@@ -537,7 +537,7 @@ class Impatient(Patient):
 @pytest.fixture
 def unhurried(monkeypatch):
     """As many steps as possible are taken in one call, however long they take."""
-    monkeypatch.setattr("cnn.training.trainer.SECONDS", 1e9)
+    monkeypatch.setattr("cnn.training.step.SECONDS", 1e9)
 
 
 def everything_that_changes(dtype):

@@ -8,7 +8,9 @@ scatter     input gradient of a convolution, tap by tap (scatter.pyx)
 conv_dw     weight and bias gradients of a convolution (conv_dw.pyx)
 linear_dw   weight gradient of a linear layer (linear_dw.pyx)
 depthwise   convolution channel by channel (depthwise.pyx)
-conv1x1     convolution pixel by pixel (conv1x1.pyx)
+conv1x1     convolution pixel by pixel; its weight gradient (conv1x1.pyx, conv1x1_dw.pyx)
+winograd    Winograd's algorithm by tiles; its weight gradient (winograd.pyx, winograd_dw.pyx)
+winograd_rows   the same by pieces of rows (winograd_rows.pyx)
 pool        maximum and average pooling (pool.pyx)
 pointwise   activations, softmax and dropout (pointwise.pyx)
 arithmetic  values with each other and with numbers (arithmetic.pyx)
@@ -34,8 +36,9 @@ except ImportError as error:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=executor.pause, after_in_child=executor.forget)
 
-MODULES = ("correlate", "scatter", "conv_dw", "linear_dw", "depthwise", "conv1x1", "winograd", "pool", "norm", "pointwise",
-           "arithmetic", "loss", "pack", "update", "augment")
+MODULES = ("correlate", "scatter", "conv_dw", "linear_dw", "depthwise", "conv1x1", "conv1x1_dw", "winograd",
+           "winograd_dw", "winograd_rows", "pool", "norm", "pointwise", "arithmetic", "loss", "pack", "update",
+           "augment")
 
 
 def _built(isa):

@@ -7,7 +7,7 @@ of x, brought together from all channels, stay in the first cache for all output
 `correlate` has it the other way round, since its inputs are many taps of many pixels. Where x comes from a batch norm,
 it is normalised on the way.
 
-The plain-NumPy twins are `conv2d` and `conv2d_backward` in cnn/reference.py.
+The plain-NumPy twins are `conv2d` and `conv2d_backward` in cnn/reference.
 """
 from cnn._ext.instances cimport Tile
 from cnn._ext.normed cimport Norm, find_scale, read_normalised

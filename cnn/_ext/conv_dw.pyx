@@ -6,7 +6,7 @@
 Where the pixels and taps lie are tables of offsets, as for `correlate`; see cnn/ops/conv/windows.py. The first block of a shard
 assigns, the others add: nothing has to be zeroed.
 
-The plain-NumPy twin is `conv2d_backward` in cnn/reference.py.
+The plain-NumPy twin is `conv2d_backward` in cnn/reference.
 """
 from cnn._ext.instances cimport Tile
 from cnn._ext.op cimport Image, Place, begin, end, pixels

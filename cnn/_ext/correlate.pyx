@@ -13,7 +13,7 @@ and x has a border of zeros left and right; rows of padding are never visited. T
     input gradient  taps (k, r, s), pixels (u, v), w flipped; one op per residue of (u, v) by the stride
     linear          taps c, a single pixel; its input gradient taps k
 
-The plain-NumPy twins are `conv2d`, `conv2d_backward`, `linear` and `linear_backward` in cnn/reference.py.
+The plain-NumPy twins are `conv2d`, `conv2d_backward`, `linear` and `linear_backward` in cnn/reference.
 """
 from cnn._ext.instances cimport Tile
 from cnn._ext.op cimport Image, Indices, Place, begin, end, pixels

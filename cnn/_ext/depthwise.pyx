@@ -8,7 +8,7 @@ each pixel is loaded once and multiplied by all the weights that meet it. x has 
 of padding are read from a row of zeros. The input gradient of stride 1 is the same with w turned around; that of
 stride 2 makes a square of 2 x 2 pixels from 2 x 2 pixels of dy.
 
-The plain-NumPy twins are `conv2d` and `conv2d_backward` in cnn/reference.py.
+The plain-NumPy twins are `conv2d` and `conv2d_backward` in cnn/reference.
 """
 from cnn._ext.op cimport Image, Place, begin, end
 from cnn._ext.vec cimport (LANES, ROWV, TILE_VECS, VL, real, vec, vec_load, vec_relu, vec_splat, vec_store, vec_sum,

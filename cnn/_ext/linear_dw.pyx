@@ -5,7 +5,7 @@
 The images are the taps of a correlation here and sixteen neighbouring inputs c its lanes, so that nothing has to be
 summed across lanes.
 
-The plain-NumPy twin is `linear_backward` in cnn/reference.py.
+The plain-NumPy twin is `linear_backward` in cnn/reference.
 """
 from libc.string cimport memcpy
 

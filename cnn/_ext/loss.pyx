@@ -1,5 +1,5 @@
 """Losses of one block: the value of every image and the gradient of the mean, in one pass. Twins: `cross_entropy` and
-`mse` in cnn/reference.py; NumPy's own sum for `loss_sums`.
+`mse` in cnn/reference; NumPy's own sum for `loss_sums`.
 """
 from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t, uint8_t

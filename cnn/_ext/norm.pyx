@@ -1,5 +1,5 @@
 """Batch normalisation (Ioffe & Szegedy 2015). Twins: `batch_norm` and `batch_norm_backward` in
-cnn/reference.py.
+cnn/reference.
 
     y = gamma xhat + beta,  xhat = (x - mean) / s,  s = sqrt(var + eps)
 

@@ -1,5 +1,5 @@
 """Activations, softmax and dropout of one block, forward and backward. Twins: those of the same names in
-cnn/reference.py, `gelu` for `gelu_tanh`, too; NumPy's own sum for `add`.
+cnn/reference, `gelu` for `gelu_tanh`, too; NumPy's own sum for `add`.
 
 Every image here is (C, H, W, 16); forward and backward may work in place.
 """

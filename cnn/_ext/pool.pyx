@@ -1,5 +1,5 @@
 """Pooling of one block, forward and backward. Twins: `max_pool2d`, `avg_pool2d` and their
-`..._backward` in cnn/reference.py.
+`..._backward` in cnn/reference.
 
 Where the windows lie is a table for the rows and one for the columns (cnn/ops/pool.py): for each of them
 the first pixel of the input, one past the last, and its share of what an average is divided by. So the

@@ -5,7 +5,7 @@
 Every multiplication counts here, while `correlate` visits taps that lie outside dy; but sums go through memory once
 for each tap. Where the pixels and taps lie are tables of offsets, see cnn/ops/conv/windows.py.
 
-The plain-NumPy twin is `conv2d_backward` in cnn/reference.py.
+The plain-NumPy twin is `conv2d_backward` in cnn/reference.
 """
 from libc.string cimport memset
 

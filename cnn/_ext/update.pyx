@@ -1,5 +1,5 @@
 """Optimizer updates on flat arrays, PyTorch's rules; one chunk a task. Twins: `sgd_update`, `adam_update`,
-`rmsprop_update` and `average_update` in cnn/reference.py.
+`rmsprop_update` and `average_update` in cnn/reference.
 
 All parameters of a group lie in one array, and so do their gradients: an update is one loop.
 What changes from step to step comes in `now`: the learning rate, a factor on the gradient (for

@@ -10,8 +10,8 @@ def differentiate(nodes, given, wanted, pull, add):
 
     given: list of (value, gradient) of the outputs. wanted: the values whose gradients are asked for.
     `pull(node, dys, wants, held)` returns the gradients of the node's inputs, None where `wants` says so, from those of
-    its outputs, of which some may be None; held: gradients that are still to be used, by the value's id. `add(a, b,
-    held)` is a sum of two. A node is passed over where nothing that it reads needs a gradient and it has nothing to
+    its outputs, of which some may be None; held: a list of the gradients that are still to be used. `add(a, b, held)`
+    is a sum of two. A node is passed over where nothing that it reads needs a gradient and it has nothing to
     learn. Returns the gradients of `wanted`, None where there is none.
     """
     needed = {id(value) for value in wanted}
@@ -22,19 +22,20 @@ def differentiate(nodes, given, wanted, pull, add):
             active.append(node)
     held = {}
 
-    def collect(value, gradient):
-        before = held.pop(id(value), None)
-        held[id(value)] = gradient if before is None else add(before, gradient, held)
+    def collect(gradients):
+        while gradients:
+            value, gradient = gradients.pop(0)
+            before = held.pop(id(value), None)
+            if before is not None:      # what has not been collected is still to be used, too
+                gradient = add(before, gradient, [*held.values(), *(other for _, other in gradients)])
+            held[id(value)] = gradient
 
-    for value, gradient in given:
-        if id(value) in needed:
-            collect(value, gradient)
+    collect([(value, gradient) for value, gradient in given if id(value) in needed])
     for node in reversed(active):
         dys = [held.pop(id(value), None) for value in node.outputs]
         if all(dy is None for dy in dys):
             continue
         wants = tuple(id(value) in needed for value in node.inputs)
-        for value, gradient in zip(node.inputs, pull(node, dys, wants, held), strict=True):
-            if gradient is not None:
-                collect(value, gradient)
+        made = zip(node.inputs, pull(node, dys, wants, list(held.values())), strict=True)
+        collect([(value, gradient) for value, gradient in made if gradient is not None])
     return [held.get(id(value)) for value in wanted]

@@ -21,12 +21,12 @@ def write(program, graph, inputs):
 
     def pull(node, dys, wants, held):
         dy, = dys
-        dy.root.shared = any(other.root is dy.root for other in held.values())      # then nobody may write over it
+        dy.root.shared = any(other.root is dy.root for other in held)      # then nobody may write over it
         back = backs[id(node)]
         return (back(dy, *wants),) if len(wants) == 1 else back(dy, wants)
 
     def add(a, b, held):
-        used = {id(other.root) for other in held.values()}
+        used = {id(other.root) for other in held}
         own = next((t for t in (a, b) if id(t.root) not in used), None)
         return pointwise.add(program, a, b, program.like(a) if own is None else own)
 

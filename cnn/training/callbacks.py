@@ -54,6 +54,28 @@ class Callback:
         return contextlib.nullcontext()
 
 
+def end_fit(trainer, begun, error=None):
+    """Call `on_fit_end` of all callbacks that have begun, whatever one of them raises.
+
+    error: what ended `fit`, which is raised afterwards; otherwise this raises the first error of a callback. All others
+    become notes of that one.
+    """
+    first = None
+    for callback in begun:
+        try:
+            callback.on_fit_end(trainer)
+        except BaseException as failure:
+            if error is None and first is None:
+                first = failure
+            else:
+                (error or first).add_note(f"and then {type(callback).__name__}.on_fit_end raised {failure!r}")
+    try:
+        if first is not None:
+            raise first
+    finally:
+        del first, error    # their tracebacks refer to this frame
+
+
 class Progress(Callback):
     """A bar for every epoch with loss, accuracy and images/s; silent where the output is no terminal."""
 

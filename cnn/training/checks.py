@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from cnn.data import Dataset
+from cnn.data import DataLoader, Dataset
 from cnn.engine.parameter import Parameter
 
 
@@ -17,6 +17,29 @@ def optimizer_of(owner, optimizer, model):
         raise ValueError(f"{owner}: the optimizer must update parameters of the model, but {len(foreign)} of its "
                          f"{len(params)} are not the model's (the first has shape {foreign[0].shape}); make it anew "
                          f"from model.parameters()")
+
+
+def dataset_of(owner, name, value):
+    """The data set itself, or that of a DataLoader."""
+    value = value.dataset if isinstance(value, DataLoader) else value
+    if not isinstance(value, Dataset):
+        raise TypeError(f"{owner}: {name} must be a Dataset or a DataLoader, got {type(value).__name__}")
+    return value
+
+
+def some_batch(owner, loader):
+    """Refuse data of which there is no batch."""
+    if len(loader) == 0:
+        raise ValueError(f"{owner}: there is no batch to train on: {len(loader.dataset)} images in batches of "
+                         f"{loader.batch_size}")
+
+
+def same_data(owner, facts, known):
+    """Refuse data that are not those of a state; both as `state.facts` tells of them."""
+    for name, value in known.items():       # a state of an earlier version has fewer
+        if facts.get(name) != value:
+            raise ValueError(f"{owner}: the state to go on from belongs to data with {name} {value}, got "
+                             f"{facts.get(name)}")
 
 
 def single_values(owner, model, loader):

@@ -66,9 +66,7 @@ def find_lr(trainer, train, lowest=1e-5, highest=10.0, steps=100, batch_size=64,
     if not math.isfinite(highest / lowest):
         raise ValueError(f"find_lr: highest must be nearer to lowest, got {highest:g} and {lowest:g}")
     loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
-    if len(loader) == 0:
-        raise ValueError(f"find_lr: there is no batch to train on: {len(loader.dataset)} images in batches of "
-                         f"{loader.batch_size}")
+    checks.some_batch("find_lr", loader)
     rates, losses, epoch, loss = [], [], loader.epoch, None
     try:
         with trainer.unchanged():

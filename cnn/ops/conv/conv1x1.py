@@ -51,11 +51,11 @@ def _add(program, x, normed, w, b, outputs, order, relu=False):
 
 def _in_sixteens(program, g):
     """Whether `pointwise_dw` can be used."""
-    return g.channels % LANES == 0 and program.kernels.winograd.numbers_at_a_time(g.outputs)
+    return g.channels % LANES == 0 and program.kernels.conv1x1_dw.numbers_at_a_time(g.outputs)
 
 
 def _weight_gradient(program, dy, x, normed, parts, g):
-    at, most = program.kernels.winograd.numbers_at_a_time(g.outputs), min(PIXELS, max(BAND, NUMBERS // g.channels))
+    at, most = program.kernels.conv1x1_dw.numbers_at_a_time(g.outputs), min(PIXELS, max(BAND, NUMBERS // g.channels))
     rows = program.copies(g.channels * BAND * LANES, PER_ACTIVE_BLOCK)
     pixels = program.copies(g.channels * (most * LANES + 1), PER_ACTIVE_BLOCK)
     program.add("pointwise_dw", lambda: dict(x=x, dy=dy, dw=parts, rows=rows, pixels=pixels, channels=g.channels,

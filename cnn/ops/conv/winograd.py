@@ -82,7 +82,7 @@ def _weight_gradient_of_all(program, dy, x, dw, g, t):
     rows, v = program.copies(size, PER_BLOCK), program.copies(size, PER_ACTIVE_BLOCK)
     du = program.copies(t.n**2 * LANES * (OUTPUTS * groups + 1), PER_ACTIVE_BLOCK)
     program.add("winograd_tiles", lambda: dict(x=x, dy=dy, zero=zeros(x.row, program.dtype), d=d, v=v, rows=rows,
-                                               chunk=t.tiles, at=at, padded=padded, **t.sizes))
+                                               chunk=t.tiles, padded=padded, **t.sizes))
     program.after("winograd_dw_all", lambda: dict(
         d=d, rows=rows, du=du, dw=dw, tile=t.m, kernel=g.kernel[0], channels=g.channels, outputs=g.outputs,
         tiles=t.tiles, at=at, padded=padded, each=OUTPUTS, d_block=d.step, rows_block=rows.step),

@@ -2,7 +2,7 @@
 
 With R kernel rows and n frequencies, what remains is a convolution of n groups with a kernel of R x 1, which
 `direct` does: with few channels transforms of two dimensions would cost more than they save, because each product
-would have too few terms. Formulas: cnn/_ext/winograd.pyx.
+would have too few terms. Formulas: cnn/_ext/winograd_rows.pyx.
 """
 import numpy as np
 
@@ -58,7 +58,7 @@ def conv2d_backward(program, dy, x, v, w, g, dw, need_dx):
         parts = program.copies(N * rows + LANES, PER_SHARD)
         direct.weight_gradient(program, d, _transformed(program, x, g) if v is None else v, parts, inner)
         program.after("winograd_rows_dw", lambda: dict(du=parts, dw=dw, rows=rows,
-                                                       step=parts.step), program.kernels.winograd.rows_tasks(rows))
+                                                       step=parts.step), program.kernels.winograd_rows.tasks(rows))
     if not need_dx:
         return None
     dv = direct.input_gradient(program, d, _packing(program, w, g), inner)
@@ -104,5 +104,5 @@ def _packing(program, w, g):
         row = order[:rows].astype(np.int32)     # the same in every group
         return program.prepare("winograd_rows_weights",
                                lambda u: dict(w=w, row=row, u=u, rows=rows), len(order),
-                               program.kernels.winograd.rows_tasks(rows))
+                               program.kernels.winograd_rows.tasks(rows))
     return pack

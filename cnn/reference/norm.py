@@ -1,0 +1,56 @@
+"""Batch norm, forward and backward."""
+
+import numpy as np
+
+
+def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    """Normalise each channel (Ioffe and Szegedy 2015): y = γ x̂ + β with x̂ = (x - mean) / √(var + eps)
+
+    In training mean and var are those of the n numbers that the channel has in the batch, var the biased one
+    (divided by n), and the running ones, where given, are moved in place: r ← (1 - momentum)·r + momentum·new,
+    running_var by the unbiased variance (divided by n - 1). Otherwise mean and var are the running ones.
+
+    x: (N, C, H, W). running_mean, running_var: (C,). weight: γ, bias: β, (C,) or None for 1 and 0. Returns y.
+    """
+    if training:
+        mean, var = _moments(x)
+        if running_mean is not None:
+            n = x.size // x.shape[1]
+            running_mean += momentum * (mean - running_mean)
+            running_var += momentum * (var * n / (n - 1) - running_var)
+    else:
+        mean, var = running_mean, running_var
+    y = _by_channel(x, mean, np.sqrt(var + eps))
+    return y * _planes(1 if weight is None else weight) + _planes(0 if bias is None else bias)
+
+
+def batch_norm_backward(dy, x, weight=None, eps=1e-5):
+    """Gradients of `batch_norm` in training. dx_i gets a share from x_i itself, from the mean and from the variance:
+
+        dx_i = γ/s (dy_i - mean(dy) - x̂_i mean(dy x̂)),  s = √(var + eps);   dγ = Σ dy x̂;   dβ = Σ dy
+
+    because ∂mean/∂x_i = 1/n, ∂s/∂x_i = x̂_i/n and Σ x̂ = 0. dy: as x. Returns dx, dweight, dbias.
+    """
+    mean, var = _moments(x)
+    s = np.sqrt(var + eps)
+    xhat = _by_channel(x, mean, s)
+    n = max(1, x.size // x.shape[1])
+    dbias, dweight = dy.sum(axis=(0, 2, 3)), (dy * xhat).sum(axis=(0, 2, 3))
+    dx = dy - _planes(dbias / n) - xhat * _planes(dweight / n)
+    return dx * _planes((1 if weight is None else weight) / s), dweight, dbias
+
+
+def _moments(x):
+    """Mean and biased variance of each channel, 0 where there is nothing."""
+    n = max(1, x.size // x.shape[1])
+    mean = x.sum(axis=(0, 2, 3)) / n
+    return mean, np.square(x - _planes(mean)).sum(axis=(0, 2, 3)) / n
+
+
+def _by_channel(x, mean, s):
+    return (x - _planes(mean)) / _planes(s)
+
+
+def _planes(values):
+    """One number for each channel, in the shape that NCHW arrays want."""
+    return np.reshape(values, (-1, 1, 1))

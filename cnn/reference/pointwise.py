@@ -1,0 +1,129 @@
+"""Activations, softmax and dropout, forward and backward.
+
+Activations take arrays of any shape, element by element. A NaN stays a NaN.
+"""
+
+import math
+
+import numpy as np
+
+
+def relu(x):
+    """y = max(x, 0)."""
+    return np.maximum(x, 0)
+
+
+def relu_backward(dy, y):
+    """dx = dy where y > 0, else 0 (also at the kink). At a NaN dy passes, as in PyTorch."""
+    return np.where(y <= 0, 0, dy)
+
+
+def leaky_relu(x, slope):
+    """y = x where x > 0, else slope·x."""
+    return np.where(x > 0, x, slope * x)
+
+
+def leaky_relu_backward(dy, x, slope):
+    """dx = dy where x > 0, else slope·dy (also at a NaN)."""
+    return np.where(x > 0, dy, slope * dy)
+
+
+def tanh(x):
+    """y = (e^x - e^-x) / (e^x + e^-x)."""
+    return np.tanh(x)
+
+
+def tanh_backward(dy, y):
+    """dx = dy (1 - y²)."""
+    return dy * (1 - y * y)
+
+
+def sigmoid(x):
+    """y = 1 / (1 + e^-x), computed from e^-|x|, which cannot overflow."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+def sigmoid_backward(dy, y):
+    """dx = dy y (1 - y)."""
+    return dy * y * (1 - y)
+
+
+def silu(x):
+    """y = x σ(x) with σ = sigmoid (Elfwing et al. 2018)."""
+    return x * sigmoid(x)
+
+
+def silu_backward(dy, x):
+    """dx = dy (σ + x σ (1 - σ)) with σ = sigmoid(x)."""
+    s = sigmoid(x)
+    return dy * s * (1 + x * (1 - s))
+
+
+def gelu(x, approximate="none"):
+    """y = x Φ(x), Φ(x) = (1 + erf(x/√2)) / 2 the normal distribution function (Hendrycks and Gimpel 2016),
+    or approximately, with approximate="tanh", y = x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2."""
+    if approximate == "tanh":
+        return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+    return x * _normal(x)
+
+
+def gelu_backward(dy, x, approximate="none"):
+    """dx = dy (Φ(x) + x φ(x)) with φ(x) = e^{-x²/2} / √(2π); or the derivative of the approximation."""
+    if approximate == "tanh":
+        t = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+        inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+        return dy * (1 + t + x * (1 - t * t) * inner) / 2
+    return dy * (_normal(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi))
+
+
+def _normal(x):
+    """Φ(x) = erfc(-x/√2) / 2."""
+    return np.vectorize(lambda v: math.erfc(-v / math.sqrt(2)) / 2, otypes=[x.dtype])(x)
+
+
+def softmax(x):
+    """p_i = e^{x_i} / Σ_j e^{x_j} over axis 1; shifting x by its maximum changes nothing but the overflow."""
+    exp = np.exp(x - x.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def softmax_backward(dy, y):
+    """dx_i = y_i (dy_i - Σ_j dy_j y_j), from dy_j/dx_i = y_j ([i = j] - y_i)."""
+    return y * (dy - (dy * y).sum(axis=1, keepdims=True))
+
+
+def log_softmax(x):
+    """log p_i = x_i - log Σ_j e^{x_j} over axis 1, shifted by the maximum."""
+    shifted = x - x.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def log_softmax_backward(dy, y):
+    """dx_i = dy_i - e^{y_i} Σ_j dy_j."""
+    return dy - np.exp(y) * dy.sum(axis=1, keepdims=True)
+
+
+def dropout(x, p, seed, step):
+    """y = x / (1 - p) where the element's hash reaches p * 2^32, else 0; the gradient is the same map of dy.
+
+    x: (N, ...) float. p: probability of a zero. seed, step: integers below 2^32, the layer's seed and the
+    number of its forward pass. The hash is murmur3's finaliser, `h`, of seed, step, image n and element e:
+    h(h(h(h(seed) ^ step) ^ n) ^ (e * 0x9E3779B1)), all modulo 2^32.
+    """
+    def h(a):
+        a = (a ^ (a >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+        a = (a ^ (a >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+        return a ^ (a >> np.uint32(16))
+
+    with np.errstate(over="ignore"):
+        image = h(h(h(np.uint32(seed)) ^ np.uint32(step)) ^ np.arange(len(x), dtype=np.uint32))
+        element = np.arange(x[0].size, dtype=np.uint32) * np.uint32(0x9E3779B1)
+        keep = h(image[:, None] ^ element) >= p * 2.0**32
+    return np.where(keep.reshape(x.shape), x * (1 / (1 - p) if p < 1 else 0), 0)
+
+
+def dropout2d(x, p, seed, step):
+    """`dropout` of whole channels: the elements e are the channels of an image. x: (N, C, H, W)."""
+    scale = dropout(np.ones(x.shape[:2], x.dtype), p, seed, step)[:, :, np.newaxis, np.newaxis]
+    return np.where(scale > 0, x * scale, 0)

@@ -1,0 +1,174 @@
+"""A training step as one program: normalising, forward, loss, backward and update; and the same without learning."""
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from cnn._ext import augment
+from cnn.engine.plan import LANES, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Program, Slot, circumstances
+from cnn.engine.programs import left_to_emit
+from cnn.functional.loss import targets
+from cnn.graph.lower import write
+from cnn.graph.passes import optimised
+from cnn.layers.in_numpy import run_backward, run_forward
+from cnn.layers.running import graph_of
+from cnn.optim import clip_grad_norm
+
+# At most STEPS steps and SECONDS seconds per call of the kernels: between two calls Python takes a twentieth of a step
+# of LeNet-5, but callbacks and signals wait until a call returns.
+STEPS, SECONDS = 16, 0.02
+
+
+def together(seconds_per_step):
+    """How many steps to take in one call."""
+    return max(1, min(STEPS, int(SECONDS / seconds_per_step)))
+
+
+class Batch:
+    """Images (n, C, H, W) and labels (n,); or places in a data set, (steps, n), for one or more batches.
+
+    pixels: bytes to take the images from instead of the data set's; they are normalised like these. All `changes` are
+    made to them before, by `numbers` drawn for each: see DataLoader.drawn_batches.
+    """
+
+    __slots__ = ("changes", "dataset", "images", "labels", "numbers", "pixels")
+
+    def __init__(self, labels, images, dataset=None, pixels=None, changes=(), numbers=()):
+        self.labels, self.images, self.dataset, self.changes, self.numbers = labels, images, dataset, changes, numbers
+        self.pixels = dataset.images if dataset is not None and pixels is None else pixels
+
+    @property
+    def steps(self):
+        return 1 if self.dataset is None else len(self.images)
+
+    @property
+    def count(self):
+        """Images in each batch."""
+        return len(self.images) if self.dataset is None else self.images.shape[1]
+
+    @property
+    def targets(self):
+        """The labels of these images, (n,) or (steps, n)."""
+        return self.labels if self.dataset is None else self.labels[self.images]
+
+    @property
+    def form(self):
+        """Batches of the same form, with the same data set, can use the same program."""
+        return (self.images if self.dataset is None else self.pixels).shape[1:], self.dataset is None, self.changes
+
+
+class Step(NamedTuple):
+    """What a step is made of. Without an optimizer it learns nothing and only measures."""
+
+    model: object
+    criterion: object
+    optimizer: object = None
+    max_grad_norm: float | None = None
+
+    @property
+    def fused(self):
+        """Whether all of it can be one program."""
+        parts = (self.criterion,) if self.optimizer is None else (self.criterion, self.optimizer)
+        return self.model.fused and all(left_to_emit(type(part), "__call__", "backward", "step") for part in parts)
+
+    def fetches(self, dataset):
+        """Whether the program itself can take the images from the data set."""
+        return dataset.images.dtype == np.uint8 and self.fused
+
+    def batches(self, loader, at_once):
+        """The batches of an epoch; the kernels fetch, change and normalise bytes. at_once(): see `together`."""
+        dataset, fused = loader.dataset, self.fused
+        if loader.drawable and self.fetches(dataset):
+            batch = None        # the same object again and again: what it is for is known after the first
+            for chosen, changes, numbers in loader.drawn_batches(at_once):
+                if batch is None or changes != batch.changes:
+                    batch = Batch(dataset.labels, chosen, dataset, None, changes)
+                batch.images, batch.numbers = chosen, numbers
+                yield batch
+            return
+        for images, labels in loader.raw_batches():
+            if fused and images.dtype == np.uint8:
+                yield Batch(labels, np.arange(len(images))[None], dataset, images)
+            else:
+                images = dataset.normalise(images)
+                yield Batch(labels, images.astype(self.model.dtype or images.dtype, copy=False))
+
+    def gradients(self, batch):
+        """Compute the gradients of a batch without a program; returns what `execute` does, for this step."""
+        scores = run_forward(self.model, batch.images)
+        loss = self.criterion(scores, batch.labels)
+        run_backward(self.model, self.criterion.backward(), False, batch.images.shape)
+        if self.max_grad_norm is not None:
+            clip_grad_norm(self.model.parameters(), self.max_grad_norm)
+        return result(self.criterion, loss, scores, batch.labels)
+
+    def key(self, batch):
+        """What a program for such batches is made from."""
+        dataset, model = batch.dataset, self.model
+        source = None if dataset is None else (dataset.scale.tobytes(), dataset.shift.tobytes())
+        kind = ("evaluate",) if self.optimizer is None else ("step", self.optimizer.key(), self.max_grad_norm)
+        return (*kind, *batch.form, source, model.dtype or batch.images.dtype, model.made_of(), model.modes(),
+                getattr(self.criterion, "key", lambda: id(self.criterion))(), circumstances())
+
+    def written(self, batch):
+        """A program for such batches; `loss` is what its runs tell of the loss."""
+        dtype = batch.images.dtype if batch.dataset is None else self.model.dtype or np.dtype(np.float32)
+        shape, learns = batch.form[0], self.optimizer is not None
+        program = Program(dtype, batch.count, steps=STEPS, gradients=learns)
+        x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
+        (scores, *others), backward = write(program, optimised(graph_of(self.model, [shape], dtype), learns), [x])
+        if others:
+            raise ValueError(f"Trainer: the model must return one output, (N, K), got {1 + len(others)}")
+        program.loss = self.criterion.emit(program, scores, learns,
+                                           None if batch.dataset is None else Slot("chosen", True))
+        if learns:
+            backward([program.loss.dy], [False])
+            program.add_gradients()
+            self.optimizer.emit(program, self.max_grad_norm)
+        program.compile()
+        program.made_from = self.key(batch)     # as writing has left the model
+        return program
+
+
+def _fetch(program, shape, batch):
+    """A tensor of the images of such a batch, changed and normalised."""
+    y, x, chosen = program.tensor(*shape), Slot("images"), Slot("chosen", per_step=True)
+    spare = [program.copies(LANES * math.prod(shape), PER_ACTIVE_BLOCK, np.uint8) for _ in batch.changes[:2]]
+    for i, (change, numbers) in enumerate(zip(batch.changes, batch.numbers, strict=True)):
+        kind = augment.KINDS[change.kind]
+        given = dict(x=x, chosen=chosen, numbers=Slot(f"numbers{i}", per_step=True),
+                     fill=np.array(change.fill, np.uint8),
+                     room=program.copies(augment.room(kind, *shape[1:]), PER_ACTIVE_THREAD, np.uint8),
+                     y=spare[i % 2], kind=kind, option=change.option, columns=numbers.shape[-1], **y.pixels)
+        program.add("change", lambda given=given: given)
+        x, chosen = spare[i % 2], None
+    scale, shift = (a.astype(program.dtype) for a in (batch.dataset.scale, batch.dataset.shift))
+    program.add("pack_bytes", lambda: dict(x=x, chosen=chosen, scale=scale, shift=shift, y=y, **y.pixels))
+    return y
+
+
+def execute(program, batch, before=None):
+    """Run a program that `Step.written` returned: for each step the sum of its losses, what to divide it by, and how
+    many images were right. `before(step)`: see Program.run."""
+    steps, count, fused = batch.steps, batch.count, program.loss
+    if batch.dataset is not None and batch.dataset.num_classes > fused.classes:
+        raise ValueError(f"Trainer: the data set has {batch.dataset.num_classes} classes, but the model's output "
+                         f"only {fused.classes}")
+    fused.total[:steps, 0] = count if fused.weight is None else fused.weight[batch.targets].sum(-1)
+    if batch.dataset is None:
+        labels = targets("Trainer", batch.labels, count, fused.classes)
+        program.run(count, before=before, x=batch.images, target=labels)
+    else:
+        numbers = {f"numbers{i}": numbers for i, numbers in enumerate(batch.numbers)}
+        program.run(count, steps=steps, before=before, images=batch.pixels, chosen=batch.images,
+                    target=batch.labels, **numbers)
+    results = fused.results(steps)
+    if not all(math.isfinite(loss) for loss, _, _ in results):      # are the labels to blame?
+        targets("Trainer", batch.targets.ravel(), steps * count, fused.classes)
+    return results
+
+
+def result(criterion, loss, scores, labels):
+    """What `execute` returns for each step, of a step that was no program."""
+    total = getattr(criterion, "total", len(scores))
+    return loss * total if total else 0.0, total, int((scores.argmax(1) == labels).sum())

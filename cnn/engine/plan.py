@@ -27,12 +27,9 @@ MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it n
 # what an array has one copy of; as in op.pxd
 ONCE, PER_BLOCK, PER_SHARD, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, PER_STEP = range(6)
 
-ARG = np.dtype([("base", np.uintp), ("step", np.intp), ("per", np.intp), ("plane", np.intp),
-                ("row", np.intp)])
 ADDRESS = np.dtype([("word", np.intp), ("step", np.intp), ("per", np.intp)])
 OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("n_words", np.intp),
-               ("n_addresses", np.intp), ("addresses", ADDRESS, (12,)), ("words", np.intp, (32,)),
-               ("args", ARG, (11,)), ("n", np.intp, (16,)), ("f", np.float64, (8,))])
+               ("n_addresses", np.intp), ("addresses", ADDRESS, (12,)), ("words", np.intp, (32,))])
 SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
 
 
@@ -470,9 +467,6 @@ class Program:
         return array
 
     def _write(self, ops, at, kernel, values, tasks, slots, alive):
-        if len(self.kernels.table[kernel]) == 4:
-            self._write_old(ops, at, kernel, values, tasks, slots, alive)
-            return
         address, fields = self.kernels.table[kernel]
         unknown = set(values) - set(fields)
         missing = {name for name, kind in fields.items() if kind in ("size", "number")} - set(values)
@@ -506,32 +500,6 @@ class Program:
         if isinstance(value, np.ndarray):
             return value.ctypes.data, 0, ONCE, 0, 0
         return value.argument()
-
-    def _write_old(self, ops, at, kernel, values, tasks, slots, alive):
-        address, arrays, sizes, scalars = self.kernels.table[kernel]
-        unknown = set(values) - {*arrays, *sizes, *scalars}
-        missing = {*sizes, *scalars} - set(values)
-        if unknown or missing:
-            raise TypeError(f"{kernel}: unknown arguments {sorted(unknown)}, missing {sorted(missing)}")
-        op = ops[at]
-        op["kernel"], op["tasks"], op["splits"] = address, tasks, kernel in self.kernels.splits
-        for i, name in enumerate(arrays):
-            value = values.get(name)
-            if value is None:
-                continue
-            if isinstance(value, Slot):
-                slots.setdefault(value.name, []).append((at, i))
-                op["args"][i]["per"] = PER_STEP if value.per_step else ONCE
-                continue
-            alive.append(value)
-            if isinstance(value, np.ndarray):
-                op["args"][i] = (value.ctypes.data, 0, ONCE, 0, 0)
-            else:
-                op["args"][i] = value.argument()
-        for i, name in enumerate(sizes):
-            op["n"][i] = values[name]
-        for i, name in enumerate(scalars):
-            op["f"][i] = values[name]
 
     def run(self, images, phase="forward", /, steps=1, before=None, **arrays):
         """Run a phase on a batch of `images` images, or on `steps` of them, one after the other.

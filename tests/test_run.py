@@ -23,7 +23,7 @@ import cnn
 from cnn.commands import train
 from cnn.reports import evaluation
 from cnn.runs import run
-from cnn.training import checkpoint
+from cnn.training import checkpoint, lr_finder
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 
@@ -127,7 +127,7 @@ def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
             except FileExistsError as error:
                 print(error)
     """
-    try_both = f"subprocess.run([sys.executable, '-c', {'from cnn import run' + textwrap.dedent(others)!r}])"
+    try_both = f"subprocess.run([sys.executable, '-c', {'from cnn.runs import run' + textwrap.dedent(others)!r}])"
     first = at_step(1, f"import subprocess; {try_both}")
     last = f"""
         from cnn import files
@@ -703,7 +703,7 @@ def test_sigkill_at_random_instants(tmp_path, kills, epochs, seed):
 
 
 def test_find_lr_where_nothing_is_learnt(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cnn.lr_finder, "find_lr", lambda *given: cnn.lr_finder.LRCurve([0.1, 0.2], [1.0, 1.0]))
+    monkeypatch.setattr(lr_finder, "find_lr", lambda *given: lr_finder.LRCurve([0.1, 0.2], [1.0, 1.0]))
     run.find_lr(SHORT, tmp_path / "lr")
     assert "the loss falls at none of these learning rates and is lowest at 0.1" in capsys.readouterr().out
 

@@ -100,6 +100,8 @@ def test_evaluation_in_one_thread_leaves_the_modes_of_others():
 
     class Watch(Layer):
         def forward(self, x):
+            if len(x) != 3:     # a copy, which is asked for the shape of what it returns
+                return x
             if self.training:
                 seen.append("training")
             else:

@@ -11,7 +11,8 @@ from cnn.engine.programs import Pool, Use, guards
 from cnn.layers.losses import CrossEntropyLoss
 from cnn.training import checks, evaluation
 from cnn.training import state as states
-from cnn.training.callbacks import Callback, Progress, TrainingDiverged, end_fit
+from cnn.training.callbacks.base import Callback, TrainingDiverged, end_fit
+from cnn.training.callbacks.progress import Progress
 from cnn.training.history import History
 from cnn.training.step import Batch, Step, execute, together
 

@@ -110,3 +110,23 @@ def test_files_that_the_architecture_names():
     assert len(names) > 15
     for name in names:
         assert any(list(base.glob(name.rstrip("/"))) for base in (root, root / "cnn")), name
+
+
+def test_what_the_checklists_name():
+    """Each row of CONTRIBUTING.md's tables of steps names files that exist, and tables that are in one of them."""
+    root, found = DOCS.parent, 0
+    text = (root / "CONTRIBUTING.md").read_text()
+    for table in re.findall(r"^\| step \| file \|\n\|---\|---\|\n((?:\|.*\|\n)+)", text, re.MULTILINE):
+        for row in table.splitlines():
+            words = re.findall(r"`([^`]+)`", row)
+            named = [word for word in words if re.fullmatch(r"[\w*]+(/[\w.*]*)+|\w+\.md|setup\.py", word)]
+            files = {name: list(root.glob(name.rstrip("/"))) for name in named}
+            assert all(files.values()), row
+            inside = [file for paths in files.values() for path in paths
+                      for file in ([path] if path.is_file() else path.rglob("*.py"))]
+            code = "".join(file.read_text() for file in inside)
+            for word in words:
+                if re.fullmatch(r"[A-Z_]{3,}|_?[a-z]+_[a-z]+", word) and word != "name_update":
+                    assert re.search(rf"\b{word}\b", code), f"{word} is in none of the files of: {row}"
+                    found += 1
+    assert found > 10

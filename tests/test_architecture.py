@@ -13,7 +13,7 @@ from processes import run_python
 import cnn
 from cnn import _ext, functional
 from cnn.data import DataLoader, Dataset, RandomFlip
-from cnn.engine import plan
+from cnn.engine import compiling
 from cnn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
 ROOT = Path(cnn.__file__).parent
@@ -126,7 +126,7 @@ def test_import_is_light():
 
 
 def test_structs_have_the_same_size_on_both_sides():
-    sizes = {name: getattr(plan, name.upper()).itemsize for name in ("Op", "Address", "Segment")}
+    sizes = {name: getattr(compiling, name.upper()).itemsize for name in ("Op", "Address", "Segment")}
     assert sizes == _ext.executor.SIZES
 
 
@@ -156,13 +156,13 @@ def all_that_the_package_does():
 
 def test_every_kernel_is_used(monkeypatch):
     used = set()
-    write = plan.Program._write
+    write = compiling.Compiler._write
 
     def recording(program, ops, at, kernel, *rest):
         used.add(kernel)
         return write(program, ops, at, kernel, *rest)
 
-    monkeypatch.setattr(plan.Program, "_write", recording)
+    monkeypatch.setattr(compiling.Compiler, "_write", recording)
     thread = threading.Thread(target=all_that_the_package_does)  # a new thread has no programs compiled yet
     thread.start()
     thread.join()
@@ -180,8 +180,8 @@ def test_both_number_types_have_the_same_kernels():
     }
     for _, fields in tables[0].values():
         kinds = list(fields.values())
-        assert len(kinds) + 2 * kinds.count("image") <= plan.OP["words"].shape[0]
-        assert kinds.count("image") + kinds.count("array") <= plan.OP["addresses"].shape[0]
+        assert len(kinds) + 2 * kinds.count("image") <= compiling.OP["words"].shape[0]
+        assert kinds.count("image") + kinds.count("array") <= compiling.OP["addresses"].shape[0]
 
 
 # how the struct of a kernel may declare a field

@@ -7,10 +7,10 @@ sixteen images (or which task) the call is:
 
 The fields of such a struct are words of eight bytes: pointers, sizes (Py_ssize_t) and numbers (double); an `Image` is
 three of them. setup.py makes each module's table KERNELS from its structs, so that Python can fill them by name
-(`Program._write` in cnn/engine/plan.py); functions whose names begin with _ are not kernels.
+(`Program._write` in cnn/engine/program.py); functions whose names begin with _ are not kernels.
 
 A program is a flat list of `Op`. Each holds a kernel, its struct, and which of the addresses in it change from place to
-place. cnn/engine/plan.py writes it; the two sides agree by size and order, which a test checks.
+place. cnn/engine/program.py writes it; the two sides agree by size and order, which a test checks.
 """
 from cnn._ext.vec cimport integer, real
 

@@ -18,7 +18,9 @@ import numpy as np
 
 from cnn import _ext, data, files, models, optim, runtime
 from cnn.commands import Parser, command, path, running
-from cnn.engine.plan import LANES, Program
+from cnn.engine.inspecting import operations, run_operation
+from cnn.engine.memory import LANES
+from cnn.engine.program import Program
 from cnn.export import to_torch
 from cnn.streams import say
 from cnn.training.trainer import Trainer
@@ -295,11 +297,11 @@ def bench_kernels(net, batch):
     peak = statistics.median(measure_peak(peak_program(1), 1) for _ in range(5))
     say(f"{net}, batch {batch}, 1 thread, peak {peak:.0f} GFLOPS: every operation of a step by itself")
     rows = []
-    for op in program.operations("forward"):
+    for op in operations(program, "forward"):
         times = []
         while len(times) < 5 or (len(times) < 30 and sum(times) < 0.1):
             start = time.perf_counter()
-            program.run_operation(op, batch, **arrays)
+            run_operation(program, op, batch, **arrays)
             times.append(time.perf_counter() - start)
         seconds = statistics.median(times)
         flops = 2 * op["macs"] * -(-batch // LANES) * LANES

@@ -3,9 +3,11 @@ import argparse
 import dataclasses
 import shlex
 import sys
+from contextlib import nullcontext
 
 from cnn import streams
 from cnn.commands import Parser, command, path, running
+from cnn.engine.debugging import debug
 from cnn.runs import run
 from cnn.training.callbacks import Interrupted
 
@@ -30,6 +32,8 @@ def parser(prog=None):
         p.add_argument(f"--{field.name.replace('_', '-')}", **kind, **names)
     p.add_argument("--threads", type=int, metavar="N", help="default: all cores this process may use")
     p.add_argument("--out", type=path, metavar="DIR", help="default: a new folder runs/<dataset>-<model>-<n>")
+    p.add_argument("--debug", action="store_true", help="look at every value and gradient, and name the first that is "
+                   "NaN or infinite, its layer and step; many times slower")
     p.add_argument("--quiet", action="store_true", help="print nothing")
     return p
 
@@ -43,8 +47,8 @@ def main(arguments=None, prog=None):
             streams.say(f"{name}: {recipe.settings.model} on {recipe.settings.dataset}, target {recipe.target:.1%}; "
                         f"{recipe.cost}")
         return
-    out, quiet, n_threads, folder, config, name, find_lr = (
-        given.pop(option) for option in ("out", "quiet", "threads", "resume", "config", "recipe", "find_lr"))
+    out, quiet, n_threads, folder, config, name, find_lr, debugging = (
+        given.pop(option) for option in ("out", "quiet", "threads", "resume", "config", "recipe", "find_lr", "debug"))
     if sum(option is not None for option in (folder, config, name)) > 1 or (folder and out):
         p.error("--resume, --config and --recipe exclude each other, and so do --resume and --out")
     recipe = run.RECIPES.get(name)
@@ -53,7 +57,7 @@ def main(arguments=None, prog=None):
     if (recipe or folder) and fixed:
         p.error(f"{'a recipe' if recipe else 'the run to resume'} fixes --{min(fixed).replace('_', '-')}")
     try:
-        with running(p, n_threads):
+        with running(p, n_threads), debug() if debugging else nullcontext():
             if folder:
                 run.resume(folder, quiet, **given)
                 return

@@ -4,7 +4,7 @@ import math
 import numpy as np
 
 from cnn import shapes
-from cnn.engine.plan import Slot
+from cnn.engine.tensors import Slot
 from cnn.functional.common import program as run
 from cnn.ops import loss
 

@@ -2,7 +2,7 @@
 import numpy as np
 
 from cnn import shapes
-from cnn.engine.plan import Slot
+from cnn.engine.tensors import Slot
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply
 from cnn.ops import pool

@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine import debugging
-from cnn.engine.plan import circumstances
+from cnn.engine.program import circumstances
 from cnn.engine.programs import Pool, Use
 from cnn.graph import Value, trace
 from cnn.graph.lower import slot, write_backward, written

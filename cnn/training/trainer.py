@@ -7,6 +7,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.data import DataLoader, Dataset
+from cnn.engine import debugging
 from cnn.engine.programs import Pool, Use, guards
 from cnn.layers.losses import CrossEntropyLoss
 from cnn.training import checks, evaluation
@@ -300,6 +301,7 @@ class Trainer:
         step = self._parts()
         if step.fused:
             return execute(self._prepared(batch), batch)[0]
+        debugging.step = self.step + 1
         self._made = step.gradients(batch)      # before the update, see _catch_up
         self.optimizer.step()
         return self._made

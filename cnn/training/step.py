@@ -72,7 +72,8 @@ class Step(NamedTuple):
     def fused(self):
         """Whether all of it can be one program."""
         parts = (self.criterion,) if self.optimizer is None else (self.criterion, self.optimizer)
-        return not debugging.enabled() and self.model.fused and all(left_to_emit(type(part), "__call__", "backward", "step") for part in parts)
+        return not debugging.enabled() and self.model.fused and all(
+            left_to_emit(type(part), "__call__", "backward", "step") for part in parts)
 
     def fetches(self, dataset):
         """Whether the program itself can take the images from the data set."""

@@ -6,8 +6,8 @@ class TrainingDiverged(ArithmeticError):
     """The loss or a weight became NaN or infinite. The optimizer's state is then of no use any more, nor is the model,
     unless a callback has restored its best weights."""
 
-    ADVICE = ("try a lower lr, a schedule with warm-up, or a max_grad_norm such as 1; `with cnn.debug():` (--debug) finds "
-              "where it begins")
+    ADVICE = ("try a lower lr, a schedule with warm-up, or a max_grad_norm such as 1; `with cnn.debug():` (--debug) "
+              "finds where it begins")
 
 
 class Callback:

@@ -9,6 +9,8 @@ from cnn import streams
 from cnn.commands import Parser, command, path, running
 from cnn.engine.debugging import debug
 from cnn.runs import run
+from cnn.runs.recipes import RECIPES
+from cnn.runs.settings import FREE, Settings, defaults, read_settings
 from cnn.training.callbacks import Interrupted
 
 _PATHS = ("dataset", "data_dir")
@@ -17,7 +19,7 @@ _PATHS = ("dataset", "data_dir")
 def parser(prog=None):
     p = Parser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                 epilog="Options that are not given take values that suit the data set.")
-    p.add_argument("--recipe", choices=run.RECIPES, help="settings that reach a named accuracy; only the seed is open")
+    p.add_argument("--recipe", choices=RECIPES, help="settings that reach a named accuracy; only the seed is open")
     p.add_argument("--list-recipes", action="store_true", help="say what recipes there are, and stop")
     p.add_argument("--config", type=path, metavar="FILE", help="take the settings from the config.toml of a run (or "
                    "its folder); those on the command line override them")
@@ -25,7 +27,7 @@ def parser(prog=None):
                    help="resume the run in this folder; the result is bit-identical")
     p.add_argument("--find-lr", action="store_true", help="instead of training, measure the loss at growing learning "
                    "rates, and draw it (pip install 'cnn[plot]')")
-    for field in dataclasses.fields(run.Settings):
+    for field in dataclasses.fields(Settings):
         names = {name: value for name, value in field.metadata.items() if name != "free"}
         kind = {"action": argparse.BooleanOptionalAction} if field.type is bool else {
             "type": path if field.name in _PATHS else field.type}
@@ -43,7 +45,7 @@ def main(arguments=None, prog=None):
     p = parser(prog)
     given = vars(p.parse_args(arguments))
     if given.pop("list_recipes"):
-        for name, recipe in run.RECIPES.items():
+        for name, recipe in RECIPES.items():
             streams.say(f"{name}: {recipe.settings.model} on {recipe.settings.dataset}, target {recipe.target:.1%}; "
                         f"{recipe.cost}")
         return
@@ -51,9 +53,9 @@ def main(arguments=None, prog=None):
         given.pop(option) for option in ("out", "quiet", "threads", "resume", "config", "recipe", "find_lr", "debug"))
     if sum(option is not None for option in (folder, config, name)) > 1 or (folder and out):
         p.error("--resume, --config and --recipe exclude each other, and so do --resume and --out")
-    recipe = run.RECIPES.get(name)
+    recipe = RECIPES.get(name)
     given = {name: value for name, value in given.items() if value is not None}
-    fixed = given.keys() - run.FREE - ({"seed"} if recipe else set())
+    fixed = given.keys() - FREE - ({"seed"} if recipe else set())
     if (recipe or folder) and fixed:
         p.error(f"{'a recipe' if recipe else 'the run to resume'} fixes --{min(fixed).replace('_', '-')}")
     try:
@@ -61,9 +63,9 @@ def main(arguments=None, prog=None):
             if folder:
                 run.resume(folder, quiet, **given)
                 return
-            values = {**(run.read_settings(config) if config else {}), **given}
-            settings = recipe.settings if recipe else run.defaults(values.get("dataset", "mnist-sample"))
-            settings = run.replace(settings, **values)
+            values = {**(read_settings(config) if config else {}), **given}
+            settings = recipe.settings if recipe else defaults(values.get("dataset", "mnist-sample"))
+            settings = dataclasses.replace(settings, **values)
             if find_lr:
                 run.find_lr(settings, out, quiet)
             else:

@@ -93,7 +93,8 @@ def test_the_check_of_imports_sees_them():
 
 def test_models_and_trainers_of_others_are_not_imported():
     for path in FILES:
-        if place(path) == "bench" or path.name in ("bench.py", "pytorch.py"):  # which measure PyTorch, write its modules
+        # these measure PyTorch, and write its modules
+        if place(path) == "bench" or path.name in ("bench.py", "pytorch.py"):
             continue
         assert not imported(path)[1] & {"torch", "tensorflow", "keras", "scipy", "sklearn"}, path
 

@@ -292,8 +292,7 @@ class Trainer:
 
     def _take(self, use):
         """Keep other threads from the parameters."""
-        if hasattr(self.optimizer, "settle"):
-            self.optimizer.settle()     # before, because parameters that move have other guards
+        getattr(self.optimizer, "settle", lambda: None)()       # before: parameters that move have other guards
         use.take(guards([*self.model.parameters(), *getattr(self.optimizer, "params", ())]), alone=True)
 
     def _step(self, batch):

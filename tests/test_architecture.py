@@ -13,7 +13,7 @@ from processes import run_python
 import cnn
 from cnn import _ext, functional
 from cnn.data import DataLoader, Dataset, RandomFlip
-from cnn.engine import plan
+from cnn.engine import compiling
 from cnn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
 ROOT = Path(cnn.__file__).parent
@@ -93,7 +93,8 @@ def test_the_check_of_imports_sees_them():
 
 def test_models_and_trainers_of_others_are_not_imported():
     for path in FILES:
-        if path.name in ("bench.py", "pytorch.py"):  # which measure PyTorch and write its modules
+        # these measure PyTorch, and write its modules
+        if place(path) == "bench" or path.name in ("bench.py", "pytorch.py"):
             continue
         assert not imported(path)[1] & {"torch", "tensorflow", "keras", "scipy", "sklearn"}, path
 
@@ -126,7 +127,7 @@ def test_import_is_light():
 
 
 def test_structs_have_the_same_size_on_both_sides():
-    sizes = {name: getattr(plan, name.upper()).itemsize for name in ("Op", "Arg", "Address", "Segment")}
+    sizes = {name: getattr(compiling, name.upper()).itemsize for name in ("Op", "Address", "Segment")}
     assert sizes == _ext.executor.SIZES
 
 
@@ -156,13 +157,13 @@ def all_that_the_package_does():
 
 def test_every_kernel_is_used(monkeypatch):
     used = set()
-    write = plan.Program._write
+    write = compiling.Compiler._write
 
     def recording(program, ops, at, kernel, *rest):
         used.add(kernel)
         return write(program, ops, at, kernel, *rest)
 
-    monkeypatch.setattr(plan.Program, "_write", recording)
+    monkeypatch.setattr(compiling.Compiler, "_write", recording)
     thread = threading.Thread(target=all_that_the_package_does)  # a new thread has no programs compiled yet
     thread.start()
     thread.join()
@@ -178,6 +179,41 @@ def test_both_number_types_have_the_same_kernels():
     assert {name: row[1:] for name, row in tables[0].items()} == {
         name: row[1:] for name, row in tables[1].items()
     }
-    for _, fields in (row for row in tables[0].values() if len(row) == 2):
-        assert sum(3 if kind == "image" else 1 for kind in fields.values()) <= plan.OP["words"].shape[0]
-        assert list(fields.values()).count("array") <= plan.OP["addresses"].shape[0]
+    for _, fields in tables[0].values():
+        kinds = list(fields.values())
+        assert len(kinds) + 2 * kinds.count("image") <= compiling.OP["words"].shape[0]
+        assert kinds.count("image") + kinds.count("array") <= compiling.OP["addresses"].shape[0]
+
+
+# how the struct of a kernel may declare a field
+KINDS = {r"(const )?\w+\*+ \w+": "array", r"(Image|Indices) \w+": "image", r"Py_ssize_t \w+(, \w+)*": "size",
+         r"double \w+(, \w+)*": "number"}
+
+
+def declared(struct, code):
+    """(name, kind) of each field of a struct in the text of Cython files."""
+    body = code.split(f"\nctypedef struct {struct}:", 1)[1].split("\n\n")[0].splitlines()[1:]
+    for line in (line.split("#")[0].strip() for line in body):
+        names = line.split(maxsplit=2 if line.startswith("const ") else 1)[-1].split(", ")
+        kinds = [kind for pattern, kind in KINDS.items() if re.fullmatch(pattern, line)]
+        if kinds:
+            yield from ((name, kinds[0]) for name in names)
+        else:
+            yield from declared(line.split()[0], code)
+
+
+def test_the_tables_of_kernels_say_what_their_structs_do():
+    """Field for field, in their order: these are how Python writes into the structs."""
+    shared, found = "".join(path.read_text() for path in ROOT.glob("_ext/*.pxd")), {}
+    for path in ROOT.glob("_ext/*.pyx"):
+        code = path.read_text()
+        for kernel, struct in re.findall(r"\ncdef void ([^_]\w*)\(const (\w+)\* a, const Place\* place\)", code):
+            found[kernel] = list(declared(struct, code + shared))
+    table = _ext.kernels(np.dtype(np.float32)).table
+    assert found == {kernel: list(fields.items()) for kernel, (_, fields) in table.items()}
+    assert {kind for fields in found.values() for _, kind in fields} == {"array", "image", "size", "number"}
+
+
+def test_files_of_kernels_are_short():
+    for path in [*ROOT.glob("_ext/*.pyx"), *ROOT.glob("_ext/*.pxd")]:
+        assert path.read_text().count("\n") <= 500, path

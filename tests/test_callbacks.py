@@ -15,7 +15,7 @@ from cases import assert_same_bits
 
 import cnn
 from cnn.data import DataLoader, Dataset
-from cnn.training import checkpoint
+from cnn.training import checkpoint, lr_finder
 from cnn.training.callbacks import (
     BestCheckpoint,
     Checkpoint,
@@ -289,7 +289,7 @@ def test_tensorboard_reads_what_is_written(tmp_path):
     ("module", "use"),
     [
         ("tensorboardX", lambda path: TensorBoard(path)),
-        ("matplotlib", lambda path: cnn.lr_finder.LRCurve([0.1, 0.2], [2.0, 1.0]).plot(path)),
+        ("matplotlib", lambda path: lr_finder.LRCurve([0.1, 0.2], [2.0, 1.0]).plot(path)),
     ],
 )
 def test_the_extra_to_install_is_named(tmp_path, monkeypatch, module, use):
@@ -405,9 +405,9 @@ def test_find_lr_ends_where_the_loss_explodes():
 def test_the_suggestion_is_the_steepest_descent():
     rates = np.geomspace(1e-4, 1, 41)
     losses = 2 - 1 / (1 + np.exp(-4 * (np.log10(rates) + 2))) + (rates > 0.3) * 20  # steepest at 0.01
-    curve = cnn.lr_finder.LRCurve(rates, losses)
+    curve = lr_finder.LRCurve(rates, losses)
     assert 0.01 <= curve.suggestion <= 0.05  # the running mean lags behind
-    assert math.isnan(cnn.lr_finder.LRCurve(rates, np.arange(41.0)).suggestion)
+    assert math.isnan(lr_finder.LRCurve(rates, np.arange(41.0)).suggestion)
     mean = np.convolve(losses, 0.1 * 0.9 ** np.arange(41))[:41] / (1 - 0.9 ** np.arange(1, 42))
     assert curve.smoothed == pytest.approx(mean)
 
@@ -419,7 +419,7 @@ def test_the_curve_in_files(tmp_path):
     assert [float(row["lr"]) for row in rows] == curve.rates
     assert [float(row["loss"]) for row in rows] == curve.losses
     pytest.importorskip("matplotlib.figure", exc_type=ImportError)
-    for some in (curve, cnn.lr_finder.LRCurve([0.1], [2.0]), cnn.lr_finder.LRCurve([0.1, 0.2], [2.0, 2.0])):
+    for some in (curve, lr_finder.LRCurve([0.1], [2.0]), lr_finder.LRCurve([0.1, 0.2], [2.0, 2.0])):
         some.plot(tmp_path / "lr.png")
         assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
 

@@ -11,6 +11,7 @@ import cnn
 from cnn import reference
 from cnn.data import DataLoader, Dataset
 from cnn.layers import AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Flatten, Linear, Sequential
+from cnn.training import lr_finder
 
 
 def pictures(n=40, seed=0):
@@ -256,7 +257,7 @@ def test_find_lr_of_arguments_that_lead_nowhere():
         cnn.find_lr(trainer_of(), Dataset(*pictures()), 1e-300, 1e300)
     for rates, losses in (([], []), ([0.1], [1.0, 2.0])):
         with pytest.raises(ValueError, match="LRCurve: "):
-            cnn.lr_finder.LRCurve(rates, losses)
+            lr_finder.LRCurve(rates, losses)
 
 
 @pytest.mark.parametrize("eps", [0, 0.0, 1e-39, -1e-8, math.nan])

@@ -12,7 +12,7 @@ from processes import run_python
 
 import cnn
 from cnn.commands import COMMANDS, main
-from cnn.runs import run
+from cnn.runs.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -211,7 +211,7 @@ def test_marks_and_line_ends_of_windows(tmp_path):
     text = "epochs = 1\r\nlr = 0.01\r\n"
     for encoding in ("utf-8", "utf-8-sig"):
         (tmp_path / "c.toml").write_bytes(text.encode(encoding))
-        assert run.read_settings(tmp_path / "c.toml") == {"epochs": 1, "lr": 0.01}
+        assert read_settings(tmp_path / "c.toml") == {"epochs": 1, "lr": 0.01}
     (tmp_path / "c.toml").write_bytes(text.encode("utf-16"))
     with pytest.raises(ValueError, match="c.toml: must be UTF-8 text, this is UTF-16"):
-        run.read_settings(tmp_path / "c.toml")
+        read_settings(tmp_path / "c.toml")

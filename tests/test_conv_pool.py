@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 import cnn
 from cnn import reference
+from cnn.engine.inspecting import operations
 from cnn.layers import Conv2d, MaxPool2d, ReLU, Sequential
 
 
 def kernels(model, x):
     """Names of the operations of a forward pass."""
     model.forward(x)
-    return {op["kernel"] for op in model._last.program.operations("forward")}
+    return {op["kernel"] for op in operations(model._last.programs[0], "forward")}
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,6 +15,7 @@ from cnn.data.own import UnreadableFiles
 from cnn.data.pictures import read_picture
 from cnn.reports import evaluation
 from cnn.runs import run
+from cnn.runs.settings import anywhere, defaults
 
 Image = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(0)
@@ -138,7 +139,7 @@ def test_a_run_with_a_validation_folder_is_resumed_to_the_same_bits(tmp_path, ca
     for part, n in (("train", 12), ("val", 5), ("test", 6)):
         for name in ("a", "b"):
             noisy(tmp_path / "set" / part / name, n)
-    settings = run.replace(run.defaults(str(tmp_path / "set")), epochs=3, checkpoint_every="epoch", patience=9)
+    settings = run.replace(defaults(str(tmp_path / "set")), epochs=3, checkpoint_every="epoch", patience=9)
     folder, wanted = tmp_path / "run", run.train(settings, tmp_path / "run", quiet=True)
 
     def go_back():
@@ -344,7 +345,7 @@ def test_homes_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     folder(tmp_path / "flowers", {"a": 3, "b": 3})
     assert len(load("~/flowers")[0]) == 4
-    settings = run._anywhere(run.replace(run.Settings(), dataset="~/flowers", data_dir="~/x"))
+    settings = anywhere(run.replace(run.Settings(), dataset="~/flowers", data_dir="~/x"))
     assert (settings.dataset, settings.data_dir) == (str(tmp_path / "flowers"), str(tmp_path / "x"))
 
 

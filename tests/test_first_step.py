@@ -6,8 +6,10 @@ import sys
 
 import numpy as np
 
-from cnn import BatchNorm2d, Conv2d, Flatten, GlobalAvgPool2d, Linear, ReLU, Sequential, plan
-from cnn.plan import Program
+from cnn import BatchNorm2d, Conv2d, Flatten, GlobalAvgPool2d, Linear, ReLU, Sequential
+from cnn.engine import compiling
+from cnn.engine.program import Program
+from cnn.graph.lower import write
 
 SIDE, CHANNELS, IMAGES = 16, 16, 64
 
@@ -19,15 +21,15 @@ def written(layers, dtype=np.float32):
         parts += [BatchNorm2d(CHANNELS), ReLU(), Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)]
     model = Sequential(*parts, GlobalAvgPool2d(), Flatten(), Linear(CHANNELS, 10)).to(dtype).train()
     program = Program(dtype, IMAGES, gradients=True)
-    y, backward = model.emit(program, program.input(3, SIDE, SIDE))
-    backward(program.like(y), False)
+    (y,), backward = write(program, model.graph((3, SIDE, SIDE)), [program.input(3, SIDE, SIDE)])
+    backward([program.like(y)], [False])
     program.compile()
     segments = program._compiled["forward"].phase.segments
     return program, [[(op[0], op[1]()) for op in segment.ops] for segment in segments]
 
 
 def arrays(values):
-    return [array.array for array in {id(a): a for a in plan._own_arrays(values)}.values()]
+    return [array.array for array in {id(a): a for a in compiling._own_arrays(values)}.values()]
 
 
 def test_each_operation_is_asked_for_its_arguments_once(monkeypatch):

@@ -15,6 +15,7 @@ import cnn
 from cnn import shapes
 from cnn.reports import evaluation
 from cnn.runs import run
+from cnn.runs.settings import read_settings, write_settings
 from cnn.training import checkpoint
 from cnn.training.callbacks import EarlyStopping
 from cnn.training.history import History
@@ -229,7 +230,7 @@ def complete(tmp_path_factory):
 
 def test_odd_settings(tmp_path):
     """Every setting with every value: taken, or refused with the file's name, on one line."""
-    run.write_settings(tmp_path / "config.toml", run.Settings(), target=0.9)
+    write_settings(tmp_path / "config.toml", run.Settings(), target=0.9)
     lines = (tmp_path / "config.toml").read_text().split("\n")
     odd = [str(HUGE), "9" * 5000, "-1", "nan", "inf", "1e400", '"x"', '"\\u0000"', '"\\u001b[2J"', "[]", "{}", "true",
            "1979-05-27", "[" * 3000]
@@ -238,7 +239,7 @@ def test_odd_settings(tmp_path):
             changed = [*lines[:i], f"{line.split('=')[0]}= {value}", *lines[i + 1:]]
             (tmp_path / "config.toml").write_text("\n".join(changed))
             try:
-                run.read_settings(tmp_path)
+                read_settings(tmp_path)
             except ValueError as error:
                 assert str(tmp_path / "config.toml") in str(error) and "\n" not in str(error), line
 

@@ -12,7 +12,7 @@ from cases import CASES, assert_same_bits, by_layer
 import cnn
 from cnn import schedules
 from cnn.data import DataLoader, Dataset
-from cnn.engine import programs
+from cnn.engine import compiling, memory, program, programs
 from cnn.layers import (
     AvgPool2d,
     BatchNorm2d,
@@ -380,13 +380,14 @@ def test_functions_do_not_keep_their_arguments(no_collection):
 
 
 def test_programs_at_rest_are_bounded_by_bytes(monkeypatch):
-    zeros, made = cnn.plan.zeros, []
+    zeros, made = memory.zeros, []
 
     def counted(shape, dtype):
         array = zeros(shape, dtype)
         made.append((weakref.ref(array.base), array.nbytes))
         return array
-    monkeypatch.setattr(cnn.plan, "zeros", counted)
+    for module in (program, compiling):
+        monkeypatch.setattr(module, "zeros", counted)
     model = Sequential(Conv2d(1, 4, 3), AvgPool2d(2), cnn.AdaptiveAvgPool2d(1), Flatten(), Linear(4, 3)).eval()
     model._programs.limit = 8 << 20
     for side in range(20, 60):

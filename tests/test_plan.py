@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cnn import AdaptiveMaxPool2d, Conv2d, Flatten, Linear, MaxPool2d, Sequential
-from cnn.engine import plan
-from cnn.engine.plan import Program
+from cnn.engine import memory
+from cnn.engine.program import Program
 from cnn.graph.lower import write
 
 
@@ -182,7 +182,7 @@ def test_an_activation_too_large_for_the_offsets():
 @pytest.mark.parametrize("shape", [(), 0, 1, (3, 5), (2, 0, 7)])
 def test_zeros_start_on_a_cache_line(shape, dtype):
     for _ in range(4):
-        array = plan.zeros(shape, dtype)
+        array = memory.zeros(shape, dtype)
         assert array.shape == np.zeros(shape).shape and array.dtype == dtype and not array.any()
         assert array.ctypes.data % 64 == 0 or array.size == 0
         assert array.flags.c_contiguous and array.flags.writeable

@@ -23,7 +23,10 @@ import cnn
 from cnn.commands import train
 from cnn.reports import evaluation
 from cnn.runs import run
-from cnn.training import checkpoint
+from cnn.runs.parts import make_loss, make_schedule
+from cnn.runs.recipes import RECIPES
+from cnn.runs.settings import check, read_settings, write_settings
+from cnn.training import checkpoint, lr_finder
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 
@@ -127,7 +130,7 @@ def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
             except FileExistsError as error:
                 print(error)
     """
-    try_both = f"subprocess.run([sys.executable, '-c', {'from cnn import run' + textwrap.dedent(others)!r}])"
+    try_both = f"subprocess.run([sys.executable, '-c', {'from cnn.runs import run' + textwrap.dedent(others)!r}])"
     first = at_step(1, f"import subprocess; {try_both}")
     last = f"""
         from cnn import files
@@ -157,7 +160,7 @@ def test_of_two_that_start_at_once_one_is_refused(tmp_path):
     said = [process.communicate()[1] for process in both]
     codes = [process.returncode for process in both]
     assert sorted(codes) == [0, 1] and str(tmp_path / "run") in said[codes.index(1)]
-    assert run.read_settings(tmp_path / "run")["seed"] == summary(tmp_path / "run")["seed"] == codes.index(0) + 1
+    assert read_settings(tmp_path / "run")["seed"] == summary(tmp_path / "run")["seed"] == codes.index(0) + 1
 
 
 def test_what_killed_writes_have_left_is_cleared_away(tmp_path):
@@ -182,9 +185,9 @@ def test_settings_round_trip(tmp_path):
     settings = run.replace(
         SHORT, lr=1e-5, flip="random", data_dir='/a "folder"\\with ümlauts', checkpoint_every="17", min_delta=0.25
     )
-    run.write_settings(tmp_path / "config.toml", settings)
+    write_settings(tmp_path / "config.toml", settings)
     for path in (tmp_path, str(tmp_path), tmp_path / "config.toml"):
-        assert run.Settings(**run.read_settings(path)) == settings
+        assert run.Settings(**read_settings(path)) == settings
 
 
 def test_what_a_run_wrote_makes_the_same_run(tmp_path, wanted):
@@ -214,9 +217,9 @@ def test_every_setting_is_an_option():
 def test_a_configuration_that_cannot_be_used_is_named(tmp_path, text):
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(ValueError, match="config.toml: "):
-        run.read_settings(tmp_path)
+        read_settings(tmp_path)
     with pytest.raises(FileNotFoundError, match="nothing.toml"):
-        run.read_settings(tmp_path / "nothing.toml")
+        read_settings(tmp_path / "nothing.toml")
 
 
 @pytest.mark.parametrize(
@@ -347,7 +350,7 @@ def test_with_all_settings_resuming_gives_the_same_bits(tmp_path, colours):
             (folder / name).unlink()
         assert run.resume(folder, quiet=True)["digest"] == wanted["digest"]
         assert {name: (folder / name).read_bytes() for name in files} == files
-    assert run.Settings(**run.read_settings(folder)) == settings
+    assert run.Settings(**read_settings(folder)) == settings
     model, description = cnn.load_model(folder)
     assert description["arguments"]["channels"] == [4, 3, 5] and description["tta"] == "flip+shift"
 
@@ -379,7 +382,7 @@ def test_the_first_layer_of_cifar_net_stays_whitened(tmp_path, colours):
 
 def test_schedules_of_a_run():
     def rates(name, steps=200):
-        schedule = run.make_schedule(run.Settings(schedule=name, lr=0.5), steps)
+        schedule = make_schedule(run.Settings(schedule=name, lr=0.5), steps)
         return [schedule(step) for step in range(steps)]
 
     triangle = np.interp(range(200), [0, 0.23 * 200 - 1, 199], [0.1, 0.5, 0.035])
@@ -390,10 +393,10 @@ def test_schedules_of_a_run():
 def test_balanced_classes():
     labels = [0] * 6 + [1] * 3  # none of the third class
     data = cnn.data.Dataset(np.zeros((9, 1, 4, 4), np.uint8), labels, list("abc"))
-    weight = run.make_loss(run.Settings(class_weights="balanced"), data).weight
+    weight = make_loss(run.Settings(class_weights="balanced"), data).weight
     assert weight[0] * 6 == pytest.approx(weight[1] * 3) and np.isfinite(weight).all()
     assert weight[np.array(labels)].mean() == pytest.approx(2 / 3)  # 1 with all classes
-    assert run.make_loss(run.Settings(), data).weight is None
+    assert make_loss(run.Settings(), data).weight is None
 
 
 # ------------------------------------------------------------------------------------------ recipes
@@ -401,9 +404,9 @@ def test_balanced_classes():
 
 def test_recipes_are_listed_and_can_be_run():
     said = train_py("--list-recipes").stdout.splitlines()
-    assert len(said) == len(run.RECIPES)
-    for line, (name, recipe) in zip(said, run.RECIPES.items(), strict=True):
-        run.check(recipe.settings)
+    assert len(said) == len(RECIPES)
+    for line, (name, recipe) in zip(said, RECIPES.items(), strict=True):
+        check(recipe.settings)
         model, channels = recipe.settings.model, recipe.settings.channels
         cnn.models.MODELS[model](**cnn.models.widths("train", model, channels))
         assert recipe.settings.dataset in cnn.data.NAMES
@@ -483,7 +486,7 @@ def test_the_time_limit_can_be_gone_beyond(tmp_path, wanted):
     limited = run.train(run.replace(SHORT, max_minutes=1e-9), tmp_path / "run", quiet=True)
     assert limited["steps"] == 1 and not limited["complete"] and "time limit" in limited["stopped"]
     assert run.resume(tmp_path / "run", quiet=True)["digest"] == wanted[0]
-    assert run.read_settings(tmp_path / "run")["max_minutes"] == 1e-9
+    assert read_settings(tmp_path / "run")["max_minutes"] == 1e-9
 
 
 def test_a_run_that_stopped_early_is_complete(tmp_path):
@@ -703,7 +706,7 @@ def test_sigkill_at_random_instants(tmp_path, kills, epochs, seed):
 
 
 def test_find_lr_where_nothing_is_learnt(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cnn.lr_finder, "find_lr", lambda *given: cnn.lr_finder.LRCurve([0.1, 0.2], [1.0, 1.0]))
+    monkeypatch.setattr(lr_finder, "find_lr", lambda *given: lr_finder.LRCurve([0.1, 0.2], [1.0, 1.0]))
     run.find_lr(SHORT, tmp_path / "lr")
     assert "the loss falls at none of these learning rates and is lowest at 0.1" in capsys.readouterr().out
 

@@ -100,6 +100,8 @@ def test_evaluation_in_one_thread_leaves_the_modes_of_others():
 
     class Watch(Layer):
         def forward(self, x):
+            if len(x) != 3:     # a copy, which is asked for the shape of what it returns
+                return x
             if self.training:
                 seen.append("training")
             else:
@@ -262,7 +264,7 @@ def test_threads_share_the_kernels(set_threads):
     model(x)
     most, running = [0], [0]
     lock = threading.Lock()
-    run = cnn.engine.plan.executor.run
+    run = cnn.engine.program.executor.run
 
     class Counting:
         @staticmethod
@@ -277,9 +279,9 @@ def test_threads_share_the_kernels(set_threads):
                 with lock:
                     running[0] -= 1
 
-    cnn.engine.plan.executor, kept = Counting, cnn.engine.plan.executor
+    cnn.engine.program.executor, kept = Counting, cnn.engine.program.executor
     try:
         at_once(lambda i: [model(x) for _ in range(10)], 2)
     finally:
-        cnn.engine.plan.executor = kept
+        cnn.engine.program.executor = kept
     assert most[0] == 2

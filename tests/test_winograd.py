@@ -9,6 +9,7 @@ from processes import run_python
 
 import cnn
 from cnn import functional, reference, runtime
+from cnn.engine import inspecting
 from cnn.layers import Conv2d
 
 
@@ -25,7 +26,7 @@ def operations(layer, x):
     layer.backward(dy)
     program = layer._last.program
     assert len(program.phases()) == 2
-    return {op["kernel"] for phase in program.phases() for op in program.operations(phase)}
+    return {op["kernel"] for phase in program.phases() for op in inspecting.operations(program, phase)}
 
 
 # ------------------------------------------------------------------------------------------ the formulas

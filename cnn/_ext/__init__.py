@@ -74,8 +74,7 @@ class Kernels:
         for name in MODULES:
             module = importlib.import_module(f"cnn._ext.{VARIANT}_{number_type}.{name}")
             setattr(self, name, module)
-            self.table.update({kernel: row if len(row) == 4 else _checked(kernel, *row)
-                               for kernel, row in module.KERNELS.items()})
+            self.table.update({kernel: _checked(kernel, *row) for kernel, row in module.KERNELS.items()})
             self.splits.update(getattr(module, "SPLITS", ()))
 
 

@@ -21,8 +21,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from cnn._ext.op cimport (ONCE, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, PER_BLOCK, PER_SHARD, PER_STEP, Address, Arg,
-                          Kernel, Op, Place)
+from cnn._ext.op cimport (MAX_WORDS, ONCE, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, PER_BLOCK, PER_SHARD, PER_STEP,
+                          Address, Kernel, Op, Place)
 from cnn._ext.system cimport (add, begin_thread, cores, flush_subnormals, look, nanoseconds, posix_memalign,
                               pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_t,
                               pthread_cond_wait, pthread_join, pthread_mutex_destroy, pthread_mutex_init,
@@ -34,7 +34,7 @@ ctypedef struct Segment:
     Py_ssize_t count    # number of ops
     Py_ssize_t tasks    # 0: per block; else the total number of tasks
 
-SIZES = {"Op": sizeof(Op), "Arg": sizeof(Arg), "Address": sizeof(Address), "Segment": sizeof(Segment)}
+SIZES = {"Op": sizeof(Op), "Address": sizeof(Address), "Segment": sizeof(Segment)}
 
 cdef enum:
     SPIN = 100000       # nanoseconds that a thread looks for parts before it sleeps
@@ -79,18 +79,15 @@ cdef struct Team:
 
 cdef inline void call(const Op* op, Place* place, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Run tasks `first` to `last` - 1 of an op at this place: its struct, with the addresses that belong here."""
-    cdef Py_ssize_t words[32]
+    cdef Py_ssize_t words[MAX_WORDS]
     cdef Py_ssize_t i
-    cdef const void* a = op
-    if op.n_words:
-        memcpy(words, op.words, op.n_words * sizeof(Py_ssize_t))
-        for i in range(op.n_addresses):
-            words[op.addresses[i].word] += op.addresses[i].step * place.at[op.addresses[i].per]
-        a = words
+    memcpy(words, op.words, op.n_words * sizeof(Py_ssize_t))
+    for i in range(op.n_addresses):
+        words[op.addresses[i].word] += op.addresses[i].step * place.at[op.addresses[i].per]
     place.tasks = op.tasks
     for i in range(first, last):
         place.task = i
-        (<Kernel>op.kernel)(a, place)
+        (<Kernel>op.kernel)(words, place)
 
 
 cdef inline Place place_of(const Team* team, Py_ssize_t block, Py_ssize_t thread) noexcept nogil:
@@ -358,10 +355,6 @@ cdef void bind(Op* ops, places, array):
     cdef Py_ssize_t op, word, i
     PyObject_GetBuffer(array, &view, PyBUF_STRIDES)
     for op, word in places:
-        if not ops[op].n_words:
-            ops[op].args[word].base = <char*>view.buf
-            ops[op].args[word].step = view.strides[0] if view.ndim else 0
-            continue
         ops[op].words[word] = <Py_ssize_t>view.buf
         for i in range(ops[op].n_addresses):
             if ops[op].addresses[i].word == word:

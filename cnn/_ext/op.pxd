@@ -7,17 +7,16 @@ sixteen images (or which task) the call is:
 
 The fields of such a struct are words of eight bytes: pointers, sizes (Py_ssize_t) and numbers (double); an `Image` is
 three of them. setup.py makes each module's table KERNELS from its structs, so that Python can fill them by name
-(`Program._write` in cnn/engine/plan.py); functions whose names begin with _ are not kernels.
+(`Program._write` in cnn/engine/program.py); functions whose names begin with _ are not kernels.
 
 A program is a flat list of `Op`. Each holds a kernel, its struct, and which of the addresses in it change from place to
-place. cnn/engine/plan.py writes it; the two sides agree by size and order, which a test checks.
+place. cnn/engine/program.py writes it; the two sides agree by size and order, which a test checks.
 """
 from cnn._ext.vec cimport integer, real
 
 cdef enum:
-    MAX_ARGS = 11
-    MAX_SIZES = 16
-    MAX_SCALARS = 8
+    MAX_WORDS = 32      # of a kernel's struct, and of these
+    MAX_ADDRESSES = 12  # of arrays with copies
 
     CHUNK = 4096        # elements of a task that runs through a flat array
 
@@ -51,13 +50,6 @@ ctypedef struct Place:
     Py_ssize_t part     # where several threads share a block: which part of the work is this call's,
     Py_ssize_t parts    # and of how many; kernels that don't split their work are called for part 0 of 1
 
-ctypedef struct Arg:
-    char* base          # the first copy
-    Py_ssize_t step     # bytes from one copy to the next
-    Py_ssize_t per      # ONCE, PER_BLOCK, ...
-    Py_ssize_t plane    # elements from one channel to the next
-    Py_ssize_t row      # elements from one row of pixels to the next
-
 ctypedef struct Address:    # of an array with copies
     Py_ssize_t word     # which word of the struct it is; there, it is that of the first copy
     Py_ssize_t step     # bytes from one copy to the next
@@ -69,11 +61,8 @@ ctypedef struct Op:
     Py_ssize_t splits   # whether the kernel can do a part of a block's work
     Py_ssize_t n_words
     Py_ssize_t n_addresses
-    Address addresses[12]
-    Py_ssize_t words[32]    # the kernel's struct
-    Arg args[11]
-    Py_ssize_t n[16]    # sizes
-    double f[8]         # scalars
+    Address addresses[MAX_ADDRESSES]
+    Py_ssize_t words[MAX_WORDS]     # the kernel's struct
 
 ctypedef void (*Kernel)(const void* a, const Place* place) noexcept nogil
 
@@ -91,9 +80,3 @@ cdef inline Py_ssize_t end(Py_ssize_t count, const Place* place) noexcept nogil:
 cdef inline real* pixels(const Image* x, Py_ssize_t c, Py_ssize_t h) noexcept nogil:
     """Row h of channel c."""
     return x.data + c * x.plane + h * x.row
-
-
-cdef inline void* array(const Op* op, int i, const Place* place) noexcept nogil:
-    """The copy of array `i` that belongs to this place; NULL where the op has none."""
-    # as a number, because NULL is no place to count from
-    return <void*>(<Py_ssize_t>op.args[i].base + op.args[i].step * place.at[op.args[i].per])

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine.parameter import Parameter
-from cnn.engine.plan import Program, circumstances
+from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import Pool
 from cnn.graph import Value
 

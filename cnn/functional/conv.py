@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
-from cnn.engine.plan import Program, Slot
+from cnn.engine.program import Program
+from cnn.engine.tensors import Slot
 from cnn.functional.common import bias, numbers, parameter
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply

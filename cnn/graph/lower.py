@@ -2,7 +2,7 @@
 import numpy as np
 
 from cnn.engine.memory import LANES
-from cnn.engine.plan import Program
+from cnn.engine.program import Program
 from cnn.graph.differentiate import differentiate
 from cnn.ops import pointwise
 

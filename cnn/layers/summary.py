@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn import shapes
-from cnn.engine.plan import Program
+from cnn.engine.program import Program
 from cnn.graph.lower import write
 from cnn.graph.passes import optimised
 from cnn.graph.trace import unpack

@@ -5,7 +5,7 @@ Where shapes differ, what has one channel, row or column is repeated; its gradie
 import math
 
 from cnn import shapes
-from cnn.engine.plan import PER_SHARD
+from cnn.engine.tensors import PER_SHARD
 from cnn.ops import pointwise
 from cnn.ops.operation import Operation
 

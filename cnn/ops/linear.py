@@ -5,7 +5,8 @@ Forward and dx are convolutions of one pixel; the weight gradient works on the w
 import numpy as np
 
 from cnn import shapes
-from cnn.engine.plan import LANES, PER_BLOCK
+from cnn.engine.memory import LANES
+from cnn.engine.tensors import PER_BLOCK
 from cnn.ops import pointwise
 from cnn.ops.operation import Operation
 

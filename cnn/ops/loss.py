@@ -1,7 +1,7 @@
 """Losses: the value of each image and the gradient of the batch's mean, in one kernel."""
 import numpy as np
 
-from cnn.engine.plan import Slot
+from cnn.engine.tensors import Slot
 
 
 def cross_entropy(program, z, total, smoothing=0.0, weight=None, need_dz=True, chosen=None):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn.engine.memory import zeros
-from cnn.engine.plan import PER_BLOCK
+from cnn.engine.tensors import PER_BLOCK
 from cnn.ops.operation import Operation, spatial
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 
 from cnn import shapes
-from cnn.engine.plan import Program, circumstances
+from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import Pool, Use, guards
 from cnn.training.callbacks import Callback
 

@@ -5,8 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn._ext import augment
-from cnn.engine.plan import LANES, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Program, Slot, circumstances
+from cnn.engine import debugging
+from cnn.engine.memory import LANES
+from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import left_to_emit
+from cnn.engine.tensors import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Slot
 from cnn.functional.loss import targets
 from cnn.graph.lower import write
 from cnn.graph.passes import optimised
@@ -69,7 +72,8 @@ class Step(NamedTuple):
     def fused(self):
         """Whether all of it can be one program."""
         parts = (self.criterion,) if self.optimizer is None else (self.criterion, self.optimizer)
-        return self.model.fused and all(left_to_emit(type(part), "__call__", "backward", "step") for part in parts)
+        return not debugging.enabled() and self.model.fused and all(
+            left_to_emit(type(part), "__call__", "backward", "step") for part in parts)
 
     def fetches(self, dataset):
         """Whether the program itself can take the images from the data set."""

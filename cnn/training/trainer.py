@@ -7,11 +7,13 @@ import numpy as np
 
 from cnn import shapes
 from cnn.data import DataLoader, Dataset
+from cnn.engine import debugging
 from cnn.engine.programs import Pool, Use, guards
 from cnn.layers.losses import CrossEntropyLoss
 from cnn.training import checks, evaluation
 from cnn.training import state as states
-from cnn.training.callbacks import Callback, Progress, TrainingDiverged, end_fit
+from cnn.training.callbacks.base import Callback, TrainingDiverged, end_fit
+from cnn.training.callbacks.progress import Progress
 from cnn.training.history import History
 from cnn.training.step import Batch, Step, execute, together
 
@@ -290,8 +292,7 @@ class Trainer:
 
     def _take(self, use):
         """Keep other threads from the parameters."""
-        if hasattr(self.optimizer, "settle"):
-            self.optimizer.settle()     # before, because parameters that move have other guards
+        getattr(self.optimizer, "settle", lambda: None)()       # before: parameters that move have other guards
         use.take(guards([*self.model.parameters(), *getattr(self.optimizer, "params", ())]), alone=True)
 
     def _step(self, batch):
@@ -299,6 +300,7 @@ class Trainer:
         step = self._parts()
         if step.fused:
             return execute(self._prepared(batch), batch)[0]
+        debugging.step = self.step + 1
         self._made = step.gradients(batch)      # before the update, see _catch_up
         self.optimizer.step()
         return self._made

@@ -16,7 +16,7 @@ import parsers
 from data_files import cifar_batch, idx_bytes, pickled_dict, pickled_labels
 
 import cnn
-from cnn.runs import run
+from cnn.runs.settings import Settings, write_settings
 from cnn.training import checkpoint
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -282,7 +282,7 @@ def checkpoints():
 
 def config():
     with parsers.folder() as folder:
-        run.write_settings(folder / "config.toml", run.Settings(epochs=3))
+        write_settings(folder / "config.toml", Settings(epochs=3))
         good = (folder / "config.toml").read_bytes()
     write("config", "good", 0, good)
     write("config", "folder", 1, good)

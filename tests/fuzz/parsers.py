@@ -19,7 +19,7 @@ from pathlib import Path
 
 import cnn
 from cnn.data import cifar, idx
-from cnn.runs import run
+from cnn.runs.settings import read_settings
 from cnn.training import checkpoint
 
 SECONDS, BYTES = 5, 1 << 30  # the most that an input may take, of the processor's time and of memory
@@ -192,7 +192,7 @@ def _checkpoint(mode, data, folder):
 def _config(mode, data, folder):
     """A config.toml, or the folder of one."""
     path = _written(folder, "config.toml", data)
-    run.read_settings(folder if mode[0] & 1 else path)
+    read_settings(folder if mode[0] & 1 else path)
 
 
 PARSERS = {"idx": _idx, "npz": _npz, "cifar": _cifar, "model": _model, "checkpoint": _checkpoint, "config": _config}
@@ -204,5 +204,5 @@ LINES = {
     "cifar": ["cnn.data.cifar"],
     "model": ["cnn.training.checkpoint:load_model,_check_description,_read,_words,_split,_sealed,_compact"],
     "checkpoint": ["cnn.training.checkpoint:load,resume,checkpoints,step_of,_read,_words,_split,_sealed,_compact"],
-    "config": ["cnn.runs.run:read_settings,_read_config,check_each"],
+    "config": ["cnn.runs.settings:read_settings,read_config,check_each"],
 }

@@ -2,7 +2,7 @@
 import numpy as np
 
 from cnn.engine.memory import LANES, zeros
-from cnn.engine.plan import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD
+from cnn.engine.tensors import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD
 from cnn.ops import norm
 from cnn.ops.conv import direct, windows
 

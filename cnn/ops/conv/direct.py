@@ -2,7 +2,7 @@
 import numpy as np
 
 from cnn.engine.memory import LANES
-from cnn.engine.plan import PER_ACTIVE_THREAD
+from cnn.engine.tensors import PER_ACTIVE_THREAD
 from cnn.ops.conv import windows
 from cnn.ops.pool import pooled, side_by_side
 

@@ -1,6 +1,6 @@
 """2-D convolution with fewer multiplications, by tiles: see cnn/_ext/winograd.pyx for the formulas."""
 from cnn.engine.memory import LANES, zeros
-from cnn.engine.plan import ONCE, PER_ACTIVE_BLOCK, PER_BLOCK, PER_SHARD
+from cnn.engine.tensors import ONCE, PER_ACTIVE_BLOCK, PER_BLOCK, PER_SHARD
 from cnn.runtime import get_winograd
 
 CHANNELS = 12       # the fewest that make up for transforming the tiles

@@ -7,7 +7,7 @@ would have too few terms. Formulas: cnn/_ext/winograd_rows.pyx.
 import numpy as np
 
 from cnn.engine.memory import LANES
-from cnn.engine.plan import PER_ACTIVE_THREAD, PER_SHARD
+from cnn.engine.tensors import PER_ACTIVE_THREAD, PER_SHARD
 from cnn.ops.conv import direct
 from cnn.ops.conv.windows import Geometry
 from cnn.ops.pool import pooled, side_by_side

@@ -1,4 +1,4 @@
-"""Optimizers with PyTorch's defaults and update rules.
+"""The base class of optimizers.
 
 An optimizer lays its parameters side by side in one flat array and their gradients in another, group after
 group, so that a step is a single pass over them. The rules stand in _ext/update.pyx; their NumPy twins in
@@ -13,9 +13,10 @@ import numpy as np
 from cnn import shapes
 from cnn.engine import parameter
 from cnn.engine.memory import zeros
-from cnn.engine.plan import Program, circumstances
+from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import Pool, Use, guards
 from cnn.engine.watch import Stamp
+from cnn.optim.groups import Group, checked_parameters, entries, shapes_of
 
 APART = 4096        # numbers: parameters side by side that are updated together
 
@@ -37,7 +38,7 @@ class Optimizer:
         self._norm = np.zeros(1)
         self.lr = lr
         defaults = self._checked(**options)
-        self._groups = [self._group(entry, defaults) for entry in _entries(name, params)]
+        self._groups = [self._group(entry, defaults) for entry in entries(name, params)]
         self.params = [p for group in self._groups for p in group.params]
         if not self.params:
             raise ValueError(f"{name}: params must hold at least one Parameter, got an empty list")
@@ -65,12 +66,12 @@ class Optimizer:
         if "params" not in entry or set(entry) - known:
             raise ValueError(f"{name}: params: a group must have params and may have "
                              f"{', '.join(sorted(known - {'params'}))}, got {', '.join(map(str, entry))}")
-        params = _parameters(name, entry["params"])
+        params = checked_parameters(name, entry["params"])
         lr = shapes.number(name, "lr", entry.get("lr", self.lr), 0)
         if lr != self.lr and self.lr == 0:
             raise ValueError(f"{name}: lr must be above 0 where a group has its own, got 0")
         options = {key: entry.get(key, value) for key, value in defaults.items()}
-        return _Group(params, lr / self.lr if lr != self.lr else 1.0, self._checked(**options))
+        return Group(params, lr / self.lr if lr != self.lr else 1.0, self._checked(**options))
 
     @property
     def lr(self):
@@ -199,7 +200,7 @@ class Optimizer:
         its "lr_scale" and its parameters' "shapes"), which JSON can hold, and by name a copy of every state array,
         (total size of the parameters,), in the order of the groups.
         """
-        groups = [{"shapes": _shapes(group.params), "lr_scale": group.lr_scale, **group.options}
+        groups = [{"shapes": shapes_of(group.params), "lr_scale": group.lr_scale, **group.options}
                   for group in self._groups]
         return {"steps": self.steps, "lr": self.lr, "param_groups": groups,
                 **{name: values.copy() for name, values in self.state.items()}}
@@ -239,176 +240,8 @@ class Optimizer:
         keys = "shapes", "lr_scale", *group.options
         if set(entry) != set(keys):
             raise ValueError(f"{owner}: param_groups must have {', '.join(keys)}, got {', '.join(map(str, entry))}")
-        if entry["shapes"] != _shapes(group.params):
-            raise ValueError(f"{owner}: param_groups must have parameters of the shapes {_shapes(group.params)}, got "
+        if entry["shapes"] != shapes_of(group.params):
+            raise ValueError(f"{owner}: param_groups must have parameters of the shapes {shapes_of(group.params)}, got "
                              f"{entry['shapes']}")
         options = self._checked(**{key: entry[key] for key in group.options})
-        return _Group(group.params, shapes.number(owner, "lr_scale", entry["lr_scale"], 0), options)
-
-
-class _Group:
-    """Parameters that are updated alike: lr_scale times the optimizer's learning rate, with these options."""
-
-    def __init__(self, params, lr_scale, options):
-        self.params, self.lr_scale, self.options = params, lr_scale, options
-
-
-def _entries(name, params):
-    """The groups as dicts; a list of Parameters is one."""
-    try:
-        params = list(params)
-    except TypeError:
-        raise TypeError(f"{name}: params must be a list of Parameters, got {type(params).__name__}") from None
-    if params and all(isinstance(entry, Mapping) for entry in params):
-        return params
-    return [{"params": params}]
-
-
-def _parameters(name, params):
-    try:
-        params = list(params)
-    except TypeError:
-        raise TypeError(f"{name}: params must be a list of Parameters, got {type(params).__name__}") from None
-    for p in params:
-        if not isinstance(p, parameter.Parameter):
-            raise TypeError(f"{name}: params must be Parameters, got {type(p).__name__}")
-    return params
-
-
-def _shapes(params):
-    return [list(p.shape) for p in params]
-
-
-def split_biases(params, **options):
-    """Two parameter groups: the weights, and with these options what has one axis (biases, a norm's two arrays).
-
-        SGD(split_biases(model.parameters(), weight_decay=0), lr=0.1, weight_decay=5e-4)
-
-    params: Parameters, each of which keeps its place among those of its group. Raises TypeError for others.
-    """
-    params = _parameters("split_biases", params)
-    return [{"params": [p for p in params if len(p.shape) > 1]},
-            {"params": [p for p in params if len(p.shape) <= 1], **options}]
-
-
-def parameter_groups(params, lr, weight_decay=0.0, bias_lr=1.0, decay_biases=True):
-    """Parameter groups by what a parameter is: biases (and all else of one axis) apart, as is each `lr_scale`.
-
-        SGD(parameter_groups(model.parameters(), lr=0.1, weight_decay=5e-4, bias_lr=2), lr=0.1)
-
-    A parameter's learning rate is lr times its `lr_scale`, and for biases times bias_lr, above 0; its weight decay
-    is divided by the same, so that what decay takes off in a step of SGD stays. decay_biases: false leaves biases
-    without weight decay. Parameters that are alike keep their order. Raises TypeError or ValueError for arguments
-    that do not fit.
-    """
-    name, groups = "parameter_groups", {}
-    lr, weight_decay = shapes.number(name, "lr", lr, 0), shapes.number(name, "weight_decay", weight_decay, 0)
-    bias_lr = shapes.number(name, "bias_lr", bias_lr, above=0)
-    for p in _parameters(name, params):
-        bias = len(p.shape) <= 1
-        factor = p.lr_scale * bias_lr if bias else p.lr_scale
-        decay = weight_decay / factor if decay_biases or not bias else 0.0
-        groups.setdefault((factor, decay), []).append(p)
-    return [{"params": alike, "lr": lr * factor, "weight_decay": decay} for (factor, decay), alike in groups.items()]
-
-
-class SGD(Optimizer):
-    """v = momentum v + g, w -= lr v; with Nesterov w -= lr (g + momentum v); g includes weight_decay * w.
-
-    Sutskever et al. 2013, in PyTorch's form.
-    """
-
-    kernel = "sgd"
-
-    def __init__(self, params, lr=0.001, momentum=0.0, nesterov=False, weight_decay=0.0):
-        super().__init__(params, lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
-
-    def _checked(self, momentum, nesterov, weight_decay):
-        momentum = shapes.number("SGD", "momentum", momentum, 0)
-        if nesterov and momentum == 0:
-            raise ValueError("SGD: nesterov needs a momentum above 0, got 0")
-        return {"momentum": momentum, "nesterov": bool(nesterov),
-                "weight_decay": shapes.number("SGD", "weight_decay", weight_decay, 0)}
-
-    def _buffers(self, options):
-        return ["velocity"] if options["momentum"] else []
-
-
-class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015); weight_decay * w is a part of the gradient."""
-
-    kernel, decoupled = "adam", False
-
-    def __init__(self, params, lr=0.001, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay)
-
-    def _checked(self, betas, eps, weight_decay):
-        name = type(self).__name__
-        try:
-            beta1, beta2 = betas
-        except (TypeError, ValueError):
-            raise ValueError(f"{name}: betas must be two numbers, got {betas!r}") from None
-        return {"betas": tuple(shapes.number(name, "betas", b, 0, below=1) for b in (beta1, beta2)),
-                "eps": shapes.epsilon(name, eps),
-                "weight_decay": shapes.number(name, "weight_decay", weight_decay, 0)}
-
-    def _buffers(self, options):
-        return ["m", "v"]
-
-    def _arguments(self, options):
-        beta1, beta2 = options["betas"]
-        return {"decoupled": self.decoupled, "beta1": beta1, "beta2": beta2, "eps": options["eps"],
-                "weight_decay": options["weight_decay"]}
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay, w -= lr weight_decay w (Loshchilov & Hutter 2019)."""
-
-    decoupled = True
-
-    def __init__(self, params, lr=0.001, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
-        super().__init__(params, lr, betas, eps, weight_decay)
-
-
-class RMSprop(Optimizer):
-    """w -= lr g / (sqrt(s) + eps), s the running mean of g^2 (Tieleman & Hinton 2012).
-
-    centered takes the running mean of g off under the root (Graves 2013); momentum as in SGD.
-    """
-
-    kernel = "rmsprop"
-
-    def __init__(self, params, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False):
-        super().__init__(params, lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum,
-                         centered=centered)
-
-    def _checked(self, alpha, eps, weight_decay, momentum, centered):
-        return {"alpha": shapes.number("RMSprop", "alpha", alpha, 0, 1),
-                "eps": shapes.epsilon("RMSprop", eps),
-                "weight_decay": shapes.number("RMSprop", "weight_decay", weight_decay, 0),
-                "momentum": shapes.number("RMSprop", "momentum", momentum, 0), "centered": bool(centered)}
-
-    def _buffers(self, options):
-        return ["square", *(["mean"] if options["centered"] else []), *(["velocity"] if options["momentum"] else [])]
-
-    def _arguments(self, options):
-        return {name: options[name] for name in ("alpha", "eps", "weight_decay", "momentum")}
-
-
-OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
-
-
-def clip_grad_norm(params, max_norm):
-    """Scale the gradients of `params` so that their norm, taken together, is at most max_norm.
-
-    Returns the norm before (float), computed in float64. PyTorch's rule: the factor is
-    max_norm / (norm + 1e-6), at most 1.
-    """
-    max_norm = shapes.number("clip_grad_norm", "max_norm", max_norm, 0)
-    params = [p for p in params if p.requires_grad]
-    norm = float(np.sqrt(sum(float(np.square(p.grad, dtype=np.float64).sum()) for p in params)))
-    factor = max_norm / (norm + 1e-6)
-    if factor < 1:
-        for p in params:
-            p.grad *= p.dtype.type(factor)
-    return norm
+        return Group(group.params, shapes.number(owner, "lr_scale", entry["lr_scale"], 0), options)

@@ -1,0 +1,1 @@
+"""Speed of training, beside PyTorch's: what is timed, and how."""

@@ -1,0 +1,174 @@
+"""From what a program's phase has written down to what the executor takes: placing its arrays, and writing the structs
+of its kernels."""
+import math
+
+import numpy as np
+
+from cnn.engine.memory import zeros
+from cnn.engine.tensors import ONCE, PER_BLOCK, PER_SHARD, PER_STEP, Copies, Part, Slot, Tensor
+
+CACHE_LINE = 64         # bytes
+APART = 65 * CACHE_LINE     # from the end of an array to the next, which begins at another place in its page
+
+# the executor's structs, see _ext/op.pxd and _ext/executor.pyx
+ADDRESS = np.dtype([("word", np.intp), ("step", np.intp), ("per", np.intp)])
+OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("n_words", np.intp),
+               ("n_addresses", np.intp), ("addresses", ADDRESS, (12,)), ("words", np.intp, (32,))])
+SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
+
+
+class Compiled:
+    """A phase as the executor takes it. `slots`: by name the (operation, word) pairs to which the address of the
+    array of that name goes. `arrays`: all whose addresses are in the operations. `threads`: the most of any use."""
+
+    def __init__(self, phase, ops, table, slots, arrays, threads):
+        self.phase, self.ops, self.table, self.slots, self.arrays = phase, ops, table, slots, arrays
+        self.threads = threads
+        self.addresses = ops.ctypes.data, table.ctypes.data, len(table)
+        self.counters = tuple(counter.ctypes.data for counter in phase.counters)
+
+
+class Compiler:
+    """Compiles phases of one program."""
+
+    def __init__(self, program):
+        self.program = program
+
+    def compiled(self, phase):
+        self._allocate(array for s in phase.segments for array in s.exchanged)     # `ahead` wants their addresses
+        values = {op: op[1]() for s in phase.segments for op in s.ops}
+        self._drop_unread(phase, values)
+        segments = [s for s in phase.segments if s.ops]
+        if not self.program.keep:
+            self._place(segments, values)
+        self._allocate(array for op in (op for s in segments for op in s.ops) for array in _own_arrays(values[op]))
+        ops = np.zeros(sum(len(s.ops) for s in segments), OP)
+        table = np.zeros(len(segments), SEGMENT)
+        slots, arrays, at = {}, [], 0
+        for segment, entry in zip(segments, table, strict=True):
+            entry["first"], entry["count"] = at, len(segment.ops)
+            for op in segment.ops:
+                self._write(ops, at, op[0], values[op], op[2], slots, arrays)
+                at += 1
+            entry["tasks"] = 0 if segment.per_block else sum(op[2] for op in segment.ops)
+        table = table[[s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]]
+        splits = bool(ops["splits"].any())
+        most = self.program.threads if splits else max([t or self.program.shards for t in table["tasks"]], default=1)
+        return Compiled(phase, ops, table, slots, arrays, min(self.program.threads, int(most)))
+
+    def _drop_unread(self, phase, values):
+        """Leave out normalisations whose output no operation reads; values: the arguments of every operation."""
+        unread = {op: given["y"].root for op, given in values.items() if op[0] == "normalise"}
+        read = {v.root for op, given in values.items() for name, v in given.items()
+                if isinstance(v, (Tensor, Part)) and not (op in unread and name == "y")}
+        read.update(v.root for compiled in self.program._compiled.values() for v in compiled.arrays
+                    if isinstance(v, (Tensor, Part)))
+        for s in phase.segments:
+            s.ops = [op for op in s.ops if op not in unread or unread[op] in read]
+
+    def _place(self, segments, values):
+        """Place the arrays of a phase that stands by itself, all in one piece of memory, so that no page is used in
+        part. Those of one layout that are never in use at the same time share a room, the largest first: the less
+        memory there is, the more of it stays in the caches, and the sooner the first run has touched all of it."""
+        uses, whole = self._in_use(segments, values)
+
+        def size(array):
+            return math.prod(self._room(array)) * array.dtype.itemsize
+        rooms = {}      # by layout: lists of [when it is in use, arrays]
+        for array in sorted((a for a in uses if a.array is None), key=size, reverse=True):
+            alike = rooms.setdefault(array.dtype if array in whole else array.layout, [])
+            room = next((room for room in alike if not room[0] & uses[array]), None)
+            if room is None:
+                alike.append([uses[array], [array]])
+            else:
+                room[0] |= uses[array]
+                room[1].append(array)
+        rooms = [arrays for alike in rooms.values() for _, arrays in alike]
+        sizes = [-(-size(largest) // CACHE_LINE) * CACHE_LINE + APART for largest, *_ in rooms]
+        memory, start = self._zeros(sum(sizes), np.uint8), 0
+
+        def placed(array):
+            return memory[start:start + size(array)].view(array.dtype).reshape(self._room(array))
+        for arrays, apart in zip(rooms, sizes, strict=True):
+            largest = placed(arrays[0])
+            for array in arrays:
+                array.array = placed(array) if array in whole else largest
+            start += apart
+
+    def _in_use(self, segments, values):
+        """When arrays are in use: by array a bit for each operation from the first to the last that uses it. What
+        tasks use, or all blocks of a shard, is in use for whole segments; the set of these arrays is returned, too.
+        Tensors that operations of several segments use get one copy for each block."""
+        ops = [(s, op) for s, segment in enumerate(segments) for op in segment.ops]
+        first, last, whole = {}, {}, set()      # by number
+        for i, (_, op) in enumerate(ops):
+            for array in _own_arrays(values[op]):
+                first.setdefault(array, i)
+                last[array] = i
+                if isinstance(array, Copies) and (op[2] or array.per in (ONCE, PER_SHARD)):
+                    whole.add(array)
+        ends = np.cumsum([0, *(len(segment.ops) for segment in segments)]).tolist()
+        for array in first:
+            begin, end = ops[first[array]][0], ops[last[array]][0]      # segments
+            if array in whole:
+                first[array], last[array] = ends[begin], ends[end + 1] - 1
+            elif isinstance(array, Tensor) and begin != end:
+                array.per = PER_BLOCK
+        return {array: (2 << last[array]) - (1 << first[array]) for array in first}, whole
+
+    def _allocate(self, arrays):
+        """Give arrays that have none memory of their own."""
+        for array in arrays:
+            if array.array is None:
+                array.array = self._zeros(self._room(array), array.dtype)
+
+    def _room(self, array):
+        return array.room(self._count(array.per))
+
+    def _zeros(self, shape, dtype):
+        array = zeros(shape, dtype)
+        self.program.nbytes += array.nbytes
+        return array
+
+    def _count(self, per):
+        return {ONCE: 1, PER_BLOCK: self.program.blocks, PER_SHARD: self.program.shards}.get(per, self.program.threads)
+
+    def _write(self, ops, at, kernel, values, tasks, slots, alive):
+        address, fields = self.program.kernels.table[kernel]
+        unknown = set(values) - set(fields)
+        missing = {name for name, kind in fields.items() if kind in ("size", "number")} - set(values)
+        if unknown or missing:
+            raise TypeError(f"{kernel}: unknown arguments {sorted(unknown)}, missing {sorted(missing)}")
+        words, addresses = [], []
+        for name, kind in fields.items():
+            value = values.get(name)
+            if kind == "size":
+                words.append(value)
+            elif kind == "number":
+                words.append(np.float64(value).view(np.intp))
+            else:
+                base, step, per, *shape = self._argument(value, (at, len(words)), slots, alive)
+                if per != ONCE:
+                    addresses.append((len(words), step, per))
+                words += [base, *shape] if kind == "image" else [base]
+        op = ops[at]
+        op["kernel"], op["tasks"], op["splits"] = address, tasks, kernel in self.program.kernels.splits
+        op["n_words"], op["n_addresses"] = len(words), len(addresses)
+        op["words"][:len(words)], op["addresses"][:len(addresses)] = words, addresses
+
+    def _argument(self, value, place, slots, alive):
+        """Where an array lies: address, step from copy to copy, of what there are copies, plane, row."""
+        if value is None:
+            return 0, 0, ONCE, 0, 0
+        if isinstance(value, Slot):
+            slots.setdefault(value.name, []).append(place)
+            return 0, 0, PER_STEP if value.per_step else ONCE, 0, 0
+        alive.append(value)
+        if isinstance(value, np.ndarray):
+            return value.ctypes.data, 0, ONCE, 0, 0
+        return value.argument()
+
+
+def _own_arrays(values):
+    """Those of the program that an operation with these arguments uses."""
+    return [v.root for v in values.values() if isinstance(v, (Tensor, Part, Copies))]

@@ -1,0 +1,305 @@
+"""Programs: what a layer asks the kernels to do, and running it.
+
+A layer describes itself by adding operations to a `Program`. Running a single layer and running a whole
+training step are then the same thing: a list of operations handed to the executor (_ext/executor.pyx),
+which carries sixteen images at a time through all of them.
+
+    program = Program(np.float32, images=64)
+    x = program.tensor(1, 28, 28)                       # becomes (blocks, 1, 28, 28, 16)
+    program.add("relu", lambda: dict(x=x, y=x, **x.pixels))
+    program.run(64)
+
+Operations are written down as functions that return their arguments, because where an array lies is
+known only when the whole program is: a convolution that comes later may ask for a border of zeros.
+"""
+import math
+from typing import Any
+
+import numpy as np
+
+from cnn import _ext, runtime
+from cnn._ext import executor
+from cnn.engine.compiling import CACHE_LINE, Compiler
+from cnn.engine.memory import LANES, zeros
+from cnn.engine.tensors import ONCE, PER_ACTIVE_BLOCK, PER_BLOCK, PER_SHARD, PER_STEP, Copies, Slot, Table, Tensor
+
+PRIVATE = 1 << 18       # bytes of an array of which every thread makes its own
+MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
+
+
+class _Segment:
+    """Operations between two barriers: all cut into tasks; or per block, but for those that `prepare` adds, whose
+    tasks every thread runs before its first block."""
+
+    def __init__(self, per_block):
+        self.per_block = per_block
+        self.exchanged, self.asks = [], False       # see Program.exchanged and Program.ahead
+        self.ops = []       # (kernel name, function that returns the arguments, tasks)
+
+
+class _Phase:
+    """What one run does: segments of operations, functions to call before it, arrays that count its steps."""
+
+    def __init__(self):
+        self.segments, self.hooks, self.counters = [], [], []
+
+
+class Program:
+    """Operations on batches of up to `images` images, in one or more phases.
+
+    dtype: float32 or float64, of everything computed.
+    images: the largest batch; any smaller one can be run too.
+    steps: the most batches that a run can work through one after the other.
+    keep: whether activations stay after a run (one copy for each block), as a backward phase that is
+        run by itself needs them. Otherwise a thread has one copy, which stays in its cache, of those that
+        are not used on both sides of a `cut`.
+    gradients: whether there is to be a backward pass, in this phase or another.
+
+    One thread at a time may run it. A phase exists once it is compiled: what an exception cuts short is not kept.
+    """
+
+    loss: Any       # what those who write a program may note in it
+
+    def __init__(self, dtype, images, keep=False, steps=1, gradients=False):
+        self.dtype = np.dtype(dtype)
+        self.kernels = _ext.kernels(self.dtype)
+        self.images, self.keep, self.steps, self.gradients = images, keep, steps, gradients
+        self.made_from = None       # what a Pool looks it up by
+        self.threads = runtime.get_num_threads()
+        self.blocks = max(1, -(-images // LANES))
+        self.shards = min(self.blocks, MAX_SHARDS)
+        self.batch = 0      # images of the run at hand
+        self.nbytes = 0     # of its own arrays
+        self._drafts = {}   # phases that are not compiled yet
+        self._compiled = {}
+        self.begin("forward")
+
+    def close(self):
+        """Let go of everything: a program is a circle of references, which would keep its memory for a while."""
+        for phase in (*self._drafts.values(), *(compiled.phase for compiled in self._compiled.values())):
+            for segment in phase.segments:
+                segment.ops.clear()
+        self._drafts.clear()
+        self._compiled.clear()
+        self._phase = self._segments = self._uses = None
+        for name in ("pull", "results", "loss"):     # what those who wrote it have noted
+            vars(self).pop(name, None)
+
+    # ------------------------------------------------------------ arrays
+
+    def tensor(self, channels, height=1, width=1, flat=False, *, integer=False):
+        """A new activation. With `integer` it holds integers as wide as the dtype (pooling indices)."""
+        dtype = np.dtype(f"i{self.dtype.itemsize}") if integer else self.dtype
+        return Tensor(channels, height, width, dtype, PER_BLOCK if self.keep else PER_ACTIVE_BLOCK, flat)
+
+    def like(self, tensor):
+        return self.tensor(tensor.channels, tensor.height, tensor.width, tensor.flat)
+
+    def view(self, tensor, channels, height=1, width=1, flat=False):
+        """The same numbers as another tensor, seen in another shape of as many elements."""
+        if tensor.left or tensor.right:
+            tensor = self._copied(tensor)
+        view = self.tensor(channels, height, width, flat)
+        view.source, view.viewed, tensor.viewed = tensor, True, True
+        return view
+
+    def overwritable(self, tensor):
+        """The tensor itself, or a new one like it where others still read its numbers."""
+        return self.like(tensor) if tensor.root.shared else tensor
+
+    def bordered(self, tensor, left, right):
+        """The tensor, with at least so many columns of zeros on both sides."""
+        if tensor.left >= left and tensor.right >= right:
+            return tensor
+        if tensor.viewed or tensor.array is not None:
+            tensor = self._copied(tensor)
+        tensor.left, tensor.right = max(tensor.left, left), max(tensor.right, right)
+        return tensor
+
+    def _copied(self, tensor):
+        copy = self.like(tensor)
+        self.add("copy", lambda: dict(x=tensor, y=copy, **copy.pixels))
+        return copy
+
+    def copies(self, size, per, dtype=None):
+        return Copies(size, np.dtype(dtype or self.dtype), per)
+
+    def per_step(self, count, dtype=np.float64):
+        """`count` numbers for each step of a run, which a function given to `on_run` sets."""
+        return Table(np.zeros((self.steps, count), dtype), PER_STEP)
+
+    def exchanged(self, *arrays):
+        """Note that threads read of these Copies, one for each block, what others have written in this segment."""
+        self._segments[-2].exchanged += arrays
+
+    def ahead(self):
+        """A function that returns the arguments by which the first convolution of a segment, while it computes, asks
+        for all that is `exchanged`: before a core may write what others have read they must be told, which takes
+        longer than computing it."""
+        segment = self._segments[-2]
+        first, segment.asks = not segment.asks, True
+
+        def arguments():
+            if not first or self.threads == 1 or not segment.exchanged:
+                return dict(ahead_size=0)
+            lines = [(c.array.ctypes.data + np.arange(0, c.array.nbytes, CACHE_LINE, np.uintp)).reshape(self.blocks, -1)
+                     for c in segment.exchanged]
+            table = np.concatenate(lines, axis=1)
+            return dict(ahead=Table(table, PER_BLOCK), ahead_size=table.shape[1])
+        return arguments
+
+    def zeros(self, count):
+        """An array of its own, whatever the number of threads and blocks."""
+        array = zeros(count, self.dtype)
+        self.nbytes += array.nbytes
+        return array
+
+    def gradient(self, parameter):
+        """An array for the gradient of a parameter, or None where it is not wanted. The first is the parameter's own;
+        what further uses fill is added to it by `add_gradients`."""
+        if parameter is None or not parameter.requires_grad:
+            return None
+        uses = self._uses.setdefault(id(parameter), [])
+        uses.append(self.zeros(parameter.size).reshape(parameter.shape) if uses else parameter.grad)
+        return uses[-1]
+
+    def add_gradients(self):
+        """Where a parameter is used several times, add up its gradients, in the order in which they were asked for."""
+        if any(len(uses) > 1 for uses in self._uses.values()):
+            self.cut()
+        for grad, *others in self._uses.values():
+            for other in others:
+                self.before("accumulate", lambda grad=grad, other=other: dict(x=other, y=grad, count=grad.size),
+                            self.kernels.pack.chunks(grad.size))
+
+    # ------------------------------------------------------------ writing
+
+    def begin(self, phase):
+        """Add what follows to this phase, which `run` names; what an earlier attempt added is gone."""
+        self._phase = self._drafts[phase] = _Phase()
+        self._segments, self._uses = self._phase.segments, {}
+        self._segments.append(_Segment(False))
+        self.cut()
+
+    def cut(self):
+        """Wait for the whole batch: what follows may use what all blocks have computed."""
+        self._segments += [_Segment(False), _Segment(True), _Segment(False)]
+
+    def add(self, kernel, arguments):
+        """Add an operation on every block."""
+        self._segments[-2].ops.append((kernel, arguments, 0))
+
+    def first(self, kernel, arguments, tasks):
+        """Add an operation on the whole batch, cut into tasks, before all others of the phase."""
+        self._segments[0].ops.append((kernel, arguments, tasks))
+
+    def before(self, kernel, arguments, tasks):
+        """Add an operation on the whole batch, cut into tasks, before the blocks of this segment."""
+        self._segments[-3].ops.append((kernel, arguments, tasks))
+
+    def after(self, kernel, arguments, tasks):
+        """Add an operation on the whole batch, cut into tasks, after the blocks of this segment."""
+        self._segments[-1].ops.append((kernel, arguments, tasks))
+
+    def on_run(self, function):
+        """Call `function(step)` before a run of this phase for each of its steps, from 0; `batch` tells how many
+        images they have. It must change nothing but arrays of the program: the run may still be interrupted."""
+        self._phase.hooks.append(function)
+
+    def count(self, counter):
+        """Have an int64 array of one number count the uses that this phase's steps make of something. Returns a
+        function of the step that tells which use this one will be, from 1."""
+        counters = self._phase.counters
+        counters.append(counter)
+        own, address = len(counters), counter.ctypes.data
+
+        def number(step):
+            uses = [i for i, other in enumerate(counters, 1) if other.ctypes.data == address]
+            return int(counter.flat[0]) + step * len(uses) + uses.index(own) + 1
+        return number
+
+    def has(self, phase):
+        """Whether a phase is complete."""
+        return phase in self._compiled
+
+    # ------------------------------------------------------------ compiling and running
+
+    def compile(self, phase="forward"):
+        """Compile what has been added to a phase, unless it is compiled already."""
+        if phase not in self._compiled:
+            self._compiled[phase] = Compiler(self).compiled(self._drafts[phase])
+            del self._drafts[phase]
+
+    def run(self, images, phase="forward", /, steps=1, before=None, **arrays):
+        """Run a phase on a batch of `images` images, or on `steps` of them, one after the other.
+
+        `arrays` fill the slots, one NumPy array each. `before(step)` is called before the functions of `on_run` are.
+        """
+        self.compile(phase)
+        compiled = self._compiled[phase]
+        if compiled.slots.keys() - arrays.keys():
+            raise TypeError(f"Program: arrays are missing: "
+                            f"{', '.join(sorted(compiled.slots.keys() - arrays.keys()))}")
+        self.batch = images
+        for step in range(steps):
+            if before is not None:
+                before(step)
+            for hook in compiled.phase.hooks:
+                hook(step)
+        slots = [(places, arrays[name]) for name, places in compiled.slots.items()]
+        executor.run(*compiled.addresses, images, blocks_per_shard(images), compiled.threads, steps, slots,
+                     compiled.counters)
+
+    def phases(self):
+        """Names of the phases that are complete."""
+        return list(self._compiled)
+
+    # ------------------------------------------------------------ steps that many layers share
+
+    def input(self, channels, height=1, width=1, *, flat=False, name="x"):
+        """A tensor packed from the NCHW array of the slot `name`."""
+        x = self.tensor(channels, height, width, flat)
+        self.add("pack", lambda: dict(x=Slot(name), y=x, **x.pixels))
+        return x
+
+    def output(self, tensor, name="y"):
+        """Unpack a tensor into the NCHW array of the slot `name`."""
+        self.add("unpack", lambda: dict(x=tensor, y=Slot(name), **tensor.pixels))
+
+    def gather(self, source, order):
+        """An array filled with source[order] before the blocks: weights in the order a kernel wants."""
+        return self.prepare("gather", lambda packed: dict(x=source, index=order, y=packed, count=len(order)),
+                            len(order), self.kernels.pack.chunks(len(order)))
+
+    def prepare(self, kernel, arguments, count, tasks):
+        """An array of `count` numbers which an operation, cut into tasks, makes before the blocks;
+        `arguments(array)` are its arguments.
+
+        Of a small one every thread makes its own: two cores that read an array which one of them writes, run
+        after run, wait for one another longer than this takes.
+        """
+        if count * self.dtype.itemsize <= PRIVATE:
+            array = self.copies(count, PER_ACTIVE_BLOCK)
+            self._segments[-2].ops.append((kernel, lambda: arguments(array), tasks))
+        else:
+            array = self.copies(count, ONCE)
+            self._segments[-3].ops.append((kernel, lambda: arguments(array), tasks))
+        return array
+
+    def shard_sum(self, target, count):
+        """`count` numbers for each shard; after the blocks their sum, taken in order, goes to `target`."""
+        parts = self.copies(count, PER_SHARD)
+        self.after("sum_shards", lambda: dict(x=parts, y=target, count=count, step=parts.step),
+                   self.kernels.pack.chunks(count))
+        return parts
+
+
+def circumstances():
+    """What programs depend on besides what they compute; compared with ==."""
+    return runtime.get_num_threads(), runtime.get_winograd()
+
+
+def blocks_per_shard(images):
+    """It depends on the batch alone, so that sums over shards do not depend on the number of threads."""
+    blocks = math.ceil(images / LANES)
+    return max(1, math.ceil(blocks / MAX_SHARDS))

@@ -1,0 +1,20 @@
+"""Clipping gradients."""
+import numpy as np
+
+from cnn import shapes
+
+
+def clip_grad_norm(params, max_norm):
+    """Scale the gradients of `params` so that their norm, taken together, is at most max_norm.
+
+    Returns the norm before (float), computed in float64. PyTorch's rule: the factor is
+    max_norm / (norm + 1e-6), at most 1.
+    """
+    max_norm = shapes.number("clip_grad_norm", "max_norm", max_norm, 0)
+    params = [p for p in params if p.requires_grad]
+    norm = float(np.sqrt(sum(float(np.square(p.grad, dtype=np.float64).sum()) for p in params)))
+    factor = max_norm / (norm + 1e-6)
+    if factor < 1:
+        for p in params:
+            p.grad *= p.dtype.type(factor)
+    return norm

@@ -1,0 +1,71 @@
+"""Groups of parameters, each with options of its own."""
+from collections.abc import Mapping
+
+from cnn import shapes
+from cnn.engine.parameter import Parameter
+
+
+class Group:
+    """Parameters that are updated alike: lr_scale times the optimizer's learning rate, with these options."""
+
+    def __init__(self, params, lr_scale, options):
+        self.params, self.lr_scale, self.options = params, lr_scale, options
+
+
+def entries(name, params):
+    """The groups as dicts; a list of Parameters is one."""
+    try:
+        params = list(params)
+    except TypeError:
+        raise TypeError(f"{name}: params must be a list of Parameters, got {type(params).__name__}") from None
+    if params and all(isinstance(entry, Mapping) for entry in params):
+        return params
+    return [{"params": params}]
+
+
+def checked_parameters(name, params):
+    try:
+        params = list(params)
+    except TypeError:
+        raise TypeError(f"{name}: params must be a list of Parameters, got {type(params).__name__}") from None
+    for p in params:
+        if not isinstance(p, Parameter):
+            raise TypeError(f"{name}: params must be Parameters, got {type(p).__name__}")
+    return params
+
+
+def shapes_of(params):
+    return [list(p.shape) for p in params]
+
+
+def split_biases(params, **options):
+    """Two parameter groups: the weights, and with these options what has one axis (biases, a norm's two arrays).
+
+        SGD(split_biases(model.parameters(), weight_decay=0), lr=0.1, weight_decay=5e-4)
+
+    params: Parameters, each of which keeps its place among those of its group. Raises TypeError for others.
+    """
+    params = checked_parameters("split_biases", params)
+    return [{"params": [p for p in params if len(p.shape) > 1]},
+            {"params": [p for p in params if len(p.shape) <= 1], **options}]
+
+
+def parameter_groups(params, lr, weight_decay=0.0, bias_lr=1.0, decay_biases=True):
+    """Parameter groups by what a parameter is: biases (and all else of one axis) apart, as is each `lr_scale`.
+
+        SGD(parameter_groups(model.parameters(), lr=0.1, weight_decay=5e-4, bias_lr=2), lr=0.1)
+
+    A parameter's learning rate is lr times its `lr_scale`, and for biases times bias_lr, above 0; its weight decay
+    is divided by the same, so that what decay takes off in a step of SGD stays. decay_biases: false leaves biases
+    without weight decay. Parameters that are alike keep their order. Raises TypeError or ValueError for arguments
+    that do not fit.
+    """
+    name, groups = "parameter_groups", {}
+    lr, weight_decay = shapes.number(name, "lr", lr, 0), shapes.number(name, "weight_decay", weight_decay, 0)
+    bias_lr = shapes.number(name, "bias_lr", bias_lr, above=0)
+    for p in checked_parameters(name, params):
+        bias = len(p.shape) <= 1
+        factor = p.lr_scale * bias_lr if bias else p.lr_scale
+        decay = weight_decay / factor if decay_biases or not bias else 0.0
+        groups.setdefault((factor, decay), []).append(p)
+    return [{"params": alike, "lr": lr * factor, "weight_decay": decay} for (factor, decay), alike in groups.items()]

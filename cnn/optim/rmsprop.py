@@ -1,0 +1,28 @@
+"""RMSprop."""
+from cnn import shapes
+from cnn.optim.optimizer import Optimizer
+
+
+class RMSprop(Optimizer):
+    """w -= lr g / (sqrt(s) + eps), s the running mean of g^2 (Tieleman & Hinton 2012).
+
+    centered takes the running mean of g off under the root (Graves 2013); momentum as in SGD.
+    """
+
+    kernel = "rmsprop"
+
+    def __init__(self, params, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False):
+        super().__init__(params, lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum,
+                         centered=centered)
+
+    def _checked(self, alpha, eps, weight_decay, momentum, centered):
+        return {"alpha": shapes.number("RMSprop", "alpha", alpha, 0, 1),
+                "eps": shapes.epsilon("RMSprop", eps),
+                "weight_decay": shapes.number("RMSprop", "weight_decay", weight_decay, 0),
+                "momentum": shapes.number("RMSprop", "momentum", momentum, 0), "centered": bool(centered)}
+
+    def _buffers(self, options):
+        return ["square", *(["mean"] if options["centered"] else []), *(["velocity"] if options["momentum"] else [])]
+
+    def _arguments(self, options):
+        return {name: options[name] for name in ("alpha", "eps", "weight_decay", "momentum")}

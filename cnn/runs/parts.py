@@ -1,0 +1,139 @@
+"""What a run consists of, made as its settings say: data, trainer, callbacks."""
+import numpy as np
+
+from cnn import data, models, optim, schedules
+from cnn.layers.losses import CrossEntropyLoss
+from cnn.runs.settings import anywhere, check_patience
+from cnn.training import checks
+from cnn.training.averaging import EMA, Lookahead
+from cnn.training.callbacks import BestCheckpoint, CSVLog, EarlyStopping, JSONLLog, TensorBoard
+from cnn.training.trainer import Trainer
+
+
+def load(settings):
+    """The data sets to train on, to choose by (or None), and to test on."""
+    train_set, validation, test_set = data.load_parts(
+        settings.dataset, settings.data_dir or None, settings.image_size or None, seed=settings.seed)
+    check_patience(settings, validation)
+    if validation is not None and settings.validation_fraction:
+        raise ValueError(f"train: validation fraction must be 0, because {settings.dataset} has validation images of "
+                         f"its own ({validation.name}), got {settings.validation_fraction}")
+    if not settings.validation_fraction:
+        return train_set, validation, test_set
+    return *train_set.split(settings.validation_fraction, settings.seed), test_set
+
+
+def counts(sets):
+    """How many images there are to train on, to choose by and to test on, in words."""
+    return ", ".join(f"{0 if part is None else len(part)} {use}"
+                     for part, use in zip(sets, ("training", "validation", "test"), strict=True))
+
+
+def make(settings, train_set):
+    """A trainer, the loader that feeds it, and what a model file says about the model."""
+    channels, height, width = train_set.images.shape[1:]
+    if height != width:
+        raise ValueError(f"train: the models want square images, those of {settings.dataset} are {height}x{width}")
+    arguments = {"in_channels": channels, "num_classes": train_set.num_classes, "image_size": height,
+                 **models.widths("train", settings.model, settings.channels)}
+    model = models.MODELS[settings.model](**arguments, seed=settings.seed)
+    if settings.model in models.WHITENED:
+        models.whiten(model, train_set.normalise(train_set.images[:5000]))
+    description = {"model": settings.model, "arguments": arguments, "classes": list(train_set.classes),
+                   "mean": list(train_set.mean), "std": list(train_set.std), "pixels": str(train_set.images.dtype),
+                   "dataset": anywhere(settings).dataset, "seed": settings.seed,
+                   "tta": None if settings.tta == "none" else settings.tta}
+    loader = data.DataLoader(train_set, settings.batch_size, shuffle=True, seed=settings.seed,
+                             transform=make_transform(settings, train_set), drop_last=settings.drop_last)
+    trainer = Trainer(model, make_optimizer(settings, model.parameters()), make_loss(settings, train_set),
+                      schedule=make_schedule(settings, max(1, len(loader) * settings.epochs)),
+                      max_grad_norm=settings.max_grad_norm or None, progress=False)
+    if not len(loader):
+        raise ValueError(f"train: with drop last, batch size must be at most the {len(train_set):,} training images, "
+                         f"got {settings.batch_size}")
+    checks.single_values("train", model, loader)
+    return trainer, loader, description
+
+
+def make_optimizer(settings, parameters):
+    """The optimizer that the settings name."""
+    options = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    groups = optim.parameter_groups(parameters, **options, bias_lr=settings.bias_lr,
+                                    decay_biases=settings.decay_biases)
+    if settings.optimizer == "sgd":
+        options.update(momentum=settings.momentum, nesterov=settings.momentum > 0)
+    elif settings.optimizer == "rmsprop":
+        options.update(momentum=settings.momentum)
+    return optim.OPTIMIZERS[settings.optimizer](groups, **options)
+
+
+def make_schedule(settings, steps):
+    """The schedule that the settings name, over a run of `steps` steps."""
+    if settings.schedule == "one-cycle":
+        return schedules.OneCycle(settings.lr, steps, pct_start=0.2)
+    if settings.schedule == "triangle":     # that of the paper that models.cifar_net names
+        return schedules.OneCycle(settings.lr, steps, pct_start=0.23, div_factor=1 / 0.2, final_div_factor=0.2 / 0.07,
+                                  anneal_strategy="linear")
+    if settings.schedule == "cosine":
+        return schedules.Cosine(settings.lr, steps, warmup_steps=min(steps // 10, 500))
+    if settings.schedule == "linear":
+        return schedules.Linear(settings.lr, steps)
+    if settings.schedule == "step":
+        return schedules.Step(settings.lr, max(1, -(-steps // 4)))
+    return schedules.Constant(settings.lr)
+
+
+def make_averages(settings, model, steps):
+    """The averages of weights that the settings ask for, over a run of `steps` steps: callbacks that come first."""
+    result = []
+    if settings.lookahead:      # the decay of the paper that models.cifar_net names
+        result.append(Lookahead(model, lambda step: 0.95**5 * (step / steps) ** 3, every=5))
+    if settings.ema:
+        result.append(EMA(model, settings.ema, apply=True))
+    return result
+
+
+def make_transform(settings, train_set):
+    """What happens to training images at random, or None."""
+    size, transforms = min(train_set.images.shape[2:]), []
+    for name in ("shift", "cutout"):
+        if getattr(settings, name) >= size:
+            raise ValueError(f"train: {name} must be below {size}, the side of the images, got "
+                             f"{getattr(settings, name)}")
+    if settings.rotate or settings.translate or settings.scale or settings.shear:
+        transforms.append(data.RandomAffine(settings.rotate, (settings.translate, settings.translate),
+                                            (1 - settings.scale, 1 + settings.scale), settings.shear))
+    if settings.shift:
+        transforms.append(data.RandomCrop(settings.shift, settings.shift_mode))
+    if settings.flip == "random":
+        transforms.append(data.RandomFlip())
+    elif settings.flip == "alternating":
+        transforms.append(data.AlternatingFlip(settings.seed))
+    if settings.cutout:
+        mean = train_set.mean
+        fill = [round(255 * m) for m in mean] if train_set.images.dtype == np.uint8 else list(mean)
+        transforms.append(data.Cutout(settings.cutout, fill))
+    return data.Compose(*transforms) if transforms else None
+
+
+def make_loss(settings, train_set):
+    """The loss that the settings name."""
+    weight = None
+    if settings.class_weights == "balanced":
+        counts = np.bincount(train_set.labels, minlength=train_set.num_classes)
+        weight = len(train_set) / (len(counts) * np.maximum(counts, 1))
+    return CrossEntropyLoss(settings.label_smoothing, weight)
+
+
+def make_callbacks(settings, folder, validation, description):
+    """The callbacks that the settings ask for: logs, early stopping, the best weights."""
+    result = [CSVLog(folder / "history.csv")]
+    if settings.log_steps:
+        result.append(JSONLLog(folder / "steps.jsonl"))
+    if settings.tensorboard:
+        result.append(TensorBoard(folder / "tensorboard"))
+    if settings.patience:
+        result.append(EarlyStopping(settings.monitor, settings.patience, settings.min_delta))
+    if validation is not None:
+        result.append(BestCheckpoint(folder / "best.safetensors", settings.monitor, settings.min_delta, description))
+    return result

@@ -1,0 +1,69 @@
+"""The base class of callbacks, and what they share."""
+import contextlib
+
+
+class TrainingDiverged(ArithmeticError):
+    """The loss or a weight became NaN or infinite. The optimizer's state is then of no use any more, nor is the model,
+    unless a callback has restored its best weights."""
+
+    ADVICE = ("try a lower lr, a schedule with warm-up, or a max_grad_norm such as 1; `with cnn.debug():` (--debug) "
+              "finds where it begins")
+
+
+class Callback:
+    """Override what you need; every event gets the trainer, whose attributes say where the run is.
+
+    Callbacks are called in the order in which the trainer has them. Where none that overrides `on_step_end` has
+    `every_step`, training takes several steps before it calls them, as many as are done in twenty milliseconds, which
+    saves up to a tenth of a short step: `trainer.recent` tells of all of them. One that must remember something when
+    a run is resumed has `state_dict()`, a dict of arrays and what JSON can hold, and `load_state_dict(state)`: its
+    state is then a part of every checkpoint, under the name of its class. Its `on_fit_start` forgets what an earlier
+    `fit` has left, unless `trainer.resumes(self)`.
+    """
+
+    every_step = True       # whether `on_step_end` must be called after every single step
+
+    def on_fit_start(self, trainer):
+        """Before the first epoch."""
+
+    def on_step_end(self, trainer):
+        """After each step, or each few: `trainer.step`, `trainer.loss` (of the last batch), `trainer.lr`."""
+
+    def on_epoch_end(self, trainer):
+        """After each epoch: `trainer.history[-1]` is its row."""
+
+    def on_fit_end(self, trainer):
+        """After the last epoch, and where anything else has ended `fit`: an exception, Ctrl-C. It is called if
+        `on_fit_start` has returned, and does what must be done in any case: close files, restore weights."""
+
+    def measuring(self):
+        """A context manager in which the model holds the weights to measure and to keep: those of training."""
+        return contextlib.nullcontext()
+
+
+def end_fit(trainer, begun, error=None):
+    """Call `on_fit_end` of all callbacks that have begun, whatever one of them raises.
+
+    error: what ended `fit`; the caller raises it afterwards. Without one, this raises the first error of a callback.
+    Later errors become notes of the first.
+    """
+    first = None
+    for callback in begun:
+        try:
+            callback.on_fit_end(trainer)
+        except BaseException as failure:
+            if error is None and first is None:
+                first = failure
+            else:
+                (error or first).add_note(f"and then {type(callback).__name__}.on_fit_end raised {failure!r}")
+    try:
+        if first is not None:
+            raise first
+    finally:
+        del first, error    # their tracebacks refer to this frame
+
+
+def refuse_to_overwrite(path, trainer, nothing=b""):
+    """Refuse a file of another run. nothing: what a file holds to which no run has added anything."""
+    if trainer.step == 0 and path.exists() and path.stat().st_size and path.read_bytes() != nothing:
+        raise FileExistsError(f"{path} exists already; a new run does not overwrite it")

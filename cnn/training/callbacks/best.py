@@ -1,0 +1,136 @@
+"""The best epoch so far: stopping when none is better any more, keeping its weights."""
+import math
+from pathlib import Path
+
+import numpy as np
+
+from cnn import shapes
+from cnn.training import checkpoint
+from cnn.training.callbacks.base import Callback, refuse_to_overwrite
+from cnn.training.history import History
+
+
+class _Best(Callback):
+    """Knows the best epoch so far. A NaN is never better, and neither is what differs by less than min_delta, nor an
+    epoch whose last steps have made weights NaN or infinite."""
+
+    def __init__(self, monitor, min_delta):
+        owner = type(self).__name__
+        if monitor not in History.COLUMNS:
+            raise ValueError(f"{owner}: monitor must be one of {', '.join(History.COLUMNS)}, got {monitor!r}")
+        self.monitor = monitor
+        self.min_delta = shapes.number(owner, "min_delta", min_delta, 0)
+        self.best, self.best_epoch = None, 0
+
+    def on_fit_start(self, trainer):
+        if self.monitor.startswith("val_") and not trainer.validates:
+            raise ValueError(f"{type(self).__name__}: monitor {self.monitor} needs validation data: give fit some, or "
+                             f"monitor train_loss")
+
+    def _improves(self, trainer):
+        """Whether the epoch that has just ended is the best."""
+        value, sign = trainer.history[-1][self.monitor], 1 if "accuracy" in self.monitor else -1
+        if math.isnan(value) or (self.best is not None and not sign * (value - self.best) > self.min_delta):
+            return False
+        with trainer.measuring():
+            return all(np.isfinite(array).all() for _, array in trainer.model._state())
+
+    def state_dict(self):
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state):
+        owner, best = type(self).__name__, state["best"]
+        if best is not None:
+            shapes.number(owner, "best of the state", best)
+        self.best = best
+        self.best_epoch = shapes.integer(owner, "best_epoch of the state", state["best_epoch"])
+
+
+class EarlyStopping(_Best):
+    """Ends training after `patience` epochs in a row that were no better than the best before them.
+
+    monitor: a column of the History; a larger accuracy is better, a smaller everything else. min_delta: what is
+    better by no more than this does not count. restore_best: give the model the weights of the best epoch when
+    training ends, for whatever reason: Ctrl-C, divergence and other exceptions, too.
+
+    Each `fit` starts afresh, whether of this model or another.
+    """
+
+    def __init__(self, monitor="val_loss", patience=5, min_delta=0.0, restore_best=True):
+        super().__init__(monitor, min_delta)
+        self.patience = shapes.integer("EarlyStopping", "patience", patience, 1)
+        self.restore_best = bool(restore_best)
+        self.wait = 0       # epochs since the best
+        self._weights = {}
+
+    def on_fit_start(self, trainer):
+        super().on_fit_start(trainer)
+        if not trainer.resumes(self):
+            self.best, self.best_epoch, self.wait, self._weights = None, 0, 0, {}
+        self._rows = len(trainer.history)
+        self._decide(trainer)
+
+    def on_epoch_end(self, trainer):
+        row = trainer.history[-1]
+        if self._improves(trainer):
+            weights = {}
+            if self.restore_best:
+                with trainer.measuring():
+                    weights = trainer.model.state_dict()
+            # at once, so that an interruption finds all of it or nothing
+            self.best, self.best_epoch, self.wait, self._weights = row[self.monitor], row["epoch"], 0, weights
+        else:
+            self.wait += 1
+        self._rows = len(trainer.history)
+        self._decide(trainer)
+
+    def _decide(self, trainer):
+        if self.wait >= self.patience:
+            trainer.stop = (f"{self.monitor} has not become better than {self.best} of epoch {self.best_epoch} in "
+                            f"{self.wait} epochs")
+
+    def on_fit_end(self, trainer):
+        if self._rows < len(trainer.history):       # an interruption came before on_epoch_end
+            self.on_epoch_end(trainer)
+        if self._weights:
+            trainer.model.load_state_dict(self._weights)
+
+    def state_dict(self):
+        return {**super().state_dict(), "wait": self.wait, "weights": self._weights}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.wait = shapes.integer("EarlyStopping", "wait of the state", state["wait"])
+        self._weights = dict(state["weights"])
+
+
+class BestCheckpoint(_Best):
+    """Writes the model to a file (see cnn.save_model) whenever an epoch was the best so far.
+
+    path: the file. monitor, min_delta: as of EarlyStopping. description: what `cnn.save_model` takes; `epoch` and
+    the value of `monitor` are added.
+
+    The best is that of all fits of a trainer, as the file is; another trainer starts afresh. Raises what `save_model`
+    raises for a description when it is made, and for one that does not fit the model before the first step.
+    """
+
+    def __init__(self, path, monitor="val_loss", min_delta=0.0, description=None):
+        super().__init__(monitor, min_delta)
+        self.path = Path(path)
+        self.description, self._shapes = checkpoint.described("BestCheckpoint", description or {})
+
+    def on_fit_start(self, trainer):
+        super().on_fit_start(trainer)
+        if trainer.step == 0:
+            self.best, self.best_epoch = None, 0
+        refuse_to_overwrite(self.path, trainer)
+        checkpoint.check_shapes("BestCheckpoint", trainer.model, self._shapes)
+
+    def on_epoch_end(self, trainer):
+        row = trainer.history[-1]
+        value = row[self.monitor]
+        if self._improves(trainer):
+            with trainer.measuring():
+                checkpoint.save_model(self.path, trainer.model, {
+                    **self.description, "epoch": row["epoch"], self.monitor: value})
+            self.best, self.best_epoch = value, row["epoch"]

@@ -1,0 +1,83 @@
+"""Stopping from outside: a time limit, signals."""
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+
+from cnn import shapes
+from cnn.training import checkpoint
+from cnn.training.callbacks.base import Callback
+
+
+class TimeLimit(Callback):
+    """Ends training once so many minutes have passed since the start of `fit`, after the steps at hand.
+
+    clock: what tells the time in seconds.
+    """
+
+    every_step = False
+
+    def __init__(self, minutes, clock=time.monotonic):
+        self.minutes = shapes.number("TimeLimit", "minutes", minutes, above=0)
+        self.clock = clock
+        self.reached = False
+
+    def on_fit_start(self, trainer):
+        self._end, self.reached = self.clock() + 60 * self.minutes, False
+
+    def on_step_end(self, trainer):
+        if self.clock() >= self._end:
+            self.reached = True
+            trainer.stop = f"the time limit of {self.minutes:g} minutes is reached"
+
+
+class Interrupted(Exception):
+    """Training was told to stop by a signal, `number`; `path` is the checkpoint to go on from."""
+
+    def __init__(self, number, path):
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {checkpoint.step_of(path)}")
+        self.number, self.path = number, path
+
+
+class StopOnSignal(Callback):
+    """On Ctrl-C or SIGTERM finishes the steps at hand, writes a checkpoint, and raises Interrupted out of `fit`.
+
+    A second signal stops at once, as it does without this. checkpoint: a Checkpoint, which comes before this among
+    the callbacks. It listens within a `with` block, in the main thread only.
+    """
+
+    SIGNALS = signal.SIGINT, signal.SIGTERM
+    every_step = False
+
+    def __init__(self, checkpoint):
+        self.checkpoint = checkpoint
+        self.number = None
+        self._before = {}
+
+    def __enter__(self):
+        self.number = None
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:      # as nohup asks
+                    self._before[number] = signal.signal(number, self._noted)
+        return self
+
+    def __exit__(self, *_):
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _noted(self, number, frame):
+        self.number = number
+        self.__exit__()
+        # print may not be called from here; where there is no stderr, 2 may be any file
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            name = signal.Signals(number).name
+            os.write(sys.__stderr__.fileno(), f"\n{name}: finishing the step; once more stops at once\n".encode())
+
+    def on_step_end(self, trainer):
+        if self.number is not None:
+            raise Interrupted(self.number, self.checkpoint.save(trainer))
+
+    on_epoch_end = on_step_end

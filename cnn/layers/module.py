@@ -1,9 +1,5 @@
 """The base class of all layers and networks."""
-import functools
 import math
-from collections.abc import Mapping
-
-import numpy as np
 
 from cnn import shapes
 from cnn._ext.guard import Guard
@@ -15,6 +11,7 @@ from cnn.graph import Value, apply
 from cnn.layers import in_numpy, running
 from cnn.layers.in_numpy import Opaque
 from cnn.layers.parts import Parts, in_training, thread
+from cnn.layers.state import load_state
 
 # Attributes that are no state; those, and what stands in a program's key itself, are changed without a new stamp.
 _TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_pieces", "_keeps"}
@@ -62,9 +59,9 @@ class Module:
             method = getattr(cls, name)     # which may come from a base class that is no module
             if method is not getattr(Module, name) and not hasattr(method, "runs"):
                 if not cls.in_numpy:
-                    setattr(cls, name, _runs(method))
+                    setattr(cls, name, running.also_on_arrays(method))
                 elif name == "__call__":
-                    setattr(cls, name, _calls(method))
+                    setattr(cls, name, running.also_on_values(method))
 
     def __new__(cls, *arguments, **more):
         module = super().__new__(cls)
@@ -321,25 +318,7 @@ class Module:
         Raises, before anything is changed, ValueError where names are missing or unknown or a shape differs,
         TypeError where something holds no numbers, or no integers where it counts.
         """
-        owner, own = type(self).__name__, dict(self._state())
-        if not isinstance(state, Mapping):
-            raise TypeError(f"{owner}: state must be a dict of arrays, got {type(state).__name__}")
-        if set(own) != set(state):
-            raise ValueError(f"{owner}: state_dict has missing names {sorted(set(own) - set(state))} and "
-                             f"unknown names {sorted(set(state) - set(own))}")
-        values = {}
-        for name, array in own.items():
-            try:
-                values[name] = np.asarray(state[name])
-            except ValueError:      # lists of different lengths
-                raise ValueError(f"{owner}: {name} must have shape {array.shape}, got no array at all") from None
-            kinds, words = ("fiu", "numbers") if array.dtype.kind == "f" else ("iu", "integers")
-            if values[name].dtype.kind not in kinds:
-                raise TypeError(f"{owner}: {name} must hold {words}, got {values[name].dtype}")
-            if values[name].shape != array.shape:
-                raise ValueError(f"{owner}: {name} must have shape {array.shape}, got {values[name].shape}")
-        for name, array in own.items():
-            array[...] = values[name]
+        load_state(self, state)
 
     # ------------------------------------------------------------ words
 
@@ -389,32 +368,3 @@ class Module:
         if w is None:
             raise TypeError(f"{type(self).__name__}: weight must be a Parameter, got None")
         return w, self._owned("bias", (outputs,), w.dtype)
-
-
-def _runs(method):
-    """A method that computes with values, and is traced and run where it gets arrays."""
-    @functools.wraps(method)
-    def call(self, *inputs, **options):
-        if running.traced(inputs, options):
-            return method(self, *inputs, **options)
-        return running.run(self, method, inputs, options)
-    call.runs = True
-    return call
-
-
-def _calls(method):
-    """The `__call__` of a layer written in NumPy: given values, the whole of it is a node."""
-    @functools.wraps(method)
-    def call(self, *inputs, **options):
-        if running.traced(inputs, options):
-            return self._traced(inputs, options)
-        return method(self, *inputs, **options)
-    call.runs = True
-    return call
-
-
-def named_modules(module, name=""):
-    """(name, module) of a module and all inside, named as their parameters are."""
-    yield name, module
-    for child_name, child in module.children():
-        yield from named_modules(child, f"{name}.{child_name}" if name else child_name)

@@ -41,6 +41,13 @@ class Parts:
         return tuple([module._training for module in (root, *self._inside)])
 
 
+def named_modules(module, name=""):
+    """(name, module) of a module and all inside, named as their parameters are."""
+    yield name, module
+    for child_name, child in module.children():
+        yield from named_modules(child, f"{name}.{child_name}" if name else child_name)
+
+
 def _plain(module):
     """What the lists, dicts and sets among a module's attributes hold, as texts: they change without notice."""
     return tuple((name, repr(value)) for name, value in vars(module).items()

@@ -14,7 +14,7 @@ from cnn.graph.lower import slot, write_backward, written
 from cnn.graph.passes import optimised
 from cnn.graph.trace import pack
 from cnn.layers import pieces
-from cnn.layers.parts import evaluation, thread
+from cnn.layers.parts import evaluation, named_modules, thread
 
 KEPT = 8        # networks with layers in NumPy that a module remembers, for as many shapes and modes
 
@@ -87,7 +87,6 @@ def trace_module(module, method, images, dtype, places=None, others=None, option
     def function(*values):
         given = dict(zip(places, values, strict=True)) | others
         return method(module, *(given[i] for i in range(len(given))), **(options or {}))
-    from cnn.layers.module import named_modules  # here, because that module needs this one
     names = {id(p): name for name, p in module.named_parameters()}
     modules = {}
     for name, part in named_modules(module):
@@ -293,3 +292,25 @@ def observed(module, x):
 def compiled_graph(module, images):
     """The graph of a module as it is compiled in its present mode."""
     return optimised(graph_of(module, images), True in module._parts().modes(module))
+
+
+def also_on_arrays(method):
+    """A method that computes with values, and is traced and run where it gets arrays."""
+    @functools.wraps(method)
+    def call(self, *inputs, **options):
+        if traced(inputs, options):
+            return method(self, *inputs, **options)
+        return run(self, method, inputs, options)
+    call.runs = True
+    return call
+
+
+def also_on_values(method):
+    """The `__call__` of a layer written in NumPy: given values, the whole of it is a node."""
+    @functools.wraps(method)
+    def call(self, *inputs, **options):
+        if traced(inputs, options):
+            return self._traced(inputs, options)
+        return method(self, *inputs, **options)
+    call.runs = True
+    return call

@@ -1,5 +1,8 @@
 """Ready-made networks."""
+from __future__ import annotations
+
 import inspect
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +20,16 @@ from cnn.layers import (
     Sequential,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def lenet5(in_channels=1, num_classes=10, image_size=28, *, seed=0, dtype=np.float32):
+    from numpy.typing import DTypeLike
+
+    from cnn.layers import Module
+
+
+def lenet5(in_channels: int = 1, num_classes: int = 10, image_size: int = 28, *, seed: int = 0,
+           dtype: DTypeLike = np.float32) -> Sequential:
     """LeNet-5 (LeCun et al. 1998) as it is built today, with ReLU and max pooling: 61,706 parameters.
 
     x: (N, in_channels, image_size, image_size), image_size 28 or any from 16; y: scores (N, num_classes).
@@ -37,7 +48,8 @@ def lenet5(in_channels=1, num_classes=10, image_size=28, *, seed=0, dtype=np.flo
         Linear(84, num_classes, **more))
 
 
-def cifar_quick(in_channels=3, num_classes=10, image_size=32, *, seed=0, dtype=np.float32):
+def cifar_quick(in_channels: int = 3, num_classes: int = 10, image_size: int = 32, *, seed: int = 0,
+                dtype: DTypeLike = np.float32) -> Sequential:
     """Three 5x5 convolutions, each with ReLU and max pooling, and two linear layers: 145,578 parameters.
 
     After the "quick" network of cuda-convnet and Caffe. x: (N, in_channels, image_size, image_size),
@@ -55,7 +67,8 @@ def cifar_quick(in_channels=3, num_classes=10, image_size=32, *, seed=0, dtype=n
         Linear(64, num_classes, **more))
 
 
-def vgg_small(in_channels=3, num_classes=10, image_size=32, channels=(64, 128, 256), *, seed=0, dtype=np.float32):
+def vgg_small(in_channels: int = 3, num_classes: int = 10, image_size: int = 32,
+              channels: Sequence[int] = (64, 128, 256), *, seed: int = 0, dtype: DTypeLike = np.float32) -> Sequential:
     """Pairs of 3x3 convolutions, each with batch norm and ReLU, then max pooling; one linear layer.
 
     After VGG (Simonyan & Zisserman 2015) with batch norm. channels: the width of each pair. x: (N, in_channels,
@@ -70,8 +83,9 @@ def vgg_small(in_channels=3, num_classes=10, image_size=32, channels=(64, 128, 2
     return Sequential(*layers, Flatten(), Linear(inputs * size**2, num_classes, seed=more["seed"], dtype=dtype))
 
 
-def resnet9(in_channels=3, num_classes=10, image_size=32, channels=(64, 128, 256, 512), *, seed=0,
-            dtype=np.float32):
+def resnet9(in_channels: int = 3, num_classes: int = 10, image_size: int = 32,
+            channels: Sequence[int] = (64, 128, 256, 512), *, seed: int = 0,
+            dtype: DTypeLike = np.float32) -> Sequential:
     """A wide and shallow residual net, fast to high accuracies on CIFAR-10.
 
     After David Page's net for DAWNBench (2018): 3x3 convolutions with batch norm and ReLU onto channels[0]; onto
@@ -81,7 +95,7 @@ def resnet9(in_channels=3, num_classes=10, image_size=32, channels=(64, 128, 256
     """
     widths, size, more = _checked("resnet9", channels, image_size, seed, dtype, halvings=-1, least=4, most=4)
 
-    def residual(width):
+    def residual(width: int) -> Residual:
         return Residual(Sequential(*_conv_norm_relu(width, width, **more), *_conv_norm_relu(width, width, **more)))
 
     return Sequential(
@@ -92,8 +106,8 @@ def resnet9(in_channels=3, num_classes=10, image_size=32, channels=(64, 128, 256
         MaxPool2d(size), Flatten(), Linear(widths[3], num_classes, seed=more["seed"], dtype=dtype))
 
 
-def resnet20(in_channels=3, num_classes=10, image_size=32, channels=(16, 32, 64), blocks=3, *, seed=0,
-             dtype=np.float32):
+def resnet20(in_channels: int = 3, num_classes: int = 10, image_size: int = 32, channels: Sequence[int] = (16, 32, 64),
+             blocks: int = 3, *, seed: int = 0, dtype: DTypeLike = np.float32) -> Sequential:
     """The ResNet for CIFAR (He et al. 2016, section 4.2): 20 layers with 3 blocks a stage, 6 * blocks + 2 in general.
 
     A 3x3 convolution onto channels[0]; for each of `channels` as many blocks, which add two 3x3 convolutions to
@@ -117,8 +131,9 @@ def resnet20(in_channels=3, num_classes=10, image_size=32, channels=(16, 32, 64)
     return Sequential(*layers, GlobalAvgPool2d(), Linear(inputs, num_classes, seed=more["seed"], dtype=dtype))
 
 
-def mobilenet_small(in_channels=3, num_classes=10, image_size=32, channels=(8, 16, 32, 64, 128), *, seed=0,
-                    dtype=np.float32):
+def mobilenet_small(in_channels: int = 3, num_classes: int = 10, image_size: int = 32,
+                    channels: Sequence[int] = (8, 16, 32, 64, 128), *, seed: int = 0,
+                    dtype: DTypeLike = np.float32) -> Sequential:
     """Depthwise separable convolutions, after MobileNet (Howard et al. 2017), for small images.
 
     A 3x3 convolution onto channels[0]; for each other width two depthwise 3x3 convolutions, each with a 1x1
@@ -138,7 +153,8 @@ def mobilenet_small(in_channels=3, num_classes=10, image_size=32, channels=(8, 1
     return Sequential(*layers, GlobalAvgPool2d(), Linear(inputs, num_classes, seed=more["seed"], dtype=dtype))
 
 
-def cifar_net(in_channels=3, num_classes=10, image_size=32, channels=(64, 256, 256), *, seed=0, dtype=np.float32):
+def cifar_net(in_channels: int = 3, num_classes: int = 10, image_size: int = 32,
+              channels: Sequence[int] = (64, 256, 256), *, seed: int = 0, dtype: DTypeLike = np.float32) -> Sequential:
     """The net of K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024), which learns fast.
 
     A 2x2 convolution that whitens, onto 8 * in_channels, and GELU; for each of `channels` two 3x3 convolutions,
@@ -153,14 +169,14 @@ def cifar_net(in_channels=3, num_classes=10, image_size=32, channels=(64, 256, 2
     """
     widths, size, more = _checked("cifar_net", channels, image_size, seed, dtype, lost=1)
 
-    def conv(inputs, outputs):
+    def conv(inputs: int, outputs: int) -> Conv2d:
         layer = Conv2d(inputs, outputs, 3, padding=1, bias=False, **more)
         same = np.arange(min(inputs, outputs))
         layer.weight.data[same] = 0
         layer.weight.data[same, same, 1, 1] = 1
         return layer
 
-    def norm(width):    # the paper's momentum is the share that is kept
+    def norm(width: int) -> BatchNorm2d:    # the paper's momentum is the share that is kept
         layer = BatchNorm2d(width, momentum=0.4, dtype=dtype)
         layer.weight.requires_grad = False
         return layer
@@ -179,7 +195,7 @@ def cifar_net(in_channels=3, num_classes=10, image_size=32, channels=(64, 256, 2
     return Sequential(*layers, MaxPool2d(size), Flatten(), last)
 
 
-def whiten(model, images, eps=5e-4):
+def whiten(model: Sequential, images: np.ndarray, eps: float = 5e-4) -> None:
     """Set the weights of the first convolution of `cifar_net` so that its outputs are uncorrelated and alike large.
 
     They are the eigenvectors v of E[x x^T], x being the patches that the convolution sees, over the root of their
@@ -204,13 +220,15 @@ def whiten(model, images, eps=5e-4):
     first.weight.data = np.concatenate([filters, -filters])
 
 
-def _conv_norm_relu(inputs, outputs, kernel_size=3, *, seed, dtype, **options):
+def _conv_norm_relu(inputs: int, outputs: int, kernel_size: int = 3, *, seed: np.random.Generator, dtype: DTypeLike,
+                    **options: int) -> list[Module]:
     """A convolution that keeps the size (but for its stride), batch norm and ReLU, as a list."""
     return [Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False, init="he_normal", seed=seed,
                    dtype=dtype, **options), BatchNorm2d(outputs, dtype=dtype), ReLU()]
 
 
-def _checked(owner, channels, image_size, seed, dtype, halvings=0, least=1, most=16, lost=0):
+def _checked(owner: str, channels: Sequence[int], image_size: int, seed: int, dtype: DTypeLike, halvings: int = 0,
+             least: int = 1, most: int = 16, lost: int = 0) -> tuple[list[int], int, dict]:
     """Widths, `least` to `most` of them, as a list; the image's side without the `lost` pixels after as many halvings
     as there are widths, and `halvings` more; and the layers' options."""
     if not isinstance(channels, (tuple, list)):
@@ -230,7 +248,7 @@ MODELS = {"lenet5": lenet5, "cifar_quick": cifar_quick, "vgg_small": vgg_small, 
 WHITENED = {"cifar_net"}    # those that want `whiten` before training
 
 
-def widths(owner, name, text):
+def widths(owner: str, name: str, text: str | None) -> dict[str, list[int]]:
     """The argument `channels` of the model of that name as a dict, from a text such as "64,128,256"; empty where that
     is. Raises ValueError, in the name of `owner`, where the text is something else or the model has no such argument.
     """

@@ -20,10 +20,10 @@ class Schedule:
     schedule underneath is not shifted: its own steps count from 0 too. 0 and 1 mean no warm-up.
     """
 
-    def __init__(self, warmup_steps=0):
+    def __init__(self, warmup_steps: int = 0) -> None:
         self.warmup_steps = self._integer("warmup_steps", warmup_steps)
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         """Return the learning rate (float) for step number `step`, an integer of at least 0."""
         step = self._integer("step", step)
         rate = self.rate(step)
@@ -31,38 +31,38 @@ class Schedule:
             rate *= (step + 1) / self.warmup_steps
         return rate
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         """Return the learning rate (float) for step number `step` as if there were no warm-up."""
         raise NotImplementedError(f"{type(self).__name__}: rate(step) is not defined")
 
-    def _integer(self, name, value, minimum=0):
+    def _integer(self, name: str, value: float, minimum: int = 0) -> int:
         return shapes.integer(type(self).__name__, name, value, minimum)
 
-    def _number(self, name, value, **limits):
+    def _number(self, name: str, value: float, **limits: float) -> float:
         return shapes.number(type(self).__name__, name, value, **limits)
 
 
 class Constant(Schedule):
     """The same rate `lr` at every step."""
 
-    def __init__(self, lr, warmup_steps=0):
+    def __init__(self, lr: float, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         return self.lr
 
 
 class Step(Schedule):
     """lr · gamma^⌊step / step_size⌋: multiplied by `gamma` every `step_size` steps (PyTorch's StepLR)."""
 
-    def __init__(self, lr, step_size, gamma=0.1, warmup_steps=0):
+    def __init__(self, lr: float, step_size: int, gamma: float = 0.1, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)
         self.step_size = self._integer("step_size", step_size, minimum=1)
         self.gamma = self._number("gamma", gamma, minimum=0)
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         return self.lr * self.gamma ** (step // self.step_size)
 
 
@@ -73,26 +73,26 @@ class Cosine(Schedule):
     CosineAnnealingLR, from Loshchilov and Hutter 2017, "SGDR", without its restarts.
     """
 
-    def __init__(self, lr, total_steps, final_lr=0.0, warmup_steps=0):
+    def __init__(self, lr: float, total_steps: int, final_lr: float = 0.0, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)
         self.total_steps = self._integer("total_steps", total_steps, minimum=1)
         self.final_lr = self._number("final_lr", final_lr, minimum=0)
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         return _cosine(self.lr, self.final_lr, min(step / self.total_steps, 1.0))
 
 
 class Linear(Schedule):
     """Straight from `lr` at step 0 to `final_lr` at step `total_steps`, where it stays (PyTorch's LinearLR)."""
 
-    def __init__(self, lr, total_steps, final_lr=0.0, warmup_steps=0):
+    def __init__(self, lr: float, total_steps: int, final_lr: float = 0.0, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)
         self.total_steps = self._integer("total_steps", total_steps, minimum=1)
         self.final_lr = self._number("final_lr", final_lr, minimum=0)
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         return _linear(self.lr, self.final_lr, min(step / self.total_steps, 1.0))
 
 
@@ -107,8 +107,8 @@ class OneCycle(Schedule):
     anneal_strategy: "cos", or "linear" for straight lines: a triangle.
     """
 
-    def __init__(self, max_lr, total_steps, pct_start=0.3, div_factor=25.0, final_div_factor=1e4, warmup_steps=0,
-                 anneal_strategy="cos"):
+    def __init__(self, max_lr: float, total_steps: int, pct_start: float = 0.3, div_factor: float = 25.0,
+                 final_div_factor: float = 1e4, warmup_steps: int = 0, anneal_strategy: str = "cos") -> None:
         super().__init__(warmup_steps)
         self.max_lr = self._number("max_lr", max_lr, minimum=0)
         self.total_steps = self._integer("total_steps", total_steps, minimum=1)
@@ -119,7 +119,7 @@ class OneCycle(Schedule):
             raise ValueError(f'OneCycle: anneal_strategy must be "cos" or "linear", got {anneal_strategy!r}')
         self.anneal_strategy = anneal_strategy
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         along = _cosine if self.anneal_strategy == "cos" else _linear
         first = self.max_lr / self.div_factor
         last = self.total_steps - 1
@@ -131,11 +131,11 @@ class OneCycle(Schedule):
         return along(self.max_lr, first / self.final_div_factor, part)
 
 
-def _cosine(start, end, part):
+def _cosine(start: float, end: float, part: float) -> float:
     """Half a cosine wave from `start` (part = 0) to `end` (part = 1)."""
     return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 
 
-def _linear(start, end, part):
+def _linear(start: float, end: float, part: float) -> float:
     """Straight from `start` (part = 0) to `end` (part = 1)."""
     return start + (end - start) * part

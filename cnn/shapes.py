@@ -21,6 +21,8 @@ MAX_ELEMENTS = 2**40  # no array may have more elements
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
+Size = int | tuple[int, int]    # of something with rows and columns: (height, width), or one number for both
+
 
 # ---------------------------------------------------------------------------------------------- numbers
 

@@ -1,5 +1,10 @@
 """What all functions share."""
+from __future__ import annotations
+
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from cnn import shapes
 from cnn.engine.parameter import Parameter
@@ -7,15 +12,21 @@ from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import Pool
 from cnn.graph import Value
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Images = TypeVar("Images", np.ndarray, Value)   # arrays give arrays, values give values
+Gradients = tuple[np.ndarray | None, np.ndarray, np.ndarray]    # dx, dw, db
+
 _programs = Pool()
 
 
 @contextmanager
-def program(key, dtype, images, write):
+def program(key: tuple, dtype: np.dtype, images: int, write: Callable[[Program], None]) -> Iterator[Program]:
     """A program that `write(program)` writes, this caller's until the end of the `with`."""
     key = (*key, dtype, circumstances())
 
-    def make():
+    def make() -> Program:
         made = Program(dtype, images)
         write(made)
         made.compile()
@@ -29,11 +40,12 @@ def program(key, dtype, images, write):
         _programs.give(taken)
 
 
-def bias(name, b, outputs, dtype):
+def bias(name: str, b: np.ndarray | None, outputs: int, dtype: np.dtype) -> np.ndarray | None:
     return None if b is None else shapes.array(name, "b", b, (outputs,), dtype)
 
 
-def parameter(owner, name, value, dtype):
+def parameter(owner: str, name: str, value: np.ndarray | Parameter | None,
+              dtype: np.dtype) -> tuple[Parameter | None, tuple]:
     """A Parameter, or None, for an operation on values, and (array, Parameter) where it takes an array's numbers before
     each run."""
     if value is None or isinstance(value, Parameter):
@@ -46,6 +58,6 @@ def parameter(owner, name, value, dtype):
     return made, ((value, made),)
 
 
-def numbers(*values):
+def numbers(*values: np.ndarray | Parameter | None) -> list:
     """Parameters as their arrays, all else as it is."""
     return [value.data if isinstance(value, Parameter) else value for value in values]

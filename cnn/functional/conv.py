@@ -1,16 +1,31 @@
 """Convolution and linear maps."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cnn import shapes
+<<<<<<< HEAD
 from cnn.engine.tensors import Slot
+=======
+from cnn.engine.plan import Program, Slot
+>>>>>>> docs
 from cnn.functional.common import bias, numbers, parameter
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply
 from cnn.ops import conv
 from cnn.ops import linear as linear_ops
 
+if TYPE_CHECKING:
+    from cnn.engine.parameter import Parameter
+    from cnn.functional.common import Gradients, Images
+    from cnn.ops.conv import windows
+    from cnn.shapes import Size
 
-def _convolution(name, x_shape, w, stride, padding, dilation, groups):
+
+def _convolution(name: str, x_shape: tuple[int, ...], w: np.ndarray, stride: Size, padding: Size | str, dilation: Size,
+                 groups: int) -> windows.Geometry:
     """Checked geometry of a convolution, and what identifies its program."""
     groups = shapes.integer(name, "groups", groups, 1)
     channels, outputs = x_shape[1], w.shape[0]
@@ -27,39 +42,41 @@ def _convolution(name, x_shape, w, stride, padding, dilation, groups):
                          padding, shapes.pair(name, "dilation", dilation, 1), groups)
 
 
-def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
+def conv2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None, stride: Size = 1,
+           padding: Size | str = 0, dilation: Size = 1, groups: int = 1) -> Images:
     """2-D convolution: y[k, i, j] = b[k] + sum_{c, m, n} x[c, i*s + m*d - p, j*s + n*d - p] w[k, c, m, n].
 
     x: (N, C, H, W); w: (K, C / groups, R, S); b: (K,) or None. padding: int, pair, "same" or "valid".
     Returns y: (N, K, OH, OW).
     """
     if isinstance(x, Value):
-        w, source = parameter("conv2d", "w", w, x.dtype)
-        b, other = parameter("conv2d", "b", b, x.dtype)
-        if w is None or len(w.shape) != 4 or b is not None and b.shape != w.shape[:1]:
-            raise ValueError(f"conv2d: w must have shape (K, C/groups, R, S) and b (K,), got {w and w.shape} and "
-                             f"{b and b.shape}")
+        weight, source = parameter("conv2d", "w", w, x.dtype)
+        offset, other = parameter("conv2d", "b", b, x.dtype)
+        if weight is None or len(weight.shape) != 4 or offset is not None and offset.shape != weight.shape[:1]:
+            raise ValueError(f"conv2d: w must have shape (K, C/groups, R, S) and b (K,), got "
+                             f"{weight and weight.shape} and {offset and offset.shape}")
         stride, dilation = (shapes.pair("conv2d", name, value, 1)
                             for name, value in (("stride", stride), ("dilation", dilation)))
         groups = shapes.integer("conv2d", "groups", groups, 1)
-        operation = conv.Conv2d("conv2d", w, b, stride, padding, dilation, groups)
+        operation = conv.Conv2d("conv2d", weight, offset, stride, padding, dilation, groups)
         return apply(operation.changed(sources=source + other), x)
-    w, b = numbers(w, b)
+    weight, offset = numbers(w, b)
     x = shapes.array("conv2d", "x", x, ("N", "C", "H", "W"))
-    w = shapes.array("conv2d", "w", w, ("K", "C/groups", "R", "S"), x.dtype)
-    g = _convolution("conv2d", x.shape, w, stride, padding, dilation, groups)
-    b = bias("conv2d", b, len(w), x.dtype)
+    weight = shapes.array("conv2d", "w", weight, ("K", "C/groups", "R", "S"), x.dtype)
+    g: windows.Geometry = _convolution("conv2d", x.shape, weight, stride, padding, dilation, groups)
+    offset = bias("conv2d", offset, len(weight), x.dtype)
 
-    def write(program):
+    def write(program: Program) -> None:
         t = program.input(*x.shape[1:])
-        program.output(conv.conv2d(program, t, Slot("w"), None if b is None else Slot("b"), g)[0])
-    y = np.empty((len(x), len(w), *g.out), x.dtype)
-    with run(("conv2d", g, b is None), x.dtype, len(x), write) as program:
-        program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
+        program.output(conv.conv2d(program, t, Slot("w"), None if offset is None else Slot("b"), g)[0])
+    y = np.empty((len(x), len(weight), *g.out), x.dtype)
+    with run(("conv2d", g, offset is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, w=weight, y=y, **({} if offset is None else {"b": offset}))
     return y
 
 
-def conv2d_backward(dy, x, w, stride=1, padding=0, dilation=1, groups=1, need_dx=True):
+def conv2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Size = 1, padding: Size | str = 0,
+                    dilation: Size = 1, groups: int = 1, need_dx: bool = True) -> Gradients:
     """Gradients of `conv2d`: dy is the gradient of the loss by y, of y's shape.
 
     Returns dx like x (None without `need_dx`), dw like w, db: (K,), each summed over the batch but dx.
@@ -69,7 +86,7 @@ def conv2d_backward(dy, x, w, stride=1, padding=0, dilation=1, groups=1, need_dx
     g = _convolution("conv2d_backward", x.shape, w, stride, padding, dilation, groups)
     dy = shapes.array("conv2d_backward", "dy", dy, (len(x), len(w), *g.out), x.dtype)
 
-    def write(program):
+    def write(program: Program) -> None:
         tx = program.input(*x.shape[1:])
         tdy = program.input(*dy.shape[1:], name="dy")
         tdx = conv.conv2d_backward(program, tdy, tx, Slot("w"), g, Slot("dw"), Slot("db"), need_dx)
@@ -81,33 +98,34 @@ def conv2d_backward(dy, x, w, stride=1, padding=0, dilation=1, groups=1, need_dx
     return dx, dw, db
 
 
-def linear(x, w, b=None):
+def linear(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None) -> Images:
     """y = x w^T + b. x: (N, C); w: (K, C); b: (K,) or None. Returns y: (N, K)."""
     if isinstance(x, Value):
-        w, source = parameter("linear", "w", w, x.dtype)
-        b, other = parameter("linear", "b", b, x.dtype)
-        if w is None or len(w.shape) != 2 or b is not None and b.shape != w.shape[:1]:
-            raise ValueError(f"linear: w must have shape (K, C) and b (K,), got {w and w.shape} and {b and b.shape}")
-        return apply(linear_ops.Linear("linear", w, b).changed(sources=source + other), x)
-    w, b = numbers(w, b)
-    x, w = _linear_arrays("linear", x, w)
-    b = bias("linear", b, len(w), x.dtype)
+        weight, source = parameter("linear", "w", w, x.dtype)
+        offset, other = parameter("linear", "b", b, x.dtype)
+        if weight is None or len(weight.shape) != 2 or offset is not None and offset.shape != weight.shape[:1]:
+            raise ValueError(f"linear: w must have shape (K, C) and b (K,), got {weight and weight.shape} and "
+                             f"{offset and offset.shape}")
+        return apply(linear_ops.Linear("linear", weight, offset).changed(sources=source + other), x)
+    weight, offset = numbers(w, b)
+    x, weight = _linear_arrays("linear", x, weight)
+    offset = bias("linear", offset, len(weight), x.dtype)
 
-    def write(program):
+    def write(program: Program) -> None:
         t = program.input(x.shape[1], flat=True)
-        program.output(linear_ops.linear(program, t, Slot("w"), None if b is None else Slot("b"), len(w)))
-    y = np.empty((len(x), len(w)), x.dtype)
-    with run(("linear", w.shape, b is None), x.dtype, len(x), write) as program:
-        program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
+        program.output(linear_ops.linear(program, t, Slot("w"), None if offset is None else Slot("b"), len(weight)))
+    y = np.empty((len(x), len(weight)), x.dtype)
+    with run(("linear", weight.shape, offset is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, w=weight, y=y, **({} if offset is None else {"b": offset}))
     return y
 
 
-def linear_backward(dy, x, w, need_dx=True):
+def linear_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, need_dx: bool = True) -> Gradients:
     """Gradients of `linear`: dx = dy w (None without `need_dx`), dw = dy^T x, db = sum of dy over the batch."""
     x, w = _linear_arrays("linear_backward", x, w)
     dy = shapes.array("linear_backward", "dy", dy, (len(x), len(w)), x.dtype)
 
-    def write(program):
+    def write(program: Program) -> None:
         tx = program.input(x.shape[1], flat=True)
         tdy = program.input(len(w), flat=True, name="dy")
         tdx = linear_ops.linear_backward(program, tdy, tx, Slot("w"), Slot("dw"), Slot("db"), need_dx)
@@ -119,7 +137,7 @@ def linear_backward(dy, x, w, need_dx=True):
     return dx, dw, db
 
 
-def _linear_arrays(name, x, w):
+def _linear_arrays(name: str, x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = shapes.array(name, "x", x, ("N", "C"))
     w = shapes.array(name, "w", w, ("K", x.shape[1]), x.dtype)
     if 0 in w.shape:

@@ -1,15 +1,21 @@
 """Losses: the value, and the gradient by the scores."""
+from __future__ import annotations
+
 import math
 
 import numpy as np
 
 from cnn import shapes
+<<<<<<< HEAD
 from cnn.engine.tensors import Slot
+=======
+from cnn.engine.plan import Program, Slot
+>>>>>>> docs
 from cnn.functional.common import program as run
 from cnn.ops import loss
 
 
-def targets(name, value, count, classes):
+def targets(name: str, value: np.ndarray, count: int, classes: int) -> np.ndarray:
     """Class numbers as int64 (count,), checked to lie in [0, classes)."""
     value = np.asarray(value)
     if value.dtype.kind not in "iu":
@@ -21,7 +27,7 @@ def targets(name, value, count, classes):
     return np.ascontiguousarray(value, np.int64)
 
 
-def class_weights(name, weight, classes):
+def class_weights(name: str, weight: np.ndarray | None, classes: int) -> np.ndarray | None:
     """Weights as float64 (classes,), finite and not negative; None stays None."""
     if weight is None:
         return None
@@ -40,7 +46,8 @@ def class_weights(name, weight, classes):
     return weight
 
 
-def cross_entropy(logits, targets_, label_smoothing=0.0, weight=None):
+def cross_entropy(logits: np.ndarray, targets_: np.ndarray, label_smoothing: float = 0.0,
+                  weight: np.ndarray | None = None) -> tuple[float, np.ndarray]:
     """Softmax and log loss, fused: L = -log softmax(logits)[target], the (weighted) mean over the batch.
 
     logits: (N, K); targets: integers (N,) in [0, K); weight: (K,) or None; label_smoothing in [0, 1].
@@ -56,7 +63,7 @@ def cross_entropy(logits, targets_, label_smoothing=0.0, weight=None):
     total = np.array([float(len(target)) if weight is None else weight[target].sum()])
     dlogits = np.empty_like(logits)
 
-    def write(program):
+    def write(program: Program) -> None:
         z = program.input(classes, flat=True)
         dz, program.loss, _ = loss.cross_entropy(program, z, Slot("total"), smoothing,
                                                  None if weight is None else Slot("weight"))
@@ -69,7 +76,7 @@ def cross_entropy(logits, targets_, label_smoothing=0.0, weight=None):
     return summed / float(total[0]) if total[0] else math.nan, dlogits
 
 
-def mse_loss(prediction, target):
+def mse_loss(prediction: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
     """Mean squared error over all elements. Arrays of one shape, (N, C, H, W) or (N, features).
 
     Returns the loss (float) and its gradient by the prediction. Of an empty batch the loss is NaN.
@@ -81,7 +88,7 @@ def mse_loss(prediction, target):
     target = shapes.array(name, "target", target, prediction.shape, prediction.dtype)
     gradient = np.empty_like(prediction)
 
-    def write(program):
+    def write(program: Program) -> None:
         size, flat = prediction.shape[1:], prediction.ndim == 2
         y = program.input(*size, flat=flat)
         dy, program.loss = loss.mse(program, y, program.input(*size, flat=flat, name="t"))

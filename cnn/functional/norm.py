@@ -1,16 +1,29 @@
 """Normalisation."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cnn import shapes
+<<<<<<< HEAD
 from cnn.engine.tensors import Slot
+=======
+from cnn.engine.plan import Program, Slot
+>>>>>>> docs
 from cnn.functional.common import numbers, parameter
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply
 from cnn.ops import norm
 
+if TYPE_CHECKING:
+    from cnn.engine.parameter import Parameter
+    from cnn.functional.common import Images
 
-def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1,
-               eps=1e-5):
+
+def batch_norm(x: Images, running_mean: np.ndarray | None = None, running_var: np.ndarray | None = None,
+               weight: np.ndarray | Parameter | None = None, bias: np.ndarray | Parameter | None = None,
+               training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Images:
     """Batch normalisation of each channel: y = weight (x - mean) / sqrt(var + eps) + bias.
 
     x: (N, C, H, W); all others (C,) or None. With `training` mean and (biased) variance are the batch's, and the
@@ -23,23 +36,24 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     name = "batch_norm"
     if isinstance(x, Value):
         return _batch_norm_value(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    weight, bias = numbers(weight, bias)
-    x, w, b = _batch_norm_arrays(name, x, weight, bias)
+    x, w, b = _batch_norm_arrays(name, x, *numbers(weight, bias))
     channels = x.shape[1]
-    given = {"running_mean": running_mean, "running_var": running_var}
+    given = {what: value for what, value in (("running_mean", running_mean), ("running_var", running_var))
+             if value is not None}
     if (running_mean is None) != (running_var is None) or (running_mean is None and not training):
         raise ValueError(f"{name}: running_mean and running_var must both be given"
                          f"{', or none of them' if training else ' where training is false'}")
     if training and x.size == channels:
         raise ValueError(f"{name}: x must hold more than one value per channel in training, got shape {x.shape}")
     running = {what: shapes.array(name, what, value, (channels,), x.dtype).copy()
-               for what, value in given.items() if value is not None}
+               for what, value in given.items()}
     factor = np.array([shapes.number(name, "momentum", momentum, 0, 1)])
     eps = shapes.number(name, "eps", eps, 0)
     arrays = {"w": w, "b": b, **running}
-    slots = {what: None if arrays.get(what) is None else Slot(what) for what in ("w", "b", *given)}
+    slots: dict[str, Slot | None] = {
+        what: None if arrays.get(what) is None else Slot(what) for what in ("w", "b", "running_mean", "running_var")}
 
-    def write(program):
+    def write(program: Program) -> None:
         t = program.input(*x.shape[1:])
         statistics = slots["running_mean"], slots["running_var"]
         if training:
@@ -57,7 +71,8 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     return y
 
 
-def _batch_norm_value(x, mean, var, weight, bias, training, momentum, eps):
+def _batch_norm_value(x: Value, mean: np.ndarray | None, var: np.ndarray | None, weight: np.ndarray | Parameter | None,
+                      bias: np.ndarray | Parameter | None, training: bool, momentum: float, eps: float) -> Value:
     """`batch_norm` of a value; the running statistics are arrays, which training changes in place."""
     name, shape = "batch_norm", tuple(x.image[:1])
     w, source = parameter(name, "weight", weight, x.dtype)
@@ -74,7 +89,8 @@ def _batch_norm_value(x, mean, var, weight, bias, training, momentum, eps):
     return apply(operation.changed(sources=source + other), x)
 
 
-def batch_norm_backward(dy, x, weight=None, eps=1e-5):
+def batch_norm_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray | None = None,
+                        eps: float = 1e-5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradients of `batch_norm` in training. dy: the gradient of the loss by y, like x.
 
     Returns dx like x, dweight and dbias (C,), each summed over the batch but dx.
@@ -84,7 +100,7 @@ def batch_norm_backward(dy, x, weight=None, eps=1e-5):
     dy = shapes.array(name, "dy", dy, x.shape, x.dtype)
     eps = shapes.number(name, "eps", eps, 0)
 
-    def write(program):
+    def write(program: Program) -> None:
         t, tdy = program.input(*x.shape[1:]), program.input(*x.shape[1:], name="dy")
         kept = norm.batch_statistics(program, t, None if w is None else Slot("w"), None, eps)
         program.output(norm.normalise_backward(program, tdy, t, kept, Slot("dw"), Slot("db")), "dx")
@@ -94,7 +110,8 @@ def batch_norm_backward(dy, x, weight=None, eps=1e-5):
     return dx, dw, db
 
 
-def _batch_norm_arrays(name, x, weight, bias):
+def _batch_norm_arrays(name: str, x: np.ndarray, weight: np.ndarray | None,
+                       bias: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     x = shapes.array(name, "x", x, ("N", "C", "H", "W"))
     if 0 in x.shape[1:]:
         raise ValueError(f"{name}: every image of x must have pixels, got shape {x.shape}")

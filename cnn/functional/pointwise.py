@@ -1,4 +1,8 @@
 """Activations, element by element or over the channels."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cnn import shapes
@@ -6,12 +10,16 @@ from cnn.functional.common import program as run
 from cnn.graph import Value, apply
 from cnn.ops import pointwise
 
+if TYPE_CHECKING:
+    from cnn.engine.plan import Program
+    from cnn.functional.common import Images
+
 # what the backward kernel of an activation needs of the forward pass: its input or its output
 SAVED = {"relu": "y", "leaky_relu": "x", "tanh": "y", "sigmoid": "y", "silu": "x", "gelu": "x", "gelu_tanh": "x",
          "softmax": "y", "log_softmax": "y"}
 
 
-def _pointwise(name, kernel, saved, arrays, **scalars):
+def _pointwise(name: str, kernel: str, saved: str | None, arrays: dict[str, Images], **scalars: float) -> Images:
     """Run an activation, or its backward where `saved` says what it gets besides dy; arrays of any shape."""
     first = next(iter(arrays.values()))
     if isinstance(first, Value):
@@ -30,71 +38,72 @@ def _pointwise(name, kernel, saved, arrays, **scalars):
     for flat, value in zip(padded, checked, strict=True):
         flat[:value.size] = value.ravel()
 
-    def write(program):
+    def write(program: Program) -> None:
         tensors = [program.input(width, flat=True, name=what) for what in arrays]
         if saved is None:
             program.output(pointwise.forward(program, kernel, *tensors, **scalars), "out")
         else:
-            program.output(pointwise.backward(program, kernel, *tensors, saved, **scalars), "out")
+            dy, kept = tensors
+            program.output(pointwise.backward(program, kernel, dy, kept, saved, **scalars), "out")
     out = np.empty(count * width, dtype)
     with run((name, kernel, width, *scalars.values()), dtype, count, write) as program:
         program.run(count, out=out, **dict(zip(arrays, padded, strict=True)))
     return out[:checked[0].size].reshape(shape)
 
 
-def relu(x):
+def relu(x: Images) -> Images:
     """max(x, 0); NaN stays NaN. x of any shape."""
     return _pointwise("relu", "relu", None, {"x": x})
 
 
-def relu_backward(dy, y):
+def relu_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """dx = dy where y > 0 (or NaN), else 0; y is what `relu` returned."""
     return _pointwise("relu_backward", "relu", "y", {"dy": dy, "y": y})
 
 
-def leaky_relu(x, negative_slope=0.01):
+def leaky_relu(x: Images, negative_slope: float = 0.01) -> Images:
     """x where x > 0, else negative_slope * x. x of any shape."""
     slope = shapes.number("leaky_relu", "negative_slope", negative_slope)
     return _pointwise("leaky_relu", "leaky_relu", None, {"x": x}, slope=slope)
 
 
-def leaky_relu_backward(dy, x, negative_slope=0.01):
+def leaky_relu_backward(dy: np.ndarray, x: np.ndarray, negative_slope: float = 0.01) -> np.ndarray:
     """dx = dy where x > 0, else negative_slope * dy."""
     slope = shapes.number("leaky_relu_backward", "negative_slope", negative_slope)
     return _pointwise("leaky_relu_backward", "leaky_relu", "x", {"dy": dy, "x": x}, slope=slope)
 
 
-def tanh(x):
+def tanh(x: Images) -> Images:
     """tanh(x). x of any shape."""
     return _pointwise("tanh", "tanh", None, {"x": x})
 
 
-def tanh_backward(dy, y):
+def tanh_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """dx = dy (1 - y^2); y is what `tanh` returned."""
     return _pointwise("tanh_backward", "tanh", "y", {"dy": dy, "y": y})
 
 
-def sigmoid(x):
+def sigmoid(x: Images) -> Images:
     """1 / (1 + exp(-x)). x of any shape."""
     return _pointwise("sigmoid", "sigmoid", None, {"x": x})
 
 
-def sigmoid_backward(dy, y):
+def sigmoid_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """dx = dy y (1 - y); y is what `sigmoid` returned."""
     return _pointwise("sigmoid_backward", "sigmoid", "y", {"dy": dy, "y": y})
 
 
-def silu(x):
+def silu(x: Images) -> Images:
     """x sigmoid(x). x of any shape."""
     return _pointwise("silu", "silu", None, {"x": x})
 
 
-def silu_backward(dy, x):
+def silu_backward(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
     """dx = dy s (1 + x (1 - s)) with s = sigmoid(x)."""
     return _pointwise("silu_backward", "silu", "x", {"dy": dy, "x": x})
 
 
-def gelu_kernel(name, approximate):
+def gelu_kernel(name: str, approximate: str) -> str:
     """The kernel for a choice of `approximate`, checked."""
     kernels = {"none": "gelu", "tanh": "gelu_tanh"}
     if not isinstance(approximate, str) or approximate not in kernels:
@@ -102,65 +111,68 @@ def gelu_kernel(name, approximate):
     return kernels[approximate]
 
 
-def gelu(x, approximate="none"):
+def gelu(x: Images, approximate: str = "none") -> Images:
     """x P(x), P the normal distribution function, or with approximate="tanh"
     x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2. x of any shape. Hendrycks and Gimpel 2016."""
     return _pointwise("gelu", gelu_kernel("gelu", approximate), None, {"x": x})
 
 
-def gelu_backward(dy, x, approximate="none"):
+def gelu_backward(dy: np.ndarray, x: np.ndarray, approximate: str = "none") -> np.ndarray:
     """dx = dy times the derivative of `gelu` at x."""
     return _pointwise("gelu_backward", gelu_kernel("gelu_backward", approximate), "x", {"dy": dy, "x": x})
 
 
-def softmax(x, dim=1):
+def softmax(x: Images, dim: int = 1) -> Images:
     """exp(x_c) / sum of exp(x_k) over the channels or features k; x: (N, C, H, W) or (N, features); dim: 1."""
     return _over_channels("softmax", None, {"x": x}, dim)
 
 
-def softmax_backward(dy, y, dim=1):
+def softmax_backward(dy: np.ndarray, y: np.ndarray, dim: int = 1) -> np.ndarray:
     """dx_c = y_c (dy_c - sum of dy_k y_k); y is what `softmax` returned."""
     return _over_channels("softmax", "y", {"dy": dy, "y": y}, dim)
 
 
-def log_softmax(x, dim=1):
+def log_softmax(x: Images, dim: int = 1) -> Images:
     """log of `softmax`, without its overflows: x_c - log of the sum of exp(x_k)."""
     return _over_channels("log_softmax", None, {"x": x}, dim)
 
 
-def log_softmax_backward(dy, y, dim=1):
+def log_softmax_backward(dy: np.ndarray, y: np.ndarray, dim: int = 1) -> np.ndarray:
     """dx_c = dy_c - exp(y_c) times the sum of dy_k; y is what `log_softmax` returned."""
     return _over_channels("log_softmax", "y", {"dy": dy, "y": y}, dim)
 
 
-def channel_axis(name, dim):
+def channel_axis(name: str, dim: int) -> int:
     """dim, which must be 1."""
     if shapes.integer(name, "dim", dim, -2**31) != 1:
         raise ValueError(f"{name}: dim must be 1 (channels or features), got {dim}")
     return 1
 
 
-def _over_channels(kernel, saved, arrays, dim):
+def _over_channels(kernel: str, saved: str | None, arrays: dict[str, Images], dim: int) -> Images:
     """Run softmax or its logarithm, or the backward pass where `saved` says what it gets besides dy."""
     name = kernel if saved is None else f"{kernel}_backward"
     channel_axis(name, dim)
     first, *others = arrays
-    if isinstance(arrays[first], Value):
+    x = arrays[first]
+    if isinstance(x, Value):
         if saved is not None:
             raise TypeError(f"{name}: it takes arrays; values are differentiated by themselves")
-        return apply(pointwise.Activation(kernel, kernel, SAVED[kernel]), arrays[first])
-    checked = {first: shapes.images(name, first, arrays[first])}
+        return apply(pointwise.Activation(kernel, kernel, SAVED[kernel]), x)
+    checked = {first: shapes.images(name, first, x)}
     shape, dtype = checked[first].shape, checked[first].dtype
     if 0 in shape[1:]:
         raise ValueError(f"{name}: every image of {first} must have pixels, got shape {shape}")
     shapes.element_count(name, *shape)
     checked.update({what: shapes.array(name, what, arrays[what], shape, dtype) for what in others})
 
-    def write(program):
+    def write(program: Program) -> None:
         tensors = [program.input(*shape[1:], flat=len(shape) == 2, name=what) for what in arrays]
-        made = (pointwise.forward(program, kernel, *tensors) if saved is None
-                else pointwise.backward(program, kernel, *tensors, saved))
-        program.output(made, "out")
+        if saved is None:
+            program.output(pointwise.forward(program, kernel, *tensors), "out")
+        else:
+            dy, kept = tensors
+            program.output(pointwise.backward(program, kernel, dy, kept, saved), "out")
     out = np.empty(shape, dtype)
     with run((name, shape[1:]), dtype, len(checked[first]), write) as program:
         program.run(len(out), out=out, **checked)

@@ -1,14 +1,27 @@
 """Pooling."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, overload
+
 import numpy as np
 
 from cnn import shapes
+<<<<<<< HEAD
 from cnn.engine.tensors import Slot
+=======
+from cnn.engine.plan import Program, Slot
+>>>>>>> docs
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply
 from cnn.ops import pool
 
+if TYPE_CHECKING:
+    from cnn.functional.common import Images
+    from cnn.shapes import Size
 
-def _windows(name, size, kernel_size, stride, padding, *flags):
+
+def _windows(name: str, size: tuple[int, ...], kernel_size: Size, stride: Size | None, padding: Size,
+             *flags: bool) -> tuple[dict, tuple]:
     """Windows of a pooling, and what tells them from others."""
     kernel = shapes.pair(name, "kernel_size", kernel_size, 1)
     stride = kernel if stride is None else shapes.pair(name, "stride", stride, 1)
@@ -16,19 +29,30 @@ def _windows(name, size, kernel_size, stride, padding, *flags):
     return pool.windows(name, *key), key
 
 
-def _options(name, kernel_size, stride, padding, ceil_mode):
+def _options(name: str, kernel_size: Size, stride: Size | None, padding: Size, ceil_mode: bool) -> dict:
     """What a pooling operation of values takes."""
     kernel = shapes.pair(name, "kernel_size", kernel_size, 1)
     return {"kernel_size": kernel, "stride": kernel if stride is None else shapes.pair(name, "stride", stride, 1),
             "padding": shapes.pair(name, "padding", padding, 0), "ceil_mode": bool(ceil_mode)}
 
 
-def _adaptive_windows(name, size, output_size):
+def _adaptive_windows(name: str, size: tuple[int, ...], output_size: Size) -> tuple[dict, tuple]:
     key = tuple(size), shapes.pair(name, "output_size", output_size, 1)
     return pool.adaptive_windows(name, *key), key
 
 
-def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
+@overload
+def max_pool2d(x: np.ndarray, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+               ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+@overload
+def max_pool2d(x: Value, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+               ceil_mode: bool = False) -> Value: ...
+
+
+def max_pool2d(x: np.ndarray | Value, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+               ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray] | Value:
     """Max pooling. x: (N, C, H, W). Returns y: (N, C, OH, OW), and the winners' indices, int64 of y's shape,
     into the flattened H*W plane.
 
@@ -40,7 +64,15 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
     return _max_pool("max_pool2d", x, *_windows("max_pool2d", x.shape[2:], kernel_size, stride, padding, ceil_mode))
 
 
-def adaptive_max_pool2d(x, output_size):
+@overload
+def adaptive_max_pool2d(x: np.ndarray, output_size: Size) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+@overload
+def adaptive_max_pool2d(x: Value, output_size: Size) -> Value: ...
+
+
+def adaptive_max_pool2d(x: np.ndarray | Value, output_size: Size) -> tuple[np.ndarray, np.ndarray] | Value:
     """Max pooling with `output_size` windows, an int or a pair, spread over the input.
 
     x: (N, C, H, W). Window i of n reaches from row floor(i H / n) to ceil((i + 1) H / n); likewise the columns.
@@ -53,13 +85,13 @@ def adaptive_max_pool2d(x, output_size):
     return _max_pool("adaptive_max_pool2d", x, *_adaptive_windows("adaptive_max_pool2d", x.shape[2:], output_size))
 
 
-def _max_pool(name, x, win, key):
+def _max_pool(name: str, x: np.ndarray, win: dict, key: tuple) -> tuple[np.ndarray, np.ndarray]:
     shape = _pooled(name, x.shape, win)
     y, indices = np.empty(shape, x.dtype), np.empty(shape, np.int64)
     if y.size == 0:
         return y, indices
 
-    def write(program):
+    def write(program: Program) -> None:
         t, index = pool.max_pool2d(program, program.input(*x.shape[1:]), win)
         program.output(t)
         program.add("unpack_index", lambda: dict(x=index, y=Slot("indices"), size=int(np.prod(shape[1:]))))
@@ -68,7 +100,7 @@ def _max_pool(name, x, win, key):
     return y, indices
 
 
-def max_pool2d_backward(dy, indices, input_shape):
+def max_pool2d_backward(dy: np.ndarray, indices: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
     """Gradient of `max_pool2d`: dx[c, indices] += dy, so that overlapping windows add up.
 
     dy: (N, C, OH, OW); indices: int64 of that shape, each in [0, H*W); input_shape: (N, C, H, W).
@@ -85,7 +117,7 @@ def max_pool2d_backward(dy, indices, input_shape):
     if dy.size == 0:
         return dx
 
-    def write(program):
+    def write(program: Program) -> None:
         t = program.input(*dy.shape[1:], name="dy")
         index = program.tensor(*dy.shape[1:], integer=True)
         program.add("pack_index", lambda: dict(x=Slot("indices"), y=index, size=size))
@@ -95,14 +127,14 @@ def max_pool2d_backward(dy, indices, input_shape):
     return dx
 
 
-def _pooled(name, shape, win):
+def _pooled(name: str, shape: tuple[int, ...], win: dict) -> tuple[int, ...]:
     """Shape of what comes out of a pooling."""
     shapes.element_count(name, *shape)
     shapes.element_count(name, *shape[:2], win["out_h"], win["out_w"])
     return *shape[:2], win["out_h"], win["out_w"]
 
 
-def _input_size(name, input_shape, dy):
+def _input_size(name: str, input_shape: tuple[int, ...], dy: np.ndarray) -> tuple[int, ...]:
     """(H, W) of the input whose gradient is wanted, checked."""
     if not isinstance(input_shape, (tuple, list)):
         raise TypeError(f"{name}: input_shape must be a tuple (N, C, H, W), got {input_shape!r}")
@@ -113,7 +145,8 @@ def _input_size(name, input_shape, dy):
     return height, width
 
 
-def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+def avg_pool2d(x: Images, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False,
+               count_include_pad: bool = True) -> Images:
     """Average pooling. x: (N, C, H, W). Returns y: (N, C, OH, OW).
 
     y[c, i, j] is the sum of the window's pixels over their number, in which the padding counts (as zeros) if
@@ -127,8 +160,8 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
                                                 count_include_pad))
 
 
-def avg_pool2d_backward(dy, input_shape, kernel_size, stride=None, padding=0, ceil_mode=False,
-                        count_include_pad=True):
+def avg_pool2d_backward(dy: np.ndarray, input_shape: tuple[int, ...], kernel_size: Size, stride: Size | None = None,
+                        padding: Size = 0, ceil_mode: bool = False, count_include_pad: bool = True) -> np.ndarray:
     """Gradient of `avg_pool2d`: each pixel of a window gets dy over the window's number of pixels.
 
     dy: (N, C, OH, OW); input_shape: (N, C, H, W). Returns dx: (N, C, H, W).
@@ -139,7 +172,7 @@ def avg_pool2d_backward(dy, input_shape, kernel_size, stride=None, padding=0, ce
                                                   padding, ceil_mode, count_include_pad))
 
 
-def adaptive_avg_pool2d(x, output_size):
+def adaptive_avg_pool2d(x: Images, output_size: Size) -> Images:
     """Average pooling with `output_size` windows, an int or a pair, spread as in `adaptive_max_pool2d`.
 
     x: (N, C, H, W). Returns y: (N, C, *output_size).
@@ -151,14 +184,14 @@ def adaptive_avg_pool2d(x, output_size):
     return _avg_pool("adaptive_avg_pool2d", x, *_adaptive_windows("adaptive_avg_pool2d", x.shape[2:], output_size))
 
 
-def adaptive_avg_pool2d_backward(dy, input_shape):
+def adaptive_avg_pool2d_backward(dy: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
     """Gradient of `adaptive_avg_pool2d`. dy: (N, C, OH, OW); input_shape: (N, C, H, W). Returns dx."""
     name = "adaptive_avg_pool2d_backward"
     dy = shapes.array(name, "dy", dy, ("N", "C", "OH", "OW"))
     return _avg_pool_backward(name, dy, *_adaptive_windows(name, _input_size(name, input_shape, dy), dy.shape[2:]))
 
 
-def _avg_pool(name, x, win, key):
+def _avg_pool(name: str, x: np.ndarray, win: dict, key: tuple) -> np.ndarray:
     y = np.empty(_pooled(name, x.shape, win), x.dtype)
     if y.size == 0:
         return y
@@ -168,7 +201,7 @@ def _avg_pool(name, x, win, key):
     return y
 
 
-def _avg_pool_backward(name, dy, win, key):
+def _avg_pool_backward(name: str, dy: np.ndarray, win: dict, key: tuple) -> np.ndarray:
     shapes.array(name, "dy", dy, (*dy.shape[:2], win["out_h"], win["out_w"]))
     dx = np.empty((*dy.shape[:2], win["height"], win["width"]), dy.dtype)
     if dx.size == 0:

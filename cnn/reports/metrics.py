@@ -2,6 +2,8 @@
 
 Everywhere 0/0 is NaN, "there is nothing to say", and never a made-up 0 or 1; means over classes leave NaN out.
 """
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from cnn import shapes
 
 
-def confusion_matrix(targets, predictions, num_classes=None):
+def confusion_matrix(targets: np.ndarray, predictions: np.ndarray, num_classes: int | None = None) -> np.ndarray:
     """How many images of class i (row) were taken for class j (column): int64 (K, K).
 
     targets, predictions: integers (N,) in [0, K); N may be 0. num_classes: K; default the largest of both + 1.
@@ -30,7 +32,7 @@ def confusion_matrix(targets, predictions, num_classes=None):
     return np.bincount(targets * k + predictions, minlength=k * k).reshape(k, k)
 
 
-def accuracy(matrix):
+def accuracy(matrix: np.ndarray) -> float:
     """Share of the images that lie on the diagonal of a confusion matrix (float); NaN without images."""
     matrix = _matrix("accuracy", matrix)
     return float(_ratio(np.trace(matrix), matrix.sum()))
@@ -50,7 +52,7 @@ class PerClass:
     f1: np.ndarray
     support: np.ndarray
 
-    def macro(self):
+    def macro(self) -> dict[str, float]:
         """Plain means over the classes, those left out that are NaN: {"precision", "recall", "f1"}, floats.
 
         The same as scikit-learn's average="macro" with zero_division=np.nan.
@@ -58,14 +60,14 @@ class PerClass:
         return {name: _mean(getattr(self, name)) for name in ("precision", "recall", "f1")}
 
 
-def per_class(matrix):
+def per_class(matrix: np.ndarray) -> PerClass:
     """Precision, recall, F1 and support of each class, from a confusion matrix (K, K); see PerClass."""
     matrix = _matrix("per_class", matrix)
     right, named, support = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
     return PerClass(_ratio(right, named), _ratio(right, support), _ratio(2 * right, named + support), support)
 
 
-def top_k_accuracy(scores, targets, k=5):
+def top_k_accuracy(scores: np.ndarray, targets: np.ndarray, k: int = 5) -> float:
     """Share of the images whose class is among the k with the largest scores (float); NaN without images.
 
     scores: float (N, K); targets: integers (N,) in [0, K); k: at least 1, and from K on the result is 1. Of
@@ -88,7 +90,7 @@ def top_k_accuracy(scores, targets, k=5):
     return float(right.mean()) if len(right) else float("nan")
 
 
-def _labels(owner, name, value):
+def _labels(owner: str, name: str, value: np.ndarray) -> np.ndarray:
     value = np.asarray(value)
     if value.size == 0 and value.ndim == 1:
         return value.astype(np.int64)
@@ -99,7 +101,7 @@ def _labels(owner, name, value):
     return value.astype(np.int64)
 
 
-def _matrix(owner, value):
+def _matrix(owner: str, value: np.ndarray) -> np.ndarray:
     value = np.asarray(value)
     if value.dtype.kind not in "iu":
         raise TypeError(f"{owner}: matrix must hold integers, got {value.dtype}")
@@ -108,12 +110,12 @@ def _matrix(owner, value):
     return value
 
 
-def _ratio(part, whole):
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole in float64; 0/0 is NaN."""
     with np.errstate(invalid="ignore"):
         return np.true_divide(part, whole)
 
 
-def _mean(values):
+def _mean(values: np.ndarray) -> float:
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else float("nan")

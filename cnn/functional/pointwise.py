@@ -11,7 +11,7 @@ from cnn.graph import Value, apply
 from cnn.ops import pointwise
 
 if TYPE_CHECKING:
-    from cnn.engine.plan import Program
+    from cnn.engine.program import Program
     from cnn.functional.common import Images
 
 # what the backward kernel of an activation needs of the forward pass: its input or its output

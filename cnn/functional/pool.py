@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from cnn import shapes
-<<<<<<< HEAD
+from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
-=======
-from cnn.engine.plan import Program, Slot
->>>>>>> docs
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply
 from cnn.ops import pool

@@ -91,6 +91,20 @@ def test_the_check_of_imports_sees_them():
     assert imported(ROOT / "runtime.py")[0] == {"shapes", "_ext", "streams", "__init__"}
 
 
+LONGEST, LONGEST_KERNEL, MOST = 400, 500, 14     # lines of a file, files beside the folders
+
+
+def test_files_are_short():
+    """What is longer has parts, and each of them has a name."""
+    kernels = [*ROOT.glob("_ext/*.pyx"), *ROOT.glob("_ext/*.pxd")]
+    for path, most in (*((path, LONGEST) for path in FILES), *((path, LONGEST_KERNEL) for path in kernels)):
+        assert len(path.read_text().splitlines()) <= most, path
+
+
+def test_few_files_stand_beside_the_folders():
+    assert len(list(ROOT.glob("*.py"))) <= MOST
+
+
 def test_models_and_trainers_of_others_are_not_imported():
     for path in FILES:
         # these measure PyTorch, and write its modules

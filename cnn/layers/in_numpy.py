@@ -27,7 +27,7 @@ class Opaque(Operation):
             return run_forward(trial, zeros).shape[1:]
 
     def calls(self, x):
-        """The modules inside that the layer calls with arrays, for an input of this shape: (module, image's shape)."""
+        """The modules inside that the layer calls with arrays, for an input of this shape: (module, image shape)."""
         modules = list(self.layer.modules())
         trial = copy.deepcopy(self.layer)
         originals = {id(made): module for made, module in zip(trial.modules(), modules, strict=True)}

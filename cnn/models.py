@@ -22,6 +22,7 @@ from cnn.layers import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from numpy.typing import DTypeLike
 
@@ -37,7 +38,7 @@ def lenet5(in_channels: int = 1, num_classes: int = 10, image_size: int = 28, *,
     """
     size = shapes.integer("lenet5", "image_size", image_size, 16)
     rng = np.random.default_rng(shapes.integer("lenet5", "seed", seed, 0, 2**64 - 1))
-    more = {"seed": rng, "dtype": dtype}
+    more: dict[str, Any] = {"seed": rng, "dtype": dtype}
     padding = 2 if size == 28 else 0
     side = ((size + 2 * padding - 4) // 2 - 4) // 2
     return Sequential(
@@ -57,7 +58,7 @@ def cifar_quick(in_channels: int = 3, num_classes: int = 10, image_size: int = 3
     """
     size = shapes.integer("cifar_quick", "image_size", image_size, 8)
     rng = np.random.default_rng(shapes.integer("cifar_quick", "seed", seed, 0, 2**64 - 1))
-    more = {"seed": rng, "dtype": dtype}
+    more: dict[str, Any] = {"seed": rng, "dtype": dtype}
     side = size // 8
     return Sequential(
         Conv2d(in_channels, 32, 5, padding=2, **more), ReLU(), MaxPool2d(2),
@@ -178,11 +179,13 @@ def cifar_net(in_channels: int = 3, num_classes: int = 10, image_size: int = 32,
 
     def norm(width: int) -> BatchNorm2d:    # the paper's momentum is the share that is kept
         layer = BatchNorm2d(width, momentum=0.4, dtype=dtype)
+        assert layer.weight is not None     # as always with affine
         layer.weight.requires_grad = False
         return layer
 
     first = Conv2d(in_channels, 8 * in_channels, 2, **more)
     first.weight.requires_grad = False
+    assert first.bias is not None
     first.bias.data = np.zeros(first.bias.shape)
     layers, inputs = [first, GELU()], first.out_channels
     for width in widths:
@@ -202,7 +205,7 @@ def whiten(model: Sequential, images: np.ndarray, eps: float = 5e-4) -> None:
     eigenvalue + eps; and -v, because GELU hides what is negative. images: (N, C, H, W), float, normalised as in
     training; N at least 1. The same bits for any number of threads. Raises ValueError for images that do not fit.
     """
-    first = next(iter(model))
+    first = model[0]
     wanted, (rows, columns) = first.in_channels, first.kernel_size
     if images.ndim != 4 or images.shape[1] != wanted or min(images.shape[2:]) < max(rows, columns) or not len(images):
         raise ValueError(f"whiten: images must have shape (N, {wanted}, H, W), N at least 1, got {images.shape}")

@@ -14,7 +14,7 @@ from cnn.reference.augment import affine, crop, cutout
 from cnn.reference.conv import conv2d, conv2d_backward
 from cnn.reference.linear import linear, linear_backward
 from cnn.reference.loss import cross_entropy, mse
-from cnn.reference.norm import batch_norm, batch_norm_backward
+from cnn.reference.norm import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from cnn.reference.pointwise import (
     dropout,
     dropout2d,
@@ -67,6 +67,8 @@ __all__ = [
     "dropout2d",
     "gelu",
     "gelu_backward",
+    "group_norm",
+    "group_norm_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",

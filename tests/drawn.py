@@ -30,8 +30,9 @@ BINARY = {
 LAYERS = {
     "conv": lambda nn, c: nn.Conv2d(c, c, 3, padding=1), "conv1": lambda nn, c: nn.Conv2d(c, c, 1, bias=False),
     "depthwise": lambda nn, c: nn.Conv2d(c, c, 3, padding=1, groups=c), "norm": lambda nn, c: nn.BatchNorm2d(c),
-    "pool": lambda nn, c: nn.MaxPool2d(3, 1, 1), "avg": lambda nn, c: nn.AvgPool2d(3, 1, 1), "relu": lambda nn, c: nn.ReLU(),
-    "tanh": lambda nn, c: nn.Tanh(), "sigmoid": lambda nn, c: nn.Sigmoid(), "silu": lambda nn, c: nn.SiLU(),
+    "pool": lambda nn, c: nn.MaxPool2d(3, 1, 1), "avg": lambda nn, c: nn.AvgPool2d(3, 1, 1),
+    "relu": lambda nn, c: nn.ReLU(), "tanh": lambda nn, c: nn.Tanh(),
+    "sigmoid": lambda nn, c: nn.Sigmoid(), "silu": lambda nn, c: nn.SiLU(),
 }
 
 
@@ -148,9 +149,13 @@ def _broadcast(name):
 
 
 def _activation(name, saved="y"):
-    forward, backward = getattr(reference, name), getattr(reference, f"{name}_backward")
-    return (lambda o, n, x: forward(x, *o.scalars.values()),
-            lambda o, dy, x: [backward(dy, x if saved == "x" else forward(x, *o.scalars.values()), *o.scalars.values())])
+    def forward(o, n, x):
+        return getattr(reference, name)(x, *o.scalars.values())
+
+    def backward(o, dy, x):
+        kept = x if saved == "x" else forward(o, None, x)
+        return [getattr(reference, f"{name}_backward")(dy, kept, *o.scalars.values())]
+    return forward, backward
 
 
 def _pool(kind):
@@ -190,8 +195,10 @@ TWINS = {
                    lambda o, dy, x: [reference.reciprocal_backward(dy, x, o.number)]),
     "reduce_sum": (lambda o, n, x: reference.reduce_sum(x, [i + 1 for i in o.axes]),
                    lambda o, dy, x: [reference.reduce_sum_backward(dy, x.shape)]),
-    "reshape": (lambda o, n, x: reference.reshape(x, o.image), lambda o, dy, x: [reference.reshape_backward(dy, x.shape)]),
-    "cat": (lambda o, n, *xs: reference.cat(xs), lambda o, dy, *xs: reference.cat_backward(dy, [x.shape[1] for x in xs])),
+    "reshape": (lambda o, n, x: reference.reshape(x, o.image),
+                lambda o, dy, x: [reference.reshape_backward(dy, x.shape)]),
+    "cat": (lambda o, n, *xs: reference.cat(xs),
+            lambda o, dy, *xs: reference.cat_backward(dy, [x.shape[1] for x in xs])),
     "slice_channels": (lambda o, n, x: reference.slice_channels(x, o.first, o.stop),
                        lambda o, dy, x: [reference.slice_channels_backward(dy, o.first, x.shape)]),
     "spread": (lambda o, n: reference.spread(*_data(o, "parameter"), n, o.image), lambda o, dy: []),
@@ -199,7 +206,7 @@ TWINS = {
                lambda o, dy, x: reference.conv2d_backward(dy, x, *_data(o, "weight"), *_sizes(o))[:1]),
     "linear": (lambda o, n, x: reference.linear(x, *_data(o, "weight", "bias")),
                lambda o, dy, x: reference.linear_backward(dy, x, *_data(o, "weight"))[:1]),
-    "batch_norm": (lambda o, n, x: reference.batch_norm(x, None, None, *_data(o, "weight", "bias"), training=True, eps=o.eps),
+    "batch_norm": (lambda o, n, x: reference.batch_norm(x, None, None, *_data(o, "weight", "bias"), True, eps=o.eps),
                    lambda o, dy, x: reference.batch_norm_backward(dy, x, *_data(o, "weight"), o.eps)[:1]),
     "max_pool2d": _pool("max"), "avg_pool2d": _pool("avg"),
     "relu": _activation("relu"), "tanh": _activation("tanh"), "sigmoid": _activation("sigmoid"),

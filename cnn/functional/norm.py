@@ -75,8 +75,11 @@ def _batch_norm_value(x: Value, mean: np.ndarray | None, var: np.ndarray | None,
     name, shape = "batch_norm", tuple(x.image[:1])
     w, source = parameter(name, "weight", weight, x.dtype)
     b, other = parameter(name, "bias", bias, x.dtype)
-    if mean is None or var is None:
-        raise ValueError(f"{name}: running_mean and running_var must both be given for a value")
+    if (mean is None) != (var is None) or (mean is None and not training):
+        raise ValueError(f"{name}: running_mean and running_var must both be given"
+                         f"{', or none of them' if training else ' where training is false'}")
+    if mean is None:
+        mean, var = np.zeros(shape, x.dtype), np.ones(shape, x.dtype)
     for what, value in (("running_mean", mean), ("running_var", var), ("weight", w), ("bias", b)):
         if value is not None and (value.shape != shape or value.dtype != x.dtype):
             raise ValueError(f"{name}: {what} must have shape {shape} and dtype {x.dtype}, got {value.shape} and "

@@ -13,6 +13,7 @@ Operations are written down as functions that return their arguments, because wh
 known only when the whole program is: a convolution that comes later may ask for a border of zeros.
 """
 import math
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,8 @@ class Program:
     One thread at a time may run it. A phase exists once it is compiled: what an exception cuts short is not kept.
     """
 
+    loss: Any       # what those who write a program may note in it
+
     def __init__(self, dtype, images, keep=False, steps=1, gradients=False):
         self.dtype = np.dtype(dtype)
         self.kernels = _ext.kernels(self.dtype)
@@ -84,7 +87,7 @@ class Program:
 
     # ------------------------------------------------------------ arrays
 
-    def tensor(self, channels, height=1, width=1, flat=False, integer=False):
+    def tensor(self, channels, height=1, width=1, flat=False, *, integer=False):
         """A new activation. With `integer` it holds integers as wide as the dtype (pooling indices)."""
         dtype = np.dtype(f"i{self.dtype.itemsize}") if integer else self.dtype
         return Tensor(channels, height, width, dtype, PER_BLOCK if self.keep else PER_ACTIVE_BLOCK, flat)
@@ -253,7 +256,7 @@ class Program:
 
     # ------------------------------------------------------------ steps that many layers share
 
-    def input(self, channels, height=1, width=1, flat=False, name="x"):
+    def input(self, channels, height=1, width=1, *, flat=False, name="x"):
         """A tensor packed from the NCHW array of the slot `name`."""
         x = self.tensor(channels, height, width, flat)
         self.add("pack", lambda: dict(x=Slot(name), y=x, **x.pixels))

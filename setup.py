@@ -24,7 +24,8 @@ from setuptools.command.build_ext import build_ext
 # The first are made of register tiles.
 TILE_MODULES = ("correlate", "scatter", "conv_dw", "linear_dw", "depthwise", "conv1x1", "conv1x1_dw", "winograd",
                 "winograd_dw", "winograd_rows")
-KERNEL_MODULES = (*TILE_MODULES, "pool", "norm", "pointwise", "arithmetic", "loss", "pack", "update", "augment")
+KERNEL_MODULES = (*TILE_MODULES, "pool", "norm", "group_norm", "pointwise", "arithmetic", "loss", "pack", "update",
+                  "augment")
 SOURCES = Path("cnn/_ext")
 GENERATED = Path("build/cython")
 

@@ -30,6 +30,7 @@ from cnn.layers import (
     Dropout2d,
     Flatten,
     GlobalAvgPool2d,
+    GroupNorm,
     Layer,
     LeakyReLU,
     Linear,
@@ -62,9 +63,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback", "Concat",
-    "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "Layer",
-    "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Module", "ModuleList", "Parameter",
-    "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer",
+    "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "GroupNorm",
+    "Layer", "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Module", "ModuleList",
+    "Parameter", "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer",
     "TrainingDiverged", "Value", "cat", "clip_grad_norm", "data", "debug", "find_lr", "functional", "get_num_threads",
     "get_winograd", "load_model", "metrics", "models", "optim", "parameter_groups", "save_model", "schedules",
     "set_num_threads", "set_winograd", "show_config", "split_biases",

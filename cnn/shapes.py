@@ -77,6 +77,14 @@ def epsilon(owner, value):
     return value
 
 
+def divisor(owner, name, value, count):
+    """Return `value` as an int of at least 1 that divides `count` evenly."""
+    value = integer(owner, name, value, 1)
+    if count % value:
+        raise ValueError(f"{owner}: {name} must divide {count}, got {value}")
+    return value
+
+
 def pair(owner, name, value, minimum=0):
     """Return (height, width) as two ints from one integer or a tuple or list of two, each at least `minimum`.
 

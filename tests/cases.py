@@ -187,6 +187,9 @@ CASES = [
     Case("BatchNorm2d", (18,), (18, 2, 2), (18, 2, 2), {"momentum": None}),  # more channels than a task
     Case("Sequential", (CONV, NORM, RELU, POOL), (3, 4, 5), (3, 4, 5)),
     # normalised where it is read, in both directions or not
+    Case("GroupNorm", (2, 6), (6, 3, 5), (6, 3, 5)),
+    Case("GroupNorm", (1, 3), (3, 4, 4), (3, 4, 4), {"eps": 0.1, "affine": False}),
+    Case("GroupNorm", (5, 5), (5, 1, 3), (5, 1, 3)),
     Case("Sequential", (inner("BatchNorm2d", 16), RELU, inner("Conv2d", 16, 8, 1)), (16, 3, 4), (8, 3, 4)),
     Case("Sequential", (inner("BatchNorm2d", 16), inner("Conv2d", 16, 12, 1, bias=False)), (16, 3, 4), (12, 3, 4)),
     Case("Sequential", (NORM, RELU, inner("Conv2d", 3, 5, 1)), (3, 4, 5), (5, 4, 5)),
@@ -271,6 +274,12 @@ def _batch_norm(m, layer, x, dy):
     dx, dw, db = m.batch_norm_backward(dy, x, w, layer.eps)
     y = m.batch_norm(x, None, None, w, b, training=True, eps=layer.eps)
     return y, dx, {"weight": dw, "bias": db}
+
+
+def _group_norm(m, layer, x, dy):
+    w, b = _weights(layer, x.dtype)
+    dx, dw, db = m.group_norm_backward(dy, x, layer.num_groups, w, layer.eps)
+    return m.group_norm(x, layer.num_groups, w, b, layer.eps), dx, {"weight": dw, "bias": db}
 
 
 def _weights(layer, dtype):
@@ -366,6 +375,7 @@ OPERATIONS = {
     "GlobalAvgPool2d": _adaptive_avg_pool2d,
     "AdaptiveMaxPool2d": _adaptive_max_pool2d,
     "BatchNorm2d": _batch_norm,
+    "GroupNorm": _group_norm,
     "Sequential": _sequential,
     "Residual": _residual,
     "Concat": _concat,

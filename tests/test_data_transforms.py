@@ -156,7 +156,7 @@ def test_affine_is_its_twin(shape, threads, set_threads):
             x = np.repeat(images(shape, dtype), 20, axis=0)
             m, fill = matrices(len(x), seed), tuple(range(40, 40 + shape[1]))
             y = Change("affine", fill=fill)(x, fixed_point(m))
-            wanted = reference.affine(x, m, fill)
+            wanted = reference.affine_map(x, m, fill)
             if dtype == np.uint8:
                 assert_same_bits([y], [wanted])
             else:
@@ -169,7 +169,7 @@ def test_affine_draws_its_matrix(shape, dtype):
     x, spy = images(shape, dtype), Spy()
     y = EVERYTHING(x, spy)
     low, high = np.array([(-30, 30), (-0.2, 0.2), (-0.1, 0.1), (0.8, 1.25), (-10, 10), (-5, 5)]).T
-    wanted = reference.affine(x, affine_matrix(low + (high - low) * spy.drawn[0], *shape[2:]), [0] * shape[1])
+    wanted = reference.affine_map(x, affine_matrix(low + (high - low) * spy.drawn[0], *shape[2:]), [0] * shape[1])
     np.testing.assert_allclose(y, wanted, rtol=0, atol=0 if dtype == np.uint8 else 2e-4)
 
 

@@ -12,6 +12,7 @@ conv1x1     convolution pixel by pixel; its weight gradient (conv1x1.pyx, conv1x
 winograd    Winograd's algorithm by tiles; its weight gradient (winograd.pyx, winograd_dw.pyx)
 winograd_rows   the same by pieces of rows (winograd_rows.pyx)
 pool        maximum and average pooling (pool.pyx)
+group_norm  group normalisation (group_norm.pyx)
 pointwise   activations, softmax and dropout (pointwise.pyx)
 arithmetic  values with each other and with numbers (arithmetic.pyx)
 loss        cross-entropy and squared error (loss.pyx)
@@ -37,8 +38,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=executor.pause, after_in_child=executor.forget)
 
 MODULES = ("correlate", "scatter", "conv_dw", "linear_dw", "depthwise", "conv1x1", "conv1x1_dw", "winograd",
-           "winograd_dw", "winograd_rows", "pool", "norm", "pointwise", "arithmetic", "loss", "pack", "update",
-           "augment")
+           "winograd_dw", "winograd_rows", "pool", "norm", "group_norm", "pointwise", "arithmetic", "loss", "pack",
+           "update", "augment")
 
 
 def _built(isa):

@@ -3,7 +3,7 @@
 A kind of change is a function of one image. `change` calls it within a step, for the images of a block; `apply` for
 a whole array. Whoever calls draws the numbers and makes sure that they, and all lengths, fit.
 Positions are integers, so that bytes come out the same on every processor. Twins: `crop`, `cutout`
-and `affine` in cnn/reference; NumPy's own indexing for a flip.
+and `affine_map` in cnn/reference; NumPy's own indexing for a flip.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc

@@ -3,8 +3,8 @@
     dw[k, (c, r, s)] = sum over pixels and images of dy[k, i, j] x[c, i*stride + r, j*stride + s]
     db[k] = sum over pixels and images of dy[k, i, j]
 
-Where the pixels and taps lie are tables of offsets, as for `correlate`; see cnn/ops/conv/windows.py. The first block of a shard
-assigns, the others add: nothing has to be zeroed.
+Where the pixels and taps lie are tables of offsets, as for `correlate`; see cnn/ops/conv/windows.py. The first block of
+a shard assigns, the others add: nothing has to be zeroed.
 
 The plain-NumPy twin is `conv2d_backward` in cnn/reference.
 """

@@ -1,10 +1,14 @@
 """Parameters, and the flat arrays in which an optimizer lays them."""
+import threading
+
 import numpy as np
 
 from cnn import shapes
 from cnn._ext.guard import Guard
 from cnn.engine.memory import zeros
 from cnn.engine.watch import Stamp
+
+thread = threading.local()      # of each: `refuse`, called where `data` is read while nobody may
 
 
 class Parameter:
@@ -32,6 +36,9 @@ class Parameter:
 
     @property
     def data(self):
+        refuse = getattr(thread, "refuse", None)
+        if refuse is not None:
+            refuse()
         return self._data
 
     @data.setter

@@ -41,6 +41,7 @@ def _cat(F, operation, p, *xs):
 # from the names of our operations: a function of torch.nn.functional, the operation, its parameters by name, its inputs
 TABLE = {
     "conv2d": _conv2d, "batch_norm": _batch_norm, "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d,
+    "group_norm": lambda F, o, p, x: F.group_norm(x, o.groups, p.get("weight"), p.get("bias"), o.eps),
     "linear": lambda F, o, p, x: F.linear(x, p["weight"], p.get("bias")),
     "relu": lambda F, o, p, x: F.relu(x),
     "leaky_relu": lambda F, o, p, x: F.leaky_relu(x, o.scalars["slope"]),

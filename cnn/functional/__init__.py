@@ -11,7 +11,7 @@ of a function takes arrays only: what is done with values is differentiated by i
 """
 from cnn.functional.conv import conv2d, conv2d_backward, linear, linear_backward
 from cnn.functional.loss import cross_entropy, mse_loss
-from cnn.functional.norm import batch_norm, batch_norm_backward
+from cnn.functional.norm import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from cnn.functional.pointwise import (
     gelu,
     gelu_backward,
@@ -43,7 +43,7 @@ from cnn.graph.build import cat, flatten
 
 __all__ = ["adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "avg_pool2d",
            "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "cat", "conv2d", "conv2d_backward",
-           "cross_entropy", "flatten", "gelu", "gelu_backward", "leaky_relu", "leaky_relu_backward", "linear",
-           "linear_backward", "log_softmax", "log_softmax_backward", "max_pool2d", "max_pool2d_backward", "mse_loss",
-           "relu", "relu_backward", "sigmoid", "sigmoid_backward", "silu", "silu_backward", "softmax",
-           "softmax_backward", "tanh", "tanh_backward"]
+           "cross_entropy", "flatten", "gelu", "gelu_backward", "group_norm", "group_norm_backward", "leaky_relu",
+           "leaky_relu_backward", "linear", "linear_backward", "log_softmax", "log_softmax_backward", "max_pool2d",
+           "max_pool2d_backward", "mse_loss", "relu", "relu_backward", "sigmoid", "sigmoid_backward", "silu",
+           "silu_backward", "softmax", "softmax_backward", "tanh", "tanh_backward"]

@@ -11,6 +11,7 @@ from cnn.engine.tensors import Slot
 from cnn.functional.common import numbers, parameter
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply
+from cnn.ops import group_norm as group_ops
 from cnn.ops import norm
 
 if TYPE_CHECKING:
@@ -74,8 +75,11 @@ def _batch_norm_value(x: Value, mean: np.ndarray | None, var: np.ndarray | None,
     name, shape = "batch_norm", tuple(x.image[:1])
     w, source = parameter(name, "weight", weight, x.dtype)
     b, other = parameter(name, "bias", bias, x.dtype)
-    if mean is None or var is None:
-        raise ValueError(f"{name}: running_mean and running_var must both be given for a value")
+    if (mean is None) != (var is None) or (mean is None and not training):
+        raise ValueError(f"{name}: running_mean and running_var must both be given"
+                         f"{', or none of them' if training else ' where training is false'}")
+    if mean is None:
+        mean, var = np.zeros(shape, x.dtype), np.ones(shape, x.dtype)
     for what, value in (("running_mean", mean), ("running_var", var), ("weight", w), ("bias", b)):
         if value is not None and (value.shape != shape or value.dtype != x.dtype):
             raise ValueError(f"{name}: {what} must have shape {shape} and dtype {x.dtype}, got {value.shape} and "
@@ -116,3 +120,58 @@ def _batch_norm_arrays(name: str, x: np.ndarray, weight: np.ndarray | None,
     w, b = (None if value is None else shapes.array(name, what, value, (x.shape[1],), x.dtype)
             for what, value in (("weight", weight), ("bias", bias)))
     return x, w, b
+
+
+def group_norm(x: Images, num_groups: int, weight: np.ndarray | Parameter | None = None,
+               bias: np.ndarray | Parameter | None = None, eps: float = 1e-5) -> Images:
+    """Group normalisation (Wu & He 2018): y = weight (x - mean) / sqrt(var + eps) + bias, with mean and (biased)
+    variance of each image's `num_groups` groups of neighbouring channels.
+
+    x: (N, C, H, W), num_groups a divisor of C; weight, bias: (C,) or None. Returns y like x.
+    """
+    name = "group_norm"
+    eps = shapes.number(name, "eps", eps, 0)
+    if isinstance(x, Value):
+        (w, source), (b, other) = (parameter(name, what, value, x.dtype) for what, value in
+                                   (("weight", weight), ("bias", bias)))
+        channels = x.image[0]
+        for what, value in (("weight", w), ("bias", b)):
+            if value is not None and value.shape != (channels,):
+                raise ValueError(f"{name}: {what} must have shape ({channels},), got {value.shape}")
+        groups = shapes.divisor(name, "num_groups", num_groups, channels)
+        return apply(group_ops.GroupNorm(name, groups, channels, w, b, eps).changed(sources=source + other), x)
+    x, w, b = _batch_norm_arrays(name, x, *numbers(weight, bias))
+    groups = shapes.divisor(name, "num_groups", num_groups, x.shape[1])
+    given: dict[str, np.ndarray] = {what: value for what, value in (("w", w), ("b", b)) if value is not None}
+    gamma, beta = (Slot(what) if what in given else None for what in ("w", "b"))
+
+    def write(program: Program) -> None:
+        program.output(group_ops.group_norm(program, program.input(*x.shape[1:]), gamma, beta, groups,
+                                            eps)[0])
+    y = np.empty_like(x)
+    with run((name, x.shape[1:], groups, eps, *given), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, y=y, **given)
+    return y
+
+
+def group_norm_backward(dy: np.ndarray, x: np.ndarray, num_groups: int, weight: np.ndarray | Parameter | None = None,
+                        eps: float = 1e-5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of `group_norm`. dy: the gradient of the loss by y, like x: (N, C, H, W).
+
+    Returns dx like x, dweight and dbias (C,), each summed over the batch but dx.
+    """
+    name = "group_norm_backward"
+    x, w, _ = _batch_norm_arrays(name, x, numbers(weight)[0], None)
+    dy = shapes.array(name, "dy", dy, x.shape, x.dtype)
+    groups, eps = shapes.divisor(name, "num_groups", num_groups, x.shape[1]), shapes.number(name, "eps", eps, 0)
+    gamma = None if w is None else Slot("w")
+
+    def write(program: Program) -> None:
+        t, tdy = program.input(*x.shape[1:]), program.input(*x.shape[1:], name="dy")
+        _, stats = group_ops.group_norm(program, t, None, None, groups, eps)
+        program.output(group_ops.group_norm_backward(program, tdy, t, stats, gamma, groups, Slot("dw"), Slot("db")),
+                       "dx")
+    dx, dw, db = np.empty_like(x), np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
+    with run((name, x.shape[1:], groups, eps, w is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, dy=dy, dx=dx, dw=dw, db=db, **({} if w is None else {"w": w}))
+    return dx, dw, db

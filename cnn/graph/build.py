@@ -48,6 +48,8 @@ def _value(kind, operand, like):
         return operand
     sources = ()
     if isinstance(operand, np.ndarray):
+        if operand.dtype.kind not in "fiub":
+            raise TypeError(f"{kind}: an array beside a value must hold numbers, got {operand.dtype}")
         array, operand = operand, Parameter(np.asarray(operand, like.dtype), requires_grad=False)
         sources = (array, operand),
     if not isinstance(operand, Parameter):
@@ -64,6 +66,8 @@ def _value(kind, operand, like):
 
 def constant(parameter, image, like, sources=()):
     """A Parameter as a value, beside another of its graph."""
+    if not parameter.size:
+        raise ValueError(f"parameter: it must not be empty, got shape {parameter.shape}")
     if parameter.dtype != like.dtype:
         raise TypeError(f"parameter: it must be of {like.dtype}, as the values beside it, got {parameter.dtype}")
     return add(like.graph, ops.Constant(parameter, image).changed(sources=sources), (), like.dtype)
@@ -74,8 +78,14 @@ def relu(x):
 
 
 def flatten(x, start_dim=1):
+    if isinstance(x, np.ndarray):
+        x = shapes.images("flatten", "x", x)
+    elif not isinstance(x, Value):
+        raise TypeError(f"flatten: x must be a value or an array, got {type(x).__name__}")
     if shapes.integer("flatten", "start_dim", start_dim, -3) not in (1, 1 - x.ndim):
         raise ValueError(f"flatten: start_dim must be 1, got {start_dim}")
+    if isinstance(x, np.ndarray):
+        return x.reshape(len(x), math.prod(x.shape[1:])).copy()
     return x if len(x.image) == 1 else apply(ops.Reshape("flatten", (math.prod(x.image),)), x)
 
 

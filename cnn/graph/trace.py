@@ -1,6 +1,9 @@
 """Tracing: running `forward` on values, each of whose operations adds a node to a graph."""
+from contextlib import contextmanager
+
+from cnn.engine import parameter
 from cnn.graph.graph import Graph, Node
-from cnn.graph.value import Value
+from cnn.graph.value import Value, where
 
 
 def apply(operation, *inputs):
@@ -31,12 +34,44 @@ def trace(function, images, dtype, title="", names=None, modules=None, record=Fa
     graph = Graph(title, names, modules)
     graph.calls = [] if record else None
     graph.inputs = [Value(graph, image, dtype) for image in images]
-    graph.structure, graph.outputs = unpack(function(*graph.inputs), title or "forward")
-    for value in (*graph.inputs, *(node.output for node in graph.nodes)):
-        value.graph = None      # done; and no circle of references, which would keep memory
-    if any(value.graph is not None for value in graph.outputs):
-        raise ValueError(f"{title}: forward must return values of this call, got one of another")
+    values = list(graph.inputs)
+    try:
+        with _tracing(True):
+            graph.structure, graph.outputs = unpack(function(*graph.inputs), title or "forward")
+        if any(value.graph is not graph for value in graph.outputs):
+            raise ValueError(f"{title}: forward must return values of this call, got one of another")
+    finally:        # done; and no circle of references, which would keep memory
+        for value in (*values, *(node.output for node in graph.nodes)):
+            value.graph = None
     return graph
+
+
+@contextmanager
+def _tracing(now):
+    """Whether `forward` runs on values, so that numbers of parameters must not be looked at."""
+    thread = parameter.thread
+    outer, thread.refuse = getattr(thread, "refuse", None), _refuse_numbers if now else None
+    try:
+        yield
+    finally:
+        thread.refuse = outer
+
+
+def not_tracing():
+    """For what works on arrays while a network is traced, and may look at numbers."""
+    return _tracing(False)
+
+
+def _refuse_numbers():
+    raise TypeError(f"{where()}`data` of a Parameter was read while a network is traced: what is computed from its "
+                    f"numbers now would stay as it is; use the Parameter itself, and cnn.functional")
+
+
+def refuse_arrays(owner):
+    """Raise TypeError where a module gets arrays while a network is traced."""
+    if getattr(parameter.thread, "refuse", None) is not None:
+        raise TypeError(f"{where()}{owner} got an array while a network is traced: what it returns now would "
+                        f"stay as it is; call it with values, or outside of `forward`")
 
 
 def unpack(result, owner):
@@ -47,6 +82,9 @@ def unpack(result, owner):
         structure, parts = len(result), list(result)
     else:
         structure, parts = None, [result]
+    if not parts:
+        raise TypeError(f"{owner}: forward must return a value, or a tuple or dict of values, got an empty "
+                        f"{type(result).__name__}")
     for part in parts:
         if not isinstance(part, Value):
             raise TypeError(f"{owner}: forward must return a value, or a tuple or dict of values, that come from its "

@@ -19,7 +19,6 @@ class Value:
     """
 
     __slots__ = ("dtype", "graph", "image")
-    __array_ufunc__ = None      # so that arrays leave operators to values
 
     def __init__(self, graph, image, dtype):
         self.graph, self.image, self.dtype = graph, tuple(image), dtype
@@ -66,6 +65,13 @@ class Value:
 
     def __pos__(self):
         return self
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        """Arrays leave operators to values, and NumPy's functions of the same meaning are the same."""
+        kind = ufunc.__name__
+        if method == "__call__" and kind in ("add", "subtract", "multiply", "divide", "negative") and not options:
+            return -self if kind == "negative" else _arithmetic(kind, *inputs)
+        raise TypeError(f"{where()}numpy.{kind} takes arrays, and got a value; cnn.functional has functions of values")
 
     def __getitem__(self, index):
         """A slice along channels or features: x[:, 2:5]."""
@@ -136,13 +142,17 @@ for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
     setattr(Value, _name, _refuse("how its numbers compare"))
 
 
-def refusal(words):
-    """The TypeError for a question that a value cannot answer, with the line that asked."""
+def where():
+    """The line of a user's file that is being run, as text."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back
-    where = f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame is not None else ""
-    return TypeError(f"{where}a value was asked for {words}, which nobody knows while a network is traced: `forward` "
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame is not None else ""
+
+
+def refusal(words):
+    """The TypeError for a question that a value cannot answer, with the line that asked."""
+    return TypeError(f"{where()}a value was asked for {words}, which nobody knows while a network is traced: `forward` "
                      f"must do the same for all images (shapes and attributes may decide, numbers may not)")
 
 

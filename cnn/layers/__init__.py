@@ -4,11 +4,11 @@ from cnn.layers.container import Concat, ModuleList, Residual, Sequential
 from cnn.layers.conv import Conv2d
 from cnn.layers.linear import Flatten, Linear
 from cnn.layers.module import Module
-from cnn.layers.norm import BatchNorm2d
+from cnn.layers.norm import BatchNorm2d, GroupNorm
 from cnn.layers.pool import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
 
 Layer = Module      # its name before
 
 __all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Concat", "Conv2d", "Dropout",
-           "Dropout2d", "Flatten", "GELU", "GlobalAvgPool2d", "Layer", "LeakyReLU", "Linear", "LogSoftmax",
+           "Dropout2d", "Flatten", "GELU", "GlobalAvgPool2d", "GroupNorm", "Layer", "LeakyReLU", "Linear", "LogSoftmax",
            "MaxPool2d", "Module", "ModuleList", "ReLU", "Residual", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh"]

@@ -5,6 +5,7 @@ import inspect
 
 import numpy as np
 
+from cnn.graph.trace import not_tracing
 from cnn.layers.parts import evaluation, thread
 from cnn.ops.operation import Operation
 
@@ -21,15 +22,15 @@ class Opaque(Operation):
         self.layer, self.dtype = layer, dtype
 
     def shape(self, x):
-        trial = copy.deepcopy(self.layer)
+        trial = _copied(self.layer)
         zeros = np.zeros((1, *x), self.dtype)
-        with evaluation(trial), np.errstate(all="ignore"):
+        with evaluation(trial), not_tracing(), np.errstate(all="ignore"):
             return run_forward(trial, zeros).shape[1:]
 
     def calls(self, x):
         """The modules inside that the layer calls with arrays, for an input of this shape: (module, image shape)."""
         modules = list(self.layer.modules())
-        trial = copy.deepcopy(self.layer)
+        trial = _copied(self.layer)
         originals = {id(made): module for made, module in zip(trial.modules(), modules, strict=True)}
         outer, thread.seen = getattr(thread, "seen", None), []
         try:
@@ -44,6 +45,17 @@ class Opaque(Operation):
 
     def learns(self):
         return any(p.requires_grad for p in self.layer.parameters())
+
+
+def _copied(layer):
+    """A copy of a layer, which other threads may be running: they may add something to what is being copied."""
+    with not_tracing():
+        while True:
+            try:
+                return copy.deepcopy(layer)
+            except RuntimeError as error:
+                if "changed size during iteration" not in str(error):
+                    raise
 
 
 def noted(module, x):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 from cnn import shapes
@@ -9,8 +10,8 @@ from cnn._ext.guard import Guard
 from cnn.engine import parameter
 from cnn.engine.parameter import Parameter
 from cnn.engine.programs import Pool
-from cnn.engine.watch import Stamp, WatchedDict
-from cnn.graph import Value, apply
+from cnn.engine.watch import Stamp, WatchedDict, WatchedList
+from cnn.graph import apply
 from cnn.layers import in_numpy, running
 from cnn.layers.in_numpy import Opaque
 from cnn.layers.parts import Parts, in_training, thread
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, DTypeLike
 
-    from cnn.graph import Graph
+    from cnn.graph import Graph, Value
     from cnn.layers.summary import Summary
 
 # Attributes that are no state; those, and what stands in a program's key itself, are changed without a new stamp.
 _TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_pieces", "_keeps"}
 _UNWATCHED = _TRANSIENT | {"training", "_mode", "_training", "_frozen"}
+# What cannot change without notice: a stamp tells, or nothing can.
+_SETTLED = (int, float, str, bytes, type(None), type, FunctionType, Parameter, WatchedDict, WatchedList)
 
 
 class Module:
@@ -68,6 +71,7 @@ class Module:
     _stamp: Stamp           # changes with every change of an attribute
     _known: Parts | None    # see _parts
     _programs: Pool
+    _frozen: bool
     _buffers: dict[str, np.ndarray]
 
     def __init_subclass__(cls, **more: Any) -> None:
@@ -85,11 +89,11 @@ class Module:
         module = super().__new__(cls)
         vars(module).update(_stamp=Stamp(), _known=None, _programs=Pool(), _guard=Guard(), _last=None, _pieces={},
                             _keeps=False)     # before any attribute is set
+        module._mode, module._training, module._frozen, module._buffers = True, True, False, {}
         return module
 
     def __init__(self) -> None:
-        self._mode, self._training, self._frozen = True, True, False
-        self._buffers = {}
+        pass        # whoever forgets to call it has lost nothing
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, WatchedDict(self._stamp, value) if name == "_buffers" else value)
@@ -101,7 +105,7 @@ class Module:
         self._stamp.new()
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in vars(self).items() if name not in _TRANSIENT}
+        return {name: value for name, value in tuple(vars(self).items()) if name not in _TRANSIENT}
 
     def __setstate__(self, state: dict) -> None:
         for name, value in state.items():
@@ -121,8 +125,9 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        if running.traced(inputs, options):
-            return self._traced(inputs, options)
+        value = running.traced(inputs, options)
+        if value is not None:
+            return self._traced(inputs, options, value)
         if getattr(thread, "seen", None) is not None and inputs:
             return in_numpy.noted(self, inputs[0])
         if not self.in_numpy:
@@ -130,16 +135,16 @@ class Module:
         with in_training(self):
             return self.forward(*inputs, **options)
 
-    def _traced(self, inputs: tuple, options: dict) -> Any:
-        """What it makes of values."""
-        graph = next(value.graph for value in (*inputs, *options.values()) if isinstance(value, Value))
+    def _traced(self, inputs: tuple, options: dict, value: Value) -> Any:
+        """What it makes of values, of which `value` is one."""
+        graph = value.graph
         if graph is None:
             raise ValueError(f"{type(self).__name__}: a value must not be kept for the next call of the model")
         first = len(graph.nodes)
         graph.scope.append(graph.modules.get(id(self), type(self).__name__))
         try:
             if self.in_numpy:
-                if len(inputs) != 1 or options:
+                if len(inputs) != 1 or options or inputs[0] is not value:
                     raise TypeError(f"{type(self).__name__}: a layer written in NumPy takes one value in a network")
                 result = apply(Opaque(self, inputs[0].dtype), *inputs)
             else:
@@ -198,15 +203,23 @@ class Module:
 
     def _is_watched(self) -> bool:
         """Whether a change of the modules inside changes its stamp."""
-        return (type(self).children.__module__.startswith("cnn.layers.") and not self._has_plain()
+        return (type(self).children.__module__.startswith("cnn.layers.") and not self._unwatched()
                 and not (type(self).children is Module.children
                          and any(type(value) in (list, tuple) and any(isinstance(v, Module) for v in value)
-                                 for value in vars(self).values())))
+                                 for value in tuple(vars(self).values()))))
 
-    def _has_plain(self) -> bool:
-        """Whether an attribute of a class of one's own may change without notice, and `forward` may look at it."""
-        return (not self.in_numpy and not type(self).__module__.startswith("cnn.")
-                and any(type(value) in (list, dict, set, bytearray) for value in vars(self).values()))
+    def _unwatched(self) -> dict[str, Any]:
+        """Attributes of the module and its class, by name, that may change without notice and that its `forward` may
+        look at."""
+        if self.in_numpy or type(self).__module__.startswith("cnn."):
+            return {}
+        found = {name: value for name, value in tuple(vars(self).items())
+                 if not isinstance(value, (Module, *_SETTLED)) and name not in _TRANSIENT}
+        for cls in type(self).__mro__[:type(self).__mro__.index(Module)]:
+            found.update((name, value) for name, value in vars(cls).items()
+                         if not (name[:2] == "__" or name == "in_numpy" or name in found or callable(value)
+                                 or hasattr(value, "__get__")))
+        return found
 
     def made_of(self) -> tuple:
         """A tuple that compares equal as long as no layer or parameter inside is replaced, moved or set otherwise."""
@@ -219,7 +232,7 @@ class Module:
     def children(self) -> list[tuple[str, Module]]:
         """(name, layer) of the layers directly inside this one: its attributes, and what lists among them hold."""
         result = []
-        for name, value in vars(self).items():
+        for name, value in tuple(vars(self).items()):
             if isinstance(value, Module):
                 result.append((name, value))
             elif isinstance(value, (list, tuple)):
@@ -233,8 +246,10 @@ class Module:
             yield from child.modules()
 
     def own_parameters(self) -> list[tuple[str, Parameter]]:
-        """(name, Parameter) of this layer itself."""
-        return [(name, value) for name, value in vars(self).items() if isinstance(value, Parameter)]
+        """(name, Parameter) of this layer itself: its attributes, and what lists among them hold."""
+        lists = [(name, value) for name, value in tuple(vars(self).items()) if isinstance(value, (list, tuple))]
+        return [*((name, value) for name, value in tuple(vars(self).items()) if isinstance(value, Parameter)),
+                *((f"{name}.{i}", p) for name, value in lists for i, p in enumerate(value) if isinstance(p, Parameter))]
 
     def named_parameters(self, prefix: str = "") -> list[tuple[str, Parameter]]:
         """List of (name, Parameter), named as PyTorch does: "0.weight", "3.bias"; one that several layers share is
@@ -304,6 +319,13 @@ class Module:
                 p._frozen = frozen
         return self
 
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set `requires_grad` of all parameters inside; returns the layer. Norms and dropout do as before: see
+        `freeze`."""
+        for p in self.parameters():
+            p.requires_grad = requires_grad
+        return self
+
     def to(self, dtype: DTypeLike) -> Self:
         """Change all parameters and buffers to float32 or float64, in place; returns the layer."""
         for p in self.parameters():
@@ -316,7 +338,7 @@ class Module:
 
     def _own_state(self) -> list[tuple[str, np.ndarray]]:
         """(name, array) of this layer's own parameters and buffers."""
-        return [*((name, p.data) for name, p in self.own_parameters()), *self._buffers.items()]
+        return [*((name, p._data) for name, p in self.own_parameters()), *self._buffers.items()]
 
     def _state(self, prefix: str = "") -> list[tuple[str, np.ndarray]]:
         """List of (name, array) of all parameters and buffers, in PyTorch's order."""

@@ -9,7 +9,7 @@ from cnn import shapes
 from cnn.engine.parameter import Parameter
 from cnn.graph import apply
 from cnn.layers.module import Module
-from cnn.ops import norm
+from cnn.ops import group_norm, norm
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -82,3 +82,37 @@ class BatchNorm2d(Module):
     def extra_repr(self) -> str:
         return (f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
                 + ("" if self.weight else ", affine=False"))
+
+
+class GroupNorm(Module):
+    """y = gamma (x - mean) / sqrt(var + eps) + beta, with mean and variance of each image's groups of channels (Wu & He
+    2018): the same in training and evaluation, whatever the batch.
+
+    num_groups: into how many groups of neighbours the num_channels channels are divided, evenly; one is a layer norm
+    over C, H and W, as many as there are channels an instance norm. x, y: (N, num_channels, H, W).
+
+    weight (gamma), bias (beta): (num_channels,), or None without `affine`.
+
+    Raises TypeError or ValueError for arguments, and on use for inputs, that do not fit.
+    """
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *,
+                 dtype: DTypeLike = np.float32) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.num_channels = shapes.integer(name, "num_channels", num_channels, 1)
+        self.num_groups = shapes.divisor(name, "num_groups", num_groups, self.num_channels)
+        self.eps = shapes.epsilon(name, eps)
+        if np.dtype(dtype) not in shapes.FLOATS:
+            raise TypeError(f"{name}: dtype must be float32 or float64, got {np.dtype(dtype)}")
+        self.weight = Parameter(np.ones(self.num_channels, dtype)) if affine else None
+        self.bias = Parameter(np.zeros(self.num_channels, dtype)) if affine else None
+
+    def forward(self, x: Value) -> Value:
+        name, channels = type(self).__name__, self.num_channels
+        groups, eps = shapes.divisor(name, "num_groups", self.num_groups, channels), shapes.epsilon(name, self.eps)
+        w, b = (self._owned(what, (channels,), x.dtype) for what in ("weight", "bias"))
+        return apply(group_norm.GroupNorm(name, groups, channels, w, b, eps), x)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}" + ("" if self.weight else ", affine=False")

@@ -1,9 +1,13 @@
 """What a module consists of, and in which mode its parts are."""
 import threading
+from collections.abc import Mapping
 from contextlib import contextmanager
+
+import numpy as np
 
 from cnn import shapes
 from cnn.engine.programs import Use, guards
+from cnn.layers.snapshot import snapshot
 
 # of each thread: `evaluating`, ids of the modules in evaluation mode; `training`, whether what runs is a part of
 # something in training mode
@@ -28,8 +32,10 @@ class Parts:
         self._watched = all(module._is_watched() for module in modules)
         self._stamps = [*(module._stamp for module in modules), *(p._stamp for p in self.parameters)]
         self._inside = modules[1:]      # not the root, which refers to this
-        self.plain = tuple(_plain(module) for module in modules if module._has_plain())
-        self.key = (tuple([stamp.number for stamp in self._stamps]), self.plain)
+        seen = {id(part) for part in (*modules, *self.parameters)}
+        plain = tuple([(name, snapshot(value, seen)) for module in modules
+                       for name, value in module._unwatched().items()])
+        self.key = (tuple([stamp.number for stamp in self._stamps]), plain)
 
     def current(self):
         return self._watched and tuple([stamp.number for stamp in self._stamps]) == self.key[0]
@@ -48,12 +54,6 @@ def named_modules(module, name=""):
         yield from named_modules(child, f"{name}.{child_name}" if name else child_name)
 
 
-def _plain(module):
-    """What the lists, dicts and sets among a module's attributes hold, as texts: they change without notice."""
-    return tuple((name, repr(value)) for name, value in vars(module).items()
-                 if type(value) in (list, dict, set, bytearray))
-
-
 def number_dropouts(layers):
     """Give layers that draw random numbers, and were given no seed, numbers of their own: those that have another's
     get the next that is free."""
@@ -65,6 +65,27 @@ def number_dropouts(layers):
             if seen.setdefault(layer.number, layer) is not layer:
                 layer.number = next(free)
                 seen[layer.number] = layer
+
+
+def checked_state(owner, own, state):
+    """The arrays of a state by name, such that each fits the one in `own`; see Module.load_state_dict."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{owner}: state must be a dict of arrays, got {type(state).__name__}")
+    if set(own) != set(state):
+        raise ValueError(f"{owner}: state_dict has missing names {sorted(set(own) - set(state))} and "
+                         f"unknown names {sorted(set(state) - set(own))}")
+    values = {}
+    for name, array in own.items():
+        try:
+            values[name] = np.asarray(state[name])
+        except ValueError:      # lists of different lengths
+            raise ValueError(f"{owner}: {name} must have shape {array.shape}, got no array at all") from None
+        kinds, words = ("fiu", "numbers") if array.dtype.kind == "f" else ("iu", "integers")
+        if values[name].dtype.kind not in kinds:
+            raise TypeError(f"{owner}: {name} must hold {words}, got {values[name].dtype}")
+        if values[name].shape != array.shape:
+            raise ValueError(f"{owner}: {name} must have shape {array.shape}, got {values[name].shape}")
+    return values
 
 
 @contextmanager

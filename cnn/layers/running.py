@@ -12,37 +12,48 @@ from cnn.engine.programs import Pool, Use
 from cnn.graph import Value, trace
 from cnn.graph.lower import slot, write_backward, written
 from cnn.graph.passes import optimised
-from cnn.graph.trace import pack
+from cnn.graph.trace import pack, refuse_arrays
 from cnn.layers import pieces
 from cnn.layers.parts import evaluation, named_modules, thread
+from cnn.layers.snapshot import snapshot
 
 KEPT = 8        # networks with layers in NumPy that a module remembers, for as many shapes and modes
 
 
 def traced(inputs, options):
-    """Whether values are among these arguments."""
-    return any(isinstance(value, Value) for value in inputs) or (
-        bool(options) and any(isinstance(value, Value) for value in options.values()))
+    """The first value among these arguments and in lists, tuples and dicts among them; None where there is none."""
+    for thing in (*inputs, *options.values()) if options else inputs:
+        parts = (thing if isinstance(thing, (list, tuple)) else thing.values() if isinstance(thing, dict) else (thing,))
+        for part in parts:
+            if isinstance(part, Value):
+                return part
+    return None
 
 
 class Call:
-    """Arguments of a call with arrays. xs: the arrays, checked. key: what a program for it is made from."""
+    """Arguments of a call with arrays. xs: the arrays, checked. key: what a program for it is made from.
 
-    __slots__ = ("images", "key", "method", "module", "options", "others", "places", "training", "xs")
+    places: which of the arguments the arrays are, numbers or names; others: all other arguments, by their places.
+    """
+
+    __slots__ = ("images", "key", "method", "module", "others", "places", "training", "xs")
 
     def __init__(self, module, method, inputs, options):
         owner = type(module).__name__
-        if not inputs:
+        given = dict(enumerate(inputs)) | options
+        self.module, self.method = module, method
+        self.places = [place for place, value in given.items() if place == 0 or isinstance(value, np.ndarray)]
+        if not self.places:
             raise TypeError(f"{owner}: forward must get an array first")
-        self.module, self.method, self.options = module, method, options
-        self.places = [0, *(i for i in range(1, len(inputs)) if isinstance(inputs[i], np.ndarray))]
-        names = _names(method)
-        self.xs = [module._checked(names[i] if i < len(names) else "x", inputs[i]) for i in self.places]
-        self.others = {i: value for i, value in enumerate(inputs) if i not in self.places}
-        x, *more = self.xs
-        for i, other in zip(self.places[1:], more, strict=True):
+        known = _names(method)
+        names = [place if isinstance(place, str) else known[place] if place < len(known) else "x"
+                 for place in self.places]
+        self.xs = [module._checked(name, given[place]) for name, place in zip(names, self.places, strict=True)]
+        self.others = {place: value for place, value in given.items() if place not in self.places}
+        x = self.xs[0]
+        for name, other in zip(names, self.xs, strict=True):
             if len(other) != len(x) or other.dtype != x.dtype:
-                raise ValueError(f"{owner}: {names[i]} must hold {len(x)} images of {x.dtype}, as {names[0]} does, got "
+                raise ValueError(f"{owner}: {name} must hold {len(x)} images of {x.dtype}, as {names[0]} does, got "
                                  f"{len(other)} of {other.dtype}")
         self.images = len(x)
         parts = module._parts()
@@ -53,13 +64,13 @@ class Call:
     def _key(self, parts, modes):
         x, *more = self.xs
         method = () if self.method is inspect.unwrap(type(self.module).forward) else (self.method.__qualname__,)
-        rest = tuple(other.shape[1:] for other in more), repr(self.options), repr(self.others)
+        rest = tuple(self.places), tuple(other.shape[1:] for other in more), snapshot(self.others, set())
         return x.shape[1:], x.dtype, method + rest, parts.key, modes, self.training, circumstances()
 
     def graph(self):
         """The graph of what is called, as it is traced."""
         return trace_module(self.module, self.method, [x.shape[1:] for x in self.xs], self.xs[0].dtype, self.places,
-                            self.others, self.options)
+                            self.others)
 
     def written(self):
         program = written(optimised(self.graph(), self.training), self.xs[0].dtype, self.images, self.training)
@@ -80,13 +91,14 @@ def _names(method):
     return [p.name for p in inspect.signature(method).parameters.values()][1:] or ["x"]
 
 
-def trace_module(module, method, images, dtype, places=None, others=None, options=None, record=False):
-    """The graph of a method of a module for such inputs; `places`: which of its arguments they are."""
-    places, others = places or range(len(images)), others or {}
+def trace_module(module, method, images, dtype, places=None, others=None, record=False):
+    """The graph of a method of a module for such inputs; places, others: see `Call`."""
+    places = places or range(len(images))
 
     def function(*values):
-        given = dict(zip(places, values, strict=True)) | others
-        return method(module, *(given[i] for i in range(len(given))), **(options or {}))
+        given = dict(zip(places, values, strict=True)) | (others or {})
+        options = {place: value for place, value in given.items() if isinstance(place, str)}
+        return method(module, *(given[i] for i in range(len(given) - len(options))), **options)
     names = {id(p): name for name, p in module.named_parameters()}
     modules = {}
     for name, part in named_modules(module):
@@ -96,6 +108,7 @@ def trace_module(module, method, images, dtype, places=None, others=None, option
 
 def run(module, method, inputs, options):
     """What a method of a module returns for arrays."""
+    refuse_arrays(type(module).__name__)
     call = Call(module, method, inputs, options)
     parts, use = module._parts(), Use(type(module).__name__)
     try:
@@ -166,12 +179,13 @@ def _run_in_pieces(call, use):
     """As `run`, where layers in NumPy cut the graph into pieces, or each node is to be looked at."""
     module = call.module
     key = call.key, debugging.enabled()
-    if key not in module._pieces:
+    made = module._pieces.get(key)
+    if made is None:
         made = pieces.Pieces(call.graph(), call.training, every=debugging.enabled())
         parts = module._parts()
         key = call._key(parts, parts.modes(module)), key[1]
-        while len(module._pieces) >= KEPT:
-            module._pieces.pop(next(iter(module._pieces)))
+        for old in tuple(module._pieces)[:max(0, len(module._pieces) - KEPT + 1)]:
+            module._pieces.pop(old, None)       # another thread may have been faster
         module._pieces[key] = made
     if call.training:
         use.take((module._guard,), alone=True)
@@ -181,13 +195,13 @@ def _run_in_pieces(call, use):
         me, lost = threading.get_ident(), _lost(module._last, threading.get_ident())
         if call.training:
             _let_go(module)
-        ys, state = module._pieces[key].forward(module._programs, key, call.xs)
+        ys, state = made.forward(module._programs, key, call.xs)
     finally:
         thread.training = outer
     if call.training:
         module._last = Last(state.programs(), module._parts().key, [x.shape for x in call.xs], [y.shape for y in ys],
-                            module._pieces[key].structure, me, lost, state)
-    return pack(module._pieces[key].structure, ys)
+                            made.structure, me, lost, state)
+    return pack(made.structure, ys)
 
 
 def backward(module, dy, need_dx):
@@ -256,6 +270,8 @@ def _gradients(owner, dy, last, dtype):
     return result
 
 
+# ---------------------------------------------------------------- methods of modules
+
 # ---------------------------------------------------------------- looking at graphs
 
 def image_shape(module, shape):
@@ -271,7 +287,7 @@ def graph_of(module, images, dtype=None, record=False):
     dtype = dtype or module._parts().dtype or np.dtype(np.float32)
 
     def call(module, *values):
-        return module._traced(values, {})
+        return module._traced(values, {}, values[0])
     return trace_module(module, call, images, dtype, record=record)
 
 
@@ -298,7 +314,7 @@ def also_on_arrays(method):
     """A method that computes with values, and is traced and run where it gets arrays."""
     @functools.wraps(method)
     def call(self, *inputs, **options):
-        if traced(inputs, options):
+        if traced(inputs, options) is not None:
             return method(self, *inputs, **options)
         return run(self, method, inputs, options)
     call.runs = True
@@ -309,8 +325,7 @@ def also_on_values(method):
     """The `__call__` of a layer written in NumPy: given values, the whole of it is a node."""
     @functools.wraps(method)
     def call(self, *inputs, **options):
-        if traced(inputs, options):
-            return self._traced(inputs, options)
-        return method(self, *inputs, **options)
+        value = traced(inputs, options)
+        return method(self, *inputs, **options) if value is None else self._traced(inputs, options, value)
     call.runs = True
     return call

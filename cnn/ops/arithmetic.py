@@ -252,7 +252,7 @@ class Concat(Operation):
 class Channels(Operation):
     """Channels (or features) from `first` to before `stop`."""
 
-    name = twin = "slice"
+    name, twin = "slice", "slice_channels"
 
     def __init__(self, first, stop):
         super().__init__()
@@ -281,7 +281,7 @@ class Channels(Operation):
 class Constant(Operation):
     """A Parameter's numbers, the same for every image. image: the shape of one image, of as many numbers."""
 
-    name = twin = "parameter"
+    name, twin = "parameter", "spread"
 
     def __init__(self, parameter, image):
         super().__init__()

@@ -32,7 +32,7 @@ def cutout(x, top, left, size, fill):
     return y
 
 
-def affine(x, matrix, fill):
+def affine_map(x, matrix, fill):
     """y[n, c, i, j] = x[n, c] at column m0·j + m1·i + m2, row m3·j + m4·i + m5, where m = matrix[n] is rounded to
     1/65536. Between pixels p the bilinear mean, where fill[c] stands for pixels outside:
 

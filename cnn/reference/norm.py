@@ -1,4 +1,4 @@
-"""Batch norm, forward and backward."""
+"""Batch norm and group norm, forward and backward."""
 
 import numpy as np
 
@@ -38,6 +38,39 @@ def batch_norm_backward(dy, x, weight=None, eps=1e-5):
     dbias, dweight = dy.sum(axis=(0, 2, 3)), (dy * xhat).sum(axis=(0, 2, 3))
     dx = dy - _planes(dbias / n) - xhat * _planes(dweight / n)
     return dx * _planes((1 if weight is None else weight) / s), dweight, dbias
+
+
+def group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
+    """Normalise each image's groups of channels (Wu and He 2018): y = γ x̂ + β with x̂ = (x - mean) / √(var + eps)
+
+    mean and (biased) var are those of the n numbers of a group. x: (N, C, H, W). weight, bias: (C,) or None.
+    """
+    xhat, _ = _group_xhat(x, num_groups, eps)
+    return xhat * _planes(1 if weight is None else weight) + _planes(0 if bias is None else bias)
+
+
+def group_norm_backward(dy, x, num_groups, weight=None, eps=1e-5):
+    """Gradients of `group_norm`; with g = γ dy and the means over the group, as for `batch_norm_backward`:
+
+        dx_i = (g_i - mean(g) - x̂_i mean(g x̂)) / s;   dγ = Σ dy x̂;   dβ = Σ dy
+    """
+    xhat, s = _group_xhat(x, num_groups, eps)
+    g = _groups(dy * _planes(1 if weight is None else weight), num_groups)
+    h = _groups(xhat, num_groups)
+    dx = (g - g.mean(-1, keepdims=True) - h * (g * h).mean(-1, keepdims=True)) / s
+    return dx.reshape(x.shape), (dy * xhat).sum(axis=(0, 2, 3)), dy.sum(axis=(0, 2, 3))
+
+
+def _group_xhat(x, num_groups, eps):
+    groups = _groups(x, num_groups)
+    centred = groups - groups.mean(-1, keepdims=True)
+    s = np.sqrt(np.square(centred).mean(-1, keepdims=True) + eps)
+    return (centred / s).reshape(x.shape), s
+
+
+def _groups(x, num_groups):
+    """(N, groups, numbers of a group)"""
+    return x.reshape(len(x), num_groups, x[0].size // num_groups if len(x) else 1)
 
 
 def _moments(x):

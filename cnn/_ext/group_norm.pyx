@@ -1,0 +1,197 @@
+"""Group normalisation (Wu & He 2018). Twins: `group_norm` and `group_norm_backward` in cnn/reference.
+
+    y = gamma xhat + beta,  xhat = (x - mean) / s,  s = sqrt(var + eps)
+
+mean and var are those of one image's group of channels, over the n numbers that it holds. As in batch norm (norm.pyx)
+
+    dx_i = (gamma dy_i - mean(gamma dy) - xhat_i mean(gamma dy xhat)) / s
+    dgamma = sum dy xhat,  dbeta = sum dy
+
+with the means over the group. Each lane is an image, so that all of it is lane by lane, but for dgamma and dbeta.
+"""
+from libc.math cimport sqrt
+
+from cnn._ext.op cimport Image, Place, begin, end, pixels
+from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, ivec, real, vec, vec_gt,
+                           vec_keep, vec_load, vec_splat, vec_store, vec_sum)
+
+
+cdef inline void _add_lanes(double* total, const vec* rows) noexcept nogil:
+    """total[lane] += a row of lanes"""
+    cdef real lanes[16]
+    cdef int i, q
+    for q in range(ROWV):
+        vec_store(lanes + q * VL, rows[q])
+    for i in range(LANES):
+        total[i] += lanes[i]
+
+
+cdef inline void _row(const double* numbers, vec* rows) noexcept nogil:
+    """A row of lanes from as many doubles."""
+    cdef real lanes[16]
+    cdef int i, q
+    for i in range(LANES):
+        lanes[i] = <real>numbers[i]
+    for q in range(ROWV):
+        rows[q] = vec_load(lanes + q * VL)
+
+
+ctypedef struct GroupNorm:
+    Image x                     # IN  (C, H, W, 16)
+    Image y                     # OUT (C, H, W, 16)
+    Image stats                 # OUT (3 G, 1, 1, 16) of each group: the mean, what rounding took from it, and 1 / s
+    const real* gamma           # IN  (C,) or NULL: 1
+    const real* beta            # IN  (C,) or NULL: 0
+    Py_ssize_t groups
+    Py_ssize_t channels, height, width
+    double eps
+
+cdef void group_norm(const GroupNorm* a, const Place* place) noexcept nogil:
+    """y = gamma (x - mean) / s + beta. The mean is summed in double, because what is left where numbers cancel must be
+    exact; squares of a row of pixels in the array's precision, of rows in double."""
+    cdef Py_ssize_t g, c, h, i, size = a.channels // a.groups
+    cdef double n = <double>(size * a.height * a.width)
+    cdef double mean[16]
+    cdef double other[16]
+    cdef const real* x
+    cdef real* y
+    cdef vec centre[8]
+    cdef vec off[8]
+    cdef vec inverse[8]
+    cdef vec s[8]
+    cdef ivec holds[8]
+    cdef vec gamma, beta, d
+    cdef dvec total[8]
+    cdef int q, lane
+    for lane in range(LANES):
+        other[lane] = lane < place.images
+    _row(other, s)
+    for q in range(ROWV):
+        holds[q] = vec_gt(s[q], vec_splat(0))
+    for g in range(begin(a.groups, place), end(a.groups, place)):
+        for q in range(LANES // DVL):
+            total[q] = dvec_zero()
+        for c in range(g * size, (g + 1) * size):
+            for h in range(a.height):
+                x = pixels(&a.x, c, h)
+                for i in range(a.width):
+                    for q in range(LANES // DVL):
+                        total[q] = total[q] + dvec_load(x + i * LANES + q * DVL)
+        for q in range(LANES // DVL):
+            dvec_store(mean + q * DVL, total[q])
+        for lane in range(LANES):
+            mean[lane] /= n
+            other[lane] = 0
+        _row(mean, centre)
+        for lane in range(LANES):
+            mean[lane] -= <real>mean[lane]
+        _row(mean, off)
+        for c in range(g * size, (g + 1) * size):
+            for h in range(a.height):
+                x = pixels(&a.x, c, h)
+                for q in range(ROWV):
+                    s[q] = vec_splat(0)
+                for i in range(a.width):
+                    for q in range(ROWV):
+                        d = vec_load(x + i * LANES + q * VL) - centre[q] - off[q]
+                        s[q] = s[q] + d * d
+                _add_lanes(other, s)
+        for lane in range(LANES):
+            other[lane] = 1 / sqrt(other[lane] / n + a.eps)
+        _row(other, inverse)
+        for q in range(ROWV):
+            vec_store(pixels(&a.stats, 3 * g, 0) + q * VL, centre[q])
+            vec_store(pixels(&a.stats, 3 * g + 1, 0) + q * VL, off[q])
+            vec_store(pixels(&a.stats, 3 * g + 2, 0) + q * VL, inverse[q])
+        for c in range(g * size, (g + 1) * size):
+            gamma, beta = vec_splat(a.gamma[c] if a.gamma else 1), vec_splat(a.beta[c] if a.beta else 0)
+            for h in range(a.height):
+                x = pixels(&a.x, c, h)
+                y = pixels(&a.y, c, h)
+                for i in range(a.width):
+                    for q in range(ROWV):
+                        d = (vec_load(x + i * LANES + q * VL) - centre[q] - off[q]) * inverse[q]
+                        vec_store(y + i * LANES + q * VL, vec_keep(holds[q], gamma * d + beta))
+
+
+ctypedef struct GroupNormBackward:
+    Image dy                    # IN  (C, H, W, 16)
+    Image x                     # IN  (C, H, W, 16)
+    Image stats                 # IN  (3 G, 1, 1, 16), as `group_norm` has left it
+    Image dx                    # OUT (C, H, W, 16); NULL where it is not wanted
+    const real* gamma           # IN  (C,) or NULL: 1
+    real* dgamma                # OUT (C,) of a shard, or NULL
+    real* dbeta                 # OUT (C,) of a shard, or NULL
+    Py_ssize_t groups
+    Py_ssize_t channels, height, width
+
+cdef void group_norm_backward(const GroupNormBackward* a, const Place* place) noexcept nogil:
+    """dx = (gamma dy - mean(gamma dy) - xhat mean(gamma dy xhat)) / s; dgamma and dbeta of one block"""
+    cdef Py_ssize_t g, c, h, i, size = a.channels // a.groups
+    cdef double n = <double>(size * a.height * a.width)
+    cdef double first[16]
+    cdef double second[16]
+    cdef const real* x
+    cdef const real* dy
+    cdef real* dx
+    cdef vec centre[8]
+    cdef vec off[8]
+    cdef vec inverse[8]
+    cdef vec s[8]
+    cdef vec t[8]
+    cdef vec gamma, d, u
+    cdef real along, plain      # sums of dy xhat and of dy
+    cdef int q, lane
+    for g in range(begin(a.groups, place), end(a.groups, place)):
+        for q in range(ROWV):
+            centre[q] = vec_load(pixels(&a.stats, 3 * g, 0) + q * VL)
+            off[q] = vec_load(pixels(&a.stats, 3 * g + 1, 0) + q * VL)
+            inverse[q] = vec_load(pixels(&a.stats, 3 * g + 2, 0) + q * VL)
+        for lane in range(LANES):
+            first[lane] = second[lane] = 0
+        for c in range(g * size, (g + 1) * size):
+            gamma = vec_splat(a.gamma[c] if a.gamma else 1)
+            along = plain = 0
+            for h in range(a.height):
+                x = pixels(&a.x, c, h)
+                dy = pixels(&a.dy, c, h)
+                for q in range(ROWV):
+                    s[q] = t[q] = vec_splat(0)
+                for i in range(a.width):
+                    for q in range(ROWV):
+                        u = vec_load(dy + i * LANES + q * VL)
+                        s[q] = s[q] + u
+                        t[q] = t[q] + u * ((vec_load(x + i * LANES + q * VL) - centre[q] - off[q]) * inverse[q])
+                for q in range(ROWV):       # dy is 0 in lanes without an image
+                    plain += vec_sum(s[q])
+                    along += vec_sum(t[q])
+                    s[q] = gamma * s[q]
+                    t[q] = gamma * t[q]
+                _add_lanes(first, s)
+                _add_lanes(second, t)
+            if a.dgamma:
+                a.dgamma[c] = along if place.first else a.dgamma[c] + along
+            if a.dbeta:
+                a.dbeta[c] = plain if place.first else a.dbeta[c] + plain
+        if a.dx.data == NULL:
+            continue
+        for lane in range(LANES):
+            first[lane] /= n
+            second[lane] /= n
+        _row(first, s)
+        _row(second, t)
+        for c in range(g * size, (g + 1) * size):
+            gamma = vec_splat(a.gamma[c] if a.gamma else 1)
+            for h in range(a.height):
+                x = pixels(&a.x, c, h)
+                dy = pixels(&a.dy, c, h)
+                dx = pixels(&a.dx, c, h)
+                for i in range(a.width):
+                    for q in range(ROWV):
+                        d = (vec_load(x + i * LANES + q * VL) - centre[q] - off[q]) * inverse[q]
+                        u = gamma * vec_load(dy + i * LANES + q * VL) - s[q] - d * t[q]
+                        vec_store(dx + i * LANES + q * VL, u * inverse[q])
+
+
+SPLITS = ("group_norm", "group_norm_backward")
+include "kernels/group_norm.pxi"    # KERNELS

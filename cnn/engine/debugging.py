@@ -4,7 +4,7 @@ from contextlib import contextmanager
 import numpy as np
 
 _depth = 0
-step = None     # number of the training step at hand, from 1, where there is one
+step: int | None = None     # number of the training step at hand, from 1, where there is one
 
 
 def enabled():

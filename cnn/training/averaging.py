@@ -1,7 +1,10 @@
 """Averages of a model's weights over its training steps, kept beside the model."""
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,6 +12,14 @@ from cnn import shapes
 from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import Pool, Use, guards
 from cnn.training.callbacks import Callback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+    from cnn.layers import Module
+    from cnn.training.trainer import Trainer
 
 
 class EMA(Callback):
@@ -35,7 +46,8 @@ class EMA(Callback):
 
     copy_back = False       # whether the model goes on from the average
 
-    def __init__(self, model, decay=0.999, every=1, warmup=True, apply=False):
+    def __init__(self, model: Module, decay: float | Callable[[int], float] = 0.999, every: int = 1,
+                 warmup: bool = True, apply: bool = False) -> None:
         name = type(self).__name__
         self.model = model
         self.decay = decay if callable(decay) else shapes.number(name, "decay", decay, 0, 1)
@@ -45,14 +57,14 @@ class EMA(Callback):
         self._average = {key: array.copy() for key, array in self._arrays().items()}
         self._now = np.zeros(1)
         self._programs = Pool()
-        self._known = self._digest()    # of the model's arrays when `fit` ended; None: any will do
+        self._known: bytes | None = self._digest()      # of the model's arrays when `fit` ended; None: any will do
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         """Steps counted so far (int)."""
         return int(self._steps[0])
 
-    def on_fit_start(self, trainer):
+    def on_fit_start(self, trainer: Trainer) -> None:
         own = set(map(id, trainer.model.parameters()))
         if not all(id(p) in own for p in self.model.parameters()):
             raise ValueError(f"{type(self).__name__}: model must be the trainer's, or a part of it, got another one")
@@ -61,18 +73,18 @@ class EMA(Callback):
             self._programs.clear()      # they know the arrays from before
             self._steps[0] = 0
 
-    def on_step_end(self, trainer):
+    def on_step_end(self, trainer: Trainer) -> None:
         self.update()
 
-    def on_fit_end(self, trainer):
+    def on_fit_end(self, trainer: Trainer) -> None:
         if self.apply:
             self._copy_in(self._average)
         self._known = self._digest()
 
-    def measuring(self):
+    def measuring(self) -> AbstractContextManager[None]:
         return self.applied() if self.apply else nullcontext()
 
-    def update(self):
+    def update(self) -> None:
         """Count a step, and average if it is time to."""
         self._known = None
         name, steps = type(self).__name__, self.steps + 1
@@ -92,7 +104,7 @@ class EMA(Callback):
             use.leave()
 
     @contextmanager
-    def applied(self):
+    def applied(self) -> Iterator[None]:
         """The model holds the averages meanwhile, in the same arrays, and what it held before afterwards; other threads
         cannot use it."""
         use = Use(type(self).__name__, whole=True)
@@ -107,18 +119,18 @@ class EMA(Callback):
         finally:
             use.leave()
 
-    def _copy_in(self, values):
+    def _copy_in(self, values: dict[str, np.ndarray]) -> None:
         for key, array in self._arrays().items():
             array[...] = values[key]
 
-    def _digest(self):
+    def _digest(self) -> bytes:
         """A hash of the model's arrays."""
         result = hashlib.blake2b(digest_size=16)
         for array in self._arrays().values():
-            result.update(np.ascontiguousarray(array))
+            result.update(np.ascontiguousarray(array).data)
         return result.digest()
 
-    def _arrays(self):
+    def _arrays(self) -> dict[str, np.ndarray]:
         """All that is averaged, by name: the model's own arrays of floats."""
         arrays = {key: p.data for key, p in self.model.named_parameters()}
         arrays.update((key, array) for key, array in self.model.named_buffers() if array.dtype.kind == "f")
@@ -128,7 +140,7 @@ class EMA(Callback):
                              f"{', '.join(sorted(kinds)) or 'none'}")
         return arrays
 
-    def _written(self):
+    def _written(self) -> Program:
         """The program of an update, a single pass over all arrays."""
         program, now, copy_back = Program(self.model.dtype, 1), self._now, self.copy_back
         program.count(self._steps)
@@ -140,11 +152,11 @@ class EMA(Callback):
         program.compile()
         return program
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """The number of "steps" (int), and by name, after "average.", a copy of every average."""
         return {"steps": self.steps, **{f"average.{key}": array.copy() for key, array in self._average.items()}}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned.
 
         Raises TypeError or ValueError, before anything is changed, where that is not of such a model.
@@ -171,9 +183,9 @@ class Lookahead(EMA):
 
     copy_back = True
 
-    def __init__(self, model, decay=0.5, every=5):
+    def __init__(self, model: Module, decay: float = 0.5, every: int = 5) -> None:
         super().__init__(model, decay, every, warmup=False)
 
-    def on_fit_end(self, trainer):
+    def on_fit_end(self, trainer: Trainer) -> None:
         self._copy_in(self._average)
         self._known = self._digest()

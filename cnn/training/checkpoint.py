@@ -1,12 +1,23 @@
 """Models and checkpoints in files: safetensors, with a digest by which any damage is noticed."""
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnn import files, models, shapes, streams
 from cnn.text import printable
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from typing import Any
+
+    from cnn.layers import Module
+    from cnn.training.trainer import Trainer
 
 FORMAT = "cnn-model-1"
 CHECKPOINT_FORMAT = "cnn-checkpoint-1"
@@ -18,7 +29,7 @@ _NOT_AS_WRITTEN = TypeError, ValueError, LookupError, AttributeError, Arithmetic
 
 # ---------------------------------------------------------------- models
 
-def save_model(path, model, description):
+def save_model(path: str | os.PathLike, model: Module, description: dict) -> None:
     """Write the weights of `model` and its description to a .safetensors file, whole or not at all.
 
     description: dict that JSON can hold, NumPy's numbers and arrays included. `load_model` needs its keys `model` (a
@@ -33,7 +44,7 @@ def save_model(path, model, description):
     _write(path, FORMAT, model.state_dict(), description)
 
 
-def described(owner, description):
+def described(owner: str, description: dict) -> tuple[dict, dict[str, tuple[int, ...]]]:
     """The description of a model as JSON can hold it, and the shapes, by name, of the weights of what it describes.
 
     Raises TypeError or ValueError, naming the key, where JSON can't hold it or `load_model` could make no model of it.
@@ -54,7 +65,7 @@ def described(owner, description):
     return description, _shapes(model)
 
 
-def check_shapes(owner, model, wanted):
+def check_shapes(owner: str, model: Module, wanted: dict[str, tuple[int, ...]]) -> None:
     """Refuse a model whose weights are not those that `described` has returned."""
     found = _shapes(model)
     for name in [*wanted, *found]:
@@ -63,11 +74,11 @@ def check_shapes(owner, model, wanted):
                              f"{wanted.get(name, 'none')} by the description, {found.get(name, 'none')} in the model")
 
 
-def _shapes(model):
+def _shapes(model: Module) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in model._state()}
 
 
-def _plain(where, value):
+def _plain(where: str, value: object) -> object:
     """A value as JSON can hold it: NumPy's numbers and arrays as Python's. Raises TypeError naming the place."""
     if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "biufU":
         return value.tolist()
@@ -83,7 +94,7 @@ def _plain(where, value):
     raise TypeError(f"{where} must be what JSON can hold, got {type(value).__name__}")
 
 
-def load_model(path):
+def load_model(path: str | os.PathLike) -> tuple[Module, dict]:
     """Read a file that `save_model` wrote. Returns the model, in evaluation mode, and its description.
 
     path: the file, or a folder with a model.safetensors. The file may come from anyone: nothing in it is run, and no
@@ -107,9 +118,9 @@ def load_model(path):
     return model.eval(), description
 
 
-def _check_description(description):
+def _check_description(description: Any) -> None:
     """Raise KeyError, TypeError or ValueError for what no model's description can be."""
-    def require(right, name, words):
+    def require(right: bool, name: str, words: str) -> None:
         if not right:
             raise ValueError(f"{name} must be {words}, got {shapes.shown(description.get(name))}")
 
@@ -118,7 +129,7 @@ def _check_description(description):
     for name in ("model", "arguments"):
         if name not in description:
             raise KeyError(name)
-    get = description.get
+    get: Callable[[str], Any] = description.get
     require(isinstance(get("model"), str) and get("model") in models.MODELS, "model", f"of {', '.join(models.MODELS)}")
     require(isinstance(get("arguments"), dict), "arguments", "a dict")
     side = get("arguments").get("image_size")
@@ -138,17 +149,17 @@ def _check_description(description):
 
 # ---------------------------------------------------------------- checkpoints
 
-def save(path, state):
+def save(path: str | os.PathLike, state: dict) -> None:
     """Write a state such as `Trainer.state_dict` returns to a .safetensors file, whole or not at all.
 
     state: dicts within a dict, of arrays and what JSON can hold; names are texts without "/".
     Raises OSError naming the file.
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     _write(path, CHECKPOINT_FORMAT, arrays, _take_arrays(state, arrays))
 
 
-def load(path):
+def load(path: str | os.PathLike) -> dict[str, Any]:
     """Read the state that `save` wrote.
 
     Raises FileNotFoundError, and ValueError naming the file where it is damaged, no such file, or needs more memory
@@ -170,7 +181,7 @@ def load(path):
     return state
 
 
-def resume(folder, trainer, say=streams.say):
+def resume(folder: str | os.PathLike, trainer: Trainer, say: Callable[[str], object] = streams.say) -> Path | None:
     """Load the newest checkpoint of a folder into a trainer, so that `fit` goes on there.
 
     A damaged one is named by `say(text)` and the one before is taken. Returns the path of the checkpoint, None
@@ -194,28 +205,28 @@ def resume(folder, trainer, say=streams.say):
     return None
 
 
-def checkpoints(folder):
+def checkpoints(folder: str | os.PathLike) -> list[Path]:
     """Paths of the checkpoints in a folder, the oldest first."""
     return sorted(Path(folder).glob("step-*.safetensors"), key=step_of)
 
 
-def path_of(folder, step):
+def path_of(folder: str | os.PathLike, step: int) -> Path:
     """Where the checkpoint after so many steps belongs."""
     return Path(folder, f"step-{step:08d}.safetensors")
 
 
-def step_of(path):
+def step_of(path: Path) -> int:
     """After how many steps a checkpoint was taken, by its name; -1 where that is no number."""
     number = path.stem.removeprefix("step-")
     return int(number) if number.isascii() and number.isdigit() else -1
 
 
-def digest(state):
+def digest(state: dict) -> str:
     """One hash (64 hexadecimal digits) of a state without its timing.
 
     Two runs that computed the same have the same: weights, optimizer, position and history to the last bit.
     """
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     plain = _take_arrays({name: state[name] for name in state if name != "timing"}, arrays)
     result = hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=32)
     for name in sorted(arrays):
@@ -224,9 +235,9 @@ def digest(state):
     return result.hexdigest()
 
 
-def _take_arrays(tree, arrays, path=""):
+def _take_arrays(tree: dict, arrays: dict[str, np.ndarray], path: str = "") -> dict:
     """A copy of the tree without its arrays, which go to `arrays` under names such as "model/0.weight"."""
-    rest = {}
+    rest: dict[str, Any] = {}
     for name, value in tree.items():
         if not isinstance(name, str):
             raise TypeError(f"state: {path.rstrip('/')}: its keys must be texts, got {name!r}")
@@ -241,13 +252,13 @@ def _take_arrays(tree, arrays, path=""):
 
 # ---------------------------------------------------------------- files
 
-def _write(path, form, arrays, description):
+def _write(path: str | os.PathLike, form: str, arrays: dict[str, np.ndarray], description: dict) -> None:
     from safetensors.numpy import save
     header, data = _split(save(arrays, {"format": form, "description": json.dumps(description)}))
     files.write(path, _sealed(header, data))
 
 
-def _read(path, form, kind):
+def _read(path: Path, form: str, kind: str) -> tuple[dict[str, np.ndarray], Any]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
     if not path.is_file():
@@ -271,20 +282,20 @@ def _read(path, form, kind):
     return arrays, description
 
 
-def _words(error):
+def _words(error: BaseException) -> str:
     """What is wrong, by an error of Python's."""
     text = f"there is no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
     text = printable(text)      # it may hold names from the file, and any number of them
     return text if len(text) <= 500 else text[:500] + "..."
 
 
-def _split(content):
+def _split(content: bytes) -> tuple[dict, bytes]:
     """The header of a safetensors file as a dict, and the bytes that follow it."""
     end = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:end]), content[end:]
 
 
-def _sealed(header, data):
+def _sealed(header: dict, data: bytes) -> bytes:
     """The bytes of a safetensors file whose metadata hold a digest of all the rest.
 
     The format itself notices a wrong length, but no wrong number. The header is written in one way only, so that
@@ -300,5 +311,5 @@ def _sealed(header, data):
     return len(text).to_bytes(8, "little") + text + data
 
 
-def _compact(header):
+def _compact(header: dict) -> bytes:
     return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()

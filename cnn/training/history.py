@@ -1,8 +1,16 @@
 """What a training run measured, epoch by epoch."""
+from __future__ import annotations
+
 import csv
 import io
+from typing import TYPE_CHECKING
 
 from cnn import files
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
 
 class History(list):
@@ -16,12 +24,12 @@ class History(list):
     TIMING = ("seconds", "images_per_second")
     COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", *TIMING)
 
-    def column(self, name):
+    def column(self, name: str) -> list:
         """One figure over all epochs, as a list."""
         return [row[name] for row in self]
 
     @classmethod
-    def load(cls, path, skipped=None):
+    def load(cls, path: str | os.PathLike, skipped: list[str] | None = None) -> History:
         """Read a CSV file that `save` wrote: epochs as int, all else as float; more columns are kept.
 
         skipped: a list; lines that are damaged are then left out, and what is wrong with each is appended to it.
@@ -44,26 +52,26 @@ class History(list):
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: not a history of a run ({error})") from None
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         return History(super().__getitem__(i)) if isinstance(i, slice) else super().__getitem__(i)
 
-    def results(self):
+    def results(self) -> list[dict]:
         """The rows without what depends on the clock, as a list of dicts."""
         return [{name: value for name, value in row.items() if name not in self.TIMING} for row in self]
 
-    def timing(self):
+    def timing(self) -> list[dict]:
         """What `results` leaves out of the rows."""
         return [{name: row[name] for name in self.TIMING} for row in self]
 
     @classmethod
-    def joined(cls, results, timing):
+    def joined(cls, results: Iterable[Mapping], timing: Iterable[Mapping]) -> History:
         """The History of such `results` and `timing`. Raises ValueError for anything else."""
         history = cls({**row, **times} for row, times in zip(results, timing, strict=True))
         if any(set(row) != set(cls.COLUMNS) for row in history):
             raise ValueError(f"History: each row must have {', '.join(cls.COLUMNS)}")
         return history
 
-    def to_csv(self, header=True):
+    def to_csv(self, header: bool = True) -> str:
         """The text of a CSV file."""
         text = io.StringIO()
         writer = csv.DictWriter(text, self.COLUMNS, lineterminator="\n")
@@ -72,12 +80,12 @@ class History(list):
         writer.writerows(self)
         return text.getvalue()
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Write a CSV file, whole or not at all."""
         files.write(path, self.to_csv().encode())
 
 
-def _row(texts):
+def _row(texts: dict) -> dict[str, float]:
     """The numbers of one line. Raises ValueError or TypeError where they are none."""
     if None in texts or None in texts.values():
         raise ValueError("it has not one value for each column")

@@ -1,13 +1,23 @@
 """The learning-rate range test: which learning rates a model learns with."""
+from __future__ import annotations
+
 import csv
 import io
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnn import files, plots, shapes
 from cnn.data import DataLoader
 from cnn.training import checks
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+
+    from cnn.data import Dataset
+    from cnn.training.trainer import Trainer
 
 _SMOOTHING = 0.9        # share of the running mean in the next smoothed loss
 
@@ -18,7 +28,7 @@ class LRCurve:
     rates, losses, smoothed: lists of floats, one a step; the loss is that of the step's batch before the step.
     """
 
-    def __init__(self, rates, losses):
+    def __init__(self, rates: Iterable[float], losses: Iterable[float]) -> None:
         self.rates, self.losses, self.smoothed = list(rates), list(losses), []
         if not self.losses or len(self.rates) != len(self.losses):
             raise ValueError(f"LRCurve: rates and losses must be as many, and at least one, got {len(self.rates)} and "
@@ -29,7 +39,7 @@ class LRCurve:
             self.smoothed.append(mean / (1 - _SMOOTHING**step))
 
     @property
-    def suggestion(self):
+    def suggestion(self) -> float:
         """The rate at which the smoothed loss falls most steeply, over the logarithm of the rate, before its
         minimum; NaN where it falls nowhere."""
         lowest = int(np.argmin(self.smoothed))
@@ -38,7 +48,7 @@ class LRCurve:
         slopes = np.gradient(self.smoothed)     # the rates are evenly spaced in their logarithm
         return self.rates[int(np.argmin(slopes[:lowest]))]
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Write the columns lr, loss, smoothed_loss to a CSV file, whole or not at all."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -46,12 +56,13 @@ class LRCurve:
         writer.writerows(zip(self.rates, self.losses, self.smoothed, strict=True))
         files.write(path, text.getvalue().encode())
 
-    def plot(self, path):
+    def plot(self, path: str | os.PathLike) -> None:
         """Draw the curve into a PNG file. Raises ModuleNotFoundError where matplotlib is missing."""
         plots.save(plots.lr_finder(self.rates, self.losses, self.suggestion), path)
 
 
-def find_lr(trainer, train, lowest=1e-5, highest=10.0, steps=100, batch_size=64, seed=0):
+def find_lr(trainer: Trainer, train: DataLoader | Dataset, lowest: float = 1e-5, highest: float = 10.0,
+            steps: int = 100, batch_size: int = 64, seed: int = 0) -> LRCurve:
     """Take `steps` steps at learning rates that grow from `lowest` to `highest` by equal factors; an LRCurve.
 
     It ends early where the smoothed loss is four times its minimum or no number any more. The trainer is
@@ -95,6 +106,6 @@ def find_lr(trainer, train, lowest=1e-5, highest=10.0, steps=100, batch_size=64,
     return LRCurve(rates, losses)
 
 
-def _forever(loader):
+def _forever(loader: DataLoader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     while True:
         yield from loader

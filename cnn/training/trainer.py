@@ -1,7 +1,10 @@
 """The training loop."""
+from __future__ import annotations
+
 import math
 import time
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +19,15 @@ from cnn.training.callbacks.base import Callback, TrainingDiverged, end_fit
 from cnn.training.callbacks.progress import Progress
 from cnn.training.history import History
 from cnn.training.step import Batch, Step, execute, together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+    from cnn.engine.program import Program
+    from cnn.layers import Module
+    from cnn.optim import Optimizer
 
 
 class Trainer:
@@ -38,8 +50,18 @@ class Trainer:
     Raises TypeError or ValueError for arguments that do not fit, among them an optimizer of another model.
     """
 
-    def __init__(self, model, optimizer, loss=None, schedule=None, callbacks=(), max_grad_norm=None,
-                 progress=True):
+    optimizer: Any      # an Optimizer, or something that steps as one; None where nothing is to be trained
+    recent: list[tuple[int, float, float]]
+    stop: bool | str
+    _restored: list
+    _loader: DataLoader | None
+    _data: dict | None
+    _program: Program | None
+    _rates: list[float]
+
+    def __init__(self, model: Module, optimizer: Optimizer | None, loss: Callable[..., float] | None = None,
+                 schedule: Callable[[int], float] | None = None, callbacks: Iterable[Callback] = (),
+                 max_grad_norm: float | None = None, progress: bool = True) -> None:
         checks.optimizer_of("Trainer", optimizer, model)
         if schedule is not None and not callable(schedule):
             raise TypeError(f"Trainer: schedule must be a function of the step or None, got {schedule!r}")
@@ -64,23 +86,24 @@ class Trainer:
         self._programs, self._program = Pool(), None
 
     @property
-    def lr(self):
+    def lr(self) -> float:
         """The learning rate of the last step."""
         return self.optimizer.lr
 
     @property
-    def running_loss(self):
+    def running_loss(self) -> float:
         """Mean loss of this epoch's images so far."""
         return self._loss_sum / self._weight_sum if self._weight_sum else math.nan
 
     @property
-    def running_accuracy(self):
+    def running_accuracy(self) -> float:
         """Share of this epoch's images so far that were classified rightly, each before its step."""
         return self._correct / self.seen if self.seen else math.nan
 
     # ------------------------------------------------------------ training
 
-    def fit(self, train, epochs, validation=None, batch_size=64, seed=0):
+    def fit(self, train: DataLoader | Dataset, epochs: int, validation: DataLoader | Dataset | None = None,
+            batch_size: int = 64, seed: int = 0) -> History:
         """Train for a number of epochs; returns the History.
 
         train: a DataLoader, or a Dataset that is then shuffled by `seed` into batches of `batch_size`. Each epoch has
@@ -110,7 +133,7 @@ class Trainer:
             self._restored, self._loader_epoch = [], loader.epoch
             self._begin(0)
         begun, use = [], Use("Trainer.fit", whole=True)
-        loaded = self.model.state_dict() if self._resumed else None
+        loaded = self.model.state_dict() if self._resumed else {}
         try:
             self._take(use)
             for callback in self.callbacks:
@@ -138,7 +161,7 @@ class Trainer:
         end_fit(self, begun)
         return self.history
 
-    def _check_fit(self, loader):
+    def _check_fit(self, loader: DataLoader) -> dict:
         """Refuse what the first epochs would stumble over; returns what a state tells of the data."""
         owner = "Trainer.fit"
         if self.optimizer is None:
@@ -156,22 +179,22 @@ class Trainer:
             checks.end_of_schedule(owner, self.schedule, self.step, steps, stacklevel=4)
         return facts
 
-    def resumes(self, callback):
+    def resumes(self, callback: Callback) -> bool:
         """Whether this `fit` goes on from a state that has this callback's, too. Otherwise, a callback that remembers
         something must start anew."""
         return any(callback is restored for restored in self._restored)
 
-    def _begin(self, epoch):
+    def _begin(self, epoch: int) -> None:
         """Nothing of this epoch is done yet."""
         self.epoch, self.seen, self._batch, self._rows = epoch, 0, 0, len(self.history)
         self._loss_sum = self._weight_sum = self._correct = self._seconds = 0.0
 
     @property
-    def _recorded(self):
+    def _recorded(self) -> bool:
         """Whether the history has this epoch's row."""
         return len(self.history) > self._rows
 
-    def _epoch(self, loader, validation):
+    def _epoch(self, loader: DataLoader, validation: DataLoader | Dataset | None) -> None:
         """What is left of this epoch."""
         self.model.train()
         self.epoch_images = len(loader.dataset)
@@ -194,7 +217,7 @@ class Trainer:
             "val_accuracy": measured.get("accuracy", math.nan), "seconds": self._seconds,
             "images_per_second": self.seen / self._seconds})
 
-    def _steps(self, loader, watchers, start):
+    def _steps(self, loader: DataLoader, watchers: list[Callback], start: float) -> None:
         """Take the steps that are left of this epoch."""
         step, last, prepared = self._parts(), None, None
         fused = step.fused
@@ -226,16 +249,17 @@ class Trainer:
             if self.stop:
                 break
 
-    def _set_rate(self, step):
+    def _set_rate(self, step: int) -> None:
         """Set the learning rate of one of the steps that are taken next, together."""
         if self.schedule is not None:
             self.optimizer.lr = self.schedule(self.step + step)
         self._rates.append(self.optimizer.lr)
 
-    def _record(self, results, count):
+    def _record(self, results: list[tuple], count: int) -> float | None:
         """Take down the results of these steps, each on `count` images, up to one whose loss is not finite; returns
         that loss, or None."""
-        recent, diverged, loss = [], None, self.loss
+        recent: list[tuple[int, float, float]] = []
+        diverged, loss = None, self.loss
         loss_sum, weight_sum, correct = self._loss_sum, self._weight_sum, self._correct
         for (total, weight, right), rate in zip(results, self._rates, strict=True):
             mean = total / weight if weight else 0.0 * total    # where all labels have weight 0, nothing counts
@@ -254,7 +278,7 @@ class Trainer:
             self.step + taken)
         return diverged
 
-    def _catch_up(self, step, updates, batch, prepared):
+    def _catch_up(self, step: int, updates: int | None, batch: Batch, prepared: Program | None) -> None:
         """Record the steps that the optimizer has made, where an interruption came before they were recorded."""
         if self.step != step or updates is None:
             return
@@ -262,11 +286,11 @@ class Trainer:
         if made and made == (1 if prepared is None else batch.steps):
             self._record([self._made] if prepared is None else prepared.loss.results(made), batch.count)
 
-    def _together(self):
+    def _together(self) -> int:
         """How many steps to take in one call."""
         return together(self._seconds_per_step) if self._patient else 1
 
-    def train_step(self, images, labels):
+    def train_step(self, images: np.ndarray, labels: np.ndarray) -> float:
         """One step on a batch; returns its mean loss (float), before the step.
 
         images: (N, C, H, W) of the model's dtype, N of at least 1; labels: integers (N,). The learning rate
@@ -276,7 +300,7 @@ class Trainer:
         loss, weight, _ = self._train_step(images, labels)
         return loss / weight if weight else math.nan
 
-    def _train_step(self, images, labels):
+    def _train_step(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, float, int]:
         """`train_step` that returns what `_step` does."""
         images = shapes.images("Trainer.train_step", "images", images, self.model.dtype)
         if len(images) == 0:
@@ -290,12 +314,12 @@ class Trainer:
             self._give_back()
             use.leave()
 
-    def _take(self, use):
+    def _take(self, use: Use) -> None:
         """Keep other threads from the parameters."""
         getattr(self.optimizer, "settle", lambda: None)()       # before: parameters that move have other guards
         use.take(guards([*self.model.parameters(), *getattr(self.optimizer, "params", ())]), alone=True)
 
-    def _step(self, batch):
+    def _step(self, batch: Batch) -> tuple[float, float, int]:
         """One step: the sum of the losses, what to divide it by, and how many images were right."""
         step = self._parts()
         if step.fused:
@@ -305,7 +329,7 @@ class Trainer:
         self.optimizer.step()
         return self._made
 
-    def _prepared(self, batch):
+    def _prepared(self, batch: Batch) -> Program:
         """The program of a step for such batches, which this trainer has until `_give_back`."""
         self.optimizer.settle()     # first of all, because it may move the parameters
         step = self._parts()
@@ -315,26 +339,26 @@ class Trainer:
             self._program = self._programs.take(key, batch.count, lambda: step.written(batch))
         return self._program
 
-    def _give_back(self):
+    def _give_back(self) -> None:
         taken, self._program = self._program, None
         self._programs.give(taken)
 
-    def _parts(self):
+    def _parts(self) -> Step:
         """What a step is made of."""
         return Step(self.model, self.criterion, self.optimizer, self.max_grad_norm)
 
     # ------------------------------------------------------------ stopping and going on
 
     @property
-    def position(self):
+    def position(self) -> tuple[int, int]:
         """(epochs of this `fit` that are complete, batches done of the next one)."""
         return (self.epoch + 1, 0) if self._complete else (self.epoch, self._batch)
 
     @property
-    def _complete(self):
-        return self._recorded and self._batch == len(self._loader)
+    def _complete(self) -> bool:
+        return self._recorded and self._loader is not None and self._batch == len(self._loader)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """All that `fit` needs to go on after this step: dicts within a dict, of arrays and what JSON can hold.
 
         Model, optimizer, and whichever of schedule and callbacks has a `state_dict`; the counters of layers
@@ -343,7 +367,7 @@ class Trainer:
         """
         return states.state_dict(self)
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned; the next `fit` goes on from there.
 
         Model, optimizer, schedule and callbacks must be made as they were then. Raises ValueError or TypeError
@@ -351,21 +375,21 @@ class Trainer:
         """
         states.load_state_dict(self, state)
 
-    def unchanged(self):
+    def unchanged(self) -> AbstractContextManager[None]:
         """A context manager: whatever is done with the trainer meanwhile, it is afterwards as it was before."""
         return states.unchanged(self)
 
     # ------------------------------------------------------------ measuring
 
     @contextmanager
-    def measuring(self):
+    def measuring(self) -> Iterator[None]:
         """The model as `fit` measures it on validation and keeps the best: with what a callback puts there."""
         with ExitStack() as stack:
             for callback in self.callbacks:
                 stack.enter_context(callback.measuring())
             yield
 
-    def evaluate(self, data, tta=None):
+    def evaluate(self, data: DataLoader | Dataset, tta: str | None = None) -> dict[str, Any]:
         """Loss and accuracy on a Dataset or DataLoader: {"loss", "accuracy", "images"}, NaN without images.
 
         tta: see `predict`; both are then those of the averaged scores. After `fit`, classes are matched with those of
@@ -379,7 +403,7 @@ class Trainer:
             dataset = checks.matched("Trainer.evaluate", "data", dataset, self._loader.dataset, stacklevel=3)
         return evaluation.evaluate(Step(self.model, self.criterion), self._programs, dataset, tta)
 
-    def predict(self, x, tta=None):
+    def predict(self, x: Dataset | np.ndarray, tta: str | None = None) -> np.ndarray:
         """Scores (N, K) of a Dataset, or of images (N, C, H, W) as the model takes them.
 
         After `fit`, a Dataset is normalised as the training data are.

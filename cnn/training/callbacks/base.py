@@ -1,5 +1,14 @@
 """The base class of callbacks, and what they share."""
+from __future__ import annotations
+
 import contextlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from cnn.training.trainer import Trainer
 
 
 class TrainingDiverged(ArithmeticError):
@@ -23,47 +32,49 @@ class Callback:
 
     every_step = True       # whether `on_step_end` must be called after every single step
 
-    def on_fit_start(self, trainer):
+    def on_fit_start(self, trainer: Trainer) -> None:
         """Before the first epoch."""
 
-    def on_step_end(self, trainer):
+    def on_step_end(self, trainer: Trainer) -> None:
         """After each step, or each few: `trainer.step`, `trainer.loss` (of the last batch), `trainer.lr`."""
 
-    def on_epoch_end(self, trainer):
+    def on_epoch_end(self, trainer: Trainer) -> None:
         """After each epoch: `trainer.history[-1]` is its row."""
 
-    def on_fit_end(self, trainer):
+    def on_fit_end(self, trainer: Trainer) -> None:
         """After the last epoch, and where anything else has ended `fit`: an exception, Ctrl-C. It is called if
         `on_fit_start` has returned, and does what must be done in any case: close files, restore weights."""
 
-    def measuring(self):
+    def measuring(self) -> AbstractContextManager[None]:
         """A context manager in which the model holds the weights to measure and to keep: those of training."""
         return contextlib.nullcontext()
 
 
-def end_fit(trainer, begun, error=None):
+def end_fit(trainer: Trainer, begun: list[Callback], error: BaseException | None = None) -> None:
     """Call `on_fit_end` of all callbacks that have begun, whatever one of them raises.
 
     error: what ended `fit`; the caller raises it afterwards. Without one, this raises the first error of a callback.
     Later errors become notes of the first.
     """
-    first = None
+    first: BaseException | None = None
     for callback in begun:
         try:
             callback.on_fit_end(trainer)
         except BaseException as failure:
-            if error is None and first is None:
+            before = error or first
+            if before is None:
                 first = failure
             else:
-                (error or first).add_note(f"and then {type(callback).__name__}.on_fit_end raised {failure!r}")
+                before.add_note(f"and then {type(callback).__name__}.on_fit_end raised {failure!r}")
     try:
         if first is not None:
             raise first
     finally:
+        before = None
         del first, error    # their tracebacks refer to this frame
 
 
-def refuse_to_overwrite(path, trainer, nothing=b""):
+def refuse_to_overwrite(path: Path, trainer: Trainer, nothing: bytes = b"") -> None:
     """Refuse a file of another run. nothing: what a file holds to which no run has added anything."""
     if trainer.step == 0 and path.exists() and path.stat().st_size and path.read_bytes() != nothing:
         raise FileExistsError(f"{path} exists already; a new run does not overwrite it")

@@ -1,6 +1,9 @@
 """The best epoch so far: stopping when none is better any more, keeping its weights."""
+from __future__ import annotations
+
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,12 +12,19 @@ from cnn.training import checkpoint
 from cnn.training.callbacks.base import Callback, refuse_to_overwrite
 from cnn.training.history import History
 
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+    from typing import Any
+
+    from cnn.training.trainer import Trainer
+
 
 class _Best(Callback):
     """Knows the best epoch so far. A NaN is never better, and neither is what differs by less than min_delta, nor an
     epoch whose last steps have made weights NaN or infinite."""
 
-    def __init__(self, monitor, min_delta):
+    def __init__(self, monitor: str, min_delta: float) -> None:
         owner = type(self).__name__
         if monitor not in History.COLUMNS:
             raise ValueError(f"{owner}: monitor must be one of {', '.join(History.COLUMNS)}, got {monitor!r}")
@@ -22,12 +32,12 @@ class _Best(Callback):
         self.min_delta = shapes.number(owner, "min_delta", min_delta, 0)
         self.best, self.best_epoch = None, 0
 
-    def on_fit_start(self, trainer):
+    def on_fit_start(self, trainer: Trainer) -> None:
         if self.monitor.startswith("val_") and not trainer.validates:
             raise ValueError(f"{type(self).__name__}: monitor {self.monitor} needs validation data: give fit some, or "
                              f"monitor train_loss")
 
-    def _improves(self, trainer):
+    def _improves(self, trainer: Trainer) -> bool:
         """Whether the epoch that has just ended is the best."""
         value, sign = trainer.history[-1][self.monitor], 1 if "accuracy" in self.monitor else -1
         if math.isnan(value) or (self.best is not None and not sign * (value - self.best) > self.min_delta):
@@ -35,10 +45,10 @@ class _Best(Callback):
         with trainer.measuring():
             return all(np.isfinite(array).all() for _, array in trainer.model._state())
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         owner, best = type(self).__name__, state["best"]
         if best is not None:
             shapes.number(owner, "best of the state", best)
@@ -56,21 +66,22 @@ class EarlyStopping(_Best):
     Each `fit` starts afresh, whether of this model or another.
     """
 
-    def __init__(self, monitor="val_loss", patience=5, min_delta=0.0, restore_best=True):
+    def __init__(self, monitor: str = "val_loss", patience: int = 5, min_delta: float = 0.0,
+                 restore_best: bool = True) -> None:
         super().__init__(monitor, min_delta)
         self.patience = shapes.integer("EarlyStopping", "patience", patience, 1)
         self.restore_best = bool(restore_best)
         self.wait = 0       # epochs since the best
-        self._weights = {}
+        self._weights: dict[str, np.ndarray] = {}
 
-    def on_fit_start(self, trainer):
+    def on_fit_start(self, trainer: Trainer) -> None:
         super().on_fit_start(trainer)
         if not trainer.resumes(self):
             self.best, self.best_epoch, self.wait, self._weights = None, 0, 0, {}
         self._rows = len(trainer.history)
         self._decide(trainer)
 
-    def on_epoch_end(self, trainer):
+    def on_epoch_end(self, trainer: Trainer) -> None:
         row = trainer.history[-1]
         if self._improves(trainer):
             weights = {}
@@ -84,21 +95,21 @@ class EarlyStopping(_Best):
         self._rows = len(trainer.history)
         self._decide(trainer)
 
-    def _decide(self, trainer):
+    def _decide(self, trainer: Trainer) -> None:
         if self.wait >= self.patience:
             trainer.stop = (f"{self.monitor} has not become better than {self.best} of epoch {self.best_epoch} in "
                             f"{self.wait} epochs")
 
-    def on_fit_end(self, trainer):
+    def on_fit_end(self, trainer: Trainer) -> None:
         if self._rows < len(trainer.history):       # an interruption came before on_epoch_end
             self.on_epoch_end(trainer)
         if self._weights:
             trainer.model.load_state_dict(self._weights)
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "wait": self.wait, "weights": self._weights}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.wait = shapes.integer("EarlyStopping", "wait of the state", state["wait"])
         self._weights = dict(state["weights"])
@@ -114,19 +125,20 @@ class BestCheckpoint(_Best):
     raises for a description when it is made, and for one that does not fit the model before the first step.
     """
 
-    def __init__(self, path, monitor="val_loss", min_delta=0.0, description=None):
+    def __init__(self, path: str | os.PathLike, monitor: str = "val_loss", min_delta: float = 0.0,
+                 description: dict | None = None) -> None:
         super().__init__(monitor, min_delta)
         self.path = Path(path)
         self.description, self._shapes = checkpoint.described("BestCheckpoint", description or {})
 
-    def on_fit_start(self, trainer):
+    def on_fit_start(self, trainer: Trainer) -> None:
         super().on_fit_start(trainer)
         if trainer.step == 0:
             self.best, self.best_epoch = None, 0
         refuse_to_overwrite(self.path, trainer)
         checkpoint.check_shapes("BestCheckpoint", trainer.model, self._shapes)
 
-    def on_epoch_end(self, trainer):
+    def on_epoch_end(self, trainer: Trainer) -> None:
         row = trainer.history[-1]
         value = row[self.monitor]
         if self._improves(trainer):

@@ -1,12 +1,21 @@
 """Checkpoints while training."""
+from __future__ import annotations
+
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnn import files, shapes
 from cnn.training import checkpoint
 from cnn.training.callbacks.base import Callback, TrainingDiverged
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from cnn.training.trainer import Trainer
 
 
 class Checkpoint(Callback):
@@ -21,19 +30,21 @@ class Checkpoint(Callback):
     are not finite.
     """
 
-    def __init__(self, folder, every="auto", keep=3, clock=time.monotonic):
+    def __init__(self, folder: str | os.PathLike, every: int | str = "auto", keep: int = 3,
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = Path(folder)
         if every not in ("auto", "epoch"):
             every = shapes.integer("Checkpoint", "every", every, 1)
         self.every, self.clock = every, clock
         self.keep = shapes.integer("Checkpoint", "keep", keep, 1)
-        self.path = self._position = None
+        self.path: Path | None = None
+        self._position: tuple | None = None
 
     @property
-    def every_step(self):
+    def every_step(self) -> bool:    # type: ignore[override]
         return not isinstance(self.every, str)
 
-    def on_fit_start(self, trainer):
+    def on_fit_start(self, trainer: Trainer) -> None:
         self.path = self._position = None
         self.folder.mkdir(parents=True, exist_ok=True)
         if trainer.step == 0 and checkpoint.checkpoints(self.folder):
@@ -41,19 +52,19 @@ class Checkpoint(Callback):
         files.clean(self.folder, ".step-*")     # of a run that was killed while writing
         self._saved = self.clock()
 
-    def on_step_end(self, trainer):
+    def on_step_end(self, trainer: Trainer) -> None:
         if trainer.stop or (not isinstance(self.every, str) and trainer.step % self.every == 0):
             self.save(trainer)
 
-    def on_epoch_end(self, trainer):
+    def on_epoch_end(self, trainer: Trainer) -> None:
         if (trainer.stop or trainer.epoch + 1 == trainer.epochs or self.every == "epoch"
                 or (self.every == "auto" and self.clock() - self._saved >= 10)):
             self.save(trainer)
 
-    def save(self, trainer):
+    def save(self, trainer: Trainer) -> Path:
         """Write a checkpoint now, unless this is where the last one was written; returns its path."""
         position = trainer.step, trainer.position
-        if position == self._position:
+        if position == self._position and self.path is not None:
             return self.path
         state = trainer.state_dict()
         if not all(np.isfinite(value).all() for value in state["model"].values()):

@@ -1,10 +1,18 @@
 """What a run prints as it goes: a progress bar, a line for every epoch."""
+from __future__ import annotations
+
 import math
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from cnn import streams
 from cnn.training.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from typing import Any, TextIO
+
+    from cnn.training.trainer import Trainer
 
 
 class Progress(Callback):
@@ -12,15 +20,16 @@ class Progress(Callback):
 
     every_step = False
 
-    def __init__(self, file=None, every=0.1):
+    def __init__(self, file: TextIO | None = None, every: float = 0.1) -> None:
         self.file = file or sys.stderr
         self.every = every      # seconds between updates
-        self._bar, self._shown = None, False
+        self._bar: Any = None
+        self._shown = False
 
-    def on_fit_start(self, trainer):
+    def on_fit_start(self, trainer: Trainer) -> None:
         self._shown = streams.isatty(self.file)
 
-    def on_step_end(self, trainer):
+    def on_step_end(self, trainer: Trainer) -> None:
         if not self._shown:
             return
         now = time.perf_counter()
@@ -36,7 +45,7 @@ class Progress(Callback):
             self._bar.refresh()
             self._next = now + self.every
 
-    def on_epoch_end(self, trainer):
+    def on_epoch_end(self, trainer: Trainer) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -47,7 +56,7 @@ class Progress(Callback):
 class EpochLog(Callback):
     """Prints a line for every epoch."""
 
-    def on_epoch_end(self, trainer):
+    def on_epoch_end(self, trainer: Trainer) -> None:
         row = trainer.history[-1]
         text = (f"epoch {trainer.epoch + 1:3d}/{trainer.epochs}  loss {row['train_loss']:.4f}  "
                 f"accuracy {row['train_accuracy']:.4f}")

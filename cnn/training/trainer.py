@@ -9,6 +9,7 @@ import numpy as np
 from cnn import shapes
 from cnn._ext import augment
 from cnn.data import DataLoader, Dataset
+from cnn.engine import debugging
 from cnn.engine.plan import LANES, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Program, Slot, circumstances
 from cnn.engine.programs import Pool, Use, guards, left_to_emit
 from cnn.functional.loss import targets
@@ -324,9 +325,9 @@ class Trainer:
         return dataset.images.dtype == np.uint8 and self._fused(*parts)
 
     def _fused(self, *parts):
-        """Whether the model, the loss and these parts can make up one program."""
-        return self.model.fused and all(left_to_emit(type(part), "__call__", "backward", "step")
-                                        for part in (self.criterion, *parts))
+        """Whether the model, the loss and these parts can make up one program, and nobody wants to look inside."""
+        return self.model.fused and not debugging.enabled() and all(
+            left_to_emit(type(part), "__call__", "backward", "step") for part in (self.criterion, *parts))
 
     def train_step(self, images, labels):
         """One step on a batch; returns its mean loss (float), before the step.
@@ -362,9 +363,10 @@ class Trainer:
         """One step: the sum of the losses, what to divide it by, and how many images were right."""
         if self._fused(self.optimizer):
             return self._execute(self._prepared(batch), batch)[0]
-        scores = run_forward(self.model, batch.images)
-        loss = self.criterion(scores, batch.labels)
-        run_backward(self.model, self.criterion.backward(), False, batch.images.shape)
+        with debugging.in_step(self.step + 1):
+            scores = run_forward(self.model, batch.images)
+            loss = self.criterion(scores, batch.labels)
+            run_backward(self.model, self.criterion.backward(), False, batch.images.shape)
         if self.max_grad_norm is not None:
             clip_grad_norm(self.model.parameters(), self.max_grad_norm)
         total = getattr(self.criterion, "total", len(scores))

@@ -85,10 +85,10 @@ class Call:
         return given | {slot("y", i): y for i, y in enumerate(ys)}, ys
 
 
-@functools.lru_cache(1024)
 def _names(method):
     """Names of a method's arguments after self."""
-    return [p.name for p in inspect.signature(method).parameters.values()][1:] or ["x"]
+    code = getattr(inspect.unwrap(method), "__code__", None)
+    return code.co_varnames[1:code.co_argcount] if code else ()
 
 
 def trace_module(module, method, images, dtype, places=None, others=None, record=False):

@@ -22,6 +22,7 @@ from cnn.layers import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from numpy.typing import DTypeLike
 
@@ -37,7 +38,7 @@ def lenet5(in_channels: int = 1, num_classes: int = 10, image_size: int = 28, *,
     """
     size = shapes.integer("lenet5", "image_size", image_size, 16)
     rng = np.random.default_rng(shapes.integer("lenet5", "seed", seed, 0, 2**64 - 1))
-    more = {"seed": rng, "dtype": dtype}
+    more: dict[str, Any] = {"seed": rng, "dtype": dtype}
     padding = 2 if size == 28 else 0
     side = ((size + 2 * padding - 4) // 2 - 4) // 2
     return Sequential(
@@ -57,7 +58,7 @@ def cifar_quick(in_channels: int = 3, num_classes: int = 10, image_size: int = 3
     """
     size = shapes.integer("cifar_quick", "image_size", image_size, 8)
     rng = np.random.default_rng(shapes.integer("cifar_quick", "seed", seed, 0, 2**64 - 1))
-    more = {"seed": rng, "dtype": dtype}
+    more: dict[str, Any] = {"seed": rng, "dtype": dtype}
     side = size // 8
     return Sequential(
         Conv2d(in_channels, 32, 5, padding=2, **more), ReLU(), MaxPool2d(2),
@@ -178,11 +179,13 @@ def cifar_net(in_channels: int = 3, num_classes: int = 10, image_size: int = 32,
 
     def norm(width: int) -> BatchNorm2d:    # the paper's momentum is the share that is kept
         layer = BatchNorm2d(width, momentum=0.4, dtype=dtype)
+        assert layer.weight is not None     # as always with affine
         layer.weight.requires_grad = False
         return layer
 
     first = Conv2d(in_channels, 8 * in_channels, 2, **more)
     first.weight.requires_grad = False
+    assert first.bias is not None
     first.bias.data = np.zeros(first.bias.shape)
     layers, inputs = [first, GELU()], first.out_channels
     for width in widths:
@@ -198,17 +201,20 @@ def cifar_net(in_channels: int = 3, num_classes: int = 10, image_size: int = 32,
 def whiten(model: Module, images: np.ndarray, eps: float = 5e-4) -> None:
     """Set the weights of a model's first convolution so that its outputs are uncorrelated and alike large.
 
-    The first among `modules()`, as in `cifar_net`: it must see the images and have twice as many outputs as a patch has
+    The first of the model, as in `cifar_net`: it must see the images and have twice as many outputs as a patch has
     numbers.
 
     They are the eigenvectors v of E[x x^T], x being the patches that the convolution sees, over the root of their
     eigenvalue + eps; and -v, because GELU hides what is negative. images: (N, C, H, W), float, normalised as in
     training; N at least 1. The same bits for any number of threads. Raises ValueError for images that do not fit.
     """
-    first = next((module for module in model.modules() if isinstance(module, Conv2d)), None)
-    if first is None:
+    weight = next((p for p in model.parameters() if p.data.ndim == 4), None)
+    if weight is None:
         raise ValueError("whiten: the model must have a convolution, got none")
-    wanted, (rows, columns) = first.in_channels, first.kernel_size
+    outputs, wanted, rows, columns = weight.shape
+    if outputs != 2 * wanted * rows * columns:
+        raise ValueError(f"whiten: the first convolution must have {2 * wanted * rows * columns} outputs, twice the "
+                         f"numbers of a patch, got {outputs}")
     if images.ndim != 4 or images.shape[1] != wanted or min(images.shape[2:]) < max(rows, columns) or not len(images):
         raise ValueError(f"whiten: images must have shape (N, {wanted}, H, W), N at least 1, got {images.shape}")
     moments, count = 0.0, 0
@@ -222,7 +228,7 @@ def whiten(model: Module, images: np.ndarray, eps: float = 5e-4) -> None:
         raise ValueError("whiten: images must be finite, got NaN or infinity")
     values, vectors = np.linalg.eigh(moments / count)
     filters = (vectors / np.sqrt(np.maximum(values, 0) + eps)).T[::-1].reshape(-1, wanted, rows, columns)
-    first.weight.data = np.concatenate([filters, -filters])
+    weight.data = np.concatenate([filters, -filters])
 
 
 def _conv_norm_relu(inputs: int, outputs: int, kernel_size: int = 3, *, seed: np.random.Generator, dtype: DTypeLike,

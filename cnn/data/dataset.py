@@ -1,11 +1,19 @@
 """Images with their labels, held in memory."""
 
+from __future__ import annotations
+
 import math
 import operator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnn.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import ArrayLike
 
 _MOST_UNNAMED = 100_000  # classes to make up names for; a label beyond is a mistake
 
@@ -28,7 +36,8 @@ class Dataset:
     N may be 0. Raises TypeError or ValueError if anything does not fit.
     """
 
-    def __init__(self, images, labels, classes=None, mean=None, std=None, name=""):
+    def __init__(self, images: np.ndarray, labels: ArrayLike, classes: Iterable[str] | None = None,
+                 mean: Iterable[float] | None = None, std: Iterable[float] | None = None, name: str = "") -> None:
         images, labels = _array("images", images), _array("labels", labels)
         if images.dtype not in (np.uint8, np.float32):
             hint = "; use images.astype(np.float32)" if images.dtype.kind == "f" else ""
@@ -87,10 +96,10 @@ class Dataset:
         if not (np.isfinite(self.scale).all() and np.isfinite(self.shift).all()):
             raise ValueError(f"Dataset: std is too small to divide by in float32, got {self.std} with mean {self.mean}")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         sizes = "x".join(map(str, self.images.shape[1:]))
         name = f"{printable(self.name)}: " if self.name else ""
         return (
@@ -98,21 +107,21 @@ class Dataset:
         )
 
     @property
-    def images(self):
+    def images(self) -> np.ndarray:
         """The images, (N, C, H, W), uint8 or float32."""
         return self._images
 
     @property
-    def labels(self):
+    def labels(self) -> np.ndarray:
         """The labels, int64 (N,), read-only."""
         return self._labels
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """How many classes there are (int), whether or not each of them has images."""
         return len(self.classes)
 
-    def normalise(self, images):
+    def normalise(self, images: np.ndarray) -> np.ndarray:
         """pixel * scale + shift, that is (pixel / 255 - mean) / std for uint8 data sets.
 
         images: (n, C, h, w) of any n, h, w; uint8 or float32, in the unit of this data set's images.
@@ -132,7 +141,7 @@ class Dataset:
             out += self.shift[:, None, None]
         return out
 
-    def subset(self, indices):
+    def subset(self, indices: slice | ArrayLike) -> Dataset:
         """A data set of some of the images, in the order given; classes, mean, std and name stay.
 
         indices: a slice, integers from 0 to N - 1 (repeats allowed), or N booleans.
@@ -145,7 +154,7 @@ class Dataset:
             self.images[indices], self.labels[indices], self.classes, self.mean, self.std, self.name
         )
 
-    def split(self, fraction, seed=0):
+    def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Split at random into (rest, held_out), every class in the same proportion.
 
         fraction: share of each class to hold out, 0 <= fraction < 1. Of n images of a class, n * fraction
@@ -170,7 +179,7 @@ class Dataset:
                 held_out[rng.permutation(members)[:count]] = True
         return self.subset(~held_out), self.subset(held_out)
 
-    def _checked_indices(self, indices):
+    def _checked_indices(self, indices: ArrayLike) -> np.ndarray:
         indices = np.asarray(indices)
         if indices.ndim != 1:
             raise ValueError(f"Dataset.subset: indices must be of shape (n,), not {indices.shape}")
@@ -191,7 +200,7 @@ class Dataset:
         return indices
 
 
-def whole_number(where, argument, value, least, most=math.inf):
+def whole_number(where: str, argument: str, value: int, least: int, most: float = math.inf) -> int:
     """`value` as an int, if it is a whole number from `least` to `most`; else TypeError or ValueError."""
     try:
         number = operator.index(value)
@@ -206,14 +215,14 @@ def whole_number(where, argument, value, least, most=math.inf):
     return number
 
 
-def _array(argument, values):
+def _array(argument: str, values: ArrayLike) -> np.ndarray:
     try:
         return np.asarray(values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"Dataset: {argument} must be an array, all parts of the same shape ({error})") from None
 
 
-def _first_not_finite(images):
+def _first_not_finite(images: np.ndarray) -> int | None:
     """The number of the first image with a NaN or infinite pixel, or None; in pieces, to take little memory."""
     if images.dtype != np.float32:
         return None
@@ -225,7 +234,7 @@ def _first_not_finite(images):
     return None
 
 
-def _per_channel(argument, values, default, channels):
+def _per_channel(argument: str, values: Iterable[float] | None, default: float, channels: int) -> tuple[float, ...]:
     """One finite float per channel, as a tuple."""
     if values is None:
         return (default,) * channels

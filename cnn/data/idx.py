@@ -10,16 +10,23 @@ So a file of images begins 00 00 08 03, a file of labels 00 00 08 01. The header
 the file's own length bears it out (limits.py).
 """
 
+from __future__ import annotations
+
 import gzip
 import math
 import os
 import sys
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import DataFileError
 from .limits import Checksums, empty_bytes, file_size, most_unpacked
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_DIMENSIONS = 32  # what every NumPy can hold
@@ -27,7 +34,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20  # bytes read at a time
 
 
-def read_idx(path, md5=None, shape=None):
+def read_idx(path: str | os.PathLike, md5: str | None = None, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """Read one IDX file, gzipped or not (its first bytes tell, not its name).
 
     path: the file.
@@ -49,7 +56,9 @@ def read_idx(path, md5=None, shape=None):
         raise DataFileError(f"{error}; the right file has, unpacked, the MD5 {md5}") from None
 
 
-def read_idx_pair(images_path, labels_path, num_classes=None, md5s=(None, None), shape=None):
+def read_idx_pair(images_path: str | os.PathLike, labels_path: str | os.PathLike, num_classes: int | None = None,
+                  md5s: Sequence[str | None] = (None, None),
+                  shape: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read a file of images and the file of their labels.
 
     images_path, labels_path: IDX files of uint8, gzipped or not.

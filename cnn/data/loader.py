@@ -1,9 +1,20 @@
 """A data set in batches, in an order that depends on nothing but a seed and the number of the epoch."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from .dataset import Dataset, whole_number
 from .transforms import apply, draw, drawable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .transforms import Change
+
+    DrawnBatches = tuple[np.ndarray, tuple[Change, ...], list[np.ndarray]]    # see DataLoader.drawn_batches
 
 # Each purpose draws from a stream of its own, so that adding a transform does not change the order.
 _ORDER, _TRANSFORM = 0, 1
@@ -35,7 +46,8 @@ class DataLoader:
     too small for.
     """
 
-    def __init__(self, dataset, batch_size, shuffle=False, seed=0, transform=None, drop_last=False):
+    def __init__(self, dataset: Dataset | tuple, batch_size: int, shuffle: bool = False, seed: int = 0,
+                 transform: Callable[..., np.ndarray] | None = None, drop_last: bool = False) -> None:
         if isinstance(dataset, tuple) and len(dataset) == 2 and not isinstance(dataset[0], Dataset):
             dataset = Dataset(*dataset)
         if not isinstance(dataset, Dataset):
@@ -59,39 +71,39 @@ class DataLoader:
         self.epoch = self.start = 0
 
     @property
-    def epoch(self):
+    def epoch(self) -> int:
         """Number of the next epoch (int >= 0)."""
         return self._epoch
 
     @epoch.setter
-    def epoch(self, number):
+    def epoch(self, number: int) -> None:
         self._epoch = whole_number("DataLoader", "epoch", number, least=0)
 
     @property
-    def start(self):
+    def start(self) -> int:
         """Number of the first batch of the next epoch (int >= 0)."""
         return self._start
 
     @start.setter
-    def start(self, number):
+    def start(self, number: int) -> None:
         self._start = whole_number("DataLoader", "start", number, least=0)
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Batches in an epoch."""
         whole, left_over = divmod(len(self.dataset), self.batch_size)
         return whole + (left_over > 0 and not self.drop_last)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<DataLoader {len(self)} batches of {self.batch_size} from {self.dataset!r}>"
 
-    def indices(self, epoch):
+    def indices(self, epoch: int) -> np.ndarray:
         """The order of an epoch: int64 (N,), a permutation of 0 ... N - 1 (just these if not shuffled)."""
         epoch = whole_number("DataLoader", "epoch", epoch, least=0)
         if not self.shuffle:
             return np.arange(len(self.dataset), dtype=np.int64)
         return self._rng(_ORDER, epoch).permutation(len(self.dataset)).astype(np.int64, copy=False)
 
-    def batches(self):
+    def batches(self) -> Iterator[np.ndarray]:
         """Start the next epoch and yield, for each batch, the int64 (n,) indices of its images.
 
         For callers that gather and normalise the images themselves; `transform` is theirs to apply.
@@ -99,38 +111,38 @@ class DataLoader:
         return self._cut(*self._next_epoch())
 
     @property
-    def drawable(self):
+    def drawable(self) -> bool:
         """Whether there are `drawn_batches`: the transforms, if any, are those of cnn.data.transforms."""
         return self.transform is None or drawable(self.transform)
 
-    def drawn_batches(self, together=lambda: 1):
+    def drawn_batches(self, together: Callable[[], int] = lambda: 1) -> Iterator[DrawnBatches]:
         """Start the next epoch and yield, for up to `together()` batches of the same size at a time, the int64
         (batches, n) indices of their images; what is to be done to these, a tuple of cnn.data.transforms.Change; and
         a list of the numbers, int64 (batches, n, k), for each of these."""
         return self._draw(*self._next_epoch(), together)
 
-    def raw_batches(self):
+    def raw_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Start the next epoch and yield (images (n, C, h, w), labels int64 (n,)), transformed but not
         normalised: uint8 or float32."""
         return self._load(*self._next_epoch())
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return ((self.dataset.normalise(images), labels) for images, labels in self.raw_batches())
 
     # The three methods above are no generators, so that the epoch is counted when an iteration starts, not
     # when its first batch is asked for.
 
-    def _next_epoch(self):
+    def _next_epoch(self) -> tuple[int, int]:
         start, self.start = self.start, 0
         self.epoch += 1
         return self.epoch - 1, start
 
-    def _cut(self, epoch, start):
+    def _cut(self, epoch: int, start: int) -> Iterator[np.ndarray]:
         order = self.indices(epoch)
         for number in range(start, len(self)):
             yield order[number * self.batch_size : (number + 1) * self.batch_size]
 
-    def _groups(self, epoch, start):
+    def _groups(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, int, int]]:
         """Batches that are transformed together: the indices of their images, the number of the call, and where in
         these the first batch begins, because those before `start` are left out."""
         data, size, order = self.dataset, self.batch_size, self.indices(epoch)
@@ -139,7 +151,7 @@ class DataLoader:
             chosen = order[number * size : min(number + together, len(self)) * size]
             yield chosen, number // together, max(0, start - number) * size
 
-    def _load(self, epoch, start):
+    def _load(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for chosen, number, first in self._groups(epoch, start):
             images = self.dataset.images[chosen]
             if self.transform is not None:
@@ -148,10 +160,10 @@ class DataLoader:
                 part = slice(at, at + self.batch_size)
                 yield images[part], self.dataset.labels[chosen[part]]
 
-    def _draw(self, epoch, start, together):
+    def _draw(self, epoch: int, start: int, together: Callable[[], int]) -> Iterator[DrawnBatches]:
         images, size = self.dataset.images, self.batch_size
         for chosen, number, at in self._groups(epoch, start):
-            drawn = []
+            drawn: list = []
             if self.transform is not None:
                 shape, rng = (len(chosen), *images.shape[1:]), self._rng(_TRANSFORM, epoch, number)
                 drawn = draw(self.transform, shape, images.dtype, rng, chosen, epoch)
@@ -163,7 +175,7 @@ class DataLoader:
                        [numbers[part].reshape(batches, -1, numbers.shape[1]) for _, numbers in drawn])
                 at = part.stop
 
-    def _transformed(self, images, chosen, epoch, number):
+    def _transformed(self, images: np.ndarray, chosen: np.ndarray, epoch: int, number: int) -> np.ndarray:
         result = apply(self.transform, images, self._rng(_TRANSFORM, epoch, number), chosen, epoch)
         n, channels = images.shape[:2]
         if not isinstance(result, np.ndarray) or result.dtype not in (np.uint8, np.float32):
@@ -177,9 +189,9 @@ class DataLoader:
             )
         return np.ascontiguousarray(result)
 
-    def _rng(self, *purpose):
+    def _rng(self, *purpose: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=purpose)))
 
 
-def _kind(value):
+def _kind(value: object) -> str:
     return f"{value.dtype} array" if isinstance(value, np.ndarray) else type(value).__name__

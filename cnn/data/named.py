@@ -1,6 +1,9 @@
 """Data sets by name, or by path."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 from .dataset import Dataset
 from .errors import DataFileError
@@ -9,10 +12,16 @@ from .idx import read_idx_pair
 from .limits import Checksums, file_size
 from .sources import SOURCES
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .sources import Source
+
 NAMES = tuple(SOURCES)
 
 
-def load(name, data_dir=None, image_size=None, channels=None, seed=0):
+def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, image_size: int | None = None,
+         channels: int | None = None, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Load a data set: (training set, test set), each a Dataset with images (N, C, H, W).
 
     name: one of NAMES. "mnist-sample" comes with this package: 4,000 and 1,000 images out of MNIST's
@@ -37,7 +46,8 @@ def load(name, data_dir=None, image_size=None, channels=None, seed=0):
     return train, test
 
 
-def load_parts(name, data_dir=None, image_size=None, channels=None, seed=0):
+def load_parts(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, image_size: int | None = None,
+               channels: int | None = None, seed: int = 0) -> tuple[Dataset, Dataset | None, Dataset]:
     """Load a data set: (training set, validation set or None, test set).
 
     Only data of your own have a validation set: a folder with `val` (or `valid`, `validation`) beside `train` and
@@ -46,7 +56,8 @@ def load_parts(name, data_dir=None, image_size=None, channels=None, seed=0):
     return _load(name, data_dir, image_size, channels, seed, validation=True)
 
 
-def _load(name, data_dir, image_size, channels, seed, validation):
+def _load(name: str | os.PathLike, data_dir: str | os.PathLike | None, image_size: int | None, channels: int | None,
+          seed: int, validation: bool) -> tuple[Dataset, Dataset | None, Dataset]:
     source = SOURCES.get(name) if isinstance(name, str) else None
     if source is not None:
         parts = _load_named(source, data_dir)
@@ -64,7 +75,7 @@ def _load(name, data_dir, image_size, channels, seed, validation):
     return parts
 
 
-def _meant(name):
+def _meant(name: object) -> str:
     """The known name that an unknown one looks like, as the end of a message."""
     from difflib import get_close_matches  # imported here to keep "import cnn" fast
 
@@ -72,7 +83,7 @@ def _meant(name):
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _is_path(name):
+def _is_path(name: object) -> bool:
     """Whether `name` is meant as a path: it is there, or looks like nothing else."""
     if not isinstance(name, (str, os.PathLike)):
         return False
@@ -81,40 +92,41 @@ def _is_path(name):
             or os.path.exists(text))
 
 
-def _load_named(source, data_dir):
+def _load_named(source: Source, data_dir: str | os.PathLike | None) -> tuple[Dataset, Dataset | None, Dataset]:
     if not isinstance(data_dir, (str, os.PathLike, type(None))):
         raise TypeError(f"load: data_dir must be a folder or None, not {data_dir!r}")
     paths = find_or_download(source, data_dir)
     read = _read_idx_files if source.format == "idx" else _read_cifar_files
     train_images, train_labels, test_images, test_labels = read(source, paths)
-    about = {"classes": source.classes, "mean": source.mean, "std": source.std, "name": source.name}
+    about: dict[str, Any] = {"classes": source.classes, "mean": source.mean, "std": source.std, "name": source.name}
     return Dataset(train_images, train_labels, **about), None, Dataset(test_images, test_labels, **about)
 
 
-def _read_idx_files(source, paths):
+def _read_idx_files(source: Source, paths: list[str]) -> tuple:
     from concurrent.futures import ThreadPoolExecutor  # imported here to keep "import cnn" fast
 
     md5s = list(source.contents.values())
     for path, packed, unpacked in zip(paths, source.downloads.values(), md5s, strict=True):
         if unpacked is None:
             _check_md5(path, packed)
+    train_images, train_labels, test_images, test_labels = paths
     classes = len(source.classes)
     train_shape = (source.train_size, *source.image_shape)
     test_shape = (source.test_size, *source.image_shape)
     with ThreadPoolExecutor(1) as beside:
-        test = beside.submit(read_idx_pair, *paths[2:], classes, md5s[2:], test_shape)
-        train = read_idx_pair(*paths[:2], classes, md5s[:2], train_shape)
+        test = beside.submit(read_idx_pair, test_images, test_labels, classes, md5s[2:], test_shape)
+        train = read_idx_pair(train_images, train_labels, classes, md5s[:2], train_shape)
     return *train, *test.result()
 
 
-def _read_cifar_files(source, paths):
+def _read_cifar_files(source: Source, paths: list[str]) -> tuple:
     from .cifar import read_cifar  # imported here to keep "import cnn" fast
 
     sizes = source.train_size, source.test_size
     return read_cifar(paths, source.contents, *sizes, source.label_key, len(source.classes))
 
 
-def _check_md5(path, md5):
+def _check_md5(path: str, md5: str) -> None:
     checksums = Checksums(md5)
     file_size(path)  # refuses what is no regular file
     with open(path, "rb") as file:

@@ -11,8 +11,10 @@ on sixteen images at a time; the bits are the same.
 Raise TypeError or ValueError for arguments, or images, that do not fit.
 """
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,6 +22,10 @@ from cnn._ext import augment
 from cnn.runtime import get_num_threads
 
 from .dataset import whole_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _LARGEST = 2**15 - 1  # the larger side of an image; positions in it have 32 bits, 16 of them behind the point
@@ -35,7 +41,7 @@ class Change(NamedTuple):
     option: int = 0
     fill: tuple = ()
 
-    def __call__(self, images, numbers):
+    def __call__(self, images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """New images, (n, C, H, W), of the same uint8 or float32."""
         images, result = np.ascontiguousarray(images), np.empty(images.shape, images.dtype)
         fill = np.array(self.fill, images.dtype)
@@ -51,7 +57,12 @@ class _Drawn:
     Subclasses have draw(shape, dtype, rng, indices, epoch) -> (Change, numbers).
     """
 
-    def __call__(self, images, rng, indices=None, epoch=None):
+    def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
+             epoch: int | None) -> tuple[Change, np.ndarray]:
+        raise NotImplementedError
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator, indices: np.ndarray | None = None,
+                 epoch: int | None = None) -> np.ndarray:
         if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
             found = getattr(images, "dtype", type(images).__name__)
             raise TypeError(f"{type(self).__name__}: images must be a uint8 or float32 array, not {found}")
@@ -68,13 +79,14 @@ class RandomCrop(_Drawn):
     at its edge, which is not repeated; both sides of the image must then be larger than padding) or "zero".
     """
 
-    def __init__(self, padding, mode="reflect"):
+    def __init__(self, padding: int, mode: str = "reflect") -> None:
         self.padding = whole_number("RandomCrop", "padding", padding, least=0, most=_LARGEST)
         if mode not in ("reflect", "zero"):
             raise ValueError(f'RandomCrop: mode must be "reflect" or "zero", not {mode!r}')
         self.mode = mode
 
-    def draw(self, shape, dtype, rng, indices, epoch):
+    def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
+             epoch: int | None) -> tuple[Change, np.ndarray]:
         n, _, height, width = shape
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise ValueError(
@@ -87,7 +99,8 @@ class RandomCrop(_Drawn):
 class RandomFlip(_Drawn):
     """Mirrors each image left to right with probability 1/2."""
 
-    def draw(self, shape, dtype, rng, indices, epoch):
+    def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
+             epoch: int | None) -> tuple[Change, np.ndarray]:
         return Change("flip"), rng.integers(0, 2, shape[0], np.uint8).astype(np.int64)[:, None]
 
 
@@ -102,11 +115,12 @@ class AlternatingFlip(_Drawn):
 
     needs_indices = True
 
-    def __init__(self, seed=0):
+    def __init__(self, seed: int = 0) -> None:
         seed = whole_number("AlternatingFlip", "seed", seed, least=0)
         self._key = np.random.SeedSequence(seed).generate_state(1, np.uint64)
 
-    def draw(self, shape, dtype, rng, indices, epoch):
+    def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
+             epoch: int | None) -> tuple[Change, np.ndarray]:
         if indices is None or epoch is None:
             raise TypeError("AlternatingFlip: must be told the images' numbers and the epoch, as a DataLoader does")
         # the finaliser of splitmix64: every bit of the result depends on every bit of the number
@@ -124,11 +138,12 @@ class Cutout(_Drawn):
     fill: number, or one per channel, in the unit of the images; whole numbers from 0 to 255 for uint8.
     """
 
-    def __init__(self, size, fill=0):
+    def __init__(self, size: int, fill: float | Sequence[float] = 0) -> None:
         self.size = whole_number("Cutout", "size", size, least=1, most=_LARGEST)
         self.fill = _numbers("Cutout", "fill", fill)
 
-    def draw(self, shape, dtype, rng, indices, epoch):
+    def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
+             epoch: int | None) -> tuple[Change, np.ndarray]:
         n, channels, height, width = shape
         top_left = rng.integers(0, [[height], [width]], (2, n)) - self.size // 2
         fill = _fill("Cutout", self.fill, channels, dtype)
@@ -148,7 +163,9 @@ class RandomAffine(_Drawn):
     image to the bit.
     """
 
-    def __init__(self, degrees, translate=None, scale=None, shear=None, fill=0):
+    def __init__(self, degrees: float | Sequence[float], translate: Sequence[float] | None = None,
+                 scale: Sequence[float] | None = None, shear: float | Sequence[float] | None = None,
+                 fill: float | Sequence[float] = 0) -> None:
         degrees = _range("degrees", degrees, 2)
         translate = (0, 0) if translate is None else _numbers("RandomAffine", "translate", translate)
         if len(translate) != 2 or not all(0 <= share <= 1 for share in translate):
@@ -165,7 +182,8 @@ class RandomAffine(_Drawn):
         self._span = high - self._low
         self.fill = _numbers("RandomAffine", "fill", fill)
 
-    def draw(self, shape, dtype, rng, indices, epoch):
+    def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
+             epoch: int | None) -> tuple[Change, np.ndarray]:
         n, channels, height, width = shape
         if max(height, width) > _LARGEST:
             raise ValueError(
@@ -176,7 +194,7 @@ class RandomAffine(_Drawn):
         return Change("affine", fill=fill), fixed_point(affine_matrix(drawn.T, height, width))
 
 
-def affine_matrix(drawn, height, width):
+def affine_matrix(drawn: np.ndarray, height: int, width: int) -> np.ndarray:
     """Where in an image the pixels of the changed one come from: float64 (n, 6), in pixels.
 
     Each row (a, b, c, d, e, f) says that the pixel at (column j, row i) comes from column a j + b i + c, row
@@ -197,7 +215,7 @@ def affine_matrix(drawn, height, width):
     return np.stack([a, b, middle_x - a * x - b * y, d, e, middle_y - d * x - e * y], axis=1)
 
 
-def fixed_point(matrix):
+def fixed_point(matrix: np.ndarray) -> np.ndarray:
     """In units of 1 / 65536 pixel, int64; what is cut off is far outside of any image."""
     return np.rint(np.clip(matrix * 65536, -(2.0**40), 2.0**40)).astype(np.int64)
 
@@ -205,7 +223,7 @@ def fixed_point(matrix):
 class Compose:
     """Several transforms, one after the other: Compose(RandomCrop(2), RandomFlip())."""
 
-    def __init__(self, *transforms):
+    def __init__(self, *transforms: Callable[..., np.ndarray]) -> None:
         for transform in transforms:
             if not callable(transform):
                 hint = "; give them one by one, not in a list" if isinstance(transform, (list, tuple)) else ""
@@ -213,44 +231,47 @@ class Compose:
         self.transforms = transforms
 
     @property
-    def needs_indices(self):
+    def needs_indices(self) -> bool:
         """Whether one of the transforms does."""
         return any(map(needs_indices, self.transforms))
 
-    def __call__(self, images, rng, indices=None, epoch=None):
+    def __call__(self, images: np.ndarray, rng: np.random.Generator, indices: np.ndarray | None = None,
+                 epoch: int | None = None) -> np.ndarray:
         for transform in self.transforms:
             images = apply(transform, images, rng, indices, epoch)
         return images
 
 
-def needs_indices(transform):
+def needs_indices(transform: Callable) -> bool:
     """Whether a transform wants to know which images it gets, and in which epoch."""
     return getattr(transform, "needs_indices", False)
 
 
-def apply(transform, images, rng, indices, epoch):
+def apply(transform: Any, images: np.ndarray, rng: np.random.Generator, indices: np.ndarray | None,
+          epoch: int | None) -> np.ndarray:
     """Call a transform with as many arguments as it wants."""
     return transform(images, rng, indices, epoch) if needs_indices(transform) else transform(images, rng)
 
 
-def drawable(transform):
+def drawable(transform: Callable) -> bool:
     """Whether a transform does nothing but what `draw` tells."""
     if type(transform) is Compose:
         return all(map(drawable, transform.transforms))
     return isinstance(transform, _Drawn) and type(transform).__call__ is _Drawn.__call__
 
 
-def draw(transform, shape, dtype, rng, indices, epoch):
+def draw(transform: Any, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator,
+         indices: np.ndarray | None, epoch: int | None) -> list[tuple[Change, np.ndarray]]:
     """The same as `apply` does to images of such a shape, not yet done: a list of (Change, numbers)."""
     if type(transform) is Compose:
-        return sum((draw(t, shape, dtype, rng, indices, epoch) for t in transform.transforms), [])
+        return [drawn for t in transform.transforms for drawn in draw(t, shape, dtype, rng, indices, epoch)]
     return [transform.draw(shape, dtype, rng, indices, epoch)]
 
 
 # ---------------------------------------------------------------------------------------------- parts
 
 
-def _numbers(owner, argument, value):
+def _numbers(owner: str, argument: str, value: float | Sequence[float]) -> tuple[float, ...]:
     """A finite number or a sequence of them, as a tuple of floats."""
     values = value if isinstance(value, (tuple, list)) else (value,)
     if not all(isinstance(v, (int, float, np.integer, np.floating)) and not isinstance(v, bool) for v in values):
@@ -264,7 +285,7 @@ def _numbers(owner, argument, value):
     return values
 
 
-def _range(argument, value, *lengths):
+def _range(argument: str, value: float | Sequence[float], *lengths: int) -> tuple[float, ...]:
     """Ranges (lowest, highest, ...) as they are given, or (-value, value)."""
     values = _numbers("RandomAffine", argument, value)
     if not isinstance(value, (tuple, list)) and argument != "scale":
@@ -276,7 +297,7 @@ def _range(argument, value, *lengths):
     return values
 
 
-def _fill(owner, fill, channels, dtype):
+def _fill(owner: str, fill: tuple[float, ...], channels: int, dtype: np.dtype) -> tuple[float, ...]:
     """One number per channel, that the dtype can hold."""
     if len(fill) not in (1, channels):
         raise ValueError(f"{owner}: fill must be one number or one per channel ({channels}), not {fill}")

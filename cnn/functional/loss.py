@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
 from cnn.functional.common import program as run
 from cnn.ops import loss
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def targets(name: str, value: np.ndarray, count: int, classes: int) -> np.ndarray:
@@ -24,27 +28,27 @@ def targets(name: str, value: np.ndarray, count: int, classes: int) -> np.ndarra
     return np.ascontiguousarray(value, np.int64)
 
 
-def class_weights(name: str, weight: np.ndarray | None, classes: int) -> np.ndarray | None:
+def class_weights(name: str, weight: Sequence[float] | np.ndarray | None, classes: int) -> np.ndarray | None:
     """Weights as float64 (classes,), finite and not negative; None stays None."""
     if weight is None:
         return None
     try:
-        kind, weight = np.asarray(weight).dtype.kind, np.ascontiguousarray(weight, np.float64)
+        kind, values = np.asarray(weight).dtype.kind, np.ascontiguousarray(weight, np.float64)
     except (TypeError, ValueError):
-        kind = "O"
+        kind, values = "O", np.zeros(0)
     if kind not in "fiu":
         raise TypeError(f"{name}: weight must hold a number for each class, got {weight!r}")
-    if weight.shape != (classes,):
-        raise ValueError(f"{name}: weight must have shape ({classes},), got {weight.shape}")
-    if not (np.isfinite(weight).all() and (weight >= 0).all()):
-        raise ValueError(f"{name}: weight must be finite and not negative, got {weight}")
-    if not weight.any():
-        raise ValueError(f"{name}: weight must be above 0 for one class at least, got {weight}")
-    return weight
+    if values.shape != (classes,):
+        raise ValueError(f"{name}: weight must have shape ({classes},), got {values.shape}")
+    if not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(f"{name}: weight must be finite and not negative, got {values}")
+    if not values.any():
+        raise ValueError(f"{name}: weight must be above 0 for one class at least, got {values}")
+    return values
 
 
 def cross_entropy(logits: np.ndarray, targets_: np.ndarray, label_smoothing: float = 0.0,
-                  weight: np.ndarray | None = None) -> tuple[float, np.ndarray]:
+                  weight: Sequence[float] | np.ndarray | None = None) -> tuple[float, np.ndarray]:
     """Softmax and log loss, fused: L = -log softmax(logits)[target], the (weighted) mean over the batch.
 
     logits: (N, K); targets: integers (N,) in [0, K); weight: (K,) or None; label_smoothing in [0, 1].
@@ -56,18 +60,18 @@ def cross_entropy(logits: np.ndarray, targets_: np.ndarray, label_smoothing: flo
     classes = shapes.integer(name, "the number of classes", logits.shape[1], 1)
     target = targets(name, targets_, len(logits), classes)
     smoothing = shapes.number(name, "label_smoothing", label_smoothing, 0, 1)
-    weight = class_weights(name, weight, classes)
-    total = np.array([float(len(target)) if weight is None else weight[target].sum()])
+    shares = class_weights(name, weight, classes)
+    total = np.array([float(len(target)) if shares is None else shares[target].sum()])
     dlogits = np.empty_like(logits)
 
     def write(program: Program) -> None:
         z = program.input(classes, flat=True)
         dz, program.loss, _ = loss.cross_entropy(program, z, Slot("total"), smoothing,
-                                                 None if weight is None else Slot("weight"))
+                                                 None if shares is None else Slot("weight"))
         program.output(dz)
-    with run((name, classes, smoothing, weight is None), logits.dtype, len(logits), write) as program:
+    with run((name, classes, smoothing, shares is None), logits.dtype, len(logits), write) as program:
         program.run(len(logits), x=logits, y=dlogits, target=target, total=total,
-                    **({} if weight is None else {"weight": weight}))
+                    **({} if shares is None else {"weight": shares}))
         with np.errstate(invalid="ignore"):
             summed = float(program.loss[:len(logits)].sum())
     return summed / float(total[0]) if total[0] else math.nan, dlogits

@@ -142,11 +142,12 @@ def group_norm(x: Images, num_groups: int, weight: np.ndarray | Parameter | None
         return apply(group_ops.GroupNorm(name, groups, channels, w, b, eps).changed(sources=source + other), x)
     x, w, b = _batch_norm_arrays(name, x, *numbers(weight, bias))
     groups = shapes.divisor(name, "num_groups", num_groups, x.shape[1])
-    given = {what: value for what, value in (("w", w), ("b", b)) if value is not None}
-    slots = [Slot(what) if what in given else None for what in ("w", "b")]
+    given: dict[str, np.ndarray] = {what: value for what, value in (("w", w), ("b", b)) if value is not None}
+    gamma, beta = (Slot(what) if what in given else None for what in ("w", "b"))
 
     def write(program: Program) -> None:
-        program.output(group_ops.group_norm(program, program.input(*x.shape[1:]), *slots, groups, eps)[0])
+        program.output(group_ops.group_norm(program, program.input(*x.shape[1:]), gamma, beta, groups,
+                                            eps)[0])
     y = np.empty_like(x)
     with run((name, x.shape[1:], groups, eps, *given), x.dtype, len(x), write) as program:
         program.run(len(x), x=x, y=y, **given)
@@ -160,7 +161,7 @@ def group_norm_backward(dy: np.ndarray, x: np.ndarray, num_groups: int, weight: 
     Returns dx like x, dweight and dbias (C,), each summed over the batch but dx.
     """
     name = "group_norm_backward"
-    x, w, _ = _batch_norm_arrays(name, x, *numbers(weight), None)
+    x, w, _ = _batch_norm_arrays(name, x, numbers(weight)[0], None)
     dy = shapes.array(name, "dy", dy, x.shape, x.dtype)
     groups, eps = shapes.divisor(name, "num_groups", num_groups, x.shape[1]), shapes.number(name, "eps", eps, 0)
     gamma = None if w is None else Slot("w")

@@ -1,4 +1,8 @@
 """Activations and dropout. Any shape (N, C, H, W) or (N, features), but for Dropout2d."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cnn import shapes
@@ -8,23 +12,26 @@ from cnn.layers.module import Module
 from cnn.ops import pointwise
 from cnn.ops.operation import spatial
 
+if TYPE_CHECKING:
+    from cnn.graph import Value
+
 
 class _Activation(Module):
     """kernel: name of the forward kernel; saved: what the backward kernel needs besides dy, "x" or "y"."""
 
-    kernel = saved = None
+    kernel = saved = ""
 
-    def scalars(self):
+    def scalars(self) -> dict[str, float]:
         return {}
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         return apply(pointwise.Activation(type(self).__name__, self.kernel, self.saved, **self.scalars()), x)
 
 
 class ReLU(Module):
     """max(x, 0); its derivative at 0 is 0. NaN stays NaN."""
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         return apply(pointwise.ReLU(type(self).__name__), x)
 
 
@@ -33,14 +40,14 @@ class LeakyReLU(_Activation):
 
     kernel, saved = "leaky_relu", "x"
 
-    def __init__(self, negative_slope=0.01):
+    def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
         self.negative_slope = shapes.number("LeakyReLU", "negative_slope", negative_slope)
 
-    def scalars(self):
+    def scalars(self) -> dict[str, float]:
         return {"slope": shapes.number("LeakyReLU", "negative_slope", self.negative_slope)}
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"negative_slope={self.negative_slope}"
 
 
@@ -62,25 +69,22 @@ class SiLU(_Activation):
     kernel, saved = "silu", "x"
 
 
-class GELU(_Activation):
+class GELU(Module):
     """x P(x), where P is the normal distribution function. Hendrycks and Gimpel 2016.
 
     approximate: "none", or "tanh" for x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
     Raises ValueError for another word.
     """
 
-    saved = "x"
-
-    def __init__(self, approximate="none"):
+    def __init__(self, approximate: str = "none") -> None:
         super().__init__()
         gelu_kernel("GELU", approximate)
         self.approximate = approximate
 
-    @property
-    def kernel(self):
-        return gelu_kernel("GELU", self.approximate)
+    def forward(self, x: Value) -> Value:
+        return apply(pointwise.Activation(type(self).__name__, gelu_kernel("GELU", self.approximate), "x"), x)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"approximate={self.approximate!r}"
 
 
@@ -93,11 +97,11 @@ class Softmax(_Activation):
 
     kernel, saved = "softmax", "y"
 
-    def __init__(self, dim=1):
+    def __init__(self, dim: int = 1) -> None:
         super().__init__()
         self.dim = channel_axis(type(self).__name__, dim)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"dim={self.dim}"
 
 
@@ -120,43 +124,43 @@ class Dropout(Module):
 
     whole = False       # whether the elements are whole channels
 
-    def __init__(self, p=0.5, *, seed=None):
+    def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
         super().__init__()
         self.p = p
         self.seed = seed if seed is None else shapes.integer(type(self).__name__, "seed", seed, 0, 2**32 - 1)
         self._key = np.array([self.seed or 0, 0], np.int64)
 
     @property
-    def p(self):
+    def p(self) -> float:
         return self._p
 
     @p.setter
-    def p(self, value):
+    def p(self, value: float) -> None:
         self._p = shapes.number(type(self).__name__, "p", value, 0, 1)
 
     @property
-    def number(self):
+    def number(self) -> int:
         """What the masks are drawn with: the seed or, where none was given, the layer's number in its model."""
         return int(self._key[0])
 
     @number.setter
-    def number(self, value):
+    def number(self, value: int) -> None:
         self._key[0] = shapes.integer(type(self).__name__, "number", value, 0, 2**32 - 1)
 
     @property
-    def step(self):
+    def step(self) -> int:
         return int(self._key[1]) % 2**32
 
     @step.setter
-    def step(self, value):
+    def step(self, value: int) -> None:
         self._key[1] = shapes.integer(type(self).__name__, "step", value, 0, 2**32 - 1)
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         if not self.training or self.p == 0:
             return x
         return apply(pointwise.Dropout(type(self).__name__, self.p, self.whole, self._key), x)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
@@ -169,6 +173,6 @@ class Dropout2d(Dropout):
 
     whole = True
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         spatial(type(self).__name__, x.image)
         return super().forward(x)

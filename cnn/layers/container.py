@@ -1,9 +1,19 @@
 """Modules made of modules."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from cnn.engine.watch import WatchedList
 from cnn.graph.build import cat
 from cnn.layers.module import Module
 from cnn.layers.parts import number_dropouts
 from cnn.shapes import batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from cnn.graph import Value
 
 
 class ModuleList(Module):
@@ -13,13 +23,13 @@ class ModuleList(Module):
     modules: an iterable of modules, none by default. Raises TypeError for anything that is no module.
     """
 
-    def __init__(self, modules=()):
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__()
         self.layers = list(modules)
         # layers that were given no seed of their own must not draw the same masks
         number_dropouts(self.modules())
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         if name == "layers":
             for i, layer in enumerate(value):
                 if not isinstance(layer, Module):
@@ -27,24 +37,24 @@ class ModuleList(Module):
             value = WatchedList(self._stamp, value)
         super().__setattr__(name, value)
 
-    def children(self):
+    def children(self) -> list[tuple[str, Module]]:
         return [(str(i), layer) for i, layer in enumerate(self.layers)]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.layers)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Module]:
         return iter(self.layers)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int | slice) -> Any:
         return ModuleList(self.layers[i]) if isinstance(i, slice) else self.layers[i]
 
-    def append(self, module):
+    def append(self, module: Module) -> ModuleList:
         """Add a module at the end; returns the list."""
         self.layers = [*self.layers, module]
         return self
 
-    def extend(self, modules):
+    def extend(self, modules: Iterable[Module]) -> ModuleList:
         """Add modules at the end; returns the list."""
         self.layers = [*self.layers, *modules]
         return self
@@ -56,13 +66,13 @@ class Sequential(ModuleList):
     Raises TypeError for anything that is no module.
     """
 
-    def __init__(self, *layers):
+    def __init__(self, *layers: Module) -> None:
         super().__init__(layers)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int | slice) -> Any:
         return Sequential(*self.layers[i]) if isinstance(i, slice) else self.layers[i]
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         for layer in self.layers:
             x = layer(x)
         return x
@@ -77,14 +87,14 @@ class Residual(Module):
     Raises TypeError for what is no module, and on the first use ValueError where the shapes differ.
     """
 
-    def __init__(self, body, shortcut=None):
+    def __init__(self, body: Module, shortcut: Module | None = None) -> None:
         super().__init__()
         for name, layer in (("body", body), ("shortcut", shortcut)):
             if not isinstance(layer, Module) and (name == "body" or layer is not None):
                 raise TypeError(f"Residual: {name} must be a layer, got {type(layer).__name__}")
         self.body, self.shortcut = body, shortcut
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         body, shortcut = self.body(x), self.shortcut(x) if self.shortcut else x
         if body.image != shortcut.image:
             raise ValueError(f"Residual: the body gives {batch(body.image)}, but the shortcut {batch(shortcut.image)}: "
@@ -102,7 +112,7 @@ class Concat(Module):
     outputs do not fit together.
     """
 
-    def __init__(self, *branches):
+    def __init__(self, *branches: Module) -> None:
         super().__init__()
         if not branches:
             raise ValueError("Concat: branches must be at least one layer, got none")
@@ -111,10 +121,10 @@ class Concat(Module):
                 raise TypeError(f"Concat: argument {i} must be a layer, got {type(branch).__name__}")
         self.branches = branches
 
-    def children(self):
+    def children(self) -> list[tuple[str, Module]]:
         return [(str(i), branch) for i, branch in enumerate(self.branches)]
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         outputs = [branch(x) for branch in self.branches]
         if len({y.image[1:] for y in outputs}) > 1 or len({y.ndim for y in outputs}) > 1:
             raise ValueError(f"Concat: the branches give {', '.join(batch(y.image) for y in outputs)}: they may differ "

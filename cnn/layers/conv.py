@@ -1,4 +1,8 @@
 """2-D convolution."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cnn import shapes
@@ -7,6 +11,12 @@ from cnn.graph import apply
 from cnn.layers import init
 from cnn.layers.module import Module
 from cnn.ops import conv
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from cnn.graph import Value
+    from cnn.shapes import Size
 
 
 class Conv2d(Module):
@@ -23,8 +33,10 @@ class Conv2d(Module):
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
-                 bias=True, *, init="kaiming_uniform", seed=0, dtype=np.float32):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1,
+                 padding: Size | str = 0, dilation: Size = 1, groups: int = 1, bias: bool = True, *,
+                 init: str = "kaiming_uniform", seed: int | np.random.Generator = 0,
+                 dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         name = type(self).__name__
         self.in_channels = shapes.integer(name, "in_channels", in_channels, 1)
@@ -41,7 +53,7 @@ class Conv2d(Module):
         self.weight, self.bias = initial(name, (self.out_channels, self.in_channels // self.groups,
                                                 *self.kernel_size), bias, init, seed, dtype)
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         name = type(self).__name__
         kernel, stride, dilation = (shapes.pair(name, what, getattr(self, what), 1)
                                     for what in ("kernel_size", "stride", "dilation"))
@@ -49,7 +61,7 @@ class Conv2d(Module):
         w, b = self._weight(x.dtype, (outputs, self.in_channels // groups, *kernel), outputs)
         return apply(conv.Conv2d(name, w, b, stride, self.padding, dilation, groups), x)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
         plain = {"stride": (1, 1), "padding": 0, "dilation": (1, 1), "groups": 1}
         for name, usual in plain.items():
@@ -58,7 +70,8 @@ class Conv2d(Module):
         return text + ("" if self.bias else ", bias=False")
 
 
-def initial(owner, shape, bias, name, seed, dtype):
+def initial(owner: str, shape: tuple[int, ...], bias: bool, name: str, seed: int | np.random.Generator,
+            dtype: DTypeLike) -> tuple[Parameter, Parameter | None]:
     """Weight and bias (or None) of a layer, drawn from `seed` (an int or a Generator)."""
     shapes.element_count(owner, *shape)
     if name not in init.INITIALISERS:

@@ -10,14 +10,22 @@ and a float64 network. Each initialiser takes (shape, rng, dtype) and returns a 
 They raise TypeError for another rng or dtype, and ValueError for a shape whose fans are unknown.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnn import shapes
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def fans(shape):
+    from numpy.typing import DTypeLike
+
+
+def fans(shape: Sequence[int]) -> tuple[int, int]:
     """Return (fan_in, fan_out): how many inputs feed an output, and how many outputs an input feeds.
 
     For OIHW weights these are I·H·W and O·H·W; for (out, in) they are in and out.
@@ -30,7 +38,7 @@ def fans(shape):
     return inputs * taps, outputs * taps
 
 
-def kaiming_uniform(shape, rng, dtype=np.float32):
+def kaiming_uniform(shape: Sequence[int], rng: np.random.Generator, dtype: DTypeLike = np.float32) -> np.ndarray:
     """U(-1/√fan_in, 1/√fan_in): PyTorch's default for Conv2d and Linear weights.
 
     That is the rule of He et al. 2015, "Delving Deep into Rectifiers", for leaky ReLUs of slope √5.
@@ -39,13 +47,14 @@ def kaiming_uniform(shape, rng, dtype=np.float32):
     return _uniform(shape, 1 / math.sqrt(fan_in), rng, dtype)
 
 
-def bias_uniform(shape, fan_in, rng, dtype=np.float32):
+def bias_uniform(shape: Sequence[int], fan_in: int, rng: np.random.Generator,
+                 dtype: DTypeLike = np.float32) -> np.ndarray:
     """U(-1/√fan_in, 1/√fan_in): PyTorch's default for the biases beside weights of that fan_in."""
     fan_in = shapes.integer("bias_uniform", "fan_in", fan_in, minimum=1)
     return _uniform(shape, 1 / math.sqrt(fan_in), rng, dtype)
 
 
-def glorot_uniform(shape, rng, dtype=np.float32):
+def glorot_uniform(shape: Sequence[int], rng: np.random.Generator, dtype: DTypeLike = np.float32) -> np.ndarray:
     """U(-a, a) with a = √(6 / (fan_in + fan_out)).
 
     Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks".
@@ -53,12 +62,12 @@ def glorot_uniform(shape, rng, dtype=np.float32):
     return _uniform(shape, math.sqrt(6 / sum(fans(shape))), rng, dtype)
 
 
-def glorot_normal(shape, rng, dtype=np.float32):
+def glorot_normal(shape: Sequence[int], rng: np.random.Generator, dtype: DTypeLike = np.float32) -> np.ndarray:
     """Normal with standard deviation √(2 / (fan_in + fan_out)), not truncated; paper as `glorot_uniform`."""
     return _normal(shape, math.sqrt(2 / sum(fans(shape))), rng, dtype)
 
 
-def he_uniform(shape, rng, dtype=np.float32):
+def he_uniform(shape: Sequence[int], rng: np.random.Generator, dtype: DTypeLike = np.float32) -> np.ndarray:
     """U(-a, a) with a = √(6 / fan_in): keeps the variance through ReLUs.
 
     He et al. 2015, "Delving Deep into Rectifiers".
@@ -67,18 +76,18 @@ def he_uniform(shape, rng, dtype=np.float32):
     return _uniform(shape, math.sqrt(6 / fan_in), rng, dtype)
 
 
-def he_normal(shape, rng, dtype=np.float32):
+def he_normal(shape: Sequence[int], rng: np.random.Generator, dtype: DTypeLike = np.float32) -> np.ndarray:
     """Normal with standard deviation √(2 / fan_in), not truncated; paper as `he_uniform`."""
     fan_in, _ = fans(shape)
     return _normal(shape, math.sqrt(2 / fan_in), rng, dtype)
 
 
-def zeros(shape, rng=None, dtype=np.float32):
+def zeros(shape: Sequence[int], rng: np.random.Generator | None = None, dtype: DTypeLike = np.float32) -> np.ndarray:
     """All 0, for any shape; rng is not used."""
     return np.zeros(shape, _float(dtype))
 
 
-def ones(shape, rng=None, dtype=np.float32):
+def ones(shape: Sequence[int], rng: np.random.Generator | None = None, dtype: DTypeLike = np.float32) -> np.ndarray:
     """All 1, for any shape; rng is not used."""
     return np.ones(shape, _float(dtype))
 
@@ -94,21 +103,21 @@ INITIALISERS = {
 }
 
 
-def _uniform(shape, bound, rng, dtype):
+def _uniform(shape: Sequence[int], bound: float, rng: np.random.Generator, dtype: DTypeLike) -> np.ndarray:
     return _generator(rng).uniform(-bound, bound, shape).astype(_float(dtype))
 
 
-def _normal(shape, deviation, rng, dtype):
+def _normal(shape: Sequence[int], deviation: float, rng: np.random.Generator, dtype: DTypeLike) -> np.ndarray:
     return _generator(rng).normal(0.0, deviation, shape).astype(_float(dtype))
 
 
-def _generator(rng):
+def _generator(rng: np.random.Generator) -> np.random.Generator:
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"init: rng must be a numpy.random.Generator, got {type(rng).__name__}")
     return rng
 
 
-def _float(dtype):
+def _float(dtype: DTypeLike) -> np.dtype:
     if np.dtype(dtype) not in shapes.FLOATS:
         raise TypeError(f"init: dtype must be float32 or float64, got {np.dtype(dtype)}")
     return np.dtype(dtype)

@@ -1,4 +1,8 @@
 """Linear layer, and the flattening before it."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cnn import shapes
@@ -6,6 +10,11 @@ from cnn.graph import apply
 from cnn.layers.conv import initial
 from cnn.layers.module import Module
 from cnn.ops import linear
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from cnn.graph import Value
 
 
 class Linear(Module):
@@ -17,25 +26,25 @@ class Linear(Module):
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """
 
-    def __init__(self, in_features, out_features, bias=True, *, init="kaiming_uniform", seed=0,
-                 dtype=np.float32):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, init: str = "kaiming_uniform",
+                 seed: int | np.random.Generator = 0, dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         name = type(self).__name__
         self.in_features = shapes.integer(name, "in_features", in_features, 1)
         self.out_features = shapes.integer(name, "out_features", out_features, 1)
         self.weight, self.bias = initial(name, (self.out_features, self.in_features), bias, init, seed, dtype)
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         outputs = shapes.integer(type(self).__name__, "out_features", self.out_features, 1)
         return apply(linear.Linear(type(self).__name__, *self._weight(x.dtype, (outputs, self.in_features), outputs)),
                      x)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias else ", bias=False")
 
 
 class Flatten(Module):
     """(N, C, H, W) to (N, C * H * W); vectors stay as they are. Costs nothing."""
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         return x.flatten()

@@ -1,9 +1,19 @@
 """Losses: a value to report and the gradient to start the backward pass from."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cnn import functional, shapes
 from cnn.functional.loss import class_weights
 from cnn.ops import loss as ops
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cnn.engine.program import Program
+    from cnn.engine.tensors import Slot, Table, Tensor
 
 
 class CrossEntropyLoss:
@@ -22,29 +32,30 @@ class CrossEntropyLoss:
     Raises TypeError or ValueError for arguments that do not fit.
     """
 
-    def __init__(self, label_smoothing=0.0, weight=None):
+    def __init__(self, label_smoothing: float = 0.0, weight: Sequence[float] | np.ndarray | None = None) -> None:
         self.label_smoothing = shapes.number("CrossEntropyLoss", "label_smoothing", label_smoothing, 0, 1)
         self.weight = weight
-        self._gradient = None
+        self._gradient: np.ndarray | None = None
 
-    def __call__(self, logits, targets):
+    def __call__(self, logits: np.ndarray, targets: np.ndarray) -> float:
         value, self._gradient = functional.cross_entropy(logits, targets, self.label_smoothing, self.weight)
         weight = class_weights("CrossEntropyLoss", self.weight, logits.shape[1])
         self.total = float(len(targets) if weight is None else weight[np.asarray(targets)].sum())
         return value
 
-    def backward(self):
+    def backward(self) -> np.ndarray:
         """The gradient by the logits of the last call."""
         if self._gradient is None:
             raise RuntimeError("CrossEntropyLoss: backward needs a call before it")
         return self._gradient
 
-    def key(self):
+    def key(self) -> tuple:
         """What a program with this loss is made from."""
         weight = self.weight if self.weight is None else np.asarray(self.weight).tobytes()
         return self.label_smoothing, weight
 
-    def emit(self, program, scores, need_gradient=True, chosen=None):
+    def emit(self, program: Program, scores: Tensor, need_gradient: bool = True,
+             chosen: Slot | None = None) -> FusedCrossEntropy:
         """Add the loss to a program, see `FusedCrossEntropy`; `chosen`: a slot for the numbers of the targets."""
         if not scores.flat:
             raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K), got "
@@ -63,10 +74,10 @@ class FusedCrossEntropy:
     (steps, 1), the sum of the targets' weights in each step, to be set before a run.
     """
 
-    def __init__(self, dy, sums, weight, total, classes):
+    def __init__(self, dy: Tensor, sums: Table, weight: np.ndarray | None, total: Table, classes: int) -> None:
         self.dy, self.weight, self.classes, self.total, self._sums = dy, weight, classes, total.array, sums.array
 
-    def results(self, steps):
+    def results(self, steps: int) -> list[tuple[float, float, int]]:
         """Of each step of the last run: the sum of the losses, what to divide it by for the mean, and how many images
         have their largest score at their target."""
         return [(loss, total, int(correct)) for (loss, correct), (total,) in
@@ -79,14 +90,14 @@ class MSELoss:
     Called with the prediction and the target, float arrays of one shape; returns the value (float).
     """
 
-    def __init__(self):
-        self._gradient = None
+    def __init__(self) -> None:
+        self._gradient: np.ndarray | None = None
 
-    def __call__(self, prediction, target):
+    def __call__(self, prediction: np.ndarray, target: np.ndarray) -> float:
         value, self._gradient = functional.mse_loss(prediction, target)
         return value
 
-    def backward(self):
+    def backward(self) -> np.ndarray:
         """The gradient by the prediction of the last call."""
         if self._gradient is None:
             raise RuntimeError("MSELoss: backward needs a call before it")

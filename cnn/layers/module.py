@@ -1,6 +1,9 @@
 """The base class of all layers and networks."""
+from __future__ import annotations
+
 import math
 from types import FunctionType
+from typing import TYPE_CHECKING
 
 from cnn import shapes
 from cnn._ext.guard import Guard
@@ -13,6 +16,16 @@ from cnn.layers import in_numpy, running
 from cnn.layers.in_numpy import Opaque
 from cnn.layers.parts import Parts, in_training, thread
 from cnn.layers.state import load_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any, Self
+
+    import numpy as np
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from cnn.graph import Graph, Value
+    from cnn.layers.summary import Summary
 
 # Attributes that are no state; those, and what stands in a program's key itself, are changed without a new stamp.
 _TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_pieces", "_keeps"}
@@ -55,7 +68,13 @@ class Module:
 
     in_numpy = False        # whether it has a backward of its own, on arrays
 
-    def __init_subclass__(cls, **more):
+    _stamp: Stamp           # changes with every change of an attribute
+    _known: Parts | None    # see _parts
+    _programs: Pool
+    _frozen: bool
+    _buffers: dict[str, np.ndarray]
+
+    def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         cls.in_numpy = cls.backward is not Module.backward
         for name in ("forward", "__call__"):
@@ -66,35 +85,35 @@ class Module:
                 elif name == "__call__":
                     setattr(cls, name, running.also_on_values(method))
 
-    def __new__(cls, *arguments, **more):
+    def __new__(cls, *arguments: Any, **more: Any) -> Self:
         module = super().__new__(cls)
         vars(module).update(_stamp=Stamp(), _known=None, _programs=Pool(), _guard=Guard(), _last=None, _pieces={},
                             _keeps=False)     # before any attribute is set
         module._mode, module._training, module._frozen, module._buffers = True, True, False, {}
         return module
 
-    def __init__(self):
+    def __init__(self) -> None:
         pass        # whoever forgets to call it has lost nothing
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, WatchedDict(self._stamp, value) if name == "_buffers" else value)
         if name not in _UNWATCHED:
             self._stamp.new()
 
-    def __delattr__(self, name):
+    def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
         self._stamp.new()
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict:
         return {name: value for name, value in tuple(vars(self).items()) if name not in _TRANSIENT}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict) -> None:
         for name, value in state.items():
             setattr(self, name, value)
 
     # ------------------------------------------------------------ running
 
-    def forward(self, x):
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the module makes of its inputs: y for x, (N, C, H, W) or (N, features).
 
         Called with arrays, float32 or float64 as the parameters are, it returns arrays. N may be 0. Where a layer of
@@ -105,7 +124,7 @@ class Module:
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def __call__(self, *inputs, **options):
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         value = running.traced(inputs, options)
         if value is not None:
             return self._traced(inputs, options, value)
@@ -116,7 +135,7 @@ class Module:
         with in_training(self):
             return self.forward(*inputs, **options)
 
-    def _traced(self, inputs, options, value):
+    def _traced(self, inputs: tuple, options: dict, value: Value) -> Any:
         """What it makes of values, of which `value` is one."""
         graph = value.graph
         if graph is None:
@@ -136,7 +155,7 @@ class Module:
             graph.calls.append((self, inputs, result, first, len(graph.nodes)))
         return result
 
-    def backward(self, dy, need_dx=True):
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
         """Set every parameter's `grad` and return dx, for the last `forward` in training mode.
 
         dy: the gradient of the loss by y, of y's shape and dtype; where forward returns several outputs, a tuple or
@@ -146,7 +165,7 @@ class Module:
         """
         return running.backward(self, dy, need_dx)
 
-    def graph(self, *image_shapes):
+    def graph(self, *image_shapes: Sequence[int]) -> Graph:
         """The graph of the module for inputs of these shapes of one image, (C, H, W) or (features,), as it is compiled
         in its present mode: print it for a table of nodes, their shapes and parameters, and what is done in one.
 
@@ -154,7 +173,7 @@ class Module:
         """
         return running.compiled_graph(self, [running.image_shape(self, shape) for shape in image_shapes])
 
-    def _checked(self, name, x, dtype=None):
+    def _checked(self, name: str, x: np.ndarray, dtype: DTypeLike | None = None) -> np.ndarray:
         """x as a contiguous array that the kernels can read."""
         owner = type(self).__name__
         x = shapes.images(owner, name, x, dtype or self.dtype)
@@ -166,30 +185,30 @@ class Module:
     # ------------------------------------------------------------ parts
 
     @property
-    def fused(self):
+    def fused(self) -> bool:
         """Whether all of it can be one program: no layer in it is written in NumPy."""
         return not any(module.in_numpy for module in self.modules())
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype | None:
         """Number type of the parameters and buffers; None where there are none, and any will do."""
         return self._parts().dtype
 
-    def _parts(self):
+    def _parts(self) -> Parts:
         """All modules and parameters inside, looked up anew only where something has changed."""
         parts = self._known
         if parts is None or not parts.current():
             parts = self._known = Parts(self)
         return parts
 
-    def _is_watched(self):
+    def _is_watched(self) -> bool:
         """Whether a change of the modules inside changes its stamp."""
         return (type(self).children.__module__.startswith("cnn.layers.") and not self._unwatched()
                 and not (type(self).children is Module.children
                          and any(type(value) in (list, tuple) and any(isinstance(v, Module) for v in value)
                                  for value in tuple(vars(self).values()))))
 
-    def _unwatched(self):
+    def _unwatched(self) -> dict[str, Any]:
         """Attributes of the module and its class, by name, that may change without notice and that its `forward` may
         look at."""
         if self.in_numpy or type(self).__module__.startswith("cnn."):
@@ -202,15 +221,15 @@ class Module:
                                  or hasattr(value, "__get__")))
         return found
 
-    def made_of(self):
+    def made_of(self) -> tuple:
         """A tuple that compares equal as long as no layer or parameter inside is replaced, moved or set otherwise."""
         return self._parts().key
 
-    def modes(self):
+    def modes(self) -> tuple[bool, ...]:
         """Which of `modules` are in training mode, in this thread: a tuple of bools."""
         return self._parts().modes(self)
 
-    def children(self):
+    def children(self) -> list[tuple[str, Module]]:
         """(name, layer) of the layers directly inside this one: its attributes, and what lists among them hold."""
         result = []
         for name, value in tuple(vars(self).items()):
@@ -220,38 +239,38 @@ class Module:
                 result += [(f"{name}.{i}", layer) for i, layer in enumerate(value) if isinstance(layer, Module)]
         return result
 
-    def modules(self):
+    def modules(self) -> Iterator[Module]:
         """This layer and all layers inside it."""
         yield self
         for _, child in self.children():
             yield from child.modules()
 
-    def own_parameters(self):
+    def own_parameters(self) -> list[tuple[str, Parameter]]:
         """(name, Parameter) of this layer itself: its attributes, and what lists among them hold."""
         lists = [(name, value) for name, value in tuple(vars(self).items()) if isinstance(value, (list, tuple))]
         return [*((name, value) for name, value in tuple(vars(self).items()) if isinstance(value, Parameter)),
                 *((f"{name}.{i}", p) for name, value in lists for i, p in enumerate(value) if isinstance(p, Parameter))]
 
-    def named_parameters(self, prefix=""):
+    def named_parameters(self, prefix: str = "") -> list[tuple[str, Parameter]]:
         """List of (name, Parameter), named as PyTorch does: "0.weight", "3.bias"; one that several layers share is
         listed once."""
-        result = {}
+        result: dict[int, tuple[str, Parameter]] = {}
         for name, p in self._named(prefix):
             result.setdefault(id(p), (name, p))
         return list(result.values())
 
-    def _named(self, prefix):
+    def _named(self, prefix: str) -> list[tuple[str, Parameter]]:
         """As `named_parameters`, shared ones under each of their names."""
         result = [(prefix + name, p) for name, p in self.own_parameters()]
         for name, child in self.children():
             result += child._named(f"{prefix}{name}.")
         return result
 
-    def parameters(self):
+    def parameters(self) -> list[Parameter]:
         """List of all Parameters."""
         return [p for _, p in self.named_parameters()]
 
-    def named_buffers(self, prefix=""):
+    def named_buffers(self, prefix: str = "") -> list[tuple[str, np.ndarray]]:
         """List of (name, array) of what is saved with the parameters but not learnt: running statistics."""
         result = [(prefix + name, array) for name, array in self._buffers.items()]
         for name, child in self.children():
@@ -260,27 +279,27 @@ class Module:
 
     # ------------------------------------------------------------ state
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Self:
         """Switch to training mode (dropout drops), but for frozen layers; returns the layer."""
         for layer in self.modules():
             layer.training = bool(mode)
         return self
 
-    def eval(self):
+    def eval(self) -> Self:
         """Switch to evaluation mode; returns the layer."""
         return self.train(False)
 
     @property
-    def training(self):
+    def training(self) -> bool:
         """Whether the layer is in training mode; in this thread, where a Trainer is measuring in it."""
         return self._training and id(self) not in getattr(thread, "evaluating", ())
 
     @training.setter
-    def training(self, value):
+    def training(self, value: bool) -> None:
         self._mode = bool(value)
         self._training = self._mode and not self._frozen
 
-    def freeze(self):
+    def freeze(self) -> Self:
         """Keep this layer and all inside as they are until `unfreeze`, whatever `train` says; returns the layer.
 
         It stays in evaluation mode (norms use their running statistics and leave them alone, dropout does nothing)
@@ -288,11 +307,11 @@ class Module:
         """
         return self._set_frozen(True)
 
-    def unfreeze(self):
+    def unfreeze(self) -> Self:
         """Undo `freeze`: mode and `requires_grad` are what they would be without it; returns the layer."""
         return self._set_frozen(False)
 
-    def _set_frozen(self, frozen):
+    def _set_frozen(self, frozen: bool) -> Self:
         for layer in self.modules():
             layer._frozen = frozen
             layer.training = layer._mode
@@ -300,14 +319,14 @@ class Module:
                 p._frozen = frozen
         return self
 
-    def requires_grad_(self, requires_grad=True):
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set `requires_grad` of all parameters inside; returns the layer. Norms and dropout do as before: see
         `freeze`."""
         for p in self.parameters():
             p.requires_grad = requires_grad
         return self
 
-    def to(self, dtype):
+    def to(self, dtype: DTypeLike) -> Self:
         """Change all parameters and buffers to float32 or float64, in place; returns the layer."""
         for p in self.parameters():
             p.to(dtype)
@@ -317,22 +336,22 @@ class Module:
         self._last = None
         return self
 
-    def _own_state(self):
+    def _own_state(self) -> list[tuple[str, np.ndarray]]:
         """(name, array) of this layer's own parameters and buffers."""
         return [*((name, p._data) for name, p in self.own_parameters()), *self._buffers.items()]
 
-    def _state(self, prefix=""):
+    def _state(self, prefix: str = "") -> list[tuple[str, np.ndarray]]:
         """List of (name, array) of all parameters and buffers, in PyTorch's order."""
         result = [(prefix + name, array) for name, array in self._own_state()]
         for name, child in self.children():
             result += child._state(f"{prefix}{name}.")
         return result
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and buffers by name."""
         return {name: array.copy() for name, array in self._state()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Take over parameters and buffers from a dict such as `state_dict` returns (a PyTorch model's, as arrays,
         fits).
 
@@ -343,7 +362,7 @@ class Module:
 
     # ------------------------------------------------------------ words
 
-    def summary(self, shape, batch_size=None):
+    def summary(self, shape: Sequence[int], batch_size: int | None = None) -> Summary:
         """What it is made of, as a table to print or to read (cnn.layers.summary.Summary): each layer's output
         shape, parameters, multiply-adds and memory for one image of `shape`, (C, H, W) or (features,); totals; and,
         with `batch_size`, the memory that training takes with batches of so many images.
@@ -353,7 +372,7 @@ class Module:
         from cnn.layers.summary import summarise  # here, because it is seldom needed
         return summarise(self, shape, batch_size)
 
-    def multiply_adds(self, x_shape, y_shape):
+    def multiply_adds(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
         """Multiplications with this layer's own weights in the forward pass of one image (int), padding included.
 
         x_shape, y_shape: of one image, (C, H, W) or (features,). Every weight of two axes or more counts once
@@ -362,17 +381,17 @@ class Module:
         weights = sum(p.size for _, p in self.own_parameters() if p.data.ndim > 1)
         return weights * math.prod(y_shape[1:])
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """What stands between the brackets of `repr`."""
         return ""
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         inside = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.children()]
         if inside:
             return "\n".join([f"{type(self).__name__}(", *inside, ")"])
         return f"{type(self).__name__}({self.extra_repr()})"
 
-    def _owned(self, name, shape, dtype):
+    def _owned(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Parameter | None:
         """The Parameter of that name, or None where there is none; raises where it does not fit the layer."""
         p, owner = getattr(self, name), type(self).__name__
         if p is None:
@@ -383,7 +402,7 @@ class Module:
             raise ValueError(f"{owner}: {name} must have shape {shape} and dtype {dtype}, got {p.shape} and {p.dtype}")
         return p
 
-    def _weight(self, dtype, shape, outputs):
+    def _weight(self, dtype: np.dtype, shape: tuple[int, ...], outputs: int) -> tuple[Parameter, Parameter | None]:
         """The Parameters `weight`, of this shape, and `bias` or None."""
         w = self._owned("weight", shape, dtype)
         if w is None:

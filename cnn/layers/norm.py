@@ -1,4 +1,8 @@
 """Normalisation."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cnn import shapes
@@ -6,6 +10,11 @@ from cnn.engine.parameter import Parameter
 from cnn.graph import apply
 from cnn.layers.module import Module
 from cnn.ops import group_norm, norm
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from cnn.graph import Value
 
 
 class BatchNorm2d(Module):
@@ -23,7 +32,8 @@ class BatchNorm2d(Module):
     mode, a batch with a single value per channel.
     """
 
-    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True, *, dtype=np.float32):
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, *,
+                 dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         name = type(self).__name__
         self.num_features = shapes.integer(name, "num_features", num_features, 1)
@@ -38,18 +48,18 @@ class BatchNorm2d(Module):
                          "num_batches_tracked": np.zeros((), np.int64)}
 
     @property
-    def running_mean(self):
+    def running_mean(self) -> np.ndarray:
         return self._buffers["running_mean"]
 
     @property
-    def running_var(self):
+    def running_var(self) -> np.ndarray:
         return self._buffers["running_var"]
 
     @property
-    def num_batches_tracked(self):
+    def num_batches_tracked(self) -> np.ndarray:
         return self._buffers["num_batches_tracked"]
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         name, shape = type(self).__name__, (self.num_features,)
         eps = shapes.epsilon(name, self.eps)
         w, b = (self._owned(what, shape, x.dtype) for what in ("weight", "bias"))
@@ -60,7 +70,7 @@ class BatchNorm2d(Module):
         momentum = self.momentum if self.momentum is None else shapes.number(name, "momentum", self.momentum, 0, 1)
         return apply(norm.BatchNorm2d(name, w, b, mean, var, eps, True, momentum, tracked), x)
 
-    def _buffer(self, name, shape, dtype):
+    def _buffer(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A buffer that the kernels can change in place."""
         array = self._buffers[name]
         usable = isinstance(array, np.ndarray) and array.flags.carray and array.shape == shape and array.dtype == dtype
@@ -69,7 +79,7 @@ class BatchNorm2d(Module):
                              f"and dtype {dtype}, got {array!r}")
         return array
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return (f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
                 + ("" if self.weight else ", affine=False"))
 
@@ -86,7 +96,8 @@ class GroupNorm(Module):
     Raises TypeError or ValueError for arguments, and on use for inputs, that do not fit.
     """
 
-    def __init__(self, num_groups, num_channels, eps=1e-5, affine=True, *, dtype=np.float32):
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *,
+                 dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         name = type(self).__name__
         self.num_channels = shapes.integer(name, "num_channels", num_channels, 1)
@@ -97,11 +108,11 @@ class GroupNorm(Module):
         self.weight = Parameter(np.ones(self.num_channels, dtype)) if affine else None
         self.bias = Parameter(np.zeros(self.num_channels, dtype)) if affine else None
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         name, channels = type(self).__name__, self.num_channels
         groups, eps = shapes.divisor(name, "num_groups", self.num_groups, channels), shapes.epsilon(name, self.eps)
         w, b = (self._owned(what, (channels,), x.dtype) for what in ("weight", "bias"))
         return apply(group_norm.GroupNorm(name, groups, channels, w, b, eps), x)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}" + ("" if self.weight else ", affine=False")

@@ -1,14 +1,31 @@
 """Pooling. Images (N, C, H, W) only."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from cnn import shapes
 from cnn.graph import apply
 from cnn.layers.module import Module
 from cnn.ops import pool
 
+if TYPE_CHECKING:
+    from cnn.graph import Value
+    from cnn.shapes import Size
 
-class _Pool(Module):
+
+class _Windows(Module):
+    """What all have in common."""
+
+    def options(self) -> dict:
+        """What the operation takes, checked."""
+        raise NotImplementedError
+
+
+class _Pool(_Windows):
     """Windows of one size, every `stride` pixels."""
 
-    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False):
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+                 ceil_mode: bool = False) -> None:
         super().__init__()
         name = type(self).__name__
         self.kernel_size = shapes.pair(name, "kernel_size", kernel_size, 1)
@@ -16,43 +33,43 @@ class _Pool(Module):
         self.padding = shapes.pair(name, "padding", padding, 0)
         self.ceil_mode = bool(ceil_mode)
 
-    def options(self):
+    def options(self) -> dict:
         """What the operation takes, checked."""
         name = type(self).__name__
         kernel, stride = (shapes.pair(name, what, getattr(self, what), 1) for what in ("kernel_size", "stride"))
         return {"kernel_size": kernel, "stride": stride, "padding": shapes.pair(name, "padding", self.padding),
                 "ceil_mode": self.ceil_mode}
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         text = f"kernel_size={self.kernel_size}, stride={self.stride}"
         text += f", padding={self.padding}" if self.padding != (0, 0) else ""
         return text + (", ceil_mode=True" if self.ceil_mode else "")
 
 
-class _AdaptivePool(Module):
+class _AdaptivePool(_Windows):
     """So many windows, spread over the input."""
 
-    def __init__(self, output_size):
+    def __init__(self, output_size: Size) -> None:
         super().__init__()
         self.output_size = shapes.pair(type(self).__name__, "output_size", output_size, 1)
 
-    def options(self):
+    def options(self) -> dict:
         """What the operation takes, checked."""
         return {"output_size": shapes.pair(type(self).__name__, "output_size", self.output_size, 1)}
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
 
 
-class _Max:
-    def forward(self, x):
+class _Max(_Windows):
+    def forward(self, x: Value) -> Value:
         return apply(pool.MaxPool2d(type(self).__name__, **self.options()), x)
 
 
-class _Average:
+class _Average(_Windows):
     flat = False
 
-    def forward(self, x):
+    def forward(self, x: Value) -> Value:
         operation = pool.AvgPool2d(type(self).__name__, **self.options())
         return apply(operation.changed(flat=self.flat), x)
 
@@ -79,14 +96,15 @@ class AvgPool2d(_Average, _Pool):
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """
 
-    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False,
+                 count_include_pad: bool = True) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.count_include_pad = bool(count_include_pad)
 
-    def options(self):
+    def options(self) -> dict:
         return super().options() | {"count_include_pad": self.count_include_pad}
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.count_include_pad else ", count_include_pad=False")
 
 
@@ -117,8 +135,8 @@ class GlobalAvgPool2d(_Average, _AdaptivePool):
 
     flat = True
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(1)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return ""

@@ -1,6 +1,9 @@
 """What a model is made of, layer by layer."""
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +17,12 @@ from cnn.layers.in_numpy import Opaque
 from cnn.layers.module import Module
 from cnn.layers.parts import evaluation
 from cnn.ops.arithmetic import Reshape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from cnn.engine.parameter import Parameter
+    from cnn.graph import Graph, Node
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,8 @@ class Summary:
     arrays come on top); None where that was not asked for, or a layer is written in NumPy.
     """
 
-    def __init__(self, rows, parameters, batch_size=None, training_memory=None):
+    def __init__(self, rows: list[Row], parameters: Iterable[Parameter], batch_size: int | None = None,
+                 training_memory: int | None = None) -> None:
         self.rows, self.batch_size, self.training_memory = rows, batch_size, training_memory
         parameters = {id(p): p for p in parameters}.values()
         self.parameters = sum(p.size for p in parameters)
@@ -52,18 +62,18 @@ class Summary:
         self.multiply_adds = sum(row.multiply_adds for row in rows)
         self.memory = sum(row.memory for row in rows)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Row:
         return self.rows[i]
 
     HEADER = ("layer", "output shape", "parameters", "multiply-adds", "memory")
 
-    def cells(self):
+    def cells(self) -> list[tuple[str, ...]]:
         """The table as texts: one tuple for each row, below HEADER, and last that of the totals."""
         table = []
         for row in self.rows:
@@ -74,7 +84,7 @@ class Summary:
                           size(row.memory) if row.memory else ""))
         return [*table, ("total", "", f"{self.parameters:,}", f"{self.multiply_adds:,}", size(self.memory))]
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [self.HEADER, *self.cells()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         texts = ["  ".join([*(cell.ljust(w) for cell, w in zip(line[:2], widths[:2], strict=True)),
@@ -90,7 +100,7 @@ class Summary:
     __repr__ = __str__
 
 
-def size(count):
+def size(count: int) -> str:
     """A number of bytes in words."""
     if count < 1024:
         return f"{count} B"
@@ -98,19 +108,21 @@ def size(count):
     return f"{count / 1024**power:,.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
 
 
-def summarise(model, shape, batch_size=None):
+def summarise(model: Module, shape: Sequence[int], batch_size: int | None = None) -> Summary:
     """The Summary of a model for images of `shape`, (C, H, W) or (features,); see Module.summary."""
     owner = f"{type(model).__name__}.summary"
     if not isinstance(shape, (tuple, list)) or len(shape) not in (1, 3):
         raise ValueError(f"{owner}: shape must be (C, H, W) or (features,), got {shape!r}")
     shape = tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
     dtype = model.dtype or np.dtype(np.float32)
-    calls, made, kept = {}, {}, []
+    calls: dict = {}
+    made: dict = {}
+    kept: list = []
     with evaluation(model):
         _collect(model, shape, dtype, calls, made, kept)
-    rows = []
+    rows: list[Row] = []
 
-    def walk(name, module):
+    def walk(name: str, module: Module) -> list:
         """Add the rows of a module and those inside it; returns its outputs."""
         # a module that stands in several places has a call for each
         own = calls.get(id(module), [])
@@ -135,12 +147,12 @@ def summarise(model, shape, batch_size=None):
     return Summary(rows, model.parameters(), batch_size, memory)
 
 
-def _is_view(node, inputs):
+def _is_view(node: Node | None, inputs: tuple) -> bool:
     """Whether a node only shows one of these values in another shape."""
     return node is not None and isinstance(node.operation, Reshape) and any(node.inputs[0] is x for x in inputs)
 
 
-def _collect(model, shape, dtype, calls, made, kept):
+def _collect(model: Module, shape: tuple[int, ...], dtype: np.dtype, calls: dict, made: dict, kept: list) -> None:
     """Note the calls of all modules inside, by id, and the nodes that make their values; `kept` keeps graphs alive."""
     graph = running.graph_of(model, [shape], dtype, record=True)
     kept.append(graph)
@@ -153,7 +165,7 @@ def _collect(model, shape, dtype, calls, made, kept):
                 _collect(module, image, dtype, calls, made, kept)
 
 
-def _macs(module, graph, inputs, outputs, first, stop):
+def _macs(module: Module, graph: Graph | None, inputs: tuple, outputs: list, first: int, stop: int) -> int:
     """Multiply-adds of what a module itself does in nodes of its call."""
     if graph is None:
         return 0
@@ -163,7 +175,7 @@ def _macs(module, graph, inputs, outputs, first, stop):
     return sum(node.operation.macs(*(value.image for value in node.inputs)) for node in nodes)
 
 
-def _training_memory(model, shape, dtype, batch_size):
+def _training_memory(model: Module, shape: tuple[int, ...], dtype: np.dtype, batch_size: int) -> int | None:
     """Bytes of a training step: of its activations and scratch, parameters and gradients."""
     graph = optimised(running.graph_of(model, [shape], dtype), True)
     if not model.fused:

@@ -1,6 +1,13 @@
 """Adam and AdamW."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from cnn import shapes
 from cnn.optim.optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from cnn.optim.groups import Params
 
 
 class Adam(Optimizer):
@@ -8,10 +15,11 @@ class Adam(Optimizer):
 
     kernel, decoupled = "adam", False
 
-    def __init__(self, params, lr=0.001, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+    def __init__(self, params: Params, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.0) -> None:
         super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def _checked(self, betas, eps, weight_decay):
+    def _checked(self, betas: tuple[float, float], eps: float, weight_decay: float) -> dict:
         name = type(self).__name__
         try:
             beta1, beta2 = betas
@@ -21,10 +29,10 @@ class Adam(Optimizer):
                 "eps": shapes.epsilon(name, eps),
                 "weight_decay": shapes.number(name, "weight_decay", weight_decay, 0)}
 
-    def _buffers(self, options):
+    def _buffers(self, options: dict) -> list[str]:
         return ["m", "v"]
 
-    def _arguments(self, options):
+    def _arguments(self, options: dict) -> dict:
         beta1, beta2 = options["betas"]
         return {"decoupled": self.decoupled, "beta1": beta1, "beta2": beta2, "eps": options["eps"],
                 "weight_decay": options["weight_decay"]}
@@ -35,5 +43,6 @@ class AdamW(Adam):
 
     decoupled = True
 
-    def __init__(self, params, lr=0.001, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+    def __init__(self, params: Params, lr: float = 0.001, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.01) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)

@@ -1,10 +1,19 @@
 """Clipping gradients."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from cnn import shapes
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-def clip_grad_norm(params, max_norm):
+    from cnn.engine.parameter import Parameter
+
+
+def clip_grad_norm(params: Iterable[Parameter], max_norm: float) -> float:
     """Scale the gradients of `params` so that their norm, taken together, is at most max_norm.
 
     Returns the norm before (float), computed in float64. PyTorch's rule: the factor is

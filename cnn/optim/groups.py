@@ -1,29 +1,37 @@
 """Groups of parameters, each with options of its own."""
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from cnn import shapes
 from cnn.engine.parameter import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    Params = Iterable[Parameter] | Iterable[Mapping[str, Any]]     # or parameter groups, see Optimizer
 
 
 class Group:
     """Parameters that are updated alike: lr_scale times the optimizer's learning rate, with these options."""
 
-    def __init__(self, params, lr_scale, options):
+    def __init__(self, params: list[Parameter], lr_scale: float, options: dict) -> None:
         self.params, self.lr_scale, self.options = params, lr_scale, options
 
 
-def entries(name, params):
+def entries(name: str, params: Params) -> list[Mapping]:
     """The groups as dicts; a list of Parameters is one."""
     try:
-        params = list(params)
+        given = list(params)
     except TypeError:
         raise TypeError(f"{name}: params must be a list of Parameters, got {type(params).__name__}") from None
-    if params and all(isinstance(entry, Mapping) for entry in params):
-        return params
-    return [{"params": params}]
+    groups = [entry for entry in given if isinstance(entry, Mapping)]
+    return groups if groups and len(groups) == len(given) else [{"params": given}]
 
 
-def checked_parameters(name, params):
+def checked_parameters(name: str, params: Iterable[Parameter]) -> list[Parameter]:
     try:
         params = list(params)
     except TypeError:
@@ -34,11 +42,11 @@ def checked_parameters(name, params):
     return params
 
 
-def shapes_of(params):
+def shapes_of(params: Iterable[Parameter]) -> list[list[int]]:
     return [list(p.shape) for p in params]
 
 
-def split_biases(params, **options):
+def split_biases(params: Iterable[Parameter], **options: float) -> list[dict]:
     """Two parameter groups: the weights, and with these options what has one axis (biases, a norm's two arrays).
 
         SGD(split_biases(model.parameters(), weight_decay=0), lr=0.1, weight_decay=5e-4)
@@ -50,7 +58,8 @@ def split_biases(params, **options):
             {"params": [p for p in params if len(p.shape) <= 1], **options}]
 
 
-def parameter_groups(params, lr, weight_decay=0.0, bias_lr=1.0, decay_biases=True):
+def parameter_groups(params: Iterable[Parameter], lr: float, weight_decay: float = 0.0, bias_lr: float = 1.0,
+                     decay_biases: bool = True) -> list[dict]:
     """Parameter groups by what a parameter is: biases (and all else of one axis) apart, as is each `lr_scale`.
 
         SGD(parameter_groups(model.parameters(), lr=0.1, weight_decay=5e-4, bias_lr=2), lr=0.1)
@@ -60,7 +69,8 @@ def parameter_groups(params, lr, weight_decay=0.0, bias_lr=1.0, decay_biases=Tru
     without weight decay. Parameters that are alike keep their order. Raises TypeError or ValueError for arguments
     that do not fit.
     """
-    name, groups = "parameter_groups", {}
+    name = "parameter_groups"
+    groups: dict[tuple[float, float], list[Parameter]] = {}
     lr, weight_decay = shapes.number(name, "lr", lr, 0), shapes.number(name, "weight_decay", weight_decay, 0)
     bias_lr = shapes.number(name, "bias_lr", bias_lr, above=0)
     for p in checked_parameters(name, params):

@@ -4,9 +4,12 @@ An optimizer lays its parameters side by side in one flat array and their gradie
 group, so that a step is a single pass over them. The rules stand in _ext/update.pyx; their NumPy twins in
 reference/update.py.
 """
+from __future__ import annotations
+
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +20,11 @@ from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import Pool, Use, guards
 from cnn.engine.watch import Stamp
 from cnn.optim.groups import Group, checked_parameters, entries, shapes_of
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cnn.optim.groups import Params
 
 APART = 4096        # numbers: parameters side by side that are updated together
 
@@ -31,9 +39,9 @@ class Optimizer:
     Raises TypeError or ValueError for arguments that do not fit.
     """
 
-    kernel = None       # the update's name in _ext/update.pyx
+    kernel = ""         # the update's name in _ext/update.pyx
 
-    def __init__(self, params, lr, **options):
+    def __init__(self, params: Params, lr: float, **options: Any) -> None:
         name = type(self).__name__
         self._norm = np.zeros(1)
         self.lr = lr
@@ -52,14 +60,15 @@ class Optimizer:
         self._data, self._grad = parameter.flatten(self.params)
         self.state = self._new_state(self._groups)
 
-    def __getstate__(self):     # programs are no state, and a copy's parameters are laid side by side when needed
+    # programs are no state, and a copy's parameters are laid side by side when needed
+    def __getstate__(self) -> dict:
         own = {"_data", "_grad", "_programs", "_stamp"}
         return {name: value for name, value in vars(self).items() if name not in own}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict) -> None:
         vars(self).update(state, _data=None, _grad=None, _programs=Pool(), _stamp=Stamp())
 
-    def _group(self, entry, defaults):
+    def _group(self, entry: Mapping, defaults: dict) -> Group:
         """The group that a dict describes."""
         name = type(self).__name__
         known = {"params", "lr", *defaults}
@@ -74,42 +83,42 @@ class Optimizer:
         return Group(params, lr / self.lr if lr != self.lr else 1.0, self._checked(**options))
 
     @property
-    def lr(self):
+    def lr(self) -> float:
         return self._lr
 
     @lr.setter
-    def lr(self, value):
+    def lr(self, value: float) -> None:
         self._lr = float(shapes.number(type(self).__name__, "lr", value, 0))
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         """Updates made so far (int)."""
         return int(self._steps[0])
 
     @property
-    def param_groups(self):
+    def param_groups(self) -> tuple[Mapping[str, Any], ...]:
         """A tuple of dicts, to read only: each group's "params", its "lr" as it is now, and its other options."""
         return tuple(MappingProxyType({"params": group.params, "lr": self.lr * group.lr_scale, **group.options})
                      for group in self._groups)
 
     @property
-    def grad_norm(self):
+    def grad_norm(self) -> float:
         """Norm of all gradients before the last clipped step (float)."""
         return float(self._norm[0])
 
-    def _checked(self, **options):
+    def _checked(self, *none: Any, **options: Any) -> dict:
         """A group's options as they should be; raises TypeError or ValueError for wrong ones."""
         raise NotImplementedError
 
-    def _buffers(self, options):
+    def _buffers(self, options: dict) -> list[str]:
         """Names of the state arrays that such a group needs, in the kernel's words."""
         raise NotImplementedError
 
-    def _arguments(self, options):
+    def _arguments(self, options: dict) -> dict:
         """The kernel's sizes and scalars for such a group."""
         return options
 
-    def step(self):
+    def step(self) -> None:
         """Update every parameter from its `grad`. Waits for other threads that are just using them."""
         use = Use(type(self).__name__)
         try:
@@ -120,17 +129,17 @@ class Optimizer:
         finally:
             use.leave()
 
-    def _written(self):
+    def _written(self) -> Program:
         program = Program(self._data.dtype, 1)
         self.emit(program)
         program.compile()
         return program
 
-    def key(self):
+    def key(self) -> tuple:
         """What a program with this optimizer's updates is made from, besides what is computed before them."""
         return self._stamp.number, *(p.requires_grad for p in self.params)
 
-    def emit(self, program, max_norm=None):
+    def emit(self, program: Program, max_norm: float | None = None) -> None:
         """Add the update to a program, after everything that it holds so far; `settle` comes before.
 
         max_norm: scale all gradients down where their norm, taken together, is larger.
@@ -156,16 +165,17 @@ class Optimizer:
                              **{name: self.state[name][span] for name in self._buffers(group.options)})
             program.before(self.kernel, lambda arguments=arguments: arguments, tasks)
         # a program that referred to its optimizer would make a circle
-        optimizer, number = weakref.ref(self), program.count(self._steps)
+        optimizer, number = weakref.proxy(self), program.count(self._steps)
 
-        def begin(step):
-            now.array[step] = optimizer().lr, 1.0, number(step)     # no clipping, unless the program finds a factor
+        def begin(step: int) -> None:
+            now.array[step] = optimizer.lr, 1.0, number(step)     # no clipping, unless the program finds a factor
         program.on_run(begin)
 
-    def _trainable(self):
+    def _trainable(self) -> list:
         """Where in the flat arrays the parameters lie that require gradients: (group, first, last). Small ones are
         merged; large ones are not, because cut by itself each meets the threads that have computed its gradient."""
-        ranges, at = [], 0
+        ranges: list[list] = []
+        at = 0
         for group in self._groups:
             for p in group.params:
                 if (p.requires_grad and ranges and ranges[-1][0] is group and ranges[-1][2] == at
@@ -176,7 +186,7 @@ class Optimizer:
                 at += p.size
         return ranges
 
-    def settle(self):
+    def settle(self) -> None:
         """Lay the parameters side by side again where something else has moved them since."""
         at = 0 if self._data is None else self._data.ctypes.data
         for p in self.params:
@@ -189,11 +199,11 @@ class Optimizer:
 
     # ------------------------------------------------------------ state
 
-    def _new_state(self, groups):
+    def _new_state(self, groups: list[Group]) -> dict[str, np.ndarray]:
         names = dict.fromkeys(name for group in groups for name in self._buffers(group.options))
         return {name: zeros(self._data.size, self._data.dtype) for name in names}
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """What the next updates depend on besides parameters and gradients, exact to the bit.
 
         Returns a dict: "steps" (int), "lr" (float) and "param_groups" (a list with a dict of each group's options,
@@ -205,7 +215,7 @@ class Optimizer:
         return {"steps": self.steps, "lr": self.lr, "param_groups": groups,
                 **{name: values.copy() for name, values in self.state.items()}}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned; as in PyTorch the options are taken over too.
 
         Raises TypeError or ValueError, before anything is changed, for what is no state of such an optimizer
@@ -235,7 +245,7 @@ class Optimizer:
         self._steps[0] = steps
         self._stamp.new()       # programs know the options and the arrays from before
 
-    def _loaded(self, owner, group, entry):
+    def _loaded(self, owner: str, group: Group, entry: Mapping) -> Group:
         """The group with the options of an entry of `state_dict`."""
         keys = "shapes", "lr_scale", *group.options
         if set(entry) != set(keys):

@@ -1,6 +1,13 @@
 """RMSprop."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from cnn import shapes
 from cnn.optim.optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from cnn.optim.groups import Params
 
 
 class RMSprop(Optimizer):
@@ -11,18 +18,19 @@ class RMSprop(Optimizer):
 
     kernel = "rmsprop"
 
-    def __init__(self, params, lr=0.01, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False):
+    def __init__(self, params: Params, lr: float = 0.01, alpha: float = 0.99, eps: float = 1e-8,
+                 weight_decay: float = 0.0, momentum: float = 0.0, centered: bool = False) -> None:
         super().__init__(params, lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum,
                          centered=centered)
 
-    def _checked(self, alpha, eps, weight_decay, momentum, centered):
+    def _checked(self, alpha: float, eps: float, weight_decay: float, momentum: float, centered: bool) -> dict:
         return {"alpha": shapes.number("RMSprop", "alpha", alpha, 0, 1),
                 "eps": shapes.epsilon("RMSprop", eps),
                 "weight_decay": shapes.number("RMSprop", "weight_decay", weight_decay, 0),
                 "momentum": shapes.number("RMSprop", "momentum", momentum, 0), "centered": bool(centered)}
 
-    def _buffers(self, options):
+    def _buffers(self, options: dict) -> list[str]:
         return ["square", *(["mean"] if options["centered"] else []), *(["velocity"] if options["momentum"] else [])]
 
-    def _arguments(self, options):
+    def _arguments(self, options: dict) -> dict:
         return {name: options[name] for name in ("alpha", "eps", "weight_decay", "momentum")}

@@ -1,6 +1,13 @@
 """Stochastic gradient descent."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from cnn import shapes
 from cnn.optim.optimizer import Optimizer
+
+if TYPE_CHECKING:
+    from cnn.optim.groups import Params
 
 
 class SGD(Optimizer):
@@ -11,15 +18,16 @@ class SGD(Optimizer):
 
     kernel = "sgd"
 
-    def __init__(self, params, lr=0.001, momentum=0.0, nesterov=False, weight_decay=0.0):
+    def __init__(self, params: Params, lr: float = 0.001, momentum: float = 0.0, nesterov: bool = False,
+                 weight_decay: float = 0.0) -> None:
         super().__init__(params, lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
 
-    def _checked(self, momentum, nesterov, weight_decay):
+    def _checked(self, momentum: float, nesterov: bool, weight_decay: float) -> dict:
         momentum = shapes.number("SGD", "momentum", momentum, 0)
         if nesterov and momentum == 0:
             raise ValueError("SGD: nesterov needs a momentum above 0, got 0")
         return {"momentum": momentum, "nesterov": bool(nesterov),
                 "weight_decay": shapes.number("SGD", "weight_decay", weight_decay, 0)}
 
-    def _buffers(self, options):
+    def _buffers(self, options: dict) -> list[str]:
         return ["velocity"] if options["momentum"] else []

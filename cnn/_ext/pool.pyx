@@ -104,7 +104,8 @@ cdef inline void pairs_spread(const real* dy, const integer* index, real* dx, Py
     """The gradient of `window_pairs`: `window_spread` without tables. Adds what it spreads to `total`."""
     cdef vec gradient
     cdef ivec where, base = ivec_splat(first)
-    cdef ivec none = ivec_splat(-1), here = ivec_splat(0), right = ivec_splat(1), down = ivec_splat(W), across = ivec_splat(W + 1)
+    cdef ivec none = ivec_splat(-1), here = ivec_splat(0), right = ivec_splat(1)
+    cdef ivec down = ivec_splat(W), across = ivec_splat(W + 1)
     cdef Py_ssize_t j
     cdef real* to
     cdef int q

@@ -79,8 +79,8 @@ cdef inline void tile(const Sweep* s, Py_ssize_t first, int KT, int JT) noexcept
 
 
 cdef inline void sweep "sweep"(void* address, int KT) noexcept nogil:
-    """All pixels of a Sweep for KT outputs. What is left of them is a tile moved back to end at the last pixel, where that
-    is faster than single pixels (whose sums take four cycles to add) and would not add sums twice."""
+    """All pixels of a Sweep for KT outputs. What is left of them is a tile moved back to end at the last pixel, where
+    that is faster than single pixels (whose sums take four cycles to add) and would not add sums twice."""
     cdef Sweep* s = <Sweep*>address
     cdef Py_ssize_t p = 0, q
     while p + TILE_J(KT) <= s.pixels:

@@ -1,8 +1,8 @@
 """Winograd's F(2, 5) of rows of pixels: convolution with few channels, whose sums over one frequency of two dimensions
 would be too short.
 
-Rows of M outputs are made of N inputs; what remains is a convolution of N groups with a kernel of R x 1, which the kernels
-of direct convolution do, see cnn/ops/winograd_rows.py:
+Rows of M outputs are made of N inputs; what remains is a convolution of N groups with a kernel of R x 1, which the
+kernels of direct convolution do, see cnn/ops/winograd_rows.py:
 
     V[f] = B^T x,  U[f] = G w,  M[f, k] = sum_{c, r} U[f, k, c, r] V[f, c, r],  y = A^T M + b
     D[f] = A dy,  dx = B dV,  dw = G^T dU

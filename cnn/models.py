@@ -198,15 +198,23 @@ def cifar_net(in_channels: int = 3, num_classes: int = 10, image_size: int = 32,
     return Sequential(*layers, MaxPool2d(size), Flatten(), last)
 
 
-def whiten(model: Sequential, images: np.ndarray, eps: float = 5e-4) -> None:
-    """Set the weights of the first convolution of `cifar_net` so that its outputs are uncorrelated and alike large.
+def whiten(model: Module, images: np.ndarray, eps: float = 5e-4) -> None:
+    """Set the weights of a model's first convolution so that its outputs are uncorrelated and alike large.
+
+    The first of the model, as in `cifar_net`: it must see the images and have twice as many outputs as a patch has
+    numbers.
 
     They are the eigenvectors v of E[x x^T], x being the patches that the convolution sees, over the root of their
     eigenvalue + eps; and -v, because GELU hides what is negative. images: (N, C, H, W), float, normalised as in
     training; N at least 1. The same bits for any number of threads. Raises ValueError for images that do not fit.
     """
-    first = model[0]
-    wanted, (rows, columns) = first.in_channels, first.kernel_size
+    weight = next((p for p in model.parameters() if p.data.ndim == 4), None)
+    if weight is None:
+        raise ValueError("whiten: the model must have a convolution, got none")
+    outputs, wanted, rows, columns = weight.shape
+    if outputs != 2 * wanted * rows * columns:
+        raise ValueError(f"whiten: the first convolution must have {2 * wanted * rows * columns} outputs, twice the "
+                         f"numbers of a patch, got {outputs}")
     if images.ndim != 4 or images.shape[1] != wanted or min(images.shape[2:]) < max(rows, columns) or not len(images):
         raise ValueError(f"whiten: images must have shape (N, {wanted}, H, W), N at least 1, got {images.shape}")
     moments, count = 0.0, 0
@@ -220,7 +228,7 @@ def whiten(model: Sequential, images: np.ndarray, eps: float = 5e-4) -> None:
         raise ValueError("whiten: images must be finite, got NaN or infinity")
     values, vectors = np.linalg.eigh(moments / count)
     filters = (vectors / np.sqrt(np.maximum(values, 0) + eps)).T[::-1].reshape(-1, wanted, rows, columns)
-    first.weight.data = np.concatenate([filters, -filters])
+    weight.data = np.concatenate([filters, -filters])
 
 
 def _conv_norm_relu(inputs: int, outputs: int, kernel_size: int = 3, *, seed: np.random.Generator, dtype: DTypeLike,

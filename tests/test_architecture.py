@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from cases import CASES, by_function, by_layer
 from processes import run_python
+from test_graph import Dividing
 
 import cnn
 from cnn import _ext, functional
 from cnn.data import DataLoader, Dataset, RandomFlip
 from cnn.engine import compiling
-from cnn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
+from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
 ROOT = Path(cnn.__file__).parent
 
@@ -146,7 +147,8 @@ def test_structs_have_the_same_size_on_both_sides():
 
 
 def all_that_the_package_does():
-    """Every row of the table as function and as layer, every optimizer, and training in all its variants."""
+    """Every row of the table as function and as layer, arithmetic of values, every optimizer, and training in all its
+    variants."""
     for case in CASES:
         x, dy = case.arrays(17)
         by_function(functional, case.make(), x, dy)
@@ -157,6 +159,8 @@ def all_that_the_package_does():
     for inputs, outputs in ((1, 2), (5, 6)):
         x, dy = np.zeros((3, inputs, 6, 6)), np.zeros((3, outputs, 1, 1))
         by_layer(Sequential(Conv2d(inputs, outputs, 5), MaxPool2d(2)).to(np.float64), x, dy)
+    by_layer(Dividing().to(np.float64), np.ones((3, 3, 4, 4)), np.zeros((3, 2)))
+    Sequential(Conv2d(1, 2, 3), BatchNorm2d(2)).to(np.float64).eval()(np.zeros((3, 1, 4, 4)))
     shared = Linear(3, 3)
     by_layer(Sequential(shared, shared).to(np.float64), np.zeros((2, 3)), np.zeros((2, 3)))
     functional.cross_entropy(np.zeros((2, 3)), np.array([0, 1]))

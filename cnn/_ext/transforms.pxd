@@ -2,8 +2,8 @@
 with N = 6. The formulas stand in winograd.pyx.
 
 The points are 0, P, -P, Q, -Q and infinity with P = 5/8 and Q = 3/2 (N = 6) or 0, 1, -1 and infinity (N = 4). With
-P = 1 and Q = 2, as published, rounding errors would be three to five times as large; all powers of P and Q that occur are
-exact in float32.
+P = 1 and Q = 2, as published, rounding errors would be three to five times as large; all powers of P and Q that occur
+are exact in float32.
 
 So that large numbers stay finite, B^T for N = 6 is halved here, and the values at Q and -Q in A^T of F(4, 3) are
 quartered; G makes up for it. The plain-NumPy twin is `winograd_matrices` in cnn/reference.

@@ -70,7 +70,7 @@ cdef extern from *:
     #define TANH_MAX 10
     #endif
     #define LOG2_E 1.44269504088896340736
-    static const double INV_FACTORIAL[] = {
+    static const double INV_FACTORIAL[] __attribute__((unused)) = {
         1, 1, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
         1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
     typedef real vec __attribute__((vector_size(VEC_BYTES), may_alias));

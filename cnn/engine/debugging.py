@@ -4,7 +4,7 @@ from contextlib import contextmanager
 import numpy as np
 
 _depth = 0
-step: int | None = None     # number of the training step at hand, from 1, where there is one
+_step = None    # number of the training step at hand, from 1, where there is one
 
 
 def enabled():
@@ -30,6 +30,17 @@ def debug():
         _depth -= 1
 
 
+@contextmanager
+def in_step(number):
+    """This is the training step of that number, from 1."""
+    global _step
+    _step = number
+    try:
+        yield
+    finally:
+        _step = None
+
+
 def look(array, what, where):
     """Raise FloatingPointError where an array that is being debugged has a number that is not finite."""
     if not _depth or array is None:
@@ -37,6 +48,6 @@ def look(array, what, where):
     wrong = ~np.isfinite(array)
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        in_step = "" if step is None else f"step {step}: "
-        raise FloatingPointError(f"{in_step}{where}: of its {what} {int(wrong.sum())} of {array.size} numbers are not "
+        begun = "" if _step is None else f"step {_step}: "
+        raise FloatingPointError(f"{begun}{where}: of its {what} {int(wrong.sum())} of {array.size} numbers are not "
                                  f"finite, the first, {array[place]}, at {place}")

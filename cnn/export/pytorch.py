@@ -1,4 +1,5 @@
 """Models as PyTorch modules: the graph's nodes, each by PyTorch's own function."""
+import numpy as np
 
 
 def _conv2d(F, operation, p, x):
@@ -66,6 +67,12 @@ TABLE = {
 }
 
 
+def _things(operation):
+    """The Parameters and buffers of an operation."""
+    return [*operation.parameters.values(), *(array for array in (getattr(operation, name, None) for name in (
+        "mean", "var", "tracked")) if isinstance(array, np.ndarray))]
+
+
 def to_torch(model, *image_shapes):
     """A torch.nn.Module that computes what the model does, with its parameters and buffers under the same names.
 
@@ -110,6 +117,12 @@ def to_torch(model, *image_shapes):
 
     network = Network()
     network._names, made = {}, {}
+    named = {id(thing) for _, thing in (*model._named(""), *model.named_buffers())}
+    for thing in (thing for node in graph for thing in _things(node.operation) if id(thing) not in named):
+        network._names[id(thing)] = name = f"constant{len(network._names)}"     # no part of the state, as in the model
+        named.add(id(thing))
+        array = thing if isinstance(thing, np.ndarray) else thing.data
+        network.register_buffer(name, torch.tensor(array), persistent=False)
     for name, thing in (*model._named(""), *model.named_buffers()):
         *path, last = name.split(".")
         part = network
@@ -124,6 +137,6 @@ def to_torch(model, *image_shapes):
         else:
             part.register_buffer(last, torch.tensor(thing))
         network._names[id(thing)] = name
-    network._kept = model       # whose parts the names are of
+    network._kept = model, graph        # whose parts the names are of
     network._find()
     return network.train(model.training)

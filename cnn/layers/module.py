@@ -11,9 +11,7 @@ from cnn.engine import parameter
 from cnn.engine.parameter import Parameter
 from cnn.engine.programs import Pool
 from cnn.engine.watch import Stamp, WatchedDict, WatchedList
-from cnn.graph import apply
 from cnn.layers import in_numpy, running
-from cnn.layers.in_numpy import Opaque
 from cnn.layers.parts import Parts, in_training, thread
 from cnn.layers.state import load_state
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, DTypeLike
 
-    from cnn.graph import Graph, Value
+    from cnn.graph import Graph
     from cnn.layers.summary import Summary
 
 # Attributes that are no state; those, and what stands in a program's key itself, are changed without a new stamp.
@@ -127,33 +125,13 @@ class Module:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         value = running.traced(inputs, options)
         if value is not None:
-            return self._traced(inputs, options, value)
+            return running.add_call(self, inputs, options, value)
         if getattr(thread, "seen", None) is not None and inputs:
             return in_numpy.noted(self, inputs[0])
         if not self.in_numpy:
             return self.forward(*inputs, **options)
         with in_training(self):
             return self.forward(*inputs, **options)
-
-    def _traced(self, inputs: tuple, options: dict, value: Value) -> Any:
-        """What it makes of values, of which `value` is one."""
-        graph = value.graph
-        if graph is None:
-            raise ValueError(f"{type(self).__name__}: a value must not be kept for the next call of the model")
-        first = len(graph.nodes)
-        graph.scope.append(graph.modules.get(id(self), type(self).__name__))
-        try:
-            if self.in_numpy:
-                if len(inputs) != 1 or options or inputs[0] is not value:
-                    raise TypeError(f"{type(self).__name__}: a layer written in NumPy takes one value in a network")
-                result = apply(Opaque(self, inputs[0].dtype), *inputs)
-            else:
-                result = self.forward(*inputs, **options)
-        finally:
-            graph.scope.pop()
-        if graph.calls is not None:
-            graph.calls.append((self, inputs, result, first, len(graph.nodes)))
-        return result
 
     def backward(self, dy: Any, need_dx: bool = True) -> Any:
         """Set every parameter's `grad` and return dx, for the last `forward` in training mode.

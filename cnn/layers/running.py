@@ -9,11 +9,12 @@ from cnn import shapes
 from cnn.engine import debugging
 from cnn.engine.program import circumstances
 from cnn.engine.programs import Pool, Use
-from cnn.graph import Value, trace
+from cnn.graph import Value, apply, trace
 from cnn.graph.lower import slot, write_backward, written
 from cnn.graph.passes import optimised
 from cnn.graph.trace import pack, refuse_arrays
 from cnn.layers import pieces
+from cnn.layers.in_numpy import Opaque
 from cnn.layers.parts import evaluation, named_modules, thread
 from cnn.layers.snapshot import snapshot
 
@@ -28,6 +29,27 @@ def traced(inputs, options):
             if isinstance(part, Value):
                 return part
     return None
+
+
+def add_call(module, inputs, options, value):
+    """What a module makes of values, of which `value` is one: it adds to their graph."""
+    owner, graph = type(module).__name__, value.graph
+    if graph is None:
+        raise ValueError(f"{owner}: a value must not be kept for the next call of the model")
+    first = len(graph.nodes)
+    graph.scope.append(graph.modules.get(id(module), owner))
+    try:
+        if module.in_numpy:
+            if len(inputs) != 1 or options or inputs[0] is not value:
+                raise TypeError(f"{owner}: a layer written in NumPy takes one value in a network")
+            result = apply(Opaque(module, value.dtype), value)
+        else:
+            result = module.forward(*inputs, **options)
+    finally:
+        graph.scope.pop()
+    if graph.calls is not None:
+        graph.calls.append((module, inputs, result, first, len(graph.nodes)))
+    return result
 
 
 class Call:
@@ -85,10 +107,10 @@ class Call:
         return given | {slot("y", i): y for i, y in enumerate(ys)}, ys
 
 
-@functools.lru_cache(1024)
 def _names(method):
     """Names of a method's arguments after self."""
-    return [p.name for p in inspect.signature(method).parameters.values()][1:] or ["x"]
+    code = getattr(inspect.unwrap(method), "__code__", None)
+    return code.co_varnames[1:code.co_argcount] if code else ()
 
 
 def trace_module(module, method, images, dtype, places=None, others=None, record=False):
@@ -287,7 +309,7 @@ def graph_of(module, images, dtype=None, record=False):
     dtype = dtype or module._parts().dtype or np.dtype(np.float32)
 
     def call(module, *values):
-        return module._traced(values, {}, values[0])
+        return add_call(module, values, {}, values[0])
     return trace_module(module, call, images, dtype, record=record)
 
 
@@ -326,6 +348,6 @@ def also_on_values(method):
     @functools.wraps(method)
     def call(self, *inputs, **options):
         value = traced(inputs, options)
-        return method(self, *inputs, **options) if value is None else self._traced(inputs, options, value)
+        return method(self, *inputs, **options) if value is None else add_call(self, inputs, options, value)
     call.runs = True
     return call

@@ -324,8 +324,8 @@ class Trainer:
         step = self._parts()
         if step.fused:
             return execute(self._prepared(batch), batch)[0]
-        debugging.step = self.step + 1
-        self._made = step.gradients(batch)      # before the update, see _catch_up
+        with debugging.in_step(self.step + 1):
+            self._made = step.gradients(batch)      # before the update, see _catch_up
         self.optimizer.step()
         return self._made
 

@@ -10,8 +10,11 @@
 
 What lives where, and what may import what: docs/architecture.md.
 """
+from __future__ import annotations
+
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from cnn import data, functional, models, optim, schedules
 from cnn.engine.debugging import debug
@@ -59,6 +62,9 @@ from cnn.training.checkpoint import load_model, save_model
 from cnn.training.lr_finder import find_lr
 from cnn.training.trainer import Trainer, TrainingDiverged
 
+if TYPE_CHECKING:
+    from typing import Any
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -76,7 +82,7 @@ for _module in (averaging, callbacks, checkpoint, history, init, losses, metrics
     sys.modules[f"cnn.{_module.__name__.rpartition('.')[2]}"] = _module
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name == "evaluation":    # imported where it is used, to keep `import cnn` fast
         return import_module("cnn.reports.evaluation")
     raise AttributeError(f"module 'cnn' has no attribute {name!r}")

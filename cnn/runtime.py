@@ -3,23 +3,29 @@
 Winograd's F(4x4, 3x3) and F(2x2, 5x5) sum numbers that are larger than the result, so that float32 results differ
 from the exact ones by some 2e-6 of the largest, instead of 1e-6 (docs/gradients.md).
 """
+from __future__ import annotations
+
 import functools
 import math
 import os
 import platform
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnn import _ext, shapes, streams
 from cnn._ext import executor
 
+if TYPE_CHECKING:
+    from typing import TextIO
+
 # ---------------------------------------------------------------- threads
 
 _threads = None     # None: not asked for yet
 
 
-def _cgroup_limit():
+def _cgroup_limit() -> float:
     """CPUs that the container may use, or infinity (cgroup v2, then v1; Linux only)."""
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:
@@ -38,7 +44,7 @@ def _cgroup_limit():
 
 
 @functools.cache
-def cores():
+def cores() -> int:
     """Cores that this process may use: its CPU affinity within the cgroup's limit, when first asked for."""
     try:
         count = len(os.sched_getaffinity(0))
@@ -47,7 +53,7 @@ def cores():
     return int(min(count, _cgroup_limit()))
 
 
-def fitting(name, n):
+def fitting(name: str, n: int) -> int:
     """Return `n` threads, as `name` (an option or a variable) asks for, if they fit this machine.
 
     Raises ValueError for more than four times the cores; warns of more than the cores.
@@ -61,13 +67,13 @@ def fitting(name, n):
     return n
 
 
-def _warn(name, n, there):
+def _warn(name: str, n: int, there: int) -> None:
     if n > there:
         where = f"{there} core{'s' if there > 1 else ''}"
         warnings.warn(f"{name} asks for {n} threads on {where}: they wait for each other", RuntimeWarning, stacklevel=3)
 
 
-def default_num_threads():
+def default_num_threads() -> int:
     """$CNN_NUM_THREADS, else $OMP_NUM_THREADS (its first number), else the cores that this process may use.
 
     Raises ValueError for a CNN_NUM_THREADS that is no number or does not fit. An OMP_NUM_THREADS like that, which
@@ -85,7 +91,7 @@ def default_num_threads():
     return there
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """The number of threads that the kernels use."""
     global _threads
     if _threads is None:
@@ -93,7 +99,7 @@ def get_num_threads():
     return _threads
 
 
-def set_num_threads(n):
+def set_num_threads(n: int) -> None:
     """Use `n` threads (1 to 1024). The results are the same to the bit for any number.
 
     Raises TypeError or ValueError for anything else; warns of more threads than cores.
@@ -105,7 +111,7 @@ def set_num_threads(n):
     executor.pause()    # the threads of before
 
 
-def use(name, n):
+def use(name: str, n: int) -> None:
     """As `set_num_threads`, for a number that `name`, an option, asks for and that must fit (see `fitting`)."""
     global _threads
     _threads = fitting(name, n)
@@ -118,7 +124,7 @@ _WORDS = {"": True, "1": True, "on": True, "true": True, "yes": True,
 _winograd = None     # None: as the environment says, which is not asked yet
 
 
-def set_winograd(enabled):
+def set_winograd(enabled: bool) -> None:
     """Allow (the default) or forbid Winograd's algorithm from now on; CNN_WINOGRAD=0 (off,
     false, no) forbids it from the start."""
     global _winograd
@@ -127,7 +133,7 @@ def set_winograd(enabled):
     _winograd = enabled
 
 
-def get_winograd():
+def get_winograd() -> bool:
     """Whether Winograd's algorithm may be used. Raises ValueError for a CNN_WINOGRAD that says neither."""
     global _winograd
     if _winograd is None:
@@ -140,7 +146,7 @@ def get_winograd():
 
 # ---------------------------------------------------------------- what this installation runs on
 
-def processor():
+def processor() -> str:
     """Name of the processor (str)."""
     try:
         with open("/proc/cpuinfo") as file:
@@ -150,14 +156,14 @@ def processor():
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def versions():
+def versions() -> dict[str, str]:
     """What the bits of a result depend on besides its settings: a dict of names and versions."""
     from cnn import __version__
     return {"cnn": __version__, "python": platform.python_version(), "numpy": np.__version__,
             "kernels": _ext.VARIANT, "winograd": get_winograd()}
 
 
-def describe():
+def describe() -> dict[str, str]:
     """The kernels in use, the threads, and the versions of what matters: a dict of texts."""
     from cnn import __version__
     forced = os.environ.get("CNN_KERNELS")
@@ -172,7 +178,7 @@ def describe():
     }
 
 
-def show_config(file=None):
+def show_config(file: TextIO | None = None) -> None:
     """Print what `describe` tells, to a file or by default to sys.stdout."""
     text = "\n".join(f"{name:14s} {value}" for name, value in describe().items())
     if file is None:

@@ -1,19 +1,25 @@
 """Seeing where numbers go wrong."""
+from __future__ import annotations
+
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _depth = 0
 _step = None    # number of the training step at hand, from 1, where there is one
 
 
-def enabled():
+def enabled() -> bool:
     """Whether `debug` is in force."""
     return _depth > 0
 
 
 @contextmanager
-def debug():
+def debug() -> Iterator[None]:
     """Run models node by node meanwhile, in all threads, and look at every value and every gradient.
 
         with cnn.debug():
@@ -31,7 +37,7 @@ def debug():
 
 
 @contextmanager
-def in_step(number):
+def in_step(number: int) -> Iterator[None]:
     """This is the training step of that number, from 1."""
     global _step
     _step = number
@@ -41,7 +47,7 @@ def in_step(number):
         _step = None
 
 
-def look(array, what, where):
+def look(array: np.ndarray | None, what: str, where: str) -> None:
     """Raise FloatingPointError where an array that is being debugged has a number that is not finite."""
     if not _depth or array is None:
         return

@@ -1,5 +1,8 @@
 """Parameters, and the flat arrays in which an optimizer lays them."""
+from __future__ import annotations
+
 import threading
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -7,6 +10,9 @@ from cnn import shapes
 from cnn._ext.guard import Guard
 from cnn.engine.memory import zeros
 from cnn.engine.watch import Stamp
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
 
 thread = threading.local()      # of each: `refuse`, called where `data` is read while nobody may
 
@@ -24,7 +30,7 @@ class Parameter:
     Raises TypeError for what is no array of floats, ValueError for a wrong shape.
     """
 
-    def __init__(self, data, requires_grad=True):
+    def __init__(self, data: np.ndarray, requires_grad: bool = True) -> None:
         data = shapes.array("Parameter", "data", data)
         self._data = zeros(data.shape, data.dtype)
         self._data[...] = data
@@ -35,25 +41,25 @@ class Parameter:
         self._guard = None          # who reads and changes it: one for all parameters of an optimizer
 
     @property
-    def data(self):
+    def data(self) -> np.ndarray:
         refuse = getattr(thread, "refuse", None)
         if refuse is not None:
             refuse()
         return self._data
 
     @data.setter
-    def data(self, value):
+    def data(self, value: ArrayLike) -> None:
         self._data[...] = self._checked("data", value)
 
     @property
-    def grad(self):
+    def grad(self) -> np.ndarray:
         return self._grad
 
     @grad.setter
-    def grad(self, value):
+    def grad(self, value: ArrayLike) -> None:
         self._grad[...] = self._checked("grad", value)
 
-    def _checked(self, name, value):
+    def _checked(self, name: str, value: ArrayLike) -> np.ndarray:
         value = np.asarray(value)
         if value.dtype.kind not in "fiu":
             raise TypeError(f"Parameter: {name} must hold numbers, got {value.dtype}")
@@ -62,61 +68,61 @@ class Parameter:
         return value
 
     @property
-    def requires_grad(self):
+    def requires_grad(self) -> bool:
         return self._requires_grad and not self._frozen
 
     @requires_grad.setter
-    def requires_grad(self, value):
+    def requires_grad(self, value: bool) -> None:
         self._requires_grad = bool(value)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return self._data.shape
 
     @property
-    def size(self):
+    def size(self) -> int:
         return self._data.size
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self._data.dtype
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={self.dtype})"
 
-    def _move(self, data, grad):
+    def _move(self, data: np.ndarray, grad: np.ndarray) -> None:
         """Live in these arrays from now on, with the values there are."""
         data[...], grad[...] = self._data, self._grad
         self._data, self._grad = data, grad
         self._stamp.new()
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict:
         return {name: value for name, value in vars(self).items() if name not in ("_stamp", "_guard")}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict) -> None:
         vars(self).update(state, _stamp=Stamp(), _guard=None)
         self._move(zeros(self.shape, self.dtype), zeros(self.shape, self.dtype))
 
-    def to(self, dtype):
+    def to(self, dtype: DTypeLike) -> None:
         """Change the number type, in place."""
         dtype = _float("Parameter", dtype)
         if dtype != self.dtype:
             self._move(zeros(self.shape, dtype), zeros(self.shape, dtype))
 
 
-def converted(buffers, dtype):
+def converted(buffers: dict[str, np.ndarray], dtype: DTypeLike) -> dict[str, np.ndarray]:
     """A layer's other arrays, by name, with all floats of them in another number type."""
     return {name: array.astype(_float(name, dtype)) if array.dtype in shapes.FLOATS else array
             for name, array in buffers.items()}
 
 
-def _float(owner, dtype):
+def _float(owner: str, dtype: DTypeLike) -> np.dtype:
     if np.dtype(dtype) not in shapes.FLOATS:
         raise TypeError(f"{owner}: dtype must be float32 or float64, got {np.dtype(dtype)}")
     return np.dtype(dtype)
 
 
-def flatten(parameters):
+def flatten(parameters: list[Parameter]) -> tuple[np.ndarray, np.ndarray]:
     """Lay parameters side by side in one flat array, their gradients in another.
 
     parameters: a list of distinct Parameters of one dtype. Returns the two arrays (float32 or float64,

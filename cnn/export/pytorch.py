@@ -1,5 +1,15 @@
 """Models as PyTorch modules: the graph's nodes, each by PyTorch's own function."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from cnn.layers import Module
 
 
 def _conv2d(F, operation, p, x):
@@ -73,7 +83,7 @@ def _things(operation):
         "mean", "var", "tracked")) if isinstance(array, np.ndarray))]
 
 
-def to_torch(model, *image_shapes):
+def to_torch(model: Module, *image_shapes: Sequence[int]) -> Any:
     """A torch.nn.Module that computes what the model does, with its parameters and buffers under the same names.
 
     image_shapes: of one image of each input, (C, H, W) or (features,). The structure is that of the model's present
@@ -117,13 +127,14 @@ def to_torch(model, *image_shapes):
 
     network = Network()
     network._names, made = {}, {}
-    named = {id(thing) for _, thing in (*model._named(""), *model.named_buffers())}
+    things: list[tuple[str, Any]] = [*model._named(""), *model.named_buffers()]
+    named = {id(thing) for _, thing in things}
     for thing in (thing for node in graph for thing in _things(node.operation) if id(thing) not in named):
         network._names[id(thing)] = name = f"constant{len(network._names)}"     # no part of the state, as in the model
         named.add(id(thing))
         array = thing if isinstance(thing, np.ndarray) else thing.data
         network.register_buffer(name, torch.tensor(array), persistent=False)
-    for name, thing in (*model._named(""), *model.named_buffers()):
+    for name, thing in things:
         *path, last = name.split(".")
         part = network
         for step in path:

@@ -1,5 +1,8 @@
 """What operators, methods and functions of values add to their graph."""
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,6 +12,9 @@ from cnn.graph.trace import add, apply
 from cnn.graph.value import Value, number
 from cnn.ops import arithmetic as ops
 from cnn.ops import pointwise, pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NAMES = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 
@@ -77,7 +83,7 @@ def relu(x):
     return apply(pointwise.ReLU(), x)
 
 
-def flatten(x, start_dim=1):
+def flatten(x: Value, start_dim: int = 1) -> Value:
     if isinstance(x, np.ndarray):
         x = shapes.images("flatten", "x", x)
     elif not isinstance(x, Value):
@@ -112,7 +118,7 @@ def channels(x, index):
     return x if (first, stop) == (0, x.image[0]) else apply(ops.Channels(first, stop), x)
 
 
-def cat(values, dim=1):
+def cat(values: Iterable[Value], dim: int = 1) -> Value:
     """The channels (or features) of all values one after the other."""
     values = list(values)
     if not values or not all(isinstance(value, Value) for value in values):

@@ -1,8 +1,20 @@
 """Values: what `forward` computes with while a network is traced."""
+from __future__ import annotations
+
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, TypeAlias
+
+    from cnn.engine.parameter import Parameter
+    from cnn.graph.graph import Graph
+
+    Operand: TypeAlias = "Value | Parameter | np.ndarray | float"
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
 
@@ -20,77 +32,77 @@ class Value:
 
     __slots__ = ("dtype", "graph", "image")
 
-    def __init__(self, graph, image, dtype):
+    def __init__(self, graph: Graph | None, image: Iterable[int], dtype: np.dtype) -> None:
         self.graph, self.image, self.dtype = graph, tuple(image), dtype
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return (-1, *self.image)
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         return 1 + len(self.image)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Value(shape={self.shape}, dtype={self.dtype})"
 
     # ------------------------------------------------------------ operators
 
-    def __add__(self, other):
+    def __add__(self, other: Operand) -> Value:
         return _arithmetic("add", self, other)
 
-    def __radd__(self, other):
+    def __radd__(self, other: Operand) -> Value:
         return _arithmetic("add", other, self)
 
-    def __sub__(self, other):
+    def __sub__(self, other: Operand) -> Value:
         return _arithmetic("subtract", self, other)
 
-    def __rsub__(self, other):
+    def __rsub__(self, other: Operand) -> Value:
         return _arithmetic("subtract", other, self)
 
-    def __mul__(self, other):
+    def __mul__(self, other: Operand) -> Value:
         return _arithmetic("multiply", self, other)
 
-    def __rmul__(self, other):
+    def __rmul__(self, other: Operand) -> Value:
         return _arithmetic("multiply", other, self)
 
-    def __truediv__(self, other):
+    def __truediv__(self, other: Operand) -> Value:
         return _arithmetic("divide", self, other)
 
-    def __rtruediv__(self, other):
+    def __rtruediv__(self, other: Operand) -> Value:
         return _arithmetic("divide", other, self)
 
-    def __neg__(self):
+    def __neg__(self) -> Value:
         return _arithmetic("multiply", self, -1)
 
-    def __pos__(self):
+    def __pos__(self) -> Value:
         return self
 
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         """Arrays leave operators to values, and NumPy's functions of the same meaning are the same."""
         kind = ufunc.__name__
         if method == "__call__" and kind in ("add", "subtract", "multiply", "divide", "negative") and not options:
             return -self if kind == "negative" else _arithmetic(kind, *inputs)
         raise TypeError(f"{where()}numpy.{kind} takes arrays, and got a value; cnn.functional has functions of values")
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: slice | tuple[slice, ...]) -> Value:
         """A slice along channels or features: x[:, 2:5]."""
         from cnn.graph import build
         return build.channels(self, index)
 
     # ------------------------------------------------------------ methods, as arrays and PyTorch's tensors have them
 
-    def relu(self):
+    def relu(self) -> Value:
         """max(x, 0)."""
         from cnn.graph import build
         return build.relu(self)
 
-    def flatten(self, start_dim=1):
+    def flatten(self, start_dim: int = 1) -> Value:
         """(N, C, H, W) to (N, C * H * W)."""
         from cnn.graph import build
         return build.flatten(self, start_dim)
 
-    def reshape(self, *shape):
+    def reshape(self, *shape: int | Sequence[int]) -> Value:
         """As many numbers of each image in another shape, (-1, C, H, W) or (-1, features); -1 or the value's own
         shape[0] stands for the images. One of the other sizes may be -1, too: what is left."""
         from cnn.graph import build
@@ -98,17 +110,17 @@ class Value:
 
     view = reshape
 
-    def mean(self, dim, keepdim=False):
+    def mean(self, dim: int | Sequence[int], keepdim: bool = False) -> Value:
         """The mean over the axes `dim`, of H (2) and W (3): (N, C) over both, or (N, C, 1, 1) with `keepdim`."""
         from cnn.graph import build
         return build.reduced("mean", self, dim, keepdim)
 
-    def sum(self, dim, keepdim=False):
+    def sum(self, dim: int | Sequence[int], keepdim: bool = False) -> Value:
         """The sum over the axes `dim`, as `mean`."""
         from cnn.graph import build
         return build.reduced("sum", self, dim, keepdim)
 
-    def amax(self, dim, keepdim=False):
+    def amax(self, dim: int | Sequence[int], keepdim: bool = False) -> Value:
         """The largest number over the axes `dim`, as `mean`; its gradient goes to the first of equals."""
         from cnn.graph import build
         return build.reduced("amax", self, dim, keepdim)
@@ -117,21 +129,21 @@ class Value:
 
     __hash__ = object.__hash__
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         raise refusal("whether it is true")
 
-    def __array__(self, *arguments, **more):
+    def __array__(self, *arguments: Any, **more: Any) -> np.ndarray:
         raise refusal("its numbers, as an array")
 
-    def __iter__(self):
+    def __iter__(self) -> Any:
         raise refusal("its images, one after the other")
 
-    def __len__(self):
+    def __len__(self) -> int:
         raise refusal("the number of images")
 
 
-def _refuse(words):
-    def ask(self, *arguments):
+def _refuse(words: str) -> Callable:
+    def ask(self: Value, *arguments: Any) -> Any:
         raise refusal(words)
     return ask
 
@@ -142,7 +154,7 @@ for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
     setattr(Value, _name, _refuse("how its numbers compare"))
 
 
-def where():
+def where() -> str:
     """The line of a user's file that is being run, as text."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
@@ -150,17 +162,17 @@ def where():
     return f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame is not None else ""
 
 
-def refusal(words):
+def refusal(words: str) -> TypeError:
     """The TypeError for a question that a value cannot answer, with the line that asked."""
     return TypeError(f"{where()}a value was asked for {words}, which nobody knows while a network is traced: `forward` "
                      f"must do the same for all images (shapes and attributes may decide, numbers may not)")
 
 
-def _arithmetic(kind, a, b):
+def _arithmetic(kind: str, a: Operand, b: Operand) -> Any:
     from cnn.graph import build
     return build.arithmetic(kind, a, b)
 
 
-def number(value):
+def number(value: object) -> bool:
     """Whether something is a plain number, Python's or NumPy's."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

@@ -141,7 +141,7 @@ def summarise(model: Module, shape: Sequence[int], batch_size: int | None = None
         return outputs
 
     walk("", model)
-    walk = None     # a function that refers to itself is a circle, which would keep the model
+    walk = None     # type: ignore[assignment]  # a function that refers to itself is a circle, which keeps the model
     memory = None if batch_size is None else _training_memory(
         model, shape, dtype, shapes.integer(owner, "batch_size", batch_size, 1))
     return Summary(rows, model.parameters(), batch_size, memory)

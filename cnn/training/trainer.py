@@ -370,7 +370,8 @@ class Trainer:
         """Loss and accuracy on a Dataset or DataLoader: {"loss", "accuracy", "images"}, NaN without images.
 
         tta: see `predict`; both are then those of the averaged scores. After `fit`, classes are matched with those of
-        the training data by name, and images normalised as these. The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
+        the training data by name, and images normalised as these. The model is in evaluation mode meanwhile, and
+        afterwards in the mode it was in.
         """
         dataset = checks.dataset_of("Trainer.evaluate", "data", data)
         evaluation.check_tta("Trainer.evaluate", tta)

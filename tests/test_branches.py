@@ -147,3 +147,54 @@ def test_training_gives_the_same_bits_with_any_number_of_threads(set_threads):
 def test_a_fused_step_is_what_its_parts_are(set_threads):
     fused, parts = trained(set_threads, 2), trained(set_threads, 2, Identity())
     assert_all_close([a.astype(np.float64) for a in fused], [a.astype(np.float64) for a in parts], 1e-4)
+
+
+# ------------------------------------------------------------------------------------------ layers in NumPy in place
+
+
+class InPlace(cnn.Module):
+    """A ReLU that writes over what it gets, forward and backward."""
+
+    def forward(self, x):
+        self.positive = x > 0
+        return np.maximum(x, 0, out=x)
+
+    def backward(self, dy):
+        dy *= self.positive
+        return dy
+
+
+class KeepingY(cnn.Module):
+    def forward(self, x):
+        self.y = 1 / (1 + np.exp(-x))
+        return self.y
+
+    def backward(self, dy):
+        return dy * self.y * (1 - self.y)
+
+
+def test_layers_in_numpy_may_work_in_place(torch):
+    """Without others who read the same value seeing it; and all results are the caller's own."""
+    class Net(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.d = InPlace(), InPlace(), KeepingY(), InPlace()
+
+        def forward(self, x):
+            u, v = self.a(x), x * 2
+            return u + x, self.b(v) + v + self.d(self.c(v)), x, x, u
+
+    x = np.random.default_rng(0).standard_normal((5, 3, 4, 4))
+    model, kept = Net(), x.copy()
+    ys = model(x)
+    dys = [np.random.default_rng(i).standard_normal(y.shape) for i, y in enumerate(ys)]
+    given = [dy.copy() for dy in dys]
+    dx = model.backward(tuple(given))
+    t = torch.tensor(kept, requires_grad=True)
+    u, v = t.relu(), t * 2
+    wanted = u + t, v.relu() + v + v.sigmoid().relu(), t + 0, t + 0, u + 0
+    torch.autograd.backward(wanted, [torch.tensor(dy) for dy in dys])
+    assert_all_close([*ys, dx], [*(y.detach().numpy() for y in wanted), t.grad.numpy()])
+    assert_same_bits([x, *given], [kept, *dys])
+    arrays = [x, *ys]
+    assert not any(np.may_share_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])

@@ -180,24 +180,18 @@ class Module:
         return parts
 
     def _is_watched(self) -> bool:
-        """Whether a change of the modules inside changes its stamp."""
-        return (type(self).children.__module__.startswith("cnn.layers.") and not self._unwatched()
-                and not (type(self).children is Module.children
-                         and any(type(value) in (list, tuple) and any(isinstance(v, Module) for v in value)
-                                 for value in tuple(vars(self).values()))))
+        """Whether a change of the modules and parameters inside changes its stamp."""
+        return type(self).children.__module__.startswith("cnn.layers.") and not (
+            type(self).children is Module.children and any(
+                type(value) in (list, tuple) and any(isinstance(v, (Module, Parameter)) for v in value)
+                for value in tuple(vars(self).values())))
 
-    def _unwatched(self) -> dict[str, Any]:
-        """Attributes of the module and its class, by name, that may change without notice and that its `forward` may
-        look at."""
+    def _unwatched(self) -> list[tuple[str, Any]]:
+        """(name, value) of attributes that may change without notice and that its `forward` may look at."""
         if self.in_numpy or type(self).__module__.startswith("cnn."):
-            return {}
-        found = {name: value for name, value in tuple(vars(self).items())
-                 if not isinstance(value, (Module, *_SETTLED)) and name not in _TRANSIENT}
-        for cls in type(self).__mro__[:type(self).__mro__.index(Module)]:
-            found.update((name, value) for name, value in vars(cls).items()
-                         if not (name[:2] == "__" or name == "in_numpy" or name in found or callable(value)
-                                 or hasattr(value, "__get__")))
-        return found
+            return []
+        return [(name, value) for name, value in tuple(vars(self).items())
+                if not isinstance(value, (Module, *_SETTLED)) and name not in _TRANSIENT]
 
     def made_of(self) -> tuple:
         """A tuple that compares equal as long as no layer or parameter inside is replaced, moved or set otherwise."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine.programs import Use, guards
-from cnn.layers.snapshot import snapshot
+from cnn.layers.snapshot import class_attributes, own_classes, snapshot
 
 # of each thread: `evaluating`, ids of the modules in evaluation mode; `training`, whether what runs is a part of
 # something in training mode
@@ -29,16 +29,25 @@ class Parts:
         self.fused = not any(module.in_numpy for module in modules)
         self.dtype = next((array.dtype for module in modules for _, array in module._own_state()
                            if array.dtype in shapes.FLOATS), None)
-        self._watched = all(module._is_watched() for module in modules)
+        self._watched = all(module._is_watched() for module in modules)     # whether stamps tell of its modules
         self._stamps = [*(module._stamp for module in modules), *(p._stamp for p in self.parameters)]
         self._inside = modules[1:]      # not the root, which refers to this
-        seen = {id(part) for part in (*modules, *self.parameters)}
-        plain = tuple([(name, snapshot(value, seen)) for module in modules
-                       for name, value in module._unwatched().items()])
-        self.key = (tuple([stamp.number for stamp in self._stamps]), plain)
+        # what may change without notice: what these attributes hold, and those of classes
+        self._unwatched = [pair for module in modules for pair in module._unwatched()]
+        self._classes = list(dict.fromkeys(cls for module in modules for cls in own_classes(module)))
+        self._seen = frozenset(id(part) for part in (*modules, *self.parameters))
+        self.key = (tuple([stamp.number for stamp in self._stamps]), self._plain())
+
+    def _plain(self):
+        found = [*self._unwatched, *(pair for cls in self._classes for pair in class_attributes(cls))]
+        if not found:
+            return ()
+        seen = set(self._seen)
+        return tuple([(name, snapshot(value, seen)) for name, value in found])
 
     def current(self):
-        return self._watched and tuple([stamp.number for stamp in self._stamps]) == self.key[0]
+        return (self._watched and tuple([stamp.number for stamp in self._stamps]) == self.key[0]
+                and self._plain() == self.key[1])
 
     def modes(self, root):
         """Which modules are in training mode."""

@@ -66,6 +66,10 @@ class Pieces:
         self.graph = prune(graph)
         self.structure = self.graph.structure
         self.pieces = split(self.graph, training, every)
+        readers, made = self.graph.readers(), {id(v) for piece in self.pieces if piece.layer is None
+                                               for v in piece.outputs}
+        # values that nobody else has: a layer in NumPy may work in place on them
+        self.free = {key for key in made if len(readers.get(key, ())) == 1} - {id(v) for v in self.graph.outputs}
 
     def forward(self, pool, key, xs):
         """The outputs for these arrays, and what `backward` needs."""
@@ -77,7 +81,8 @@ class Pieces:
                 given = [arrays[id(value)] for value in piece.inputs]
                 if piece.layer is not None:
                     taken.append(None)
-                    y = in_numpy.run_forward(piece.layer, given[0])
+                    free = id(piece.inputs[0]) in self.free
+                    y = in_numpy.run_forward(piece.layer, given[0] if free else given[0].copy())
                     if y.shape[1:] != piece.outputs[0].image:
                         raise ValueError(f"{type(piece.layer).__name__}: forward must return images of "
                                          f"{piece.outputs[0].image}, as it does for zeros in evaluation mode, got "
@@ -100,7 +105,9 @@ class Pieces:
             for program in taken:
                 pool.give(program)
             raise
-        return [arrays[id(value)] for value in self.graph.outputs], State(self, taken, images, dtype)
+        ys = [arrays[id(value)] for value in self.graph.outputs]
+        ys = [y.copy() if any(y is other for other in (*xs, *ys[:i])) else y for i, y in enumerate(ys)]
+        return ys, State(self, taken, images, dtype)
 
 
 class State:
@@ -123,7 +130,8 @@ class State:
         def pull(piece, dys, wants, held):
             if piece.layer is not None:
                 x_shape = self.images, *piece.inputs[0].image
-                result = [in_numpy.run_backward(piece.layer, dys[0], wants[0], x_shape)]
+                shared = any(np.may_share_memory(dy, dys[0]) for dy in (*held, *(dy for _, dy in given)))
+                result = [in_numpy.run_backward(piece.layer, dys[0].copy() if shared else dys[0], wants[0], x_shape)]
             else:
                 # a parameter that an earlier piece has filled is used several times: its gradients add up
                 before = [(p, p.grad.copy()) for p in piece.parameters if p.requires_grad and id(p) in filled]

@@ -54,7 +54,9 @@ def snapshot(thing, seen, depth=DEPTH):
     if hasattr(thing, "_stamp") and hasattr(thing, "modules"):      # a module that is not among the others
         inside = [(part._stamp.number, part.training,
                    *(snapshot(p, seen) for _, p in part.own_parameters()),
-                   *(snapshot(value, seen, depth - 1) for value in part._unwatched().values()))
+                   *(snapshot(value, seen, depth - 1) for _, value in part._unwatched()),
+                   *(snapshot(value, seen, depth - 1) for cls in own_classes(part)
+                     for _, value in class_attributes(cls)))
                   for part in thing.modules()]
         return kind, tuple(inside)
     if isinstance(thing, dict):
@@ -69,6 +71,18 @@ def snapshot(thing, seen, depth=DEPTH):
     if _open(kind) and hasattr(thing, "__dict__"):
         return Same(thing), snapshot(vars(thing), seen, depth - 1)
     return Same(thing)
+
+
+def own_classes(module):
+    """The classes of a module that are not the package's, unless it is written in NumPy and may do what it likes."""
+    return () if module.in_numpy else [cls for cls in type(module).__mro__
+                                       if not cls.__module__.startswith(("cnn.", "builtins"))]
+
+
+def class_attributes(cls):
+    """(name, value) of what a class sets besides methods and properties."""
+    return [(name, value) for name, value in tuple(vars(cls).items())
+            if not (name[:2] == "__" or name == "in_numpy" or callable(value) or hasattr(value, "__get__"))]
 
 
 def _open(kind):

@@ -1,4 +1,9 @@
-"""Ready-made networks."""
+"""Ready-made networks.
+
+What all of these functions take: in_channels and image_size (pixels a side) of the images, num_classes, seed (int of at
+least 0, of the initial weights) and dtype (float32 or float64). They return a Sequential, and raise TypeError or
+ValueError for arguments that do not fit.
+"""
 from __future__ import annotations
 
 import inspect
@@ -53,7 +58,7 @@ def cifar_quick(in_channels: int = 3, num_classes: int = 10, image_size: int = 3
                 dtype: DTypeLike = np.float32) -> Sequential:
     """Three 5x5 convolutions, each with ReLU and max pooling, and two linear layers: 145,578 parameters.
 
-    After the "quick" network of cuda-convnet and Caffe. x: (N, in_channels, image_size, image_size),
+    After the "quick" network of cuda-convnet and Caffe (Jia et al. 2014). x: (N, in_channels, image_size, image_size),
     image_size from 8; y: scores (N, num_classes). Raises ValueError for a smaller image_size.
     """
     size = shapes.integer("cifar_quick", "image_size", image_size, 8)

@@ -125,8 +125,10 @@ _winograd = None     # None: as the environment says, which is not asked yet
 
 
 def set_winograd(enabled: bool) -> None:
-    """Allow (the default) or forbid Winograd's algorithm from now on; CNN_WINOGRAD=0 (off,
-    false, no) forbids it from the start."""
+    """Allow (the default) or forbid Winograd's algorithm from now on.
+
+    enabled: a bool; raises TypeError for anything else. CNN_WINOGRAD=0 (off, false, no) forbids it from the start.
+    """
     global _winograd
     if not isinstance(enabled, bool):
         raise TypeError(f"set_winograd: enabled must be True or False, got {enabled!r}")

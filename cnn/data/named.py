@@ -51,7 +51,8 @@ def load_parts(name: str | os.PathLike, data_dir: str | os.PathLike | None = Non
     """Load a data set: (training set, validation set or None, test set).
 
     Only data of your own have a validation set: a folder with `val` (or `valid`, `validation`) beside `train` and
-    `test`, an .npz file with `val_images` and `val_labels` (docs/own-data.md). The rest is as in `load`.
+    `test`, an .npz file with `val_images` and `val_labels` (docs/own-data.md). name, data_dir, image_size, channels,
+    seed and all else are as in `load`.
     """
     return _load(name, data_dir, image_size, channels, seed, validation=True)
 

@@ -59,6 +59,7 @@ class _Drawn:
 
     def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
              epoch: int | None) -> tuple[Change, np.ndarray]:
+        """Draw for images of this shape, (n, C, H, W), and dtype: a Change and its numbers, int64 (n, k)."""
         raise NotImplementedError
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator, indices: np.ndarray | None = None,
@@ -87,6 +88,7 @@ class RandomCrop(_Drawn):
 
     def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
              epoch: int | None) -> tuple[Change, np.ndarray]:
+        """Draw for images of this shape, (n, C, H, W), and dtype: a Change and its numbers, int64 (n, k)."""
         n, _, height, width = shape
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise ValueError(
@@ -101,6 +103,7 @@ class RandomFlip(_Drawn):
 
     def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
              epoch: int | None) -> tuple[Change, np.ndarray]:
+        """Draw for images of this shape, (n, C, H, W), and dtype: a Change and its numbers, int64 (n, k)."""
         return Change("flip"), rng.integers(0, 2, shape[0], np.uint8).astype(np.int64)[:, None]
 
 
@@ -121,6 +124,7 @@ class AlternatingFlip(_Drawn):
 
     def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
              epoch: int | None) -> tuple[Change, np.ndarray]:
+        """Draw for images of this shape, (n, C, H, W), and dtype: a Change and its numbers, int64 (n, k)."""
         if indices is None or epoch is None:
             raise TypeError("AlternatingFlip: must be told the images' numbers and the epoch, as a DataLoader does")
         # the finaliser of splitmix64: every bit of the result depends on every bit of the number
@@ -144,6 +148,7 @@ class Cutout(_Drawn):
 
     def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
              epoch: int | None) -> tuple[Change, np.ndarray]:
+        """Draw for images of this shape, (n, C, H, W), and dtype: a Change and its numbers, int64 (n, k)."""
         n, channels, height, width = shape
         top_left = rng.integers(0, [[height], [width]], (2, n)) - self.size // 2
         fill = _fill("Cutout", self.fill, channels, dtype)
@@ -184,6 +189,7 @@ class RandomAffine(_Drawn):
 
     def draw(self, shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator, indices: np.ndarray | None,
              epoch: int | None) -> tuple[Change, np.ndarray]:
+        """Draw for images of this shape, (n, C, H, W), and dtype: a Change and its numbers, int64 (n, k)."""
         n, channels, height, width = shape
         if max(height, width) > _LARGEST:
             raise ValueError(

@@ -42,6 +42,7 @@ class Parameter:
 
     @property
     def data(self) -> np.ndarray:
+        """The array. Assigning copies into place."""
         refuse = getattr(thread, "refuse", None)
         if refuse is not None:
             refuse()
@@ -53,6 +54,7 @@ class Parameter:
 
     @property
     def grad(self) -> np.ndarray:
+        """The gradient, of the same shape and dtype as `data`. Assigning copies into place."""
         return self._grad
 
     @grad.setter
@@ -69,6 +71,7 @@ class Parameter:
 
     @property
     def requires_grad(self) -> bool:
+        """Whether the backward pass computes `grad`; False in a layer that is frozen."""
         return self._requires_grad and not self._frozen
 
     @requires_grad.setter
@@ -77,14 +80,17 @@ class Parameter:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of `data`, a tuple."""
         return self._data.shape
 
     @property
     def size(self) -> int:
+        """Number of elements (int)."""
         return self._data.size
 
     @property
     def dtype(self) -> np.dtype:
+        """float32 or float64, a NumPy dtype."""
         return self._data.dtype
 
     def __repr__(self) -> str:
@@ -104,7 +110,7 @@ class Parameter:
         self._move(zeros(self.shape, self.dtype), zeros(self.shape, self.dtype))
 
     def to(self, dtype: DTypeLike) -> None:
-        """Change the number type, in place."""
+        """Change the number type to dtype, float32 or float64, in place. Raises TypeError for another."""
         dtype = _float("Parameter", dtype)
         if dtype != self.dtype:
             self._move(zeros(self.shape, dtype), zeros(self.shape, dtype))

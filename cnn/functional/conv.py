@@ -43,7 +43,8 @@ def conv2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | Non
            padding: Size | str = 0, dilation: Size = 1, groups: int = 1) -> Images:
     """2-D convolution: y[k, i, j] = b[k] + sum_{c, m, n} x[c, i*s + m*d - p, j*s + n*d - p] w[k, c, m, n].
 
-    x: (N, C, H, W); w: (K, C / groups, R, S); b: (K,) or None. padding: int, pair, "same" or "valid".
+    x: (N, C, H, W); w: (K, C / groups, R, S); b: (K,) or None. stride (s), dilation (d): int or pair; padding (p): int,
+    pair, "same" or "valid". groups: into how many independent convolutions the channels are cut.
     Returns y: (N, K, OH, OW).
     """
     if isinstance(x, Value):
@@ -74,9 +75,10 @@ def conv2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | Non
 
 def conv2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Size = 1, padding: Size | str = 0,
                     dilation: Size = 1, groups: int = 1, need_dx: bool = True) -> Gradients:
-    """Gradients of `conv2d`: dy is the gradient of the loss by y, of y's shape.
+    """Gradients of `conv2d`. dy: the gradient of the loss by y, of y's shape.
 
-    Returns dx like x (None without `need_dx`), dw like w, db: (K,), each summed over the batch but dx.
+    x, w, stride, padding, dilation and groups are those of `conv2d`. Returns dx like x (None without `need_dx`), dw
+    like w, db: (K,). dw and db are summed over the batch.
     """
     x = shapes.array("conv2d_backward", "x", x, ("N", "C", "H", "W"))
     w = shapes.array("conv2d_backward", "w", w, ("K", "C/groups", "R", "S"), x.dtype)
@@ -118,7 +120,10 @@ def linear(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | Non
 
 
 def linear_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, need_dx: bool = True) -> Gradients:
-    """Gradients of `linear`: dx = dy w (None without `need_dx`), dw = dy^T x, db = sum of dy over the batch."""
+    """Gradients of `linear`: dx = dy w (None without `need_dx`), dw = dy^T x, db = sum of dy over the batch.
+
+    dy: (N, K), the gradient of the loss by y; x: (N, C) and w: (K, C) as in `linear`.
+    """
     x, w = _linear_arrays("linear_backward", x, w)
     dy = shapes.array("linear_backward", "dy", dy, (len(x), len(w)), x.dtype)
 

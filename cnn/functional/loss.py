@@ -51,9 +51,9 @@ def cross_entropy(logits: np.ndarray, targets_: np.ndarray, label_smoothing: flo
                   weight: Sequence[float] | np.ndarray | None = None) -> tuple[float, np.ndarray]:
     """Softmax and log loss, fused: L = -log softmax(logits)[target], the (weighted) mean over the batch.
 
-    logits: (N, K); targets: integers (N,) in [0, K); weight: (K,) or None; label_smoothing in [0, 1].
-    Returns the loss (float) and dlogits (N, K). Of an empty batch, and where all targets have weight 0, the loss is
-    NaN, as in PyTorch; the gradient is then 0.
+    logits: (N, K); targets_: integers (N,) in [0, K); weight: (K,) or None; label_smoothing in [0, 1]. Derivation:
+    docs/gradients.md. Returns the loss (float) and dlogits (N, K). Of an empty batch, and where all targets have weight
+    0, the loss is NaN, as in PyTorch; the gradient is then 0.
     """
     name = "cross_entropy"
     logits = shapes.array(name, "logits", logits, ("N", "K"))
@@ -78,9 +78,10 @@ def cross_entropy(logits: np.ndarray, targets_: np.ndarray, label_smoothing: flo
 
 
 def mse_loss(prediction: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean squared error over all elements. Arrays of one shape, (N, C, H, W) or (N, features).
+    """Mean squared error over all elements: L = sum of (prediction - target)^2 / count (docs/gradients.md).
 
-    Returns the loss (float) and its gradient by the prediction. Of an empty batch the loss is NaN.
+    prediction, target: arrays of one shape, (N, C, H, W) or (N, features). Returns the loss (float) and its gradient by
+    the prediction. Of an empty batch the loss is NaN.
     """
     name = "mse_loss"
     prediction = shapes.array(name, "prediction", prediction)

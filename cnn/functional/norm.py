@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 def batch_norm(x: Images, running_mean: np.ndarray | None = None, running_var: np.ndarray | None = None,
                weight: np.ndarray | Parameter | None = None, bias: np.ndarray | Parameter | None = None,
                training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Images:
-    """Batch normalisation of each channel: y = weight (x - mean) / sqrt(var + eps) + bias.
+    """Batch normalisation of each channel (Ioffe & Szegedy 2015): y = weight (x - mean) / sqrt(var + eps) + bias.
 
-    x: (N, C, H, W); all others (C,) or None. With `training` mean and (biased) variance are the batch's, and the
-    running ones, where given, are changed in place: r = (1 - momentum) r + momentum new, with the unbiased
-    variance. Otherwise they are the running ones. Returns y like x.
+    x: (N, C, H, W); running_mean, running_var, weight, bias: (C,) or None. With `training` mean and (biased) variance
+    are the batch's, and the running ones, where given, are changed in place: r = (1 - momentum) r + momentum new, with
+    the unbiased variance. Otherwise they are the running ones. Returns y like x.
 
     Raises ValueError for a batch with a single value per channel in training, or running statistics that are
     missing otherwise.
@@ -92,9 +92,10 @@ def _batch_norm_value(x: Value, mean: np.ndarray | None, var: np.ndarray | None,
 
 def batch_norm_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray | None = None,
                         eps: float = 1e-5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of `batch_norm` in training. dy: the gradient of the loss by y, like x.
+    """Gradients of `batch_norm` in training. dy: the gradient of the loss by y, like x: (N, C, H, W).
 
-    Returns dx like x, dweight and dbias (C,), each summed over the batch but dx.
+    weight: (C,) or None, and eps as in `batch_norm`. Returns dx like x, dweight and dbias (C,); dweight and dbias are
+    summed over the batch.
     """
     name = "batch_norm_backward"
     x, w, _ = _batch_norm_arrays(name, x, weight, None)
@@ -158,7 +159,8 @@ def group_norm_backward(dy: np.ndarray, x: np.ndarray, num_groups: int, weight: 
                         eps: float = 1e-5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradients of `group_norm`. dy: the gradient of the loss by y, like x: (N, C, H, W).
 
-    Returns dx like x, dweight and dbias (C,), each summed over the batch but dx.
+    num_groups, weight: (C,) or None, and eps as in `group_norm`. Returns dx like x, dweight and dbias (C,); dweight and
+    dbias are summed over the batch.
     """
     name = "group_norm_backward"
     x, w, _ = _batch_norm_arrays(name, x, numbers(weight)[0], None)

@@ -57,7 +57,7 @@ def relu(x: Images) -> Images:
 
 
 def relu_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """dx = dy where y > 0 (or NaN), else 0; y is what `relu` returned."""
+    """dx = dy where y > 0 (or NaN), else 0. dy, y: arrays of any shape, the same; y is what `relu` returned."""
     return _pointwise("relu_backward", "relu", "y", {"dy": dy, "y": y})
 
 
@@ -68,7 +68,7 @@ def leaky_relu(x: Images, negative_slope: float = 0.01) -> Images:
 
 
 def leaky_relu_backward(dy: np.ndarray, x: np.ndarray, negative_slope: float = 0.01) -> np.ndarray:
-    """dx = dy where x > 0, else negative_slope * dy."""
+    """dx = dy where x > 0, else negative_slope * dy. dy, x: arrays of any shape, the same."""
     slope = shapes.number("leaky_relu_backward", "negative_slope", negative_slope)
     return _pointwise("leaky_relu_backward", "leaky_relu", "x", {"dy": dy, "x": x}, slope=slope)
 
@@ -79,7 +79,7 @@ def tanh(x: Images) -> Images:
 
 
 def tanh_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """dx = dy (1 - y^2); y is what `tanh` returned."""
+    """dx = dy (1 - y^2). dy, y: arrays of any shape, the same; y is what `tanh` returned."""
     return _pointwise("tanh_backward", "tanh", "y", {"dy": dy, "y": y})
 
 
@@ -89,17 +89,17 @@ def sigmoid(x: Images) -> Images:
 
 
 def sigmoid_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """dx = dy y (1 - y); y is what `sigmoid` returned."""
+    """dx = dy y (1 - y). dy, y: arrays of any shape, the same; y is what `sigmoid` returned."""
     return _pointwise("sigmoid_backward", "sigmoid", "y", {"dy": dy, "y": y})
 
 
 def silu(x: Images) -> Images:
-    """x sigmoid(x). x of any shape."""
+    """x sigmoid(x). x of any shape. Elfwing et al. 2018."""
     return _pointwise("silu", "silu", None, {"x": x})
 
 
 def silu_backward(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """dx = dy s (1 + x (1 - s)) with s = sigmoid(x)."""
+    """dx = dy s (1 + x (1 - s)) with s = sigmoid(x). dy, x: arrays of any shape, the same."""
     return _pointwise("silu_backward", "silu", "x", {"dy": dy, "x": x})
 
 
@@ -118,7 +118,7 @@ def gelu(x: Images, approximate: str = "none") -> Images:
 
 
 def gelu_backward(dy: np.ndarray, x: np.ndarray, approximate: str = "none") -> np.ndarray:
-    """dx = dy times the derivative of `gelu` at x."""
+    """dx = dy times the derivative of `gelu` at x. dy, x: arrays of any shape, the same; approximate as in `gelu`."""
     return _pointwise("gelu_backward", gelu_kernel("gelu_backward", approximate), "x", {"dy": dy, "x": x})
 
 
@@ -128,17 +128,26 @@ def softmax(x: Images, dim: int = 1) -> Images:
 
 
 def softmax_backward(dy: np.ndarray, y: np.ndarray, dim: int = 1) -> np.ndarray:
-    """dx_c = y_c (dy_c - sum of dy_k y_k); y is what `softmax` returned."""
+    """dx_c = y_c (dy_c - sum of dy_k y_k).
+
+    dy, y: (N, C, H, W) or (N, features); y is what `softmax` returned; dim: 1.
+    """
     return _over_channels("softmax", "y", {"dy": dy, "y": y}, dim)
 
 
 def log_softmax(x: Images, dim: int = 1) -> Images:
-    """log of `softmax`, without its overflows: x_c - log of the sum of exp(x_k)."""
+    """log of `softmax`, without its overflows: x_c - log of the sum of exp(x_k).
+
+    x: (N, C, H, W) or (N, features); dim: 1.
+    """
     return _over_channels("log_softmax", None, {"x": x}, dim)
 
 
 def log_softmax_backward(dy: np.ndarray, y: np.ndarray, dim: int = 1) -> np.ndarray:
-    """dx_c = dy_c - exp(y_c) times the sum of dy_k; y is what `log_softmax` returned."""
+    """dx_c = dy_c - exp(y_c) times the sum of dy_k.
+
+    dy, y: (N, C, H, W) or (N, features); y is what `log_softmax` returned; dim: 1.
+    """
     return _over_channels("log_softmax", "y", {"dy": dy, "y": y}, dim)
 
 

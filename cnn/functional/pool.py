@@ -50,10 +50,12 @@ def max_pool2d(x: Value, kernel_size: Size, stride: Size | None = None, padding:
 
 def max_pool2d(x: np.ndarray | Value, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
                ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray] | Value:
-    """Max pooling. x: (N, C, H, W). Returns y: (N, C, OH, OW), and the winners' indices, int64 of y's shape,
-    into the flattened H*W plane.
+    """Max pooling. Returns y: (N, C, OH, OW), and the winners' indices, int64 of y's shape, into the flattened H*W
+    plane.
 
-    Of equal values the first in row-major order wins, a NaN wins over everything, padding never wins.
+    x: (N, C, H, W). kernel_size, stride (default: kernel_size), padding: int or pair; ceil_mode: whether a window that
+    hangs over the far edge counts. Of equal values the first in row-major order wins, a NaN wins over everything,
+    padding never wins.
     """
     if isinstance(x, Value):
         return apply(pool.MaxPool2d("max_pool2d", **_options("max_pool2d", kernel_size, stride, padding, ceil_mode)), x)
@@ -146,8 +148,9 @@ def avg_pool2d(x: Images, kernel_size: Size, stride: Size | None = None, padding
                count_include_pad: bool = True) -> Images:
     """Average pooling. x: (N, C, H, W). Returns y: (N, C, OH, OW).
 
-    y[c, i, j] is the sum of the window's pixels over their number, in which the padding counts (as zeros) if
-    count_include_pad, and what a window of ceil_mode sees beyond the padding does not.
+    kernel_size, stride (default: kernel_size), padding: int or pair; ceil_mode: whether a window that hangs over the
+    far edge counts. y[c, i, j] is the sum of the window's pixels over their number. The padding counts in it, as zeros,
+    if count_include_pad; what a window of ceil_mode sees beyond the padding does not.
     """
     if isinstance(x, Value):
         options = _options("avg_pool2d", kernel_size, stride, padding, ceil_mode)
@@ -161,7 +164,8 @@ def avg_pool2d_backward(dy: np.ndarray, input_shape: tuple[int, ...], kernel_siz
                         padding: Size = 0, ceil_mode: bool = False, count_include_pad: bool = True) -> np.ndarray:
     """Gradient of `avg_pool2d`: each pixel of a window gets dy over the window's number of pixels.
 
-    dy: (N, C, OH, OW); input_shape: (N, C, H, W). Returns dx: (N, C, H, W).
+    dy: (N, C, OH, OW); input_shape: (N, C, H, W). kernel_size, stride, padding, ceil_mode and count_include_pad are
+    those of `avg_pool2d`. Returns dx: (N, C, H, W).
     """
     name = "avg_pool2d_backward"
     dy = shapes.array(name, "dy", dy, ("N", "C", "OH", "OW"))

@@ -84,6 +84,7 @@ def relu(x):
 
 
 def flatten(x: Value, start_dim: int = 1) -> Value:
+    """(N, C, H, W) to (N, C * H * W). x: a value; start_dim: 1, there is no other. Vectors stay as they are."""
     if isinstance(x, np.ndarray):
         x = shapes.images("flatten", "x", x)
     elif not isinstance(x, Value):
@@ -119,7 +120,8 @@ def channels(x, index):
 
 
 def cat(values: Iterable[Value], dim: int = 1) -> Value:
-    """The channels (or features) of all values one after the other."""
+    """The channels (or features) of all values one after the other. values: a list of values, at least one, of shapes
+    that differ in channels only; dim: 1, there is no other. Raises TypeError or ValueError for anything else."""
     values = list(values)
     if not values or not all(isinstance(value, Value) for value in values):
         raise TypeError("cat: it must get a list of values, at least one, in a module's forward")

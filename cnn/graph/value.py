@@ -23,7 +23,7 @@ class Value:
     """A symbolic array: its shape is known, its numbers are not.
 
     shape: (-1, C, H, W) or (-1, features); -1 is the number of images, any. image: the shape of one image. dtype:
-    float32 or float64.
+    float32 or float64. graph: what it belongs to, None once that is traced.
 
     Values are added, subtracted, multiplied and divided with each other, with numbers, Parameters and arrays; shapes
     are broadcast as NumPy does, but for the images. What needs numbers, `if x > 0`, `float(x)` or `np.asarray(x)`,
@@ -37,10 +37,12 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(-1, C, H, W) or (-1, features); -1 stands for the number of images."""
         return (-1, *self.image)
 
     @property
     def ndim(self) -> int:
+        """Number of axes (int), the images' among them: 4 or 2."""
         return 1 + len(self.image)
 
     def __repr__(self) -> str:
@@ -98,7 +100,7 @@ class Value:
         return build.relu(self)
 
     def flatten(self, start_dim: int = 1) -> Value:
-        """(N, C, H, W) to (N, C * H * W)."""
+        """(N, C, H, W) to (N, C * H * W). start_dim: 1, there is no other."""
         from cnn.graph import build
         return build.flatten(self, start_dim)
 
@@ -116,12 +118,13 @@ class Value:
         return build.reduced("mean", self, dim, keepdim)
 
     def sum(self, dim: int | Sequence[int], keepdim: bool = False) -> Value:
-        """The sum over the axes `dim`, as `mean`."""
+        """The sum over the axes `dim`; dim and keepdim as in `mean`."""
         from cnn.graph import build
         return build.reduced("sum", self, dim, keepdim)
 
     def amax(self, dim: int | Sequence[int], keepdim: bool = False) -> Value:
-        """The largest number over the axes `dim`, as `mean`; its gradient goes to the first of equals."""
+        """The largest number over the axes `dim`; dim and keepdim as in `mean`. Its gradient goes to the first of
+        equals."""
         from cnn.graph import build
         return build.reduced("amax", self, dim, keepdim)
 
@@ -145,6 +148,7 @@ class Value:
 def _refuse(words: str) -> Callable:
     def ask(self: Value, *arguments: Any) -> Any:
         raise refusal(words)
+    ask.__doc__ = f"Raises TypeError: a value cannot tell {words}."
     return ask
 
 

@@ -22,6 +22,7 @@ class _Activation(Module):
     kernel = saved = ""
 
     def scalars(self) -> dict[str, float]:
+        """What the kernels take besides arrays: a dict of floats."""
         return {}
 
     def forward(self, x: Value) -> Value:
@@ -36,7 +37,7 @@ class ReLU(Module):
 
 
 class LeakyReLU(_Activation):
-    """x where x > 0, else negative_slope * x."""
+    """x where x > 0, else negative_slope * x. Raises TypeError or ValueError unless that is a finite number."""
 
     kernel, saved = "leaky_relu", "x"
 
@@ -45,6 +46,7 @@ class LeakyReLU(_Activation):
         self.negative_slope = shapes.number("LeakyReLU", "negative_slope", negative_slope)
 
     def scalars(self) -> dict[str, float]:
+        """The slope, checked."""
         return {"slope": shapes.number("LeakyReLU", "negative_slope", self.negative_slope)}
 
     def extra_repr(self) -> str:
@@ -132,6 +134,7 @@ class Dropout(Module):
 
     @property
     def p(self) -> float:
+        """The probability."""
         return self._p
 
     @p.setter
@@ -149,6 +152,7 @@ class Dropout(Module):
 
     @property
     def step(self) -> int:
+        """How many forward passes in training mode there have been (int)."""
         return int(self._key[1]) % 2**32
 
     @step.setter

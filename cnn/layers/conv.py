@@ -28,7 +28,7 @@ class Conv2d(Module):
     kernel_size, stride, dilation: an int or a pair (height, width). padding: an int, a pair, "valid"
     (none) or "same" (the output has the input's size; stride 1 only). groups: channels are cut into as
     many independent convolutions; groups = in_channels is a depthwise one. init: a name from
-    cnn.init.INITIALISERS; seed: int, or a numpy Generator to draw from.
+    cnn.init.INITIALISERS; seed: int, or a numpy Generator to draw from; dtype: float32 or float64.
 
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """

@@ -21,7 +21,7 @@ class Linear(Module):
     """y = x W^T + b.
 
     x: (N, in_features); weight: (out_features, in_features); bias: (out_features,); y: (N, out_features).
-    init: a name from cnn.init.INITIALISERS; seed: int, or a numpy Generator to draw from.
+    init: a name from cnn.init.INITIALISERS; seed: int, or a numpy Generator to draw from; dtype: float32 or float64.
 
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """

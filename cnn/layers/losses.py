@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CrossEntropyLoss:
-    """Softmax and log loss, the mean over the batch: L = -log softmax(z)[g].
+    """Softmax and log loss, the mean over the batch: L = -log softmax(z)[g] (docs/gradients.md).
 
     label_smoothing e in [0, 1] spreads e of the target evenly over the K classes; weight, (K,), gives each
     class's images another weight, and the mean becomes a weighted one. Both as PyTorch defines them, but where all
@@ -56,7 +56,11 @@ class CrossEntropyLoss:
 
     def emit(self, program: Program, scores: Tensor, need_gradient: bool = True,
              chosen: Slot | None = None) -> FusedCrossEntropy:
-        """Add the loss to a program, see `FusedCrossEntropy`; `chosen`: a slot for the numbers of the targets."""
+        """Add the loss to a program, see `FusedCrossEntropy`.
+
+        scores: the tensor of the logits. need_gradient: whether there is to be a backward pass. chosen: a Slot for the
+        numbers of the targets, or None. Raises ValueError for scores that are no vectors.
+        """
         if not scores.flat:
             raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K), got "
                              f"(N, {', '.join(map(str, scores.shape))})")
@@ -70,8 +74,9 @@ class CrossEntropyLoss:
 class FusedCrossEntropy:
     """A cross-entropy inside a program, whose slot `target` takes int64 numbers in [0, classes).
 
-    dy: the tensor of the gradient. classes: how many there are. weight: of each class, or None. total: float64
-    (steps, 1), the sum of the targets' weights in each step, to be set before a run.
+    dy: the tensor of the gradient. sums: the table of the losses and of how many images are right. classes: how many
+    there are. weight: (classes,) float64, or None. total: float64 (steps, 1), the sum of the targets' weights in each
+    step, to be set before a run.
     """
 
     def __init__(self, dy: Tensor, sums: Table, weight: np.ndarray | None, total: Table, classes: int) -> None:
@@ -85,9 +90,10 @@ class FusedCrossEntropy:
 
 
 class MSELoss:
-    """Mean squared error over all elements, with gradient 2 (y - t) / count.
+    """Mean squared error over all elements, with gradient 2 (y - t) / count (docs/gradients.md).
 
-    Called with the prediction and the target, float arrays of one shape; returns the value (float).
+    Called with the prediction y and the target t, float arrays of one shape; returns the value (float). Raises
+    TypeError or ValueError for others.
     """
 
     def __init__(self) -> None:

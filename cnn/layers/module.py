@@ -225,7 +225,7 @@ class Module:
 
     def named_parameters(self, prefix: str = "") -> list[tuple[str, Parameter]]:
         """List of (name, Parameter), named as PyTorch does: "0.weight", "3.bias"; one that several layers share is
-        listed once."""
+        listed once. prefix: what all names begin with."""
         result: dict[int, tuple[str, Parameter]] = {}
         for name, p in self._named(prefix):
             result.setdefault(id(p), (name, p))
@@ -243,7 +243,8 @@ class Module:
         return [p for _, p in self.named_parameters()]
 
     def named_buffers(self, prefix: str = "") -> list[tuple[str, np.ndarray]]:
-        """List of (name, array) of what is saved with the parameters but not learnt: running statistics."""
+        """List of (name, array) of what is saved with the parameters but not learnt: running statistics. prefix: what
+        all names begin with."""
         result = [(prefix + name, array) for name, array in self._buffers.items()]
         for name, child in self.children():
             result += child.named_buffers(f"{prefix}{name}.")
@@ -299,7 +300,8 @@ class Module:
         return self
 
     def to(self, dtype: DTypeLike) -> Self:
-        """Change all parameters and buffers to float32 or float64, in place; returns the layer."""
+        """Change all parameters and buffers to dtype, float32 or float64, in place; returns the layer. Raises TypeError
+        for another."""
         for p in self.parameters():
             p.to(dtype)
         for layer in self.modules():

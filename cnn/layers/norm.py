@@ -91,7 +91,7 @@ class GroupNorm(Module):
     num_groups: into how many groups of neighbours the num_channels channels are divided, evenly; one is a layer norm
     over C, H and W, as many as there are channels an instance norm. x, y: (N, num_channels, H, W).
 
-    weight (gamma), bias (beta): (num_channels,), or None without `affine`.
+    weight (gamma), bias (beta): (num_channels,), or None without `affine`. eps: above 0. dtype: float32 or float64.
 
     Raises TypeError or ValueError for arguments, and on use for inputs, that do not fit.
     """

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015); weight_decay * w is a part of the gradient."""
+    """w -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) in step t, with running means m = b1 m + (1 - b1) g and v
+    = b2 v + (1 - b2) g^2. Kingma & Ba 2015.
+
+    params, lr: see `Optimizer`. betas: (b1, b2), each in [0, 1). eps: above 0. weight_decay * w is a part of g.
+    """
 
     kernel, decoupled = "adam", False
 
@@ -39,7 +43,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay, w -= lr weight_decay w (Loshchilov & Hutter 2019)."""
+    """Adam with decoupled weight decay, w -= lr weight_decay w (Loshchilov & Hutter 2019). Arguments as for Adam."""
 
     decoupled = True
 

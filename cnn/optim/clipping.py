@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def clip_grad_norm(params: Iterable[Parameter], max_norm: float) -> float:
     """Scale the gradients of `params` so that their norm, taken together, is at most max_norm.
 
-    Returns the norm before (float), computed in float64. PyTorch's rule: the factor is
-    max_norm / (norm + 1e-6), at most 1.
+    params: Parameters; those without `requires_grad` are left out. Returns the norm before (float), computed in
+    float64. PyTorch's rule: the factor is max_norm / (norm + 1e-6), at most 1. Pascanu et al. 2013. Raises TypeError or
+    ValueError unless max_norm is a number of at least 0.
     """
     max_norm = shapes.number("clip_grad_norm", "max_norm", max_norm, 0)
     params = [p for p in params if p.requires_grad]

@@ -64,10 +64,10 @@ def parameter_groups(params: Iterable[Parameter], lr: float, weight_decay: float
 
         SGD(parameter_groups(model.parameters(), lr=0.1, weight_decay=5e-4, bias_lr=2), lr=0.1)
 
-    A parameter's learning rate is lr times its `lr_scale`, and for biases times bias_lr, above 0; its weight decay
-    is divided by the same, so that what decay takes off in a step of SGD stays. decay_biases: false leaves biases
-    without weight decay. Parameters that are alike keep their order. Raises TypeError or ValueError for arguments
-    that do not fit.
+    params: Parameters. A parameter's learning rate is lr times its `lr_scale`, and for biases times bias_lr, above 0.
+    Its weight decay is weight_decay divided by the same, so that decay takes off as much in a step of SGD as without.
+    decay_biases: false leaves biases without weight decay. Parameters that are alike keep their order. Raises TypeError
+    or ValueError for arguments that do not fit.
     """
     name = "parameter_groups"
     groups: dict[tuple[float, float], list[Parameter]] = {}

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 class RMSprop(Optimizer):
-    """w -= lr g / (sqrt(s) + eps), s the running mean of g^2 (Tieleman & Hinton 2012).
+    """w -= lr g / (sqrt(s) + eps), with the running mean s = alpha s + (1 - alpha) g^2 (Tieleman & Hinton 2012).
 
-    centered takes the running mean of g off under the root (Graves 2013); momentum as in SGD.
+    params, lr: see `Optimizer`. alpha: in [0, 1]. eps: above 0. g includes weight_decay * w. centered: take the square
+    of the running mean of g off under the root (Graves 2013). momentum as in SGD.
     """
 
     kernel = "rmsprop"

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class SGD(Optimizer):
-    """v = momentum v + g, w -= lr v; with Nesterov w -= lr (g + momentum v); g includes weight_decay * w.
+    """v = momentum v + g, w -= lr v; with nesterov w -= lr (g + momentum v); g includes weight_decay * w.
 
-    Sutskever et al. 2013, in PyTorch's form.
+    Sutskever et al. 2013, in PyTorch's form. params, lr: see `Optimizer`. nesterov needs a momentum above 0.
     """
 
     kernel = "sgd"

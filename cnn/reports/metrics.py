@@ -33,7 +33,7 @@ def confusion_matrix(targets: np.ndarray, predictions: np.ndarray, num_classes: 
 
 
 def accuracy(matrix: np.ndarray) -> float:
-    """Share of the images that lie on the diagonal of a confusion matrix (float); NaN without images."""
+    """Share of the images that lie on the diagonal of a confusion matrix (K, K), a float; NaN without images."""
     matrix = _matrix("accuracy", matrix)
     return float(_ratio(np.trace(matrix), matrix.sum()))
 

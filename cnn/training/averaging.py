@@ -31,9 +31,9 @@ class EMA(Callback):
         with ema.applied():
             trainer.evaluate(test)
 
-    Buffers (running statistics) are averaged like weights. The average starts as what the model holds now. It goes on
-    in a second `fit`, unless something else has changed the weights since the first: then it starts anew.
-    In a loop of your own call `update` after each step.
+    As in Tarvainen & Valpola 2017. Buffers (running statistics) are averaged like weights. The average starts as what
+    the model holds now. It goes on in a second `fit`, unless something else has changed the weights since the first:
+    then it starts anew. In a loop of your own call `update` after each step.
 
     model: a Layer with parameters. decay: of one update, a number in [0, 1] or a function of the
     number of steps made, from 1. every: steps from one update to the next. warmup: have update number t, from

@@ -32,9 +32,9 @@ _NOT_AS_WRITTEN = TypeError, ValueError, LookupError, AttributeError, Arithmetic
 def save_model(path: str | os.PathLike, model: Module, description: dict) -> None:
     """Write the weights of `model` and its description to a .safetensors file, whole or not at all.
 
-    description: dict that JSON can hold, NumPy's numbers and arrays included. `load_model` needs its keys `model` (a
-    name from cnn.models.MODELS, to which functions of your own may be added) and `arguments` (of that function);
-    `classes` (names), `mean` and `std` (one number a channel) travel along for whoever classifies images.
+    path: the file. description: dict that JSON can hold, NumPy's numbers and arrays included. `load_model` needs its
+    keys `model` (a name from cnn.models.MODELS, to which functions of your own may be added) and `arguments` (of that
+    function); `classes` (names), `mean` and `std` (one number a channel) travel along for whoever classifies images.
 
     Raises TypeError or ValueError, before anything is written, for a description of which `load_model` could not make
     this model, OSError naming the file.
@@ -47,7 +47,8 @@ def save_model(path: str | os.PathLike, model: Module, description: dict) -> Non
 def described(owner: str, description: dict) -> tuple[dict, dict[str, tuple[int, ...]]]:
     """The description of a model as JSON can hold it, and the shapes, by name, of the weights of what it describes.
 
-    Raises TypeError or ValueError, naming the key, where JSON can't hold it or `load_model` could make no model of it.
+    owner: who speaks in an error. Raises TypeError or ValueError, naming the key, where JSON can't hold it or
+    `load_model` could make no model of it.
     """
     if not isinstance(description, dict):
         raise TypeError(f"{owner}: description must be a dict, got {type(description).__name__}")
@@ -66,7 +67,8 @@ def described(owner: str, description: dict) -> tuple[dict, dict[str, tuple[int,
 
 
 def check_shapes(owner: str, model: Module, wanted: dict[str, tuple[int, ...]]) -> None:
-    """Refuse a model whose weights are not those that `described` has returned."""
+    """Raise ValueError, in the name of `owner`, for a model whose weights are not those that `described` has returned
+    as `wanted`."""
     found = _shapes(model)
     for name in [*wanted, *found]:
         if found.get(name) != wanted.get(name):
@@ -152,7 +154,7 @@ def _check_description(description: Any) -> None:
 def save(path: str | os.PathLike, state: dict) -> None:
     """Write a state such as `Trainer.state_dict` returns to a .safetensors file, whole or not at all.
 
-    state: dicts within a dict, of arrays and what JSON can hold; names are texts without "/".
+    path: the file. state: dicts within a dict, of arrays and what JSON can hold; names are texts without "/".
     Raises OSError naming the file.
     """
     arrays: dict[str, np.ndarray] = {}
@@ -160,7 +162,7 @@ def save(path: str | os.PathLike, state: dict) -> None:
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
-    """Read the state that `save` wrote.
+    """Read the state that `save` wrote to the file `path`.
 
     Raises FileNotFoundError, and ValueError naming the file where it is damaged, no such file, or needs more memory
     than there is.
@@ -211,12 +213,12 @@ def checkpoints(folder: str | os.PathLike) -> list[Path]:
 
 
 def path_of(folder: str | os.PathLike, step: int) -> Path:
-    """Where the checkpoint after so many steps belongs."""
+    """Where the checkpoint after `step` steps belongs in a folder."""
     return Path(folder, f"step-{step:08d}.safetensors")
 
 
 def step_of(path: Path) -> int:
-    """After how many steps a checkpoint was taken, by its name; -1 where that is no number."""
+    """After how many steps the checkpoint at `path` was taken, by its name; -1 where that is no number."""
     number = path.stem.removeprefix("step-")
     return int(number) if number.isascii() and number.isdigit() else -1
 

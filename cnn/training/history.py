@@ -25,7 +25,7 @@ class History(list):
     COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", *TIMING)
 
     def column(self, name: str) -> list:
-        """One figure over all epochs, as a list."""
+        """The figure `name` over all epochs, as a list."""
         return [row[name] for row in self]
 
     @classmethod
@@ -72,7 +72,7 @@ class History(list):
         return history
 
     def to_csv(self, header: bool = True) -> str:
-        """The text of a CSV file."""
+        """The text of a CSV file. header: whether to begin with the names of the columns."""
         text = io.StringIO()
         writer = csv.DictWriter(text, self.COLUMNS, lineterminator="\n")
         if header:
@@ -81,7 +81,7 @@ class History(list):
         return text.getvalue()
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write a CSV file, whole or not at all."""
+        """Write a CSV file, `path`, whole or not at all."""
         files.write(path, self.to_csv().encode())
 
 

@@ -380,7 +380,7 @@ class Trainer:
         return evaluation.evaluate(Step(self.model, self.criterion), self._programs, dataset, tta)
 
     def predict(self, x: Dataset | np.ndarray, tta: str | None = None) -> np.ndarray:
-        """Scores (N, K) of a Dataset, or of images (N, C, H, W) as the model takes them.
+        """Scores (N, K) of x, a Dataset, or images (N, C, H, W) as the model takes them.
 
         After `fit`, a Dataset is normalised as the training data are.
 

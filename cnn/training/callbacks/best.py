@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 class _Best(Callback):
     """Knows the best epoch so far. A NaN is never better, and neither is what differs by less than min_delta, nor an
-    epoch whose last steps have made weights NaN or infinite."""
+    epoch whose last steps have made weights NaN or infinite.
+
+    Raises TypeError or ValueError for arguments that do not fit, and at the start of `fit` ValueError for a monitor
+    that needs validation data where there are none.
+    """
 
     def __init__(self, monitor: str, min_delta: float) -> None:
         owner = type(self).__name__
@@ -46,9 +50,11 @@ class _Best(Callback):
             return all(np.isfinite(array).all() for _, array in trainer.model._state())
 
     def state_dict(self) -> dict[str, Any]:
+        """The best figure and its epoch, as JSON can hold them."""
         return {"best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, `state`. Raises TypeError or ValueError where it does not fit."""
         owner, best = type(self).__name__, state["best"]
         if best is not None:
             shapes.number(owner, "best of the state", best)
@@ -107,9 +113,11 @@ class EarlyStopping(_Best):
             trainer.model.load_state_dict(self._weights)
 
     def state_dict(self) -> dict[str, Any]:
+        """The best figure, its epoch, the epochs since, and the best weights."""
         return {**super().state_dict(), "wait": self.wait, "weights": self._weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, `state`. Raises TypeError or ValueError where it does not fit."""
         super().load_state_dict(state)
         self.wait = shapes.integer("EarlyStopping", "wait of the state", state["wait"])
         self._weights = dict(state["weights"])

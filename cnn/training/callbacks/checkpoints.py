@@ -22,8 +22,9 @@ class Checkpoint(Callback):
     """Writes checkpoints, folder/step-00000123.safetensors, from which `cnn.checkpoint.resume` goes on.
 
     every: a number of steps; "epoch"; or "auto", at the end of an epoch but not more often than every ten seconds.
-    There is one whenever training is stopped or complete, too. keep: how many of the newest stay.
-    It comes behind the callbacks whose state it is to record and which may stop the training.
+    There is one whenever training is stopped or complete, too. keep: how many of the newest stay. clock: a function
+    that tells the time in seconds. It comes behind the callbacks whose state it is to record and which may stop the
+    training.
 
     `path` is the last one written, or None. Raises OSError naming the file that could not be written, and
     FileExistsError where a new run meets another's checkpoints; TrainingDiverged instead of writing weights that
@@ -42,6 +43,7 @@ class Checkpoint(Callback):
 
     @property
     def every_step(self) -> bool:    # type: ignore[override]
+        """Whether `on_step_end` must be called after every single step."""
         return not isinstance(self.every, str)
 
     def on_fit_start(self, trainer: Trainer) -> None:

@@ -42,7 +42,7 @@ class _Log(Callback):
 
 
 class CSVLog(_Log):
-    """Writes the history to a CSV file, a line as soon as an epoch ends.
+    """Writes the history to a CSV file, a line as soon as an epoch ends. path: the file.
 
     Raises FileExistsError where a new run would overwrite another's file; a resumed one writes its own anew.
     """
@@ -64,8 +64,8 @@ class CSVLog(_Log):
 class JSONLLog(_Log):
     """Writes a line of JSON for each step: {"step", "epoch", "lr", "loss"}, step and epoch counted from 1.
 
-    Raises FileExistsError where a new run would overwrite another's file; a resumed one drops the lines of the
-    steps that it does again.
+    path: the file. Raises FileExistsError where a new run would overwrite another's file; a resumed one drops the lines
+    of the steps that it does again.
     """
 
     every_step = False

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Progress(Callback):
-    """A bar for every epoch with loss, accuracy and images/s; silent where the output is no terminal."""
+    """A bar for every epoch with loss, accuracy and images/s; silent where the output is no terminal.
+
+    file: where to draw it, default sys.stderr. every: seconds between updates.
+    """
 
     every_step = False
 

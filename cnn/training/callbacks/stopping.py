@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 
 class TimeLimit(Callback):
-    """Ends training once so many minutes have passed since the start of `fit`, after the steps at hand.
+    """Ends training after the steps at hand once so many minutes have passed since the start of `fit`.
 
-    clock: what tells the time in seconds.
+    minutes: a number above 0; raises TypeError or ValueError for another. clock: a function that tells the time in
+    seconds.
     """
 
     every_step = False

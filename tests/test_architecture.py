@@ -230,8 +230,3 @@ def test_the_tables_of_kernels_say_what_their_structs_do():
     table = _ext.kernels(np.dtype(np.float32)).table
     assert found == {kernel: list(fields.items()) for kernel, (_, fields) in table.items()}
     assert {kind for fields in found.values() for _, kind in fields} == {"array", "image", "size", "number"}
-
-
-def test_files_of_kernels_are_short():
-    for path in [*ROOT.glob("_ext/*.pyx"), *ROOT.glob("_ext/*.pxd")]:
-        assert path.read_text().count("\n") <= 500, path

@@ -50,8 +50,8 @@ def test_each_operation_is_asked_for_its_arguments_once(monkeypatch):
             patch.setattr(Program, name, counted(getattr(Program, name)))
         model = Sequential(Conv2d(3, 16, 3), BatchNorm2d(16), ReLU(), Conv2d(16, 16, 1), Flatten(), Linear(16 * 36, 3))
         program = Program(np.float32, 16, gradients=True)
-        y, backward = model.train().emit(program, program.input(3, 8, 8))
-        backward(program.like(y), False)
+        (y,), backward = write(program, model.train().graph((3, 8, 8)), [program.input(3, 8, 8)])
+        backward([program.like(y)], [False])
         program.compile()
     assert len(asked) > 20 and all(len(calls) == 1 for calls in asked)
 

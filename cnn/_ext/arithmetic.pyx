@@ -29,8 +29,7 @@ ctypedef struct Binary:
     Image b                     # IN  likewise
     Image y                     # OUT (C, H, W, 16)
     Py_ssize_t kind
-    # numbers to the next channel and row, rows of lanes to the next pixel; 0 where a is repeated
-    Py_ssize_t a_channel, a_row, a_pixel
+    Py_ssize_t a_channel, a_row, a_pixel    # numbers to the next channel and row, pixels to the next; 0: it is repeated
     Py_ssize_t b_channel, b_row, b_pixel
     Py_ssize_t channels, height, width
 

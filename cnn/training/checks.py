@@ -124,3 +124,19 @@ def _numbered(classes):
 
 def _listed(numbers):
     return ", ".join(f"{number:.4g}" for number in numbers)
+
+
+def before_fit(owner, trainer, loader, facts):
+    """Refuse what the first epochs would stumble over; facts: what a state tells of the data."""
+    if trainer.optimizer is None:
+        raise ValueError(f"{owner}: the trainer must have an optimizer, got None")
+    some_batch(owner, loader)
+    optimizer_of(owner, trainer.optimizer, trainer.model)
+    if trainer._resumed and trainer._data is not None:
+        same_data(owner, facts, trainer._data)
+    epoch, batch = (trainer.epoch, trainer._batch) if trainer._resumed else (0, 0)
+    steps = (trainer.epochs - epoch) * len(loader) - batch
+    if steps > 0:
+        trainer.model.train()
+        single_values(owner, trainer.model, loader)
+        end_of_schedule(owner, trainer.schedule, trainer.step, steps, stacklevel=4)

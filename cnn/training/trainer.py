@@ -33,13 +33,12 @@ if TYPE_CHECKING:
 class Trainer:
     """Trains a model and measures it.
 
-    model: a Layer whose output is (N, K). optimizer: of its parameters. loss: CrossEntropyLoss.
-    schedule: learning rate of each step, a function of the step's number from 0 (see cnn.schedules).
-    callbacks: see cnn.callbacks; a progress bar is among them unless `progress` is false.
-    max_grad_norm: scale gradients down to this norm.
+    model: a Module whose output is (N, K). optimizer: of its parameters. loss: CrossEntropyLoss. schedule: learning
+    rate of each step, a function of the step's number from 0 (see cnn.schedules). callbacks: see cnn.callbacks; a
+    progress bar is among them unless `progress` is false. max_grad_norm: scale gradients down to this norm.
 
-    Where model and loss run in the kernels, a whole step (normalising, forward, loss, backward, update) is
-    one program and a single call; otherwise its parts are called one after the other.
+    Where model and loss run in the kernels, a whole step (normalising, forward, loss, backward, update) is one program
+    and a single call; otherwise its parts are called one after the other.
 
     While `fit` runs, `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images`, `running_loss`,
     `running_accuracy` and `history` tell callbacks where it is, `validates` whether it has validation data, and
@@ -124,7 +123,8 @@ class Trainer:
         if validation is not None:
             validation = checks.dataset_of("Trainer.fit", "validation", validation)
             validation = checks.matched("Trainer.fit", "validation", validation, loader.dataset, stacklevel=3)
-        data = self._check_fit(loader)
+        data = states.facts(loader)
+        checks.before_fit("Trainer.fit", self, loader, data)
         self.stop, self._loader, self._data = False, loader, data
         self.validates = validation is not None
         if self._resumed:
@@ -160,24 +160,6 @@ class Trainer:
                 self._next_epoch = loader.epoch
         end_fit(self, begun)
         return self.history
-
-    def _check_fit(self, loader: DataLoader) -> dict:
-        """Refuse what the first epochs would stumble over; returns what a state tells of the data."""
-        owner = "Trainer.fit"
-        if self.optimizer is None:
-            raise ValueError(f"{owner}: the trainer must have an optimizer, got None")
-        checks.some_batch(owner, loader)
-        checks.optimizer_of(owner, self.optimizer, self.model)
-        facts = states.facts(loader)
-        if self._resumed and self._data is not None:
-            checks.same_data(owner, facts, self._data)
-        epoch, batch = (self.epoch, self._batch) if self._resumed else (0, 0)
-        steps = (self.epochs - epoch) * len(loader) - batch
-        if steps > 0:
-            self.model.train()
-            checks.single_values(owner, self.model, loader)
-            checks.end_of_schedule(owner, self.schedule, self.step, steps, stacklevel=4)
-        return facts
 
     def resumes(self, callback: Callback) -> bool:
         """Whether this `fit` goes on from a state that has this callback's, too. Otherwise, a callback that remembers
@@ -241,11 +223,8 @@ class Trainer:
                 watcher.on_step_end(self)
             if diverged is not None:
                 self.loss = diverged
-                advice = TrainingDiverged.ADVICE
-                if batch.dataset is None and not np.isfinite(batch.images).all():
-                    advice = "images of this batch hold NaN or infinity"
-                raise TrainingDiverged(f"the loss became {self.loss} in step {self.step} (epoch {self.epoch + 1}) "
-                                       f"at learning rate {self._rates[len(self.recent)]:g}; {advice}")
+                images = batch.images if batch.dataset is None else None
+                raise TrainingDiverged.of_loss(self, self._rates[len(self.recent)], images)
             if self.stop:
                 break
 
@@ -361,18 +340,16 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """All that `fit` needs to go on after this step: dicts within a dict, of arrays and what JSON can hold.
 
-        Model, optimizer, and whichever of schedule and callbacks has a `state_dict`; the counters of layers
-        that draw random numbers; the place in the data; the history. What depends on the clock is in `timing`
-        alone.
+        Model, optimizer, and whichever of schedule and callbacks has a `state_dict`; the counters of layers that draw
+        random numbers; the place in the data; the history. What depends on the clock is in `timing` alone.
         """
         return states.state_dict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned; the next `fit` goes on from there.
 
-        Model, optimizer, schedule and callbacks must be made as they were then. Raises ValueError or TypeError
-        where the state does not fit; the trainer may then hold a part of it.
-        """
+        Model, optimizer, schedule and callbacks must be made as they were then. Raises ValueError or TypeError where
+        the state does not fit; the trainer may then hold a part of it."""
         states.load_state_dict(self, state)
 
     def unchanged(self) -> AbstractContextManager[None]:
@@ -393,9 +370,8 @@ class Trainer:
         """Loss and accuracy on a Dataset or DataLoader: {"loss", "accuracy", "images"}, NaN without images.
 
         tta: see `predict`; both are then those of the averaged scores. After `fit`, classes are matched with those of
-        the training data by name, and images normalised as these.
-
-        The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
+        the training data by name, and images normalised as these. The model is in evaluation mode meanwhile, and
+        afterwards in the mode it was in.
         """
         dataset = checks.dataset_of("Trainer.evaluate", "data", data)
         evaluation.check_tta("Trainer.evaluate", tta)

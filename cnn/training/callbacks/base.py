@@ -4,6 +4,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
@@ -17,6 +19,16 @@ class TrainingDiverged(ArithmeticError):
 
     ADVICE = ("try a lower lr, a schedule with warm-up, or a max_grad_norm such as 1; `with cnn.debug():` (--debug) "
               "finds where it begins")
+
+    @classmethod
+    def of_loss(cls, trainer: Trainer, rate: float, images: np.ndarray | None) -> TrainingDiverged:
+        """The exception for a trainer whose loss is not finite, at this learning rate; images: of the batch, as floats
+        of any shape, or None."""
+        advice = cls.ADVICE
+        if images is not None and not np.isfinite(images).all():
+            advice = "images of this batch hold NaN or infinity"
+        return cls(f"the loss became {trainer.loss} in step {trainer.step} (epoch {trainer.epoch + 1}) at learning "
+                   f"rate {rate:g}; {advice}")
 
 
 class Callback:

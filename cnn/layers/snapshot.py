@@ -1,5 +1,4 @@
 """What objects hold at this moment, to tell later whether they still do."""
-import argparse
 import collections
 import sys
 import types
@@ -88,5 +87,5 @@ def class_attributes(cls):
 def _open(kind):
     """Whether objects of this class may be settings of one's own."""
     package = kind.__module__.partition(".")[0]
-    return kind in (types.SimpleNamespace, argparse.Namespace) or package not in ("cnn", *sys.stdlib_module_names) \
-        or package == "__main__"
+    plain = (kind.__module__, kind.__name__) in (("types", "SimpleNamespace"), ("argparse", "Namespace"))
+    return plain or package not in ("cnn", *sys.stdlib_module_names) or package == "__main__"

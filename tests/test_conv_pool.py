@@ -14,7 +14,7 @@ from cnn.layers import Conv2d, MaxPool2d, ReLU, Sequential
 def kernels(model, x):
     """Names of the operations of a forward pass."""
     model.forward(x)
-    return {op["kernel"] for op in model._last.program.operations("forward")}
+    return {op["kernel"] for op in model._last.programs[0].operations("forward")}
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,8 +1,9 @@
 """Reading pictures to classify, PNG, JPEG and the like, and IDX files."""
 from pathlib import Path
 
-from cnn import data
-from cnn.data import pictures
+from . import pictures
+from .errors import DataFileError
+from .idx import read_idx
 
 _IDX_MAGIC = bytes.fromhex("00000803")
 _GZIP_MAGIC = bytes.fromhex("1f8b")
@@ -25,13 +26,13 @@ def read(path, channels, size, invert=False):
     with path.open("rb") as file:
         head = file.read(4)
     if head == _IDX_MAGIC or head[:2] == _GZIP_MAGIC:
-        images = data.read_idx(path)
+        images = read_idx(path)
         if images.ndim != 3 or channels != 1 or images.shape[1:] != (size, size):
-            raise data.DataFileError(f"{path}: the model wants images of {channels}x{size}x{size}, the file holds an "
+            raise DataFileError(f"{path}: the model wants images of {channels}x{size}x{size}, the file holds an "
                                      f"array of {images.shape}")
         images = images[:, None]
     else:
         if channels not in (1, 3):
-            raise data.DataFileError(f"{path}: a picture has 1 or 3 channels, the model wants {channels}")
+            raise DataFileError(f"{path}: a picture has 1 or 3 channels, the model wants {channels}")
         images = pictures.read_picture(path, channels, size)[None]
     return 255 - images if invert else images

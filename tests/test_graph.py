@@ -260,6 +260,12 @@ def test_lanes_without_an_image_stay_zero(n, dtype):
         assert_same_bits([other.backward(np.ones((n, 2), dtype))], [dx])
 
 
+def test_zero_times_what_is_not_finite():
+    x = np.array([[1.0, np.nan], [np.inf, -2.0]])
+    y = module(lambda self, x: (0 * x, x * 0 + 3))(x)
+    np.testing.assert_array_equal(y, [[[0, np.nan], [np.nan, 0]], [[3, np.nan], [np.nan, 3]]])
+
+
 # ------------------------------------------------------------------------------------------ passes
 
 

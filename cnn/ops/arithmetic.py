@@ -146,9 +146,14 @@ class Affine(Operation):
         return {"factor": self.factor, "summand": self.summand}
 
     def emit(self, program, x):
-        factor = self.factor
-        return affine(program, x, factor, self.summand), (
-            lambda dy, need_dx: affine(program, dy, factor) if need_dx else None)
+        factor, summand = self.factor, self.summand
+
+        def scaled(t, summand=0.0):     # 0 times NaN or infinity is NaN, but the kernel does not look for a factor of 0
+            if factor:
+                return affine(program, t, factor, summand)
+            zero = binary(program, "subtract", t, t)
+            return affine(program, zero, 1.0, summand) if summand else zero
+        return scaled(x, summand), lambda dy, need_dx: scaled(dy) if need_dx else None
 
 
 class Reciprocal(Operation):

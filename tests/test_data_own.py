@@ -486,5 +486,3 @@ def test_every_damaged_npz_is_refused_or_read_as_it_was(tmp_path):
                     # the classes are optional, so their name may be lost; and with it nothing else
                     assert np.array_equal(found.images, wanted.images) and np.array_equal(found.labels, wanted.labels)
         assert refused > len(whole)
-
-

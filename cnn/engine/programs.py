@@ -145,4 +145,3 @@ def left_to_emit(kind, *methods):
 def guards(parameters):
     """The guards of these parameters, each once."""
     return tuple({id(p._guard): p._guard for p in parameters if p._guard is not None}.values())
-

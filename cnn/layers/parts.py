@@ -1,9 +1,6 @@
 """What a module consists of, and in which mode its parts are."""
 import threading
-from collections.abc import Mapping
 from contextlib import contextmanager
-
-import numpy as np
 
 from cnn import shapes
 from cnn.engine.programs import Use, guards
@@ -74,27 +71,6 @@ def number_dropouts(layers):
             if seen.setdefault(layer.number, layer) is not layer:
                 layer.number = next(free)
                 seen[layer.number] = layer
-
-
-def checked_state(owner, own, state):
-    """The arrays of a state by name, such that each fits the one in `own`; see Module.load_state_dict."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"{owner}: state must be a dict of arrays, got {type(state).__name__}")
-    if set(own) != set(state):
-        raise ValueError(f"{owner}: state_dict has missing names {sorted(set(own) - set(state))} and "
-                         f"unknown names {sorted(set(state) - set(own))}")
-    values = {}
-    for name, array in own.items():
-        try:
-            values[name] = np.asarray(state[name])
-        except ValueError:      # lists of different lengths
-            raise ValueError(f"{owner}: {name} must have shape {array.shape}, got no array at all") from None
-        kinds, words = ("fiu", "numbers") if array.dtype.kind == "f" else ("iu", "integers")
-        if values[name].dtype.kind not in kinds:
-            raise TypeError(f"{owner}: {name} must hold {words}, got {values[name].dtype}")
-        if values[name].shape != array.shape:
-            raise ValueError(f"{owner}: {name} must have shape {array.shape}, got {values[name].shape}")
-    return values
 
 
 @contextmanager

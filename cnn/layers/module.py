@@ -48,8 +48,9 @@ class Module:
 
     `forward` is traced: once for each shape and mode it is run on values (cnn.graph.Value), which have shapes and no
     numbers, and what it does becomes a program of the kernels, with its gradients. It may take several inputs and
-    return several outputs, as a tuple or a dict. Where something else than attributes and shapes decides what it
-    does (a global variable, say), that is not noticed later.
+    return several outputs, as a tuple or a dict. A change of attributes is noticed at the next call, also in lists,
+    dicts and objects among them; one of a global variable that `forward` looks at, or of numbers that it takes from an
+    array of more than 16, is not.
 
     A layer written in NumPy defines `forward(x)` and `backward(dy, need_dx=True)`, both on arrays, and may stand
     anywhere among the others.

@@ -19,7 +19,7 @@ from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d,
 
 ROOT = Path(cnn.__file__).parent
 
-TABLE = ROOT.parent / "docs" / "architecture.md"
+TABLE = Path(__file__).parents[1] / "docs" / "architecture.md"
 
 
 def table():

@@ -1,10 +1,9 @@
 """What the first step costs beyond the second: writing its program, and memory that nothing has touched yet."""
 
 import itertools
-import subprocess
-import sys
 
 import numpy as np
+from processes import run_python
 
 from cnn import BatchNorm2d, Conv2d, Flatten, GlobalAvgPool2d, Linear, ReLU, Sequential
 from cnn.engine import compiling
@@ -90,5 +89,4 @@ model = Sequential(Conv2d(1, 4, 3), Flatten(), Linear(144, 3))
 Trainer(model, SGD(model.parameters()), progress=False).train_step(np.zeros((4, 1, 8, 8), np.float32), [0, 1, 2, 0])
 print("numpy.ma" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert run_python("-c", code).stdout.strip() == "False"

@@ -59,8 +59,8 @@ cdef void binary(const Binary* a, const Place* place) noexcept nogil:
                     elif a.kind == MULTIPLY:
                         s = s * t
                     elif a.kind == DIVIDE:
-                        s = vec_keep(holds[q], vec_div(s, t))
-                    vec_store(y + i * LANES + q * VL, s)
+                        s = vec_div(s, t)
+                    vec_store(y + i * LANES + q * VL, vec_keep(holds[q], s))
 
 
 ctypedef struct Affine:

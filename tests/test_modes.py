@@ -238,6 +238,24 @@ def test_a_layer_used_three_times_gets_the_sum_of_its_gradients(torch):
     assert len(model.parameters()) == 2 and len(model.state_dict()) == 6
 
 
+def test_gradients_of_many_uses_are_added_one_after_the_other(set_threads):
+    """They were added by several threads at once, and some were lost."""
+    set_threads(2)
+    shared = Linear(40, 40, dtype=np.float64)
+    model = Sequential(*[shared] * 5)
+    x = np.random.default_rng(0).standard_normal((33, 40))
+    apart = Sequential(*(Linear(40, 40, dtype=np.float64) for _ in range(5)))
+    for layer in apart:
+        layer.weight.data, layer.bias.data = shared.weight.data, shared.bias.data
+    dy = apart(x)
+    apart.backward(dy)
+    for _ in range(20):
+        model(x)
+        model.backward(dy)
+        assert_all_close([shared.weight.grad, shared.bias.grad],
+                         [sum(layer.weight.grad for layer in apart), sum(layer.bias.grad for layer in apart)])
+
+
 def test_a_shared_weight_is_trained_as_a_difference_of_losses_says():
     first, second = Linear(4, 4, seed=1, dtype=np.float64), Linear(4, 4, seed=2, dtype=np.float64)
     second.weight = first.weight

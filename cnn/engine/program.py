@@ -165,11 +165,11 @@ class Program:
 
     def add_gradients(self):
         """Where a parameter is used several times, add up its gradients, in the order in which they were asked for."""
-        if any(len(uses) > 1 for uses in self._uses.values()):
-            self.cut()
-        for grad, *others in self._uses.values():
-            for other in others:
-                self.before("accumulate", lambda grad=grad, other=other: dict(x=other, y=grad, count=grad.size),
+        most = max(map(len, self._uses.values()), default=0)
+        for i in range(1, most):
+            self.cut()      # one after the other: operations between two cuts run at the same time
+            for grad, *others in (uses for uses in self._uses.values() if len(uses) > i):
+                self.before("accumulate", lambda grad=grad, other=others[i - 1]: dict(x=other, y=grad, count=grad.size),
                             self.kernels.pack.chunks(grad.size))
 
     # ------------------------------------------------------------ writing

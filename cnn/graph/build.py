@@ -16,8 +16,6 @@ from cnn.ops import pointwise, pool
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-NAMES = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
-
 
 def arithmetic(kind, a, b):
     """a + b and the like; either may be a number, a Parameter or an array instead of a value."""

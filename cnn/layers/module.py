@@ -150,7 +150,7 @@ class Module:
 
         Raises TypeError or ValueError for shapes that do not fit.
         """
-        return running.compiled_graph(self, [running.image_shape(self, shape) for shape in image_shapes])
+        return running.compiled_graph(self, [running.image_shape(type(self).__name__, shape) for shape in image_shapes])
 
     def _checked(self, name: str, x: np.ndarray, dtype: DTypeLike | None = None) -> np.ndarray:
         """x as a contiguous array that the kernels can read."""

@@ -62,7 +62,7 @@ class Pieces:
     """A graph that is run piece by piece, one after the other."""
 
     def __init__(self, graph, training, every=False):
-        self.training, self.every = training, every
+        self.training = training
         self.graph = prune(graph)
         self.structure = self.graph.structure
         self.pieces = split(self.graph, training, every)

@@ -156,12 +156,11 @@ def run(module, method, inputs, options):
 
 
 def _let_go(module):
-    """The activations of the last forward in training mode are gone; returns what it was."""
+    """The activations of the last forward in training mode are gone."""
     last, module._last = module._last, None
     if last is not None:
         for program in last.programs:
             module._programs.give(program)
-    return last
 
 
 class Last:
@@ -294,11 +293,31 @@ def _gradients(owner, dy, last, dtype):
 
 # ---------------------------------------------------------------- methods of modules
 
+def also_on_arrays(method):
+    """A method that computes with values, and is traced and run where it gets arrays."""
+    @functools.wraps(method)
+    def call(self, *inputs, **options):
+        if traced(inputs, options) is not None:
+            return method(self, *inputs, **options)
+        return run(self, method, inputs, options)
+    call.runs = True
+    return call
+
+
+def also_on_values(method):
+    """The `__call__` of a layer written in NumPy: given values, the whole of it is a node."""
+    @functools.wraps(method)
+    def call(self, *inputs, **options):
+        value = traced(inputs, options)
+        return method(self, *inputs, **options) if value is None else add_call(self, inputs, options, value)
+    call.runs = True
+    return call
+
+
 # ---------------------------------------------------------------- looking at graphs
 
-def image_shape(module, shape):
+def image_shape(owner, shape):
     """The shape of one image, checked."""
-    owner = f"{type(module).__name__}"
     if not isinstance(shape, (tuple, list)) or len(shape) not in (1, 3):
         raise ValueError(f"{owner}: shape must be (C, H, W) or (features,), got {shape!r}")
     return tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
@@ -330,24 +349,3 @@ def observed(module, x):
 def compiled_graph(module, images):
     """The graph of a module as it is compiled in its present mode."""
     return optimised(graph_of(module, images), True in module._parts().modes(module))
-
-
-def also_on_arrays(method):
-    """A method that computes with values, and is traced and run where it gets arrays."""
-    @functools.wraps(method)
-    def call(self, *inputs, **options):
-        if traced(inputs, options) is not None:
-            return method(self, *inputs, **options)
-        return run(self, method, inputs, options)
-    call.runs = True
-    return call
-
-
-def also_on_values(method):
-    """The `__call__` of a layer written in NumPy: given values, the whole of it is a node."""
-    @functools.wraps(method)
-    def call(self, *inputs, **options):
-        value = traced(inputs, options)
-        return method(self, *inputs, **options) if value is None else add_call(self, inputs, options, value)
-    call.runs = True
-    return call

@@ -111,9 +111,7 @@ def size(count: int) -> str:
 def summarise(model: Module, shape: Sequence[int], batch_size: int | None = None) -> Summary:
     """The Summary of a model for images of `shape`, (C, H, W) or (features,); see Module.summary."""
     owner = f"{type(model).__name__}.summary"
-    if not isinstance(shape, (tuple, list)) or len(shape) not in (1, 3):
-        raise ValueError(f"{owner}: shape must be (C, H, W) or (features,), got {shape!r}")
-    shape = tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
+    shape = running.image_shape(owner, shape)
     dtype = model.dtype or np.dtype(np.float32)
     calls: dict = {}
     made: dict = {}

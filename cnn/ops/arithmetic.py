@@ -5,7 +5,6 @@ Where shapes differ, what has one channel, row or column is repeated; its gradie
 import math
 
 from cnn import shapes
-from cnn.engine.tensors import PER_SHARD
 from cnn.ops import pointwise
 from cnn.ops.operation import Operation
 
@@ -62,6 +61,11 @@ def reciprocal(program, x, number):
     y = program.like(x)
     program.add("reciprocal", lambda: dict(x=x, y=y, number=number, **y.pixels))
     return y
+
+
+def by_divisor(program, dy, y, b):
+    """The gradient of y = a / b by b: -dy y / b."""
+    return affine(program, binary(program, "divide", binary(program, "multiply", dy, y), b), -1.0)
 
 
 def reduced(program, x, shape):
@@ -123,8 +127,8 @@ class Arithmetic(Operation):
                     db = affine(program, dy, -1.0)
                 elif kind == "multiply":
                     db = binary(program, "multiply", dy, a)
-                else:       # d (a / b) / db = -y / b
-                    db = affine(program, binary(program, "divide", binary(program, "multiply", dy, y), b), -1.0)
+                else:
+                    db = by_divisor(program, dy, y, b)
                 db = reduced(program, db, b_shape)
             return da, db
         return y, backward
@@ -174,9 +178,8 @@ class Reciprocal(Operation):
     def emit(self, program, x):
         y = reciprocal(program, x, self.number)
 
-        def backward(dy, need_dx):      # d (n / x) / dx = -y / x
-            return affine(program, binary(program, "divide", binary(program, "multiply", dy, y), x), -1.0) \
-                if need_dx else None
+        def backward(dy, need_dx):
+            return by_divisor(program, dy, y, x) if need_dx else None
         return y, backward
 
 
@@ -306,9 +309,7 @@ class Constant(Operation):
             dp = program.gradient(p)
             if dp is not None:
                 flat = dy if dy.flat else program.view(dy, count, flat=True)
-                sums = program.copies(count, PER_SHARD)
+                sums = program.shard_sum(dp, count)
                 program.add("bias_grad", lambda: dict(dy=flat, db=sums, outputs=count, out_h=1, out_w=1))
-                program.after("sum_shards", lambda: dict(x=sums, y=dp, count=count, step=sums.step),
-                              program.kernels.pack.chunks(count))
             return ()
         return view, backward

@@ -59,11 +59,12 @@ from cnn.training import averaging, callbacks, checkpoint, history, trainer
 from cnn.training.averaging import EMA, Lookahead
 from cnn.training.callbacks import Callback
 from cnn.training.checkpoint import load_model, save_model
-from cnn.training.lr_finder import find_lr
 from cnn.training.trainer import Trainer, TrainingDiverged
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from cnn.training.lr_finder import find_lr
 
 __version__ = "0.1.0"
 
@@ -83,6 +84,11 @@ for _module in (averaging, callbacks, checkpoint, history, init, losses, metrics
 
 
 def __getattr__(name: str) -> Any:
-    if name == "evaluation":    # imported where it is used, to keep `import cnn` fast
+    """What is imported when it is first used, to keep `import cnn` fast."""
+    if name == "evaluation":
         return import_module("cnn.reports.evaluation")
+    if name == "plots":
+        return import_module("cnn.plots")
+    if name == "find_lr":
+        return import_module("cnn.training.lr_finder").find_lr
     raise AttributeError(f"module 'cnn' has no attribute {name!r}")

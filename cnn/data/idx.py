@@ -12,11 +12,9 @@ the file's own length bears it out (limits.py).
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import sys
-import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +89,9 @@ def read_idx_pair(images_path: str | os.PathLike, labels_path: str | os.PathLike
 
 
 def _read(path, md5, shape):
+    import gzip  # here, to keep "import cnn" fast
+    import zlib
+
     size_on_disk = file_size(path)
     with open(path, "rb") as file:
         zipped = file.read(2) == _GZIP_MAGIC

@@ -4,7 +4,6 @@ A header is believed only as far as the file's own length bears it out, so that 
 error message, not memory.
 """
 
-import hashlib
 import os
 import stat
 
@@ -42,6 +41,8 @@ class Checksums:
     """MD5, and where it is known SHA-256, of a file that should have the MD5 `md5`."""
 
     def __init__(self, md5):
+        import hashlib  # here, to keep "import cnn" fast
+
         self._wanted = [("MD5", md5, hashlib.md5(usedforsecurity=False))]
         if md5 in SHA256:
             self._wanted.append(("SHA-256", SHA256[md5], hashlib.sha256()))

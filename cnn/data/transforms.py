@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _LARGEST = 2**15 - 1  # the larger side of an image; positions in it have 32 bits, 16 of them behind the point
 
 
@@ -309,6 +308,6 @@ def _fill(owner: str, fill: tuple[float, ...], channels: int, dtype: np.dtype) -
         raise ValueError(f"{owner}: fill must be one number or one per channel ({channels}), not {fill}")
     if dtype == np.uint8 and not all(0 <= v <= 255 and v.is_integer() for v in fill):
         raise ValueError(f"{owner}: fill must be whole numbers from 0 to 255 for uint8 images, not {fill}")
-    if max(map(abs, fill)) > _LARGEST_FLOAT:
+    if max(map(abs, fill)) > np.finfo(np.float32).max:
         raise ValueError(f"{owner}: fill must be numbers that float32 can hold, not {fill}")
     return fill * (channels // len(fill))

@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from cnn.graph import Graph, Node
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One layer of a summary.
 
     name: as in the names of its parameters, "0" or "3.body.1"; "" for the model itself. layer: its class.

@@ -2,7 +2,7 @@
 
 The statistics of the batch cut a program in two, forward and backward. Vectors here are (channels,).
 """
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from cnn.engine.tensors import PER_BLOCK
 from cnn.ops.operation import Operation, spatial
 
 
-@dataclass
-class Norm:
+class Norm(NamedTuple):
     """What both directions of one normalisation use. Arrays (channels,), or `Slot`s.
 
     mean, var: to normalise with. gamma, beta: scale and shift, or None. relu: whether a ReLU follows.

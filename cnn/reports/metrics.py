@@ -4,7 +4,7 @@ Everywhere 0/0 is NaN, "there is nothing to say", and never a made-up 0 or 1; me
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,7 @@ def accuracy(matrix: np.ndarray) -> float:
     return float(_ratio(np.trace(matrix), matrix.sum()))
 
 
-@dataclass(frozen=True)
-class PerClass:
+class PerClass(NamedTuple):
     """Figures of each class, arrays (K,): `support` (int64) is the number of its images, the others are float64.
 
     precision: of the images taken for the class, the share that are; NaN where none was taken for it.

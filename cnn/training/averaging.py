@@ -1,7 +1,6 @@
 """Averages of a model's weights over its training steps, kept beside the model."""
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -125,6 +124,8 @@ class EMA(Callback):
 
     def _digest(self) -> bytes:
         """A hash of the model's arrays."""
+        import hashlib  # here, to keep "import cnn" fast
+
         result = hashlib.blake2b(digest_size=16)
         for array in self._arrays().values():
             result.update(np.ascontiguousarray(array).data)

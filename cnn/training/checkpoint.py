@@ -1,7 +1,6 @@
 """Models and checkpoints in files: safetensors, with a digest by which any damage is noticed."""
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -228,6 +227,8 @@ def digest(state: dict) -> str:
 
     Two runs that computed the same have the same: weights, optimizer, position and history to the last bit.
     """
+    import hashlib  # here, to keep "import cnn" fast
+
     arrays: dict[str, np.ndarray] = {}
     plain = _take_arrays({name: state[name] for name in state if name != "timing"}, arrays)
     result = hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=32)
@@ -303,6 +304,8 @@ def _sealed(header: dict, data: bytes) -> bytes:
     The format itself notices a wrong length, but no wrong number. The header is written in one way only, so that
     equal models make equal files, and no other bytes mean the same.
     """
+    import hashlib  # here, to keep "import cnn" fast
+
     metadata = {name: text for name, text in header["__metadata__"].items() if name != "digest"}
     header = {**header, "__metadata__": metadata}
     hashed = hashlib.blake2b(_compact(header), digest_size=32)

@@ -1,7 +1,6 @@
 """What a training run measured, epoch by epoch."""
 from __future__ import annotations
 
-import csv
 import io
 from typing import TYPE_CHECKING
 
@@ -35,6 +34,8 @@ class History(list):
         skipped: a list; lines that are damaged are then left out, and what is wrong with each is appended to it.
         Raises OSError, and ValueError naming the file where it is damaged.
         """
+        import csv  # here, to keep "import cnn" fast
+
         text = files.read_text(path)
         history, rows = cls(), csv.DictReader(io.StringIO(text, newline=""), strict=True)
         try:
@@ -73,6 +74,8 @@ class History(list):
 
     def to_csv(self, header: bool = True) -> str:
         """The text of a CSV file. header: whether to begin with the names of the columns."""
+        import csv  # here, to keep "import cnn" fast
+
         text = io.StringIO()
         writer = csv.DictWriter(text, self.COLUMNS, lineterminator="\n")
         if header:

@@ -8,15 +8,14 @@ Taps are ordered (kernel row, kernel column, channel), and a run of pixels visit
 its windows need, so that rows of padding cost nothing. Columns of padding are a border of zeros left and
 right of x, unless the kernel takes its pixels one by one: then they cost nothing either.
 """
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn.engine.memory import LANES
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """The sizes of one convolution; pairs are (height, width)."""
 
     size: tuple         # H, W of the input
@@ -72,8 +71,7 @@ class Geometry:
         return [(u, (u + before - residue) // s) for u in range(first, self.size[axis], s)]
 
 
-@dataclass(frozen=True)
-class Tables:
+class Tables(NamedTuple):
     """What `correlate` needs besides its arrays: int32 offsets."""
 
     pixel: np.ndarray   # (pixels,)

@@ -134,8 +134,8 @@ def fields(struct, known):
 
 
 def write_table(name, shared):
-    """Write the file that a module of kernels includes: KERNELS, from the structs of the kernels. shared: structs of
-    all modules."""
+    """Write the file that a module of kernels includes: KERNELS, from the structs of the kernels; return their names.
+    shared: structs of all modules."""
     text = (SOURCES / f"{name}.pyx").read_text()
     known = shared | structs(text)
     kernels = re.findall(r"^cdef void ([a-z]\w*)\(const (\w+)\* a, const Place\* place\) noexcept nogil:", text,
@@ -143,6 +143,7 @@ def write_table(name, shared):
     lines = [f'"{kernel}": (<size_t>&{kernel}, sizeof({struct}) // 8, {tuple(fields(struct, known))}),\n'
              for kernel, struct in kernels]
     write(GENERATED / "kernels" / f"{name}.pxi", f"KERNELS = {{\n{''.join(lines)}}}\n")
+    return [kernel for kernel, _ in kernels]
 
 
 def write(path, text):
@@ -154,8 +155,8 @@ def write(path, text):
 
 def extensions():
     shared = structs("".join(path.read_text() for path in SOURCES.glob("*.pxd")))
-    for name in KERNEL_MODULES:
-        write_table(name, shared)
+    module_of = {kernel: name for name in KERNEL_MODULES for kernel in write_table(name, shared)}
+    write(GENERATED / "kernels" / "modules.pxi", f"MODULES = {KERNEL_MODULES}\nMODULE_OF = {module_of}\n")
     debug = os.environ.get("CNN_DEBUG") == "1"
     directives = {"language_level": 3, "boundscheck": debug, "wraparound": debug, "cdivision": not debug,
                   "initializedcheck": debug, "embedsignature": True}

@@ -175,9 +175,9 @@ def test_every_kernel_is_used(monkeypatch):
     used = set()
     write = compiling.Compiler._write
 
-    def recording(program, ops, at, kernel, *rest):
+    def recording(compiler, row, kernel, *rest):
         used.add(kernel)
-        return write(program, ops, at, kernel, *rest)
+        return write(compiler, row, kernel, *rest)
 
     monkeypatch.setattr(compiling.Compiler, "_write", recording)
     thread = threading.Thread(target=all_that_the_package_does)  # a new thread has no programs compiled yet
@@ -187,15 +187,14 @@ def test_every_kernel_is_used(monkeypatch):
     unused = {"fma_peak"}  # what the processor could do at best, for benchmarks
     if kernels.correlate.tile_pixels(1) == 1:
         unused.add("scatter")  # only where tiles have several pixels
-    assert used == set(kernels.table) - unused
+    assert used == set(_ext.executor.MODULE_OF) - unused
 
 
 def test_both_number_types_have_the_same_kernels():
-    tables = [_ext.kernels(np.dtype(dtype)).table for dtype in (np.float32, np.float64)]
-    assert {name: row[1:] for name, row in tables[0].items()} == {
-        name: row[1:] for name, row in tables[1].items()
-    }
-    for _, fields in tables[0].values():
+    single, double = (_ext.kernels(np.dtype(dtype)) for dtype in (np.float32, np.float64))
+    for name in _ext.executor.MODULE_OF:
+        fields = single.find(name).fields
+        assert double.find(name)[1:] == single.find(name)[1:]
         kinds = list(fields.values())
         assert len(kinds) + 2 * kinds.count("image") <= compiling.OP["words"].shape[0]
         assert kinds.count("image") + kinds.count("array") <= compiling.OP["addresses"].shape[0]
@@ -225,6 +224,6 @@ def test_the_tables_of_kernels_say_what_their_structs_do():
         code = path.read_text()
         for kernel, struct in re.findall(r"\ncdef void ([^_]\w*)\(const (\w+)\* a, const Place\* place\)", code):
             found[kernel] = list(declared(struct, code + shared))
-    table = _ext.kernels(np.dtype(np.float32)).table
-    assert found == {kernel: list(fields.items()) for kernel, (_, fields) in table.items()}
+    find = _ext.kernels(np.dtype(np.float32)).find
+    assert found == {kernel: list(find(kernel).fields.items()) for kernel in _ext.executor.MODULE_OF}
     assert {kind for fields in found.values() for _, kind in fields} == {"array", "image", "size", "number"}

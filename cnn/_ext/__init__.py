@@ -26,6 +26,7 @@ CNN_KERNELS=baseline|avx2|avx512 forces another.
 """
 import importlib.util
 import os
+from typing import NamedTuple
 
 try:
     from cnn._ext import cpu, executor
@@ -36,11 +37,6 @@ except ImportError as error:
 # Threads do not exist in a forked child, so there must be none when one is forked.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=executor.pause, after_in_child=executor.forget)
-
-MODULES = ("correlate", "scatter", "conv_dw", "linear_dw", "depthwise", "conv1x1", "conv1x1_dw", "winograd",
-           "winograd_dw", "winograd_rows", "pool", "norm", "group_norm", "pointwise", "arithmetic", "loss", "pack",
-           "update", "augment")
-
 
 def _built(isa):
     return importlib.util.find_spec(f"cnn._ext.{isa}_float32") is not None
@@ -59,24 +55,44 @@ VARIANT, VARIANTS = _choose()
 WORDS = {"image": 3}    # of a field; all others are one
 
 
-def _checked(kernel, address, words, fields):
-    """A row of the table, from the one that setup.py has made from the source."""
+class Kernel(NamedTuple):
+    """fields: their kinds by their names, in the order of the kernel's struct. numbers: those that are none of arrays,
+    and must be given. splits: whether it can do a part of a block's work."""
+
+    address: int
+    fields: dict
+    numbers: frozenset
+    splits: bool
+
+
+def _checked(name, address, words, fields, splits):
+    """A kernel, from the row that setup.py has made from the source."""
     if sum(WORDS.get(kind, 1) for _, kind in fields) != words or len(dict(fields)) < len(fields):
-        raise ImportError(f"cnn: the kernel {kernel} was built wrongly: {words} words, not {fields}")
-    return address, dict(fields)
+        raise ImportError(f"cnn: the kernel {name} was built wrongly: {words} words, not {fields}")
+    return Kernel(address, dict(fields), frozenset(name for name, kind in fields if kind in ("size", "number")), splits)
 
 
 class Kernels:
-    """The kernels of one number type: `table[name] = (address, {field: kind})` with the fields of the kernel's struct
-    in their order, the modules, and which kernels can do a part of a block's work."""
+    """The kernels of one number type. Their modules are attributes, loaded when first asked for."""
 
     def __init__(self, number_type):
-        self.table, self.splits = {}, set()
-        for name in MODULES:
-            module = importlib.import_module(f"cnn._ext.{VARIANT}_{number_type}.{name}")
-            setattr(self, name, module)
-            self.table.update({kernel: _checked(kernel, *row) for kernel, row in module.KERNELS.items()})
-            self.splits.update(getattr(module, "SPLITS", ()))
+        self._folder = f"cnn._ext.{VARIANT}_{number_type}"
+        self._table = {}
+
+    def __getattr__(self, name):
+        if name not in executor.MODULES:
+            raise AttributeError(f"cnn: there is no module of kernels {name!r}")
+        module = importlib.import_module(f"{self._folder}.{name}")
+        splits = getattr(module, "SPLITS", ())
+        self._table.update({kernel: _checked(kernel, *row, kernel in splits) for kernel, row in module.KERNELS.items()})
+        setattr(self, name, module)
+        return module
+
+    def find(self, kernel):
+        """The Kernel of that name."""
+        if kernel not in self._table:
+            getattr(self, executor.MODULE_OF[kernel])
+        return self._table[kernel]
 
 
 _loaded = {}

@@ -34,6 +34,8 @@ ctypedef struct Segment:
     Py_ssize_t count    # number of ops
     Py_ssize_t tasks    # 0: per block; else the total number of tasks
 
+include "kernels/modules.pxi"     # MODULES, and MODULE_OF: by the name of a kernel
+
 SIZES = {"Op": sizeof(Op), "Address": sizeof(Address), "Segment": sizeof(Segment)}
 
 cdef enum:

@@ -1,6 +1,7 @@
 """From what a program's phase has written down to what the executor takes: placing its arrays, and writing the structs
 of its kernels."""
 import math
+from struct import pack, unpack
 
 import numpy as np
 
@@ -14,7 +15,10 @@ APART = 65 * CACHE_LINE     # from the end of an array to the next, which begins
 ADDRESS = np.dtype([("word", np.intp), ("step", np.intp), ("per", np.intp)])
 OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("n_words", np.intp),
                ("n_addresses", np.intp), ("addresses", ADDRESS, (12,)), ("words", np.intp, (32,))])
+_WORDS = OP.itemsize // 8 - OP["words"].shape[0]    # where they begin
 SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
+
+_OWN = Tensor, Part, Copies     # arguments that are arrays of the program
 
 
 class Compiled:
@@ -39,16 +43,18 @@ class Compiler:
         values = {op: op[1]() for s in phase.segments for op in s.ops}
         self._drop_unread(phase, values)
         segments = [s for s in phase.segments if s.ops]
+        own = {op: [v.root for v in values[op].values() if isinstance(v, _OWN)] for s in segments for op in s.ops}
         if not self.program.keep:
-            self._place(segments, values)
-        self._allocate(array for op in (op for s in segments for op in s.ops) for array in _own_arrays(values[op]))
+            self._place(segments, own)
+        self._allocate(array for arrays in own.values() for array in arrays)
         ops = np.zeros(sum(len(s.ops) for s in segments), OP)
+        rows = ops.view(np.intp).reshape(len(ops), -1)
         table = np.zeros(len(segments), SEGMENT)
         slots, arrays, at = {}, [], 0
         for segment, entry in zip(segments, table, strict=True):
             entry["first"], entry["count"] = at, len(segment.ops)
             for op in segment.ops:
-                self._write(ops, at, op[0], values[op], op[2], slots, arrays)
+                self._write(rows[at], op[0], values[op], op[2], at, slots, arrays)
                 at += 1
             entry["tasks"] = 0 if segment.per_block else sum(op[2] for op in segment.ops)
         table = table[[s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]]
@@ -66,11 +72,12 @@ class Compiler:
         for s in phase.segments:
             s.ops = [op for op in s.ops if op not in unread or unread[op] in read]
 
-    def _place(self, segments, values):
+    def _place(self, segments, own):
         """Place the arrays of a phase that stands by itself, all in one piece of memory, so that no page is used in
         part. Those of one layout that are never in use at the same time share a room, the largest first: the less
-        memory there is, the more of it stays in the caches, and the sooner the first run has touched all of it."""
-        uses, whole = self._in_use(segments, values)
+        memory there is, the more of it stays in the caches, and the sooner the first run has touched all of it.
+        own: the program's arrays that each operation uses."""
+        uses, whole = self._in_use(segments, own)
 
         def size(array):
             return math.prod(self._room(array)) * array.dtype.itemsize
@@ -95,14 +102,14 @@ class Compiler:
                 array.array = placed(array) if array in whole else largest
             start += apart
 
-    def _in_use(self, segments, values):
+    def _in_use(self, segments, own):
         """When arrays are in use: by array a bit for each operation from the first to the last that uses it. What
         tasks use, or all blocks of a shard, is in use for whole segments; the set of these arrays is returned, too.
         Tensors that operations of several segments use get one copy for each block."""
         ops = [(s, op) for s, segment in enumerate(segments) for op in segment.ops]
         first, last, whole = {}, {}, set()      # by number
         for i, (_, op) in enumerate(ops):
-            for array in _own_arrays(values[op]):
+            for array in own[op]:
                 first.setdefault(array, i)
                 last[array] = i
                 if isinstance(array, Copies) and (op[2] or array.per in (ONCE, PER_SHARD)):
@@ -133,28 +140,26 @@ class Compiler:
     def _count(self, per):
         return {ONCE: 1, PER_BLOCK: self.program.blocks, PER_SHARD: self.program.shards}.get(per, self.program.threads)
 
-    def _write(self, ops, at, kernel, values, tasks, slots, alive):
-        address, fields = self.program.kernels.table[kernel]
-        unknown = set(values) - set(fields)
-        missing = {name for name, kind in fields.items() if kind in ("size", "number")} - set(values)
+    def _write(self, row, name, values, tasks, at, slots, alive):
+        """Fill one of the rows of OP, seen as words; at: its number."""
+        kernel = self.program.kernels.find(name)
+        unknown, missing = values.keys() - kernel.fields.keys(), kernel.numbers - values.keys()
         if unknown or missing:
-            raise TypeError(f"{kernel}: unknown arguments {sorted(unknown)}, missing {sorted(missing)}")
+            raise TypeError(f"{name}: unknown arguments {sorted(unknown)}, missing {sorted(missing)}")
         words, addresses = [], []
-        for name, kind in fields.items():
-            value = values.get(name)
+        for field, kind in kernel.fields.items():
+            value = values.get(field)
             if kind == "size":
                 words.append(value)
             elif kind == "number":
-                words.append(np.float64(value).view(np.intp))
+                words += unpack("=q", pack("=d", value))
             else:
                 base, step, per, *shape = self._argument(value, (at, len(words)), slots, alive)
                 if per != ONCE:
-                    addresses.append((len(words), step, per))
+                    addresses += len(words), step, per
                 words += [base, *shape] if kind == "image" else [base]
-        op = ops[at]
-        op["kernel"], op["tasks"], op["splits"] = address, tasks, kernel in self.program.kernels.splits
-        op["n_words"], op["n_addresses"] = len(words), len(addresses)
-        op["words"][:len(words)], op["addresses"][:len(addresses)] = words, addresses
+        head = [kernel.address, tasks, kernel.splits, len(words), len(addresses) // 3, *addresses]
+        row[:len(head)], row[_WORDS:_WORDS + len(words)] = head, words
 
     def _argument(self, value, place, slots, alive):
         """Where an array lies: address, step from copy to copy, of what there are copies, plane, row."""
@@ -167,8 +172,3 @@ class Compiler:
         if isinstance(value, np.ndarray):
             return value.ctypes.data, 0, ONCE, 0, 0
         return value.argument()
-
-
-def _own_arrays(values):
-    """Those of the program that an operation with these arguments uses."""
-    return [v.root for v in values.values() if isinstance(v, (Tensor, Part, Copies))]

@@ -166,7 +166,7 @@ class Module:
     @property
     def fused(self) -> bool:
         """Whether all of it can be one program: no layer in it is written in NumPy."""
-        return not any(module.in_numpy for module in self.modules())
+        return self._parts().fused
 
     @property
     def dtype(self) -> np.dtype | None:
@@ -204,13 +204,7 @@ class Module:
 
     def children(self) -> list[tuple[str, Module]]:
         """(name, layer) of the layers directly inside this one: its attributes, and what lists among them hold."""
-        result = []
-        for name, value in tuple(vars(self).items()):
-            if isinstance(value, Module):
-                result.append((name, value))
-            elif isinstance(value, (list, tuple)):
-                result += [(f"{name}.{i}", layer) for i, layer in enumerate(value) if isinstance(layer, Module)]
-        return result
+        return self._held(Module)
 
     def modules(self) -> Iterator[Module]:
         """This layer and all layers inside it."""
@@ -220,9 +214,18 @@ class Module:
 
     def own_parameters(self) -> list[tuple[str, Parameter]]:
         """(name, Parameter) of this layer itself: its attributes, and what lists among them hold."""
-        lists = [(name, value) for name, value in tuple(vars(self).items()) if isinstance(value, (list, tuple))]
-        return [*((name, value) for name, value in tuple(vars(self).items()) if isinstance(value, Parameter)),
-                *((f"{name}.{i}", p) for name, value in lists for i, p in enumerate(value) if isinstance(p, Parameter))]
+        held = self._held(Parameter)
+        return [*(pair for pair in held if "." not in pair[0]), *(pair for pair in held if "." in pair[0])]
+
+    def _held(self, kind: type) -> list[tuple[str, Any]]:
+        """(name, value) of attributes of a kind, and of what is of that kind in lists and tuples among them."""
+        result: list[tuple[str, Any]] = []
+        for name, value in tuple(vars(self).items()):
+            if isinstance(value, kind):
+                result.append((name, value))
+            elif isinstance(value, (list, tuple)):
+                result += [(f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, kind)]
+        return result
 
     def named_parameters(self, prefix: str = "") -> list[tuple[str, Parameter]]:
         """List of (name, Parameter), named as PyTorch does: "0.weight", "3.bias"; one that several layers share is

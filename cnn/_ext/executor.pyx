@@ -70,6 +70,7 @@ cdef struct Team:
     const Op* ops
     const Segment* segments
     Py_ssize_t n_segments, images, per_shard, blocks, shards, steps
+    Py_ssize_t first_shard, own_shards      # those to run; there may be others, which another process runs
     bint jointly
     # for good
     Py_ssize_t threads      # with the one that calls `run`, which is number 0
@@ -156,6 +157,10 @@ cdef void run_tasks(const Team* team, Py_ssize_t i, Py_ssize_t part, Py_ssize_t 
 
 # ---------------------------------------------------------------- phases and their parts
 
+cdef inline Py_ssize_t first_block(const Team* team) noexcept nogil:
+    return team.first_shard * team.per_shard
+
+
 cdef inline Py_ssize_t parts_of(const Team* team, Py_ssize_t owner) noexcept nogil:
     """How many parts of the phase are on this thread's list."""
     cdef const Segment* segment = &team.segments[team.segment]
@@ -165,9 +170,9 @@ cdef inline Py_ssize_t parts_of(const Team* team, Py_ssize_t owner) noexcept nog
     if team.jointly:
         op = &team.ops[segment.first + team.op]
         if op.tasks:
-            return team.block == 0 and op.tasks * owner // team.threads < op.tasks * (owner + 1) // team.threads
+            return team.block == first_block(team) and op.tasks * owner // team.threads < op.tasks * (owner + 1) // team.threads
         return op.splits or owner == 0
-    return team.shards * (owner + 1) // team.threads - team.shards * owner // team.threads
+    return team.own_shards * (owner + 1) // team.threads - team.own_shards * owner // team.threads
 
 
 cdef void run_part(Team* team, Py_ssize_t owner, Py_ssize_t left, Py_ssize_t thread) noexcept nogil:
@@ -178,7 +183,8 @@ cdef void run_part(Team* team, Py_ssize_t owner, Py_ssize_t left, Py_ssize_t thr
     elif team.jointly:
         run_jointly(team, owner, thread)
     else:
-        run_shard(team, team.shards * owner // team.threads + i, thread, &team.begun[thread].value)
+        run_shard(team, team.first_shard + team.own_shards * owner // team.threads + i, thread,
+                  &team.begun[thread].value)
 
 
 cdef bint next_phase(Team* team) noexcept nogil:
@@ -189,9 +195,10 @@ cdef bint next_phase(Team* team) noexcept nogil:
             return True
         team.op = 0
         team.block += 1
-        if team.block < team.blocks:
+        if team.block < min(team.blocks, first_block(team) + team.own_shards * team.per_shard):
             return True
-    team.op = team.block = 0
+    team.op = 0
+    team.block = first_block(team)
     team.segment += 1
     if team.segment == team.n_segments:
         team.segment = 0
@@ -365,12 +372,14 @@ cdef void bind(Op* ops, places, array):
 
 
 def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_ssize_t images,
-        Py_ssize_t per_shard, int threads, Py_ssize_t steps=1, slots=(), counters=()):
+        Py_ssize_t per_shard, int threads, Py_ssize_t first_step=0, Py_ssize_t steps=1, slots=(), counters=(),
+        shards=None):
     """Run a compiled program on `steps` batches of `images` images, one after the other, with `threads` threads.
 
-    The addresses are those of arrays of Op and Segment that the caller keeps alive. slots: (places, array) pairs; each
-    array's address is written to these places first. counters: addresses of int64 numbers to which the steps are added
-    at the end. All of it is one call, which no interrupt cuts in two: a step is either taken and counted or neither.
+    The addresses are those of arrays of Op and Segment that the caller keeps alive. first_step: number of the first of
+    these batches. slots: (places, array) pairs; each array's address is written to these places first. counters:
+    addresses of int64 numbers to which the steps are added at the end. shards: (first, count) of those to run; default
+    all. All of it is one call, which no interrupt cuts in two: a step is either taken and counted or neither.
     """
     global resting
     cdef Team* team
@@ -387,9 +396,12 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
     team.per_shard = per_shard
     team.blocks = (images + 15) // 16
     team.shards = (team.blocks + per_shard - 1) // per_shard
-    team.steps = steps
-    team.jointly = 0 < 2 * team.shards <= threads
-    team.step = team.block = team.op = 0
+    team.steps = first_step + steps
+    team.first_shard, team.own_shards = shards or (0, team.shards)
+    team.jointly = 0 < 2 * team.own_shards <= threads
+    team.step = first_step
+    team.op = 0
+    team.block = first_block(team)
     team.segment = -1
     with nogil:
         mode = flush_subnormals()

@@ -16,8 +16,8 @@ ctypedef struct CrossEntropy:
     const double* weight        # IN  (K,) or NULL
     const double* total         # IN  (1,) sum of v_g
     Image dz                    # OUT (K, 1, 1, 16) or NULL
-    double* loss                # OUT (N,) of each image, not divided
-    uint8_t* correct            # OUT (N,) is the largest score g's?
+    double* loss                # OUT (16,) of each image, not divided
+    uint8_t* correct            # OUT (16,) is the largest score g's?
     const int64_t* chosen       # IN  (N,) numbers of the targets, or NULL
     Py_ssize_t classes          # K
     double smoothing            # e
@@ -83,17 +83,17 @@ cdef void cross_entropy(const CrossEntropy* a, const Place* place) noexcept nogi
         pull[lane] = push[lane] = alive[lane] = 0
         if g < 0 or g >= K:     # checked in Python, where arrays may change afterwards
             if lane < place.images:
-                loss[n] = NAN
-                correct[n] = 0
+                loss[lane] = NAN
+                correct[lane] = 0
             continue
-        correct[n] = winner[lane] == g and tops[lane] == tops[lane]
+        correct[lane] = winner[lane] == g and tops[lane] == tops[lane]
         nll = real_log(sums[lane])              # -log p_k = log s - (z_k - top)
         v_g = weight[g] if weight else 1
         smooth = 0
         if smoothing > 0:
             for k in range(K):
                 smooth += (weight[k] if weight else 1) * (nll - (z[k * z_step + lane] - tops[lane]))
-        loss[n] = (1 - smoothing) * v_g * (nll - (z[g * z_step + lane] - tops[lane])) + smoothing / K * smooth
+        loss[lane] = (1 - smoothing) * v_g * (nll - (z[g * z_step + lane] - tops[lane])) + smoothing / K * smooth
         pull[lane] = <real>(((1 - smoothing) * v_g + smoothing / K * weight_sum) / divisor) / sums[lane]
         push[lane] = <real>((1 - smoothing) * v_g / divisor)
         alive[lane] = 1
@@ -111,7 +111,7 @@ cdef void cross_entropy(const CrossEntropy* a, const Place* place) noexcept nogi
 
 ctypedef struct LossSums:
     const double* loss          # IN  (N,)
-    const uint8_t* correct      # IN  (N,)
+    const uint8_t* correct      # IN  (N,) or NULL
     double* sums                # OUT (2,)
 
 cdef void loss_sums(const LossSums* a, const Place* place) noexcept nogil:
@@ -120,14 +120,14 @@ cdef void loss_sums(const LossSums* a, const Place* place) noexcept nogil:
     a.sums[0] = a.sums[1] = 0
     for n in range(place.total):
         a.sums[0] += a.loss[n]
-        a.sums[1] += a.correct[n]
+        a.sums[1] += a.correct[n] if a.correct else 0
 
 
 ctypedef struct Mse:
     Image y                     # IN  (C, H, W, 16)
     Image t                     # IN  (C, H, W, 16)
     Image dy                    # OUT (C, H, W, 16)
-    double* loss                # OUT (N,) sum of squares of each image
+    double* loss                # OUT (16,) sum of squares of each image
     Py_ssize_t channels, height, width
 
 cdef void mse(const Mse* a, const Place* place) noexcept nogil:
@@ -151,7 +151,7 @@ cdef void mse(const Mse* a, const Place* place) noexcept nogil:
                     sums[lane] += <double>d * d
                     dy[i * LANES + lane] = scale * d
     for lane in range(place.images):
-        a.loss[place.at[PER_BLOCK] * LANES + lane] = sums[lane]
+        a.loss[lane] = sums[lane]
 
 
 include "kernels/loss.pxi"      # KERNELS

@@ -2,6 +2,7 @@
 of its kernels."""
 import math
 from struct import pack, unpack
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,14 +22,25 @@ SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
 _OWN = Tensor, Part, Copies     # arguments that are arrays of the program
 
 
+class Piece(NamedTuple):
+    """Segments up to a seam. rows: arrays that blocks have filled and that whole-batch operations read next."""
+
+    addresses: tuple
+    rows: tuple
+
+
 class Compiled:
     """A phase as the executor takes it. `slots`: by name the (operation, word) pairs to which the address of the
-    array of that name goes. `arrays`: all whose addresses are in the operations. `threads`: the most of any use."""
+    array of that name goes. `arrays`: all whose addresses are in the operations. `threads`: the most of any use.
+    `pieces`: the same phase, cut at its seams."""
 
-    def __init__(self, phase, ops, table, slots, arrays, threads):
+    def __init__(self, phase, ops, table, slots, arrays, threads, seams):
         self.phase, self.ops, self.table, self.slots, self.arrays = phase, ops, table, slots, arrays
         self.threads = threads
         self.addresses = ops.ctypes.data, table.ctypes.data, len(table)
+        ends = [*(end for end, _ in seams), len(table)]
+        self.pieces = [Piece((ops.ctypes.data, table[begin:].ctypes.data, end - begin), rows)
+                       for begin, end, rows in zip([0, *ends], ends, [*(rows for _, rows in seams), ()], strict=False)]
         self.counters = tuple(counter.ctypes.data for counter in phase.counters)
 
 
@@ -57,10 +69,12 @@ class Compiler:
                 self._write(rows[at], op[0], values[op], op[2], at, slots, arrays)
                 at += 1
             entry["tasks"] = 0 if segment.per_block else sum(op[2] for op in segment.ops)
-        table = table[[s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]]
+        kept = [s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]
+        seams = self._seams([s for s, keep in zip(segments, kept, strict=True) if keep], own)
+        table = table[kept]
         splits = bool(ops["splits"].any())
         most = self.program.threads if splits else max([t or self.program.shards for t in table["tasks"]], default=1)
-        return Compiled(phase, ops, table, slots, arrays, min(self.program.threads, int(most)))
+        return Compiled(phase, ops, table, slots, arrays, min(self.program.threads, int(most)), seams)
 
     def _drop_unread(self, phase, values):
         """Leave out normalisations whose output no operation reads; values: the arguments of every operation."""
@@ -122,6 +136,18 @@ class Compiler:
             elif isinstance(array, Tensor) and begin != end:
                 array.per = PER_BLOCK
         return {array: (2 << last[array]) - (1 << first[array]) for array in first}, whole
+
+    def _seams(self, segments, own):
+        """Before which segments others may put in what their blocks have computed: (number of the segment, arrays)."""
+        result, filled = [], set()
+        for i, segment in enumerate(segments):
+            used = dict.fromkeys(array for op in segment.ops for array in own[op])      # in order
+            if segment.per_block:
+                filled.update(array for array in used if array.per in (PER_BLOCK, PER_SHARD))
+            elif rows := tuple(array for array in used if array in filled):
+                result.append((i, rows))
+                filled.difference_update(rows)
+        return result
 
     def _allocate(self, arrays):
         """Give arrays that have none memory of their own."""

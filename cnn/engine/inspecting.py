@@ -36,7 +36,7 @@ def run_operation(program, operation, images, /, **arrays):
     segment = np.array([(operation["index"], 1, operation["tasks"])], SEGMENT)
     compiled = program._compiled[operation["phase"]]
     slots = [(places, arrays[name]) for name, places in compiled.slots.items()]
-    executor.run(compiled.addresses[0], segment.ctypes.data, 1, images, blocks_per_shard(images), 1, 1, slots)
+    executor.run(compiled.addresses[0], segment.ctypes.data, 1, images, blocks_per_shard(images), 1, 0, 1, slots)
 
 
 def _macs(kernel, values):

@@ -230,10 +230,13 @@ class Program:
             self._compiled[phase] = Compiler(self).compiled(self._drafts[phase])
             del self._drafts[phase]
 
-    def run(self, images, phase="forward", /, steps=1, before=None, **arrays):
+    def run(self, images, phase="forward", /, steps=1, before=None, shards=None, at_seam=None, **arrays):
         """Run a phase on a batch of `images` images, or on `steps` of them, one after the other.
 
         `arrays` fill the slots, one NumPy array each. `before(step)` is called before the functions of `on_run` are.
+        shards: (first, count) of those whose blocks are to be run, while others run the others; then `at_seam(rows)`
+        is called wherever what follows reads what the blocks have computed, and must fill in the other shards' rows.
+        rows: (array, rows of a shard) pairs; the rows of an array, its first axis, are those of blocks or of shards.
         """
         self.compile(phase)
         compiled = self._compiled[phase]
@@ -247,8 +250,17 @@ class Program:
             for hook in compiled.phase.hooks:
                 hook(step)
         slots = [(places, arrays[name]) for name, places in compiled.slots.items()]
-        executor.run(*compiled.addresses, images, blocks_per_shard(images), compiled.threads, steps, slots,
-                     compiled.counters)
+        per_shard = blocks_per_shard(images)
+        if at_seam is None:
+            executor.run(*compiled.addresses, images, per_shard, compiled.threads, 0, steps, slots, compiled.counters,
+                         shards)
+            return
+        for step in range(steps):
+            for piece in compiled.pieces:
+                executor.run(*piece.addresses, images, per_shard, compiled.threads, step, 1, slots,
+                             () if piece.rows else compiled.counters, shards)
+                if piece.rows:
+                    at_seam([(array.array, per_shard if array.per == PER_BLOCK else 1) for array in piece.rows])
 
     def phases(self):
         """Names of the phases that are complete."""

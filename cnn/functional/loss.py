@@ -66,14 +66,13 @@ def cross_entropy(logits: np.ndarray, targets_: np.ndarray, label_smoothing: flo
 
     def write(program: Program) -> None:
         z = program.input(classes, flat=True)
-        dz, program.loss, _ = loss.cross_entropy(program, z, Slot("total"), smoothing,
+        dz, program.loss = loss.cross_entropy(program, z, Slot("total"), smoothing,
                                                  None if shares is None else Slot("weight"))
         program.output(dz)
     with run((name, classes, smoothing, shares is None), logits.dtype, len(logits), write) as program:
         program.run(len(logits), x=logits, y=dlogits, target=target, total=total,
                     **({} if shares is None else {"weight": shares}))
-        with np.errstate(invalid="ignore"):
-            summed = float(program.loss[:len(logits)].sum())
+        summed = float(program.loss.array[0, 0])
     return summed / float(total[0]) if total[0] else math.nan, dlogits
 
 
@@ -97,6 +96,6 @@ def mse_loss(prediction: np.ndarray, target: np.ndarray) -> tuple[float, np.ndar
         program.output(dy)
     with run((name, prediction.shape[1:]), prediction.dtype, len(prediction), write) as program:
         program.run(len(prediction), x=prediction, t=target, y=gradient)
-        loss_sum = program.loss[:len(prediction)].sum()
+        loss_sum = program.loss.array[0, 0]
     with np.errstate(invalid="ignore"):
         return float(np.divide(loss_sum, np.float64(prediction.size))), gradient

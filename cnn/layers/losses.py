@@ -66,9 +66,8 @@ class CrossEntropyLoss:
                              f"(N, {', '.join(map(str, scores.shape))})")
         weight = class_weights("CrossEntropyLoss", self.weight, scores.channels)
         total = program.per_step(1)
-        dy, losses, correct = ops.cross_entropy(program, scores, total, self.label_smoothing, weight, need_gradient,
-                                                chosen)
-        return FusedCrossEntropy(dy, ops.sums(program, losses, correct), weight, total, scores.channels)
+        dy, sums = ops.cross_entropy(program, scores, total, self.label_smoothing, weight, need_gradient, chosen)
+        return FusedCrossEntropy(dy, sums, weight, total, scores.channels)
 
 
 class FusedCrossEntropy:

@@ -1,34 +1,34 @@
 """Losses: the value of each image and the gradient of the batch's mean, in one kernel."""
 import numpy as np
 
-from cnn.engine.tensors import Slot
+from cnn.engine.memory import LANES
+from cnn.engine.tensors import PER_BLOCK, Slot
 
 
 def cross_entropy(program, z, total, smoothing=0.0, weight=None, need_dz=True, chosen=None):
     """Softmax and log loss of the scores z (N, K).
 
     total: float64 (1,) of each step, the sum of the targets' weights. The targets are the slot `target`, int64 (N,),
-    or with `chosen`, an int64 (N,), as many of its numbers. Returns dz and the arrays that a run fills: `loss` float64
-    (images,), not yet divided by the total, and `correct` uint8 (images,).
+    or with `chosen`, an int64 (N,), as many of its numbers. Returns dz, and a table of two numbers for each step: the
+    sum of the losses, not yet divided by the total, and how many images have their largest score at their target.
     """
     dz = program.like(z) if need_dz else None
-    loss, correct = np.zeros(program.images), np.zeros(program.images, np.uint8)
+    loss, correct = program.copies(LANES, PER_BLOCK, np.float64), program.copies(LANES, PER_BLOCK, np.uint8)
     program.add("cross_entropy", lambda: dict(z=z, target=Slot("target"), chosen=chosen, weight=weight, total=total,
                                               dz=dz, loss=loss, correct=correct, classes=z.channels,
                                               smoothing=smoothing))
-    return dz, loss, correct
-
-
-def sums(program, loss, correct):
-    """What `cross_entropy` fills, summed over the batch: float64 (2,) of each step."""
-    result = program.per_step(2)
-    program.after("loss_sums", lambda: dict(loss=loss, correct=correct, sums=result), 1)
-    return result
+    return dz, _sums(program, loss, correct)
 
 
 def mse(program, y, t):
-    """Mean squared error of y against t: returns dy, and each image's sum of squares, float64 (images,)."""
-    dy = program.like(y)
-    loss = np.zeros(program.images)
+    """Squared error of y against t: returns dy, of the mean, and a table: the sum of the squares, and 0."""
+    dy, loss = program.like(y), program.copies(LANES, PER_BLOCK, np.float64)
     program.add("mse", lambda: dict(y=y, t=t, dy=dy, loss=loss, **y.pixels))
-    return dy, loss
+    return dy, _sums(program, loss)
+
+
+def _sums(program, loss, correct=None):
+    """A table, float64 (2,) of each step: what images have, summed over the batch in their order."""
+    result = program.per_step(2)
+    program.after("loss_sums", lambda: dict(loss=loss, correct=correct, sums=result), 1)
+    return result

@@ -3,20 +3,25 @@
 Cython turns each .pyx into C once. That C is then compiled several times, with other flags, into
 cnn/_ext/<instruction set>_<number type>/, and cnn/_ext/__init__.py chooses when it is imported.
 
+    CNN_VARIANTS   a comma-separated choice of baseline,avx2,avx512, or "all"; default: the baseline, and the best that
+                   this machine can run. Packages for other machines need "all".
     CNN_NATIVE=1   also tune for the processor at hand (the build then fits no other)
-    CNN_VARIANTS   a comma-separated choice of baseline,avx2,avx512 (default: all on x86-64)
     CNN_DEBUG=1    turn on Cython's bounds checks
     CNN_SANITIZE   a comma-separated choice of address,undefined,thread: sanitizers, see scripts/sanitize.sh
     CNN_WIDE=1     give all instruction sets the vectors and register tiles of AVX-512, to test these anywhere
 """
+import hashlib
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
+import Cython
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -26,6 +31,7 @@ TILE_MODULES = ("correlate", "scatter", "conv_dw", "linear_dw", "depthwise", "co
                 "winograd_dw", "winograd_rows")
 KERNEL_MODULES = (*TILE_MODULES, "pool", "norm", "group_norm", "pointwise", "arithmetic", "loss", "pack", "update",
                   "augment")
+UNTYPED_MODULES = ("augment",)      # they are compiled once, as those of float32
 SOURCES = Path("cnn/_ext")
 GENERATED = Path("build/cython")
 
@@ -37,15 +43,11 @@ INSTRUCTION_SETS = {"baseline": []}
 if X86:
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mprfchw"]
     INSTRUCTION_SETS["avx512"] = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprfchw"]
-if "CNN_VARIANTS" in os.environ:
-    wanted = os.environ["CNN_VARIANTS"].split(",")
-    unknown = set(wanted) - set(INSTRUCTION_SETS)
-    if unknown:
-        sys.exit(f"CNN_VARIANTS: no such build here: {', '.join(sorted(unknown))}; "
-                 f"there are {', '.join(INSTRUCTION_SETS)}")
-    INSTRUCTION_SETS = {name: INSTRUCTION_SETS[name] for name in wanted}
+COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 NUMBER_TYPES = {"float32": ("float", "32"), "float64": ("double", "64")}
 
+# The baseline is a way out where a better build cannot run: it need not take long to compile.
+WAY_OUT = ["-O1"]
 # No -ffast-math: NaN and Inf keep their meaning, and a library linked with it makes the whole
 # process flush denormals (GCC before 13).
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-g0"]
@@ -79,18 +81,17 @@ class BuildKernels(build_ext):
         self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self):
-        compiler = self.compiler.compiler[0]
-        if not self.compiles(["-O1"], body="#ifndef __GNUC__\n#error\n#endif\n"):
-            sys.exit(f"cnn: {compiler} cannot build the kernels: they need GCC or Clang, and a C "
+        if not compiles(["-O1"], "#ifndef __GNUC__\n#error\n#endif\n"):
+            sys.exit(f"cnn: {COMPILER[0]} cannot build the kernels: they need GCC or Clang, and a C "
                      f"compiler that works (Debian: apt install gcc python3-dev)")
-        clang = self.compiles(["-O1"], body="#ifndef __clang__\n#error\n#endif\n")
+        clang = compiles(["-O1"], "#ifndef __clang__\n#error\n#endif\n")
         unroll = UNROLL_CLANG if clang else UNROLL_GCC
-        if not self.compiles(unroll):
+        if not compiles(unroll):
             unroll = []
         for ext in self.extensions:
             # only where it is needed: with it, GCC 12 compiles some other loops wrongly
             tiles = unroll if ext.name.rpartition(".")[2] in TILE_MODULES else []
-            ext.extra_compile_args += [*FLAGS, *tiles, "-pthread"]
+            ext.extra_compile_args[:0] = [*FLAGS, *tiles, "-pthread"]
             ext.extra_link_args += ["-pthread"]
         super().build_extensions()
 
@@ -99,16 +100,36 @@ class BuildKernels(build_ext):
             Path(*ext.name.split(".")[:-1]).mkdir(exist_ok=True)
         super().copy_extensions_to_source()
 
-    def compiles(self, flags, link=(), body=""):
-        """Does a small program compile and link with these flags?"""
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "try.c")
-            source.write_text(body + "int main(void) { return 0; }\n")
-            command = [*self.compiler.compiler, *flags, str(source), "-o", str(Path(folder, "try")), *link]
-            try:
-                return subprocess.run(command, capture_output=True).returncode == 0
-            except OSError:
-                return False
+
+def program(flags, body):
+    """What a small program returns, compiled with these flags; None where it does not compile."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, result = Path(folder, "try.c"), Path(folder, "try")
+        source.write_text(body)
+        try:
+            subprocess.run([*COMPILER, *flags, str(source), "-o", str(result)], capture_output=True, check=True)
+            return subprocess.run([str(result)]).returncode
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+
+def compiles(flags, body=""):
+    return program(flags, body + "int main(void) { return 0; }\n") is not None
+
+
+def chosen():
+    """The instruction sets to build for, by name with their flags."""
+    wanted = os.environ.get("CNN_VARIANTS")
+    if wanted is None:
+        header = (SOURCES / "cpu.h").read_text()
+        best = program([], header + "int main(void) { return has_avx512() ? 2 : has_avx2(); }\n")
+        return {"baseline": WAY_OUT, **dict([list(INSTRUCTION_SETS.items())[best]])} if best else {"baseline": []}
+    names = list(INSTRUCTION_SETS) if wanted == "all" else wanted.split(",")
+    unknown = set(names) - set(INSTRUCTION_SETS)
+    if unknown:
+        sys.exit(f"CNN_VARIANTS: no such build here: {', '.join(sorted(unknown))}; "
+                 f"there are {', '.join(INSTRUCTION_SETS)}")
+    return {name: INSTRUCTION_SETS[name] for name in names}
 
 
 def structs(text):
@@ -153,21 +174,48 @@ def write(path, text):
         path.write_text(text)
 
 
+def c_file(ext):
+    return (GENERATED / ext.sources[0]).with_suffix(".c")
+
+
+def translate(modules, directives):
+    """Turn modules into C with Cython, but for those whose sources are what they were: pip does this in a new
+    environment each time, where Cython takes its own files for new and would translate all again."""
+    common = [Cython.__version__, str(directives), *(path.read_text() for path in sorted(SOURCES.glob("*.pxd")))]
+    stamps, stale = {}, []
+    for ext in modules:
+        own = [Path(ext.sources[0]), *(GENERATED / "kernels").glob(f"{Path(ext.sources[0]).stem}.pxi"),
+               *([GENERATED / "kernels" / "modules.pxi"] if ext.name.endswith(".executor") else [])]
+        digest = hashlib.sha256("\0".join([*common, *(path.read_text() for path in own)]).encode()).hexdigest()
+        stamp = c_file(ext).with_suffix(".stamp")
+        if not (c_file(ext).exists() and stamp.exists() and stamp.read_text() == digest):
+            stale.append(ext)
+            stamps[stamp] = digest
+    if stale:
+        cythonize(stale, build_dir=str(GENERATED), include_path=[".", str(GENERATED)], force=True,
+                  nthreads=os.cpu_count() or 1, compiler_directives=directives)
+    for stamp, digest in stamps.items():
+        write(stamp, digest)
+
+
 def extensions():
     shared = structs("".join(path.read_text() for path in SOURCES.glob("*.pxd")))
     module_of = {kernel: name for name in KERNEL_MODULES for kernel in write_table(name, shared)}
-    write(GENERATED / "kernels" / "modules.pxi", f"MODULES = {KERNEL_MODULES}\nMODULE_OF = {module_of}\n")
+    write(GENERATED / "kernels" / "modules.pxi", f"MODULES = {KERNEL_MODULES}\nUNTYPED = {UNTYPED_MODULES}\nMODULE_OF = {module_of}\n")
     debug = os.environ.get("CNN_DEBUG") == "1"
     directives = {"language_level": 3, "boundscheck": debug, "wraparound": debug, "cdivision": not debug,
                   "initializedcheck": debug, "embedsignature": True}
     modules = [Extension(f"cnn._ext.{name}", [str(SOURCES / f"{name}.pyx")])
                for name in ("cpu", "executor", "guard", *KERNEL_MODULES)]
-    built = cythonize(modules, build_dir=str(GENERATED), include_path=[".", str(GENERATED)],
-                      compiler_directives=directives)
-    result = [ext for ext in built if ext.name.rpartition(".")[2] not in KERNEL_MODULES]
+    translate(modules, directives)
+    result = [Extension(ext.name, [str(c_file(ext))], include_dirs=[str(SOURCES)]) for ext in modules
+              if ext.name.rpartition(".")[2] not in KERNEL_MODULES]
+    variants = chosen()
     for name in KERNEL_MODULES:
-        for isa, flags in INSTRUCTION_SETS.items():
+        for isa, flags in variants.items():
             for number, (c_type, bits) in NUMBER_TYPES.items():
+                if name in UNTYPED_MODULES and number != "float32":
+                    continue
                 # one file each that includes the generated C, so that the object files differ
                 source = GENERATED / f"{isa}_{number}" / f"{name}.c"
                 write(source, f"#define CNN_REAL {c_type}\n#define CNN_REAL_BITS {bits}\n"
@@ -179,4 +227,5 @@ def extensions():
     return result
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})
+if __name__ == "__main__":      # Cython's own processes may import this file
+    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})

@@ -1,5 +1,6 @@
 """Every build of the kernels that this processor can run passes the tests of the numbers."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,14 @@ def test_the_first_variant_is_the_default():
     # an empty name is none
     result = run_python("-c", "import cnn; print(cnn._ext.VARIANT == cnn._ext.VARIANTS[0])", CNN_KERNELS="")
     assert result.stdout == "True\n"
+
+
+def test_an_installation_from_a_better_processor_warns(monkeypatch):
+    monkeypatch.delenv("CNN_KERNELS", raising=False)
+    monkeypatch.setattr(_ext, "_built", lambda isa: isa == "baseline")
+    monkeypatch.setattr(_ext.cpu, "supported", lambda: ["avx2", "baseline"])
+    with pytest.warns(RuntimeWarning, match="no avx2 kernels.*Install cnn again"):
+        assert _ext._choose() == ("baseline", ("baseline",))
+    monkeypatch.setattr(_ext.cpu, "supported", lambda: ["baseline"])
+    with warnings.catch_warnings(action="error"):
+        assert _ext._choose() == ("baseline", ("baseline",))

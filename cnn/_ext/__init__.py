@@ -21,11 +21,12 @@ update      optimizers (update.pyx)
 augment     random changes to images, before they are packed (augment.pyx)
 
 All but the first three are compiled for each instruction set and number type, into folders such as
-`avx2_float32`. The fastest that this processor can run is taken; the environment variable
-CNN_KERNELS=baseline|avx2|avx512 forces another.
+`avx2_float32` (augment, which computes with bytes, for float32 only). The fastest that this processor can run is taken;
+the environment variable CNN_KERNELS=baseline|avx2|avx512 forces another.
 """
 import importlib.util
 import os
+import warnings
 from typing import NamedTuple
 
 try:
@@ -48,6 +49,10 @@ def _choose():
     if forced and forced not in runnable:
         raise ImportError(f"CNN_KERNELS={forced}: no such build that this processor can run; "
                           f"there are {', '.join(runnable)}")
+    if not forced and runnable == ["baseline"] != cpu.supported():
+        warnings.warn(f"cnn: this installation has no {cpu.supported()[0]} kernels, because it was built on another "
+                      f"processor: the baseline kernels run, many times slower. Install cnn again on this machine",
+                      RuntimeWarning, stacklevel=2)
     return forced or runnable[0], tuple(runnable)
 
 
@@ -76,13 +81,14 @@ class Kernels:
     """The kernels of one number type. Their modules are attributes, loaded when first asked for."""
 
     def __init__(self, number_type):
-        self._folder = f"cnn._ext.{VARIANT}_{number_type}"
+        self._number_type = number_type
         self._table = {}
 
     def __getattr__(self, name):
         if name not in executor.MODULES:
             raise AttributeError(f"cnn: there is no module of kernels {name!r}")
-        module = importlib.import_module(f"{self._folder}.{name}")
+        number_type = "float32" if name in executor.UNTYPED else self._number_type
+        module = importlib.import_module(f"cnn._ext.{VARIANT}_{number_type}.{name}")
         splits = getattr(module, "SPLITS", ())
         self._table.update({kernel: _checked(kernel, *row, kernel in splits) for kernel, row in module.KERNELS.items()})
         setattr(self, name, module)
@@ -97,7 +103,6 @@ class Kernels:
 
 _loaded = {}
 
-# The number type makes no difference to it.
 augment = importlib.import_module(f"cnn._ext.{VARIANT}_float32.augment")
 
 

@@ -1,25 +1,6 @@
 """What this processor can execute, asked of the compiler's run-time library."""
 
-cdef extern from *:
-    """
-    #if defined(__x86_64__) || defined(__i386__)
-    #define CNN_X86 1
-    static int has_avx2(void) {
-        __builtin_cpu_init();
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    }
-    static int has_avx512(void) {
-        __builtin_cpu_init();
-        return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl")
-            && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-    }
-    #else
-    #define CNN_X86 0
-    static int has_avx2(void) { return 0; }
-    static int has_avx512(void) { return 0; }
-    #endif
-    """
-    bint CNN_X86
+cdef extern from "cpu.h":
     bint has_avx2()
     bint has_avx512()
 

@@ -34,7 +34,7 @@ ctypedef struct Segment:
     Py_ssize_t count    # number of ops
     Py_ssize_t tasks    # 0: per block; else the total number of tasks
 
-include "kernels/modules.pxi"     # MODULES, and MODULE_OF: by the name of a kernel
+include "kernels/modules.pxi"     # MODULES, UNTYPED, MODULE_OF[kernel]
 
 SIZES = {"Op": sizeof(Op), "Address": sizeof(Address), "Segment": sizeof(Segment)}
 

@@ -1,8 +1,8 @@
 """How each operation calls its twin: a table from the names in `Operation.twin` to functions.
 
-Each function is called as function(operation, n, *xs), with the arrays that the operation reads for n images. It returns
-y, and a function for the backward pass: back(dy) returns a list of the gradients of xs and a dict of those of the
-operation's parameters, by name.
+Each function is called as function(operation, n, *xs), with the arrays that the operation reads for n images. It
+returns y and a function for the backward pass: back(dy) returns a list of the gradients of xs and a dict of those of
+the operation's parameters, by name.
 
 The twins are looked up in cnn.reference at each call, so that one that has been replaced there is used from then on.
 """

@@ -10,8 +10,8 @@ def changed(change, images, numbers):
 
 
 _TWINS = {
-    "crop": lambda x, numbers, option, fill: reference.crop(x, *numbers.T, bool(option)),
+    "crop": lambda x, numbers, option, fill: reference.crop(x, numbers[:, 0], numbers[:, 1], bool(option)),
     "flip": lambda x, numbers, option, fill: reference.flip(x, numbers[:, 0]),
-    "cutout": lambda x, numbers, option, fill: reference.cutout(x, *numbers.T, option, fill),
+    "cutout": lambda x, numbers, option, fill: reference.cutout(x, numbers[:, 0], numbers[:, 1], option, fill),
     "affine": lambda x, numbers, option, fill: reference.affine_map(x, numbers / 65536, fill),
 }

@@ -36,7 +36,7 @@ class Trainer:
     model: a Module whose output is (N, K). optimizer: of its parameters. loss: CrossEntropyLoss. schedule: learning
     rate of each step, a function of the step's number from 0 (see cnn.schedules). callbacks: see cnn.callbacks; a
     progress bar is among them unless `progress` is false. max_grad_norm: scale gradients down to this norm. backend:
-    "kernels", or "reference" to compute everything by cnn.reference, in plain NumPy: the same steps to rounding, slowly.
+    "kernels", or "reference" to compute it all by cnn.reference, in plain NumPy: the same steps to rounding, slowly.
 
     Where model and loss run in the kernels, a whole step (normalising, forward, loss, backward, update) is one program
     and a single call; otherwise its parts are called one after the other.

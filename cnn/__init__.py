@@ -64,6 +64,7 @@ from cnn.training.trainer import Trainer, TrainingDiverged
 if TYPE_CHECKING:
     from typing import Any
 
+    from cnn.differences import gradcheck
     from cnn.training.lr_finder import find_lr
 
 __version__ = "0.1.0"
@@ -74,8 +75,8 @@ __all__ = [
     "Layer", "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Module", "ModuleList",
     "Parameter", "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer",
     "TrainingDiverged", "Value", "cat", "clip_grad_norm", "data", "debug", "find_lr", "functional", "get_num_threads",
-    "get_winograd", "load_model", "metrics", "models", "optim", "parameter_groups", "save_model", "schedules",
-    "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "get_winograd", "gradcheck", "load_model", "metrics", "models", "optim", "parameter_groups", "save_model",
+    "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.
@@ -89,6 +90,10 @@ def __getattr__(name: str) -> Any:
         return import_module("cnn.reports.evaluation")
     if name == "plots":
         return import_module("cnn.plots")
+    if name == "reference":
+        return import_module("cnn.reference")
+    if name == "gradcheck":
+        return import_module("cnn.differences").gradcheck
     if name == "find_lr":
         return import_module("cnn.training.lr_finder").find_lr
     raise AttributeError(f"module 'cnn' has no attribute {name!r}")

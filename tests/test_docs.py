@@ -6,7 +6,6 @@ import io
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -37,19 +36,14 @@ def test_examples(path):
     assert results.attempted and not results.failed, "".join(said)
 
 
-def images_to_show(rng):
-    """What README.md's examples take for granted."""
-    return {"images": rng.random((40, 1, 28, 28), np.float32), "labels": np.arange(40) % 10}
-
-
-@pytest.mark.parametrize("name", ["README.md", "docs/models.md", "docs/runs.md"])
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in ("homework", "models", "optimizers",
+                                                                                "runs"))])
 def test_blocks_run_and_print_what_they_show(name, tmp_path, monkeypatch):
-    """All blocks of a page in order, in one namespace."""
+    """All blocks of a page as they stand, in order, in one namespace that is empty before."""
     path = DOCS.parent / name
     monkeypatch.chdir(tmp_path)
     text = path.read_text()
-    given = images_to_show(np.random.default_rng(0)) if name == "README.md" else {}
-    namespace = {"__name__": "__main__", **given}
+    namespace = {"__name__": "__main__"}
     blocks = list(SHOWN.finditer(text))
     assert blocks
     for block in blocks:

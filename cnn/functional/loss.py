@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
+from cnn.engine import backend
 from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
 from cnn.functional.common import program as run
@@ -61,6 +62,10 @@ def cross_entropy(logits: np.ndarray, targets_: np.ndarray, label_smoothing: flo
     target = targets(name, targets_, len(logits), classes)
     smoothing = shapes.number(name, "label_smoothing", label_smoothing, 0, 1)
     shares = class_weights(name, weight, classes)
+    if backend.by_twins():
+        from cnn import reference  # here, because most programs do without
+        return reference.cross_entropy(logits, target, smoothing,
+                                       None if shares is None else shares.astype(logits.dtype))
     total = np.array([float(len(target)) if shares is None else shares[target].sum()])
     dlogits = np.empty_like(logits)
 
@@ -87,6 +92,9 @@ def mse_loss(prediction: np.ndarray, target: np.ndarray) -> tuple[float, np.ndar
     if prediction.ndim not in (2, 4) or 0 in prediction.shape[1:]:
         raise ValueError(f"{name}: prediction must have shape (N, C, H, W) or (N, features), got {prediction.shape}")
     target = shapes.array(name, "target", target, prediction.shape, prediction.dtype)
+    if backend.by_twins() and prediction.size:
+        from cnn import reference  # here, because most programs do without
+        return reference.mse(prediction, target)
     gradient = np.empty_like(prediction)
 
     def write(program: Program) -> None:

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 
 from cnn import shapes
-from cnn.engine import debugging
+from cnn.engine import backend, debugging
 from cnn.engine.program import circumstances
 from cnn.engine.programs import Pool, Use
 from cnn.graph import Value, apply, trace
@@ -135,7 +135,7 @@ def run(module, method, inputs, options):
     parts, use = module._parts(), Use(type(module).__name__)
     try:
         use.take(parts.guards, alone=False)
-        if not parts.fused or debugging.enabled():
+        if not parts.fused or debugging.enabled() or backend.by_twins():
             return _run_in_pieces(call, use)
         if call.training:
             use.take((module._guard,), alone=True)
@@ -197,14 +197,18 @@ def _run_in_training(call):
 
 
 def _run_in_pieces(call, use):
-    """As `run`, where layers in NumPy cut the graph into pieces, or each node is to be looked at."""
+    """As `run`, where layers in NumPy cut the graph into pieces, each node is to be looked at, or run by its twin."""
     module = call.module
-    key = call.key, debugging.enabled()
+    key = call.key, debugging.enabled(), backend.by_twins()
     made = module._pieces.get(key)
     if made is None:
-        made = pieces.Pieces(call.graph(), call.training, every=debugging.enabled())
+        if backend.by_twins():
+            from cnn.layers.interpreted import Interpreted  # here, because most programs do without
+            made = Interpreted(type(module).__name__, call.graph())
+        else:
+            made = pieces.Pieces(call.graph(), call.training, every=debugging.enabled())
         parts = module._parts()
-        key = call._key(parts, parts.modes(module)), key[1]
+        key = call._key(parts, parts.modes(module)), *key[1:]
         for old in tuple(module._pieces)[:max(0, len(module._pieces) - KEPT + 1)]:
             module._pieces.pop(old, None)       # another thread may have been faster
         module._pieces[key] = made

@@ -127,15 +127,20 @@ class BatchNorm2d(Operation):
 
     def _factor(self, program, shape):
         """By how much the running statistics move, for each step of a run."""
-        factor, number, name, momentum = program.per_step(1), program.count(self.tracked), self.owner, self.momentum
+        factor, number = program.per_step(1), program.count(self.tracked)
 
         def begin(step):
-            if program.batch * shape[1] * shape[2] == 1:
-                raise ValueError(f"{name}: x must hold more than one value per channel in training mode, got shape "
-                                 f"(1, {shape[0]}, 1, 1)")
-            factor.array[step] = 1 / number(step) if momentum is None else momentum
+            factor.array[step] = self.factor(number(step), program.batch, shape)
         program.on_run(begin)
         return factor
+
+    def factor(self, number, images, shape):
+        """The same for batch `number`, from 1, of so many images of this shape. Raises ValueError for a single value
+        per channel."""
+        if images * shape[1] * shape[2] == 1:
+            raise ValueError(f"{self.owner}: x must hold more than one value per channel in training mode, got shape "
+                             f"(1, {shape[0]}, 1, 1)")
+        return 1 / number if self.momentum is None else self.momentum
 
     def folded(self, program, w, b):
         """Weight and bias of the convolution before it, such that it normalises, too; made anew in each run."""

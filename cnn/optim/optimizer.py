@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
-from cnn.engine import parameter
+from cnn.engine import backend, parameter
 from cnn.engine.memory import zeros
 from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import Pool, Use, guards
@@ -125,6 +125,10 @@ class Optimizer:
             use.take(guards(self.params), alone=True)
             self.settle()
             use.take(guards(self.params), alone=True)       # they are others where the parameters have moved
+            if backend.by_twins():
+                from cnn.optim import by_twin  # here, because most programs do without
+                by_twin.step(self)
+                return
             self._programs.run((self.key(), circumstances()), self._written)
         finally:
             use.leave()

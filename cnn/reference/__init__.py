@@ -35,7 +35,7 @@ from cnn.reference.arithmetic import (
     subtract,
     subtract_backward,
 )
-from cnn.reference.augment import affine_map, crop, cutout
+from cnn.reference.augment import affine_map, crop, cutout, flip
 from cnn.reference.conv import conv2d, conv2d_backward
 from cnn.reference.linear import linear, linear_backward
 from cnn.reference.loss import cross_entropy, mse
@@ -98,6 +98,7 @@ __all__ = [
     "divide_backward",
     "dropout",
     "dropout2d",
+    "flip",
     "fold",
     "gelu",
     "gelu_backward",

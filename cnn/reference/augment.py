@@ -20,6 +20,14 @@ def crop(x, top, left, reflect):
     return y
 
 
+def flip(x, mirrored):
+    """y[n, c, i, j] = x[n, c, i, W - 1 - j] where mirrored[n], else x[n, c, i, j].
+
+    x: (N, C, H, W) of any type. mirrored: integers or bools (N,).
+    """
+    return np.where(np.reshape(mirrored, (-1, 1, 1, 1)), x[..., ::-1], x)
+
+
 def cutout(x, top, left, size, fill):
     """x with fill[c] in rows top[n] to top[n] + size - 1 and columns left[n] to left[n] + size - 1 of image n.
 

@@ -24,19 +24,22 @@ def batch_norm(x, running_mean=None, running_var=None, weight=None, bias=None, t
     return y * _planes(1 if weight is None else weight) + _planes(0 if bias is None else bias)
 
 
-def batch_norm_backward(dy, x, weight=None, eps=1e-5):
+def batch_norm_backward(dy, x, weight=None, eps=1e-5, mean=None, var=None):
     """Gradients of `batch_norm` in training. dx_i gets a share from x_i itself, from the mean and from the variance:
 
         dx_i = γ/s (dy_i - mean(dy) - x̂_i mean(dy x̂)),  s = √(var + eps);   dγ = Σ dy x̂;   dβ = Σ dy
 
-    because ∂mean/∂x_i = 1/n, ∂s/∂x_i = x̂_i/n and Σ x̂ = 0. dy: as x. Returns dx, dweight, dbias.
+    because ∂mean/∂x_i = 1/n, ∂s/∂x_i = x̂_i/n and Σ x̂ = 0. Otherwise mean and var, (C,), are given. They are
+    constants then, and the first share is all: dx_i = γ/s dy_i. dy: as x. Returns dx, dweight, dbias.
     """
-    mean, var = _moments(x)
+    constant = mean is not None
+    if not constant:
+        mean, var = _moments(x)
     s = np.sqrt(var + eps)
     xhat = _by_channel(x, mean, s)
     n = max(1, x.size // x.shape[1])
     dbias, dweight = dy.sum(axis=(0, 2, 3)), (dy * xhat).sum(axis=(0, 2, 3))
-    dx = dy - _planes(dbias / n) - xhat * _planes(dweight / n)
+    dx = dy if constant else dy - _planes(dbias / n) - xhat * _planes(dweight / n)
     return dx * _planes((1 if weight is None else weight) / s), dweight, dbias
 
 

@@ -118,7 +118,7 @@ def dropout(x, p, seed, step):
 
     with np.errstate(over="ignore"):
         image = h(h(h(np.uint32(seed)) ^ np.uint32(step)) ^ np.arange(len(x), dtype=np.uint32))
-        element = np.arange(x[0].size, dtype=np.uint32) * np.uint32(0x9E3779B1)
+        element = np.arange(math.prod(x.shape[1:]), dtype=np.uint32) * np.uint32(0x9E3779B1)
         keep = h(image[:, None] ^ element) >= p * 2.0**32
     return np.where(keep.reshape(x.shape), x * (1 / (1 - p) if p < 1 else 0), 0)
 

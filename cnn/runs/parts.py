@@ -47,7 +47,7 @@ def make(settings, train_set):
                              transform=make_transform(settings, train_set), drop_last=settings.drop_last)
     trainer = Trainer(model, make_optimizer(settings, model.parameters()), make_loss(settings, train_set),
                       schedule=make_schedule(settings, max(1, len(loader) * settings.epochs)),
-                      max_grad_norm=settings.max_grad_norm or None, progress=False)
+                      max_grad_norm=settings.max_grad_norm or None, progress=False, backend=settings.backend)
     if not len(loader):
         raise ValueError(f"train: with drop last, batch size must be at most the {len(train_set):,} training images, "
                          f"got {settings.batch_size}")

@@ -136,7 +136,8 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
     except TrainingDiverged as error:
         raise TrainingDiverged(_diverged(error, settings, trainer, description, folder, start)) from None
     # the loss reported is without smoothing
-    measured = Trainer(trainer.model, None, progress=False).evaluate(test_set, description["tta"])
+    judge = Trainer(trainer.model, None, progress=False, backend=settings.backend)
+    measured = judge.evaluate(test_set, description["tta"])
     training = sum(history.column("seconds"))
     checkpoint.save_model(folder / "model.safetensors", trainer.model,
                           {**description, "test_accuracy": measured["accuracy"]})

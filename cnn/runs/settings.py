@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from cnn import data, files, models, optim, plots, runtime, shapes
+from cnn.engine import backend
 from cnn.text import printable
 
 SCHEDULES = ("constant", "linear", "step", "cosine", "one-cycle", "triangle")
@@ -61,6 +62,8 @@ class Settings:
     shear: float = option(0.0, "shear them by up to so many degrees", metavar="DEGREES")
     tta: str = option("none", "measure the test images by the mean of the scores of several views: mirrored, and "
                       "moved by a pixel", choices=TTA)
+    backend: str = option("kernels", "what computes: the kernels, or cnn.reference, the same in plain NumPy, slowly; "
+                          "default: kernels", choices=backend.NAMES)
     seed: int = option(0, "of weights and order; the same seed gives the same weights to the bit on any number of "
                        "threads", metavar="N")
     validation_fraction: float = option(0.0, "share of the training images, of every class, held out to measure each "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
+from cnn.engine import backend
 from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import Pool, Use, guards
 from cnn.training.callbacks import Callback
@@ -98,9 +99,18 @@ class EMA(Callback):
         use = Use(name)
         try:
             use.take(guards(self.model.parameters()), alone=True)
-            self._programs.run((self.model.made_of(), circumstances()), self._written)
+            if backend.by_twins():
+                self._average_by_twin(decay)
+            else:
+                self._programs.run((self.model.made_of(), circumstances()), self._written)
         finally:
             use.leave()
+
+    def _average_by_twin(self, decay: float) -> None:
+        from cnn import reference  # here, because most programs do without
+        self._steps[0] += 1
+        for key, array in self._arrays().items():
+            reference.average_update(self._average[key], array, decay, self.copy_back)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

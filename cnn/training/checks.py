@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 
 from cnn.data import DataLoader, Dataset
+from cnn.engine import backend
 from cnn.engine.parameter import Parameter
 
 
@@ -17,6 +18,23 @@ def optimizer_of(owner, optimizer, model):
         raise ValueError(f"{owner}: the optimizer must update parameters of the model, but {len(foreign)} of its "
                          f"{len(params)} are not the model's (the first has shape {foreign[0].shape}); make it anew "
                          f"from model.parameters()")
+
+
+def backend_of(owner, name):
+    """The name of a back end, refused where there is none of that name."""
+    if name not in backend.NAMES:
+        raise ValueError(f"{owner}: backend must be {' or '.join(map(repr, backend.NAMES))}, got {name!r}")
+    return name
+
+
+def parts(owner, optimizer, model, schedule, callbacks):
+    """Refuse what a Trainer cannot be made of."""
+    optimizer_of(owner, optimizer, model)
+    if schedule is not None and not callable(schedule):
+        raise TypeError(f"{owner}: schedule must be a function of the step or None, got {schedule!r}")
+    for callback in callbacks:
+        if isinstance(callback, type):
+            raise TypeError(f"{owner}: callbacks must be objects, got the class {callback.__name__}")
 
 
 def dataset_of(owner, name, value):

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 
+from cnn import shapes
 from cnn.data import Dataset
 from cnn.engine.programs import Use, guards
 from cnn.layers import parts
 from cnn.layers.in_numpy import run_forward
-from cnn.training.step import Batch, execute, result
+from cnn.training.step import Batch, execute, normalised, result
 
 IMAGES = 512        # at a time
 
@@ -17,6 +18,14 @@ def check_tta(owner, tta):
     """Refuse a test-time augmentation that `scores` does not know."""
     if tta not in (None, "flip", "flip+shift"):
         raise ValueError(f'{owner}: tta must be None, "flip" or "flip+shift", got {tta!r}')
+
+
+def checked_images(owner, x, model, tta):
+    """Images that a model can take, (N, C, H, W) where there is test-time augmentation."""
+    x = shapes.images(owner, "x", x, model.dtype)
+    if tta is not None and x.ndim != 4:
+        raise ValueError(f"{owner}: x must have shape (N, C, H, W) for tta {tta!r}, got {x.shape}")
+    return x
 
 
 def evaluate(step, programs, dataset, tta):
@@ -77,8 +86,9 @@ def scores(model, images, tta):
 
 def _images(model, x, chosen):
     """These images of a Dataset, normalised, or of an array, in the model's number type."""
-    images = x.normalise(x.images[chosen]) if isinstance(x, Dataset) else x[chosen]
-    return images.astype(model.dtype or images.dtype, copy=False)
+    if isinstance(x, Dataset):
+        return normalised(x, x.images[chosen], model.dtype)
+    return x[chosen].astype(model.dtype or x.dtype, copy=False)
 
 
 def _portions(count):

@@ -1,4 +1,5 @@
 """The state of a trainer: all that a `fit` needs to go on in another process, to the same bits."""
+import math
 from contextlib import contextmanager
 
 from cnn import shapes
@@ -21,6 +22,14 @@ def state_dict(trainer):
         "history": history.results(),
         "timing": {"history": history.timing(), "seconds": trainer._seconds if batch else 0.0},
     }
+
+
+def row(trainer, measured):
+    """The row of the history for the trainer's epoch; measured: what `evaluate` says of the validation data, or {}."""
+    return {"epoch": len(trainer.history) + 1, "lr": trainer.optimizer.lr, "train_loss": trainer.running_loss,
+            "train_accuracy": trainer.running_accuracy, "val_loss": measured.get("loss", math.nan),
+            "val_accuracy": measured.get("accuracy", math.nan), "seconds": trainer._seconds,
+            "images_per_second": trainer.seen / trainer._seconds}
 
 
 def load_state_dict(trainer, state):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn._ext import augment
-from cnn.engine import debugging
+from cnn.engine import backend, debugging
 from cnn.engine.memory import LANES
 from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import left_to_emit
@@ -72,7 +72,7 @@ class Step(NamedTuple):
     def fused(self):
         """Whether all of it can be one program."""
         parts = (self.criterion,) if self.optimizer is None else (self.criterion, self.optimizer)
-        return not debugging.enabled() and self.model.fused and all(
+        return not (debugging.enabled() or backend.by_twins()) and self.model.fused and all(
             left_to_emit(type(part), "__call__", "backward", "step") for part in parts)
 
     def fetches(self, dataset):
@@ -90,12 +90,12 @@ class Step(NamedTuple):
                 batch.images, batch.numbers = chosen, numbers
                 yield batch
             return
-        for images, labels in loader.raw_batches():
+        by_twins = backend.by_twins() and loader.drawable
+        for images, labels in _changed_by_twins(loader) if by_twins else loader.raw_batches():
             if fused and images.dtype == np.uint8:
                 yield Batch(labels, np.arange(len(images))[None], dataset, images)
             else:
-                images = dataset.normalise(images)
-                yield Batch(labels, images.astype(self.model.dtype or images.dtype, copy=False))
+                yield Batch(labels, normalised(dataset, images, self.model.dtype))
 
     def gradients(self, batch):
         """Compute the gradients of a batch without a program; returns what `execute` does, for this step."""
@@ -132,6 +132,26 @@ class Step(NamedTuple):
         program.compile()
         program.made_from = self.key(batch)     # as writing has left the model
         return program
+
+
+def normalised(dataset, images, dtype):
+    """Images of a data set, (n, C, H, W), as a model of this number type (None: any) takes them."""
+    if dtype == np.float64 and images.dtype == np.uint8:    # the kernels do not round to float32 on the way, either
+        scale, shift = (a.astype(dtype)[:, None, None] for a in (dataset.scale, dataset.shift))
+        return images * scale + shift
+    images = dataset.normalise(images)
+    return images.astype(dtype or images.dtype, copy=False)
+
+
+def _changed_by_twins(loader):
+    """What loader.raw_batches() yields, with the same random values, by the twins of what kernels do to images."""
+    from cnn.training.by_twins import changed  # here, because most programs do without
+    dataset = loader.dataset
+    for (chosen,), changes, numbers in loader.drawn_batches():
+        images = dataset.images[chosen]
+        for change, (values,) in zip(changes, numbers, strict=True):
+            images = changed(change, images, values)
+        yield images, dataset.labels[chosen]
 
 
 def _fetch(program, shape, batch):

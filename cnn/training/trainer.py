@@ -10,7 +10,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.data import DataLoader, Dataset
-from cnn.engine import debugging
+from cnn.engine import backend, debugging
 from cnn.engine.programs import Pool, Use, guards
 from cnn.layers.losses import CrossEntropyLoss
 from cnn.training import checks, evaluation
@@ -35,7 +35,8 @@ class Trainer:
 
     model: a Module whose output is (N, K). optimizer: of its parameters. loss: CrossEntropyLoss. schedule: learning
     rate of each step, a function of the step's number from 0 (see cnn.schedules). callbacks: see cnn.callbacks; a
-    progress bar is among them unless `progress` is false. max_grad_norm: scale gradients down to this norm.
+    progress bar is among them unless `progress` is false. max_grad_norm: scale gradients down to this norm. backend:
+    "kernels", or "reference" to compute it all by cnn.reference, in plain NumPy: the same steps to rounding, slowly.
 
     Where model and loss run in the kernels, a whole step (normalising, forward, loss, backward, update) is one program
     and a single call; otherwise its parts are called one after the other.
@@ -60,14 +61,10 @@ class Trainer:
 
     def __init__(self, model: Module, optimizer: Optimizer | None, loss: Callable[..., float] | None = None,
                  schedule: Callable[[int], float] | None = None, callbacks: Iterable[Callback] = (),
-                 max_grad_norm: float | None = None, progress: bool = True) -> None:
-        checks.optimizer_of("Trainer", optimizer, model)
-        if schedule is not None and not callable(schedule):
-            raise TypeError(f"Trainer: schedule must be a function of the step or None, got {schedule!r}")
+                 max_grad_norm: float | None = None, progress: bool = True, backend: str = "kernels") -> None:
         callbacks = list(callbacks)
-        for callback in callbacks:
-            if isinstance(callback, type):
-                raise TypeError(f"Trainer: callbacks must be objects, got the class {callback.__name__}")
+        checks.parts("Trainer", optimizer, model, schedule, callbacks)
+        self.backend = checks.backend_of("Trainer", backend)
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.criterion = CrossEntropyLoss() if loss is None else loss
         self.max_grad_norm = (None if max_grad_norm is None
@@ -77,8 +74,7 @@ class Trainer:
         self.epochs = self.step = self.epoch_images = 0
         self.loss = math.nan
         self.recent = []
-        self.stop = self.validates = False
-        self._seconds_per_step = math.inf
+        self.stop, self.validates, self._seconds_per_step = False, False, math.inf
         self._loader = self._data = None
         self._loader_epoch, self._next_epoch, self._resumed, self._restored = 0, 0, False, []
         self._begin(0)
@@ -132,6 +128,16 @@ class Trainer:
         else:
             self._restored, self._loader_epoch = [], loader.epoch
             self._begin(0)
+        try:
+            with backend.use(self.backend):
+                self._fit(loader, validation)
+        finally:
+            if loader is not train:
+                self._next_epoch = loader.epoch
+        return self.history
+
+    def _fit(self, loader: DataLoader, validation: DataLoader | Dataset | None) -> None:
+        """Train for the epochs that are left, between the callbacks' `on_fit_start` and `on_fit_end`."""
         begun, use = [], Use("Trainer.fit", whole=True)
         loaded = self.model.state_dict() if self._resumed else {}
         try:
@@ -156,10 +162,7 @@ class Trainer:
         finally:
             use.leave()
             loader.start = 0
-            if loader is not train:
-                self._next_epoch = loader.epoch
         end_fit(self, begun)
-        return self.history
 
     def resumes(self, callback: Callback) -> bool:
         """Whether this `fit` goes on from a state that has this callback's, too. Otherwise, a callback that remembers
@@ -193,11 +196,7 @@ class Trainer:
         if validation is not None:
             with self.measuring():
                 measured = self.evaluate(validation)
-        self.history.append({
-            "epoch": len(self.history) + 1, "lr": self.optimizer.lr, "train_loss": self.running_loss,
-            "train_accuracy": self.running_accuracy, "val_loss": measured.get("loss", math.nan),
-            "val_accuracy": measured.get("accuracy", math.nan), "seconds": self._seconds,
-            "images_per_second": self.seen / self._seconds})
+        self.history.append(states.row(self, measured))
 
     def _steps(self, loader: DataLoader, watchers: list[Callback], start: float) -> None:
         """Take the steps that are left of this epoch."""
@@ -288,7 +287,8 @@ class Trainer:
         try:
             self._take(use)
             self.model.train()
-            return self._step(Batch(labels, images))
+            with backend.use(self.backend):
+                return self._step(Batch(labels, images))
         finally:
             self._give_back()
             use.leave()
@@ -377,7 +377,8 @@ class Trainer:
         evaluation.check_tta("Trainer.evaluate", tta)
         if self._loader is not None:
             dataset = checks.matched("Trainer.evaluate", "data", dataset, self._loader.dataset, stacklevel=3)
-        return evaluation.evaluate(Step(self.model, self.criterion), self._programs, dataset, tta)
+        with backend.use(self.backend):
+            return evaluation.evaluate(Step(self.model, self.criterion), self._programs, dataset, tta)
 
     def predict(self, x: Dataset | np.ndarray, tta: str | None = None) -> np.ndarray:
         """Scores (N, K) of x, a Dataset, or images (N, C, H, W) as the model takes them.
@@ -392,9 +393,8 @@ class Trainer:
         """
         evaluation.check_tta("Trainer.predict", tta)
         if not isinstance(x, Dataset):
-            x = shapes.images("Trainer.predict", "x", x, self.model.dtype)
-            if tta is not None and x.ndim != 4:
-                raise ValueError(f"Trainer.predict: x must have shape (N, C, H, W) for tta {tta!r}, got {x.shape}")
+            x = evaluation.checked_images("Trainer.predict", x, self.model, tta)
         elif self._loader is not None:
             x = checks.normalised("Trainer.predict", "x", x, self._loader.dataset, stacklevel=3)
-        return evaluation.predict(self.model, x, tta)
+        with backend.use(self.backend):
+            return evaluation.predict(self.model, x, tta)

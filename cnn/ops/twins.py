@@ -1,0 +1,156 @@
+"""How each operation calls its twin: a table from the names in `Operation.twin` to functions.
+
+Each function is called as function(operation, n, *xs), with the arrays that the operation reads for n images. It
+returns y and a function for the backward pass: back(dy) returns a list of the gradients of xs and a dict of those of
+the operation's parameters, by name.
+
+The twins are looked up in cnn.reference at each call, so that one that has been replaced there is used from then on.
+"""
+from cnn import reference
+
+
+def refuse_unknown(owner, graph):
+    """Raise NotImplementedError for a graph with an operation that has no twin; layers in NumPy need none."""
+    for node in graph.nodes:
+        operation = node.operation
+        if not hasattr(operation, "layer") and operation.twin not in TWINS:
+            where = f" (module {node.modules[0]})" if node.modules[0] else ""
+            raise NotImplementedError(f"{owner}: the operation {operation.name}{where} has no twin in cnn.reference, "
+                                      f'so that backend="reference" cannot run it')
+
+
+def _data(operation, *names):
+    """The arrays of these parameters, None where the operation has none of that name."""
+    return [operation.parameters[name].data if name in operation.parameters else None for name in names]
+
+
+def _conv2d(operation, n, x):
+    w, b = _data(operation, "weight", "bias")
+    sizes = operation.stride, operation.padding, operation.dilation, operation.groups
+
+    def back(dy):
+        dx, dw, db = reference.conv2d_backward(dy, x, w, *sizes)
+        return [dx], {"weight": dw, "bias": db}
+    return reference.conv2d(x, w, b, *sizes), back
+
+
+def _linear(operation, n, x):
+    w, b = _data(operation, "weight", "bias")
+
+    def back(dy):
+        dx, dw, db = reference.linear_backward(dy, x, w)
+        return [dx], {"weight": dw, "bias": db}
+    return reference.linear(x, w, b), back
+
+
+def _batch_norm(operation, n, x):
+    (w, b), constant = _data(operation, "weight", "bias"), {}
+    if operation.training:
+        operation.tracked[...] += 1
+        momentum = operation.factor(int(operation.tracked), n, x.shape[1:])
+    else:
+        momentum, constant = 0.0, {"mean": operation.mean, "var": operation.var}
+    y = reference.batch_norm(x, operation.mean, operation.var, w, b, operation.training, momentum, operation.eps)
+
+    def back(dy):
+        dx, dw, db = reference.batch_norm_backward(dy, x, w, operation.eps, **constant)
+        return [dx], {"weight": dw, "bias": db}
+    return y, back
+
+
+def _group_norm(operation, n, x):
+    w, b = _data(operation, "weight", "bias")
+
+    def back(dy):
+        dx, dw, db = reference.group_norm_backward(dy, x, operation.groups, w, operation.eps)
+        return [dx], {"weight": dw, "bias": db}
+    return reference.group_norm(x, operation.groups, w, b, operation.eps), back
+
+
+def _max_pool2d(operation, n, x):
+    pool = reference.adaptive_max_pool2d if "output_size" in operation.options else reference.max_pool2d
+    y, indices = pool(x, **operation.options)
+    return y, lambda dy: ([reference.max_pool2d_backward(dy, indices, x.shape)], {})
+
+
+def _avg_pool2d(operation, n, x):
+    if "output_size" in operation.options:
+        y, pull, sizes = reference.adaptive_avg_pool2d(x, **operation.options), "adaptive_avg_pool2d_backward", {}
+    else:
+        y, pull, sizes = reference.avg_pool2d(x, **operation.options), "avg_pool2d_backward", operation.options
+
+    def back(dy):
+        return [getattr(reference, pull)(dy.reshape(y.shape), x.shape, **sizes)], {}
+    return y.reshape(len(x), -1) if operation.flat else y, back
+
+
+def _activation(name, saved, **more):
+    """An activation whose backward pass wants its input ("x") or its output ("y")."""
+    def run(operation, n, x):
+        scalars = {**operation.scalars, **more}
+        y = getattr(reference, name)(x, **scalars)
+        kept = x if saved == "x" else y
+        return y, lambda dy: ([getattr(reference, f"{name}_backward")(dy, kept, **scalars)], {})
+    return run
+
+
+def _dropout(operation, n, x):
+    operation.own[1] += 1
+    drop = reference.dropout2d if operation.whole else reference.dropout
+    draw = operation.p, int(operation.own[0]), int(operation.own[1]) % 2**32
+    return drop(x, *draw), lambda dy: ([drop(dy, *draw)], {})
+
+
+def _binary(name):
+    """Arithmetic of two values."""
+    def run(operation, n, a, b):
+        return (getattr(reference, name)(a, b),
+                lambda dy: (list(getattr(reference, f"{name}_backward")(dy, a, b)), {}))
+    return run
+
+
+def _affine(operation, n, x):
+    return (reference.affine(x, operation.factor, operation.summand),
+            lambda dy: ([reference.affine_backward(dy, operation.factor)], {}))
+
+
+def _reciprocal(operation, n, x):
+    return (reference.reciprocal(x, operation.number),
+            lambda dy: ([reference.reciprocal_backward(dy, x, operation.number)], {}))
+
+
+def _reduce_sum(operation, n, x):
+    return (reference.reduce_sum(x, [i + 1 for i in operation.axes]),
+            lambda dy: ([reference.reduce_sum_backward(dy, x.shape)], {}))
+
+
+def _reshape(operation, n, x):
+    return reference.reshape(x, operation.image), lambda dy: ([reference.reshape_backward(dy, x.shape)], {})
+
+
+def _cat(operation, n, *xs):
+    return reference.cat(xs), lambda dy: (list(reference.cat_backward(dy, [x.shape[1] for x in xs])), {})
+
+
+def _slice_channels(operation, n, x):
+    return (reference.slice_channels(x, operation.first, operation.stop),
+            lambda dy: ([reference.slice_channels_backward(dy, operation.first, x.shape)], {}))
+
+
+def _spread(operation, n):
+    p, = _data(operation, "parameter")
+    return (reference.spread(p, n, operation.image),
+            lambda dy: ([], {"parameter": reference.spread_backward(dy, p.shape)}))
+
+
+TWINS = {
+    "conv2d": _conv2d, "linear": _linear, "batch_norm": _batch_norm, "group_norm": _group_norm,
+    "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d, "dropout": _dropout,
+    "relu": _activation("relu", "y"), "tanh": _activation("tanh", "y"), "sigmoid": _activation("sigmoid", "y"),
+    "softmax": _activation("softmax", "y"), "log_softmax": _activation("log_softmax", "y"),
+    "leaky_relu": _activation("leaky_relu", "x"), "silu": _activation("silu", "x"), "gelu": _activation("gelu", "x"),
+    "gelu_tanh": _activation("gelu", "x", approximate="tanh"),
+    **{name: _binary(name) for name in ("add", "subtract", "multiply", "divide")},
+    "affine": _affine, "reciprocal": _reciprocal, "reduce_sum": _reduce_sum, "reshape": _reshape, "cat": _cat,
+    "slice_channels": _slice_channels, "spread": _spread,
+}

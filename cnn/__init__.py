@@ -64,6 +64,7 @@ from cnn.training.trainer import Trainer, TrainingDiverged
 if TYPE_CHECKING:
     from typing import Any
 
+    from cnn.prediction import Prediction, Predictor, load
     from cnn.training.lr_finder import find_lr
 
 __version__ = "0.1.0"
@@ -72,10 +73,10 @@ __all__ = [
     "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback", "Concat",
     "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "GroupNorm",
     "Layer", "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Module", "ModuleList",
-    "Parameter", "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer",
-    "TrainingDiverged", "Value", "cat", "clip_grad_norm", "data", "debug", "find_lr", "functional", "get_num_threads",
-    "get_winograd", "load_model", "metrics", "models", "optim", "parameter_groups", "save_model", "schedules",
-    "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "Parameter", "Prediction", "Predictor", "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid",
+    "Softmax", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat", "clip_grad_norm", "data", "debug", "find_lr",
+    "functional", "get_num_threads", "get_winograd", "load", "load_model", "metrics", "models", "optim",
+    "parameter_groups", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.
@@ -89,6 +90,8 @@ def __getattr__(name: str) -> Any:
         return import_module("cnn.reports.evaluation")
     if name == "plots":
         return import_module("cnn.plots")
+    if name in ("load", "Prediction", "Predictor"):
+        return getattr(import_module("cnn.prediction"), name)
     if name == "find_lr":
         return import_module("cnn.training.lr_finder").find_lr
     raise AttributeError(f"module 'cnn' has no attribute {name!r}")

@@ -142,6 +142,15 @@ def _refuse_more_than(limit, picture):
         raise ValueError(f"{width}x{height} is more than {limit:,} pixels")
 
 
+def pillow():
+    """The module PIL.Image. Raises ModuleNotFoundError naming the extra to install where Pillow is missing."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ModuleNotFoundError("reading pictures needs Pillow: pip install 'cnn[images]'") from None
+    return Image
+
+
 def _name(source):
     return source if isinstance(source, (str, os.PathLike)) else "the picture"
 
@@ -149,10 +158,7 @@ def _name(source):
 @contextmanager
 def _opened(source, name):
     """The picture in a file, or an image itself; whatever goes wrong with it becomes a DataFileError that names it."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise ModuleNotFoundError("reading pictures needs Pillow: pip install 'cnn[images]'") from None
+    Image = pillow()
     if isinstance(source, (str, os.PathLike)):
         if not os.path.isfile(source):
             raise FileNotFoundError(f"{name}: there is no such file")
@@ -168,7 +174,7 @@ def _opened(source, name):
                 if picture.format not in ("JPEG", "MPO"):  # MPO: a JPEG with more pictures behind it
                     _refuse_more_than(MOST_PIXELS, picture)
                 yield picture
-    except UnidentifiedImageError:
+    except Image.UnidentifiedImageError:
         raise DataFileError(f"{name}: not a picture that can be read (it is none of {', '.join(FORMATS)})") from None
     except Exception as error:  # damaged files make Pillow stumble in all sorts of ways
         reason = str(error) or type(error).__name__

@@ -134,8 +134,8 @@ def _resized(owner: str, wanted: Wanted, x: np.ndarray, name: str) -> np.ndarray
     if x.dtype != np.uint8 or wanted.shape[0] not in (1, 3) or x.shape[0] not in _COLOURS or 0 in x.shape:
         raise ValueError(f"{owner}: {name} must be an image of {shapes.times(wanted.shape)}, got "
                          f"{shapes.times(x.shape)}")
-    from PIL import Image
-    return _picture(wanted, Image.fromarray(x[0] if len(x) == 1 else np.ascontiguousarray(x.transpose(1, 2, 0))), name)
+    array = x[0] if len(x) == 1 else np.ascontiguousarray(x.transpose(1, 2, 0))
+    return _picture(wanted, pictures.pillow().fromarray(array), name)
 
 
 def _picture(wanted: Wanted, source: Any, name: str) -> np.ndarray:

@@ -1,6 +1,8 @@
 """cnn.load: every kind of picture gives the scores of the model on that picture, prepared by hand."""
 
 import io
+import re
+import runpy
 import sys
 import threading
 import warnings
@@ -12,6 +14,7 @@ import pytest
 from processes import run_python
 
 import cnn
+from cnn.commands import main
 from cnn.data import DataFileError, DataWarning
 
 Image = pytest.importorskip("PIL.Image")
@@ -302,8 +305,8 @@ def test_bad_pictures_are_named(tmp_path, monkeypatch):
     drawn("L", (64, 64)).save(tmp_path / "good.png")
     content = (tmp_path / "good.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(content[:-500])
-    for x, name in ((tmp_path / "cut.png", "cut.png"), (content[:-500], "^x"), (io.BytesIO(b"hello"), "^x"), (b"", "^x"),
-                    ([content, content[:40]], r"^x\[1\]"), ([content, tmp_path / "cut.png"], "cut.png")):
+    for x, name in ((tmp_path / "cut.png", "cut.png"), (content[:-500], "^x"), (io.BytesIO(b"hello"), "^x"),
+                    (b"", "^x"), ([content, content[:40]], r"^x\[1\]"), ([content, tmp_path / "cut.png"], "cut.png")):
         with pytest.raises(DataFileError, match=f"{name}: not a picture that can be read"):
             predictor.predict(x)
     with pytest.raises(FileNotFoundError, match="nowhere.png: there is no such file"):
@@ -390,8 +393,57 @@ def test_scores_that_are_no_numbers(tmp_path):
         predictor.predict(noise((28, 28)))
 
 
-def test_the_page_says_two_lines():
-    """docs/serving.md begins with them."""
-    text = (Path(cnn.__file__).parents[1] / "docs" / "serving.md").read_text()
-    first = text.split("```python\n")[1].split("```")[0]
-    assert len(first.splitlines()) == 2
+# ------------------------------------------------------------------------------------------ docs/serving.md
+
+
+PAGE = Path(cnn.__file__).parents[1] / "docs" / "serving.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def with_a_run(tmp_path, monkeypatch):
+    """The current folder has the run, and the picture of a seven, that the page takes for granted."""
+    monkeypatch.chdir(tmp_path)
+    main(["train", "--epochs", "5", "--quiet"])
+    test = cnn.data.load("mnist-sample")[1]
+    seven = np.flatnonzero(test.labels == 7)[4]    # a plain one
+    Image.fromarray(test.images[seven, 0]).save("digit.png")
+
+
+def test_the_page_begins_with_two_lines_that_predict(with_a_run, capsys):
+    assert len(BLOCKS[0].splitlines()) == 2
+    exec(BLOCKS[0], {})
+    assert capsys.readouterr().out == "7\n"
+
+
+def test_the_page_does_what_its_comments_say(with_a_run):
+    found = {}
+    for block in BLOCKS[:-1]:
+        exec(block, found)
+    assert found["label"] == "7" and found["top"][0] == ("7", found["probability"]) and len(found["top"]) == 3
+    assert len(found["labels"]) == len(found["digits"]) == 100
+    assert found["probabilities"].shape == (100, 10) and found["probabilities"].dtype == np.float32
+
+
+def test_the_web_service_of_the_page(with_a_run, tmp_path):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    from fastapi.testclient import TestClient
+    (tmp_path / "service.py").write_text(BLOCKS[-1])
+    assert BLOCKS[-1].startswith("# service.py\n")
+    service = runpy.run_path("service.py")
+    client, picture = TestClient(service["app"]), Path("digit.png").read_bytes()
+    assert client.get("/health").json() == {"status": "ok", "classes": list("0123456789")}
+    answer = client.post("/predict?top=2", content=picture)
+    wanted = cnn.load("runs/mnist-sample-lenet5-1").predict("digit.png", top=2)
+    assert answer.status_code == 200 and answer.json()["label"] == "7"
+    assert answer.json()["top"] == [list(pair) for pair in wanted.top]
+    for content, query, status, words in ((b"hello", "", 422, "x: not a picture that can be read"),
+                                          (b"", "", 422, "x: not a picture"),
+                                          (picture, "?top=0", 422, "top must be an integer of at least 1"),
+                                          (bytes(16 * 2**20 + 1), "", 413, "at most 16,777,216 bytes")):
+        answer = client.post(f"/predict{query}", content=content)
+        assert answer.status_code == status and words in answer.json()["detail"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post("/predict?top=2", content=picture).json(), range(40)))
+    assert all(answer["top"] == [list(pair) for pair in wanted.top] for answer in answers)

@@ -40,6 +40,9 @@ class Wanted:
             if len(description[name]) != channels:
                 raise ValueError(f"the model's file must tell one {name} for each of {channels} channels, got "
                                  f"{len(description[name])}")
+        if description.get("pixels") not in (None, "uint8", "float32"):
+            raise ValueError(f"the model's file must tell pixels as uint8 or float32, got "
+                             f"{shapes.shown(description['pixels'])}")
         self.shape, self.classes = (channels, side, side), description["classes"]
         self.mean, self.std, self.pixels = description["mean"], description["std"], description.get("pixels")
 

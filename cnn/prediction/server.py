@@ -327,6 +327,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, kind: str, body: bytes, headers: dict[str, str]) -> None:
         self.connection.settimeout(_GRACE)
+        self.request_version = self.protocol_version    # to what is no HTTP, too
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close",
                             "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",

@@ -223,7 +223,7 @@ def test_the_model_trains_on(tmp_path):
 
 
 def test_one_predictor_for_many_threads(tmp_path):
-    """The same results as one after the other; and Python's filters of warnings are those that were there before."""
+    """The same results as one after the other."""
     predictor = cnn.load(save(tmp_path / "a", GREY, tta="flip"))
     given = []
     for i in range(8):
@@ -231,7 +231,7 @@ def test_one_predictor_for_many_threads(tmp_path):
         given += [tmp_path / f"{i}.png", (tmp_path / f"{i}.png").read_bytes(), noise((28, 28), i),
                   noise((1 + 4 * i, 1, 28, 28), i)]
     wanted = [predictor.predict_proba(x) for x in given]
-    filters, start = list(warnings.filters), threading.Barrier(8)
+    start = threading.Barrier(8)
 
     def all_of_them(offset):
         start.wait()
@@ -241,19 +241,35 @@ def test_one_predictor_for_many_threads(tmp_path):
         for offset, found in enumerate(pool.map(all_of_them, range(8))):
             for got, right in zip(found, wanted[offset:] + wanted[:offset], strict=True):
                 np.testing.assert_array_equal(got, right)
+
+
+class Held(io.BytesIO):
+    """A file whose reader waits."""
+
+    def __init__(self, content):
+        super().__init__(content)
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def read(self, *size):
+        self.entered.set()
+        assert self.go_on.wait(60)
+        return super().read(*size)
+
+
+def test_readers_that_overlap_leave_the_filters_of_warnings_alone(tmp_path):
+    """The first one in is the first one out."""
+    predictor = cnn.load(save(tmp_path / "a", GREY))
+    drawn("L", (28, 28)).save(tmp_path / "x.png")
+    content, filters = (tmp_path / "x.png").read_bytes(), list(warnings.filters)
+    with ThreadPoolExecutor(2) as pool:
+        files, answers = [Held(content), Held(content)], []
+        for file in files:
+            answers.append(pool.submit(predictor.predict, file))
+            assert file.entered.wait(60)
+        for file, answer in zip(files, answers, strict=True):
+            file.go_on.set()
+            assert answer.result() == predictor.predict(tmp_path / "x.png")
     assert warnings.filters == filters
-
-
-def test_overlapping_readers_leave_the_filters_of_warnings_alone():
-    """Two readers whose times overlap, the first in being the first out."""
-    from cnn.data.pictures import _quiet
-    before = list(warnings.filters)
-    _quiet.__enter__()
-    _quiet.__enter__()
-    _quiet.__exit__(None, None, None)
-    assert warnings.filters != before
-    _quiet.__exit__(None, None, None)
-    assert warnings.filters == before
 
 
 def test_import_cnn_does_not_load_it():

@@ -330,7 +330,7 @@ def test_closing_lets_an_answer_be_finished(saved, monkeypatch):
             assert not closing.done()
             go_on.set()
             assert answer.result()[0] == 200
-            closing.result()
+            closing.result(timeout=10)      # the idle connection is not waited for
             with pytest.raises(OSError):
                 ask(server, "GET", "/health")
         monkeypatch.setattr(server, "close", lambda: None)      # it is

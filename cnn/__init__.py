@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cnn.differences import gradcheck
+    from cnn.prediction import Prediction, Predictor, load
     from cnn.training.lr_finder import find_lr
 
 __version__ = "0.1.0"
@@ -73,10 +74,10 @@ __all__ = [
     "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback", "Concat",
     "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "GroupNorm",
     "Layer", "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Module", "ModuleList",
-    "Parameter", "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer",
-    "TrainingDiverged", "Value", "cat", "clip_grad_norm", "data", "debug", "find_lr", "functional", "get_num_threads",
-    "get_winograd", "gradcheck", "load_model", "metrics", "models", "optim", "parameter_groups", "save_model",
-    "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "Parameter", "Prediction", "Predictor", "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid",
+    "Softmax", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat", "clip_grad_norm", "data", "debug", "find_lr",
+    "functional", "get_num_threads", "get_winograd", "gradcheck", "load", "load_model", "metrics", "models", "optim",
+    "parameter_groups", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.
@@ -84,16 +85,17 @@ for _module in (averaging, callbacks, checkpoint, history, init, losses, metrics
     sys.modules[f"cnn.{_module.__name__.rpartition('.')[2]}"] = _module
 
 
+# What is imported when it is first used, to keep `import cnn` fast: the module, and the name in it or "" for itself.
+_LATER = {
+    "evaluation": ("cnn.reports.evaluation", ""), "plots": ("cnn.plots", ""), "reference": ("cnn.reference", ""),
+    "find_lr": ("cnn.training.lr_finder", "find_lr"), "gradcheck": ("cnn.differences", "gradcheck"),
+    "load": ("cnn.prediction", "load"), "Prediction": ("cnn.prediction", "Prediction"),
+    "Predictor": ("cnn.prediction", "Predictor"),
+}
+
+
 def __getattr__(name: str) -> Any:
-    """What is imported when it is first used, to keep `import cnn` fast."""
-    if name == "evaluation":
-        return import_module("cnn.reports.evaluation")
-    if name == "plots":
-        return import_module("cnn.plots")
-    if name == "reference":
-        return import_module("cnn.reference")
-    if name == "gradcheck":
-        return import_module("cnn.differences").gradcheck
-    if name == "find_lr":
-        return import_module("cnn.training.lr_finder").find_lr
-    raise AttributeError(f"module 'cnn' has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module 'cnn' has no attribute {name!r}")
+    module, attribute = _LATER[name]
+    return getattr(import_module(module), attribute) if attribute else import_module(module)

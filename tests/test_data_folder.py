@@ -13,6 +13,7 @@ from cnn.commands import main
 from cnn.data import DataFileError, DataNotFoundError, DataWarning, load, load_parts
 from cnn.data.own import UnreadableFiles
 from cnn.data.pictures import read_picture
+from cnn.prediction import files
 from cnn.reports import evaluation
 from cnn.runs import run
 from cnn.runs.settings import anywhere, defaults
@@ -254,9 +255,9 @@ def test_predict_names_what_it_passes_over_in_a_folder(tmp_path):
     picture(tmp_path / "some" / "x.png")
     (tmp_path / "some" / "y.tif").write_bytes(b"")
     with pytest.warns(DataWarning, match="some: passed over 1 .tif"):
-        assert evaluation.picture_files([tmp_path / "some"]) == [(tmp_path / "some" / "x.png", None)]
+        assert files.picture_files([tmp_path / "some"]) == [(tmp_path / "some" / "x.png", None)]
     os.unlink(tmp_path / "some" / "x.png")
-    ((_, reason),) = evaluation.picture_files([tmp_path / "some"])
+    ((_, reason),) = files.picture_files([tmp_path / "some"])
     assert reason.endswith("some: no picture is in this folder, but 1 .tif")
 
 

@@ -15,6 +15,7 @@ import cnn
 from cnn import plots
 from cnn.commands import main
 from cnn.data import Dataset
+from cnn.prediction import files
 from cnn.reference import log_softmax
 from cnn.reports import evaluation
 from cnn.reports import page as report
@@ -162,7 +163,7 @@ def test_data_that_do_not_fit_are_refused(trained):
         evaluation.Evaluation("ab", np.array([0]), np.ones((1, 3)))
     with pytest.raises(ValueError, match="names 2 classes, its output has 10"):
         model, about = checkpoint.load_model(trained)
-        list(evaluation.classify(model, {**about, "classes": ["a", "b"]}, [IDX]))
+        list(files.classify(cnn.Predictor(model, {**about, "classes": ["a", "b"]}), [IDX]))
 
 
 def test_many_classes_list_their_mistakes():
@@ -425,7 +426,7 @@ def test_under_numpy_s_strictest_settings(trained, tmp_path):
     with np.errstate(all="raise"):
         dataset = evaluation.load_data(description)
         assert (evaluation.evaluate(model, dataset).probabilities == 0).any()
-        assert "top" in next(evaluation.classify(model, description, [tmp_path / "a.png"]))
+        assert "top" in next(files.classify(cnn.Predictor(model, description), [tmp_path / "a.png"]))
 
 
 @needs_matplotlib

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a network",
     "evaluate": "measure a saved model, class by class",
     "predict": "classify pictures with a saved model",
+    "serve": "classify pictures in a browser, or by HTTP",
     "report": "make pictures of a run and one HTML page of them",
     "bench": "measure the speed, beside PyTorch's where that is installed",
     "config": "say which kernels, threads and versions are in use",

@@ -4,7 +4,7 @@ Files that can't be read are named, and the exit code is then 1.
 """
 from cnn import streams
 from cnn.commands import Parser, command, path, running
-from cnn.reports import evaluation
+from cnn.prediction import files
 
 
 def parser(prog=None):
@@ -28,6 +28,6 @@ def main(arguments=None, prog=None):
             raise error if isinstance(error, BrokenPipeError) else OSError(f"could not print: {error}")
 
     with running(p, given.threads):
-        failed = evaluation.predict(given.model, given.images, given.top, given.invert, given.json, out,
-                                    complain=lambda text: streams.complain(f"{p.prog}: {text}"))
+        failed = files.predict(given.model, given.images, given.top, given.invert, given.json, out,
+                               complain=lambda text: streams.complain(f"{p.prog}: {text}"))
     return 1 if failed else 0

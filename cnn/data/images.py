@@ -9,13 +9,12 @@ _IDX_MAGIC = bytes.fromhex("00000803")
 _GZIP_MAGIC = bytes.fromhex("1f8b")
 
 
-def read(path, channels, size, invert=False):
+def read(path, channels, size):
     """Read the images of one file as uint8 (n, channels, size, size).
 
     A picture is turned into grey or RGB as `channels` (1 or 3) says, resized and cropped to `size` pixels a side,
     just as those of a training folder are (cnn.data.pictures); an IDX file, packed or not, must hold images of
-    just that size. invert: 255 - value, for dark digits on light paper where a model was trained on light on
-    dark.
+    just that size.
 
     Raises FileNotFoundError, DataFileError (a ValueError) naming the file where it can't be read or doesn't fit, and
     ModuleNotFoundError naming the extra to install where Pillow is missing.
@@ -35,4 +34,4 @@ def read(path, channels, size, invert=False):
         if channels not in (1, 3):
             raise DataFileError(f"{path}: a picture has 1 or 3 channels, the model wants {channels}")
         images = pictures.read_picture(path, channels, size)[None]
-    return 255 - images if invert else images
+    return images

@@ -1,6 +1,8 @@
 """Pictures (PNG, JPEG and the like) as square arrays of bytes. Needs Pillow."""
 
+import io
 import os
+import threading
 import warnings
 from contextlib import contextmanager, suppress
 
@@ -15,34 +17,41 @@ _DARK = 256  # 16-bit values below become 0
 _ORIENTATION = 0x0112  # EXIF's tag
 
 
-def read_picture(path, channels, size):
+def read_picture(source, channels, size, name=None):
     """Read one picture as uint8 (channels, size, size).
 
-    path: a PNG, JPEG, BMP, GIF (its first frame) or WebP file. channels: 1 (grey) or 3 (RGB). size: pixels.
+    source: a PNG, JPEG, BMP, GIF (its first frame) or WebP file: its path, its content (bytes), or the file itself,
+        open for reading bytes, which is read from its start and stays open. Or a PIL image, which stays as it is.
+    channels: 1 (grey) or 3 (RGB). size: pixels. name: what to call the picture in errors; default: its path, or
+        "the picture".
 
     The picture is turned upright as its EXIF says, what is transparent becomes white, 16 bits become 8; then
     it is resized until its shorter side has `size` pixels, and the middle is cut out. A DataWarning says so where
     16 bits hold no value of 256 or more, because the picture then becomes black.
 
-    Raises DataFileError (a ValueError) naming the file where it is no such picture, is damaged or too large, so that
-    a small file cannot take all memory: more than MOST_PIXELS (2**25) to decode, or more than Pillow's
+    Raises DataFileError (a ValueError) naming the picture where it is no such picture, is damaged or too large, so
+    that a small file cannot take all memory: more than MOST_PIXELS (2**25) to decode, or more than Pillow's
     MAX_IMAGE_PIXELS in a JPEG, which is decoded at a fraction of its size. FileNotFoundError where there is none,
-    ModuleNotFoundError naming the extra to install where Pillow is missing.
+    and ModuleNotFoundError naming the extra to install where Pillow is missing.
     """
-    pixels, brightest = read_pixels(path, channels, size)
+    name = _name(source) if name is None else name
+    pixels, brightest = read_pixels(source, channels, size, name)
     if brightest is not None and brightest < _DARK:
-        warnings.warn(DataWarning(f"{path}: becomes black, because its 16 bits hold no value above {brightest}; "
+        warnings.warn(DataWarning(f"{name}: becomes black, because its 16 bits hold no value above {brightest}; "
                                   "multiply the values so that they reach 65535"), stacklevel=2)
     return pixels
 
 
-def read_pixels(path, channels, size):
+def read_pixels(source, channels, size, name=None):
     """(what `read_picture` returns, the largest value of a picture with 16 bits or else None), without a warning."""
-    with _opened(path) as picture:
+    with _opened(source, _name(source) if name is None else name) as picture:
         from PIL import Image, ImageOps
 
-        picture.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at a fraction of its size, if that will do
+        if picture is not source:  # a draft would change the caller's image
+            picture.draft(None, (2 * size, 2 * size))  # a JPEG is decoded at a fraction of its size, if that will do
         _refuse_more_than(MOST_PIXELS, picture)
+        if picture.mode == "F":
+            raise ValueError("its pixels are floats, whose unit nobody knows; convert it to mode L or RGB")
         picture.load()
         with suppress(Exception):  # broken EXIF is no reason to refuse the pixels
             if picture.getexif().get(_ORIENTATION, 1) != 1:
@@ -108,7 +117,7 @@ def look_at(path):
 
     Raises as `read_picture` does.
     """
-    with _opened(path) as picture:
+    with _opened(path, path) as picture:
         return picture.mode in ("1", "L", "LA", "I", "I;16", "I;16B"), min(picture.size)
 
 
@@ -133,25 +142,68 @@ def _refuse_more_than(limit, picture):
         raise ValueError(f"{width}x{height} is more than {limit:,} pixels")
 
 
-@contextmanager
-def _opened(path):
-    """The picture in a file; whatever goes wrong with it becomes a DataFileError that names the file."""
+def pillow():
+    """The module PIL.Image. Raises ModuleNotFoundError naming the extra to install where Pillow is missing."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise ModuleNotFoundError("reading pictures needs Pillow: pip install 'cnn[images]'") from None
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: there is no such file")
+    return Image
+
+
+def _name(source):
+    return source if isinstance(source, (str, os.PathLike)) else "the picture"
+
+
+@contextmanager
+def _opened(source, name):
+    """The picture in a file, or an image itself; whatever goes wrong with it becomes a DataFileError that names it."""
+    Image = pillow()
+    if isinstance(source, (str, os.PathLike)):
+        if not os.path.isfile(source):
+            raise FileNotFoundError(f"{name}: there is no such file")
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        source = io.BytesIO(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of sizes that are refused here
-            with Image.open(path, formats=FORMATS) as picture:
+        with _quiet:
+            if isinstance(source, Image.Image):
+                yield source
+                return
+            with Image.open(source, formats=FORMATS) as picture:
                 _refuse_more_than(Image.MAX_IMAGE_PIXELS, picture)
                 if picture.format not in ("JPEG", "MPO"):  # MPO: a JPEG with more pictures behind it
                     _refuse_more_than(MOST_PIXELS, picture)
                 yield picture
-    except UnidentifiedImageError:
-        raise DataFileError(f"{path}: not a picture that can be read (it is none of {', '.join(FORMATS)})") from None
+    except Image.UnidentifiedImageError:
+        raise DataFileError(f"{name}: not a picture that can be read (it is none of {', '.join(FORMATS)})") from None
     except Exception as error:  # damaged files make Pillow stumble in all sorts of ways
         reason = str(error) or type(error).__name__
-        raise DataFileError(f"{path}: not a picture that can be read ({reason})") from None
+        raise DataFileError(f"{name}: not a picture that can be read ({reason})") from None
+
+
+class _Quiet:
+    """Pillow's warnings, of odd metadata and of sizes that are refused here, are ignored meanwhile.
+
+    Python's catch_warnings restores what it found. With threads that overlap, that could be another thread's filters,
+    for ever; so the first one in saves them and the last one out restores them.
+    """
+
+    def __init__(self):
+        self._lock, self._inside, self._saved = threading.Lock(), 0, None
+
+    def __enter__(self):
+        with self._lock:
+            if self._inside == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\b")
+            self._inside += 1
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(*error)
+
+
+_quiet = _Quiet()

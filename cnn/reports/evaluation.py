@@ -1,14 +1,12 @@
-"""Saved models at work: measuring one on a data set, classifying pictures with one."""
+"""Measuring a saved model on a data set."""
 import json
 import math
 import warnings
-from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
 from cnn import data, files, functional, plots, shapes, streams
-from cnn.data import images, pictures
+from cnn.prediction.inputs import Wanted
 from cnn.reference import softmax
 from cnn.reports import metrics
 from cnn.text import printable
@@ -107,7 +105,7 @@ def load_data(description, dataset=None, data_dir=None, split="test"):
     dataset = dataset or description.get("dataset")
     if dataset is None:
         raise ValueError("load_data: the model's file does not name its data set: give one")
-    channels, size, _ = _wants(description)[0]
+    channels, size, _ = Wanted(description).shape
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*load_parts returns them")     # not wanted here
         train, test = data.load(dataset, data_dir, size, channels, description.get("seed") or 0)
@@ -120,40 +118,19 @@ def as_trained(dataset, description):
     description: as `checkpoint.load_model` returns it. Raises ValueError for other classes, or images of another
     size.
     """
-    wanted, classes, mean, std = _wants(description)
-    if dataset.images.shape[1:] != wanted:
-        raise ValueError(f"{dataset.name or 'data'}: the model wants images of {_by(wanted)}, these have "
-                         f"{_by(dataset.images.shape[1:])}")
-    _check_pixels(dataset.name or "data", dataset.images, description)
+    wanted, name = Wanted(description), dataset.name or "data"
+    classes = wanted.classes
+    if dataset.images.shape[1:] != wanted.shape:
+        raise ValueError(f"{name}: the model wants images of {shapes.times(wanted.shape)}, these have "
+                         f"{shapes.times(dataset.images.shape[1:])}")
+    wanted.check_pixels(name, str(dataset.images.dtype))
     unknown = [name for name in dataset.classes if name not in classes]
     if unknown:
-        raise ValueError(f"{dataset.name or 'data'}: the model knows no class {unknown[0]!r}, only "
+        raise ValueError(f"{name}: the model knows no class {unknown[0]!r}, only "
                          f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}")
     number = np.array([classes.index(name) for name in dataset.classes], np.int64)
-    return data.Dataset(dataset.images, number[dataset.labels], classes, mean, std, dataset.name)
-
-
-def _check_pixels(name, pixels, description):
-    """Refuse images in another unit than that of the images that a saved model was trained on."""
-    trained_on = description.get("pixels", str(pixels.dtype))     # files of earlier versions do not tell
-    if trained_on != str(pixels.dtype):
-        raise ValueError(f"{name}: the model was trained on images of {trained_on}, these are {pixels.dtype}, which is "
-                         f"another unit")
-
-
-def _wants(description):
-    """What a saved model works on: the shape of an image, the classes, mean and std."""
-    arguments = description.get("arguments") or {}
-    for holder, name in ((arguments, "in_channels"), (arguments, "image_size"), (description, "classes"),
-                         (description, "mean"), (description, "std")):
-        if not holder.get(name):
-            raise ValueError(f"the model's file does not tell {name!r}: save_model wants it in the description")
-    channels, side = arguments["in_channels"], arguments["image_size"]
-    for name in ("mean", "std"):
-        if len(description[name]) != channels:
-            raise ValueError(f"the model's file must tell one {name} for each of {channels} channels, got "
-                             f"{len(description[name])}")
-    return (channels, side, side), description["classes"], description["mean"], description["std"]
+    return data.Dataset(dataset.images, number[dataset.labels], classes, wanted.mean, wanted.std,
+                        dataset.name)
 
 
 def measure(model_path, dataset=None, data_dir=None, split="test", json_path=None, plot_path=None, out=streams.say):
@@ -179,86 +156,6 @@ def measure(model_path, dataset=None, data_dir=None, split="test", json_path=Non
     return result
 
 
-# ------------------------------------------------------------------------------------------ pictures
-
-
-def picture_files(paths):
-    """The files among `paths`, and the pictures in folders among them (see cnn.data.pictures.find).
-
-    A list of (Path, None), and (Path, reason) for a folder without any, or that can't be read. Other files in the
-    folders are counted in a DataWarning.
-    """
-    result = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            result.append((path, None))
-            continue
-        passed_over = Counter()
-        try:
-            found = [(Path(p), None) for p in pictures.find(path, passed_over)]
-        except OSError as error:
-            found = [(path, str(error))]
-        other = pictures.kinds(passed_over)
-        if found and other:
-            warnings.warn(data.DataWarning(f"{path}: passed over {other}"), stacklevel=2)
-        result += found or [(path, f"{path}: no picture is in this folder{f', but {other}' if other else ''}")]
-    return result
-
-
-def classify(model, description, paths, top=1, invert=False):
-    """Classify picture and IDX files; yields a dict for each image, as soon as it is done.
-
-    model, description: as `checkpoint.load_model` returns them. paths: files and folders. top: how many classes
-    to name. invert: see cnn.images.read. The dict has `image` (str) and either `top`, a list of {"class",
-    "probability"} with the most probable first, or `error`, where the file could not be read.
-
-    Raises ValueError for `top`, and ModuleNotFoundError where Pillow is needed and missing.
-    """
-    (channels, side, _), classes, mean, std = _wants(description)
-    top = min(shapes.integer("classify", "top", top, 1), len(classes))
-    predictor = Trainer(model, None, progress=False)
-    for path, error in picture_files(paths):
-        if error is None:
-            try:
-                pixels = images.read(path, channels, side, invert)
-                _check_pixels(path, pixels, description)
-            except (OSError, ValueError) as reason:
-                error = str(reason)
-        if error is not None:
-            yield {"image": str(path), "error": error}
-            continue
-        chosen = data.Dataset(pixels, np.zeros(len(pixels), np.int64), classes, mean, std)
-        scores = predictor.predict(chosen, description.get("tta"))
-        if scores.shape[1] != len(classes):
-            raise ValueError(f"the model's file names {len(classes)} classes, its output has {scores.shape[1]}")
-        with np.errstate(under="ignore"):
-            probabilities = softmax(scores)
-        for i, p in enumerate(probabilities):
-            best = np.argsort(-p, kind="stable")[:top]
-            yield {"image": str(path) if len(pixels) == 1 else f"{path}[{i}]",
-                   "top": [{"class": classes[k], "probability": float(p[k])} for k in best]}
-
-
-def predict(model_path, paths, top=1, invert=False, as_json=False, out=streams.say, complain=streams.say):
-    """Classify as `classify` does with a saved model and say it through `out`, line by line or as one JSON list.
-
-    Files that can't be read are named through `complain`. Returns how many there were.
-    """
-    model, description = checkpoint.load_model(model_path)
-    results, failed = [], 0
-    for result in classify(model, description, paths, top, invert):
-        results.append(result)
-        if "error" in result:
-            failed += 1
-            complain(result["error"])
-        elif not as_json:
-            out(printable(f"{result['image']}: ")
-                + ", ".join(f"{printable(t['class'])}  {t['probability']:.1%}" for t in result["top"]))
-    if as_json:
-        out(json.dumps(results, indent=2))
-    return failed
-
-
 # ------------------------------------------------------------------------------------------ words
 
 
@@ -268,10 +165,6 @@ def _share(value):
 
 def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _by(sizes):
-    return "×".join(map(str, sizes))
 
 
 def _table(header, rows):

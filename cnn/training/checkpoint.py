@@ -33,7 +33,9 @@ def save_model(path: str | os.PathLike, model: Module, description: dict) -> Non
 
     path: the file. description: dict that JSON can hold, NumPy's numbers and arrays included. `load_model` needs its
     keys `model` (a name from cnn.models.MODELS, to which functions of your own may be added) and `arguments` (of that
-    function); `classes` (names), `mean` and `std` (one number a channel) travel along for whoever classifies images.
+    function). `cnn.load` also needs `in_channels` and `image_size` among the arguments, `classes` (names), `mean` and
+    `std` (one number a channel), and takes `pixels` (dtype of the training images: "uint8", the default, or "float32")
+    and `tta` (see Trainer.predict).
 
     Raises TypeError or ValueError, before anything is written, for a description of which `load_model` could not make
     this model, OSError naming the file.
@@ -97,6 +99,8 @@ def _plain(where: str, value: object) -> object:
 
 def load_model(path: str | os.PathLike) -> tuple[Module, dict]:
     """Read a file that `save_model` wrote. Returns the model, in evaluation mode, and its description.
+
+    To predict with it, `cnn.load` does more: it brings pictures to what the model takes.
 
     path: the file, or a folder with a model.safetensors. The file may come from anyone: nothing in it is run, and no
     more memory taken than a small multiple of its size. Raises FileNotFoundError, and ValueError naming the file where

@@ -1,0 +1,152 @@
+"""Predicting with a saved model."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+import numpy as np
+
+from cnn import shapes
+from cnn.data import Dataset
+from cnn.prediction.inputs import Wanted, images
+from cnn.reference import softmax
+from cnn.training import checkpoint
+from cnn.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    import os
+    from typing import Any, TypeAlias
+
+    from cnn.layers import Module
+    from cnn.prediction.inputs import File
+
+    Several: TypeAlias = list[Any] | tuple[Any, ...]
+
+
+class Prediction(NamedTuple):
+    """What a model takes one picture for.
+
+    label: name of the most probable class. probability: its probability, 0 to 1. top: (name, probability) of the most
+    probable classes, the best first; as many as were asked for.
+    """
+
+    label: str
+    probability: float
+    top: list[tuple[str, float]]
+
+
+class Predictor:
+    """Predicts the classes of pictures with a saved model; `cnn.load` makes one.
+
+    model: a Module with scores (N, K). description: as `load_model` returns it: it names the classes, the size and
+    channels of the images, mean and std, and the views whose scores are averaged (`tta`, see Trainer.predict).
+    invert: whether to take 255 - value of each pixel, for dark digits on light paper where the model was trained on
+    light ones on dark.
+
+    Attributes: `model`, `description`, `invert`, and from the description `classes` (tuple of K names), `shape` (C, H,
+    W) of the images that the model takes, `mean` and `std` (C numbers each), `tta`, and `pixels`, the dtype of the
+    images that it was trained on, "uint8" (where the file does not say) or "float32".
+
+    What its methods take as x:
+
+    - a picture: its path (str or Path), its content (bytes), an open binary file, or a PIL image;
+    - a uint8 array (H, W) or (H, W, C), C = 1 (grey), 3 (RGB) or 4 (RGBA): a picture, too;
+    - a uint8 array (C, H, W) with the C of the model: an image as a Dataset holds it. An array that may be either is
+      refused;
+    - a list or tuple of these: so many images;
+    - a uint8 array (N, C, H, W) with the C of the model: N images.
+
+    Pictures of other sizes and colours are brought to the model's as those of a training folder are. A model that was
+    trained on floats takes arrays of floats only, in the same unit and of just the right size.
+
+    Any number of threads may use one Predictor at the same time. `model` may be trained further; meanwhile other
+    threads' predictions are refused.
+
+    Raises ValueError where the description does not tell what it must, TypeError or ValueError for a wrong invert.
+    """
+
+    def __init__(self, model: Module, description: dict[str, Any], invert: bool = False) -> None:
+        if not isinstance(invert, (bool, np.bool_)):
+            raise TypeError(f"Predictor: invert must be a bool, got {shapes.shown(invert)}")
+        self._wanted = Wanted(description)
+        if invert and description.get("pixels") == "float32":
+            raise ValueError("Predictor: invert must be False, because the model was trained on images of float32, "
+                             "whose largest value nobody knows")
+        self.model, self.description, self.invert = model, description, bool(invert)
+        self.classes, self.shape = tuple(self._wanted.classes), self._wanted.shape
+        self.mean, self.std = tuple(self._wanted.mean), tuple(self._wanted.std)
+        self.tta: str | None = description.get("tta")
+        self.pixels = self._wanted.pixels or "uint8"
+        self._trainer = Trainer(model, None, progress=False)
+        self._dataset(np.empty((0, *self.shape), np.uint8))     # refuses what no images could be normalised with
+
+    def __repr__(self) -> str:
+        return f"<Predictor {self.description.get('model')}: {shapes.times(self.shape)}, {len(self.classes)} classes>"
+
+    @overload
+    def predict(self, x: File, top: int = 1) -> Prediction: ...
+    @overload
+    def predict(self, x: Several, top: int = 1) -> list[Prediction]: ...
+    @overload
+    def predict(self, x: np.ndarray, top: int = 1) -> Any: ...
+
+    def predict(self, x: File | np.ndarray | Several, top: int = 1) -> Prediction | list[Prediction]:
+        """The most probable classes of x: a Prediction; a list of them where x is a list, or an array (N, C, H, W).
+
+        x: see above. top: how many classes to name, from 1; more than there are: all.
+
+        Raises TypeError and ValueError for a wrong x or top, and for a picture that can't be read: a DataFileError (a
+        ValueError) that names it. FileNotFoundError, ModuleNotFoundError where Pillow is needed and missing.
+        """
+        top = min(shapes.integer("Predictor.predict", "top", top, 1), len(self.classes))
+        probabilities, single = self._probabilities("Predictor.predict", x)
+        found = []
+        for p in probabilities:
+            best = [(self.classes[k], float(p[k])) for k in np.argsort(-p, kind="stable")[:top]]
+            found.append(Prediction(*best[0], best))
+        return found[0] if single else found
+
+    def predict_proba(self, x: File | np.ndarray | Several) -> np.ndarray:
+        """The probability of each class, in the order of `classes`: (K,) in the model's number type; (N, K) where x is
+        a list of N, or an array (N, C, H, W).
+
+        x: see above. They are the softmax of the scores. Raises what `predict` raises.
+        """
+        probabilities, single = self._probabilities("Predictor.predict_proba", x)
+        return probabilities[0] if single else probabilities
+
+    def _probabilities(self, owner: str, x: Any) -> tuple[np.ndarray, bool]:
+        """(probabilities (N, K), whether x is one image)."""
+        pixels, single = images(owner, self._wanted, x)
+        if self.invert:
+            pixels = 255 - pixels
+        scores = self._trainer.predict(self._dataset(pixels), self.tta)
+        if scores.ndim != 2 or scores.shape[1] != len(self.classes):
+            raise ValueError(f"the model's file names {len(self.classes)} classes, its output has "
+                             f"{shapes.times(scores.shape[1:])}")
+        with np.errstate(under="ignore", invalid="ignore"):     # of probabilities beside a sure one's
+            probabilities = softmax(scores)
+        if not np.isfinite(probabilities).all():
+            raise FloatingPointError(f"{owner}: the model's scores are NaN or infinite")
+        return probabilities, single
+
+    def _dataset(self, pixels: np.ndarray) -> Dataset:
+        return Dataset(pixels, np.zeros(len(pixels), np.int64), self.classes, self.mean, self.std)
+
+
+def load(path: str | os.PathLike[str], invert: bool = False) -> Predictor:
+    """The Predictor of a finished run, or of a model's file.
+
+    path: the folder of a run, or a file that `save_model` wrote. invert: see Predictor.
+
+        predictor = cnn.load("runs/mnist-sample-lenet5-1")
+        print(predictor.predict("digit.png").label)
+
+    The file may come from anyone, as with `load_model`, which is the level below: it returns the model and its
+    description. Raises what `load_model` raises, and ValueError naming the file where it does not tell what a
+    Predictor must know.
+    """
+    model, description = checkpoint.load_model(path)
+    try:
+        return Predictor(model, description, invert)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -5,6 +5,8 @@ import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cnn import ranks
+
 _TEMPORARY = ".cnn-tmp"     # what the names of temporary files end in: no one else's are ever removed
 
 
@@ -13,10 +15,12 @@ def write(path, content):
 
     A regular file is replaced as a whole: by a temporary file beside it, flushed to the disk, then renamed. It keeps
     its mode and, where that is allowed, its owner; a new file gets the mode that the umask says. Symbolic links are
-    followed. Devices, pipes and /dev/stdout are written in place.
+    followed. Devices, pipes and /dev/stdout are written in place. Of several ranks only the first writes.
 
     Raises OSError, naming `path`, where that fails; what was there before is then untouched.
     """
+    if not ranks.leads():
+        return
     try:
         there = _status(path)
         _refuse_folder(there)
@@ -133,7 +137,7 @@ def _temporary(folder, name, mode):
 
 def clean(folder, pattern=f".*{_TEMPORARY}"):
     """Remove temporary files that killed processes have left in a folder; those of living ones stay."""
-    for path in Path(folder).glob(pattern):
+    for path in Path(folder).glob(pattern) if ranks.leads() else ():
         try:
             handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
         except OSError:
@@ -155,8 +159,12 @@ def locked(folder, make=False):
 
     The lock is on the folder itself, which is never replaced: nothing is left when the process ends, however that
     happens. File systems without locks give none. Raises FileExistsError, naming the folder, where another holds it.
+    Of several ranks only the first holds it.
     """
     folder = Path(folder)
+    if not ranks.leads():
+        yield folder
+        return
     while True:
         if make:
             try:
@@ -192,13 +200,13 @@ def _flock(handle, wait=True, without=False):
 class Log:
     """A file that grows by whole pieces of text, each in the hands of the system when `write` returns.
 
-    Raises OSError, naming `path`, where that fails.
+    Raises OSError, naming `path`, where that fails. Of several ranks only the first writes.
     """
 
     def __init__(self, path):
         self.path = path
         try:
-            self._file = open(path, "ab", buffering=0)     # noqa: SIM115
+            self._file = open(path if ranks.leads() else os.devnull, "ab", buffering=0)     # noqa: SIM115
         except OSError as error:
             raise _named(path, error) from error
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn import _ext, shapes, streams
+from cnn import _ext, ranks, shapes, streams
 from cnn._ext import executor
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def _warn(name: str, n: int, there: int) -> None:
 
 
 def default_num_threads() -> int:
-    """$CNN_NUM_THREADS, else $OMP_NUM_THREADS (its first number), else the cores that this process may use.
+    """$CNN_NUM_THREADS, else $OMP_NUM_THREADS (its first number), else the cores that this process may use; ranks on
+    one machine share them.
 
     Raises ValueError for a CNN_NUM_THREADS that is no number or does not fit. An OMP_NUM_THREADS like that, which
     may be meant for others, is passed over.
@@ -88,7 +89,8 @@ def default_num_threads() -> int:
     if asked.isascii() and asked.isdigit() and len(asked) < 9 and 1 <= int(asked) <= 4 * there:
         _warn("OMP_NUM_THREADS", int(asked), there)
         return int(asked)
-    return there
+    bound = there < (os.cpu_count() or 1)       # MPI may have given each rank cores of its own
+    return there if bound else max(1, there // ranks.place().local)
 
 
 def get_num_threads() -> int:

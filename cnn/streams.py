@@ -7,6 +7,7 @@ import io
 import os
 import sys
 
+from cnn import ranks
 from cnn.text import printable
 
 _FAILURES = (OSError, ValueError, AttributeError)   # of a stream that is broken, closed or not quite one
@@ -19,8 +20,11 @@ def escaped(text):
 
 
 def say(text=""):
-    """Print lines to sys.stdout, with escapes shown; returns None, or the error that prevented it."""
+    """Print lines to sys.stdout, with escapes shown; returns None, or the error that prevented it. Of several ranks,
+    only the first prints."""
     global _failed
+    if not ranks.leads():
+        return None
     error = _write(sys.stdout, escaped(text) + "\n")
     _failed = _failed or error
     return error

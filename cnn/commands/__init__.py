@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 import cnn
-from cnn import files, runtime, streams
+from cnn import files, ranks, runtime, streams
 
 COMMANDS = {
     "train": "train a network",
@@ -31,8 +31,9 @@ def command(main):
         streams.prepare()
         try:
             result = main(arguments, prog)
-        except BaseException:
+        except BaseException as error:
             streams.finish()
+            ranks.leave(error)
             raise
         failed, results_in_files = streams.finish(), main.__module__ == "cnn.commands.train"
         if failed and not isinstance(failed, BrokenPipeError):
@@ -71,7 +72,8 @@ class Parser(argparse.ArgumentParser):
         return given
 
     def error(self, message):
-        streams.complain(f"{self.prog}: error: {message}\n(see {self.prog} --help)")
+        if ranks.leads():
+            streams.complain(f"{self.prog}: error: {message}\n(see {self.prog} --help)")
         sys.exit(2)
 
 
@@ -101,6 +103,7 @@ def running(p, n_threads):
     except (OSError, ValueError, TypeError, ImportError, MemoryError, ArithmeticError) as error:
         if isinstance(error, BrokenPipeError) and error.filename is None:   # nobody reads what it prints
             sys.exit(_BROKEN_PIPE)
+        ranks.give_way()
         words = str(error) or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
         own_name = p.prog.split()[-1].removesuffix(".py")
         streams.complain(f"{p.prog}: {words.removeprefix(f'{own_name}: ')}")
@@ -114,5 +117,5 @@ def running(p, n_threads):
 def plain_warnings():
     """Warnings without the line of code that they come from."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *where: streams.complain(f"warning: {message}")
+        warnings.showwarning = lambda message, *where: ranks.leads() and streams.complain(f"warning: {message}")
         yield

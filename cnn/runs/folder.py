@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from cnn import files, runtime, shapes
+from cnn import files, ranks, runtime, shapes
 
 
 def new_folder(dataset, model, parent="runs"):
@@ -26,7 +26,11 @@ def run_folder(out, settings):
 
     One that nothing came to be in is removed again. Raises FileExistsError naming the folder.
     """
-    folder = Path(out) if out is not None else new_folder(settings.dataset, settings.model)
+    made = ranks.leads() and out is None
+    folder = Path(ranks.told(new_folder(settings.dataset, settings.model) if made else out))
+    if not ranks.leads():
+        yield folder
+        return
     with files.locked(folder, make=True):
         for name in ("config.toml", "model.safetensors", "history.csv", "summary.json", "checkpoints"):
             if (folder / name).exists():

@@ -1,7 +1,7 @@
 """What a run consists of, made as its settings say: data, trainer, callbacks."""
 import numpy as np
 
-from cnn import data, models, optim, schedules
+from cnn import data, models, optim, ranks, schedules
 from cnn.layers.losses import CrossEntropyLoss
 from cnn.runs.settings import anywhere, check_patience
 from cnn.training import checks
@@ -12,8 +12,9 @@ from cnn.training.trainer import Trainer
 
 def load(settings):
     """The data sets to train on, to choose by (or None), and to test on."""
-    train_set, validation, test_set = data.load_parts(
-        settings.dataset, settings.data_dir or None, settings.image_size or None, seed=settings.seed)
+    with ranks.leader_first():      # which downloads what there is to download
+        train_set, validation, test_set = data.load_parts(
+            settings.dataset, settings.data_dir or None, settings.image_size or None, seed=settings.seed)
     check_patience(settings, validation)
     if validation is not None and settings.validation_fraction:
         raise ValueError(f"train: validation fraction must be 0, because {settings.dataset} has validation images of "

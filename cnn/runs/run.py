@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cnn import files, plots, runtime, streams
+from cnn import files, plots, ranks, runtime, streams
 from cnn.runs.folder import read_summary, run_folder, write_summary
 from cnn.runs.parts import counts, load, make, make_averages, make_callbacks
 from cnn.runs.settings import FREE, Settings, check, checkpoint_every, read_config, write_settings
@@ -157,7 +157,7 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
     if history:
         _say(quiet, f"{summary['images_per_second']:,} images/s while training, {summary['seconds']:.1f} s in all")
     _say(quiet, f"wrote model.safetensors, history.csv and summary.json to {folder}")
-    if settings.report:
+    if settings.report and ranks.leads():
         _say(quiet, f"drew {_drawer().write(folder, settings.data_dir or None)}")
     return summary
 
@@ -172,7 +172,7 @@ def _diverged(error, settings, trainer, description, folder, start):
             **description, "epoch": stopping.best_epoch, stopping.monitor: stopping.best})
         words += f"; model.safetensors has the weights of epoch {stopping.best_epoch}, the best"
     write_summary(folder, settings, start, steps=trainer.step, complete=False, stopped=words, diverged=True)
-    if settings.report:
+    if settings.report and ranks.leads():
         _drawer().write(folder, settings.data_dir or None)
     return words
 
@@ -192,5 +192,5 @@ def _go_back(trainer, folder, quiet):
         _say(quiet, f"going on after step {trainer.step:,}, from {path}")
         return
     _say(quiet, "there is no checkpoint yet: going on from the beginning")
-    for name in ("history.csv", "steps.jsonl", "best.safetensors"):
+    for name in ("history.csv", "steps.jsonl", "best.safetensors") if ranks.leads() else ():
         (folder / name).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 
+from cnn import ranks, runtime
 from cnn.data import DataLoader, Dataset
 from cnn.engine import backend
 from cnn.engine.parameter import Parameter
@@ -144,11 +145,32 @@ def _listed(numbers):
     return ", ".join(f"{number:.4g}" for number in numbers)
 
 
+def same_on_all_ranks(owner, trainer, loader, facts):
+    """Refuse ranks that would not compute the same."""
+    world = ranks.world()
+    if world is not None:
+        dataset = loader.dataset
+        some = dataset.images[::max(1, len(dataset) // 256)]
+        world.same(owner, {**runtime.versions(), **facts, "pixels": _digest(some), "labels": _digest(dataset.labels),
+                           "weights": _digest(*(p.data for p in trainer.model.parameters())), "step": trainer.step,
+                           "epochs": trainer.epochs})
+
+
+def _digest(*arrays):
+    import hashlib  # here, to keep "import cnn" fast
+
+    result = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        result.update(np.ascontiguousarray(array).data)
+    return result.hexdigest()
+
+
 def before_fit(owner, trainer, loader, facts):
     """Refuse what the first epochs would stumble over; facts: what a state tells of the data."""
     if trainer.optimizer is None:
         raise ValueError(f"{owner}: the trainer must have an optimizer, got None")
     some_batch(owner, loader)
+    same_on_all_ranks(owner, trainer, loader, facts)
     optimizer_of(owner, trainer.optimizer, trainer.model)
     if trainer._resumed and trainer._data is not None:
         same_data(owner, facts, trainer._data)

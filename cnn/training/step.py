@@ -1,13 +1,15 @@
 """A training step as one program: normalising, forward, loss, backward and update; and the same without learning."""
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from cnn import ranks
 from cnn._ext import augment
 from cnn.engine import backend, debugging
 from cnn.engine.memory import LANES
-from cnn.engine.program import Program, circumstances
+from cnn.engine.program import Program, blocks_per_shard, circumstances
 from cnn.engine.programs import left_to_emit
 from cnn.engine.tensors import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Slot
 from cnn.functional.loss import targets
@@ -181,15 +183,24 @@ def execute(program, batch, before=None):
     fused.total[:steps, 0] = count if fused.weight is None else fused.weight[batch.targets].sum(-1)
     if batch.dataset is None:
         labels = targets("Trainer", batch.labels, count, fused.classes)
-        program.run(count, before=before, x=batch.images, target=labels)
+        program.run(count, before=before, **_shared(count), x=batch.images, target=labels)
     else:
         numbers = {f"numbers{i}": numbers for i, numbers in enumerate(batch.numbers)}
-        program.run(count, steps=steps, before=before, images=batch.pixels, chosen=batch.images,
+        program.run(count, steps=steps, before=before, **_shared(count), images=batch.pixels, chosen=batch.images,
                     target=batch.labels, **numbers)
     results = fused.results(steps)
     if not all(math.isfinite(loss) for loss, _, _ in results):      # are the labels to blame?
         targets("Trainer", batch.targets.ravel(), steps * count, fused.classes)
     return results
+
+
+def _shared(count):
+    """How a run on batches of so many images is shared with other ranks, if there are any: arguments of Program.run."""
+    world = ranks.world()
+    if world is None:
+        return {}
+    shards = math.ceil(math.ceil(count / LANES) / blocks_per_shard(count))
+    return {"shards": world.shards(shards), "at_seam": partial(world.exchange, shards)}
 
 
 def result(criterion, loss, scores, labels):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn import shapes
+from cnn import ranks, shapes
 from cnn.data import DataLoader, Dataset
 from cnn.engine import backend, debugging
 from cnn.engine.programs import Pool, Use, guards
@@ -220,6 +220,7 @@ class Trainer:
             self._seconds, self._seconds_per_step = now - start, (now - begun) / len(results)
             for watcher in watchers if self.recent else ():
                 watcher.on_step_end(self)
+            self.stop = self.stop or bool(ranks.largest(bool(self.stop)))
             if diverged is not None:
                 self.loss = diverged
                 images = batch.images if batch.dataset is None else None
@@ -266,7 +267,7 @@ class Trainer:
 
     def _together(self) -> int:
         """How many steps to take in one call."""
-        return together(self._seconds_per_step) if self._patient else 1
+        return ranks.largest(together(self._seconds_per_step) if self._patient else 1)
 
     def train_step(self, images: np.ndarray, labels: np.ndarray) -> float:
         """One step on a batch; returns its mean loss (float), before the step.

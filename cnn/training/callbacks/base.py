@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnn import ranks
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
@@ -88,5 +90,5 @@ def end_fit(trainer: Trainer, begun: list[Callback], error: BaseException | None
 
 def refuse_to_overwrite(path: Path, trainer: Trainer, nothing: bytes = b"") -> None:
     """Refuse a file of another run. nothing: what a file holds to which no run has added anything."""
-    if trainer.step == 0 and path.exists() and path.stat().st_size and path.read_bytes() != nothing:
+    if ranks.leads() and trainer.step == 0 and path.exists() and path.stat().st_size and path.read_bytes() != nothing:
         raise FileExistsError(f"{path} exists already; a new run does not overwrite it")

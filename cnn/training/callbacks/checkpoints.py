@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn import files, shapes
+from cnn import files, ranks, shapes
 from cnn.training import checkpoint
 from cnn.training.callbacks.base import Callback, TrainingDiverged
 
@@ -48,7 +48,8 @@ class Checkpoint(Callback):
 
     def on_fit_start(self, trainer: Trainer) -> None:
         self.path = self._position = None
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if ranks.leads():
+            self.folder.mkdir(parents=True, exist_ok=True)
         if trainer.step == 0 and checkpoint.checkpoints(self.folder):
             raise FileExistsError(f"{self.folder} holds the checkpoints of another run")
         files.clean(self.folder, ".step-*")     # of a run that was killed while writing
@@ -75,6 +76,8 @@ class Checkpoint(Callback):
         path = checkpoint.path_of(self.folder, trainer.step)
         checkpoint.save(path, state)
         self.path, self._position, self._saved = path, position, self.clock()
+        if not ranks.leads():
+            return path
         older = [p for p in checkpoint.checkpoints(self.folder) if checkpoint.step_of(p) <= trainer.step]
         for old in older[:-self.keep]:
             old.unlink()

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnn import files
+from cnn import files, ranks
 from cnn.training.callbacks.base import Callback, refuse_to_overwrite
 from cnn.training.history import History
 
@@ -34,7 +34,7 @@ class _Log(Callback):
         """Close the file; where an interruption came before or during `_add`, its lines are written first."""
         try:
             if self._done != done:
-                if self.path.is_file():
+                if ranks.leads() and self.path.is_file():
                     os.truncate(self.path, self._size)
                 self._add(text, done)
         finally:

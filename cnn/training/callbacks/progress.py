@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from cnn import streams
+from cnn import ranks, streams
 from cnn.training.callbacks.base import Callback
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Progress(Callback):
         self._shown = False
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        self._shown = streams.isatty(self.file)
+        self._shown = ranks.leads() and streams.isatty(self.file)
 
     def on_step_end(self, trainer: Trainer) -> None:
         if not self._shown:

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from cnn import shapes
+from cnn import ranks, shapes
 from cnn.training import checkpoint
 from cnn.training.callbacks.base import Callback
 
@@ -90,7 +90,8 @@ class StopOnSignal(Callback):
             os.write(stderr.fileno(), f"\n{name}: finishing the step; once more stops at once\n".encode())
 
     def on_step_end(self, trainer: Trainer) -> None:
-        if self.number is not None:
-            raise Interrupted(self.number, self.checkpoint.save(trainer))
+        number = ranks.largest(self.number or 0)
+        if number:
+            raise Interrupted(number, self.checkpoint.save(trainer))
 
     on_epoch_end = on_step_end

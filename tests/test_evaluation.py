@@ -32,7 +32,7 @@ needs_matplotlib = pytest.mark.skipif(figures is None, reason="needs matplotlib"
 
 @pytest.fixture(autouse=True)
 def _coarse(monkeypatch):
-    monkeypatch.setattr(plots, "_DPI", 30)  # of every picture, to be quick
+    monkeypatch.setattr(plots.files, "_DPI", 30)  # of every picture, to be quick
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ NAN, INF = float("nan"), float("inf")
 
 @pytest.fixture(autouse=True)
 def _coarse(monkeypatch):
-    monkeypatch.setattr(plots, "_DPI", 30)  # of every picture, to be quick
+    monkeypatch.setattr(plots.files, "_DPI", 30)  # of every picture, to be quick
 
 
 def history(train_loss, val_accuracy=None):
@@ -67,7 +67,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
     figure = plots.curves(history([2, NAN, INF, 0.5, 0.4]))
     y = series(figure.axes[0])["training"][:, 1]
     np.testing.assert_array_equal(y, [2, NAN, NAN, 0.5, 0.4])
-    assert "2 values not finite, left out" in texts(figure)
+    assert "epoch\n2 values not finite, left out" in texts(figure)
     assert figure.axes[0].lines[0].get_marker() == "o", "the first value has no line to be seen by"
     drawn(figure)
 

@@ -83,8 +83,8 @@ def colours(shares: np.ndarray) -> np.ndarray:
 def _words(counts: np.ndarray, shares: np.ndarray, cell: float) -> tuple[dict[tuple[int, int], str], str]:
     """What is written into cells of so many inches, and its unit in words."""
     cells = [(int(i), int(j)) for i, j in np.argwhere(counts)]
-    images = {at: f"{counts[at]}" for at in cells}
-    percent = {at: f"{100 * shares[at]:.0f}" if shares[at] >= 0.005 else "<1" for at in cells}
+    images = {(i, j): f"{counts[i, j]}" for i, j in cells}
+    percent = {(i, j): f"{100 * shares[i, j]:.0f}" if shares[i, j] >= 0.005 else "<1" for i, j in cells}
     for words, unit in ((images, ""), (percent, "; numbers: % of the true class")):
         if cell >= max((_room(word) for word in words.values()), default=0) and cell >= 0.99 * _SMALLEST:
             return words, unit

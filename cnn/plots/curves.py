@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SERIES = {"train": (BLUE, "-", "o"), "val": (ORANGE, "--", "s")}
 _LABELS = {"train": "training", "val": "held out"}
-_HEIGHT = 2.3       # inches
+_HEIGHT = 2.5       # inches
 
 
 @styled
@@ -59,7 +59,7 @@ def _curve(ax: Axes, history: Sequence[Mapping[str, float]], what: str) -> None:
             ax.plot(epochs[best], values[best], "*", color=GREEN, ms=9, mec=PAPER, mew=0.6,
                     label=f"best: {shown} (epoch {epochs[best]})")
     style.tidy(ax, f"{what} by epoch", "epoch" + (
-        f"\n{lost} value{'s' if lost > 1 else ''} not finite, left out" if lost else ""))
+        f"\n{lost} value{'s' if lost > 1 else ''} not finite, left out" if lost else ""), pad=32)
     style.few_ticks(ax.yaxis)
     if what == "accuracy":
         style.percent(ax.yaxis)
@@ -67,7 +67,7 @@ def _curve(ax: Axes, history: Sequence[Mapping[str, float]], what: str) -> None:
     if epochs:
         ax.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5) if len(epochs) < 20 else ax.margins(x=0.02)
     if ax.lines:
-        ax.legend(loc="lower right" if what == "accuracy" else "upper right")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, columnspacing=1, borderaxespad=0.2)
     else:
         style.nothing(ax)
 

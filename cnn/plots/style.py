@@ -52,9 +52,9 @@ def figure(width: float, height: float) -> Figure:
     return Picture(figsize=(width, height), layout="constrained")
 
 
-def tidy(ax: Axes, title: str, xlabel: str, ylabel: str = "") -> None:
-    """Title, names and grid of the axes of a curve."""
-    ax.set_title(title)
+def tidy(ax: Axes, title: str, xlabel: str, ylabel: str = "", pad: float = 6) -> None:
+    """Title, names and grid of the axes of a curve. pad: points between them and their title."""
+    ax.set_title(title, pad=pad)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.grid(lw=0.7)

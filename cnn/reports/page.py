@@ -190,14 +190,15 @@ class _Page:
         if len(rows) > _MOST_ROWS:
             table = f"<details><summary>All {len(rows)} classes</summary>{table}</details>"
         images = dict(zip(m.classes, m.per_class.support.tolist(), strict=True))
-        errors = [(true, said, f"{n:,}", _percent(n / images[true])) for true, said, n in m.confusions()[:_MOST_ERRORS]]
+        errors = [(f"{true} → {said}", f"{n:,}", _percent(n / images[true])) for true, said, n in m.confusions()[:_MOST_ERRORS]]
+
         def matrix():
             return plots.confusion_matrix(m.matrix, m.classes)
         return _section(
             "Classes",
             _cards(*self._figures("confusion_matrix", "Confusion matrix", matrix, [(matrix, _MATRIX)]),
                    f'<div class="card"><h3>Most frequent errors</h3>'
-                   f'{html_table(("true", "taken for", "images", "of the class"), errors)}</div>' if errors else "",
+                   f'{html_table(("true → predicted", "images", "of the class"), errors)}</div>' if errors else "",
                    f'<div class="card">{table}</div>', self._mistakes()))
 
     def _mistakes(self):

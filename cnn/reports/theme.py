@@ -33,8 +33,10 @@ th, td { padding: 0.15rem 0 0.15rem 0.6rem; text-align: right; border-bottom: 1p
   vertical-align: top; }
 th:first-child, td:first-child { padding-left: 0; }
 th { font-weight: 600; color: var(--muted); } tr.total td { font-weight: 600; border-bottom: 0; }
-.plain td:last-child, .plain th:last-child { text-align: left; }
+th:not(:first-child), td:not(:first-child) { white-space: nowrap; }
+.plain td:last-child, .plain th:last-child { text-align: left; white-space: normal; }
 details { background: var(--paper); border-radius: 8px; padding: 10px; margin-top: 2rem; }
+.card details { padding: 0; margin: 0; }
 summary { cursor: pointer; font-weight: 600; } pre { white-space: pre-wrap; margin: 0.4rem 0; font-size: inherit; }
 @media (max-width: 45rem) {
   .stack thead { display: none; } .stack tr { display: flex; flex-wrap: wrap; column-gap: 0.9rem;

@@ -22,7 +22,8 @@ def accuracy(measured: Evaluation) -> tuple[str, str]:
              f"{high:.1%} (95% interval for so many images). Always answering {measured.classes[most]} would get "
              f"{measured.per_class.support[most] / count:.1%}. Loss {measured.loss:.4f}")
     top5 = "" if measured.top5 is None else f", top 5 {measured.top5:.2%}"
-    return f"{measured.accuracy:.2%} right", f"{words}{top5}."
+    guess = ", no better than a guess" if low <= measured.per_class.support[most] / count else ""
+    return f"{measured.accuracy:.2%} right{guess}", f"{words}{top5}."
 
 
 def confusions(measured: Evaluation, count: int = 2) -> list[str]:
@@ -52,7 +53,7 @@ def overfitting(measured: Evaluation, training: Evaluation) -> tuple[str, str]:
     gap = training.accuracy - measured.accuracy
     error = 1.96 * math.sqrt(sum(e.accuracy * (1 - e.accuracy) / len(e.labels) for e in (training, measured)))
     words = (f"Training images: {training.accuracy:.2%} right, test images: {measured.accuracy:.2%}, by the same final "
-             f"model. The gap is {100 * gap:.1f} ± {100 * error:.1f} points")
+             f"model. The gap is {100 * gap:.1f} ± {100 * error:.1f} points").replace("-", "−")
     if gap <= error:
         return "No sign of it", f"{words}: no more than chance explains."
     times = (1 - measured.accuracy) / (1 - training.accuracy) if training.accuracy < 1 else math.inf

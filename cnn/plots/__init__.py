@@ -11,8 +11,8 @@ Needs matplotlib: every function raises ModuleNotFoundError naming the extra whe
 from cnn.plots.confusion import confusion_matrix
 from cnn.plots.curves import curve, curves, learning_rate, lr_finder
 from cnn.plots.files import png, save
-from cnn.plots.images import feature_map, feature_maps, filters, grid, mistakes
+from cnn.plots.images import feature_map, feature_maps, filters, grid, mistakes, show_images
 from cnn.plots.style import WIDTH, require
 
 __all__ = ["WIDTH", "confusion_matrix", "curve", "curves", "feature_map", "feature_maps", "filters", "grid",
-           "learning_rate", "lr_finder", "mistakes", "png", "require", "save"]
+           "learning_rate", "lr_finder", "mistakes", "png", "require", "save", "show_images"]

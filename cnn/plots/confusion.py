@@ -74,9 +74,9 @@ def colours(shares: np.ndarray) -> np.ndarray:
     result = np.empty((*shares.shape, 4))
     result[:] = to_rgba(ORANGE)
     result[..., 3] = opacity
-    right = np.diag_indices(len(shares))
-    result[right] = to_rgba(BLUE)
-    result[(*right, 3)] = RIGHT * shares[right]
+    i = np.arange(len(shares))
+    result[i, i] = to_rgba(BLUE)
+    result[i, i, 3] = RIGHT * shares[i, i]
     return result
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SERIES = {"train": (BLUE, "-", "o"), "val": (ORANGE, "--", "s")}
 _LABELS = {"train": "training", "val": "held out"}
-_HEIGHT = 2.5       # inches
+_HEIGHT = 2.4       # inches
 
 
 @styled
@@ -45,7 +45,7 @@ def curve(history: Sequence[Mapping[str, float]], what: str) -> Figure:
 
 
 def _curve(ax: Axes, history: Sequence[Mapping[str, float]], what: str) -> None:
-    lost, epochs = 0, [row["epoch"] for row in history]
+    title, lost, epochs = f"{what} by epoch", 0, [row["epoch"] for row in history]
     for part, (colour, dashes, mark) in _SERIES.items():
         values = style.finite([row.get(f"{part}_{what}", math.nan) for row in history])
         if np.isnan(values).all():
@@ -56,10 +56,10 @@ def _curve(ax: Axes, history: Sequence[Mapping[str, float]], what: str) -> None:
         best = int(np.nanargmax(values) if what == "accuracy" else np.nanargmin(values))
         if part == "val" and len(values) > 1:
             shown = f"{values[best]:.2%}" if what == "accuracy" else f"{values[best]:.4f}"
-            ax.plot(epochs[best], values[best], "*", color=GREEN, ms=9, mec=PAPER, mew=0.6,
-                    label=f"best: {shown} (epoch {epochs[best]})")
-    style.tidy(ax, f"{what} by epoch", "epoch" + (
-        f"\n{lost} value{'s' if lost > 1 else ''} not finite, left out" if lost else ""), pad=32)
+            ax.plot(epochs[best], values[best], "*", color=GREEN, ms=9, mec=PAPER, mew=0.6, label="best")
+            title += f", best: {shown} (epoch {epochs[best]})"
+    style.tidy(ax, title, "epoch" + (
+        f"\n{lost} value{'s' if lost > 1 else ''} not finite, left out" if lost else ""), pad=20)
     style.few_ticks(ax.yaxis)
     if what == "accuracy":
         style.percent(ax.yaxis)
@@ -67,7 +67,7 @@ def _curve(ax: Axes, history: Sequence[Mapping[str, float]], what: str) -> None:
     if epochs:
         ax.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5) if len(epochs) < 20 else ax.margins(x=0.02)
     if ax.lines:
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, columnspacing=1, borderaxespad=0.2)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, borderaxespad=0.4)
     else:
         style.nothing(ax)
 

@@ -48,6 +48,20 @@ def grid(pixels: ArrayLike, titles: Sequence[str], title: str = "") -> Figure:
     return figure
 
 
+def show_images(pixels: np.ndarray, names: Sequence[str]) -> Figure:
+    """Images in a grid, each below the name of its class, cut where long; see `grid`."""
+    if not len(pixels):
+        return _only_words("no images")
+    return grid(pixels, [style.short(name, 16) for name in names])
+
+
+@styled
+def _only_words(words: str) -> Figure:
+    figure = style.figure(WIDTH, 1)
+    figure.text(0.5, 0.5, words, ha="center", va="center")
+    return figure
+
+
 @styled
 def mistakes(images: ArrayLike, labels: ArrayLike, probabilities: ArrayLike, classes: Sequence[str],
              count: int = 16) -> Figure:
@@ -65,9 +79,7 @@ def mistakes(images: ArrayLike, labels: ArrayLike, probabilities: ArrayLike, cla
         raise TypeError(f"mistakes: labels must be integers, got {labels.dtype}")
     chosen, wrong = worst(labels, probabilities, count)
     if not wrong:
-        figure = style.figure(WIDTH, 1)
-        figure.text(0.5, 0.5, f"no mistake among {len(images):,} images", ha="center", va="center")
-        return figure
+        return _only_words(f"no mistake among {len(images):,} images")
     return grid(images[chosen], ["\n".join(said(labels, probabilities, classes, i)) for i in chosen],
                 f"{wrong:,} of {len(images):,} images wrong" + (
                     f", the {len(chosen)} worst" if len(chosen) < wrong else ""))

@@ -23,7 +23,8 @@ _RC = {"font.size": SIZE, "axes.titlesize": SIZE, "figure.titlesize": SIZE, "axe
        "xtick.labelsize": SIZE, "ytick.labelsize": SIZE, "legend.fontsize": SIZE, "axes.titlelocation": "left",
        "text.color": TEXT, "axes.labelcolor": TEXT, "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
        "xtick.labelcolor": TEXT, "ytick.labelcolor": TEXT, "grid.color": LINES, "legend.frameon": False,
-       "legend.handlelength": 1.6, "figure.constrained_layout.h_pad": 0.03, "figure.constrained_layout.w_pad": 0.03,
+       "legend.handlelength": 1.4, "legend.handletextpad": 0.4, "legend.columnspacing": 0.8,
+       "figure.constrained_layout.h_pad": 0.03, "figure.constrained_layout.w_pad": 0.03,
        "image.composite_image": False, "svg.fonttype": "none", "svg.hashsalt": "cnn"}
 
 

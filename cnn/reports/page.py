@@ -18,6 +18,7 @@ from cnn.training.history import History
 _LARGEST_SUMMARY = 512      # pixels a side of an image that is passed through the network only to make a table
 _LARGEST_IMAGE = 112        # pixels a side of an image on the page, to keep the page small
 _MOST_TRAINING = 10_000     # training images to measure
+_LONG_NAME = 8              # letters of a class from which on five columns do not fit on a phone
 _MOST_ROWS, _MOST_ERRORS, _MOST_MISTAKES = 20, 10, 16
 # what odd values in a run's files can raise on their way into a table or a picture
 _ODD = OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError
@@ -156,7 +157,7 @@ class _Page:
                  _card("What does it get wrong?", verdict.errors(m), *verdict.confusions(m))]
         if self.training is not None:
             cards.append(_card("Did it overfit?", *reversed(verdict.overfitting(m, self.training))))
-        return _cards(*cards)
+        return _cards(*cards, kind="cards headline")
 
     def _training(self):
         figures = []
@@ -187,10 +188,12 @@ class _Page:
         rows = [(name, f"{n:,}", *map(_percent, figures)) for name, n, *figures in m.rows()]
         total = ("mean", f"{len(m.labels):,}", *map(_percent, m.per_class.macro().values()))
         table = html_table(("class", "images", "precision", "recall", "F1"), rows, total)
+        stack = " stack" if max(map(len, m.classes)) > _LONG_NAME else ""
         if len(rows) > _MOST_ROWS:
             table = f"<details><summary>All {len(rows)} classes</summary>{table}</details>"
         images = dict(zip(m.classes, m.per_class.support.tolist(), strict=True))
-        errors = [(f"{true} → {said}", f"{n:,}", _percent(n / images[true])) for true, said, n in m.confusions()[:_MOST_ERRORS]]
+        errors = [(f"{true} → {said}", f"{n:,}", _percent(n / images[true]))
+                  for true, said, n in m.confusions()[:_MOST_ERRORS]]
 
         def matrix():
             return plots.confusion_matrix(m.matrix, m.classes)
@@ -199,7 +202,7 @@ class _Page:
             _cards(*self._figures("confusion_matrix", "Confusion matrix", matrix, [(matrix, _MATRIX)]),
                    f'<div class="card"><h3>Most frequent errors</h3>'
                    f'{html_table(("true → predicted", "images", "of the class"), errors)}</div>' if errors else "",
-                   f'<div class="card">{table}</div>', self._mistakes()))
+                   f'<div class="card{stack}">{table}</div>', self._mistakes()))
 
     def _mistakes(self):
         """The worst mistakes, each with its words in the page's own type."""
@@ -330,9 +333,9 @@ def _section(title, content):
     return f"<h2>{html(title)}</h2>\n{content}" if content else ""
 
 
-def _cards(*cards):
+def _cards(*cards, kind="cards"):
     cards = [card for card in cards if card]
-    return '<div class="cards">' + "\n".join(cards) + "</div>" if cards else ""
+    return f'<div class="{kind}">' + "\n".join(cards) + "</div>" if cards else ""
 
 
 def _card(question, words, *answers):

@@ -16,6 +16,7 @@ body { font: PIXELSpx/1.5 system-ui, sans-serif; color: var(--text); background:
 h1 { font-size: 1.5rem; line-height: 1.2; margin: 0.5rem 0 0; } h2 { font-size: 1.2rem; margin: 2rem 0 0.6rem; }
 h3 { font-size: inherit; margin: 0; color: var(--muted); } p { margin: 0.4rem 0; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 355px), 1fr)); gap: 12px; }
+.headline { grid-template-columns: repeat(auto-fit, minmax(min(100%, 14rem), 1fr)); }
 .card { background: var(--paper); border-radius: 8px; padding: 10px; margin: 0; min-width: 0; }
 .wide { grid-column: 1 / -1; } .big { font-size: 1.5rem; line-height: 1.3; font-weight: 600; margin: 0.2rem 0; }
 h1 + .muted { margin-bottom: 1rem; } .muted, figcaption { color: var(--muted); }
@@ -29,7 +30,7 @@ svg path { stroke-linejoin: round; } svg image, img { image-rendering: pixelated
 .tiles figure { margin: 0; }
 .tiles img, .one { width: 100%; max-width: 7rem; height: auto; display: block; margin-bottom: 0.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: 0.15rem 0 0.15rem 0.6rem; text-align: right; border-bottom: 1px solid var(--line);
+th, td { padding: 0.15rem 0 0.15rem 0.5rem; text-align: right; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th:first-child, td:first-child { padding-left: 0; }
 th { font-weight: 600; color: var(--muted); } tr.total td { font-weight: 600; border-bottom: 0; }
@@ -38,7 +39,8 @@ th:not(:first-child), td:not(:first-child) { white-space: nowrap; }
 details { background: var(--paper); border-radius: 8px; padding: 10px; margin-top: 2rem; }
 .card details { padding: 0; margin: 0; }
 summary { cursor: pointer; font-weight: 600; } pre { white-space: pre-wrap; margin: 0.4rem 0; font-size: inherit; }
-@media (max-width: 45rem) {
+.card.stack { container-type: inline-size; }
+@container (max-width: 30rem) {
   .stack thead { display: none; } .stack tr { display: flex; flex-wrap: wrap; column-gap: 0.9rem;
     border-bottom: 1px solid var(--line); padding: 0.3rem 0; }
   .stack td { border: 0; padding: 0; } .stack td:first-child { flex-basis: 100%; font-weight: 600; }

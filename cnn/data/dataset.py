@@ -120,8 +120,7 @@ class Dataset:
         ValueError for another count, ModuleNotFoundError where matplotlib is missing.
         """
         count = whole_number("Dataset.show", "count", count, 1, 400)
-        from cnn.plots import show_images  # here, because it is seldom needed
-        return show_images(self.images[:count], [self.classes[k] for k in self.labels[:count]])
+        return _drawn(self.images[:count], [self.classes[k] for k in self.labels[:count]])
 
     def __repr__(self) -> str:
         sizes = "x".join(map(str, self.images.shape[1:]))
@@ -222,6 +221,11 @@ class Dataset:
             wrong = indices.min() if indices.min() < 0 else indices.max()
             raise ValueError(f"Dataset.subset: indices must be from 0 to {len(self) - 1}, but one is {wrong}")
         return indices
+
+
+def _drawn(images: np.ndarray, names: list[str]) -> Figure:
+    from cnn.plots import show_images  # here, because it is seldom needed
+    return show_images(images, names)
 
 
 def whole_number(where: str, argument: str, value: int, least: int, most: float = math.inf) -> int:

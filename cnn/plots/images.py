@@ -34,8 +34,8 @@ def grid(pixels: ArrayLike, titles: Sequence[str], title: str = "") -> Figure:
                          f"{pixels.shape}")
     lines = max((text.count("\n") + 1 for text in titles), default=1)
     width = max(0.85, 0.08 * style.longest(line for text in titles for line in text.split("\n")))
-    columns = max(1, min(len(pixels), int(8 / width)))
-    rows = max(1, math.ceil(len(pixels) / columns))
+    rows = max(1, math.ceil(len(pixels) / max(1, int(8 / width))))
+    columns = max(1, math.ceil(len(pixels) / rows))
     figure = style.figure(columns * width, rows * (0.8 + 0.18 * lines) + (0.25 if title else 0))
     if title:
         figure.suptitle(title)

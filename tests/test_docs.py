@@ -42,7 +42,7 @@ def images_to_show(rng):
     return {"images": rng.random((40, 1, 28, 28), np.float32), "labels": np.arange(40) % 10}
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/models.md", "docs/runs.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/models.md", "docs/reports.md", "docs/runs.md"])
 def test_blocks_run_and_print_what_they_show(name, tmp_path, monkeypatch):
     """All blocks of a page in order, in one namespace."""
     path = DOCS.parent / name

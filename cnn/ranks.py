@@ -153,6 +153,12 @@ def largest(value: int) -> int:
     return value if there is None else there.largest(value)
 
 
+def anywhere(value: Any) -> Any:
+    """The value if it is true; else whether it is on any rank."""
+    elsewhere = largest(bool(value))
+    return value or bool(elsewhere)
+
+
 def told(value: Any) -> Any:
     """The value that rank 0 has."""
     there = world()

@@ -43,6 +43,12 @@ def isatty(file):
         return False
 
 
+def in_notebook():
+    """Whether this is the process of a notebook's cells (IPython's kernel)."""
+    ipython = sys.modules.get("IPython")    # whoever runs in it has imported it
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
 def _write(file, text):
     if file is None:    # nobody is there to be told
         return None

@@ -36,8 +36,10 @@ def test_examples(path):
     assert results.attempted and not results.failed, "".join(said)
 
 
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in ("homework", "models", "optimizers",
-                                                                                "runs"))])
+SHOWING = ("homework", "models", "optimizers", "reports", "runs")
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in SHOWING)])
 def test_blocks_run_and_print_what_they_show(name, tmp_path, monkeypatch):
     """All blocks of a page as they stand, in order, in one namespace that is empty before."""
     path = DOCS.parent / name

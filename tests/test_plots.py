@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+import cnn
 from cnn import plots
 from cnn.reports import metrics
 from cnn.training.history import History
@@ -17,7 +18,7 @@ NAN, INF = float("nan"), float("inf")
 
 @pytest.fixture(autouse=True)
 def _coarse(monkeypatch):
-    monkeypatch.setattr(plots, "_DPI", 30)  # of every picture, to be quick
+    monkeypatch.setattr(plots.files, "_DPI", 30)  # of every picture, to be quick
 
 
 def history(train_loss, val_accuracy=None):
@@ -53,7 +54,13 @@ def test_curves_show_the_numbers():
     loss, accuracy = (series(ax) for ax in figure.axes)
     assert loss["training"].tolist() == [[1, 2], [2, 1], [3, 0.5]] and "held out" not in loss
     assert accuracy["held out"].tolist() == [[1, 0.3], [2, 0.9], [3, 0.8]]
-    assert "best: 90.00% (epoch 2)" in accuracy
+    assert accuracy["best"].tolist() == [[2, 0.9]]
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["loss by epoch", "accuracy by epoch, best: 90.00% (epoch 2)"]
+    half = plots.curve(history([2, 1, 0.5], [0.3, 0.9, 0.8]), "accuracy").axes[0]
+    assert series(half).keys() == accuracy.keys() and half.get_title(loc="left") == titles[1]
+    with pytest.raises(ValueError, match="curve: what must be loss or accuracy, got 'f1'"):
+        plots.curve([], "f1")
     drawn(figure)
 
 
@@ -67,7 +74,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
     figure = plots.curves(history([2, NAN, INF, 0.5, 0.4]))
     y = series(figure.axes[0])["training"][:, 1]
     np.testing.assert_array_equal(y, [2, NAN, NAN, 0.5, 0.4])
-    assert "2 values not finite, left out" in texts(figure)
+    assert "epoch\n2 values not finite, left out" in texts(figure)
     assert figure.axes[0].lines[0].get_marker() == "o", "the first value has no line to be seen by"
     drawn(figure)
 
@@ -124,9 +131,32 @@ def test_confusion_matrix_of_any_number_of_classes(k, rng):
 
 def test_confusion_matrix_of_a_class_without_images():
     figure = plots.confusion_matrix([[0, 0], [1, 3]], ["a", "b"])
-    shares = figure.axes[0].images[0].get_array()
-    np.testing.assert_array_equal(shares.filled(0), [[0, 0], [0.25, 0.75]])
+    opacity = figure.axes[0].images[0].get_array()[..., 3]
+    np.testing.assert_allclose(opacity, [[0, 0], [0.75, 0.75 * 0.2]])
     drawn(plots.confusion_matrix(np.zeros((3, 3), int), "abc"))
+
+
+def test_the_loudest_colour_is_that_of_the_worst_error():
+    matrix = np.array([[96, 1, 3, 0], [0, 100, 0, 0], [0, 20, 70, 10], [50, 0, 0, 50]])
+    cells = plots.confusion_matrix(matrix, "abcd").axes[0].images[0].get_array()
+    opacity, right = cells[..., 3], np.eye(4, dtype=bool)
+    # one error in a hundred is to be seen, and has a fifth of the strongest colour
+    assert opacity[0, 1] == pytest.approx(opacity.max() / 5) and opacity[0, 1] > 0.1
+    order = [opacity[0, 3], opacity[0, 1], opacity[0, 2], opacity[2, 3], opacity[2, 1], opacity[3, 0]]
+    assert order == sorted(order) and len(set(order)) == 6 and order[0] == 0
+    assert opacity[right].max() < opacity[2, 3], "the diagonal must not dominate"
+    # of two hues, the same for all of a kind, on which lightness alone depends
+    assert len({tuple(rgb) for rgb in cells[right][:, :3]}) == len({tuple(rgb) for rgb in cells[~right][:, :3]}) == 1
+    # a class of ten times as many images has the same colours
+    np.testing.assert_allclose(plots.confusion_matrix(10 * matrix, "abcd").axes[0].images[0].get_array(), cells)
+
+
+def test_counts_that_have_no_room_are_percent():
+    matrix = np.diag(np.full(10, 12345))
+    matrix[0, 1], matrix[0, 2] = 1, 12345
+    figure = plots.confusion_matrix(matrix, "0123456789")
+    assert sorted({t.get_text() for t in figure.axes[0].texts}) == ["100", "50", "<1"]
+    assert figure.axes[0].get_title(loc="left").endswith("; numbers: % of the true class")
 
 
 def test_names_are_drawn_as_they_are():
@@ -147,7 +177,7 @@ def test_mistakes_come_worst_first(rng):
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.05, 0.95], [0.3, 0.7]])
     images = rng.integers(0, 256, (4, 1, 5, 6), dtype=np.uint8)
     figure = plots.mistakes(images, [1, 1, 1, 0], probabilities, ["cat", "dog"])
-    titles = [ax.get_title() for ax in figure.axes if ax.images]
+    titles = [ax.get_title() for ax in figure.axes if ax.images]    # in the middle, above each image
     assert titles == ["said cat (90%)\ntrue dog (10%)", "said dog (70%)\ntrue cat (30%)",
                       "said cat (60%)\ntrue dog (40%)"]
     np.testing.assert_allclose(figure.axes[0].images[0].get_array(), images[0, 0] / 255)
@@ -155,6 +185,19 @@ def test_mistakes_come_worst_first(rng):
     assert "3 of 4 images wrong, the 2 worst" in texts(
         plots.mistakes(images, [1, 1, 1, 0], probabilities, ["cat", "dog"], 2))
     drawn(figure)
+
+
+def test_grid(rng):
+    images = rng.integers(0, 256, (20, 3, 5, 6), dtype=np.uint8)
+    figure = plots.grid(images, [f"image {i}" for i in range(20)], "twenty")
+    shown = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in shown] == [f"image {i}" for i in range(20)]
+    for ax, image in zip(shown, images, strict=True):
+        np.testing.assert_allclose(ax.images[0].get_array(), image.transpose(1, 2, 0) / 255)
+    assert "twenty" in texts(figure) and max(figure.get_size_inches()) < 9
+    drawn(figure)
+    with pytest.raises(ValueError, match=r"grid: pixels must have shape \(2, C, H, W\).* got \(20, 3, 5, 6\)"):
+        plots.grid(images, "ab")
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
@@ -197,6 +240,28 @@ def test_filters_of_any_shape(shape, rng):
     drawn(figure)
 
 
+def test_filters_of_a_layer(rng):
+    weight = rng.normal(size=(10, 1, 3, 3)).astype(np.float32)
+    conv = cnn.Conv2d(1, 10, 3)
+    conv.weight.data = weight
+    for given in (conv, conv.weight, weight.tolist()):
+        shown, wanted = (plots.filters(x).axes[0].images[0].get_array() for x in (given, weight))
+        np.testing.assert_array_equal(shown.filled(NAN), wanted.filled(NAN))
+    for given in (cnn.ReLU(), cnn.Sequential(conv), "conv", 3):
+        with pytest.raises(TypeError, match="filters: layer must be a layer with a weight, as Conv2d, .* got"):
+            plots.filters(given)
+    with pytest.raises(ValueError, match=r"filters: weight must have shape \(K, C, R, S\) without 0, got \(2, 3\)"):
+        plots.filters(cnn.Linear(3, 2))
+
+
+def test_scales_are_beside_filters_and_maps(rng):
+    for figure, top in ((plots.filters(np.linspace(-2, 1, 18).reshape(2, 1, 3, 3)), 2),
+                        (plots.feature_map("a", np.linspace(0, 3, 18).reshape(2, 3, 3)), 3)):
+        picture, bar = figure.axes
+        assert bar.get_ylim()[1] == pytest.approx(top) == picture.images[0].norm.vmax
+        assert len([t for t in bar.get_yticklabels() if t.get_text()]) >= 3
+
+
 def test_filters_of_zeros_and_nan():
     plots.png(plots.filters(np.zeros((4, 3, 2, 2))))
     plots.png(plots.filters(np.full((4, 1, 2, 2), NAN)))
@@ -229,6 +294,28 @@ def test_save_writes_a_png(tmp_path):
 def test_pyplot_is_not_touched():
     plots.png(plots.curves(history([1.0])))
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_all_text_has_one_size_whatever_matplotlibrc_says(rng):
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 30, "text.color": "red", "axes.titlesize": 40}):
+        figures = [plots.curves(history([2, 1], [0.3, 0.9])), plots.learning_rate([1, 2]),
+                   plots.confusion_matrix(np.eye(3, dtype=int) * 20, "abc"), plots.filters(np.ones((2, 1, 3, 3))),
+                   plots.feature_maps(np.eye(4)[None], [("1", rng.random((3, 2, 2)))])]
+    for figure in figures:
+        from matplotlib.text import Text
+
+        assert {t.get_fontsize() for t in figure.findobj(Text) if t.get_text()} == {10}
+        assert {t.get_color() for t in figure.findobj(Text) if t.get_text()} == {"#1b1b1b"}
+
+
+def test_a_notebook_shows_a_figure_once():
+    """IPython asks for `_repr_png_`; pyplot, which shows all figures of its own, does not know this one."""
+    figure = plots.learning_rate([1, 2])
+    assert figure._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert not hasattr(figure, "_repr_html_") or figure._repr_html_() is None
+    assert getattr(figure, "number", None) is None
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):

@@ -13,6 +13,7 @@ from cnn.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
 _MOST_UNNAMED = 100_000  # classes to make up names for; a label beyond is a mistake
@@ -98,6 +99,28 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        """Image i, (C, H, W) as in `images`, and its label. i: int, negative from the end; `subset` takes several.
+
+        Raises IndexError beyond the last image, TypeError for what is no integer.
+        """
+        try:
+            i = operator.index(i)
+        except TypeError:
+            raise TypeError(f"Dataset: an index must be an integer, got {i!r}; subset takes several") from None
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"Dataset: there are {len(self)} images, got index {i}")
+        return self.images[i], int(self.labels[i])
+
+    def show(self, count: int = 16) -> Figure:
+        """The first images with the names of their classes, as a matplotlib figure, which a notebook shows.
+
+        count: how many images, at most; from 1 to 400. `data.subset(indices).show()` shows others. Raises TypeError or
+        ValueError for another count, ModuleNotFoundError where matplotlib is missing.
+        """
+        count = whole_number("Dataset.show", "count", count, 1, 400)
+        return _drawn(self.images[:count], [self.classes[k] for k in self.labels[:count]])
 
     def __repr__(self) -> str:
         sizes = "x".join(map(str, self.images.shape[1:]))
@@ -198,6 +221,11 @@ class Dataset:
             wrong = indices.min() if indices.min() < 0 else indices.max()
             raise ValueError(f"Dataset.subset: indices must be from 0 to {len(self) - 1}, but one is {wrong}")
         return indices
+
+
+def _drawn(images: np.ndarray, names: list[str]) -> Figure:
+    from cnn.plots import show_images  # here, because it is seldom needed
+    return show_images(images, names)
 
 
 def whole_number(where: str, argument: str, value: int, least: int, most: float = math.inf) -> int:

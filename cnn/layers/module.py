@@ -369,6 +369,10 @@ class Module:
             return "\n".join([f"{type(self).__name__}(", *inside, ")"])
         return f"{type(self).__name__}({self.extra_repr()})"
 
+    def _repr_html_(self) -> str:
+        from cnn.layers.summary import html_of  # here, because it is seldom needed
+        return html_of(self)
+
     def _owned(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Parameter | None:
         """The Parameter of that name, or None where there is none; raises where it does not fit the layer."""
         p, owner = getattr(self, name), type(self).__name__

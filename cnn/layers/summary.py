@@ -16,6 +16,7 @@ from cnn.layers.in_numpy import Opaque
 from cnn.layers.module import Module
 from cnn.layers.parts import evaluation
 from cnn.ops.arithmetic import Reshape
+from cnn.text import html, html_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -88,14 +89,22 @@ class Summary:
         texts = ["  ".join([*(cell.ljust(w) for cell, w in zip(line[:2], widths[:2], strict=True)),
                             *(cell.rjust(w) for cell, w in zip(line[2:], widths[2:], strict=True))]) for line in lines]
         rule = "-" * len(texts[0])
+        return "\n".join([texts[0], rule, *texts[1:-1], rule, texts[-1], self._notes()])
+
+    def _notes(self) -> str:
+        """What stands below the table."""
         frozen = f", {self.parameters - self.trainable:,} of them frozen" if self.trainable < self.parameters else ""
         training = ("" if self.training_memory is None else
                     f"\ntraining with batches of {self.batch_size} takes {size(self.training_memory)}")
-        return "\n".join([texts[0], rule, *texts[1:-1], rule, texts[-1],
-                          f"{self.parameters:,} parameters{frozen}: {size(self.parameter_memory)}; multiply-adds and "
-                          f"memory (of outputs) are those of one image, forward{training}"])
+        return (f"{self.parameters:,} parameters{frozen}: {size(self.parameter_memory)}; multiply-adds and memory (of "
+                f"outputs) are those of one image, forward{training}")
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows."""
+        *rows, total = self.cells()
+        return f"{html_table(self.HEADER, rows, total)}<p>{html(self._notes())}</p>"
 
 
 def size(count: int) -> str:
@@ -141,6 +150,22 @@ def summarise(model: Module, shape: Sequence[int], batch_size: int | None = None
     memory = None if batch_size is None else _training_memory(
         model, shape, dtype, shapes.integer(owner, "batch_size", batch_size, 1))
     return Summary(rows, model.parameters(), batch_size, memory)
+
+
+def html_of(model: Module) -> str:
+    """The table of a model that a notebook shows: each layer, its arguments and parameters."""
+    rows, total = [], f"{sum(p.size for p in model.parameters()):,}"
+
+    def walk(name: str, module: Module) -> None:
+        own = sum(p.size for _, p in module.own_parameters())
+        kind = type(module).__name__
+        rows.append(("  " * name.count(".") + f"{name} {kind}" if name else kind, module.extra_repr(),
+                     f"{own:,}" if own else ""))
+        for child_name, child in module.children():
+            walk(f"{name}.{child_name}" if name else child_name, child)
+
+    walk("", model)
+    return html_table(("layer", "arguments", "parameters"), rows, ("total", "", total))
 
 
 def _is_view(node: Node | None, inputs: tuple) -> bool:

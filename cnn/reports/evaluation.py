@@ -102,14 +102,19 @@ def load_data(description, dataset=None, data_dir=None, split="test"):
     """
     if split not in SPLITS:
         raise ValueError(f"load_data: split must be one of {', '.join(SPLITS)}, got {split!r}")
+    train, test = load_parts(description, dataset, data_dir)
+    return as_trained(train if split == "train" else test, description)
+
+
+def load_parts(description, dataset=None, data_dir=None):
+    """The training and test images of `load_data`, both at once, before `as_trained`."""
     dataset = dataset or description.get("dataset")
     if dataset is None:
         raise ValueError("load_data: the model's file does not name its data set: give one")
     channels, size, _ = Wanted(description).shape
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*load_parts returns them")     # not wanted here
-        train, test = data.load(dataset, data_dir, size, channels, description.get("seed") or 0)
-    return as_trained(train if split == "train" else test, description)
+        return data.load(dataset, data_dir, size, channels, description.get("seed") or 0)
 
 
 def as_trained(dataset, description):

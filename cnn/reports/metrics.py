@@ -38,6 +38,29 @@ def accuracy(matrix: np.ndarray) -> float:
     return float(_ratio(np.trace(matrix), matrix.sum()))
 
 
+def accuracy_interval(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The lowest and highest accuracy, floats, that fit `right` of `total` images being right; NaN without images.
+
+    right: int from 0 to total. total: int. confidence: share of such intervals that hold the true accuracy, between 0
+    and 1. Wilson's score interval: the accuracies p with |right / total - p| <= z sqrt(p (1 - p) / total), where z is
+    the quantile of the normal distribution (Wilson 1927, "Probable inference, the law of succession, and statistical
+    inference"). Raises TypeError or ValueError for anything else.
+    """
+    owner = "accuracy_interval"
+    total = shapes.integer(owner, "total", total)
+    right = shapes.integer(owner, "right", right, 0, total)
+    confidence = shapes.number(owner, "confidence", confidence, above=0, below=1)
+    if not total:
+        return float("nan"), float("nan")
+    from statistics import NormalDist  # here, to keep "import cnn" fast
+    z2 = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
+    share = right / total
+    middle = share + z2 / (2 * total)
+    reach = (z2 * (share * (1 - share) / total + z2 / (4 * total**2))) ** 0.5
+    low, high = (middle - reach) / (1 + z2 / total), (middle + reach) / (1 + z2 / total)
+    return max(0.0, low), min(1.0, high)
+
+
 class PerClass(NamedTuple):
     """Figures of each class, arrays (K,): `support` (int64) is the number of its images, the others are float64.
 

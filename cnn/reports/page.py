@@ -1,6 +1,5 @@
 """A run as one HTML page with its pictures in it, that opens without a network."""
 import base64
-import html
 import json
 import math
 from datetime import datetime
@@ -8,29 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import files, plots, runtime, streams
+from cnn import files, plots, runtime
 from cnn.layers.running import observed
-from cnn.reports import evaluation
+from cnn.plots.images import image_png, said, worst
+from cnn.reports import evaluation, svg, theme, verdict
+from cnn.text import html, html_table
 from cnn.training import checkpoint
 from cnn.training.history import History
 
 _LARGEST_SUMMARY = 512      # pixels a side of an image that is passed through the network only to make a table
+_LARGEST_IMAGE = 112        # pixels a side of an image on the page, to keep the page small
+_MOST_TRAINING = 10_000     # training images to measure
+_LONG_NAME = 8              # letters of a class from which on five columns do not fit on a phone
+_MOST_ROWS, _MOST_ERRORS, _MOST_MISTAKES = 20, 10, 16
 # what odd values in a run's files can raise on their way into a table or a picture
 _ODD = OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError
 
 # the page may show what is inside it, and nothing else: no script, nothing from anywhere
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { padding: 0.15rem 0.8rem 0.15rem 0; text-align: right; border-bottom: 1px solid #eee; }
-th { font-weight: 600; } th:first-child, td:first-child { text-align: left; white-space: pre; }
-tr.total { font-weight: 600; } figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
-figcaption { color: #555; font-size: 0.9rem; } pre { background: #f6f6f6; padding: 0.8rem; overflow-x: auto; }
-.big { font-size: 1.2rem; } .note { color: #8a3b00; } .columns { display: flex; flex-wrap: wrap; gap: 0 3rem; }
-@media print { h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
-"""
+_MATRIX = ("Rows: true classes, columns: predicted. Orange: errors, by the square root of their share of the row, "
+           "strongest from 25% on. Pale blue: right.")
 
 
 def write(run, data_dir=None):
@@ -64,7 +60,7 @@ class _Page:
     def __init__(self, run):
         self.run = run
         self.missing = []       # what can't be shown, and why
-        self.model = self.description = self.measured = self.dataset = None
+        self.model = self.description = self.measured = self.dataset = self.training = None
 
     # -------------------------------------------------------------- reading
 
@@ -77,13 +73,25 @@ class _Page:
         loaded = self._file("model.safetensors", checkpoint.load_model)
         if loaded is not None:
             self.model, self.description = loaded
-            try:
-                self.dataset = evaluation.load_data(self.description, data_dir=data_dir)
-                self.measured = evaluation.evaluate(self.model, self.dataset, f"{self.dataset.name}, test images",
-                                                    self.description.get("tta"))
-            except (ImportError, *_ODD) as error:
-                self.missing.append(f"the test images: {error}")
+            self._measure(data_dir)
         return any((self.run / name).is_file() for name in self.FILES)
+
+    def _measure(self, data_dir):
+        """Measure the model on the test images and, to compare, on training images without augmentation."""
+        what, tta = "test", self.description.get("tta")
+        try:
+            train, test = evaluation.load_parts(self.description, data_dir=data_dir)
+            self.dataset = evaluation.as_trained(test, self.description)
+            self.measured = evaluation.evaluate(self.model, self.dataset, f"{test.name}, test images", tta)
+            what = "training"
+            fraction = self.summary.get("validation_fraction")
+            if isinstance(fraction, float) and 0 < fraction < 1:     # these were not trained on
+                train = train.split(fraction, self.description.get("seed") or 0)[0]
+            count = min(len(train), _MOST_TRAINING)
+            train = train.subset(np.arange(count) * len(train) // max(count, 1))
+            self.training = evaluation.evaluate(self.model, evaluation.as_trained(train, self.description), tta=tta)
+        except (ImportError, *_ODD) as error:
+            self.missing.append(f"the {what} images: {error}")
 
     def _lines(self, name, read, optional=False):
         """What `read(path, skipped)` returns; the lines that it appends to `skipped` are named on the page."""
@@ -109,100 +117,172 @@ class _Page:
     # -------------------------------------------------------------- writing
 
     def html(self):
-        title = _text(f"Run {self.run.resolve().name}")
-        headline, *parts = self._headline(), self._training(), self._classes(), self._network(), self._settings()
-        missing = "".join(f'<p class="note">Not shown: {_text(reason)}</p>' for reason in self.missing)
-        parts = [headline, missing, *parts]
+        title = html(f"Run {self.run.resolve().name}")
+        facts, banner, *parts = (self._facts(), self._banner(), self._headline(), self._training(), self._classes(),
+                                 self._network())
+        missing = "".join(f'<p class="note">Not shown: {html(reason)}</p>' for reason in self.missing)
+        parts = [facts, banner, *parts[:1], missing, *parts[1:], self._settings()]
         return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
                 f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-                f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
+                f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+                f"<style>{theme.css()}</style></head>\n"
                 f"<body><h1>{title}</h1>\n" + "\n".join(filter(None, parts)) + "\n</body></html>\n")
 
-    def _headline(self):
-        stopped = self.summary.get("stopped")
-        note = f'<p class="note">Stopped: {_text(stopped)}.</p>' if isinstance(stopped, str) else ""
-        return note + self._result()
+    def _facts(self):
+        """One line on what this is a run of."""
+        given = self.summary
+        words = [html(f"{given['model']} on {given['dataset']}")] if {"model", "dataset"} <= given.keys() else []
+        if self.history:
+            words.append(f"{len(self.history):,} epoch{'s' if len(self.history) > 1 else ''}")
+        if isinstance(given.get("seconds"), float):
+            words.append(f"{given['seconds']:,.1f} s")
+        return f'<p class="muted">{", ".join(words)}</p>' if words else ""
 
-    def _result(self):
-        if self.measured is not None:
-            return f'<p class="big">{_text(self.measured.name)}: {_text(self.measured.headline())}.</p>'
-        accuracy = self.summary.get("test_accuracy")
-        if isinstance(accuracy, float) and math.isfinite(accuracy):
-            return f'<p class="big">Accuracy {accuracy:.2%}, as the run measured it.</p>'
-        return ""
+    def _banner(self):
+        """That the run did not come to its end, where it did not."""
+        stopped = self.summary.get("stopped")
+        if self.summary.get("diverged") is True:
+            reason = f" Stopped: {html(stopped)}." if isinstance(stopped, str) else ""
+            return f'<p class="banner"><b>This run diverged.</b>{reason}</p>'
+        return f'<p class="banner">Stopped: {html(stopped)}.</p>' if isinstance(stopped, str) else ""
+
+    def _headline(self):
+        m = self.measured
+        if m is None:
+            accuracy = self.summary.get("test_accuracy")
+            if isinstance(accuracy, float) and math.isfinite(accuracy):
+                return _cards(_card("Is it good?", "as the run measured it", f"{accuracy:.2%} right"))
+            return ""
+        cards = [_card("Is it good?", *reversed(verdict.accuracy(m))),
+                 _card("What does it get wrong?", verdict.errors(m), *verdict.confusions(m))]
+        if self.training is not None:
+            cards.append(_card("Did it overfit?", *reversed(verdict.overfitting(m, self.training))))
+        return _cards(*cards, kind="cards headline")
 
     def _training(self):
-        parts = []
+        figures = []
         if self.history:
-            caption = "Training figures are means over an epoch, each batch measured before its step."
-            parts.append(self._picture("curves", lambda: plots.curves(self.history), "Loss and accuracy by epoch",
-                                       caption))
+            figures += self._figures("curves", "Loss and accuracy by epoch", lambda: plots.curves(self.history), [
+                (lambda what=what: plots.curve(self.history, what), self._curve_words(what))
+                for what in ("loss", "accuracy")])
         rates = self.steps or [(row["epoch"], row["lr"]) for row in self.history or () if "lr" in row]
         if rates:
             def draw():
                 return plots.learning_rate([lr for _, lr in rates], "step" if self.steps else "epoch",
                                            [at for at, _ in rates])
-            parts.append(self._picture("learning_rate", draw, "Learning rate"))
-        return _section("Training", *parts)
+            figures += self._figures("learning_rate", "Learning rate", draw, [(draw, "")])
+        return _section("Training", _cards(*figures))
+
+    def _curve_words(self, what):
+        if what == "loss":
+            smoothing = self.summary.get("label_smoothing")
+            return ("Training figures are means over an epoch, each batch measured before its step, with augmentation "
+                    "and dropout." + (" Label smoothing is a part of the loss." if smoothing else ""))
+        measured_on = self.summary.get("held_out")
+        return f"Held out: {measured_on}, measured after each epoch." if isinstance(measured_on, str) else ""
 
     def _classes(self):
         m = self.measured
         if m is None:
             return ""
         rows = [(name, f"{n:,}", *map(_percent, figures)) for name, n, *figures in m.rows()]
-        total = ("mean of the classes", f"{len(m.labels):,}", *map(_percent, m.per_class.macro().values()))
+        total = ("mean", f"{len(m.labels):,}", *map(_percent, m.per_class.macro().values()))
+        table = html_table(("class", "images", "precision", "recall", "F1"), rows, total)
+        stack = " stack" if max(map(len, m.classes)) > _LONG_NAME else ""
+        if len(rows) > _MOST_ROWS:
+            table = f"<details><summary>All {len(rows)} classes</summary>{table}</details>"
+        images = dict(zip(m.classes, m.per_class.support.tolist(), strict=True))
+        errors = [(f"{true} → {said}", f"{n:,}", _percent(n / images[true]))
+                  for true, said, n in m.confusions()[:_MOST_ERRORS]]
+
+        def matrix():
+            return plots.confusion_matrix(m.matrix, m.classes)
         return _section(
-            "Classes", _table(("class", "images", "precision", "recall", "F1"), rows, total),
-            self._picture("confusion_matrix", lambda: plots.confusion_matrix(m.matrix, m.classes), "Confusion matrix",
-                          "How many images of each class (row) were taken for which (column)."),
-            self._picture("mistakes",
-                          lambda: plots.mistakes(self.dataset.images, m.labels, m.probabilities, m.classes),
-                          "Worst mistakes", "Where the true class got the least probability."))
+            "Classes",
+            _cards(*self._figures("confusion_matrix", "Confusion matrix", matrix, [(matrix, _MATRIX)]),
+                   f'<div class="card"><h3>Most frequent errors</h3>'
+                   f'{html_table(("true → predicted", "images", "of the class"), errors)}</div>' if errors else "",
+                   f'<div class="card{stack}">{table}</div>', self._mistakes()))
+
+    def _mistakes(self):
+        """The worst mistakes, each with its words in the page's own type."""
+        m, images = self.measured, self.dataset.images
+        try:
+            chosen, wrong = worst(m.labels, m.probabilities, _MOST_MISTAKES)
+            if not wrong:
+                return ""
+            self._save("mistakes", plots.mistakes(images, m.labels, m.probabilities, m.classes, _MOST_MISTAKES))
+            words = ["<br>".join(map(html, said(m.labels, m.probabilities, m.classes, i))) for i in chosen]
+            tiles = "".join(f"<figure>{_image(images[i])}<figcaption>{text}</figcaption></figure>"
+                            for i, text in zip(chosen, words, strict=True))
+        except _ODD as error:
+            self.missing.append(f"Worst mistakes: {error}")
+            return ""
+        which = f"The {len(chosen)} of {wrong:,} wrong images" if len(chosen) < wrong else "The wrong images, those"
+        return (f'<div class="card wide"><h3>Worst mistakes</h3><p>{which} with the least probability for the true '
+                f'class{"" if len(chosen) < wrong else " first"}.</p><div class="tiles">{tiles}</div></div>')
 
     def _network(self):
         if self.model is None:
             return ""
-        wants = self.description["arguments"]
-        parts = []
+        wants, cards = self.description["arguments"], []
         try:
             if wants["image_size"] > _LARGEST_SUMMARY:
                 raise ValueError(f"the images are larger than {_LARGEST_SUMMARY} pixels a side")
             summary = self.model.summary((wants["in_channels"], wants["image_size"], wants["image_size"]))
             *rows, total = summary.cells()
-            parts.append(_table(summary.HEADER, rows, total) + "<p>Multiply-adds and memory (of outputs) are those of "
-                                                               "one image, forward.</p>")
+            cards.append(f'<div class="card wide stack">{html_table(summary.HEADER, rows, total)}<p class="muted">'
+                         "Multiply-adds and memory (of outputs) are those of one image, forward.</p></div>")
         except _ODD as error:
-            parts.append(f'<p class="note">No table of layers: {_text(error)}</p>')
+            cards.append(f'<p class="note">No table of layers: {html(error)}</p>')
         weights = next((p.data for name, p in self.model.named_parameters() if p.data.ndim == 4), None)
         if weights is not None:
-            parts.append(self._picture("filters", lambda: plots.filters(weights),
-                                       "Filters of the first convolution"))
+            def draw():
+                return plots.filters(weights)
+            cards += self._figures("filters", "Filters of the first convolution", draw, [(draw, "")])
         if self.dataset is not None and len(self.dataset):
+            image = self.dataset.images[0]
             maps = feature_maps(self.model, self.dataset.normalise(self.dataset.images[:1])[0])
             if maps:
-                parts.append(self._picture("feature_maps", lambda: plots.feature_maps(self.dataset.images[0], maps),
-                                           "Feature maps", "What the layers make of the first test image."))
-        return _section("Network", *parts)
+                size = "×".join(map(str, image.shape))
+                cards.append(f'<figure class="card">{_image(image, "one")}<figcaption><b>The first test image</b>, '
+                             f"{size}. What the layers make of it follows, each in its own scale."
+                             "</figcaption></figure>")
+                cards += self._figures("feature_maps", "Feature maps", lambda: plots.feature_maps(image, maps), [
+                    (lambda name=name, values=values: plots.feature_map(name, values), "") for name, values in maps])
+        return _section("Network", _cards(*cards))
 
     def _settings(self):
         shown = {name: value for name, value in self.summary.items() if not isinstance(value, (dict, list))}
-        settings = _table(("setting", "value"), [(name, str(value)) for name, value in shown.items()]) if shown else ""
         made = {"made": datetime.now().astimezone().isoformat(" ", "seconds"), **runtime.describe()}
-        tables = f'<div class="columns">{settings}{_table(("this page", ""), list(made.items()))}</div>'
-        toml = f"<h3>config.toml</h3><pre>{_text(self.config)}</pre>" if self.config else ""
-        return _section("Configuration", tables, toml)
+        tables = [html_table(header, list(values.items())) for header, values in (
+            (("setting", "value"), shown), (("this page", "value"), made)) if values]
+        toml = f"<h3>config.toml</h3><pre>{html(self.config)}</pre>" if self.config else ""
+        inside = _cards(*(f'<div class="plain">{table}</div>' for table in tables))
+        return f"<details><summary>Settings and versions</summary>{inside}{toml}</details>"
 
-    def _picture(self, name, draw, title, caption=""):
-        """Save the figure that `draw` returns as name.png in the run's folder; returns the HTML that has it inside."""
+    def _figures(self, name, title, whole, parts):
+        """Save the figure that `whole` returns as name.png in the run's folder; returns the cards of the page.
+
+        parts: (draws a figure, what to say below its title) for each card.
+        """
         try:
-            content = plots.png(draw())
+            self._save(name, whole())
+            cards = []
+            for i, (draw, words) in enumerate(parts):
+                figure = draw()
+                own = svg.title(figure)
+                caption = f"<b>{html(own[:1].upper() + own[1:])}.</b> {html(words)}".strip()
+                wide = " wide" if figure.get_figwidth() > 1.1 * plots.WIDTH else ""
+                cards.append(f'<figure class="card{wide}">{svg.inline(figure, f"{name}{i}", f"{title}: {own}")}'
+                             f"<figcaption>{caption}</figcaption></figure>")
+            return cards
         except _ODD as error:
             self.missing.append(f"{title}: {error}")
-            return ""
-        files.write(self.run / f"{name}.png", content)
-        data = base64.b64encode(content).decode()
-        return (f'<figure><img alt="{_text(title)}" src="data:image/png;base64,{data}">'
-                f"<figcaption><b>{_text(title)}.</b> {_text(caption)}</figcaption></figure>")
+            return []
+
+    def _save(self, name, figure):
+        files.write(self.run / f"{name}.png", plots.png(figure))
 
 
 def feature_maps(model, image):
@@ -249,22 +329,27 @@ def _step_lines(path, skipped):
     return result
 
 
-def _section(title, *parts):
-    parts = [part for part in parts if part]
-    return f"<h2>{_text(title)}</h2>\n" + "\n".join(parts) if parts else ""
+def _section(title, content):
+    return f"<h2>{html(title)}</h2>\n{content}" if content else ""
 
 
-def _table(header, rows, total=None):
-    def cells(row, tag):
-        return "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in row)
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>\n" for row in rows)
-    last = f'<tr class="total">{cells(total, "td")}</tr>\n' if total else ""
-    return f"<table>\n<thead><tr>{cells(header, 'th')}</tr></thead>\n<tbody>{body}{last}</tbody></table>"
+def _cards(*cards, kind="cards"):
+    cards = [card for card in cards if card]
+    return f'<div class="{kind}">' + "\n".join(cards) + "</div>" if cards else ""
+
+
+def _card(question, words, *answers):
+    """A question with its answers in large type, and words on them."""
+    big = "".join(f'<p class="big">{html(answer)}</p>' for answer in answers)
+    return f'<div class="card"><h3>{html(question)}</h3>{big}<p>{html(words)}</p></div>'
+
+
+def _image(image, kind=""):
+    """An image (C, H, W), of at most about _LARGEST_IMAGE pixels a side."""
+    step = max(1, max(image.shape[1:]) // _LARGEST_IMAGE)
+    data = base64.b64encode(image_png(image[:, ::step, ::step])).decode()
+    return f'<img alt=""{f" class={kind}" if kind else ""} src="data:image/png;base64,{data}">'
 
 
 def _percent(value):
-    return "–" if math.isnan(value) else f"{value:.2%}"
-
-
-def _text(value):
-    return html.escape(streams.escaped(value))
+    return "–" if math.isnan(value) else f"{value:.1%}"

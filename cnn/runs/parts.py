@@ -9,6 +9,8 @@ from cnn.training.averaging import EMA, Lookahead
 from cnn.training.callbacks import BestCheckpoint, CSVLog, EarlyStopping, JSONLLog, TensorBoard
 from cnn.training.trainer import Trainer
 
+_MOST_WATCHED = 1000    # test images to measure each epoch on
+
 
 def load(settings):
     """The data sets to train on, to choose by (or None), and to test on."""
@@ -28,6 +30,19 @@ def counts(sets):
     """How many images there are to train on, to choose by and to test on, in words."""
     return ", ".join(f"{0 if part is None else len(part)} {use}"
                      for part, use in zip(sets, ("training", "validation", "test"), strict=True))
+
+
+def watched(validation, test_set):
+    """The images that each epoch is measured on, and what they are in words.
+
+    Those to choose by; where there are none, test images, for the curves alone: nothing is chosen by them. Of many test
+    images only some, evenly spread, so that this takes little time.
+    """
+    if validation is not None:
+        return validation, f"{len(validation):,} images to choose by"
+    count = min(len(test_set), _MOST_WATCHED)
+    some = test_set.subset(np.arange(count) * len(test_set) // max(count, 1))
+    return some, f"{count:,} test images" if count == len(test_set) else f"{count:,} of {len(test_set):,} test images"
 
 
 def make(settings, train_set):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cnn import files, plots, ranks, runtime, streams
 from cnn.runs.folder import read_summary, run_folder, write_summary
-from cnn.runs.parts import counts, load, make, make_averages, make_callbacks
+from cnn.runs.parts import counts, load, make, make_averages, make_callbacks, watched
 from cnn.runs.settings import FREE, Settings, check, checkpoint_every, read_config, write_settings
 from cnn.training import checkpoint, lr_finder
 from cnn.training.callbacks import (
@@ -113,6 +113,7 @@ def _say_what_is_odd(settings, loader, quiet):
 def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False):
     """Train, measure and write; `start` is when the run began, by time.perf_counter."""
     (train_set, validation, test_set), (trainer, loader, description) = sets, made
+    held_out, held_out_words = watched(validation, test_set)
     keeper = Checkpoint(folder / "checkpoints", checkpoint_every(settings), settings.keep)
     stopper = StopOnSignal(keeper)
     limit = TimeLimit(settings.max_minutes) if settings.max_minutes else None
@@ -132,7 +133,7 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
         _go_back(trainer, folder, quiet)
     try:
         with stopper:
-            history = trainer.fit(loader, settings.epochs, validation)
+            history = trainer.fit(loader, settings.epochs, held_out)
     except TrainingDiverged as error:
         raise TrainingDiverged(_diverged(error, settings, trainer, description, folder, start)) from None
     # the loss reported is without smoothing
@@ -143,7 +144,7 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
                           {**description, "test_accuracy": measured["accuracy"]})
     summary = write_summary(
         folder, settings, start, test_accuracy=measured["accuracy"], test_loss=measured["loss"], steps=trainer.step,
-        complete=not (limit and limit.reached), stopped=trainer.stop or None,
+        held_out=held_out_words, complete=not (limit and limit.reached), stopped=trainer.stop or None,
         digest=checkpoint.digest(trainer.state_dict()),
         images_per_second=round(sum(row["seconds"] * row["images_per_second"] for row in history) / training)
         if training else None)

@@ -2,14 +2,18 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING
 
 from cnn import files
+from cnn.text import html_table
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
     from typing import Any
+
+    from matplotlib.figure import Figure
 
 
 class History(list):
@@ -56,6 +60,18 @@ class History(list):
     def __getitem__(self, i: Any) -> Any:
         return History(super().__getitem__(i)) if isinstance(i, slice) else super().__getitem__(i)
 
+    def plot(self) -> Figure:
+        """Loss and accuracy by epoch, as a matplotlib figure; see cnn.plots.curves. Raises ModuleNotFoundError where
+        matplotlib is missing."""
+        from cnn import plots  # here, to keep "import cnn" fast
+        return plots.curves(self)
+
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows; columns without any number are left out."""
+        names = [name for name in self.COLUMNS if any(row.get(name, math.nan) == row.get(name) for row in self)]
+        return html_table([name.replace("_", " ") for name in names],
+                          [[_short(name, row.get(name, math.nan)) for name in names] for row in self])
+
     def results(self) -> list[dict]:
         """The rows without what depends on the clock, as a list of dicts."""
         return [{name: value for name, value in row.items() if name not in self.TIMING} for row in self]
@@ -86,6 +102,17 @@ class History(list):
     def save(self, path: str | os.PathLike) -> None:
         """Write a CSV file, `path`, whole or not at all."""
         files.write(path, self.to_csv().encode())
+
+
+def _short(name: str, value: float) -> str:
+    """A figure in a table, rounded."""
+    if math.isnan(value):
+        return ""
+    if name == "epoch":
+        return f"{value}"
+    if name.endswith("accuracy"):
+        return f"{value:.2%}"
+    return f"{value:,.0f}" if name == "images_per_second" else f"{value:.2f}" if name == "seconds" else f"{value:.4g}"
 
 
 def _row(texts: dict) -> dict[str, float]:

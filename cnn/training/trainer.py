@@ -147,7 +147,7 @@ class Trainer:
                 begun.append(callback)
             self._resumed = False
             for epoch in range(self.epoch, self.epochs):
-                if self.stop:
+                if ranks.anywhere(self.stop):
                     break
                 if epoch > self.epoch:
                     self._begin(epoch)
@@ -220,7 +220,7 @@ class Trainer:
             self._seconds, self._seconds_per_step = now - start, (now - begun) / len(results)
             for watcher in watchers if self.recent else ():
                 watcher.on_step_end(self)
-            self.stop = self.stop or bool(ranks.largest(bool(self.stop)))
+            self.stop = ranks.anywhere(self.stop)
             if diverged is not None:
                 self.loss = diverged
                 images = batch.images if batch.dataset is None else None
@@ -259,9 +259,7 @@ class Trainer:
 
     def _catch_up(self, step: int, updates: int | None, batch: Batch, prepared: Program | None) -> None:
         """Record the steps that the optimizer has made, where an interruption came before they were recorded."""
-        if self.step != step or updates is None:
-            return
-        made = self.optimizer.steps - updates
+        made = 0 if self.step != step or updates is None else self.optimizer.steps - updates
         if made and made == (1 if prepared is None else batch.steps):
             self._record([self._made] if prepared is None else prepared.loss.results(made), batch.count)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from cnn import ranks, streams
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class Progress(Callback):
-    """A bar for every epoch with loss, accuracy and images/s; silent where the output is no terminal.
+    """A bar for every epoch with loss, accuracy and images/s; silent where the output is neither a terminal nor a
+    notebook.
 
     file: where to draw it, default sys.stderr. every: seconds between updates.
     """
@@ -30,16 +32,19 @@ class Progress(Callback):
         self._shown = False
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        self._shown = ranks.leads() and streams.isatty(self.file)
+        self._notebook = self.file is sys.stderr and streams.in_notebook()
+        self._shown = ranks.leads() and (self._notebook or streams.isatty(self.file))
 
     def on_step_end(self, trainer: Trainer) -> None:
         if not self._shown:
             return
         now = time.perf_counter()
         if self._bar is None:
-            from tqdm import tqdm  # here, because importing it takes longer than importing all of cnn
-            self._bar = tqdm(total=trainer.epoch_images, unit=" images", file=streams.Tolerant(self.file), leave=False,
-                             dynamic_ncols=True, desc=f"epoch {trainer.epoch + 1}/{trainer.epochs}")
+            # here, because importing it takes longer than importing all of cnn; `auto` takes longer still
+            bar: Any = import_module("tqdm.auto" if self._notebook else "tqdm").tqdm
+            file = None if self._notebook else streams.Tolerant(self.file)
+            self._bar = bar(total=trainer.epoch_images, unit=" images", file=file, leave=False, dynamic_ncols=True,
+                            desc=f"epoch {trainer.epoch + 1}/{trainer.epochs}")
             self._next = now
         if now >= self._next:
             self._bar.n = trainer.seen

@@ -958,6 +958,7 @@ TOO_LARGE = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory limit is Linux's")
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_sizes_beyond_the_machine(name):

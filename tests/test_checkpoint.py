@@ -291,6 +291,7 @@ def test_round_trip(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["small", pytest.param("trained", marks=pytest.mark.slow)])
 def test_every_truncation_and_every_flipped_bit_is_refused(tmp_path, kind):
     """Also a byte more at the end. The small one has 552 bytes: 552 truncations and 4,416 flips."""

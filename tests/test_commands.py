@@ -135,6 +135,7 @@ def test_data_that_no_run_can_use(tmp_path, capsys, monkeypatch, arguments, word
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options, wanted", [
     (["--no-torch", "--batch", "20"], {"batch": 20, "threads": 2}),
     (["--scaling", "--batch", "20"], {"batch": 20, "rounds": 2}),

@@ -292,7 +292,7 @@ def test_pictures_of_other_kinds_only(tmp_path):
     ("x.jpg", b"", "is a picture."),
     ("x.tif", b"II*\0", "is a picture."),
     ("x.npy", b"\x93NUMPY\1\0", "is a single array; numpy.savez("),
-    ("x.tar.gz", gzip.compress(b""), "is a packed file; unpack it."),
+    ("x.tar.gz", gzip.compress(b"", mtime=0), "is a packed file; unpack it."),
     ("train-images-idx3-ubyte", idx_bytes(np.zeros((1, 2, 2))), "is an IDX file; give the name of its data set"),
     ("x.csv", b"a,b\n", "is neither a folder nor an .npz file. A data set is"),
 ])

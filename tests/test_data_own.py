@@ -468,6 +468,7 @@ def test_hostile_npz(tmp_path):
         refused("not a readable .npz file")
 
 
+@pytest.mark.thorough
 def test_every_damaged_npz_is_refused_or_read_as_it_was(tmp_path):
     path = tmp_path / "x.npz"
     for save in (np.savez, np.savez_compressed):

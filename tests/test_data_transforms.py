@@ -147,6 +147,7 @@ def matrices(n, seed=0):
     return m
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_affine_is_its_twin(shape, threads, set_threads):

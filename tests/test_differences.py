@@ -10,6 +10,7 @@ from processes import run_python
 import cnn
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", [case for case in CASES if np.prod(case.shape) <= 150], ids=str)
 def test_every_layer_passes(case):
     layer = case.make(np.float32)

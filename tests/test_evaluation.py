@@ -304,6 +304,7 @@ FIGURES = ["Loss and accuracy by epoch: loss by epoch", "Loss and accuracy by ep
 PICTURES = ["curves", "learning_rate", "confusion_matrix", "mistakes", "filters", "feature_maps"]
 
 
+@pytest.mark.thorough
 @needs_matplotlib
 def test_report_is_one_page_that_needs_nothing_else(copied, capsys):
     assert exit_code("report", copied) == 0
@@ -349,6 +350,7 @@ def test_report_uses_what_else_there_is_and_escapes_it(copied):
         *FIGURES[:2], "Learning rate: learning rate by step", FIGURES[4]]
 
 
+@pytest.mark.thorough
 @needs_matplotlib
 def test_class_names_are_escaped(copied, monkeypatch):
     classes = ["<script>alert(2)</script>", "$\\frac$ $", *"23456789"]
@@ -364,6 +366,7 @@ def test_class_names_are_escaped(copied, monkeypatch):
     assert classes[0] in page.words and classes[1] in page.words
 
 
+@pytest.mark.thorough
 @needs_matplotlib
 @pytest.mark.parametrize(("kept", "pictures"), [
     (["history.csv"], 3), (["summary.json"], 0), (["model.safetensors"], 6)])

@@ -392,7 +392,7 @@ def test_numpy_numbers_are_saved_as_plain_ones(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [({1}, "notes must be"), ({"a": [0, object()]}, r"notes.a\[1\] must be"), ({3: "x"}, "notes: its keys"),
+    [({1}, "notes must be"), ({"a": [0, Ellipsis]}, r"notes.a\[1\] must be"), ({3: "x"}, "notes: its keys"),
      (np.array([None]), "notes must be"), (1j, "notes must be")],
     ids=str,
 )

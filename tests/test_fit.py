@@ -409,6 +409,7 @@ def test_images_that_are_no_numbers_are_named():
 # ---------------------------------------------------------------------------------- interruptions
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 9])
 @pytest.mark.parametrize("relu", [ReLU, NumpyReLU])
 def test_an_interruption_at_any_line_leaves_counts_that_agree(tmp_path, relu, every, monkeypatch, set_threads):

@@ -51,6 +51,7 @@ def test_agrees_with_pytorch(torch, case):
     assert_all_close(got, by_torch(torch, case.torch_twin(torch, layer), x, dy))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", TABLE, ids=str)
 def test_gradients_by_central_differences(case):
     layer, (x, dy) = case.make(), case.arrays(2)

@@ -172,6 +172,7 @@ def test_folding_has_its_twin(dtype):
 # ------------------------------------------------------------------------------------------ random networks
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(120))
 def test_random_networks(seed, torch):
     """Against the same steps in PyTorch, what to_torch writes, and the twins."""
@@ -302,7 +303,7 @@ C, N, R, P = cnn.Conv2d(3, 3, 3, padding=1), cnn.BatchNorm2d(3), cnn.ReLU(), cnn
     (lambda x: (C(x), x)[1] * 2, ["affine"], None),                                 # read by nobody
     (lambda x: (N(x), x)[1] * 2, ["batch_norm", "affine"], ["affine"]),             # but this has effects
     (lambda x: N(N(C(x))), ["conv2d", "batch_norm", "batch_norm"], ["conv2d + batch_norm", "batch_norm"]),
-], ids=str)
+], ids=lambda value: "" if callable(value) else str(value))
 def test_what_is_fused(forward, training, evaluation):
     model = module(lambda self, x: forward(x), c=C, n=N, r=R, p=P)
     assert sorted(operations(model.train(), (3, 4, 4))) == sorted(training)

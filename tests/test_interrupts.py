@@ -52,6 +52,7 @@ def same(a, b):
     return all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("every", ALL)
 @pytest.mark.parametrize("first", [True, False])
 def test_a_step_is_taken_or_not(first, every):
@@ -97,6 +98,7 @@ def test_a_first_backward_that_is_cut_short(every):
         model(x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("every", ALL)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("used", [True, False])
@@ -125,6 +127,7 @@ def test_a_forward_that_is_cut_short(used, training, every):
         model = make()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("every", ALL)
 def test_an_optimizer_and_an_average(every):
     """They count what they have done."""

@@ -230,6 +230,7 @@ def test_other_depths_of_resnet20():
         models.resnet20(blocks=0)
 
 
+@pytest.mark.thorough
 def test_cifar_net_trains_as_in_the_paper(torch):
     """There the scores are divided by nine, and biases learn faster; here the last layer's lr_scale stands for it."""
     rng, lr, weight_decay = np.random.default_rng(0), 0.03, 0.02

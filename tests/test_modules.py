@@ -412,6 +412,7 @@ def test_debug_names_operation_module_and_step():
         trainer.fit(data(), 1, batch_size=10)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("act", [None, NumpyReLU, NumpyScale])
 def test_called_by_many_threads(act):
     model = small(act and act()).eval()

@@ -336,6 +336,7 @@ def no_collection():
     gc.enable()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("use", ["forward", "evaluation", "backward", "fit", "step"])
 def test_a_dropped_model_frees_its_memory_at_once(use, no_collection):
     model = network()

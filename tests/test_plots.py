@@ -113,6 +113,7 @@ def test_lr_finder():
 # ------------------------------------------------------------------------------------------ mistakes
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("k", [1, 2, 25, 100])
 def test_confusion_matrix_of_any_number_of_classes(k, rng):
     matrix = rng.integers(0, 3, (k, k)) * rng.integers(0, 2, (k, k)) + np.diag(rng.integers(100, 999, k))
@@ -200,6 +201,7 @@ def test_grid(rng):
         plots.grid(images, "ab")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_mistakes_of_odd_images(channels, rng):
     images = rng.normal(size=(30, channels, 4, 4)).astype(np.float32)

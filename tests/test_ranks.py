@@ -32,7 +32,11 @@ def started(count, *arguments, folder):
 
 def run(count, *arguments, folder, code=0, timeout=240):
     process = started(count, *arguments, folder=folder)
-    out, err = process.communicate(timeout=timeout)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except BaseException:
+        process.terminate()     # which ends the ranks, too
+        raise
     assert (process.returncode == 0) == (code == 0), (process.returncode, out, err)
     return out, err
 

@@ -58,6 +58,7 @@ def wanted(tmp_path_factory):
 # ------------------------------------------------------------------------------------------ folders
 
 
+@pytest.mark.thorough
 def test_a_run_draws_its_report_where_asked_to(tmp_path):
     pytest.importorskip("matplotlib")
     run.train(run.replace(SHORT, report=True), tmp_path / "run", quiet=True)
@@ -119,6 +120,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     assert result.returncode == 1 and str(tmp_path / "file" / "run") in result.stderr
 
 
+@pytest.mark.thorough
 def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
     """From its first to its last moment, whatever files are replaced meanwhile; then the lock is gone."""
     folder = tmp_path / "run"
@@ -153,6 +155,7 @@ def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
         shutil.rmtree(folder)
 
 
+@pytest.mark.thorough
 def test_of_two_that_start_at_once_one_is_refused(tmp_path):
     command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "run"), "--quiet", "--seed"]
     both = [subprocess.Popen([*command, str(seed)], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent)
@@ -190,6 +193,7 @@ def test_settings_round_trip(tmp_path):
         assert run.Settings(**read_settings(path)) == settings
 
 
+@pytest.mark.thorough
 def test_what_a_run_wrote_makes_the_same_run(tmp_path, wanted):
     run.train(SHORT, tmp_path / "a", quiet=True)
     result = train_py("--config", tmp_path / "a", "--out", tmp_path / "b", "--keep", 1)
@@ -322,6 +326,7 @@ def small(dataset, **changes):
         dataset=dataset, model="cifar_net", epochs=2, batch_size=11, lr=0.02, shift=0, flip="none", **changes)
 
 
+@pytest.mark.thorough
 def test_every_setting_counts(tmp_path, colours):
     plain = {"channels": "3,4,5", "shift": 2}
     wanted = run.train(run.replace(small(colours), **plain), tmp_path / "plain", quiet=True)
@@ -444,6 +449,7 @@ def at_step(step, action):
     return AT_STEP.format(step=step, action=action)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_saves_says_how_to_go_on_and_goes_on_to_the_same_bits(tmp_path, wanted, name, code):
     folder = tmp_path / "run"
@@ -663,6 +669,7 @@ KILLABLE = """
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kills", "epochs", "seed"),
     [(4, 6, 0), *(pytest.param(50, 30, seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))],

@@ -139,6 +139,7 @@ def test_closed_streams_are_no_files(tmp_path):
     assert cnn.load_model(tmp_path / "run")
 
 
+@pytest.mark.thorough
 def test_a_reader_that_has_gone(saved, tmp_path):
     """A run goes on to its end; classifying stops; nobody complains."""
     result = command("train", "--epochs", 1, "--out", tmp_path / "run", redirect="| head -0")

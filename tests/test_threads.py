@@ -110,6 +110,7 @@ def test_the_default_is_what_this_process_may_use():
 THREADS = "import cnn; print(cnn.get_num_threads())"
 
 
+@pytest.mark.thorough
 def test_the_environment_sets_the_default():
     assert run_python("-W", "ignore", "-c", THREADS, CNN_NUM_THREADS="3").stdout == "3\n"
     for wrong in ("0", "-1", "1025", "2.0", "two", " ", "٣", "9" * 5000):

@@ -13,6 +13,7 @@ NUMBERS = ("test_elementary.py", "test_functional.py", "test_layers.py", "test_d
            "test_optim.py", "test_data_transforms.py")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", sorted(set(_ext.VARIANTS) - {_ext.VARIANT}))  # that one runs all tests
 def test_other_variants(variant):
     files = [str(HERE / name) for name in NUMBERS]

@@ -7,25 +7,41 @@ import inspect
 import re
 import textwrap
 
+from sphinx.util.inspect import stringify_signature
+
+import cnn
+
 MARKUP = re.compile(r"([*_|\\])")
 OWN_PARAGRAPH = re.compile(r"(?<=\.) (?=(?:Raises|Returns|Source)\b)")
 
 
 def setup(app):
     app.connect("autodoc-process-docstring", _convert)
+    app.connect("autodoc-process-signature", _sign)
     return {"parallel_read_safe": True}
 
 
 def _convert(app, what, name, thing, options, lines):
-    lines[:] = restructured(lines, _arguments(thing)).split("\n")
+    lines[:] = restructured(lines, list(_signature(thing).parameters)).split("\n")
 
 
-def _arguments(thing):
-    """The names of the arguments of a function, or of a class's constructor."""
+def _sign(app, what, name, thing, options, signature, returns):
+    """Modules have the signature of `__init__`, not of `__new__`."""
+    if inspect.isclass(thing) and issubclass(thing, cnn.Module):
+        signature = stringify_signature(_signature(thing), unqualified_typehints=True, show_return_annotation=False)
+        return signature.replace("<class 'numpy.float32'>", "np.float32"), None
+    return None
+
+
+def _signature(thing):
+    """How a function, or a class, is called."""
     try:
-        return [name for name in inspect.signature(thing).parameters if name not in ("self", "cls")]
+        function = thing.__init__ if inspect.isclass(thing) and issubclass(thing, cnn.Module) else thing
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
-        return []
+        return inspect.Signature()
+    parameters = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
+    return signature.replace(parameters=parameters)
 
 
 def restructured(lines, arguments):
@@ -55,22 +71,29 @@ def _blocks(lines):
 
 def _converted(block, arguments):
     """The parts that a block becomes."""
-    if block[0].startswith("    "):
-        return ["\n".join([f".. code-block:: {_language(block)}", "", *block])]
+    if block[0].startswith(("    ", ">>> ")):
+        return ["\n    ".join([f".. code-block:: {_language(block)}", "", *block])]
     text = "\n".join(block)
     if text.startswith("- "):
         return ["- " + _escaped(item) for item in re.split(r"\n- ", text[2:])]
     name = "|".join(map(re.escape, arguments)) or "(?!)"
-    entry = rf"\*{{0,2}}(?:{name})(?:, (?:{name}))*: "
-    if not re.match(entry, text):
-        return map(_escaped, OWN_PARAGRAPH.split(_flowing(text)))
+    entry = rf"\*{{0,2}}(?:{name})(?:, (?:{name}))*:\s"
     result = []
-    for part in re.split(rf"(?:(?<=[.;])\s+|\n)(?={entry})", text):
-        names, _, words = part.partition(": ")
-        first, *more = OWN_PARAGRAPH.split(_flowing(words))
-        names = ", ".join(f"**{_escaped(name)}**" for name in names.split(", "))
-        result += [f"- {names}: {_escaped(first)}", *map(_escaped, more)]
+    for i, part in enumerate(re.split(rf"\n(?={entry})|(?<=\.)\s+(?={entry})", text)):
+        if i == 0 and not re.match(entry, part):
+            result += _paragraphs(part)
+            continue
+        for argument in re.split(rf"(?<=;)\s+(?={entry})", part):
+            names, _, words = argument.partition(":")
+            first, *more = _paragraphs(words.rstrip(";"))
+            names = ", ".join(f"**{_escaped(name)}**" for name in names.split(", "))
+            result += [f"- {names}: {first}", *more]
     return result
+
+
+def _paragraphs(text):
+    """What is raised, what is returned and sources are paragraphs of their own."""
+    return [_escaped(part) for part in OWN_PARAGRAPH.split(_flowing(text))]
 
 
 def _language(example):

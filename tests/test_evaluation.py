@@ -151,13 +151,13 @@ def test_data_that_do_not_fit_are_refused(trained):
     zeros = np.zeros((1, 16, 16), np.uint8)
     with pytest.raises(ValueError, match="the model knows no class 'z', only a, b"):
         evaluation.as_trained(Dataset(zeros, [0], ["z"]), about)
-    with pytest.raises(ValueError, match="the model wants images of 1×16×16, these have 1×8×8"):
+    with pytest.raises(ValueError, match="the model takes images of 1×16×16, these have 1×8×8"):
         evaluation.as_trained(Dataset(zeros[:, :8, :8], [0], ["a"]), about)
     with pytest.raises(ValueError, match="split must be one of test, train, got 'valid'"):
         evaluation.load_data(about, "mnist-sample", split="valid")
     with pytest.raises(ValueError, match="does not name its data set"):
         evaluation.load_data(about)
-    with pytest.raises(ValueError, match="the model's file does not tell 'classes'"):
+    with pytest.raises(ValueError, match="the model's file lacks 'classes'"):
         evaluation.as_trained(Dataset(zeros, [0], ["a"]), {"arguments": about["arguments"]})
     with pytest.raises(ValueError, match=r"scores must have shape \(N, 2\)"):
         evaluation.Evaluation("ab", np.array([0]), np.ones((1, 3)))

@@ -181,5 +181,5 @@ def main(arguments=None, prog=None):
                 run.train(settings, out, quiet, recipe and recipe.target)
     except Interrupted as stop:
         folder = shlex.quote(str(stop.path.parents[1]))
-        streams.complain(f"{p.prog}: {stop}; go on with: {p.prog} --resume {folder}")
+        streams.complain(f"{p.prog}: {stop}; resume with: {p.prog} --resume {folder}")
         sys.exit(128 + stop.number)

@@ -387,7 +387,7 @@ def test_constants_go_to_pytorch_and_the_first_convolution_is_whitened(torch):
 def test_debug_names_operation_module_and_step():
     x = np.ones((3, 1, 4, 4), np.float32)
     model = module(lambda self, x: self.b(1 / (self.a(x) * 0)), a=cnn.Conv2d(1, 2, 1), b=cnn.Conv2d(2, 2, 1))
-    with cnn.debug(), pytest.raises(FloatingPointError, match="^reciprocal: 96 of 96 elements of its value are NaN or infinite"):
+    with cnn.debug(), pytest.raises(FloatingPointError, match="^reciprocal: 96 of 96 elements of its value"):
         model(x)
     model = small()
     with cnn.debug():
@@ -395,7 +395,7 @@ def test_debug_names_operation_module_and_step():
         dy[1, 1] = np.nan
         with pytest.raises(FloatingPointError, match=r"^linear \(module head\): \d+ of \d+ elements of its gradient"):
             model.backward(dy)
-        with pytest.raises(FloatingPointError, match=r"^linear \(module head\): \d+ of \d+ elements of its parameter's gradient"):
+        with pytest.raises(FloatingPointError, match=r"^linear .module head.: .* elements of its parameter's gradient"):
             model.backward(np.full_like(model(x), 3e38))
     plain, model = small(), small()
     trainer_of(plain).fit(data(), 1)
@@ -408,7 +408,7 @@ def test_debug_names_operation_module_and_step():
         def on_step_end(self, trainer):
             model.left.bias.data[0] = np.inf if trainer.step == 3 else 0
     trainer.callbacks.append(Spoil())
-    with cnn.debug(), pytest.raises(FloatingPointError, match=r"^step 4: conv2d \(module left\): \d+ of \d+ elements of its value"):
+    with cnn.debug(), pytest.raises(FloatingPointError, match=r"^step 4: conv2d .module left.: .* of its value"):
         trainer.fit(data(), 1, batch_size=10)
 
 

@@ -149,7 +149,7 @@ def test_no_images_to_measure():
 def test_data_that_do_not_fit_are_refused(trained):
     _, about = tiny(["a", "b"])
     zeros = np.zeros((1, 16, 16), np.uint8)
-    with pytest.raises(ValueError, match="the model knows no class 'z', only a, b"):
+    with pytest.raises(ValueError, match="the model has no class 'z', only a, b"):
         evaluation.as_trained(Dataset(zeros, [0], ["z"]), about)
     with pytest.raises(ValueError, match="the model takes images of 1×16×16, these have 1×8×8"):
         evaluation.as_trained(Dataset(zeros[:, :8, :8], [0], ["a"]), about)
@@ -352,7 +352,7 @@ def test_report_uses_what_else_there_is_and_escapes_it(copied):
     page = Page(report.write(copied))
     assert "script" not in page.tags and page.words.count(evil) == 2
     # the data set has other class names than the model: said, and all else shown
-    assert "Not shown: the test images: mnist-sample: the model knows no class '0'" in page.words
+    assert "Not shown: the test images: mnist-sample: the model has no class '0'" in page.words
     assert [value for name, value in page.attributes if name == "alt"] == [
         "Loss and accuracy by epoch", "Learning rate", "Filters of the first convolution"]
 

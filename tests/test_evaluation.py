@@ -155,7 +155,7 @@ def test_data_that_do_not_fit_are_refused(trained):
         evaluation.as_trained(Dataset(zeros[:, :8, :8], [0], ["a"]), about)
     with pytest.raises(ValueError, match="split must be one of test, train, got 'valid'"):
         evaluation.load_data(about, "mnist-sample", split="valid")
-    with pytest.raises(ValueError, match="does not name its data set"):
+    with pytest.raises(ValueError, match="names no data set"):
         evaluation.load_data(about)
     with pytest.raises(ValueError, match="the model's file lacks 'classes'"):
         evaluation.as_trained(Dataset(zeros, [0], ["a"]), {"arguments": about["arguments"]})

@@ -208,7 +208,7 @@ def _each(owner: str, names: list[str], arrays: list[np.ndarray],
     if len(gradients) == len(named):        # one for each input, None perhaps for integers
         gradients = [g for g, (_, array) in zip(gradients, named, strict=True) if _holds_floats(array)]
     if len(gradients) != len(floats):
-        raise ValueError(f"gradcheck: {owner} must return a gradient for each of {', '.join(n for n, _ in floats)}, "
+        raise ValueError(f"gradcheck: {owner} must return one gradient for each of {', '.join(n for n, _ in floats)}, "
                          f"got {len(gradients)}")
     return [(name, array, gradient) for (name, array), gradient in zip(floats, gradients, strict=True)]
 

@@ -219,7 +219,7 @@ def whiten(model: Module, images: np.ndarray, eps: float = 5e-4) -> None:
     outputs, wanted, rows, columns = weight.shape
     if outputs != 2 * wanted * rows * columns:
         raise ValueError(f"whiten: the first convolution must have {2 * wanted * rows * columns} outputs, twice the "
-                         f"numbers of a patch, got {outputs}")
+                         f"elements of a patch, got {outputs}")
     if images.ndim != 4 or images.shape[1] != wanted or min(images.shape[2:]) < max(rows, columns) or not len(images):
         raise ValueError(f"whiten: images must have shape (N, {wanted}, H, W), N at least 1, got {images.shape}")
     moments, count = 0.0, 0

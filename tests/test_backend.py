@@ -309,7 +309,7 @@ def test_debugging_looks_at_what_twins_return(monkeypatch):
     model = cnn.Sequential(cnn.Linear(4, 3), cnn.Tanh())
     monkeypatch.setattr(reference, "tanh", lambda x: x / 0 * 0)
     with backend.use("reference"), debugging.debug(), np.errstate(all="ignore"), pytest.raises(
-            FloatingPointError, match=r"tanh \(module 1\): of its value 6 of 6"):
+            FloatingPointError, match=r"tanh \(module 1\): 6 of 6 elements of its value"):
         model(np.ones((2, 4), np.float32))
 
 

@@ -201,7 +201,7 @@ def test_other_data_are_refused():
     ):
         trainer = make()
         trainer.load_state_dict(state)
-        with pytest.raises(ValueError, match="Trainer.fit: the state to go on from belongs to"):
+        with pytest.raises(ValueError, match="Trainer.fit: the loaded state belongs to"):
             trainer.fit(loader, 2)
 
 

@@ -253,7 +253,7 @@ def test_find_lr_passes_over_batches_that_count_as_nothing():
 
 
 def test_find_lr_of_arguments_that_lead_nowhere():
-    with pytest.raises(ValueError, match="find_lr: highest must be nearer"):
+    with pytest.raises(ValueError, match="find_lr: highest must be closer"):
         cnn.find_lr(trainer_of(), Dataset(*pictures()), 1e-300, 1e300)
     for rates, losses in (([], []), ([0.1], [1.0, 2.0])):
         with pytest.raises(ValueError, match="LRCurve: "):

@@ -1,5 +1,7 @@
 """The command `cnn` and the files in scripts/: the same code under two names."""
 
+import dataclasses
+import importlib
 import json
 import re
 import runpy
@@ -11,8 +13,8 @@ import pytest
 from processes import run_python
 
 import cnn
-from cnn.commands import COMMANDS, main
-from cnn.runs.settings import read_settings
+from cnn.commands import COMMANDS, Parser, main
+from cnn.runs.settings import Settings, read_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,6 +59,47 @@ def test_every_command_has_its_help_and_its_errors(capsys, command):
     assert capsys.readouterr().out.startswith(f"usage: cnn {command} ")
     ends(2, command, "--no-such-option")
     assert f"cnn {command}: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_argument_has_its_help(command, monkeypatch):
+    class Made(Exception):
+        pass
+
+    def stop(parser, arguments):
+        raise Made(parser)
+
+    monkeypatch.setattr(Parser, "parse_args", stop)
+    with pytest.raises(Made) as caught:
+        importlib.import_module(f"cnn.commands.{command}").main([])
+    for action in caught.value.args[0]._actions:
+        assert action.help, action.dest
+        assert action.nargs == 0 or action.choices or action.metavar, f"{action.dest}: what stands for its value?"
+
+
+def test_the_help_of_train_has_the_most_used_on_top_and_each_option_once(capsys):
+    ends(0, "train", "--help")
+    said = capsys.readouterr().out
+    groups = dict(re.findall(r"^([a-z ]+):\n((?:  .*\n)+)", said, re.MULTILINE))
+    options = {title: re.findall(r"^  (?:-h, )?(--[\w-]+)", text, re.MULTILINE) for title, text in groups.items()}
+    assert list(options)[0] == "most used" and len(options["most used"]) == 10
+    assert {"--dataset", "--model", "--epochs", "--lr", "--out", "--resume"} <= set(options["most used"])
+    settings = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Settings)}
+    listed = [name for names in options.values() for name in names]
+    assert settings <= set(listed) and len(listed) == len(set(listed))
+    assert "other settings" not in options, "a setting belongs to a subject: cnn/commands/train.py"
+
+
+@pytest.mark.parametrize(("option", "words"), [
+    ("--patience", "default: 0 (off)"), ("--max-grad-norm", "default: 0 (off)"), ("--tta", "default: none (off)"),
+    ("--shift", "default by data set: 2 (0 is off)"), ("--epochs", "default by data set: 30"),
+    ("--batch-size", "default: 64"), ("--report", "default: off"), ("--decay-biases", "default: on"),
+])
+def test_the_help_of_train_says_the_defaults(capsys, option, words):
+    ends(0, "train", "--help")
+    said = capsys.readouterr().out
+    paragraph = re.search(rf"^  {option}\b.*\n(?:    +.*\n)*", said, re.MULTILINE)[0]
+    assert " ".join(paragraph.split()).endswith(words)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("scripts/*.py")), ids=lambda path: path.name)

@@ -227,10 +227,10 @@ def test_home_is_understood(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
     put(tmp_path / "cache" / "mnist", PACKED)
-    with pytest.warns(DataWarning, match="data_dir .*nothing: there is no such folder; looking elsewhere"):
+    with pytest.warns(DataWarning, match="data_dir .*nothing: no such folder; trying the other places"):
         check_idx(load("mnist", tmp_path / "nothing"))
     monkeypatch.setenv("CNN_DATA_DIR", str(tmp_path / "void"))
-    with pytest.warns(DataWarning, match="CNN_DATA_DIR .*void: there is no such folder; looking elsewhere"):
+    with pytest.warns(DataWarning, match="CNN_DATA_DIR .*void: no such folder; trying the other places"):
         check_idx(load("mnist"))
 
 

@@ -258,7 +258,7 @@ def test_steps_are_no_kinks():
 def test_gradients_of_other_shapes():
     text = message((linear, lambda dy, x, w, b: (dy @ w, x.T @ dy, dy.sum(0))), (4, 3), (2, 3), (2,))
     assert text == "gradcheck: the gradient of w must have its shape (2, 3), got (3, 2)"
-    with pytest.raises(ValueError, match="must return a gradient for each of x, w, b, got 2"):
+    with pytest.raises(ValueError, match="must return one gradient for each of x, w, b, got 2"):
         cnn.gradcheck((linear, lambda dy, x, w, b: (dy @ w, dy.T @ x)), (4, 3), (2, 3), (2,))
 
 

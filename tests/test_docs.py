@@ -2,11 +2,14 @@
 
 import contextlib
 import doctest
+import inspect
 import io
 import re
 from pathlib import Path
 
 import pytest
+
+import cnn
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -96,6 +99,25 @@ def test_links_lead_somewhere(path):
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
             assert section in anchors, f"{path.name}: {file}#{section}"
+
+
+def test_the_reference_has_every_public_name():
+    """Each name in an `__all__` is on a page of docs/api, by itself or with its module."""
+    named = set(re.findall(r"^\.\. auto(?:class|function|module|exception):: ([\w.]+)$", "".join(
+        path.read_text() for path in DOCS.glob("api/*.rst")), re.MULTILINE))
+    modules = {name for name in named if inspect.ismodule(_thing(name))}
+    documented = [_thing(name) for name in named - modules]
+    documented += [thing for name in modules for thing in vars(_thing(name)).values() if callable(thing)]
+    lost = [name for name in cnn.__all__ if callable(getattr(cnn, name)) and getattr(cnn, name) not in documented]
+    assert not lost
+    assert {f"cnn.{name}" for name in cnn.__all__ if inspect.ismodule(getattr(cnn, name))} <= modules
+
+
+def _thing(name):
+    thing = cnn
+    for part in name.split(".")[1:]:
+        thing = getattr(thing, part)
+    return thing
 
 
 def test_files_that_the_architecture_names():

@@ -4,6 +4,7 @@ What is public: the names in `__all__` of the modules below or, without one, all
 underscore; of classes also the public methods and properties that they define themselves.
 """
 
+import doctest
 import importlib
 import inspect
 import re
@@ -145,3 +146,23 @@ def test_the_rules_see_what_is_missing():
                  test_docstrings_say_what_is_raised):
         with pytest.raises(AssertionError, match="bare"):
             test("bare", bare, [])
+
+
+# ------------------------------------------------------------------------------------------ examples
+
+EXAMPLES = [(title, thing) for title, thing, _ in [*PUBLIC, ("cnn.data", cnn.data, [])]
+            if ">>>" in (thing.__doc__ or "")]
+
+
+@pytest.mark.parametrize("title, thing", EXAMPLES, ids=[title for title, _ in EXAMPLES])
+def test_examples_show_what_they_print(title, thing):
+    test = doctest.DocTestParser().get_doctest(inspect.getdoc(thing), {"cnn": cnn, "np": np}, title, None, 0)
+    said = []
+    results = doctest.DocTestRunner(verbose=False).run(test, out=said.append)
+    assert results.attempted and not results.failed, "".join(said)
+
+
+def test_the_most_used_have_examples():
+    assert {thing for _, thing in EXAMPLES} >= {
+        cnn.Module, cnn.Conv2d, cnn.Trainer, cnn.CrossEntropyLoss, cnn.data.Dataset, cnn.data.DataLoader,
+        cnn.functional.conv2d}

@@ -149,15 +149,15 @@ def test_no_images_to_measure():
 def test_data_that_do_not_fit_are_refused(trained):
     _, about = tiny(["a", "b"])
     zeros = np.zeros((1, 16, 16), np.uint8)
-    with pytest.raises(ValueError, match="the model knows no class 'z', only a, b"):
+    with pytest.raises(ValueError, match="the model has no class 'z', only a, b"):
         evaluation.as_trained(Dataset(zeros, [0], ["z"]), about)
-    with pytest.raises(ValueError, match="the model wants images of 1×16×16, these have 1×8×8"):
+    with pytest.raises(ValueError, match="the model takes images of 1×16×16, these have 1×8×8"):
         evaluation.as_trained(Dataset(zeros[:, :8, :8], [0], ["a"]), about)
     with pytest.raises(ValueError, match="split must be one of test, train, got 'valid'"):
         evaluation.load_data(about, "mnist-sample", split="valid")
-    with pytest.raises(ValueError, match="does not name its data set"):
+    with pytest.raises(ValueError, match="names no data set"):
         evaluation.load_data(about)
-    with pytest.raises(ValueError, match="the model's file does not tell 'classes'"):
+    with pytest.raises(ValueError, match="the model's file lacks 'classes'"):
         evaluation.as_trained(Dataset(zeros, [0], ["a"]), {"arguments": about["arguments"]})
     with pytest.raises(ValueError, match=r"scores must have shape \(N, 2\)"):
         evaluation.Evaluation("ab", np.array([0]), np.ones((1, 3)))
@@ -345,7 +345,7 @@ def test_report_uses_what_else_there_is_and_escapes_it(copied):
     page = Page(report.write(copied))
     assert "script" not in page.tags and page.words.count(evil) == 2
     # the data set has other class names than the model: said, and all else shown
-    assert "Not shown: the test images: mnist-sample: the model knows no class '0'" in page.words
+    assert "Not shown: the test images: mnist-sample: the model has no class '0'" in page.words
     assert [label.partition(", ")[0] for label in page.figures] == [
         *FIGURES[:2], "Learning rate: learning rate by step", FIGURES[4]]
 

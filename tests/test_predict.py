@@ -377,7 +377,7 @@ def test_a_model_with_channels_that_no_picture_has(tmp_path):
     predictor, pixels = cnn.load(path), noise((3, 2, 28, 28))
     close(predictor.predict_proba(pixels), by_hand(path, pixels))
     close(predictor.predict_proba(pixels[0].transpose(1, 2, 0)), by_hand(path, pixels)[0])
-    with pytest.raises(ValueError, match="a picture has 1 or 3 channels, the model wants 2"):
+    with pytest.raises(ValueError, match="a picture has 1 or 3 channels, the model takes 2"):
         predictor.predict(drawn("L", (28, 28)))
     with pytest.raises(ValueError, match="x must be an image of 2×28×28, got 3×28×28"):
         predictor.predict(noise((28, 28, 3)))
@@ -385,10 +385,10 @@ def test_a_model_with_channels_that_no_picture_has(tmp_path):
 
 def test_files_that_tell_too_little(tmp_path):
     path = save(tmp_path / "m.safetensors", {name: GREY[name] for name in ("model", "arguments", "mean", "std")})
-    with pytest.raises(ValueError, match=r"m\.safetensors: the model's file does not tell 'classes'"):
+    with pytest.raises(ValueError, match=r"m\.safetensors: the model's file lacks 'classes'"):
         cnn.load(path)
     path = save(tmp_path / "m.safetensors", GREY, mean=[0.1, 0.2])
-    with pytest.raises(ValueError, match=r"m\.safetensors: the model's file must tell one mean for each of 1 channels"):
+    with pytest.raises(ValueError, match=r"m\.safetensors: mean in .* must have one value per channel, 1"):
         cnn.load(path)
     path = save(tmp_path / "m.safetensors", GREY, classes=["a", "b", "a"])
     with pytest.raises(ValueError, match=r"m\.safetensors: .*'a' is there twice"):

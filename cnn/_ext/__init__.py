@@ -32,7 +32,7 @@ from typing import NamedTuple
 try:
     from cnn._ext import cpu, executor
 except ImportError as error:
-    raise ImportError(f"cnn: there are no kernels in {os.path.dirname(__file__)}. If this is the source folder, run "
+    raise ImportError(f"cnn: found no kernels in {os.path.dirname(__file__)}. If this is the source folder, run "
                       f"Python elsewhere after 'pip install .', or build here with 'pip install -e .'") from error
 
 # Threads do not exist in a forked child, so there must be none when one is forked.
@@ -47,8 +47,8 @@ def _choose():
     runnable = [isa for isa in cpu.supported() if _built(isa)]
     forced = os.environ.get("CNN_KERNELS")
     if forced and forced not in runnable:
-        raise ImportError(f"CNN_KERNELS={forced}: no such build that this processor can run; "
-                          f"there are {', '.join(runnable)}")
+        raise ImportError(f"CNN_KERNELS={forced}: not installed, or not for this processor; "
+                          f"choose from {', '.join(runnable)}")
     if not forced and runnable == ["baseline"] != cpu.supported():
         warnings.warn(f"cnn: this installation has no {cpu.supported()[0]} kernels, because it was built on another "
                       f"processor: the baseline kernels run, many times slower. Install cnn again on this machine",
@@ -86,7 +86,7 @@ class Kernels:
 
     def __getattr__(self, name):
         if name not in executor.MODULES:
-            raise AttributeError(f"cnn: there is no module of kernels {name!r}")
+            raise AttributeError(f"cnn: no module of kernels is called {name!r}")
         number_type = "float32" if name in executor.UNTYPED else self._number_type
         module = importlib.import_module(f"cnn._ext.{VARIANT}_{number_type}.{name}")
         splits = getattr(module, "SPLITS", ())

@@ -1,4 +1,4 @@
-"""The command `cnn`, and what scripts/ run: one module for each sub-command.
+"""The command `cnn`, and what scripts/ run: one module per sub-command.
 
 Each has `main(arguments=None, prog=None)`: arguments as in sys.argv[1:], prog what to call it in messages.
 """
@@ -18,9 +18,9 @@ COMMANDS = {
     "evaluate": "measure a saved model, class by class",
     "predict": "classify pictures with a saved model",
     "serve": "classify pictures in a browser, or by HTTP",
-    "report": "make pictures of a run and one HTML page of them",
-    "bench": "measure the speed, beside PyTorch's where that is installed",
-    "config": "say which kernels, threads and versions are in use",
+    "report": "plot a run, and write one HTML page of all figures",
+    "bench": "measure the speed, and PyTorch's if it is installed",
+    "config": "show which kernels, threads and versions are in use",
 }
 
 
@@ -49,10 +49,11 @@ def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     rows = "".join(f"  {name:<10s}{words}\n" for name, words in COMMANDS.items())
     p = argparse.ArgumentParser(prog="cnn", description="Trains small convolutional networks on a CPU, fast.",
-                                epilog=f"commands:\n{rows}\ncnn COMMAND --help says more.",
+                                epilog=f"commands:\n{rows}\ncnn COMMAND --help shows a command's options.",
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--version", action="version", version=f"cnn {cnn.__version__}")
-    p.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of those below, then its own arguments")
+    p.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="a command from the list below, followed by "
+                   "its options")
     streams.prepare()
     try:
         name = p.parse_args(arguments[:1]).command

@@ -1,7 +1,7 @@
-"""Speed of training, side by side with PyTorch where that is installed, and of every kernel.
+"""Measure the speed of training, beside PyTorch's if it is installed, or of every kernel.
 
-First the gradients of one step are compared; then both are timed in turn, round by round, so that a
-machine that changes its speed changes both. PyTorch's figure is the better of eager and channels_last.
+The gradients of one step are compared first. Then both are timed in turn, round by round, so that a machine that
+changes its speed changes both. PyTorch's figure is the better of eager and channels_last.
 """
 import json
 import math
@@ -21,18 +21,24 @@ from cnn.streams import say
 @command
 def main(arguments=None, prog=None):
     p = Parser(prog=prog, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    p.add_argument("net", nargs="?", choices=models.MODELS, default="lenet5", help="default: %(default)s")
-    p.add_argument("--channels", metavar="N,N,...", help="widths of the net's stages; default: its own")
-    p.add_argument("--batch", type=int, default=64, help="default: %(default)s")
-    p.add_argument("--threads", type=int, help="default: all cores this process may use")
-    p.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
-    p.add_argument("--seconds", type=float, default=0.5, help="of each contender in a round; default: %(default)s")
-    p.add_argument("--kernels", action="store_true", help="time every operation of a step instead")
-    p.add_argument("--latency", action="store_true", help="time one image through the network instead")
-    p.add_argument("--scaling", action="store_true", help="compare one thread with all instead")
-    p.add_argument("--busy", type=int, metavar="N", help="compare alone with beside N busy processes instead")
+    p.add_argument("net", nargs="?", choices=models.MODELS, default="lenet5", metavar="NET", help=f"network: "
+                   f"{', '.join(models.MODELS)}; default: %(default)s")
+    p.add_argument("--channels", metavar="N,N,...", help="number of channels of each stage; default: the "
+                   "network's own")
+    p.add_argument("--batch", type=int, default=64, metavar="N", help="images per step; default: %(default)s")
+    p.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one per core that this "
+                   "process may use")
+    p.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds to take the median of; default: "
+                   "%(default)s")
+    p.add_argument("--seconds", type=float, default=0.5, metavar="S", help="time per measurement, in seconds; "
+                   "default: %(default)s")
+    p.add_argument("--kernels", action="store_true", help="instead, time every operation of a step")
+    p.add_argument("--latency", action="store_true", help="instead, time one image through the network")
+    p.add_argument("--scaling", action="store_true", help="instead, compare one thread with all threads")
+    p.add_argument("--busy", type=int, metavar="N", help="instead, compare the speed beside N busy "
+                   "processes with the speed alone")
     p.add_argument("--no-torch", action="store_true", help="do not compare with PyTorch")
-    p.add_argument("--json", type=path, metavar="FILE", help="write the figures to a file too")
+    p.add_argument("--json", type=path, metavar="FILE", help="also write the results to this file")
     given = p.parse_args(arguments)
     with running(p, given.threads):
         for name in ("batch", "rounds", "busy"):

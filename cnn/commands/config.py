@@ -1,4 +1,4 @@
-"""Say which kernels, threads and versions are in use."""
+"""Show which kernels, threads and versions are in use."""
 from cnn import runtime
 from cnn.commands import Parser, command, running
 

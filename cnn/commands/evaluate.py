@@ -6,15 +6,17 @@ from cnn.reports import evaluation
 
 def parser(prog=None):
     p = Parser(prog=prog, description=__doc__)
-    p.add_argument("model", type=path, metavar="RUN_OR_MODEL", help="folder of a run, or model.safetensors")
-    p.add_argument("--dataset", type=path, metavar="NAME|PATH", help=f"{', '.join(data.NAMES)}, or the path of a "
-                   "folder or .npz file; default: what it was trained on")
-    p.add_argument("--data-dir", type=path, metavar="DIR", help="where to look for the data set first")
-    p.add_argument("--split", choices=evaluation.SPLITS, default="test", help="default: %(default)s")
-    p.add_argument("--json", type=path, metavar="FILE", help="write the figures to a file too")
-    p.add_argument("--plot", type=path, metavar="FILE", help="write the confusion matrix as PNG (needs pip install "
-                   "'cnn[plot]')")
-    p.add_argument("--threads", type=int, metavar="N", help="default: all cores this process may use")
+    p.add_argument("model", type=path, metavar="RUN|MODEL", help="folder of a run, or a model file")
+    p.add_argument("--dataset", type=path, metavar="NAME|PATH", help=f"data set to measure on: "
+                   f"{', '.join(data.NAMES)}, or a folder or .npz file of your own; default: the one it was trained on")
+    p.add_argument("--data-dir", type=path, metavar="DIR", help="folder to search for the data set first")
+    p.add_argument("--split", choices=evaluation.SPLITS, default="test", help="part of the data set to measure on; "
+                   "default: %(default)s")
+    p.add_argument("--json", type=path, metavar="FILE", help="also write the measures to this file")
+    p.add_argument("--plot", type=path, metavar="FILE", help="also write the confusion matrix as a PNG file (pip "
+                   "install 'cnn[plot]')")
+    p.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one per core that this "
+                   "process may use")
     return p
 
 

@@ -1,6 +1,6 @@
-"""Classify pictures (PNG, JPEG, ...), all pictures in a folder, or the images of an IDX file, with a saved model.
+"""Classify pictures (PNG, JPEG, ...), folders of pictures or the images of an IDX file with a saved model.
 
-Files that can't be read are named, and the exit code is then 1.
+Files that cannot be read are named, and the exit code is then 1.
 """
 from cnn import streams
 from cnn.commands import Parser, command, path, running
@@ -9,12 +9,13 @@ from cnn.prediction import files
 
 def parser(prog=None):
     p = Parser(prog=prog, description=__doc__)
-    p.add_argument("model", type=path, metavar="MODEL", help="model.safetensors, or the folder of a run")
+    p.add_argument("model", type=path, metavar="RUN|MODEL", help="folder of a run, or a model file")
     p.add_argument("images", type=path, metavar="IMAGE", nargs="+", help="picture, folder of pictures, or IDX file")
-    p.add_argument("--top", type=int, default=1, metavar="K", help="name the K most probable classes; default: 1")
-    p.add_argument("--invert", action="store_true", help="for dark digits on light paper")
+    p.add_argument("--top", type=int, default=1, metavar="K", help="print the K most probable classes; default: 1")
+    p.add_argument("--invert", action="store_true", help="invert the pictures: for dark digits on light paper")
     p.add_argument("--json", action="store_true", help="print one JSON list instead of lines")
-    p.add_argument("--threads", type=int, metavar="N", help="default: all cores this process may use")
+    p.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one per core that this "
+                   "process may use")
     return p
 
 

@@ -1,4 +1,4 @@
-"""Make pictures of a run, and one HTML page (report.html) that holds them and opens without a network."""
+"""Plot a run, and write report.html, one page with all figures that opens without a network."""
 from cnn import streams
 from cnn.commands import Parser, command, path, running
 from cnn.reports import page as report
@@ -6,9 +6,11 @@ from cnn.reports import page as report
 
 def parser(prog=None):
     p = Parser(prog=prog, description=__doc__)
-    p.add_argument("run", type=path, metavar="RUN", help="folder of a run; needs pip install 'cnn[plot]'")
-    p.add_argument("--data-dir", type=path, metavar="DIR", help="where to look for the data set first")
-    p.add_argument("--threads", type=int, metavar="N", help="default: all cores this process may use")
+    p.add_argument("run", type=path, metavar="RUN", help="folder of a run (needs Matplotlib: pip install "
+                   "'cnn[plot]')")
+    p.add_argument("--data-dir", type=path, metavar="DIR", help="folder to search for the data set first")
+    p.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one per core that this "
+                   "process may use")
     return p
 
 

@@ -1,6 +1,7 @@
 """Serve a saved model: a page to drop pictures on, and POST /predict, which answers a picture with JSON.
 
-Only this machine can reach it unless --host says otherwise. There is no password and no TLS. Ctrl-C ends it.
+Only programs on this machine can reach the server, unless you give --host. It has no password and no TLS. Ctrl-C stops
+it.
 """
 import signal
 
@@ -11,17 +12,19 @@ from cnn.prediction import server
 
 def parser(prog=None):
     p = Parser(prog=prog, description=__doc__)
-    p.add_argument("model", type=path, metavar="RUN_OR_MODEL", help="folder of a run, or model.safetensors")
-    p.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; 0.0.0.0 lets other "
-                   "machines in; default: %(default)s, this machine only")
-    p.add_argument("--port", type=int, default=8000, metavar="N", help="0 takes a free one; default: %(default)s")
-    p.add_argument("--name", action="append", default=[], metavar="NAME", help="a name by which clients may reach the "
-                   "server, besides localhost and addresses; may be repeated")
-    p.add_argument("--max-megabytes", type=int, default=server.MAX_MEGABYTES, metavar="N", help="of an upload; "
+    p.add_argument("model", type=path, metavar="RUN|MODEL", help="folder of a run, or a model file")
+    p.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on; 0.0.0.0 lets "
+                   "other machines in; default: %(default)s, this machine only")
+    p.add_argument("--port", type=int, default=8000, metavar="N", help="port to listen on; 0 takes a free one; "
                    "default: %(default)s")
-    p.add_argument("--invert", action="store_true", help="for dark digits on light paper")
-    p.add_argument("--quiet", action="store_true", help="no line for each request")
-    p.add_argument("--threads", type=int, metavar="N", help="default: all cores this process may use")
+    p.add_argument("--name", action="append", default=[], metavar="NAME", help="host name that clients may use, "
+                   "besides localhost and addresses; may be repeated")
+    p.add_argument("--max-megabytes", type=int, default=server.MAX_MEGABYTES, metavar="N", help="largest "
+                   "upload, in MiB; default: %(default)s")
+    p.add_argument("--invert", action="store_true", help="invert the pictures: for dark digits on light paper")
+    p.add_argument("--quiet", action="store_true", help="do not print a line per request")
+    p.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one per core that this "
+                   "process may use")
     return p
 
 

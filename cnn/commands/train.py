@@ -5,39 +5,148 @@ import shlex
 import sys
 from contextlib import nullcontext
 
-from cnn import streams
+from cnn import data, models, optim, streams
 from cnn.commands import Parser, command, path, running
 from cnn.engine.debugging import debug
 from cnn.runs import run
 from cnn.runs.recipes import RECIPES
-from cnn.runs.settings import FREE, Settings, defaults, read_settings
+from cnn.runs.settings import DEFAULTS, FREE, SCHEDULES, Settings, defaults, read_settings
 from cnn.training.callbacks import Interrupted
 
 _PATHS = ("dataset", "data_dir")
 
+# What --help says, by subject. name: (help, metavar); the default of a setting is added to its help.
+_HELP = {
+    "most used": {
+        "dataset": (f"{', '.join(data.NAMES)}; or your own: a folder with one sub-folder of pictures per class, or an "
+                    ".npz file with images and labels", "NAME|PATH"),
+        "model": (f"network: {', '.join(models.MODELS)}", "NAME"),
+        "epochs": ("passes over the training images", "N"),
+        "batch_size": ("images per training step", "N"),
+        "lr": ("learning rate; the largest one if a schedule changes it", "RATE"),
+        "optimizer": (f"update rule: {', '.join(optim.OPTIMIZERS)}", "NAME"),
+        "seed": ("seed of weights, order and random changes; the same seed gives bit-identical weights on any number "
+                 "of threads", "N"),
+        "recipe": (f"settings that reach a known accuracy: {', '.join(RECIPES)}; you choose only the seed", "NAME"),
+        "out": ("folder to write the run to; default: a new folder runs/<dataset>-<model>-<n>", "DIR"),
+        "resume": ("resume the run in this folder; the result is bit-identical to that of a run without a break",
+                   "RUN"),
+    },
+    "data": {
+        "data_dir": ("folder to search for the data set before $CNN_DATA_DIR and your cache folder; a data set that is "
+                     "nowhere is downloaded", "DIR"),
+        "image_size": ("height and width in pixels of the pictures of a folder, after scaling; default: the "
+                       "size of most of them, up to 64; else 32", "PIXELS"),
+        "validation_fraction": ("share of the training images of each class, held out to validate each epoch", "SHARE"),
+        "drop_last": ("skip the last batch of an epoch if it is not full", None),
+        "class_weights": ("balanced: all classes have the same weight in the loss, whatever their number of images",
+                          None),
+    },
+    "random changes to training images": {
+        "shift": ("move by up to PIXELS pixels", "PIXELS"),
+        "shift_mode": ("what appears at the edges after a shift: black, or the mirrored image", None),
+        "flip": ("mirror left to right, at random or in every other epoch", None),
+        "cutout": ("fill a square with sides of PIXELS pixels with the mean colour", "PIXELS"),
+        "rotate": ("rotate by up to DEGREES degrees", "DEGREES"),
+        "translate": ("move by up to SHARE of the image size, also by fractions of a pixel", "SHARE"),
+        "scale": ("scale by up to SHARE: 0.1 is from 0.9 to 1.1", "SHARE"),
+        "shear": ("shear by up to DEGREES degrees", "DEGREES"),
+    },
+    "network and loss": {
+        "channels": ("number of channels of each stage of the network, such as 64,128,256; default: the network's own",
+                     "N,N,..."),
+        "label_smoothing": ("share of the target that is spread over all classes", "SHARE"),
+        "tta": ("test-time augmentation: average the scores of several views of each test image, mirrored and moved "
+                "by a pixel", None),
+        "backend": ("what computes: the kernels, or their twins in plain NumPy, which are slow and easy to read", None),
+    },
+    "optimizer": {
+        "schedule": (f"how the learning rate changes: {', '.join(SCHEDULES)}. linear: down to 0. step: divided by 10 "
+                     "after each quarter of the run. triangle: from 20 %% of the rate up to it in the first 23 %% of "
+                     "the run, then down to 7 %%", "NAME"),
+        "momentum": ("momentum of sgd (Nesterov's) and rmsprop", "M"),
+        "weight_decay": ("weight decay", "DECAY"),
+        "decay_biases": ("apply weight decay to biases and norms, too", None),
+        "bias_lr": ("factor for the learning rate of biases and norms; their weight decay is divided by it", "FACTOR"),
+        "max_grad_norm": ("scale gradients down to this norm if theirs is larger", "NORM"),
+        "ema": ("keep an exponential moving average of the weights with this decay, and validate, test and save it",
+                "DECAY"),
+        "lookahead": ("every 5 steps, continue from an average of the weights (Lookahead); the average moves more "
+                      "slowly towards the end of the run", None),
+    },
+    "when to stop": {
+        "patience": ("stop after N epochs without a new best, and keep the best weights", "N"),
+        "monitor": ("the measure that decides which epoch is best, for --patience and best.safetensors", None),
+        "min_delta": ("smallest change of that measure that makes a new best", "DELTA"),
+        "max_minutes": ("stop after MINUTES minutes of training", "MINUTES"),
+    },
+    "files of the run": {
+        "checkpoint_every": ("when to write a checkpoint: after this many steps, after each epoch, or auto: after an "
+                             "epoch, at most every 10 seconds", "STEPS|epoch|auto"),
+        "keep": ("number of checkpoints to keep; older ones are deleted", "N"),
+        "log_steps": ("write steps.jsonl, with one line per step", None),
+        "report": ("at the end, write report.html and its figures: curves, confusion matrix, worst mistakes, filters, "
+                   "feature maps (pip install 'cnn[plot]')", None),
+        "tensorboard": ("write event files for TensorBoard (pip install 'cnn[tensorboard]')", None),
+    },
+    "this command": {
+        "config": ("read settings from the config.toml of a run (or from its folder); options on the command line "
+                   "override them", "FILE"),
+        "list_recipes": ("list the recipes and exit", None),
+        "find_lr": ("do not train; measure the loss at growing learning rates, and plot it (pip install 'cnn[plot]')",
+                    None),
+        "threads": ("number of threads; default: one per core that this process may use", "N"),
+        "debug": ("check every value and gradient; name the layer and step of the first NaN or infinity (many times "
+                  "slower)", None),
+        "quiet": ("print nothing", None),
+        "help": ("show this help and exit", None),
+    },
+}
+# How argparse reads the options that are no settings.
+_KINDS = {
+    "recipe": {"choices": RECIPES}, "out": {"type": path}, "resume": {"type": path}, "config": {"type": path},
+    "threads": {"type": int}, "help": {"action": "help"},
+    **dict.fromkeys(("list_recipes", "find_lr", "debug", "quiet"), {"action": "store_true"}),
+}
+_OFF = {      # where 0 or none means off
+    "class_weights", "cutout", "ema", "flip", "label_smoothing", "max_grad_norm", "max_minutes", "momentum", "patience",
+    "rotate", "scale", "shear", "shift", "translate", "tta", "validation_fraction", "weight_decay"}
+
 
 def parser(prog=None):
-    p = Parser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                epilog="Options that are not given take values that suit the data set.")
-    p.add_argument("--recipe", choices=RECIPES, help="settings that reach a named accuracy; only the seed is open")
-    p.add_argument("--list-recipes", action="store_true", help="say what recipes there are, and stop")
-    p.add_argument("--config", type=path, metavar="FILE", help="take the settings from the config.toml of a run (or "
-                   "its folder); those on the command line override them")
-    p.add_argument("--resume", type=path, metavar="RUN",
-                   help="resume the run in this folder; the result is bit-identical")
-    p.add_argument("--find-lr", action="store_true", help="instead of training, measure the loss at growing learning "
-                   "rates, and draw it (pip install 'cnn[plot]')")
-    for field in dataclasses.fields(Settings):
-        names = {name: value for name, value in field.metadata.items() if name != "free"}
-        kind = {"action": argparse.BooleanOptionalAction} if field.type is bool else {
-            "type": path if field.name in _PATHS else field.type}
-        p.add_argument(f"--{field.name.replace('_', '-')}", **kind, **names)
-    p.add_argument("--threads", type=int, metavar="N", help="default: all cores this process may use")
-    p.add_argument("--out", type=path, metavar="DIR", help="default: a new folder runs/<dataset>-<model>-<n>")
-    p.add_argument("--debug", action="store_true", help="look at every value and gradient, and name the first that is "
-                   "NaN or infinite, its layer and step; many times slower")
-    p.add_argument("--quiet", action="store_true", help="print nothing")
+    p = Parser(prog=prog, description=__doc__, usage="%(prog)s [OPTION ...]", add_help=False,
+               epilog="A default \"by data set\" is the one for mnist-sample and your own data; other data sets have "
+               "their own. A run's config.toml holds all settings.")
+    settings = {field.name: field for field in dataclasses.fields(Settings)}
+    helped = {name for options in _HELP.values() for name in options}
+    others = {name: (field.metadata["help"], field.metadata.get("metavar")) for name, field in settings.items()
+              if name not in helped}
+    for title, options in {**_HELP, "other settings": others}.items():
+        group = p.add_argument_group(title)
+        for name, (words, metavar) in options.items():
+            field, kind = settings.get(name), _KINDS.get(name, {})
+            if field is not None:
+                kind = {"action": argparse.BooleanOptionalAction} if field.type is bool else {
+                    "type": path if name in _PATHS else field.type, "choices": field.metadata.get("choices")}
+                words += _default(name)
+            if metavar is not None:
+                kind = {**kind, "metavar": metavar}
+            short = ["-h"] if name == "help" else []
+            group.add_argument(*short, f"--{name.replace('_', '-')}", **kind, help=words)
     return p
+
+
+def _default(name):
+    """The words on a setting's default that end its help."""
+    value = getattr(DEFAULTS["mnist-sample"], name)
+    if value == "" or name == "image_size":
+        return ""
+    shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+    shown = f"{shown:g}" if isinstance(value, float) else str(shown)
+    if name in _OFF:
+        shown += " (off)" if value in (0, "none") else " (0 is off)"
+    by_data = name != "dataset" and len({getattr(settings, name) for settings in DEFAULTS.values()}) > 1
+    return f"; default{' by data set' if by_data else ''}: {shown}"
 
 
 @command
@@ -72,5 +181,5 @@ def main(arguments=None, prog=None):
                 run.train(settings, out, quiet, recipe and recipe.target)
     except Interrupted as stop:
         folder = shlex.quote(str(stop.path.parents[1]))
-        streams.complain(f"{p.prog}: {stop}; go on with: {p.prog} --resume {folder}")
+        streams.complain(f"{p.prog}: {stop}; resume with: {p.prog} --resume {folder}")
         sys.exit(128 + stop.number)

@@ -20,7 +20,14 @@ _MOST_UNNAMED = 100_000  # classes to make up names for; a label beyond is a mis
 
 
 class Dataset:
-    """Images with their labels, and what is needed to normalise the images.
+    """Images with their labels and the constants to normalise the images.
+
+        >>> data = cnn.data.Dataset(np.zeros((10, 1, 28, 28), np.uint8), np.arange(10) % 2, ["cat", "dog"])
+        >>> data
+        <Dataset 10 images of 1x28x28 uint8, 2 classes>
+        >>> rest, held_out = data.split(0.2, seed=0)            # of each class
+        >>> len(rest), held_out.labels.tolist()
+        (8, [0, 1])
 
     images: (N, C, H, W), or (N, H, W) for one channel. uint8 with values 0 to 255, or float32, finite, in a unit of
         your own. Kept as they are (no copy if they are C-contiguous).
@@ -34,7 +41,7 @@ class Dataset:
     name, and float32 arrays `scale` and `shift` of shape (C,) such that
     normalised = pixel * scale + shift.
 
-    N may be 0. Raises TypeError or ValueError if anything does not fit.
+    N may be 0. Raises TypeError or ValueError for wrong arguments.
     """
 
     def __init__(self, images: np.ndarray, labels: ArrayLike, classes: Iterable[str] | None = None,
@@ -141,7 +148,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are (int), whether or not each of them has images."""
+        """Number of classes (int), with or without images."""
         return len(self.classes)
 
     def normalise(self, images: np.ndarray) -> np.ndarray:

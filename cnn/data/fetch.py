@@ -41,7 +41,7 @@ def find_or_download(source, data_dir=None):
     if problems:
         place = f"{join(cache, source.name)}, or into any folder" if cache else "any folder"
         raise DataNotFoundError(
-            f"{source.name}: found nowhere and not downloaded.\n"
+            f"{source.name}: not found, and not downloaded.\n"
             f"  files wanted: {', '.join(source.downloads)}\n"
             f"  looked in: {', '.join(looked_in) or 'no folder'} (and in {source.name!r} inside)\n"
             f"{''.join(incomplete)}"
@@ -85,7 +85,7 @@ def _bases(data_dir):
         if path is not None:
             base = expanded(path, f"{what} ")
             if not isdir(base):
-                warnings.warn(DataWarning(f"{what} {base}: there is no such folder; looking elsewhere"), stacklevel=4)
+                warnings.warn(DataWarning(f"{what} {base}: no such folder; trying the other places"), stacklevel=4)
             yield base
     if cache := cache_folder():
         yield cache

@@ -27,11 +27,11 @@ def read(path, channels, size):
     if head == _IDX_MAGIC or head[:2] == _GZIP_MAGIC:
         images = read_idx(path)
         if images.ndim != 3 or channels != 1 or images.shape[1:] != (size, size):
-            raise DataFileError(f"{path}: the model wants images of {channels}x{size}x{size}, the file holds an "
+            raise DataFileError(f"{path}: the model takes images of {channels}x{size}x{size}, the file holds an "
                                      f"array of {images.shape}")
         images = images[:, None]
     else:
         if channels not in (1, 3):
-            raise DataFileError(f"{path}: a picture has 1 or 3 channels, the model wants {channels}")
+            raise DataFileError(f"{path}: a picture has 1 or 3 channels, the model takes {channels}")
         images = pictures.read_picture(path, channels, size)[None]
     return images

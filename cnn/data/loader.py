@@ -25,25 +25,30 @@ _TOGETHER = 2**22
 
 
 class DataLoader:
-    """Goes over a data set batch by batch.
+    """Iterates over a data set in batches.
+
+        >>> train, test = cnn.data.load("mnist-sample")
+        >>> loader = cnn.data.DataLoader(train, batch_size=64, shuffle=True)
+        >>> images, labels = next(iter(loader))
+        >>> len(loader), images.shape, images.dtype, labels.shape
+        (63, (64, 1, 28, 28), dtype('float32'), (64,))
 
     dataset: a Dataset, or a tuple (images, labels) to make one from.
-    batch_size: images in a batch, at least 1. The last batch holds what is left over.
-    shuffle: a new order every epoch, which depends on (seed, epoch) and on nothing else.
+    batch_size: images per batch, at least 1. The last batch holds the remaining images.
+    shuffle: whether to use a new order in every epoch, which depends on (seed, epoch) alone.
     seed: int >= 0.
     transform: None, or a function (images, rng) -> images, see cnn.data.transforms, that is called before the
         images are normalised, for as many whole batches at a time as make up four megabytes (at least one). It gets
         a copy, (n, C, H, W) of the data set's dtype, and a numpy Generator that depends on (seed, epoch,
         number of the call) only. It returns (n, C, any H, any W), uint8 or float32, in the unit it got them in.
-    drop_last: leave out a last batch that is not full.
+    drop_last: whether to skip a last batch that is not full.
 
     Iterating yields (images float32 (n, C, H, W), normalised; labels int64 (n,)).
-    Attribute `epoch`: number of the next epoch, from 0. It goes up by one whenever an iteration (or
-    `batches()`) starts, and may be set, to go on where another run has stopped.
-    Attribute `start`: how many batches of the next epoch to leave out, for the same purpose; 0 again after it.
+    Attribute `epoch`: number of the next epoch, from 0. It grows by one when an iteration (or `batches()`) starts. Set
+    it to continue where another run has stopped.
+    Attribute `start`: number of batches of the next epoch to skip, for the same purpose; then 0 again.
 
-    Raises TypeError or ValueError if an argument does not fit, such as a transform of this package that the images are
-    too small for.
+    Raises TypeError or ValueError for wrong arguments, such as a transform that needs larger images.
     """
 
     def __init__(self, dataset: Dataset | tuple, batch_size: int, shuffle: bool = False, seed: int = 0,

@@ -55,5 +55,5 @@ def look(array: np.ndarray | None, what: str, where: str) -> None:
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         begun = "" if _step is None else f"step {_step}: "
-        raise FloatingPointError(f"{begun}{where}: of its {what} {int(wrong.sum())} of {array.size} numbers are not "
-                                 f"finite, the first, {array[place]}, at {place}")
+        raise FloatingPointError(f"{begun}{where}: {int(wrong.sum())} of {array.size} elements of its {what} are NaN "
+                                 f"or infinite; the first, at {place}, is {array[place]}")

@@ -71,7 +71,7 @@ class Tensor:
         """Shape of the array that holds so many copies; raises ValueError where it is too large."""
         if self.numbers >= 2**31:
             raise ValueError(f"an activation of {'×'.join(map(str, self.shape))} is too large: "
-                             f"sixteen images of it must stay below 2**31 numbers")
+                             f"sixteen images of it must have fewer than 2**31 elements")
         shapes.element_count("Program", copies, self.numbers)
         return copies, self.numbers
 

@@ -98,7 +98,7 @@ def to_torch(model: Module, *image_shapes: Sequence[int]) -> Any:
     graph = graph_of(model, image_shapes)
     for node in graph:
         if node.operation.name not in TABLE or hasattr(node.operation, "layer"):
-            raise ValueError(f"to_torch: there is no {node.operation.name} in PyTorch (module {node.modules[0]!r})")
+            raise ValueError(f"to_torch: PyTorch has no {node.operation.name} (module {node.modules[0]!r})")
 
     class Part(torch.nn.Module):
         """Parameters and buffers of one module."""

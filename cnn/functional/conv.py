@@ -44,8 +44,13 @@ def conv2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | Non
     """2-D convolution: y[k, i, j] = b[k] + sum_{c, m, n} x[c, i*s + m*d - p, j*s + n*d - p] w[k, c, m, n].
 
     x: (N, C, H, W); w: (K, C / groups, R, S); b: (K,) or None. stride (s), dilation (d): int or pair; padding (p): int,
-    pair, "same" or "valid". groups: into how many independent convolutions the channels are cut.
+    pair, "same" or "valid". groups: number of independent convolutions that the channels are divided into.
     Returns y: (N, K, OH, OW).
+
+        >>> x = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]).reshape(1, 1, 3, 3)
+        >>> w = np.array([[1.0, 2], [3, 4]]).reshape(1, 1, 2, 2)
+        >>> cnn.functional.conv2d(x, w)[0, 0].tolist()          # 1*1 + 2*2 + 3*4 + 4*5 = 37
+        [[37.0, 47.0], [67.0, 77.0]]
     """
     if isinstance(x, Value):
         weight, source = parameter("conv2d", "w", w, x.dtype)

@@ -38,7 +38,7 @@ def class_weights(name: str, weight: Sequence[float] | np.ndarray | None, classe
     except (TypeError, ValueError):
         kind, values = "O", np.zeros(0)
     if kind not in "fiu":
-        raise TypeError(f"{name}: weight must hold a number for each class, got {weight!r}")
+        raise TypeError(f"{name}: weight must have one element per class, got {weight!r}")
     if values.shape != (classes,):
         raise ValueError(f"{name}: weight must have shape ({classes},), got {values.shape}")
     if not (np.isfinite(values).all() and (values >= 0).all()):

@@ -63,15 +63,15 @@ def not_tracing():
 
 
 def _refuse_numbers():
-    raise TypeError(f"{where()}`data` of a Parameter was read while a network is traced: what is computed from its "
-                    f"numbers now would stay as it is; use the Parameter itself, and cnn.functional")
+    raise TypeError(f"{where()}`data` of a Parameter was read while a network is traced: the program would keep "
+                    f"what you compute from it now; use the Parameter itself, and cnn.functional")
 
 
 def refuse_arrays(owner):
     """Raise TypeError where a module gets arrays while a network is traced."""
     if getattr(parameter.thread, "refuse", None) is not None:
-        raise TypeError(f"{where()}{owner} got an array while a network is traced: what it returns now would "
-                        f"stay as it is; call it with values, or outside of `forward`")
+        raise TypeError(f"{where()}{owner} got an array while a network is traced: the program would keep "
+                        f"what it returns now; call it with values, or outside of `forward`")
 
 
 def unpack(result, owner):

@@ -20,7 +20,7 @@ PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 class Value:
-    """A symbolic array: its shape is known, its numbers are not.
+    """A symbolic array: it has a shape and no elements.
 
     shape: (-1, C, H, W) or (-1, features); -1 is the number of images, any. image: the shape of one image. dtype:
     float32 or float64. graph: what it belongs to, None once that is traced.
@@ -100,13 +100,13 @@ class Value:
         return build.relu(self)
 
     def flatten(self, start_dim: int = 1) -> Value:
-        """(N, C, H, W) to (N, C * H * W). start_dim: 1, there is no other."""
+        """(N, C, H, W) to (N, C * H * W). start_dim: must be 1."""
         from cnn.graph import build
         return build.flatten(self, start_dim)
 
     def reshape(self, *shape: int | Sequence[int]) -> Value:
-        """As many numbers of each image in another shape, (-1, C, H, W) or (-1, features); -1 or the value's own
-        shape[0] stands for the images. One of the other sizes may be -1, too: what is left."""
+        """The elements of each image in another shape, (-1, C, H, W) or (-1, features). The first size, -1 or
+        shape[0], is the number of images. One of the other sizes may be -1, too, and is then inferred."""
         from cnn.graph import build
         return build.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
@@ -123,8 +123,8 @@ class Value:
         return build.reduced("sum", self, dim, keepdim)
 
     def amax(self, dim: int | Sequence[int], keepdim: bool = False) -> Value:
-        """The largest number over the axes `dim`; dim and keepdim as in `mean`. Its gradient goes to the first of
-        equals."""
+        """The largest element over the axes `dim`; dim and keepdim as in `mean`. The gradient goes to the first of
+        equal elements."""
         from cnn.graph import build
         return build.reduced("amax", self, dim, keepdim)
 
@@ -136,7 +136,7 @@ class Value:
         raise refusal("whether it is true")
 
     def __array__(self, *arguments: Any, **more: Any) -> np.ndarray:
-        raise refusal("its numbers, as an array")
+        raise refusal("its elements, as an array")
 
     def __iter__(self) -> Any:
         raise refusal("its images, one after the other")
@@ -153,9 +153,9 @@ def _refuse(words: str) -> Callable:
 
 
 for _name in ("__float__", "__int__", "__complex__", "__index__", "item", "tolist", "numpy"):
-    setattr(Value, _name, _refuse("its numbers"))
+    setattr(Value, _name, _refuse("its elements"))
 for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
-    setattr(Value, _name, _refuse("how its numbers compare"))
+    setattr(Value, _name, _refuse("how its elements compare"))
 
 
 def where() -> str:
@@ -168,8 +168,8 @@ def where() -> str:
 
 def refusal(words: str) -> TypeError:
     """The TypeError for a question that a value cannot answer, with the line that asked."""
-    return TypeError(f"{where()}a value was asked for {words}, which nobody knows while a network is traced: `forward` "
-                     f"must do the same for all images (shapes and attributes may decide, numbers may not)")
+    return TypeError(f"{where()}a value cannot tell {words} while a network is traced: `forward` must do the same "
+                     f"for all images (it may depend on shapes and attributes, but not on elements)")
 
 
 def _arithmetic(kind: str, a: Operand, b: Operand) -> Any:

@@ -26,11 +26,17 @@ class Conv2d(Module):
     y: (N, out_channels, OH, OW) with OH = (H + top + bottom - dilation*(R - 1) - 1) // stride + 1.
 
     kernel_size, stride, dilation: an int or a pair (height, width). padding: an int, a pair, "valid"
-    (none) or "same" (the output has the input's size; stride 1 only). groups: channels are cut into as
-    many independent convolutions; groups = in_channels is a depthwise one. init: a name from
+    (none) or "same" (the output has the input's size; stride 1 only). groups: number of independent
+    convolutions that the channels are divided into; groups = in_channels is a depthwise convolution. init: a name from
     cnn.init.INITIALISERS; seed: int, or a numpy Generator to draw from; dtype: float32 or float64.
 
-    Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
+        >>> conv = cnn.Conv2d(3, 16, kernel_size=5, stride=2, padding=2)
+        >>> conv(np.zeros((1, 3, 32, 32), np.float32)).shape
+        (1, 16, 16, 16)
+        >>> {name: p.shape for name, p in conv.named_parameters()}
+        {'weight': (16, 3, 5, 5), 'bias': (16,)}
+
+    Raises TypeError or ValueError for wrong arguments and, on first use, for inputs of a wrong shape or dtype.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1,

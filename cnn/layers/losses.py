@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 class CrossEntropyLoss:
     """Softmax and log loss, the mean over the batch: L = -log softmax(z)[g] (docs/gradients.md).
 
-    label_smoothing e in [0, 1] spreads e of the target evenly over the K classes; weight, (K,), gives each
-    class's images another weight, and the mean becomes a weighted one. Both as PyTorch defines them, but where all
-    images have weight 0 the gradient is 0: such a batch counts as nothing.
+    label_smoothing: a share of the target, from 0 to 1, that is spread evenly over the K classes. weight: (K,), the
+    weight of each class's images in the mean. Both are defined as in PyTorch, but a batch in which all images have
+    weight 0 has the gradient 0.
 
-        loss = CrossEntropyLoss()
-        value = loss(logits, targets)       # logits (N, K), targets integers (N,)
-        model.backward(loss.backward())     # d value / d logits, (N, K)
+        >>> loss = cnn.CrossEntropyLoss()
+        >>> logits, targets = np.log([[1.0, 2, 5], [3, 3, 2]]), np.array([1, 0])    # (N, K) and integers (N,)
+        >>> round(loss(logits, targets), 4)                     # the mean of log 4 and log(8/3)
+        1.1836
+        >>> (2 * loss.backward()).round(3).tolist()             # of N images: softmax, less 1 for the target
+        [[0.125, -0.75, 0.625], [-0.625, 0.375, 0.25]]
 
-    Attribute `total`: what the images' losses of the last call were divided by, the sum of their weights.
+    `model.backward(loss.backward())` then sets the gradients of a model. Attribute `total`: the sum of the weights of
+    the images of the last call, by which the sum of the losses was divided.
 
     Raises TypeError or ValueError for arguments that do not fit.
     """

@@ -35,34 +35,35 @@ _SETTLED = (int, float, str, bytes, type(None), type, FunctionType, Parameter, W
 class Module:
     """A differentiable function with parameters: a layer, or a network made of others.
 
-    A subclass defines `forward`, which calls other modules and `cnn.functional` and computes with what they return:
+    A subclass defines `forward`, which calls other modules and functions of `cnn.functional`:
 
-        class Net(cnn.Module):
-            def __init__(self):
-                super().__init__()
-                self.conv, self.head = cnn.Conv2d(1, 8, 3, padding=1), cnn.Linear(8, 10)
+        >>> class Net(cnn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.conv, self.head = cnn.Conv2d(1, 8, 3, padding=1), cnn.Linear(8, 10)
+        ...
+        ...     def forward(self, x):
+        ...         x = cnn.functional.relu(self.conv(x)) + x
+        ...         return self.head(x.mean((2, 3)))
+        >>> model = Net()
+        >>> model(np.zeros((5, 1, 28, 28), np.float32)).shape
+        (5, 10)
 
-            def forward(self, x):
-                x = cnn.functional.relu(self.conv(x)) + x
-                return self.head(x.mean((2, 3)))
+    `forward` is traced once per shape and mode, on values (cnn.Value), which have a shape and no elements. The trace
+    becomes a program of the kernels, with its gradients. `forward` may take several inputs and return several outputs,
+    as a tuple or a dict. The module notices changes of its attributes at the next call, also of lists, dicts and
+    objects among them. It does not notice a changed global variable, or changed elements of an array of more than 16.
 
-    `forward` is traced: once for each shape and mode it is run on values (cnn.graph.Value), which have shapes and no
-    numbers, and what it does becomes a program of the kernels, with its gradients. It may take several inputs and
-    return several outputs, as a tuple or a dict. A change of attributes is noticed at the next call, also in lists,
-    dicts and objects among them; one of a global variable that `forward` looks at, or of numbers that it takes from an
-    array of more than 16, is not.
+    A layer written in NumPy defines `forward(x)` and `backward(dy, need_dx=True)`, both on arrays.
 
-    A layer written in NumPy defines `forward(x)` and `backward(dy, need_dx=True)`, both on arrays, and may stand
-    anywhere among the others.
-
-    Attributes that are modules or Parameters are a part of the module: they are trained and saved. So are those in
-    lists, best in a ModuleList. Keys are PyTorch's.
+    Attributes that are modules or Parameters belong to the module: they are trained and saved. So are those in lists;
+    a ModuleList is best. Keys are PyTorch's.
 
     Attributes: `training` (see `train`, `eval` and `freeze`). A layer with state besides its parameters keeps it in
     `_buffers`, arrays by name.
 
-    From any number of threads at once a module may be called in evaluation mode; the results are those of one thread.
-    Calls in training mode wait for one another.
+    Any number of threads may call a module in evaluation mode at once, with the results of one thread. Calls in
+    training mode wait for each other.
     """
 
     in_numpy = False        # whether it has a backward of its own, on arrays
@@ -113,10 +114,10 @@ class Module:
     # ------------------------------------------------------------ running
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """What the module makes of its inputs: y for x, (N, C, H, W) or (N, features).
+        """The output y for the input x, (N, C, H, W) or (N, features).
 
-        Called with arrays, float32 or float64 as the parameters are, it returns arrays. N may be 0. Where a layer of
-        the model is in training mode, what `backward` needs is kept; otherwise it is not.
+        Arrays must have the dtype of the parameters, float32 or float64; the outputs are then arrays, too. N may be 0.
+        If a layer of the model is in training mode, the model keeps what `backward` needs.
 
         Raises TypeError or ValueError where dtype or shape do not fit, RuntimeError where another thread is training
         the model (Trainer.fit).
@@ -138,9 +139,9 @@ class Module:
         """Set every parameter's `grad` and return dx, for the last `forward` in training mode.
 
         dy: the gradient of the loss by y, of y's shape and dtype; where forward returns several outputs, a tuple or
-        dict like it, with None for those that the loss does not depend on. Returns dx of x's shape, a tuple where
+        dict like it, with None for those that the loss does not depend on. Returns dx of x's shape, a tuple if
         there are several inputs, or None without `need_dx`. The gradient of a parameter that is used several times
-        is the sum over its uses. Raises RuntimeError where there was no such forward, or the model has changed since.
+        is the sum over its uses. Raises RuntimeError without such a `forward`, or if the model has changed since.
         """
         return running.backward(self, dy, need_dx)
 
@@ -170,7 +171,7 @@ class Module:
 
     @property
     def dtype(self) -> np.dtype | None:
-        """Number type of the parameters and buffers; None where there are none, and any will do."""
+        """The dtype of the parameters and buffers; None if the module has none, and takes any dtype."""
         return self._parts().dtype
 
     def _parts(self) -> Parts:

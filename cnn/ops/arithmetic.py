@@ -219,7 +219,7 @@ class Reshape(Operation):
 
     def shape(self, x):
         if math.prod(x) != math.prod(self.image):
-            raise ValueError(f"{self.owner}: {shapes.batch(x)} has {math.prod(x)} numbers an image, but "
+            raise ValueError(f"{self.owner}: {shapes.batch(x)} has {math.prod(x)} elements per image, but "
                              f"{shapes.batch(self.image)} {math.prod(self.image)}")
         return self.image
 

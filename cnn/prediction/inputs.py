@@ -34,14 +34,14 @@ class Wanted:
         for holder, name in ((arguments, "in_channels"), (arguments, "image_size"), (description, "classes"),
                              (description, "mean"), (description, "std")):
             if not holder.get(name):
-                raise ValueError(f"the model's file does not tell {name!r}: save_model wants it in the description")
+                raise ValueError(f"the model's file lacks {name!r}: save_model needs it in the description")
         channels, side = arguments["in_channels"], arguments["image_size"]
         for name in ("mean", "std"):
             if len(description[name]) != channels:
-                raise ValueError(f"the model's file must tell one {name} for each of {channels} channels, got "
+                raise ValueError(f"{name} in the model's file must have one value per channel, {channels}, got "
                                  f"{len(description[name])}")
         if description.get("pixels") not in (None, "uint8", "float32"):
-            raise ValueError(f"the model's file must tell pixels as uint8 or float32, got "
+            raise ValueError(f"pixels in the model's file must be uint8 or float32, got "
                              f"{shapes.shown(description['pixels'])}")
         self.shape, self.classes = (channels, side, side), description["classes"]
         self.mean, self.std, self.pixels = description["mean"], description["std"], description.get("pixels")
@@ -143,7 +143,7 @@ def _resized(owner: str, wanted: Wanted, x: np.ndarray, name: str) -> np.ndarray
 
 def _picture(wanted: Wanted, source: Any, name: str) -> np.ndarray:
     if wanted.shape[0] not in (1, 3):
-        raise ValueError(f"{name}: a picture has 1 or 3 channels, the model wants {wanted.shape[0]}")
+        raise ValueError(f"{name}: a picture has 1 or 3 channels, the model takes {wanted.shape[0]}")
     return pictures.read_picture(source, wanted.shape[0], wanted.shape[1], name)
 
 

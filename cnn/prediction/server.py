@@ -208,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(400, "the path cannot be read") from None
         methods = _ROUTES.get(parts.path)
         if methods is None:
-            raise _Refused(404, f"there is no such page; there are {', '.join(_ROUTES)}")
+            raise _Refused(404, f"no such page; the pages are {', '.join(_ROUTES)}")
         if self.command not in methods:
             raise _Refused(405, f"{parts.path} takes {' or '.join(methods)}", Allow=", ".join(methods))
         if parts.path == "/predict":

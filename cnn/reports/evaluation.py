@@ -28,7 +28,7 @@ class Evaluation:
 
     def __init__(self, classes, labels, scores, name=""):
         if scores.ndim != 2 or scores.shape[1] != len(classes):
-            raise ValueError(f"Evaluation: scores must have shape (N, {len(classes)}), as there are so many classes, "
+            raise ValueError(f"Evaluation: scores must have shape (N, {len(classes)}), one per class, "
                              f"got {scores.shape}")
         self.classes, self.labels, self.scores, self.name = tuple(classes), labels, scores, name
         with np.errstate(under="ignore"):       # of probabilities beside a sure one's
@@ -110,7 +110,7 @@ def load_parts(description, dataset=None, data_dir=None):
     """The training and test images of `load_data`, both at once, before `as_trained`."""
     dataset = dataset or description.get("dataset")
     if dataset is None:
-        raise ValueError("load_data: the model's file does not name its data set: give one")
+        raise ValueError("load_data: the model's file names no data set; give one")
     channels, size, _ = Wanted(description).shape
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*load_parts returns them")     # not wanted here
@@ -126,12 +126,12 @@ def as_trained(dataset, description):
     wanted, name = Wanted(description), dataset.name or "data"
     classes = wanted.classes
     if dataset.images.shape[1:] != wanted.shape:
-        raise ValueError(f"{name}: the model wants images of {shapes.times(wanted.shape)}, these have "
+        raise ValueError(f"{name}: the model takes images of {shapes.times(wanted.shape)}, these have "
                          f"{shapes.times(dataset.images.shape[1:])}")
     wanted.check_pixels(name, str(dataset.images.dtype))
     unknown = [name for name in dataset.classes if name not in classes]
     if unknown:
-        raise ValueError(f"{name}: the model knows no class {unknown[0]!r}, only "
+        raise ValueError(f"{name}: the model has no class {unknown[0]!r}, only "
                          f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}")
     number = np.array([classes.index(name) for name in dataset.classes], np.int64)
     return data.Dataset(dataset.images, number[dataset.labels], classes, wanted.mean, wanted.std,

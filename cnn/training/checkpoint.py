@@ -57,7 +57,7 @@ def described(owner: str, description: dict) -> tuple[dict, dict[str, tuple[int,
     name, arguments = description.get("model"), description.get("arguments")
     if not isinstance(name, str) or name not in models.MODELS or not isinstance(arguments, dict):
         raise ValueError(f"{owner}: description must have model, a name from cnn.models.MODELS, and arguments, a dict, "
-                         f"or load_model could not make the network anew, got {name!r} and {arguments!r}; add the "
+                         f"or load_model could not make the network again, got {name!r} and {arguments!r}; add the "
                          f"function that makes a network of your own to MODELS")
     try:
         model = models.MODELS[name](**arguments)
@@ -94,7 +94,7 @@ def _plain(where: str, value: object) -> object:
         return [_plain(f"{where}[{i}]", inner) for i, inner in enumerate(value)]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"{where} must be what JSON can hold, got {type(value).__name__}")
+    raise TypeError(f"{where} must be a value that JSON can hold, got {type(value).__name__}")
 
 
 def load_model(path: str | os.PathLike) -> tuple[Module, dict]:

@@ -17,7 +17,7 @@ def optimizer_of(owner, optimizer, model):
     foreign = [p for p in params if id(p) not in own]
     if foreign:
         raise ValueError(f"{owner}: the optimizer must update parameters of the model, but {len(foreign)} of its "
-                         f"{len(params)} are not the model's (the first has shape {foreign[0].shape}); make it anew "
+                         f"{len(params)} are not the model's (the first has shape {foreign[0].shape}); make a new one "
                          f"from model.parameters()")
 
 
@@ -57,7 +57,7 @@ def same_data(owner, facts, known):
     """Refuse data that are not those of a state; both as `state.facts` tells of them."""
     for name, value in known.items():       # a state of an earlier version has fewer
         if facts.get(name) != value:
-            raise ValueError(f"{owner}: the state to go on from belongs to data with {name} {value}, got "
+            raise ValueError(f"{owner}: the loaded state belongs to data with {name} {value}, got "
                              f"{facts.get(name)}")
 
 

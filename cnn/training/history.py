@@ -118,7 +118,7 @@ def _short(name: str, value: float) -> str:
 def _row(texts: dict) -> dict[str, float]:
     """The numbers of one line. Raises ValueError or TypeError where they are none."""
     if None in texts or None in texts.values():
-        raise ValueError("it has not one value for each column")
+        raise ValueError("it must have one value per column")
     row = {name: float(text) for name, text in texts.items() if name != "epoch"}
     epoch = int(texts["epoch"])
     if not 0 <= epoch < 2**53:

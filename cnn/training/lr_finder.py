@@ -31,8 +31,8 @@ class LRCurve:
     def __init__(self, rates: Iterable[float], losses: Iterable[float]) -> None:
         self.rates, self.losses, self.smoothed = list(rates), list(losses), []
         if not self.losses or len(self.rates) != len(self.losses):
-            raise ValueError(f"LRCurve: rates and losses must be as many, and at least one, got {len(self.rates)} and "
-                             f"{len(self.losses)}")
+            raise ValueError(f"LRCurve: rates and losses must have the same length, at least 1, got "
+                             f"{len(self.rates)} and {len(self.losses)}")
         mean = 0.0
         for step, loss in enumerate(self.losses, 1):
             mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
@@ -75,7 +75,7 @@ def find_lr(trainer: Trainer, train: DataLoader | Dataset, lowest: float = 1e-5,
     lowest = shapes.number("find_lr", "lowest", lowest, above=0)
     highest = shapes.number("find_lr", "highest", highest, above=lowest)
     if not math.isfinite(highest / lowest):
-        raise ValueError(f"find_lr: highest must be nearer to lowest, got {highest:g} and {lowest:g}")
+        raise ValueError(f"find_lr: highest must be closer to lowest, got {highest:g} and {lowest:g}")
     loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
     checks.some_batch("find_lr", loader)
     rates, losses, epoch, loss = [], [], loader.epoch, None

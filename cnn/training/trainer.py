@@ -33,21 +33,23 @@ if TYPE_CHECKING:
 class Trainer:
     """Trains a model and measures it.
 
-    model: a Module whose output is (N, K). optimizer: of its parameters. loss: CrossEntropyLoss. schedule: learning
-    rate of each step, a function of the step's number from 0 (see cnn.schedules). callbacks: see cnn.callbacks; a
-    progress bar is among them unless `progress` is false. max_grad_norm: scale gradients down to this norm. backend:
-    "kernels", or "reference" to compute it all by cnn.reference, in plain NumPy: the same steps to rounding, slowly.
+        >>> train, test = cnn.data.load("mnist-sample")
+        >>> model = cnn.models.lenet5(seed=0)
+        >>> trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.05, momentum=0.9), progress=False)
+        >>> history = trainer.fit(train, epochs=5)
+        >>> trainer.evaluate(test)["accuracy"] > 0.9
+        True
 
-    Where model and loss run in the kernels, a whole step (normalising, forward, loss, backward, update) is one program
-    and a single call; otherwise its parts are called one after the other.
+    model: a Module with the output (N, K). optimizer: of its parameters. loss: CrossEntropyLoss() by default.
+    schedule: function from the step, from 0, to its learning rate (see cnn.schedules). callbacks: see cnn.callbacks.
+    progress: whether to show a progress bar. max_grad_norm: scale gradients down to this norm. backend: "kernels", or
+    "reference" for plain NumPy (cnn.reference): the same steps to rounding, slowly.
 
-    While `fit` runs, `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images`, `running_loss`,
-    `running_accuracy` and `history` tell callbacks where it is, `validates` whether it has validation data, and
-    `recent`, a list of (step, from 1, lr, loss), what it has done since they were last called; setting `stop`, to True
-    or a reason in words, ends it there.
-    `state_dict` and `load_state_dict` carry a `fit`, from any step, to another process and the same bits.
+    Attributes for callbacks, while `fit` runs: `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images`,
+    `running_loss`, `running_accuracy`, `history`; `validates`, whether `fit` has validation data; `recent`, a list of
+    (step, from 1, lr, loss) since the last call. Set `stop` to True or to a reason (str) to end `fit`.
 
-    Raises TypeError or ValueError for arguments that do not fit, among them an optimizer of another model.
+    Raises TypeError or ValueError for wrong arguments, such as an optimizer of another model.
     """
 
     optimizer: Any      # an Optimizer, or something that steps as one; None where nothing is to be trained
@@ -92,7 +94,7 @@ class Trainer:
 
     @property
     def running_accuracy(self) -> float:
-        """Share of this epoch's images so far that were classified rightly, each before its step."""
+        """Share of this epoch's images so far that were classified correctly, each before its step."""
         return self._correct / self.seen if self.seen else math.nan
 
     # ------------------------------------------------------------ training
@@ -102,15 +104,15 @@ class Trainer:
         """Train for a number of epochs; returns the History.
 
         train: a DataLoader, or a Dataset that is then shuffled by `seed` into batches of `batch_size`. Each epoch has
-        another order, those of a second `fit`, too.
+        another order, also in a second `fit`.
         validation: a Dataset (or DataLoader) to evaluate after each epoch. Its classes are matched with those of
         `train` by name, and it is normalised as `train` is.
 
-        After `load_state_dict` it goes on where that state was taken, and wants the same arguments as then. However it
-        ends, every callback's `on_fit_end` is called. After an interruption (Ctrl-C) it may be called again.
+        After `load_state_dict`, `fit` continues from that state and needs the same arguments as before. It always calls
+        every callback's `on_fit_end`. You may call it again after an interruption (Ctrl-C).
 
-        Raises ValueError for data that do not fit the model, each other or the state's; TrainingDiverged where the loss
-        is NaN or infinite. Warns where the schedule is over before the last epoch.
+        Raises ValueError if data sets do not fit the model, each other or the state; TrainingDiverged if the loss
+        becomes NaN or infinite. Warns if the schedule ends before the last epoch.
         """
         loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
         if loader is not train:
@@ -271,8 +273,8 @@ class Trainer:
         """One step on a batch; returns its mean loss (float), before the step.
 
         images: (N, C, H, W) of the model's dtype, N of at least 1; labels: integers (N,). The learning rate
-        is the optimizer's; the schedule is not asked. The loss is NaN where all labels have class weight 0, and
-        the gradient then 0. Raises TypeError or ValueError for what does not fit.
+        is the optimizer's; the schedule is not used. If all labels have class weight 0, the loss is NaN and
+        the gradient 0. Raises TypeError or ValueError for wrong images or labels.
         """
         loss, weight, _ = self._train_step(images, labels)
         return loss / weight if weight else math.nan
@@ -337,29 +339,29 @@ class Trainer:
         return self._recorded and self._loader is not None and self._batch == len(self._loader)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `fit` needs to go on after this step: dicts within a dict, of arrays and what JSON can hold.
+        """All that `fit` needs to continue after this step, also in another process: dicts of arrays and JSON values.
 
-        Model, optimizer, and whichever of schedule and callbacks has a `state_dict`; the counters of layers that draw
-        random numbers; the place in the data; the history. What depends on the clock is in `timing` alone.
+        The state of the model, the optimizer, and of schedule and callbacks that have a `state_dict`; the counters of
+        random layers; the position in the data; the history. Only `timing` depends on the clock.
         """
         return states.state_dict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; the next `fit` goes on from there.
+        """Load what `state_dict` returned; the next `fit` continues from there, with bit-identical results.
 
-        Model, optimizer, schedule and callbacks must be made as they were then. Raises ValueError or TypeError where
-        the state does not fit; the trainer may then hold a part of it."""
+        Make model, optimizer, schedule and callbacks as before. Raises ValueError or TypeError if the state does not
+        fit; the trainer may then hold a part of it."""
         states.load_state_dict(self, state)
 
     def unchanged(self) -> AbstractContextManager[None]:
-        """A context manager: whatever is done with the trainer meanwhile, it is afterwards as it was before."""
+        """A context manager that restores the trainer's state at its end."""
         return states.unchanged(self)
 
     # ------------------------------------------------------------ measuring
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """The model as `fit` measures it on validation and keeps the best: with what a callback puts there."""
+        """A context manager: the model with the weights that callbacks want measured and kept, such as an average."""
         with ExitStack() as stack:
             for callback in self.callbacks:
                 stack.enter_context(callback.measuring())
@@ -368,9 +370,9 @@ class Trainer:
     def evaluate(self, data: DataLoader | Dataset, tta: str | None = None) -> dict[str, Any]:
         """Loss and accuracy on a Dataset or DataLoader: {"loss", "accuracy", "images"}, NaN without images.
 
-        tta: see `predict`; both are then those of the averaged scores. After `fit`, classes are matched with those of
-        the training data by name, and images normalised as these. The model is in evaluation mode meanwhile, and
-        afterwards in the mode it was in.
+        tta: see `predict`; loss and accuracy are then those of the averaged scores. After `fit`, classes are matched
+        by name with those of the training data, and images are normalised as these. The model is in evaluation mode
+        meanwhile; its own mode is restored.
         """
         dataset = checks.dataset_of("Trainer.evaluate", "data", data)
         evaluation.check_tta("Trainer.evaluate", tta)
@@ -382,13 +384,11 @@ class Trainer:
     def predict(self, x: Dataset | np.ndarray, tta: str | None = None) -> np.ndarray:
         """Scores (N, K) of x, a Dataset, or images (N, C, H, W) as the model takes them.
 
-        After `fit`, a Dataset is normalised as the training data are.
+        After `fit`, a Dataset is normalised as the training data are. The model is in evaluation mode meanwhile.
 
         tta (test-time augmentation): None; "flip", the mean of the scores (logits) of each image and its mirror
         image; or "flip+shift", which gives that mean a weight of 1/2, and 1/4 to the same mean of the image moved
         by one pixel down and right, and of the one moved up and left, reflected at its edges.
-
-        The model is in evaluation mode meanwhile, and in the mode it was in afterwards.
         """
         evaluation.check_tta("Trainer.predict", tta)
         if not isinstance(x, Dataset):

@@ -150,7 +150,7 @@ class _Page:
         if m is None:
             return ""
         rows = [(name, f"{n:,}", *map(_percent, figures)) for name, n, *figures in m.rows()]
-        total = ("mean of the classes", f"{len(m.labels):,}", *map(_percent, m.per_class.macro().values()))
+        total = ("mean of the classes", f"{len(m.labels):,}", *map(_percent, m.macro().values()))
         return _section(
             "Classes", _table(("class", "images", "precision", "recall", "F1"), rows, total),
             self._picture("confusion_matrix", lambda: plots.confusion_matrix(m.matrix, m.classes), "Confusion matrix",

@@ -39,9 +39,8 @@ def find_lr(settings, out=None, quiet=False):
             written = "lr.csv and lr.png"
         except ModuleNotFoundError as error:
             written = f"lr.csv, but no lr.png ({error}),"
-    steepest = ("falls at none of these learning rates" if math.isnan(curve.suggestion) else
-                f"falls most steeply at a learning rate of {curve.suggestion:.2g}")
-    _say(quiet, f"the loss {steepest} and is lowest at {curve.rates[curve.smoothed.index(min(curve.smoothed))]:.2g}")
+    _say(quiet, "the loss falls at none of these learning rates" if math.isnan(curve.suggestion) else
+         f"suggested: --lr {curve.suggestion:.2g}; the loss is lowest at {curve.rise:.2g} and rises beyond")
     _say(quiet, f"wrote {written} to {folder}")
     return curve
 

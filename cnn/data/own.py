@@ -10,7 +10,7 @@ import numpy as np
 from .dataset import Dataset, whole_number
 from .errors import DataFileError, DataNotFoundError, DataWarning
 from .npz import read_npz, read_npz_parts
-from .pictures import SUFFIXES, find, hidden, is_picture, kinds, look_at, read_pixels
+from .pictures import NAMES, find, hidden, is_picture, kinds, look_at, read_pixels
 
 __all__ = ["UnreadableFiles", "load_own", "read_folder", "read_npz", "read_npz_parts"]
 
@@ -88,7 +88,7 @@ def _read_file(path, validation):
         head = file.read(8)
     if path.suffix.lower() != ".npz" and not head.startswith(b"PK"):
         said = next((words for start, words in _HEADS.items() if head.startswith(start)), None)
-        if said is None and (is_picture(path.name) or path.suffix.lower() in (".tif", ".tiff")):
+        if said is None and is_picture(path.name):
             said = "a picture"
         raise DataFileError(f"{path}: is {said or 'neither a folder nor an .npz file'}. {_WANTED}")
     (train, checked, test), passed_over = read_npz_parts(path)
@@ -258,12 +258,12 @@ class _Folder:
             use = next(use for use, held in sets.items() if not len(held))
             total = sum((count for (of, _), count in self._passed_over.items() if of == use), Counter())
             raise DataFileError(f"{self.path}: there are no pictures{_PURPOSE[use]} that can be read "
-                                f"({', '.join(SUFFIXES)}){_but(total)}")
+                                f"({NAMES}){_but(total)}")
         counts = np.bincount(sets["training"].labels, minlength=len(self.classes))
         if not counts.all():
             empty = int(counts.argmin())
             raise DataFileError(f"{self.path}: the class {self.classes[empty]!r} (label {empty}) has no training "
-                                f"images ({', '.join(SUFFIXES)}){_but(self._passed_over['training', empty])}")
+                                f"images ({NAMES}){_but(self._passed_over['training', empty])}")
 
     def warn(self):
         """Say what was passed over, and which pictures tell nothing."""
@@ -274,7 +274,7 @@ class _Folder:
             passed_over["in no class's folder"] = len(beside)
         if total := passed_over.total():
             _warn(f"{self.path}: {total:,} file{'s' if total > 1 else ''} passed over: {kinds(passed_over)}; pictures "
-                  f"are {', '.join(SUFFIXES)}")
+                  f"are {NAMES}")
         if self._dark:
             _warn(f"{self.path}: {len(self._dark)} picture(s) become black, because their 16 bits hold no value of "
                   f"{_DARK} or more; multiply the values so that they reach 65535: {', '.join(_some(self._dark))}")

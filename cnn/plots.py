@@ -18,7 +18,7 @@ from cnn import files, shapes
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"     # Okabe and Ito 2008, and a grey
 _SERIES = {"train": (BLUE, "-", "o"), "val": (ORANGE, "--", "s")}
-_LABELS = {"train": "training", "val": "held out"}
+_LABELS = {"train": "training", "val": "validation"}
 _DPI = 130
 _COLUMNS, _MOST_MAPS, _MOST_FILTERS = 8, 16, 64
 
@@ -49,7 +49,7 @@ def save(figure, path):
 
 
 def curves(history):
-    """Loss and accuracy by epoch, of training and held-out images.
+    """Loss and accuracy by epoch, of training and validation images.
 
     history: a History, or rows (dicts) with `epoch` and any of train_loss, val_loss, train_accuracy,
     val_accuracy; NaN and infinite values are left out, and counted below the curve.

@@ -118,7 +118,7 @@ def test_a_run_measures_each_epoch_on_the_validation_folder(tmp_path, monkeypatc
     main(["train", "--dataset", "set", "--epochs", "3", "--patience", "1", "--min-delta", "9",
           "--label-smoothing", "0", "--out", "one"])
     out = capsys.readouterr().out
-    assert "24 training and 12 held-out images of 1x16x16, 10 to choose by (set/val), " in out
+    assert "24 training, 10 validation (set/val), 12 test images of 1x16x16, " in out
     history = cnn.history.History.load(tmp_path / "one" / "history.csv")
     assert history.column("epoch") == [1, 2] and np.isfinite(history.column("val_loss")).all()
     model, description = cnn.load_model(tmp_path / "one" / "best.safetensors")

@@ -220,7 +220,7 @@ def test_few_images_of_a_class(tmp_path):
     train, held_out = load(folder(tmp_path / "x", {"many": 5, "one": 1, "two": 2}))
     assert [len(v) for v in shades(train).values()] == [4, 1, 2]
     assert [len(v) for v in shades(held_out).values()] == [1, 0, 0]
-    with pytest.raises(DataFileError, match="too few images to hold any out"):
+    with pytest.raises(DataFileError, match="too few images to test on any"):
         load(folder(tmp_path / "y", {"one": 1, "two": 2}))
 
 

@@ -51,8 +51,8 @@ def series(ax):
 def test_curves_show_the_numbers():
     figure = plots.curves(history([2, 1, 0.5], [0.3, 0.9, 0.8]))
     loss, accuracy = (series(ax) for ax in figure.axes)
-    assert loss["training"].tolist() == [[1, 2], [2, 1], [3, 0.5]] and "held out" not in loss
-    assert accuracy["held out"].tolist() == [[1, 0.3], [2, 0.9], [3, 0.8]]
+    assert loss["training"].tolist() == [[1, 2], [2, 1], [3, 0.5]] and "validation" not in loss
+    assert accuracy["validation"].tolist() == [[1, 0.3], [2, 0.9], [3, 0.8]]
     assert "best: 90.00% (epoch 2)" in accuracy
     drawn(figure)
 

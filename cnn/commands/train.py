@@ -67,9 +67,9 @@ def main(arguments=None, prog=None):
             settings = recipe.settings if recipe else defaults(values.get("dataset", "mnist-sample"))
             settings = dataclasses.replace(settings, **values)
             if find_lr:
-                run.find_lr(settings, out, quiet)
+                run.find_lr(settings, out, quiet, given=values)
             else:
-                run.train(settings, out, quiet, recipe and recipe.target)
+                run.train(settings, out, quiet, recipe and recipe.target, given=values)
     except Interrupted as stop:
         folder = shlex.quote(str(stop.path.parents[1]))
         streams.complain(f"{p.prog}: {stop}; go on with: {p.prog} --resume {folder}")

@@ -4,17 +4,19 @@ import os
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from .dataset import Dataset, whole_number
 from .errors import DataFileError, DataNotFoundError, DataWarning
-from .npz import read_npz, read_npz_parts
+from .fetch import expanded
+from .npz import has_test, read_npz, read_npz_parts
 from .pictures import NAMES, find, hidden, is_picture, kinds, look_at, read_pixels
 
-__all__ = ["UnreadableFiles", "load_own", "read_folder", "read_npz", "read_npz_parts"]
+__all__ = ["Survey", "UnreadableFiles", "load_own", "read_folder", "read_npz", "read_npz_parts", "survey"]
 
-HELD_OUT = 0.2  # share of each class that is held out where there is no folder to test on
+TEST_SHARE = 0.2  # share of each class that becomes the test set where there is no part to test on
 _VALIDATION_FOLDERS = ("val", "valid", "validation")
 _SIZE, _LARGEST_UNASKED, _LARGEST = 32, 64, 4096  # pixels a side of the images
 _NAMED = 10  # files that a warning names
@@ -43,10 +45,10 @@ class UnreadableFiles(DataWarning):
 
 
 def load_own(path, image_size=None, channels=None, seed=0, validation=True):
-    """Load images of one's own: (training set, validation set or None, held-out set), Datasets.
+    """Load images of one's own: (training set, validation set or None, test set), Datasets.
 
     path: a folder (see `read_folder`) or an .npz file (see `read_npz_parts`). image_size, channels: of a folder's
-        images. seed: of what is held out where there is nothing to test on: a fifth of each class, of
+        images. seed: of the test set where there is no part to test on: a fifth of each class, of
         less than 3 images none. validation: whether a validation set is wanted; else one is not read, and a
         DataWarning says so.
 
@@ -73,14 +75,38 @@ def load_own(path, image_size=None, channels=None, seed=0, validation=True):
         empty = int(counts.argmin())
         raise DataFileError(f"{path}: the class {train.classes[empty]!r} (label {empty}) has no training images")
     if test is None:
-        train, test = train.split(HELD_OUT, seed)
-    for part, use in ((test, "hold any out"), (checked, "validate on any")):
+        train, test = train.split(TEST_SHARE, seed)
+    for part, use in ((test, "test on any"), (checked, "validate on any")):
         if part is not None and len(part) == 0:
             raise DataFileError(f"{path}: there are too few images to {use}; it takes 3 of a class, 5 or more "
                                 "are better")
     mean, std = _moments(train.images)
     return tuple(part if part is None else Dataset(part.images, part.labels, part.classes, mean, std, part.name)
                  for part in (train, checked, test))
+
+
+class Survey(NamedTuple):
+    """What there is to know of images of one's own before they are read.
+
+    sides: pixels of the shorter side of each picture in a folder that can be read, a list of int; of an .npz file
+    empty. tested: whether there is a part of its own to test on.
+    """
+
+    sides: list[int]
+    tested: bool
+
+
+def survey(path):
+    """Look at a folder of pictures, at the heads of its files, or at the names in an .npz file: a Survey.
+
+    Raises what `load_own` raises where there is no such path, or no classes. All else is left to `load_own` to tell.
+    """
+    path = Path(expanded(path, "load: "))
+    if not path.is_dir():
+        return Survey([], path.is_file() and has_test(path))
+    folder = _Folder(path, validation=True)
+    looks = [folder.attempt(look_at, file) for part in folder.parts.values() for file, _ in part]
+    return Survey([look[1] for look in looks if look is not None], "test" in folder.parts)
 
 
 def _read_file(path, validation):

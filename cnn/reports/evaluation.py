@@ -107,8 +107,8 @@ def load_data(description, dataset=None, data_dir=None, split="test"):
 
     description: as `checkpoint.load_model` returns it. dataset: a name, or the path of own images; default: what
     the model was trained on. split: one of SPLITS. A folder's pictures are brought to the model's size and channels,
-    and where there is no folder to test on, the run's seed chooses what is held out: of the data that the model was
-    trained on, what training held out. Labels are matched by the names of their classes; data with other names, or
+    and where there is no part to test on, the run's seed chooses the test set: of the data that the model was trained
+    on, that of the run. Labels are matched by the names of their classes; data with other names, or
     images of another size, raise ValueError; and what cnn.data.load raises.
     """
     if split not in SPLITS:

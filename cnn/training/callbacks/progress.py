@@ -64,5 +64,5 @@ class EpochLog(Callback):
         text = (f"epoch {trainer.epoch + 1:3d}/{trainer.epochs}  loss {row['train_loss']:.4f}  "
                 f"accuracy {row['train_accuracy']:.4f}")
         if not math.isnan(row["val_accuracy"]):
-            text += f"  held out: loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
+            text += f"  validation: loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
         streams.say(f"{text}  {row['images_per_second']:,.0f} images/s")

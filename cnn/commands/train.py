@@ -18,7 +18,8 @@ _PATHS = ("dataset", "data_dir")
 
 def parser(prog=None):
     p = Parser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                epilog="Options that are not given take values that suit the data set.")
+               epilog="Options that are not given take values that suit the data set; for your own images they are\n"
+               "chosen from the data, and printed (docs/own-data.md).")
     p.add_argument("--recipe", choices=RECIPES, help="settings that reach a named accuracy; only the seed is open")
     p.add_argument("--list-recipes", action="store_true", help="say what recipes there are, and stop")
     p.add_argument("--config", type=path, metavar="FILE", help="take the settings from the config.toml of a run (or "

@@ -109,7 +109,7 @@ def test_train_on_own_data_and_predict(tmp_path, capsys, monkeypatch):
     assert "own.py" not in said.err
     model, description = cnn.load_model("runs/sky-cifar_net-1")
     assert description["classes"] == ["bright nights", "dark days"]
-    assert description["arguments"] == {"in_channels": 3, "num_classes": 2, "image_size": 16}
+    assert description["arguments"] == {"in_channels": 3, "num_classes": 2, "image_size": 16, "channels": [32, 64, 64]}
     for number, name in enumerate(description["classes"]):
         image.open(tmp_path / "sky" / name / "0.png").save(f"{number}.png")
         main(["predict", "runs/sky-cifar_net-1", f"{number}.png"])

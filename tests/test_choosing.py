@@ -193,6 +193,16 @@ def test_a_run_with_chosen_settings(tmp_path, capsys, monkeypatch):
     assert "images:" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_a_run_on_floats_and_on_several_channels(tmp_path, dtype):
+    """Floats in a unit of their own are chosen for as bytes are."""
+    held = np.load(striped(tmp_path / "x.npz", [50, 50], channels=4))
+    images = held["images"] if dtype == np.uint8 else 1000 + 7 * held["images"].astype(dtype)
+    np.savez(tmp_path / "y.npz", images=images, labels=held["labels"])
+    main(["train", "--dataset", str(tmp_path / "y.npz"), "--epochs", "8", "--out", str(tmp_path / "run"), "--quiet"])
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] > 0.9
+
+
 def test_settings_used_in_python_stay_as_they_are(tmp_path, capsys):
     path = striped(tmp_path / "x.npz", [20, 20])
     settings = Settings(dataset=path, epochs=1)

@@ -146,10 +146,9 @@ def _words(settings: Settings, looks: own.Survey, sets: Sets, why: dict) -> list
         f"{', which warms up' if settings.schedule in ('one-cycle', 'triangle', 'cosine') else ''}), gradients "
         f"{f'clipped to norm {settings.max_grad_norm:g}' if settings.max_grad_norm else 'not clipped'}; "
         f"{settings.epochs} epochs in batches of {settings.batch_size}, some {steps:,} steps",
-        f"shifts of {settings.shift} pixels{f' ({settings.shift_mode})' if settings.shift else ''}, flip "
-        f"{settings.flip}{mirrored}",
+        f"shifts of up to {settings.shift} pixel{'' if settings.shift == 1 else 's'}, flip {settings.flip}{mirrored}",
         f"{train.num_classes} with {f'{numbers.min():,} to ' if numbers.min() < numbers.max() else ''}"
-        f"{numbers.max():,} training images each, weights {settings.class_weights}; "
+        f"{numbers.max():,} training images each, class weights {settings.class_weights}; "
         + (f"{len(validation):,} images held out for validation" if validation is not None else
            "nothing held out for validation") + f", {len(test):,} in the test set"
         + ("" if looks.tested else ", a fifth of each class"),

@@ -406,10 +406,34 @@ def test_the_suggestion_is_the_steepest_descent():
     rates = np.geomspace(1e-4, 1, 41)
     losses = 2 - 1 / (1 + np.exp(-4 * (np.log10(rates) + 2))) + (rates > 0.3) * 20  # steepest at 0.01
     curve = lr_finder.LRCurve(rates, losses)
-    assert 0.01 <= curve.suggestion <= 0.05  # the running mean lags behind
+    assert curve.suggestion == pytest.approx(0.01, rel=0.3)
     assert math.isnan(lr_finder.LRCurve(rates, np.arange(41.0)).suggestion)
     mean = np.convolve(losses, 0.1 * 0.9 ** np.arange(41))[:41] / (1 - 0.9 ** np.arange(1, 42))
     assert curve.smoothed == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("cliff", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("explosion", [1.1, 3.0, 1e3, 1e12])
+def test_the_suggestion_stays_away_from_the_cliff(cliff, explosion, noise):
+    """The loss falls ever more steeply until the rate `cliff`; beyond, each step multiplies it."""
+    rates = np.geomspace(1e-5, 10, 100)
+    falling = 2.3 - 2 * np.minimum(rates / cliff, 1) ** 0.7
+    beyond = np.maximum(0, np.arange(100) - np.searchsorted(rates, cliff))
+    losses = falling * explosion ** np.minimum(beyond, 20.0)
+    losses += noise * np.random.default_rng(0).standard_normal(100)
+    end = np.searchsorted(rates, cliff) + (25 if explosion < 2 else 4)      # where find_lr would stop
+    curve = lr_finder.LRCurve(rates[:end], losses[:end])
+    assert cliff / 40 < curve.suggestion <= cliff / 5
+    assert cliff / 4 < curve.rise < 2 * cliff
+
+
+def test_the_suggestion_of_a_curve_that_never_rises():
+    """Training may well bear larger rates than the last, but nobody has seen it."""
+    rates = np.geomspace(1e-5, 1e-2, 60)
+    curve = lr_finder.LRCurve(rates, 2.3 - 100 * rates)
+    assert curve.rise == pytest.approx(1e-2) and curve.suggestion == pytest.approx(1e-2 / 10)
+    assert lr_finder.LRCurve([0.1, 0.2, 0.3, 0.4], [2.0, 1.0, 1.0, 1.0]).suggestion == 0.1    # none is below the first
 
 
 def test_the_curve_in_files(tmp_path):

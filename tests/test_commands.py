@@ -147,15 +147,15 @@ def test_train_on_own_data_and_predict(tmp_path, capsys, monkeypatch):
     options = "--image-size 16 --epochs 8 --batch-size 16 --seed 3 --shift 0"
     main(["train", "--dataset", "sky", *options.split()])
     said = capsys.readouterr()
-    assert "32 training and 8 held-out images of 3x16x16" in said.out and "100.00%" in said.out
+    assert "32 training, 8 test images of 3x16x16" in said.out and "100.00%" in said.out
     assert said.err.startswith("warning: sky: left out 1 file(s) that can't be read:\n  sky/dark days/broken.png: ")
     assert "own.py" not in said.err
-    model, description = cnn.load_model("runs/sky-lenet5-1")
+    model, description = cnn.load_model("runs/sky-cifar_net-1")
     assert description["classes"] == ["bright nights", "dark days"]
-    assert description["arguments"] == {"in_channels": 3, "num_classes": 2, "image_size": 16}
+    assert description["arguments"] == {"in_channels": 3, "num_classes": 2, "image_size": 16, "channels": [32, 64, 64]}
     for number, name in enumerate(description["classes"]):
         image.open(tmp_path / "sky" / name / "0.png").save(f"{number}.png")
-        main(["predict", "runs/sky-lenet5-1", f"{number}.png"])
+        main(["predict", "runs/sky-cifar_net-1", f"{number}.png"])
         assert name in capsys.readouterr().out
 
 

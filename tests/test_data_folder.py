@@ -118,7 +118,7 @@ def test_a_run_measures_each_epoch_on_the_validation_folder(tmp_path, monkeypatc
     main(["train", "--dataset", "set", "--epochs", "3", "--patience", "1", "--min-delta", "9",
           "--label-smoothing", "0", "--out", "one"])
     out = capsys.readouterr().out
-    assert "24 training and 12 held-out images of 1x16x16, 10 to choose by (set/val), " in out
+    assert "24 training, 10 validation (set/val), 12 test images of 1x16x16, " in out
     history = cnn.history.History.load(tmp_path / "one" / "history.csv")
     assert history.column("epoch") == [1, 2] and np.isfinite(history.column("val_loss")).all()
     model, description = cnn.load_model(tmp_path / "one" / "best.safetensors")
@@ -167,12 +167,12 @@ def test_a_run_with_a_validation_folder_is_resumed_to_the_same_bits(tmp_path, ca
 def test_files_passed_over_are_counted_by_kind(tmp_path):
     folder(tmp_path, {"a": 3, "b": 3})
     for i in range(10):
-        (tmp_path / "ab"[i % 2] / f"{i}.TIF").write_bytes(b"II*\0")
+        (tmp_path / "ab"[i % 2] / f"{i}.PSD").write_bytes(b"8BPS")
     (tmp_path / "a" / "deep").mkdir()
     for name in ("a/x.txt", "a/deep/y.txt", "a/Thumbs.db", "b/desktop.ini", "b/.hidden", "labels.csv"):
         (tmp_path / name).write_bytes(b"")
     assert said(load, tmp_path) == [
-        "12 files passed over: 10 .tif, 2 .txt; pictures are .png, .jpg, .jpeg, .bmp, .gif, .webp"]
+        "12 files passed over: 10 .psd, 2 .txt; pictures are PNG, JPEG, BMP, GIF, WebP, TIFF, PPM, JPEG 2000, AVIF"]
 
 
 def test_one_file_passed_over(tmp_path):
@@ -253,12 +253,12 @@ def test_names_with_escape_codes_are_written_out(tmp_path):
 
 def test_predict_names_what_it_passes_over_in_a_folder(tmp_path):
     picture(tmp_path / "some" / "x.png")
-    (tmp_path / "some" / "y.tif").write_bytes(b"")
-    with pytest.warns(DataWarning, match="some: passed over 1 .tif"):
+    (tmp_path / "some" / "y.psd").write_bytes(b"")
+    with pytest.warns(DataWarning, match="some: passed over 1 .psd"):
         assert files.picture_files([tmp_path / "some"]) == [(tmp_path / "some" / "x.png", None)]
     os.unlink(tmp_path / "some" / "x.png")
     ((_, reason),) = files.picture_files([tmp_path / "some"])
-    assert reason.endswith("some: no picture is in this folder, but 1 .tif")
+    assert reason.endswith("some: no picture is in this folder, but 1 .psd")
 
 
 # ------------------------------------------------------------------------------------------ refused
@@ -276,14 +276,14 @@ def refused(path, *words, error=DataFileError):
 def test_a_class_of_other_files(tmp_path):
     folder(tmp_path, {"a": 3, "b": 0})
     for i in range(3):
-        (tmp_path / "b" / f"{i}.tif").write_bytes(b"II*\0")
-    refused(tmp_path, "the class 'b' (label 1) has no training images (.png, .jpg, ", "); found 3 .tif")
+        (tmp_path / "b" / f"{i}.psd").write_bytes(b"8BPS")
+    refused(tmp_path, "the class 'b' (label 1) has no training images (PNG, JPEG, ", "); found 3 .psd")
 
 
 def test_pictures_of_other_kinds_only(tmp_path):
     folder(tmp_path, {"a": 0, "b": 0})
-    (tmp_path / "b" / "x.tif").write_bytes(b"II*\0")
-    refused(tmp_path, "there are no pictures that can be read (.png, .jpg, ", "); found 1 .tif")
+    (tmp_path / "b" / "x.psd").write_bytes(b"8BPS")
+    refused(tmp_path, "there are no pictures that can be read (PNG, JPEG, ", "); found 1 .psd")
 
 
 @pytest.mark.parametrize(("name", "content", "words"), [

@@ -12,7 +12,7 @@ from data_files import folder, picture, shades
 
 from cnn.data import DataFileError, DataNotFoundError, DataWarning, load
 from cnn.data.own import UnreadableFiles, read_npz
-from cnn.data.pictures import read_picture
+from cnn.data.pictures import find, read_picture
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -35,9 +35,14 @@ def test_grey_and_rgb(tmp_path):
     assert grey.shape == (1, 8, 8) and grey.dtype == np.uint8 and (grey == 76).all()  # 0.299 * 255
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "jfif", "bmp", "gif", "webp", "tif", "tiff", "ppm", "jp2",
+                                    "avif"])
 def test_formats(tmp_path, suffix):
-    found = read_picture(picture(tmp_path / f"x.{suffix}", (40, 120, 200), mode="RGB"), 3, 8)
+    Image.init()
+    if (kind := Image.EXTENSION.get(f".{suffix}")) not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    found = read_picture(picture(tmp_path / "a" / f"x.{suffix}", (40, 120, 200), mode="RGB"), 3, 8)
+    assert list(find(tmp_path)) == [str(tmp_path / "a" / f"x.{suffix}")]
     assert np.abs(found.astype(int) - np.array([40, 120, 200])[:, None, None]).max() <= 6
 
 
@@ -125,11 +130,39 @@ def test_sixteen_bits(tmp_path):
     assert np.array_equal(read_picture(tmp_path / "x.png", 3, 8)[2], found)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+def test_tiff(tmp_path, dtype, compression):
+    """Bits and compression do not matter; of several pages the first counts."""
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    factor = 257 if dtype == np.uint16 else 1
+    pages = [Image.fromarray(page.astype(dtype) * dtype(factor)) for page in (pixels, 255 - pixels)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:], compression=compression)
+    assert np.array_equal(read_picture(tmp_path / "x.tif", 1, 8)[0], pixels)
+
+
+def test_integers_of_an_unknown_range(tmp_path):
+    for value in (70_000, -1):
+        Image.fromarray(np.full((8, 8), value, np.int32)).save(tmp_path / "x.tif")
+        words = f"x.tif: .*integers from {value} to {value}; convert it to 8 or 16 bits"
+        with pytest.raises(DataFileError, match=words):
+            read_picture(tmp_path / "x.tif", 1, 8)
+
+
+def test_a_pillow_without_avif(tmp_path, monkeypatch):
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    assert (read_picture(picture(tmp_path / "x.png", 9), 1, 8) == 9).all()
+    (tmp_path / "x.avif").write_bytes(b"\0\0\0\x1cftypavif")
+    with pytest.raises(DataFileError, match="x.avif: not a picture that can be read"):
+        read_picture(tmp_path / "x.avif", 1, 8)
+
+
 def test_unreadable_pictures(tmp_path, monkeypatch):
     good = picture(tmp_path / "good.png", 3, (64, 64)).read_bytes()
-    tiff = io.BytesIO()
-    Image.new("L", (8, 8)).save(tiff, "TIFF")
-    for name, content in (("empty", b""), ("text", b"hello"), ("cut", good[:-30]), ("tiff", tiff.getvalue())):
+    icon = io.BytesIO()
+    Image.new("L", (8, 8)).save(icon, "ICO")
+    for name, content in (("empty", b""), ("text", b"hello"), ("cut", good[:-30]), ("icon", icon.getvalue())):
         (tmp_path / f"{name}.png").write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}.png: not a picture that can be read"):
             read_picture(tmp_path / f"{name}.png", 1, 8)
@@ -187,7 +220,7 @@ def test_few_images_of_a_class(tmp_path):
     train, held_out = load(folder(tmp_path / "x", {"many": 5, "one": 1, "two": 2}))
     assert [len(v) for v in shades(train).values()] == [4, 1, 2]
     assert [len(v) for v in shades(held_out).values()] == [1, 0, 0]
-    with pytest.raises(DataFileError, match="too few images to hold any out"):
+    with pytest.raises(DataFileError, match="too few images to test on any"):
         load(folder(tmp_path / "y", {"one": 1, "two": 2}))
 
 
@@ -258,7 +291,7 @@ def test_what_is_passed_over(tmp_path):
         train, held_out = load(tmp_path)
     (said,) = (str(each.message) for each in caught if "passed over" in str(each.message))
     assert said == (f"{tmp_path}: 4 files passed over: 1 .csv, 1 in no class's folder, 1 link to a folder, 1 without a "
-                    "suffix; pictures are .png, .jpg, .jpeg, .bmp, .gif, .webp")
+                    "suffix; pictures are PNG, JPEG, BMP, GIF, WebP, TIFF, PPM, JPEG 2000, AVIF")
     assert sorted(shades(train)["a"] + shades(held_out)["a"]) == [1, 2, 3, 200]
     assert sorted(shades(train)["b"] + shades(held_out)["b"]) == [4, 4, 5, 6]
 
@@ -304,7 +337,7 @@ def test_folders_that_will_not_do(tmp_path):
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "a sub-folder of pictures for each of two classes", "found none")
     refused(folder(tmp_path / "lonely", {"a": 3}), "two classes", "found a")
-    refused(folder(tmp_path / "hollow", {"a": 0, "b": 0}), "no pictures", ".png")
+    refused(folder(tmp_path / "hollow", {"a": 0, "b": 0}), "no pictures", "PNG")
     refused(folder(tmp_path / "gap", {"a": 3, "b": 0, "c": 3}), "the class 'b' (label 1) has no training images")
     folder(tmp_path / "untested" / "train", {"a": 3, "b": 3})
     folder(tmp_path / "untested" / "test", {"a": 0})
@@ -376,6 +409,24 @@ def test_layouts(tmp_path):
     ):  # fmt: skip
         assert np.array_equal(read_npz(saved(tmp_path / "x.npz", images=images)).images, wanted)
     assert read_npz(tmp_path / "x.npz").classes == ("0", "1", "2", "3")
+
+
+def test_npz_as_keras_ships_it(tmp_path):
+    """mnist.npz is uint8 (N, 28, 28) with labels (N,); CIFAR's arrays are (N, 32, 32, 3) and (N, 1)."""
+    rng = np.random.default_rng(3)
+    for shape, column in (((28, 28), ()), ((32, 32, 3), (1,))):
+        arrays = {}
+        for use, n in (("train", 40), ("test", 20)):
+            arrays[f"x_{use}"] = rng.integers(0, 256, (n, *shape), np.uint8)
+            arrays[f"y_{use}"] = (np.arange(n) % 10).astype(np.uint8)
+        arrays = {name: a.reshape(-1, *column) if name[0] == "y" else a for name, a in arrays.items()}
+        np.savez(tmp_path / "mnist.npz", **arrays)
+        train, test = load(tmp_path / "mnist.npz")
+        for part, use in ((train, "train"), (test, "test")):
+            wanted = arrays[f"x_{use}"]
+            wanted = wanted.transpose(0, 3, 1, 2) if wanted.ndim == 4 else wanted[:, None]
+            assert np.array_equal(part.images, wanted) and part.labels.tolist() == arrays[f"y_{use}"].ravel().tolist()
+        assert train.classes == test.classes == tuple("0123456789")
 
 
 def test_floats(tmp_path):

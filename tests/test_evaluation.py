@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,19 @@ def test_classes_are_matched_by_name():
     assert line.split()[1] == "0" and line.split()[3] == "-"
     loaded = json.loads(json.dumps(result.as_json(), allow_nan=False))
     assert loaded["classes"][1]["recall"] is None and loaded["confusion_matrix"] == result.matrix.tolist()
+
+
+def test_a_class_that_is_never_predicted_counts_as_0_in_the_means():
+    """Of class c, one of four images, precision is 0/0; the mean of the classes is (2/3 + 1 + 0) / 3."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = evaluation.Evaluation("abc", np.array([0, 0, 1, 2]), np.eye(3)[[0, 0, 1, 0]])
+        text, written = str(result), json.loads(json.dumps(result.as_json(), allow_nan=False))
+    assert result.never_predicted() == ["c"] and "never predicted: c; a precision of - counts as 0" in text
+    assert re.search(r"^mean of the classes +4 +55.56% +66.67% +60.00%$", text, re.MULTILINE)
+    assert written["macro"] == pytest.approx({"precision": 5 / 9, "recall": 2 / 3, "f1": 0.6})
+    assert written["classes"][2]["precision"] is None
+    assert "never predicted" not in str(evaluation.Evaluation("ab", np.array([0, 1]), np.eye(2)))
 
 
 def test_no_images_to_measure():

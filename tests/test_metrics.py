@@ -1,5 +1,7 @@
 """Metrics against plain counting, and against scikit-learn where it is installed."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,12 +49,20 @@ def test_against_scikit_learn(pairs):
     targets, predictions = zip(*pairs, strict=True)
     matrix = metrics.confusion_matrix(targets, predictions, 3)
     assert np.array_equal(matrix, sklearn.confusion_matrix(targets, predictions, labels=range(3)))
-    options = {"labels": range(3), "zero_division": np.nan}
-    wanted = sklearn.precision_recall_fscore_support(targets, predictions, **options)
+    wanted = sklearn.precision_recall_fscore_support(targets, predictions, labels=range(3), zero_division=np.nan)
     got = metrics.per_class(matrix)
     np.testing.assert_allclose([got.precision, got.recall, got.f1, got.support], wanted)
-    macro = sklearn.precision_recall_fscore_support(targets, predictions, average="macro", **options)[:3]
-    np.testing.assert_allclose(list(got.macro().values()), macro)
+    for zero_division in (0, 1, np.nan):
+        macro = sklearn.precision_recall_fscore_support(targets, predictions, average="macro",
+                                                        zero_division=zero_division)[:3]
+        np.testing.assert_allclose(list(got.macro(zero_division).values()), macro)
+    with warnings.catch_warnings(record=True) as theirs:
+        warnings.simplefilter("always")
+        macro = sklearn.precision_recall_fscore_support(targets, predictions, average="macro")[:3]
+    with warnings.catch_warnings(record=True) as ours:
+        warnings.simplefilter("always")
+        np.testing.assert_allclose(list(got.macro().values()), macro)
+    assert len(ours) == len(theirs) and {each.category for each in ours} <= {metrics.UndefinedMetricWarning}
 
 
 def test_nothing_to_say_is_nan():
@@ -61,7 +71,30 @@ def test_nothing_to_say_is_nan():
     np.testing.assert_array_equal(got.precision, [0.5, NAN, 0, NAN])
     np.testing.assert_array_equal(got.recall, [0.5, 0, NAN, NAN])
     np.testing.assert_array_equal(got.f1, [0.5, 0, 0, NAN])
-    assert got.macro() == pytest.approx({"precision": 0.25, "recall": 0.25, "f1": 0.5 / 3})
+    assert got.never_predicted().tolist() == [1]
+
+
+def test_what_is_undefined_counts_as_0_in_the_means():
+    """Class 3 does not count at all; class 1, never predicted, and class 2, without images, count as 0."""
+    got = metrics.per_class(metrics.confusion_matrix([0, 0, 1], [0, 2, 0], 4))
+    with pytest.warns(metrics.UndefinedMetricWarning) as caught:
+        assert got.macro() == pytest.approx({"precision": 0.5 / 3, "recall": 0.5 / 3, "f1": 0.5 / 3})
+    assert [str(each.message) for each in caught] == [
+        "macro: precision is 0/0 and counts as 0 for class 1 (never predicted)",
+        "macro: recall is 0/0 and counts as 0 for class 2 (no images)"]
+    assert got.macro(0) == got.macro(zero_division=0.0) == pytest.approx(dict.fromkeys(got.macro(0), 0.5 / 3))
+    assert got.macro(1) == pytest.approx({"precision": 1.5 / 3, "recall": 1.5 / 3, "f1": 0.5 / 3})
+    assert got.macro(NAN) == pytest.approx({"precision": 0.25, "recall": 0.25, "f1": 0.5 / 3})
+    for wrong in (0.5, "0", None, True, "raise"):
+        with pytest.raises(ValueError, match="macro: zero_division must be 0, 1, NaN or 'warn', got"):
+            got.macro(wrong)
+
+
+def test_two_classes_that_are_never_predicted():
+    """All ten images are taken for class 0, of which there are six: precision 0.6, recall 1, F1 0.75."""
+    got = metrics.per_class(metrics.confusion_matrix([0] * 6 + [1] * 3 + [2], [0] * 10))
+    assert got.macro(0) == pytest.approx({"precision": 0.2, "recall": 1 / 3, "f1": 0.25})
+    assert got.never_predicted().tolist() == [1, 2]
 
 
 def test_no_images_at_all():

@@ -715,13 +715,13 @@ def test_sigkill_at_random_instants(tmp_path, kills, epochs, seed):
 def test_find_lr_where_nothing_is_learnt(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(lr_finder, "find_lr", lambda *given: lr_finder.LRCurve([0.1, 0.2], [1.0, 1.0]))
     run.find_lr(SHORT, tmp_path / "lr")
-    assert "the loss falls at none of these learning rates and is lowest at 0.1" in capsys.readouterr().out
+    assert "the loss falls at none of these learning rates\n" in capsys.readouterr().out
 
 
 def test_find_lr(tmp_path):
     result = train_py("--find-lr", "--out", tmp_path / "lr")
     assert result.returncode == 0, result.stderr
-    assert "steeply at a learning rate of" in result.stdout
+    assert re.search(r"suggested: --lr \S+; the loss is lowest at \S+ and rises beyond\n", result.stdout)
     assert len((tmp_path / "lr" / "lr.csv").read_text().splitlines()) > 20
     assert set(os.listdir(tmp_path / "lr")) <= {"lr.csv", "lr.png"}
 

@@ -115,8 +115,9 @@ _OFF = {      # where 0 or none means off
 
 def parser(prog=None):
     p = Parser(prog=prog, description=__doc__, usage="%(prog)s [OPTION ...]", add_help=False,
-               epilog="A default \"by data set\" is the one for mnist-sample and your own data; other data sets have "
-               "their own. A run's config.toml holds all settings.")
+               epilog="A default \"by data set\" is the one for mnist-sample; other data sets have their own, and for "
+               "your own images the command chooses from the data (docs/own-data.md). A run's config.toml holds all "
+               "settings.")
     settings = {field.name: field for field in dataclasses.fields(Settings)}
     helped = {name for options in _HELP.values() for name in options}
     others = {name: (field.metadata["help"], field.metadata.get("metavar")) for name, field in settings.items()
@@ -176,9 +177,9 @@ def main(arguments=None, prog=None):
             settings = recipe.settings if recipe else defaults(values.get("dataset", "mnist-sample"))
             settings = dataclasses.replace(settings, **values)
             if find_lr:
-                run.find_lr(settings, out, quiet)
+                run.find_lr(settings, out, quiet, given=values)
             else:
-                run.train(settings, out, quiet, recipe and recipe.target)
+                run.train(settings, out, quiet, recipe and recipe.target, given=values)
     except Interrupted as stop:
         folder = shlex.quote(str(stop.path.parents[1]))
         streams.complain(f"{p.prog}: {stop}; resume with: {p.prog} --resume {folder}")

@@ -33,7 +33,7 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, ima
         it), or with a subfolder of the data set's name that holds them; or None.
     image_size, channels: pixels a side and channels (1 or 3) that a folder's pictures are brought to. Images
         from elsewhere are taken as they are, and must have them.
-    seed: of the fifth of your own images that is held out, where they have no folder to test on.
+    seed: of the fifth of your own images that becomes the test set, where they have no part to test on.
 
     Every file of a named data set is checked against its published MD5, and where it is known its SHA-256; its images
     are uint8. Your own may be float32. Mean and std of both sets are the training set's. A DataWarning tells what

@@ -47,6 +47,16 @@ def read_npz_parts(path):
     return tuple(found[part] for part in _PARTS), passed_over
 
 
+def has_test(path):
+    """Whether there are test images in an .npz file, by the names of its arrays; False where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = {name.removesuffix(".npy") for name in file.namelist()}
+    except Exception:  # reading it says what is wrong
+        return False
+    return any(images in names for images, _ in _PARTS["test"])
+
+
 def _read(path, parts):
     path = Path(path)
     arrays, classes, names = _read_arrays(path, parts)

@@ -4,17 +4,19 @@ import os
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from .dataset import Dataset, whole_number
 from .errors import DataFileError, DataNotFoundError, DataWarning
-from .npz import read_npz, read_npz_parts
-from .pictures import SUFFIXES, find, hidden, is_picture, kinds, look_at, read_pixels
+from .fetch import expanded
+from .npz import has_test, read_npz, read_npz_parts
+from .pictures import NAMES, find, hidden, is_picture, kinds, look_at, read_pixels
 
-__all__ = ["UnreadableFiles", "load_own", "read_folder", "read_npz", "read_npz_parts"]
+__all__ = ["Survey", "UnreadableFiles", "load_own", "read_folder", "read_npz", "read_npz_parts", "survey"]
 
-HELD_OUT = 0.2  # share of each class that is held out where there is no folder to test on
+TEST_SHARE = 0.2  # share of each class that becomes the test set where there is no part to test on
 _VALIDATION_FOLDERS = ("val", "valid", "validation")
 _SIZE, _LARGEST_UNASKED, _LARGEST = 32, 64, 4096  # pixels a side of the images
 _NAMED = 10  # files that a warning names
@@ -43,10 +45,10 @@ class UnreadableFiles(DataWarning):
 
 
 def load_own(path, image_size=None, channels=None, seed=0, validation=True):
-    """Load images of one's own: (training set, validation set or None, held-out set), Datasets.
+    """Load images of one's own: (training set, validation set or None, test set), Datasets.
 
     path: a folder (see `read_folder`) or an .npz file (see `read_npz_parts`). image_size, channels: of a folder's
-        images. seed: of what is held out where there is nothing to test on: a fifth of each class, of
+        images. seed: of the test set where there is no part to test on: a fifth of each class, of
         less than 3 images none. validation: whether a validation set is wanted; else one is not read, and a
         DataWarning says so.
 
@@ -73,8 +75,8 @@ def load_own(path, image_size=None, channels=None, seed=0, validation=True):
         empty = int(counts.argmin())
         raise DataFileError(f"{path}: the class {train.classes[empty]!r} (label {empty}) has no training images")
     if test is None:
-        train, test = train.split(HELD_OUT, seed)
-    for part, use in ((test, "hold any out"), (checked, "validate on any")):
+        train, test = train.split(TEST_SHARE, seed)
+    for part, use in ((test, "test on any"), (checked, "validate on any")):
         if part is not None and len(part) == 0:
             raise DataFileError(f"{path}: there are too few images to {use}; it takes 3 of a class, 5 or more "
                                 "are better")
@@ -83,12 +85,36 @@ def load_own(path, image_size=None, channels=None, seed=0, validation=True):
                  for part in (train, checked, test))
 
 
+class Survey(NamedTuple):
+    """What there is to know of images of one's own before they are read.
+
+    sides: pixels of the shorter side of each picture in a folder that can be read, a list of int; of an .npz file
+    empty. tested: whether there is a part of its own to test on.
+    """
+
+    sides: list[int]
+    tested: bool
+
+
+def survey(path):
+    """Look at a folder of pictures, at the heads of its files, or at the names in an .npz file: a Survey.
+
+    Raises what `load_own` raises where there is no such path, or no classes. All else is left to `load_own` to tell.
+    """
+    path = Path(expanded(path, "load: "))
+    if not path.is_dir():
+        return Survey([], path.is_file() and has_test(path))
+    folder = _Folder(path, validation=True)
+    looks = [folder.attempt(look_at, file) for part in folder.parts.values() for file, _ in part]
+    return Survey([look[1] for look in looks if look is not None], "test" in folder.parts)
+
+
 def _read_file(path, validation):
     with open(path, "rb") as file:
         head = file.read(8)
     if path.suffix.lower() != ".npz" and not head.startswith(b"PK"):
         said = next((words for start, words in _HEADS.items() if head.startswith(start)), None)
-        if said is None and (is_picture(path.name) or path.suffix.lower() in (".tif", ".tiff")):
+        if said is None and is_picture(path.name):
             said = "a picture"
         raise DataFileError(f"{path}: is {said or 'neither a folder nor an .npz file'}. {_WANTED}")
     (train, checked, test), passed_over = read_npz_parts(path)
@@ -258,12 +284,12 @@ class _Folder:
             use = next(use for use, held in sets.items() if not len(held))
             total = sum((count for (of, _), count in self._passed_over.items() if of == use), Counter())
             raise DataFileError(f"{self.path}: there are no pictures{_PURPOSE[use]} that can be read "
-                                f"({', '.join(SUFFIXES)}){_but(total)}")
+                                f"({NAMES}){_but(total)}")
         counts = np.bincount(sets["training"].labels, minlength=len(self.classes))
         if not counts.all():
             empty = int(counts.argmin())
             raise DataFileError(f"{self.path}: the class {self.classes[empty]!r} (label {empty}) has no training "
-                                f"images ({', '.join(SUFFIXES)}){_but(self._passed_over['training', empty])}")
+                                f"images ({NAMES}){_but(self._passed_over['training', empty])}")
 
     def warn(self):
         """Say what was passed over, and which pictures tell nothing."""
@@ -274,7 +300,7 @@ class _Folder:
             passed_over["in no class's folder"] = len(beside)
         if total := passed_over.total():
             _warn(f"{self.path}: {total:,} file{'s' if total > 1 else ''} passed over: {kinds(passed_over)}; pictures "
-                  f"are {', '.join(SUFFIXES)}")
+                  f"are {NAMES}")
         if self._dark:
             _warn(f"{self.path}: {len(self._dark)} picture(s) become black, because their 16 bits hold no value of "
                   f"{_DARK} or more; multiply the values so that they reach 65535: {', '.join(_some(self._dark))}")

@@ -10,18 +10,23 @@ import numpy as np
 
 from .errors import DataFileError, DataWarning
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")  # as Pillow calls them
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"),
+)
+NAMES = "PNG, JPEG, BMP, GIF, WebP, TIFF, PPM, JPEG 2000, AVIF"  # the formats, in messages
 MOST_PIXELS = 2**25  # of a decoded picture, which takes up to four bytes for each, several times over
-_DARK = 256  # 16-bit values below become 0
+_DARK, _BRIGHTEST = 256, 65535  # 16-bit values below become 0; the largest
 _ORIENTATION = 0x0112  # EXIF's tag
 
 
 def read_picture(source, channels, size, name=None):
     """Read one picture as uint8 (channels, size, size).
 
-    source: a PNG, JPEG, BMP, GIF (its first frame) or WebP file: its path, its content (bytes), or the file itself,
-        open for reading bytes, which is read from its start and stays open. Or a PIL image, which stays as it is.
+    source: a file of one of FORMATS (of several frames or pages the first): its path, its content (bytes), or the
+        file itself, open for reading bytes, which is read from its start and stays open. Or a PIL image, which stays
+        as it is. AVIF takes Pillow 11.3 or newer.
     channels: 1 (grey) or 3 (RGB). size: pixels. name: what to call the picture in errors; default: its path, or
         "the picture".
 
@@ -60,6 +65,9 @@ def read_pixels(source, channels, size, name=None):
         if picture.mode.startswith("I"):  # 16-bit grey, which convert() would cut off at 255
             values = np.asarray(picture)
             brightest = int(values.max())
+            if values.min() < 0 or brightest > _BRIGHTEST:
+                raise ValueError(f"its pixels are integers from {values.min()} to {brightest}; convert it to 8 or 16 "
+                                 "bits, 0 to 65535")
             picture = Image.fromarray((values >> 8).astype(np.uint8))
         elif "A" in picture.getbands() or "transparency" in picture.info:
             picture = _on_white(picture, mode)
@@ -118,7 +126,7 @@ def look_at(path):
     Raises as `read_picture` does.
     """
     with _opened(path, path) as picture:
-        return picture.mode in ("1", "L", "LA", "I", "I;16", "I;16B"), min(picture.size)
+        return picture.mode in ("1", "L", "LA") or picture.mode.startswith("I"), min(picture.size)
 
 
 def _on_white(picture, mode):
@@ -151,6 +159,12 @@ def pillow():
     return Image
 
 
+def _known(Image):
+    """Those of FORMATS that this version of Pillow knows."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _name(source):
     return source if isinstance(source, (str, os.PathLike)) else "the picture"
 
@@ -169,13 +183,13 @@ def _opened(source, name):
             if isinstance(source, Image.Image):
                 yield source
                 return
-            with Image.open(source, formats=FORMATS) as picture:
+            with Image.open(source, formats=_known(Image)) as picture:
                 _refuse_more_than(Image.MAX_IMAGE_PIXELS, picture)
                 if picture.format not in ("JPEG", "MPO"):  # MPO: a JPEG with more pictures behind it
                     _refuse_more_than(MOST_PIXELS, picture)
                 yield picture
     except Image.UnidentifiedImageError:
-        raise DataFileError(f"{name}: not a picture that can be read (it is none of {', '.join(FORMATS)})") from None
+        raise DataFileError(f"{name}: not a picture that can be read (it is none of {NAMES})") from None
     except Exception as error:  # damaged files make Pillow stumble in all sorts of ways
         reason = str(error) or type(error).__name__
         raise DataFileError(f"{name}: not a picture that can be read ({reason})") from None

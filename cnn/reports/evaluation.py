@@ -46,6 +46,14 @@ class Evaluation:
         return [(name, int(n), *map(float, figures)) for name, n, *figures in
                 zip(self.classes, p.support, p.precision, p.recall, p.f1, strict=True)]
 
+    def macro(self):
+        """Means over the classes, {"precision", "recall", "f1"}; 0/0 counts as 0 (see metrics.PerClass.macro)."""
+        return self.per_class.macro(zero_division=0)
+
+    def never_predicted(self):
+        """Names of the classes that have images here, but were predicted for none: a list."""
+        return [self.classes[i] for i in self.per_class.never_predicted()]
+
     def confusions(self):
         """(true name, predicted name, images) of every pair that occurs, the most frequent first."""
         wrong = self.matrix * ~np.eye(len(self.matrix), dtype=bool)
@@ -58,11 +66,14 @@ class Evaluation:
         return f"{len(self.labels):,} images, accuracy {_share(self.accuracy)}{top5}, loss {self.loss:.4f}"
 
     def __str__(self):
-        macro, classes = self.per_class.macro(), list(map(printable, self.classes))
+        macro, classes = self.macro(), list(map(printable, self.classes))
         rows = [(printable(name), f"{n:,}", _share(p), _share(r), _share(f)) for name, n, p, r, f in self.rows()]
         rows.append(("mean of the classes", f"{len(self.labels):,}", *map(_share, macro.values())))
         parts = [f"{printable(self.name)}: {self.headline()}" if self.name else self.headline(),
                  _table(("class", "images", "precision", "recall", "F1"), rows)]
+        if never := self.never_predicted():
+            parts.append(f"never predicted: {', '.join(map(printable, never))}; a precision of - counts as 0 in the "
+                         f"mean of the classes")
         if len(self.classes) <= _MOST_COLUMNS:
             counts = [(name, *(f"{n:,}" if n else "." for n in row))
                       for name, row in zip(classes, self.matrix.tolist(), strict=True)]
@@ -78,7 +89,7 @@ class Evaluation:
         return {"data": self.name, "images": len(self.labels), "accuracy": _finite(self.accuracy),
                 "top5_accuracy": _finite(self.top5), "loss": _finite(self.loss),
                 "classes": [dict(zip(keys, map(_finite, row), strict=True)) for row in self.rows()],
-                "macro": {name: _finite(value) for name, value in self.per_class.macro().items()},
+                "macro": {name: _finite(value) for name, value in self.macro().items()},
                 "confusion_matrix": self.matrix.tolist()}
 
 
@@ -96,8 +107,8 @@ def load_data(description, dataset=None, data_dir=None, split="test"):
 
     description: as `checkpoint.load_model` returns it. dataset: a name, or the path of own images; default: what
     the model was trained on. split: one of SPLITS. A folder's pictures are brought to the model's size and channels,
-    and where there is no folder to test on, the run's seed chooses what is held out: of the data that the model was
-    trained on, what training held out. Labels are matched by the names of their classes; data with other names, or
+    and where there is no part to test on, the run's seed chooses the test set: of the data that the model was trained
+    on, that of the run. Labels are matched by the names of their classes; data with other names, or
     images of another size, raise ValueError; and what cnn.data.load raises.
     """
     if split not in SPLITS:

@@ -1,9 +1,11 @@
 """How well a classifier does: confusion matrix, accuracy, precision, recall, F1, top-k.
 
-Everywhere 0/0 is NaN, "there is nothing to say", and never a made-up 0 or 1; means over classes leave NaN out.
+A figure of a single class that is 0/0 is NaN. The means over the classes count it as 0, as scikit-learn does.
 """
 from __future__ import annotations
 
+import math
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +40,10 @@ def accuracy(matrix: np.ndarray) -> float:
     return float(_ratio(np.trace(matrix), matrix.sum()))
 
 
+class UndefinedMetricWarning(UserWarning):
+    """A figure of some classes is 0/0, and counts as 0 in a mean over the classes."""
+
+
 def accuracy_interval(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """The lowest and highest accuracy, floats, that fit `right` of `total` images being right; NaN without images.
 
@@ -64,9 +70,9 @@ def accuracy_interval(right: int, total: int, confidence: float = 0.95) -> tuple
 class PerClass(NamedTuple):
     """Figures of each class, arrays (K,): `support` (int64) is the number of its images, the others are float64.
 
-    precision: of the images taken for the class, the share that are; NaN where none was taken for it.
-    recall: of the images of the class, the share taken for it; NaN where there are none.
-    f1: 2 TP / (2 TP + FP + FN), their harmonic mean; NaN where the class neither occurs nor was named.
+    precision: of the images predicted as the class, the share that are of it; NaN where none was predicted.
+    recall: of the images of the class, the share predicted as it; NaN where there are none.
+    f1: 2 TP / (2 TP + FP + FN), their harmonic mean; NaN where the class neither occurs nor was predicted.
     """
 
     precision: np.ndarray
@@ -74,12 +80,30 @@ class PerClass(NamedTuple):
     f1: np.ndarray
     support: np.ndarray
 
-    def macro(self) -> dict[str, float]:
-        """Plain means over the classes, those left out that are NaN: {"precision", "recall", "f1"}, floats.
+    def macro(self, zero_division: float | str = "warn") -> dict[str, float]:
+        """Plain means over the classes that occur or were predicted: {"precision", "recall", "f1"}, floats.
 
-        The same as scikit-learn's average="macro" with zero_division=np.nan.
+        zero_division: what a figure that is 0/0 counts as: 0, 1, or NaN, which leaves it out of the mean; "warn", the
+        default, is 0 with an UndefinedMetricWarning that names the classes by number. A class that neither occurs nor
+        was predicted never counts. NaN where no class is left. The same as scikit-learn's average="macro", with its
+        zero_division and its default labels. Raises ValueError for another zero_division.
         """
-        return {name: _mean(getattr(self, name)) for name in ("precision", "recall", "f1")}
+        value = _zero_division("macro", zero_division)
+        result = {}
+        for name in ("precision", "recall", "f1"):
+            figures = getattr(self, name)[~np.isnan(self.f1)]
+            undefined = np.isnan(figures)
+            result[name] = _mean(np.where(undefined, value, figures))
+            if undefined.any() and zero_division == "warn":
+                numbers = ", ".join(map(str, np.flatnonzero(np.isnan(getattr(self, name)) & ~np.isnan(self.f1))))
+                why = "never predicted" if name == "precision" else "no images"
+                warnings.warn(f"macro: {name} is 0/0 and counts as 0 for class {numbers} ({why})",
+                              UndefinedMetricWarning, stacklevel=2)
+        return result
+
+    def never_predicted(self) -> np.ndarray:
+        """Numbers of the classes that have images but were predicted for none: int64, ascending."""
+        return np.flatnonzero(np.isnan(self.precision) & (self.support > 0))
 
 
 def per_class(matrix: np.ndarray) -> PerClass:
@@ -136,6 +160,15 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole in float64; 0/0 is NaN."""
     with np.errstate(invalid="ignore"):
         return np.true_divide(part, whole)
+
+
+def _zero_division(owner: str, value: float | str) -> float:
+    """What 0/0 counts as, a float."""
+    if isinstance(value, str) and value == "warn":
+        return 0.0
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and (value in (0, 1) or math.isnan(value)):
+        return float(value)
+    raise ValueError(f"{owner}: zero_division must be 0, 1, NaN or 'warn', got {value!r}")
 
 
 def _mean(values: np.ndarray) -> float:

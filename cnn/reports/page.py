@@ -186,7 +186,7 @@ class _Page:
         if m is None:
             return ""
         rows = [(name, f"{n:,}", *map(_percent, figures)) for name, n, *figures in m.rows()]
-        total = ("mean", f"{len(m.labels):,}", *map(_percent, m.per_class.macro().values()))
+        total = ("mean", f"{len(m.labels):,}", *map(_percent, m.macro().values()))
         table = html_table(("class", "images", "precision", "recall", "F1"), rows, total)
         stack = " stack" if max(map(len, m.classes)) > _LONG_NAME else ""
         if len(rows) > _MOST_ROWS:

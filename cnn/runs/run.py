@@ -4,10 +4,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cnn import files, plots, ranks, runtime, streams
+from cnn import data, files, plots, ranks, runtime, streams
+from cnn.reports import metrics
+from cnn.runs import choosing
 from cnn.runs.folder import read_summary, run_folder, write_summary
 from cnn.runs.parts import counts, load, make, make_averages, make_callbacks, watched
-from cnn.runs.settings import FREE, Settings, check, checkpoint_every, read_config, write_settings
+from cnn.runs.settings import FREE, Settings, check, check_each, checkpoint_every, read_config, write_settings
+from cnn.text import printable
 from cnn.training import checkpoint, lr_finder
 from cnn.training.callbacks import (
     Checkpoint,
@@ -21,14 +24,14 @@ from cnn.training.callbacks import (
 from cnn.training.trainer import Trainer
 
 
-def find_lr(settings, out=None, quiet=False):
+def find_lr(settings, out=None, quiet=False, given=None):
     """The learning-rate range test (cnn.find_lr) of what the settings describe; returns its LRCurve.
 
-    Writes lr.csv and, where Matplotlib is installed, lr.png to `out`, by default a new folder below runs/.
+    given: as for `train`. Writes lr.csv and, where Matplotlib is installed, lr.png to `out`, by default a new folder
+    below runs/.
     Raises what `train` raises.
     """
-    check(settings)
-    train_set, _, _ = load(settings)
+    settings, (train_set, _, _) = _chosen(settings, given, quiet)
     trainer, loader, _ = make(settings, train_set)
     _say_what_is_odd(replace(settings, epochs=1), loader, quiet)
     curve = lr_finder.find_lr(trainer, loader)
@@ -39,25 +42,24 @@ def find_lr(settings, out=None, quiet=False):
             written = "lr.csv and lr.png"
         except ModuleNotFoundError as error:
             written = f"lr.csv, but no lr.png ({error}),"
-    steepest = ("falls at none of these learning rates" if math.isnan(curve.suggestion) else
-                f"falls most steeply at a learning rate of {curve.suggestion:.2g}")
-    _say(quiet, f"the loss {steepest} and is lowest at {curve.rates[curve.smoothed.index(min(curve.smoothed))]:.2g}")
+    _say(quiet, "the loss falls at none of these learning rates" if math.isnan(curve.suggestion) else
+         f"suggested: --lr {curve.suggestion:.2g}; the loss is lowest at {curve.rise:.2g} and rises beyond")
     _say(quiet, f"wrote {written} to {folder}")
     return curve
 
 
-def train(settings, out=None, quiet=False, target=None):
+def train(settings, out=None, quiet=False, target=None, given=None):
     """Train as the settings say, and write what there is to know about it into a folder (docs/runs.md).
 
     out: the folder, default a new one below runs/. quiet: print nothing. target: a test accuracy, to say whether
-    it was met. Returns the summary (a dict).
+    it was met. given: None, or the names of the settings to keep; those of the others that depend on the data are then
+    chosen where `dataset` is a path (see choosing.choose), and printed. Returns the summary (a dict).
 
     Raises FileNotFoundError (data), FileExistsError (the folder holds a run), ValueError or TypeError (settings),
     OSError naming the file that could not be written, TrainingDiverged; Interrupted where a signal stopped it.
     """
     start = time.perf_counter()
-    check(settings)
-    sets = load(settings)
+    settings, sets = _chosen(settings, given, quiet)
     made = make(settings, sets[0])
     with run_folder(out, replace(settings, dataset=sets[0].name)) as folder:
         write_settings(folder / "config.toml", settings, target, counts(sets))
@@ -84,7 +86,7 @@ def resume(folder, quiet=False, **free):
         files.clean(folder)
         summary = read_summary(folder / "summary.json", lambda text: _say(quiet, text))
         if summary.get("complete"):
-            _say(quiet, f"{folder} is complete: held-out accuracy {summary['test_accuracy']:.2%} after "
+            _say(quiet, f"{folder} is complete: test accuracy {summary['test_accuracy']:.2%} after "
                         f"{summary['steps']:,} steps")
             return summary
         sets = load(settings)
@@ -93,6 +95,26 @@ def resume(folder, quiet=False, **free):
                 _say(quiet, f"begun with {name} {made_with[name]}, gone on with {value}: the bits may differ")
         return _go(settings, sets, make(settings, sets[0]), folder, quiet, start, made_with.get("target"),
                    resuming=True)
+
+
+def _chosen(settings, given, quiet):
+    """The settings, with what is not given chosen where that is wanted, and the data sets; says what was chosen."""
+    if given is None or not choosing.chooses(settings, given):
+        check(settings)
+        return settings, load(settings)
+    check_each(settings)        # not yet together
+    settings, sets, lines = choosing.choose(settings, given)
+    check(settings)
+    for line in lines:
+        _say(quiet, line)
+    return settings, sets
+
+
+def _never_predicted(trainer, dataset, tta):
+    """Names of the classes of a data set that have images in it, but are predicted for none of all."""
+    predictions = trainer.predict(dataset, tta).argmax(axis=1)
+    matrix = metrics.confusion_matrix(dataset.labels, predictions, dataset.num_classes)
+    return [dataset.classes[k] for k in metrics.per_class(matrix).never_predicted()]
 
 
 def _say(quiet, text):
@@ -118,16 +140,17 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
     stopper = StopOnSignal(keeper)
     limit = TimeLimit(settings.max_minutes) if settings.max_minutes else None
     trainer.callbacks = [*make_averages(settings, trainer.model, max(1, len(loader) * settings.epochs)),
-                         *([] if quiet else [Progress(), EpochLog()]),
+                         *([] if quiet else [Progress(), EpochLog("test" if validation is None else "validation")]),
                          *make_callbacks(settings, folder, validation, description),
                          *([limit] if limit else []), keeper, stopper]
     sizes = "x".join(map(str, train_set.images.shape[1:]))
-    to_choose = f", {len(validation):,} to choose by" if validation is not None else ""
-    if validation is not None and not settings.validation_fraction:
-        to_choose += f" ({validation.name})"
+    checked = ""
+    if validation is not None:
+        which = "held out" if settings.validation_fraction else validation.name
+        checked = f"{len(validation):,} validation ({which}), "
     _say(quiet, f"{settings.model} with {sum(p.size for p in trainer.model.parameters()):,} parameters on "
-                f"{settings.dataset}: {len(train_set):,} training and {len(test_set):,} held-out images of {sizes}"
-                f"{to_choose}, {runtime.get_num_threads()} threads")
+                f"{settings.dataset}: {len(train_set):,} training, {checked}{len(test_set):,} test images of {sizes}, "
+                f"{runtime.get_num_threads()} threads")
     _say_what_is_odd(settings, loader, quiet)
     if resuming:
         _go_back(trainer, folder, quiet)
@@ -139,6 +162,10 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
     # the loss reported is without smoothing
     judge = Trainer(trainer.model, None, progress=False, backend=settings.backend)
     measured = judge.evaluate(test_set, description["tta"])
+    never = {}
+    if settings.dataset not in data.NAMES:
+        never["never_predicted"] = _never_predicted(judge, test_set if validation is None else validation,
+                                                    description["tta"])
     training = sum(history.column("seconds"))
     checkpoint.save_model(folder / "model.safetensors", trainer.model,
                           {**description, "test_accuracy": measured["accuracy"]})
@@ -147,12 +174,16 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
         held_out=held_out_words, complete=not (limit and limit.reached), stopped=trainer.stop or None,
         digest=checkpoint.digest(trainer.state_dict()),
         images_per_second=round(sum(row["seconds"] * row["images_per_second"] for row in history) / training)
-        if training else None)
+        if training else None, **never)
 
     if trainer.stop:
         _say(quiet, f"stopped after step {trainer.step:,}: {trainer.stop}")
-    _say(quiet, f"held-out accuracy {measured['accuracy']:.2%} (loss {measured['loss']:.4f}) after {len(history)} "
+    _say(quiet, f"test accuracy {measured['accuracy']:.2%} (loss {measured['loss']:.4f}) after {len(history)} "
                 f"epochs")
+    if any(never.values()):
+        _say(quiet, f"warning: never predicted for any {'test' if validation is None else 'validation'} image: "
+                    f"{', '.join(map(printable, never['never_predicted']))}; more images of them, more --epochs or "
+                    f"--class-weights balanced may help")
     if target is not None:
         _say(quiet, f"target {target:.1%}: {'met' if measured['accuracy'] >= target else 'missed'}")
     if history:

@@ -25,8 +25,8 @@ class Settings:
     dataset: str = option("mnist-sample", f"{', '.join(data.NAMES)}; or a folder with one sub-folder of pictures a "
                           "class, or an .npz file with images and labels; default: mnist-sample", metavar="NAME|PATH")
     image_size: int = option(0, "pixels a side that a folder's pictures are brought to; default: as most of them are, "
-                             "up to 64, else 32", metavar="N")
-    model: str = option("lenet5", "default: lenet5", choices=tuple(models.MODELS))
+                             "16 to 48", metavar="N")
+    model: str = option("lenet5", "default: lenet5; for own images cifar_net", choices=tuple(models.MODELS))
     channels: str = option("", "widths of the model's stages, as 64,128,256; default: the model's own",
                            metavar="N,N,...")
     epochs: int = option(30, "passes over the training images", metavar="N")

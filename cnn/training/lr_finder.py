@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cnn.training.trainer import Trainer
 
 _SMOOTHING = 0.9        # share of the running mean in the next smoothed loss
+_MARGIN = 10            # by which the suggestion stays below the rate at which the loss begins to rise
 
 
 class LRCurve:
@@ -39,14 +40,37 @@ class LRCurve:
             self.smoothed.append(mean / (1 - _SMOOTHING**step))
 
     @property
+    def rise(self) -> float:
+        """The rate at which the loss is lowest, beyond which it rises; a float.
+
+        It goes by a mean around each loss, which does not lag behind the rate as `smoothed` does.
+        """
+        return self.rates[int(np.argmin(self._centred()))]
+
+    @property
     def suggestion(self) -> float:
-        """The rate at which the smoothed loss falls most steeply, over the logarithm of the rate, before its
-        minimum; NaN where it falls nowhere."""
-        lowest = int(np.argmin(self.smoothed))
+        """A learning rate (float) to train with: where the loss falls most steeply over the logarithm of the rate, but
+        at most a tenth of `rise`; NaN where the loss falls nowhere.
+
+        Near `rise` the loss still falls for the few steps that the test takes there, while a whole run would diverge:
+        hence the margin.
+        """
+        centred = self._centred()
+        lowest = int(np.argmin(centred))
         if lowest == 0:
             return math.nan
-        slopes = np.gradient(self.smoothed)     # the rates are evenly spaced in their logarithm
-        return self.rates[int(np.argmin(slopes[:lowest]))]
+        slopes = np.gradient(centred)       # the rates are evenly spaced in their logarithm
+        steepest = self.rates[int(np.argmin(slopes[:lowest]))]
+        return max(self.rates[0], min(steepest, self.rates[lowest] / _MARGIN))
+
+    def _centred(self) -> np.ndarray:
+        """The mean of each loss and those around it, a sixteenth of them either way: float64 (n,).
+
+        Losses above twice the first ones count as these: what explodes would else drown what lies before it.
+        """
+        reach = max(1, len(self.losses) // 16)
+        losses = np.minimum(self.losses, 2 * max(self.losses[:reach]))
+        return np.array([losses[max(0, i - reach):i + reach + 1].mean() for i in range(len(losses))])
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the columns lr, loss, smoothed_loss to a CSV file, whole or not at all."""

@@ -62,12 +62,15 @@ class Progress(Callback):
 
 
 class EpochLog(Callback):
-    """Prints a line for every epoch."""
+    """Prints a line for every epoch. measured: what to call the images that `fit` got as validation."""
+
+    def __init__(self, measured: str = "validation") -> None:
+        self.measured = measured
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         row = trainer.history[-1]
         text = (f"epoch {trainer.epoch + 1:3d}/{trainer.epochs}  loss {row['train_loss']:.4f}  "
                 f"accuracy {row['train_accuracy']:.4f}")
         if not math.isnan(row["val_accuracy"]):
-            text += f"  held out: loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
+            text += f"  {self.measured}: loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
         streams.say(f"{text}  {row['images_per_second']:,.0f} images/s")

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import pickle
 import weakref
 
@@ -446,3 +447,14 @@ def test_layers_inside_an_own_layer_are_trained_and_saved():
     optimizer = cnn.SGD(model.parameters(), lr=0.1)
     cnn.Trainer(model, optimizer, progress=False).train_step(np.ones((3, 4), np.float32), np.arange(3))
     assert all((before[name] != value).any() for name, value in model.state_dict().items())
+
+
+def test_help_shows_the_arguments_of_a_layer():
+    class Net(cnn.Module):
+        def __init__(self, width: int, depth=2):
+            super().__init__()
+
+    assert list(inspect.signature(cnn.Conv2d).parameters)[:3] == ["in_channels", "out_channels", "kernel_size"]
+    assert str(inspect.signature(Net)) in ("(width: int, depth=2)", "(width: 'int', depth=2)")
+    assert str(inspect.signature(cnn.ReLU)) == "() -> 'None'"
+    assert inspect.signature(Net(3)).parameters.keys() == inspect.signature(Net(3).__call__).parameters.keys()

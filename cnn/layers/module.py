@@ -12,7 +12,7 @@ from cnn.engine.parameter import Parameter
 from cnn.engine.programs import Pool
 from cnn.engine.watch import Stamp, WatchedDict, WatchedList
 from cnn.layers import in_numpy, running
-from cnn.layers.parts import Parts, in_training, thread
+from cnn.layers.parts import Parts, Signature, in_training, thread
 from cnn.layers.state import load_state
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class Module:
                     setattr(cls, name, running.also_on_arrays(method))
                 elif name == "__call__":
                     setattr(cls, name, running.also_on_values(method))
+
+    __signature__ = Signature()
 
     def __new__(cls, *arguments: Any, **more: Any) -> Self:
         module = super().__new__(cls)

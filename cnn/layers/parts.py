@@ -53,6 +53,17 @@ class Parts:
         return tuple([module._training for module in (root, *self._inside)])
 
 
+class Signature:
+    """The signature of a class that help() and editors show: that of `__init__`, though `__new__` takes anything."""
+
+    def __get__(self, instance, owner):
+        if instance is not None:
+            raise AttributeError("__signature__")
+        import inspect
+        whole = inspect.signature(owner.__init__)
+        return whole.replace(parameters=list(whole.parameters.values())[1:])
+
+
 def named_modules(module, name=""):
     """(name, module) of a module and all inside, named as their parameters are."""
     yield name, module

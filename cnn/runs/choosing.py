@@ -105,7 +105,7 @@ def _training(settings: Settings, given: Collection[str], train: Dataset, why: d
     plain = settings.model in _PLAIN
     optimizer = _optimizer(settings, given)
     batch = settings.batch_size if "batch_size" in given else 32 if len(train) <= 10_000 else 128
-    lr = {"sgd": 0.05 if plain else 0.6 if settings.model == "cifar_net" else 0.1, "rmsprop": 5e-4}.get(
+    lr = {"sgd": 0.05 if plain else 1.0 if settings.model == "cifar_net" else 0.1, "rmsprop": 5e-4}.get(
         optimizer, 1e-3 if plain else 3e-3)
     return {"optimizer": optimizer, "lr": lr, "momentum": 0.85 if settings.model == "cifar_net" else 0.9,
             "weight_decay": {"sgd": 1e-3, "adamw": 0.02}.get(optimizer, 1e-4), "label_smoothing": 0.1,

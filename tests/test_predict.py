@@ -412,7 +412,7 @@ def test_scores_that_are_no_numbers(tmp_path):
 # ------------------------------------------------------------------------------------------ docs/serving.md
 
 
-PAGE = Path(cnn.__file__).parents[1] / "docs" / "serving.md"
+PAGE = Path(__file__).parents[1] / "docs" / "serving.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 

@@ -92,6 +92,7 @@ def test_the_steps_are_those_of_the_kernels(digits, name, dtype):
     assert not np.array_equal(both[0][0], both[1][0])       # two back ends, which round in different orders
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer(digits, optimizer):
     options = {"loss": cnn.CrossEntropyLoss(0.1, np.arange(1, 11)), "schedule": lambda step: 0.01 / (1 + step),
@@ -100,6 +101,7 @@ def test_every_optimizer(digits, optimizer):
                            for name in ("reference", "kernels")), TOLERANCE[np.float64])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("average", [cnn.EMA, cnn.Lookahead])
 def test_averages_of_weights(digits, average):
     assert_same_training(*(ten_steps(digits, name, np.float64, callbacks=lambda model: [average(model, every=3)])
@@ -313,6 +315,7 @@ def test_debugging_looks_at_what_twins_return(monkeypatch):
         model(np.ones((2, 4), np.float32))
 
 
+@pytest.mark.thorough
 def test_the_command(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "train.npz", images=rng.integers(0, 255, (40, 1, 28, 28)).astype(np.uint8),

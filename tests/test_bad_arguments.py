@@ -898,6 +898,7 @@ def test_images_of_predict():
     assert trainer.predict(zeros(0, 1, 4, 4)).shape == (0, 3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 @pytest.mark.parametrize("label", [3, -1, 2**40])
 def test_labels_that_were_changed_afterwards(dtype, label):

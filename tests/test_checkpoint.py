@@ -65,6 +65,7 @@ def fit(trainer, transform=True, epochs=2):
 # --------------------------------------------------------------------------------------- the same bits
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("optimizer", "options", "transform"),
     [

@@ -210,6 +210,7 @@ class NumpyFlatten(cnn.Layer):
         return dy.reshape(self._shape)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("flatten", [Flatten, NumpyFlatten])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_a_batch_whose_labels_have_weight_0_counts_as_nothing(flatten, smoothing):

@@ -58,6 +58,7 @@ def test_more_images_take_wider_networks_and_fewer_epochs(tmp_path):
         assert settings.schedule == "one-cycle" and settings.max_grad_norm > 0
 
 
+@pytest.mark.thorough
 def test_what_is_given_stays(tmp_path):
     path = striped(tmp_path / "x.npz", [60, 60])
     for given in ({"model": "lenet5"}, {"lr": 0.5}, {"optimizer": "rmsprop"}, {"epochs": 3, "batch_size": 7},
@@ -220,6 +221,7 @@ def test_nothing_is_chosen_for_named_data_sets_and_recipes():
     assert not choosing.chooses(Settings(dataset="mine"), everything)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("given", [[], ["--class-weights", "balanced"], ["--model", "vgg_small"], ["--model", "lenet5"],
                                    ["--optimizer", "rmsprop"], ["--model", "lenet5", "--optimizer", "sgd"]])
 def test_chosen_settings_learn(tmp_path, given):
@@ -245,6 +247,7 @@ def test_classes_that_are_never_predicted_are_named(tmp_path, capsys):
     assert "never_predicted" not in run.train(Settings(epochs=0), tmp_path / "named", quiet=True)
 
 
+@pytest.mark.thorough
 def test_find_lr_looks_at_the_chosen_settings(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     striped(tmp_path / "x.npz", [40, 40])

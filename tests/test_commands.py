@@ -243,6 +243,7 @@ def test_errors_are_one_line(tmp_path, capsys, monkeypatch, arguments, words):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["CNN_NUM_THREADS", "CNN_WINOGRAD"])
 def test_a_wrong_environment_is_named_in_one_line(name):
     for command in (("config",), ("evaluate", "nowhere")):

@@ -22,6 +22,7 @@ def test_every_layer_passes(case):
         assert array.dtype == state[name].dtype and (array == state[name]).all()
 
 
+@pytest.mark.thorough
 def test_networks_pass():
     model = cnn.Sequential(
         cnn.Conv2d(1, 3, 3, seed=0), cnn.BatchNorm2d(3), cnn.Dropout(0.4), cnn.GELU(), cnn.MaxPool2d(2), cnn.Flatten(),

@@ -147,6 +147,7 @@ def conv_arrays(n, channels, size, outputs, kernel, groups, dtype=np.float64, se
     return [a.astype(dtype) for a in arrays]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", DTYPES)
 @examples
 @given(sizes=convolutions())

@@ -32,6 +32,7 @@ def standard_normal(*shape, seed=0):
 # ------------------------------------------------------------------------------------------ the table
 
 
+@pytest.mark.thorough
 @per_case
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_shape_and_dtype(case, dtype):
@@ -69,6 +70,7 @@ def test_agrees_with_pytorch(torch, case):
     assert_all_close(by_layer(layer, x, dy), by_torch(torch, case.torch_twin(torch, layer), x, dy))
 
 
+@pytest.mark.thorough
 @per_case
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_same_bits_with_any_number_of_threads(case, dtype, set_threads):
@@ -91,6 +93,7 @@ def test_evaluation_mode_computes_the_same(case):
     assert layer.train() is layer and layer.training
 
 
+@pytest.mark.thorough
 @per_case
 def test_batches_of_other_sizes_and_leftovers(case):
     layer = case.make()
@@ -201,6 +204,7 @@ def chained(layers, x, dy_of):
     return [x, dy, *gradients]
 
 
+@pytest.mark.thorough
 @settings(max_examples=80)
 @given(stack=stacks(), n=st.sampled_from([1, 16, 21]))
 def test_drawn_stacks_agree_with_their_twins(stack, n):

@@ -42,6 +42,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name, channels, side, count", SIZES)
 def test_sizes(name, channels, side, count):
     model = models.MODELS[name](channels, image_size=side)

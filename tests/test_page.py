@@ -93,6 +93,7 @@ def test_the_page_begins_with_the_answers(trained):
     assert not re.search(r"<details open|</h3>\s*<p class=.big.></p>", page.source)
 
 
+@pytest.mark.thorough
 def test_images_that_were_not_trained_on_do_not_count_as_training_images(trained, tmp_path, monkeypatch):
     folder = shutil.copytree(trained, tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text())
@@ -104,6 +105,7 @@ def test_images_that_were_not_trained_on_do_not_count_as_training_images(trained
     assert sizes == [1000, 3000]
 
 
+@pytest.mark.thorough
 def test_a_run_that_diverged_says_so_at_the_top(trained, tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps({"diverged": True, "stopped": "the loss became nan"}))
     shutil.copy(trained / "model.safetensors", tmp_path)

@@ -285,6 +285,7 @@ def test_a_shift_that_is_too_large_to_be_reflected(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -360,6 +361,7 @@ def test_with_all_settings_resuming_gives_the_same_bits(tmp_path, colours):
     assert description["arguments"]["channels"] == [4, 3, 5] and description["tta"] == "flip+shift"
 
 
+@pytest.mark.thorough
 def test_the_average_is_measured_and_kept(tmp_path, colours):
     """What the run says and saves are the average's, and what `cnn evaluate` finds is what the run has said."""
     settings = run.replace(small(colours), ema=0.9, tta="flip")
@@ -374,6 +376,7 @@ def test_the_average_is_measured_and_kept(tmp_path, colours):
     assert measured.loss == pytest.approx(result["test_loss"], rel=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_first_layer_of_cifar_net_stays_whitened(tmp_path, colours):
     settings = run.replace(small(colours), lookahead=True, ema=0.9)
     run.train(settings, tmp_path / "run", quiet=True)
@@ -419,6 +422,7 @@ def test_recipes_are_listed_and_can_be_run():
         assert all(word in line for word in words)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("target", "words"), [(0.0, "target 0.0%: met"), (1.0, "target 100.0%: missed")])
 def test_a_run_with_a_target_says_whether_it_was_met(tmp_path, capsys, target, words):
     """Also where it was interrupted."""
@@ -476,6 +480,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
         assert checkpoint.checkpoints(folder / name / "checkpoints") == []
 
 
+@pytest.mark.thorough
 def test_killed_before_the_first_checkpoint(tmp_path, wanted):
     folder = tmp_path / "run"
     kill = at_step(11, "os.kill(os.getpid(), signal.SIGKILL)")
@@ -549,6 +554,7 @@ def test_a_loss_that_is_no_number(tmp_path):
         assert all(np.isfinite(w).all() for w in checkpoint.load(path)["model"].values())
 
 
+@pytest.mark.thorough
 def test_a_run_that_diverges_keeps_its_best_weights_and_says_so(tmp_path, monkeypatch, capsys):
     """Also where no best.safetensors is written; and its report says so."""
     pytest.importorskip("matplotlib")
@@ -718,6 +724,7 @@ def test_find_lr_where_nothing_is_learnt(tmp_path, capsys, monkeypatch):
     assert "the loss falls at none of these learning rates\n" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_find_lr(tmp_path):
     result = train_py("--find-lr", "--out", tmp_path / "lr")
     assert result.returncode == 0, result.stderr

@@ -258,6 +258,7 @@ def test_a_failure_of_ours_is_told_to_us_alone(saved, monkeypatch, capsys):
 # ------------------------------------------------------------------------------------------ slow, and too many
 
 
+@pytest.mark.thorough
 def test_slow_clients_are_cut_off_and_hold_nobody_up(saved, monkeypatch):
     monkeypatch.setattr(serving, "_GRACE", 0.5)
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"

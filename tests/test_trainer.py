@@ -247,6 +247,7 @@ class ByHand:
         return apply(self.transform, images, rng, indices, epoch)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [5, 17, 50])
 @pytest.mark.parametrize("name", CHANGES)

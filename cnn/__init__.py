@@ -87,7 +87,8 @@ for _module in (averaging, callbacks, checkpoint, history, init, losses, metrics
 
 # What is imported when it is first used, to keep `import cnn` fast: the module, and the name in it or "" for itself.
 _LATER = {
-    "evaluation": ("cnn.reports.evaluation", ""), "plots": ("cnn.plots", ""), "reference": ("cnn.reference", ""),
+    "evaluation": ("cnn.reports.evaluation", ""), "export": ("cnn.export", ""), "plots": ("cnn.plots", ""),
+    "reference": ("cnn.reference", ""),
     "find_lr": ("cnn.training.lr_finder", "find_lr"), "gradcheck": ("cnn.differences", "gradcheck"),
     "load": ("cnn.prediction", "load"), "Prediction": ("cnn.prediction", "Prediction"),
     "Predictor": ("cnn.prediction", "Predictor"),

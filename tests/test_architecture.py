@@ -123,6 +123,13 @@ def test_kernels_need_no_numpy_and_nothing_from_above():
             assert "".join(module).startswith(allowed), f"{path}: {module}"
 
 
+def test_what_is_imported_late_is_there():
+    names = "evaluation", "export", "find_lr", "gradcheck", "load", "plots", "reference", "Predictor"
+    for name in names:      # each alone: another may import it besides
+        result = run_python("-c", f"import cnn; cnn.{name}")
+        assert result.returncode == 0, result.stderr
+
+
 def test_import_is_light():
     """Beyond NumPy, `import cnn` takes no other package, and little of the standard library: what takes long to import,
     or is seldom used, is imported where it is used."""

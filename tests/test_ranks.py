@@ -124,7 +124,7 @@ def test_any_number_of_ranks_trains_to_the_same_bits(tmp_path):
     for count in (1, 2, 3):
         out, err = run(count, *TRAIN, "--out", f"run{count}", folder=tmp_path)
         digests[count] = digest(tmp_path / f"run{count}")
-        assert out.count("held-out accuracy") == 1
+        assert out.count("test accuracy") == 1
         assert err == ""
     assert len(set(digests.values())) == 1, digests
 

@@ -201,7 +201,7 @@ def translate(modules, directives):
 def extensions():
     shared = structs("".join(path.read_text() for path in SOURCES.glob("*.pxd")))
     module_of = {kernel: name for name in KERNEL_MODULES for kernel in write_table(name, shared)}
-    tables = {"MODULES": KERNEL_MODULES, "UNTYPED": UNTYPED_MODULES, "MODULE_OF": module_of}
+    tables = {"UNTYPED": UNTYPED_MODULES, "MODULE_OF": module_of}
     write(GENERATED / "kernels" / "modules.pxi", "".join(f"{name} = {value}\n" for name, value in tables.items()))
     debug = os.environ.get("CNN_DEBUG") == "1"
     directives = {"language_level": 3, "boundscheck": debug, "wraparound": debug, "cdivision": not debug,

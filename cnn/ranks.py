@@ -9,6 +9,7 @@ CNN_MPI=0 has a process take itself for alone.
 """
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -40,8 +41,9 @@ class Place(NamedTuple):
     local: int
 
 
+@functools.cache        # a step asks several times
 def place() -> Place:
-    """The Place that the environment tells of; alone, that is 1, 0, 1."""
+    """The Place that the environment of this process told of at first; alone, that is 1, 0, 1."""
     if os.environ.get("CNN_MPI") != "0":
         for size, rank, local in _ENVIRONMENT:
             found = [os.environ.get(name, "") for name in (size, rank)]

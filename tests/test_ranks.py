@@ -48,6 +48,14 @@ def digest(folder):
 # ------------------------------------------------------------------------------------------ the environment
 
 
+@pytest.fixture(autouse=True)
+def asked_anew():
+    """The environment is asked once in a process."""
+    ranks.place.cache_clear()
+    yield
+    ranks.place.cache_clear()
+
+
 @pytest.mark.parametrize("variables, place", [
     ({}, (1, 0, 1)),
     ({"PMI_SIZE": "4", "PMI_RANK": "3", "MPI_LOCALNRANKS": "2"}, (4, 3, 2)),
@@ -170,22 +178,11 @@ def test_a_rank_is_killed_and_another_number_goes_on(tmp_path):
 
 
 @needs_mpi
-def test_an_error_on_one_rank_ends_all(tmp_path):
-    code = """
+@pytest.mark.parametrize("before", ["cnn.ranks.world()", ""], ids=["after MPI is loaded", "before"])
+def test_an_error_on_one_rank_ends_all(before, tmp_path):
+    code = f"""
 import cnn
-cnn.ranks.world()
-if cnn.ranks.place().rank == 1:
-    raise RuntimeError("only here")
-cnn.ranks.world().wait()
-"""
-    _, err = run(2, "-c", code, folder=tmp_path, code=1, timeout=60)
-    assert err.count("RuntimeError: only here") == 1
-
-
-@needs_mpi
-def test_an_error_before_mpi_is_loaded_ends_all(tmp_path):
-    code = """
-import cnn
+{before}
 if cnn.ranks.place().rank == 1:
     raise RuntimeError("only here")
 cnn.ranks.world().wait()

@@ -39,6 +39,7 @@ except ImportError as error:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=executor.pause, after_in_child=executor.forget)
 
+
 def _built(isa):
     return importlib.util.find_spec(f"cnn._ext.{isa}_float32") is not None
 
@@ -74,7 +75,8 @@ def _checked(name, address, words, fields, splits):
     """A kernel, from the row that setup.py has made from the source."""
     if sum(WORDS.get(kind, 1) for _, kind in fields) != words or len(dict(fields)) < len(fields):
         raise ImportError(f"cnn: the kernel {name} was built wrongly: {words} words, not {fields}")
-    return Kernel(address, dict(fields), frozenset(name for name, kind in fields if kind in ("size", "number")), splits)
+    numbers = frozenset(field for field, kind in fields if kind in ("size", "number"))
+    return Kernel(address, dict(fields), numbers, splits)
 
 
 class Kernels:
@@ -85,7 +87,7 @@ class Kernels:
         self._table = {}
 
     def __getattr__(self, name):
-        if name not in executor.MODULES:
+        if name not in executor.MODULE_OF.values():
             raise AttributeError(f"cnn: no module of kernels is called {name!r}")
         number_type = "float32" if name in executor.UNTYPED else self._number_type
         module = importlib.import_module(f"cnn._ext.{VARIANT}_{number_type}.{name}")

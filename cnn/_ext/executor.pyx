@@ -34,7 +34,7 @@ ctypedef struct Segment:
     Py_ssize_t count    # number of ops
     Py_ssize_t tasks    # 0: per block; else the total number of tasks
 
-include "kernels/modules.pxi"     # MODULES, UNTYPED, MODULE_OF[kernel]
+include "kernels/modules.pxi"     # UNTYPED, MODULE_OF[kernel]
 
 SIZES = {"Op": sizeof(Op), "Address": sizeof(Address), "Segment": sizeof(Segment)}
 
@@ -170,7 +170,8 @@ cdef inline Py_ssize_t parts_of(const Team* team, Py_ssize_t owner) noexcept nog
     if team.jointly:
         op = &team.ops[segment.first + team.op]
         if op.tasks:
-            return team.block == first_block(team) and op.tasks * owner // team.threads < op.tasks * (owner + 1) // team.threads
+            return (team.block == first_block(team)
+                    and op.tasks * owner // team.threads < op.tasks * (owner + 1) // team.threads)
         return op.splits or owner == 0
     return team.own_shards * (owner + 1) // team.threads - team.own_shards * owner // team.threads
 

@@ -24,6 +24,10 @@ COMMANDS = {
 }
 
 
+# how argparse reads --threads
+THREADS = {"type": int, "metavar": "N", "help": "number of threads; default: one per core that this process may use"}
+
+
 def command(main):
     """A command's `main`, with streams that cannot break it and leave nothing to complain of."""
     @functools.wraps(main)

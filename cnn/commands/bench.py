@@ -14,7 +14,7 @@ import numpy as np
 from cnn import _ext, files, models, runtime
 from cnn.bench.contenders import make
 from cnn.bench.measure import bench_busy, bench_kernels, bench_latency, bench_net, bench_scaling
-from cnn.commands import Parser, command, path, running
+from cnn.commands import THREADS, Parser, command, path, running
 from cnn.streams import say
 
 
@@ -26,8 +26,7 @@ def main(arguments=None, prog=None):
     p.add_argument("--channels", metavar="N,N,...", help="number of channels of each stage; default: the "
                    "network's own")
     p.add_argument("--batch", type=int, default=64, metavar="N", help="images per step; default: %(default)s")
-    p.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one per core that this "
-                   "process may use")
+    p.add_argument("--threads", **THREADS)
     p.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds to take the median of; default: "
                    "%(default)s")
     p.add_argument("--seconds", type=float, default=0.5, metavar="S", help="time per measurement, in seconds; "

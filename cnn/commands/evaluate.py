@@ -1,6 +1,6 @@
 """Measure a saved model: accuracy, loss, precision, recall and F1 of each class, confusion matrix."""
 from cnn import data
-from cnn.commands import Parser, command, path, running
+from cnn.commands import THREADS, Parser, command, path, running
 from cnn.reports import evaluation
 
 
@@ -15,8 +15,7 @@ def parser(prog=None):
     p.add_argument("--json", type=path, metavar="FILE", help="also write the measures to this file")
     p.add_argument("--plot", type=path, metavar="FILE", help="also write the confusion matrix as a PNG file (pip "
                    "install 'cnn[plot]')")
-    p.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one per core that this "
-                   "process may use")
+    p.add_argument("--threads", **THREADS)
     return p
 
 

@@ -3,7 +3,7 @@
 Files that cannot be read are named, and the exit code is then 1.
 """
 from cnn import streams
-from cnn.commands import Parser, command, path, running
+from cnn.commands import THREADS, Parser, command, path, running
 from cnn.prediction import files
 
 
@@ -14,8 +14,7 @@ def parser(prog=None):
     p.add_argument("--top", type=int, default=1, metavar="K", help="print the K most probable classes; default: 1")
     p.add_argument("--invert", action="store_true", help="invert the pictures: for dark digits on light paper")
     p.add_argument("--json", action="store_true", help="print one JSON list instead of lines")
-    p.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one per core that this "
-                   "process may use")
+    p.add_argument("--threads", **THREADS)
     return p
 
 

@@ -1,6 +1,6 @@
 """Plot a run, and write report.html, one page with all figures that opens without a network."""
 from cnn import streams
-from cnn.commands import Parser, command, path, running
+from cnn.commands import THREADS, Parser, command, path, running
 from cnn.reports import page as report
 
 
@@ -9,8 +9,7 @@ def parser(prog=None):
     p.add_argument("run", type=path, metavar="RUN", help="folder of a run (needs Matplotlib: pip install "
                    "'cnn[plot]')")
     p.add_argument("--data-dir", type=path, metavar="DIR", help="folder to search for the data set first")
-    p.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one per core that this "
-                   "process may use")
+    p.add_argument("--threads", **THREADS)
     return p
 
 

@@ -6,7 +6,7 @@ it.
 import signal
 
 from cnn import prediction, streams
-from cnn.commands import Parser, command, path, running
+from cnn.commands import THREADS, Parser, command, path, running
 from cnn.prediction import server
 
 
@@ -23,8 +23,7 @@ def parser(prog=None):
                    "upload, in MiB; default: %(default)s")
     p.add_argument("--invert", action="store_true", help="invert the pictures: for dark digits on light paper")
     p.add_argument("--quiet", action="store_true", help="do not print a line per request")
-    p.add_argument("--threads", type=int, metavar="N", help="number of threads; default: one per core that this "
-                   "process may use")
+    p.add_argument("--threads", **THREADS)
     return p
 
 

@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 
 from cnn import data, models, optim, streams
-from cnn.commands import Parser, command, path, running
+from cnn.commands import THREADS, Parser, command, path, running
 from cnn.engine.debugging import debug
 from cnn.runs import run
 from cnn.runs.recipes import RECIPES
@@ -95,7 +95,7 @@ _HELP = {
         "list_recipes": ("list the recipes and exit", None),
         "find_lr": ("do not train; measure the loss at growing learning rates, and plot it (pip install 'cnn[plot]')",
                     None),
-        "threads": ("number of threads; default: one per core that this process may use", "N"),
+        "threads": (THREADS["help"], THREADS["metavar"]),
         "debug": ("check every value and gradient; name the layer and step of the first NaN or infinity (many times "
                   "slower)", None),
         "quiet": ("print nothing", None),
@@ -105,7 +105,7 @@ _HELP = {
 # How argparse reads the options that are no settings.
 _KINDS = {
     "recipe": {"choices": RECIPES}, "out": {"type": path}, "resume": {"type": path}, "config": {"type": path},
-    "threads": {"type": int}, "help": {"action": "help"},
+    "threads": {"type": THREADS["type"]}, "help": {"action": "help"},
     **dict.fromkeys(("list_recipes", "find_lr", "debug", "quiet"), {"action": "store_true"}),
 }
 _OFF = {      # where 0 or none means off

@@ -2,7 +2,6 @@
 of its kernels."""
 import math
 from struct import pack, unpack
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,26 +21,24 @@ SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
 _OWN = Tensor, Part, Copies     # arguments that are arrays of the program
 
 
-class Piece(NamedTuple):
-    """Segments up to a seam. rows: arrays that blocks have filled and that whole-batch operations read next."""
-
-    addresses: tuple
-    rows: tuple
-
-
 class Compiled:
     """A phase as the executor takes it. `slots`: by name the (operation, word) pairs to which the address of the
     array of that name goes. `arrays`: all whose addresses are in the operations. `threads`: the most of any use.
-    `pieces`: the same phase, cut at its seams."""
+    `seams`: (number of a segment, arrays that blocks have filled before it and that it reads), in order."""
 
     def __init__(self, phase, ops, table, slots, arrays, threads, seams):
         self.phase, self.ops, self.table, self.slots, self.arrays = phase, ops, table, slots, arrays
-        self.threads = threads
+        self.threads, self.seams = threads, seams
         self.addresses = ops.ctypes.data, table.ctypes.data, len(table)
-        ends = [*(end for end, _ in seams), len(table)]
-        self.pieces = [Piece((ops.ctypes.data, table[begin:].ctypes.data, end - begin), rows)
-                       for begin, end, rows in zip([0, *ends], ends, [*(rows for _, rows in seams), ()], strict=False)]
         self.counters = tuple(counter.ctypes.data for counter in phase.counters)
+
+    def pieces(self):
+        """The same phase, cut at its seams: the `addresses` of each piece, and the arrays of the seam behind it."""
+        ops, table, count = self.addresses
+        begin = 0
+        for end, arrays in (*self.seams, (count, ())):
+            yield (ops, table + begin * SEGMENT.itemsize, end - begin), arrays
+            begin = end
 
 
 class Compiler:

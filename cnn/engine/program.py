@@ -256,11 +256,11 @@ class Program:
                          shards)
             return
         for step in range(steps):
-            for piece in compiled.pieces:
-                executor.run(*piece.addresses, images, per_shard, compiled.threads, step, 1, slots,
-                             () if piece.rows else compiled.counters, shards)
-                if piece.rows:
-                    at_seam([(array.array, per_shard if array.per == PER_BLOCK else 1) for array in piece.rows])
+            for addresses, filled in compiled.pieces():
+                executor.run(*addresses, images, per_shard, compiled.threads, step, 1, slots,
+                             () if filled else compiled.counters, shards)
+                if filled:
+                    at_seam([(array.array, per_shard if array.per == PER_BLOCK else 1) for array in filled])
 
     def phases(self):
         """Names of the phases that are complete."""

@@ -161,6 +161,14 @@ def test_fit_goes_on_from_a_state(digits):
     assert_same_bits([second.model.state_dict()[key] for key in weights], weights.values())
 
 
+def forward_and_backward(model, *xs):
+    ys = model(*xs)
+    parts = [ys] if isinstance(ys, np.ndarray) else list(ys)
+    rng = np.random.default_rng(0)
+    dys = [rng.standard_normal(y.shape) for y in parts]
+    return parts, model.backward(dys[0] if ys is parts[0] else tuple(dys))
+
+
 def of_module(model, *xs):
     """Outputs and gradients of a model that computes with two back ends; its buffers are the same before."""
     before = {name: array.copy() for name, array in model.named_buffers()}
@@ -168,12 +176,7 @@ def of_module(model, *xs):
     for name in ("reference", "kernels"):
         for key, array in model.named_buffers():
             array[...] = before[key]
-        with backend.use(name):
-            ys = model(*xs)
-            parts = [ys] if isinstance(ys, np.ndarray) else list(ys)
-            rng = np.random.default_rng(0)
-            dys = [rng.standard_normal(y.shape) for y in parts]
-            dxs = model.backward(dys[0] if ys is parts[0] else tuple(dys))
+        parts, dxs = backend.using(name, forward_and_backward, model, *xs)
         results.append([*parts, *(dxs if isinstance(dxs, tuple) else [dxs]), *(p.grad.copy() for p in
                         model.parameters()), *(array.astype(float) for _, array in model.named_buffers())])
     return results
@@ -189,8 +192,7 @@ def test_drawn_networks(seed):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_layer(case):
     x, dy = case.arrays(5)
-    with backend.use("reference"):
-        got = by_layer(case.make(), x, dy)
+    got = backend.using("reference", by_layer, case.make(), x, dy)
     assert_all_close(got, by_layer(case.make(), x, dy))
 
 
@@ -224,9 +226,8 @@ def test_layers_in_numpy_among_twins():
 
 def test_batches_without_images():
     model = Various().to(np.float64)
-    with backend.use("reference"):
-        y = model(np.zeros((0, 1, 28, 28)))
-        dx = model.backward(np.zeros((0, 10)))
+    y = backend.using("reference", model, np.zeros((0, 1, 28, 28)))
+    dx = backend.using("reference", model.backward, np.zeros((0, 10)))
     assert y.shape == (0, 10) and dx.shape == (0, 1, 28, 28)
     assert not any(p.grad.any() for p in model.parameters())
 
@@ -237,8 +238,7 @@ def test_losses_by_their_twins():
         scores, target = rng.standard_normal((2, 5, 3)).astype(dtype)
         labels = np.array([0, 1, 2, 1, 0])
         for function, *arguments in ((F.cross_entropy, scores, labels, 0.1, [1, 2, 3]), (F.mse_loss, scores, target)):
-            with backend.use("reference"):
-                value, gradient = function(*arguments)
+            value, gradient = backend.using("reference", function, *arguments)
             wanted = function(*arguments)
             assert value == pytest.approx(wanted[0], rel=1e-6) and gradient.dtype == dtype
             assert_close(gradient, wanted[1])
@@ -279,26 +279,24 @@ def test_an_update_without_a_twin_is_refused_by_name():
         kernel = "own"
 
     optimizer = Own(cnn.Linear(2, 3).parameters())
-    with backend.use("reference"), pytest.raises(NotImplementedError, match="Own: the update 'own' has no twin"):
-        optimizer.step()
+    with pytest.raises(NotImplementedError, match="Own: the update 'own' has no twin"):
+        backend.using("reference", optimizer.step)
 
 
 def test_a_twin_that_returns_another_shape_is_named(monkeypatch):
     model, x = cnn.Sequential(cnn.Linear(4, 3)), np.ones((2, 4), np.float32)
     monkeypatch.setattr(reference, "linear_backward", lambda dy, x, w: (dy @ w, x.T @ dy, dy.sum(0)))
-    with backend.use("reference"):
-        y = model(x)
-        with pytest.raises(ValueError, match=r"linear_backward: .* shape \(3, 4\) for linear \(module 0\), got \(4, 3"):
-            model.backward(y)
-        monkeypatch.setattr(reference, "linear", lambda x, w, b: x)
-        with pytest.raises(ValueError, match=r"^linear: it must return an array of shape \(2, 3\)"):
-            model(x)
+    y = backend.using("reference", model, x)
+    with pytest.raises(ValueError, match=r"linear_backward: .* shape \(3, 4\) for linear \(module 0\), got \(4, 3"):
+        backend.using("reference", model.backward, y)
+    monkeypatch.setattr(reference, "linear", lambda x, w, b: x)
+    with pytest.raises(ValueError, match=r"^linear: it must return an array of shape \(2, 3\)"):
+        backend.using("reference", model, x)
 
 
 def test_results_of_twins_take_the_models_number_type(monkeypatch):
     monkeypatch.setattr(reference, "tanh", lambda x: np.tanh(x.astype(np.float64)))
-    with backend.use("reference"):
-        assert cnn.Tanh()(np.ones((2, 3), np.float32)).dtype == np.float32
+    assert backend.using("reference", cnn.Tanh(), np.ones((2, 3), np.float32)).dtype == np.float32
 
 
 def test_wrong_names():
@@ -310,9 +308,9 @@ def test_wrong_names():
 def test_debugging_looks_at_what_twins_return(monkeypatch):
     model = cnn.Sequential(cnn.Linear(4, 3), cnn.Tanh())
     monkeypatch.setattr(reference, "tanh", lambda x: x / 0 * 0)
-    with backend.use("reference"), debugging.debug(), np.errstate(all="ignore"), pytest.raises(
+    with debugging.debug(), np.errstate(all="ignore"), pytest.raises(
             FloatingPointError, match=r"tanh \(module 1\): 6 of 6 elements of its value"):
-        model(np.ones((2, 4), np.float32))
+        backend.using("reference", model, np.ones((2, 4), np.float32))
 
 
 @pytest.mark.thorough

@@ -156,3 +156,35 @@ def test_an_optimizer_and_an_average(every):
         assert any(all(np.array_equal(a, b) for a, b in zip(now[0], s[0], strict=True)) and now[1:] == s[1:]
                    for s in states)
         model, optimizer, ema = make()
+
+
+@pytest.mark.parametrize("file", ["trace.py", "meanwhile.py", "backend.py", "parts.py", "in_numpy.py"])
+def test_what_holds_meanwhile_holds_no_longer(file):
+    """Tracing, evaluation mode and the back end end with what they were for, at whichever line it ends."""
+    class Halves(cnn.Module):
+        def forward(self, x):
+            self.x = x
+            return x / 2
+
+        def backward(self, dy, need_dx=True):
+            return dy / 2
+
+    data, labels = batch()
+    x = np.ones((1, 1, 8, 8), np.float32)
+    line = 1
+    while True:
+        model = Sequential(Conv2d(1, 1, 3, seed=0), Halves(), Flatten(), Linear(36, 4, seed=1))
+        trainer = cnn.Trainer(model, cnn.SGD(model.parameters()), progress=False, backend="reference")
+
+        def run(model=model, trainer=trainer):
+            trainer.train_step(data, labels)
+            trainer.predict(x)
+            model.summary((1, 8, 8))
+        stopped = interrupted(run, line, lambda code: code.co_filename.endswith(file))
+        assert model.training and isinstance(model[0].weight.data, np.ndarray)
+        fresh = Sequential(Conv2d(1, 1, 3, seed=0), ReLU())
+        assert (fresh(x) == cnn.functional.relu(fresh[0](x))).all() and fresh.backward(np.ones_like(fresh(x))).any()
+        if not stopped:
+            break
+        line += 1 + line // 10
+    assert line > 5

@@ -1,28 +1,25 @@
 """Which back end computes: the kernels, or their twins in plain NumPy."""
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cnn.engine import meanwhile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 NAMES = ("kernels", "reference")
 
-_thread = threading.local()     # of each: `name`, one of NAMES
+Result = TypeVar("Result")
+_name: ContextVar[str] = ContextVar("backend", default=NAMES[0])
 
 
 def by_twins() -> bool:
     """Whether models, losses and optimizers run on the functions of cnn.reference, in this thread."""
-    return getattr(_thread, "name", NAMES[0]) == "reference"
+    return _name.get() == "reference"
 
 
-@contextmanager
-def use(name: str) -> Iterator[None]:
-    """Compute with this back end meanwhile, in this thread."""
-    outer, _thread.name = getattr(_thread, "name", NAMES[0]), name
-    try:
-        yield
-    finally:
-        _thread.name = outer
+def using(name: str, function: Callable[..., Result], *inputs: Any) -> Result:
+    """What `function(*inputs)` returns, computed with this back end."""
+    return meanwhile.holds(_name, name, function, *inputs)

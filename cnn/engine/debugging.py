@@ -2,15 +2,20 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from cnn.engine import meanwhile
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+Result = TypeVar("Result")
 
 _depth = 0
-_step = None    # number of the training step at hand, from 1, where there is one
+_step: ContextVar[int | None] = ContextVar("step", default=None)    # the training step at hand, from 1, if any
 
 
 def enabled() -> bool:
@@ -36,15 +41,9 @@ def debug() -> Iterator[None]:
         _depth -= 1
 
 
-@contextmanager
-def in_step(number: int) -> Iterator[None]:
-    """This is the training step of that number, from 1."""
-    global _step
-    _step = number
-    try:
-        yield
-    finally:
-        _step = None
+def in_step(number: int, function: Callable[..., Result], *inputs: Any) -> Result:
+    """What `function(*inputs)` returns, which is a part of the training step of that number, from 1."""
+    return meanwhile.holds(_step, number, function, *inputs)
 
 
 def look(array: np.ndarray | None, what: str, where: str) -> None:
@@ -54,6 +53,6 @@ def look(array: np.ndarray | None, what: str, where: str) -> None:
     wrong = ~np.isfinite(array)
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        begun = "" if _step is None else f"step {_step}: "
+        begun = "" if _step.get() is None else f"step {_step.get()}: "
         raise FloatingPointError(f"{begun}{where}: {int(wrong.sum())} of {array.size} elements of its {what} are NaN "
                                  f"or infinite; the first, at {place}, is {array[place]}")

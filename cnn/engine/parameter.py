@@ -1,7 +1,7 @@
 """Parameters, and the flat arrays in which an optimizer lays them."""
 from __future__ import annotations
 
-import threading
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from cnn.engine.watch import Stamp
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
-thread = threading.local()      # of each: `refuse`, called where `data` is read while nobody may
+refuse: ContextVar = ContextVar("refuse", default=None)     # called where `data` is read while nobody may
 
 
 class Parameter:
@@ -43,9 +43,9 @@ class Parameter:
     @property
     def data(self) -> np.ndarray:
         """The array. Assigning copies into place."""
-        refuse = getattr(thread, "refuse", None)
-        if refuse is not None:
-            refuse()
+        refused = refuse.get()
+        if refused is not None:
+            refused()
         return self._data
 
     @data.setter

@@ -1,7 +1,5 @@
 """Tracing: running `forward` on values, each of whose operations adds a node to a graph."""
-from contextlib import contextmanager
-
-from cnn.engine import parameter
+from cnn.engine import meanwhile, parameter
 from cnn.graph.graph import Graph, Node
 from cnn.graph.value import Value, where
 
@@ -36,8 +34,8 @@ def trace(function, images, dtype, title="", names=None, modules=None, record=Fa
     graph.inputs = [Value(graph, image, dtype) for image in images]
     values = list(graph.inputs)
     try:
-        with _tracing(True):
-            graph.structure, graph.outputs = unpack(function(*graph.inputs), title or "forward")
+        made = meanwhile.holds(parameter.refuse, _refuse_numbers, function, *graph.inputs)
+        graph.structure, graph.outputs = unpack(made, title or "forward")
         if any(value.graph is not graph for value in graph.outputs):
             raise ValueError(f"{title}: forward must return values of this call, got one of another")
     finally:        # done; and no circle of references, which would keep memory
@@ -46,20 +44,9 @@ def trace(function, images, dtype, title="", names=None, modules=None, record=Fa
     return graph
 
 
-@contextmanager
-def _tracing(now):
-    """Whether `forward` runs on values, so that numbers of parameters must not be looked at."""
-    thread = parameter.thread
-    outer, thread.refuse = getattr(thread, "refuse", None), _refuse_numbers if now else None
-    try:
-        yield
-    finally:
-        thread.refuse = outer
-
-
-def not_tracing():
-    """For what works on arrays while a network is traced, and may look at numbers."""
-    return _tracing(False)
+def not_tracing(function, *inputs):
+    """What a function returns that works on arrays while a network is traced, and may look at numbers."""
+    return meanwhile.holds(parameter.refuse, None, function, *inputs)
 
 
 def _refuse_numbers():
@@ -69,7 +56,7 @@ def _refuse_numbers():
 
 def refuse_arrays(owner):
     """Raise TypeError where a module gets arrays while a network is traced."""
-    if getattr(parameter.thread, "refuse", None) is not None:
+    if parameter.refuse.get() is not None:
         raise TypeError(f"{where()}{owner} got an array while a network is traced: the program would keep "
                         f"what it returns now; call it with values, or outside of `forward`")
 

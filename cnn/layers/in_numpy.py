@@ -2,12 +2,17 @@
 import copy
 import functools
 import inspect
+from contextvars import ContextVar
 
 import numpy as np
 
+from cnn.engine import meanwhile
 from cnn.graph.trace import not_tracing
-from cnn.layers.parts import evaluation, thread
+from cnn.layers.parts import in_evaluation
 from cnn.ops.operation import Operation
+
+# where the calls of modules are noted, as (id, image shape); None: they are not
+seen: ContextVar[list | None] = ContextVar("seen", default=None)
 
 
 class Opaque(Operation):
@@ -23,22 +28,24 @@ class Opaque(Operation):
 
     def shape(self, x):
         trial = _copied(self.layer)
-        zeros = np.zeros((1, *x), self.dtype)
-        with evaluation(trial), not_tracing(), np.errstate(all="ignore"):
-            return run_forward(trial, zeros).shape[1:]
+
+        def run():
+            with np.errstate(all="ignore"):
+                return run_forward(trial, np.zeros((1, *x), self.dtype)).shape[1:]
+        return not_tracing(in_evaluation, trial, run)
 
     def calls(self, x):
         """The modules inside that the layer calls with arrays, for an input of this shape: (module, image shape)."""
         modules = list(self.layer.modules())
         trial = _copied(self.layer)
         originals = {id(made): module for made, module in zip(trial.modules(), modules, strict=True)}
-        outer, thread.seen = getattr(thread, "seen", None), []
-        try:
-            with evaluation(trial), np.errstate(all="ignore"):
+        noted = []
+
+        def run():
+            with np.errstate(all="ignore"):
                 trial.forward(np.zeros((1, *x), self.dtype))
-            return [(originals[key], image) for key, image in thread.seen if key in originals]
-        finally:
-            thread.seen = outer
+        in_evaluation(trial, meanwhile.holds, seen, noted, run)
+        return [(originals[key], image) for key, image in noted if key in originals]
 
     def macs(self, x):
         return self.layer.multiply_adds(x, self.shape(x))
@@ -49,23 +56,18 @@ class Opaque(Operation):
 
 def _copied(layer):
     """A copy of a layer, which other threads may be running: they may add something to what is being copied."""
-    with not_tracing():
-        while True:
-            try:
-                return copy.deepcopy(layer)
-            except RuntimeError as error:
-                if "changed size during iteration" not in str(error):
-                    raise
+    while True:
+        try:
+            return not_tracing(copy.deepcopy, layer)
+        except RuntimeError as error:
+            if "changed size during iteration" not in str(error):
+                raise
 
 
 def noted(module, x):
     """What a module makes of an array, of which a note is taken for `Opaque.calls`."""
-    seen, thread.seen = thread.seen, None       # what it calls itself is not noted
-    try:
-        seen.append((id(module), x.shape[1:]))
-        return module(x)
-    finally:
-        thread.seen = seen
+    seen.get().append((id(module), x.shape[1:]))
+    return meanwhile.holds(seen, None, module, x)       # what it calls itself is not noted
 
 
 def run_forward(layer, x):

@@ -12,7 +12,7 @@ from cnn.engine.parameter import Parameter
 from cnn.engine.programs import Pool
 from cnn.engine.watch import Stamp, WatchedDict, WatchedList
 from cnn.layers import in_numpy, running
-from cnn.layers.parts import Parts, Signature, in_training, thread
+from cnn.layers.parts import Parts, Signature, evaluates, run_alone
 from cnn.layers.state import load_state
 
 if TYPE_CHECKING:
@@ -130,12 +130,11 @@ class Module:
         value = running.traced(inputs, options)
         if value is not None:
             return running.add_call(self, inputs, options, value)
-        if getattr(thread, "seen", None) is not None and inputs:
+        if in_numpy.seen.get() is not None and inputs:
             return in_numpy.noted(self, inputs[0])
         if not self.in_numpy:
             return self.forward(*inputs, **options)
-        with in_training(self):
-            return self.forward(*inputs, **options)
+        return run_alone(self, inputs, options)
 
     def backward(self, dy: Any, need_dx: bool = True) -> Any:
         """Set every parameter's `grad` and return dx, for the last `forward` in training mode.
@@ -272,7 +271,7 @@ class Module:
     @property
     def training(self) -> bool:
         """Whether the layer is in training mode; in this thread, where a Trainer is measuring in it."""
-        return self._training and id(self) not in getattr(thread, "evaluating", ())
+        return self._training and not evaluates(self)
 
     @training.setter
     def training(self, value: bool) -> None:

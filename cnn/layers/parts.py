@@ -1,14 +1,14 @@
 """What a module consists of, and in which mode its parts are."""
-import threading
-from contextlib import contextmanager
+from contextvars import ContextVar
 
 from cnn import shapes
+from cnn.engine import meanwhile
 from cnn.engine.programs import Use, guards
 from cnn.layers.snapshot import class_attributes, own_classes, snapshot
 
-# of each thread: `evaluating`, ids of the modules in evaluation mode; `training`, whether what runs is a part of
-# something in training mode
-thread = threading.local()
+_evaluating: ContextVar[frozenset] = ContextVar("evaluating", default=frozenset())  # ids of modules in evaluation mode
+# whether what runs is a part of something in training mode
+training: ContextVar[bool] = ContextVar("training", default=False)
 
 
 class Parts:
@@ -48,7 +48,7 @@ class Parts:
 
     def modes(self, root):
         """Which modules are in training mode."""
-        if getattr(thread, "evaluating", None):
+        if _evaluating.get():
             return tuple([module.training for module in (root, *self._inside)])
         return tuple([module._training for module in (root, *self._inside)])
 
@@ -84,28 +84,25 @@ def number_dropouts(layers):
                 seen[layer.number] = layer
 
 
-@contextmanager
-def evaluation(model):
-    """The layers of a model are in evaluation mode meanwhile, in this thread alone."""
-    outer = getattr(thread, "evaluating", frozenset())
-    thread.evaluating = outer | {id(module) for module in model.modules()}
-    try:
-        yield
-    finally:
-        thread.evaluating = outer
+def in_evaluation(model, function, *inputs):
+    """What a function returns, while the layers of a model are in evaluation mode, in this thread alone."""
+    inside = _evaluating.get() | {id(module) for module in model.modules()}
+    return meanwhile.holds(_evaluating, inside, function, *inputs)
 
 
-@contextmanager
-def in_training(module):
-    """For what runs module after module: whether there is to be a backward pass, because one of them is in training
-    mode. Then all inside keep what they need for it, and one thread at a time runs them."""
-    use, outer = Use(type(module).__name__), getattr(thread, "training", False)
+def evaluates(module):
+    """Whether a module is in evaluation mode in this thread, whatever it says."""
+    return id(module) in _evaluating.get()
+
+
+def run_alone(module, inputs, options):
+    """What the `forward` of a module returns that runs module after module. If one of them is in training mode, there
+    is to be a backward pass: all inside keep what they need for it, and one thread at a time runs them."""
+    use = Use(type(module).__name__)
     try:
-        training = outer or True in module._parts().modes(module)
-        if training:
+        trains = training.get() or True in module._parts().modes(module)
+        if trains:
             use.take((module._guard,), alone=True)
-        thread.training = training
-        yield training
+        return meanwhile.holds(training, trains, module.forward, *inputs, **options)
     finally:
-        thread.training = outer
         use.leave()

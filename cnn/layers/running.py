@@ -6,7 +6,7 @@ import threading
 import numpy as np
 
 from cnn import shapes
-from cnn.engine import backend, debugging
+from cnn.engine import backend, debugging, meanwhile
 from cnn.engine.program import circumstances
 from cnn.engine.programs import Pool, Use
 from cnn.graph import Value, apply, trace
@@ -15,7 +15,7 @@ from cnn.graph.passes import optimised
 from cnn.graph.trace import pack, refuse_arrays
 from cnn.layers import pieces
 from cnn.layers.in_numpy import Opaque
-from cnn.layers.parts import evaluation, named_modules, thread
+from cnn.layers.parts import in_evaluation, named_modules, training
 from cnn.layers.snapshot import snapshot
 
 KEPT = 8        # networks with layers in NumPy that a module remembers, for as many shapes and modes
@@ -80,7 +80,7 @@ class Call:
         self.images = len(x)
         parts = module._parts()
         modes = parts.modes(module)
-        self.training = True in modes or getattr(thread, "training", False)
+        self.training = True in modes or training.get()
         self.key = self._key(parts, modes)
 
     def _key(self, parts, modes):
@@ -214,15 +214,10 @@ def _run_in_pieces(call, use):
         module._pieces[key] = made
     if call.training:
         use.take((module._guard,), alone=True)
-    outer = getattr(thread, "training", False)
-    try:
-        thread.training = call.training
-        me, lost = threading.get_ident(), _lost(module._last, threading.get_ident())
-        if call.training:
-            _let_go(module)
-        ys, state = made.forward(module._programs, key, call.xs)
-    finally:
-        thread.training = outer
+    me, lost = threading.get_ident(), _lost(module._last, threading.get_ident())
+    if call.training:
+        _let_go(module)
+    ys, state = meanwhile.holds(training, call.training, made.forward, module._programs, key, call.xs)
     if call.training:
         module._last = Last(state.programs(), module._parts().key, [x.shape for x in call.xs], [y.shape for y in ys],
                             made.structure, me, lost, state)
@@ -249,12 +244,7 @@ def backward(module, dy, need_dx):
         use.take(parts.guards, alone=False)
         use.take((module._guard,), alone=True)
         if last.pieces is not None:
-            outer = getattr(thread, "training", False)
-            try:
-                thread.training = True
-                dxs = last.pieces.backward(dys, wanted)
-            finally:
-                thread.training = outer
+            dxs = meanwhile.holds(training, True, last.pieces.backward, dys, wanted)
         else:
             dxs = run_backward(last.programs[0], dys, wanted, parts.parameters)
     finally:
@@ -339,13 +329,15 @@ def graph_of(module, images, dtype=None, record=False):
 def observed(module, x):
     """What every module inside makes of x in evaluation mode: a list of (name, module, array), in the order in which
     they end; of modules with several outputs nothing."""
-    x = module._checked("x", x)
-    with evaluation(module):
-        graph = graph_of(module, [x.shape[1:]], x.dtype, record=True)
-        calls = [(part, result) for part, _, result, *_ in graph.calls if isinstance(result, Value)]
-        whole = graph.like(graph.nodes)
-        whole.outputs = list({id(value): value for _, value in calls}.values())
-        ys, _ = pieces.Pieces(whole, training=False).forward(Pool(), None, [x])
+    return in_evaluation(module, _observed, module, module._checked("x", x))
+
+
+def _observed(module, x):
+    graph = graph_of(module, [x.shape[1:]], x.dtype, record=True)
+    calls = [(part, result) for part, _, result, *_ in graph.calls if isinstance(result, Value)]
+    whole = graph.like(graph.nodes)
+    whole.outputs = list({id(value): value for _, value in calls}.values())
+    ys, _ = pieces.Pieces(whole, training=False).forward(Pool(), None, [x])
     arrays = {id(value): y for value, y in zip(whole.outputs, ys, strict=True)}
     return [(graph.modules.get(id(part), ""), part, arrays[id(value)]) for part, value in calls]
 

@@ -14,7 +14,7 @@ from cnn.graph.trace import unpack
 from cnn.layers import running
 from cnn.layers.in_numpy import Opaque
 from cnn.layers.module import Module
-from cnn.layers.parts import evaluation
+from cnn.layers.parts import in_evaluation
 from cnn.ops.arithmetic import Reshape
 from cnn.text import html, html_table
 
@@ -123,8 +123,7 @@ def summarise(model: Module, shape: Sequence[int], batch_size: int | None = None
     calls: dict = {}
     made: dict = {}
     kept: list = []
-    with evaluation(model):
-        _collect(model, shape, dtype, calls, made, kept)
+    in_evaluation(model, _collect, model, shape, dtype, calls, made, kept)
     rows: list[Row] = []
 
     def walk(name: str, module: Module) -> list:

@@ -35,10 +35,10 @@ def evaluate(step, programs, dataset, tta):
     """
     loss_sum = weight_sum = correct = 0.0
     criterion = copy.copy(step.criterion)       # another thread may be measuring, too
-    with parts.evaluation(step.model):
-        for chosen in _portions(len(dataset)):
-            loss, weight, right = _measured(step, programs, criterion, dataset, chosen, tta)
-            loss_sum, weight_sum, correct = loss_sum + loss, weight_sum + weight, correct + right
+    for chosen in _portions(len(dataset)):
+        loss, weight, right = parts.in_evaluation(step.model, _measured, step, programs, criterion, dataset, chosen,
+                                                  tta)
+        loss_sum, weight_sum, correct = loss_sum + loss, weight_sum + weight, correct + right
     count = len(dataset)
     return {"loss": loss_sum / weight_sum if weight_sum else math.nan,
             "accuracy": correct / count if count else math.nan, "images": count}
@@ -68,9 +68,8 @@ def _run(step, programs, batch):
 
 def predict(model, x, tta):
     """Scores (N, K) of a Dataset or of images (N, C, H, W): see Trainer.predict."""
-    with parts.evaluation(model):
-        return np.concatenate([scores(model, _images(model, x, chosen), tta)
-                               for chosen in _portions(len(x)) or [slice(0, 0)]])
+    return np.concatenate([parts.in_evaluation(model, scores, model, _images(model, x, chosen), tta)
+                           for chosen in _portions(len(x)) or [slice(0, 0)]])
 
 
 def scores(model, images, tta):

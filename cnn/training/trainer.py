@@ -131,8 +131,7 @@ class Trainer:
             self._restored, self._loader_epoch = [], loader.epoch
             self._begin(0)
         try:
-            with backend.use(self.backend):
-                self._fit(loader, validation)
+            backend.using(self.backend, self._fit, loader, validation)
         finally:
             if loader is not train:
                 self._next_epoch = loader.epoch
@@ -288,8 +287,7 @@ class Trainer:
         try:
             self._take(use)
             self.model.train()
-            with backend.use(self.backend):
-                return self._step(Batch(labels, images))
+            return backend.using(self.backend, self._step, Batch(labels, images))
         finally:
             self._give_back()
             use.leave()
@@ -304,8 +302,8 @@ class Trainer:
         step = self._parts()
         if step.fused:
             return execute(self._prepared(batch), batch)[0]
-        with debugging.in_step(self.step + 1):
-            self._made = step.gradients(batch)      # before the update, see _catch_up
+        # before the update, see _catch_up
+        self._made = debugging.in_step(self.step + 1, step.gradients, batch)
         self.optimizer.step()
         return self._made
 
@@ -378,8 +376,8 @@ class Trainer:
         evaluation.check_tta("Trainer.evaluate", tta)
         if self._loader is not None:
             dataset = checks.matched("Trainer.evaluate", "data", dataset, self._loader.dataset, stacklevel=3)
-        with backend.use(self.backend):
-            return evaluation.evaluate(Step(self.model, self.criterion), self._programs, dataset, tta)
+        step = Step(self.model, self.criterion)
+        return backend.using(self.backend, evaluation.evaluate, step, self._programs, dataset, tta)
 
     def predict(self, x: Dataset | np.ndarray, tta: str | None = None) -> np.ndarray:
         """Scores (N, K) of x, a Dataset, or images (N, C, H, W) as the model takes them.
@@ -395,5 +393,4 @@ class Trainer:
             x = evaluation.checked_images("Trainer.predict", x, self.model, tta)
         elif self._loader is not None:
             x = checks.normalised("Trainer.predict", "x", x, self._loader.dataset, stacklevel=3)
-        with backend.use(self.backend):
-            return evaluation.predict(self.model, x, tta)
+        return backend.using(self.backend, evaluation.predict, self.model, x, tta)

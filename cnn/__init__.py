@@ -87,6 +87,7 @@ for _module in (averaging, callbacks, checkpoint, history, init, losses, metrics
 
 # What is imported when it is first used, to keep `import cnn` fast: the module, and the name in it or "" for itself.
 _LATER = {
+    "compile": ("cnn.layers.compiled", "compile"), "CompiledModel": ("cnn.layers.compiled", "CompiledModel"),
     "evaluation": ("cnn.reports.evaluation", ""), "export": ("cnn.export", ""), "plots": ("cnn.plots", ""),
     "reference": ("cnn.reference", ""),
     "find_lr": ("cnn.training.lr_finder", "find_lr"), "gradcheck": ("cnn.differences", "gradcheck"),

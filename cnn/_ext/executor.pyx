@@ -69,7 +69,7 @@ cdef struct Team:
     # the run
     const Op* ops
     const Segment* segments
-    Py_ssize_t n_segments, images, per_shard, blocks, shards, steps
+    Py_ssize_t n_segments, images, per_block, per_shard, blocks, shards, steps
     Py_ssize_t first_shard, own_shards      # those to run; there may be others, which another process runs
     bint jointly
     # for good
@@ -102,7 +102,7 @@ cdef inline Place place_of(const Team* team, Py_ssize_t block, Py_ssize_t thread
     place.at[PER_ACTIVE_BLOCK] = place.at[PER_ACTIVE_THREAD] = thread
     place.at[PER_STEP] = team.step
     place.first = block % team.per_shard == 0
-    place.images = min(16, team.images - 16 * block)
+    place.images = min(16, team.images - 16 * block) if team.per_block == 16 else 16     # or all channels
     place.total = team.images
     place.blocks = team.blocks
     place.shards = team.shards
@@ -374,13 +374,13 @@ cdef void bind(Op* ops, places, array):
 
 def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_ssize_t images,
         Py_ssize_t per_shard, int threads, Py_ssize_t first_step=0, Py_ssize_t steps=1, slots=(), counters=(),
-        shards=None):
+        shards=None, Py_ssize_t per_block=16):
     """Run a compiled program on `steps` batches of `images` images, one after the other, with `threads` threads.
 
     The addresses are those of arrays of Op and Segment that the caller keeps alive. first_step: number of the first of
     these batches. slots: (places, array) pairs; each array's address is written to these places first. counters:
     addresses of int64 numbers to which the steps are added at the end. shards: (first, count) of those to run; default
-    all. All of it is one call, which no interrupt cuts in two: a step is either taken and counted or neither.
+    all. per_block: images of a block, 16, or 1 that has its channels side by side. All of it is one call, which no interrupt cuts in two: a step is either taken and counted or neither.
     """
     global resting
     cdef Team* team
@@ -395,7 +395,8 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
     team.n_segments = n_segments
     team.images = images
     team.per_shard = per_shard
-    team.blocks = (images + 15) // 16
+    team.per_block = per_block
+    team.blocks = (images + per_block - 1) // per_block
     team.shards = (team.blocks + per_shard - 1) // per_shard
     team.steps = first_step + steps
     team.first_shard, team.own_shards = shards or (0, team.shards)

@@ -54,24 +54,35 @@ class Program:
         run by itself needs them. Otherwise a thread has one copy, which stays in its cache, of those that
         are not used on both sides of a `cut`.
     gradients: whether there is to be a backward pass, in this phase or another.
+    by_channels: whether a block is one image with sixteen channels side by side, instead of sixteen images: for few
+        images, and a forward pass only.
+    snapshot: a list, if it is to keep the weights that there are when it is compiled; else a run takes them as they are
+        then. The list is filled with the packed weights; another program of the same graph takes them from it.
+    threads: how many run it; by default as many as `set_num_threads` says.
 
     One thread at a time may run it. A phase exists once it is compiled: what an exception cuts short is not kept.
     """
 
     loss: Any       # what those who write a program may note in it
 
-    def __init__(self, dtype, images, keep=False, steps=1, gradients=False):
+    def __init__(self, dtype, images, keep=False, steps=1, gradients=False, by_channels=False, snapshot=None,
+                 threads=None):
         self.dtype = np.dtype(dtype)
         self.kernels = _ext.kernels(self.dtype)
         self.images, self.keep, self.steps, self.gradients = images, keep, steps, gradients
         self.made_from = None       # what a Pool looks it up by
-        self.threads = runtime.get_num_threads()
-        self.blocks = max(1, -(-images // LANES))
+        self.threads = threads or runtime.get_num_threads()
+        self.by_channels, self.per_block = by_channels, 1 if by_channels else LANES
+        self.blocks = max(1, -(-images // self.per_block))
         self.shards = min(self.blocks, MAX_SHARDS)
         self.batch = 0      # images of the run at hand
         self.nbytes = 0     # of its own arrays
         self._drafts = {}   # phases that are not compiled yet
         self._compiled = {}
+        self._packing, self._snapshot, self._given = None, snapshot, iter(snapshot or ())
+        if snapshot is not None:
+            self.begin("weights")
+            self._packing = self._segments
         self.begin("forward")
 
     def close(self):
@@ -90,13 +101,19 @@ class Program:
     def tensor(self, channels, height=1, width=1, flat=False, *, integer=False):
         """A new activation. With `integer` it holds integers as wide as the dtype (pooling indices)."""
         dtype = np.dtype(f"i{self.dtype.itemsize}") if integer else self.dtype
-        return Tensor(channels, height, width, dtype, PER_BLOCK if self.keep else PER_ACTIVE_BLOCK, flat)
+        planes = -(-channels // LANES) if self.by_channels else channels
+        return Tensor(channels, height, width, dtype, PER_BLOCK if self.keep else PER_ACTIVE_BLOCK, flat, planes)
 
     def like(self, tensor):
         return self.tensor(tensor.channels, tensor.height, tensor.width, tensor.flat)
 
     def view(self, tensor, channels, height=1, width=1, flat=False):
         """The same numbers as another tensor, seen in another shape of as many elements."""
+        if self.by_channels and (channels, height, width) != (tensor.channels, tensor.height, tensor.width):
+            y = self.tensor(channels, height, width, flat)
+            self.add("regroup", lambda: dict(x=tensor, y=y, channels=tensor.channels, height=tensor.height,
+                                             width=tensor.width, y_channels=channels, y_height=height, y_width=width))
+            return y
         if tensor.left or tensor.right:
             tensor = self._copied(tensor)
         view = self.tensor(channels, height, width, flat)
@@ -226,6 +243,11 @@ class Program:
 
     def compile(self, phase="forward"):
         """Compile what has been added to a phase, unless it is compiled already."""
+        if self._packing is not None:
+            self._compiled["weights"] = Compiler(self).compiled(self._drafts.pop("weights"))
+            self._packing = None
+            self.run(1, "weights")
+            del self._compiled["weights"]
         if phase not in self._compiled:
             self._compiled[phase] = Compiler(self).compiled(self._drafts[phase])
             del self._drafts[phase]
@@ -250,17 +272,21 @@ class Program:
             for hook in compiled.phase.hooks:
                 hook(step)
         slots = [(places, arrays[name]) for name, places in compiled.slots.items()]
-        per_shard = blocks_per_shard(images)
+        per_shard = blocks_per_shard(images, self.per_block)
         if at_seam is None:
             executor.run(*compiled.addresses, images, per_shard, compiled.threads, 0, steps, slots, compiled.counters,
-                         shards)
+                         shards, self.per_block)
             return
         for step in range(steps):
             for addresses, filled in compiled.pieces():
                 executor.run(*addresses, images, per_shard, compiled.threads, step, 1, slots,
-                             () if filled else compiled.counters, shards)
+                             () if filled else compiled.counters, shards, self.per_block)
                 if filled:
                     at_seam([(array.array, per_shard if array.per == PER_BLOCK else 1) for array in filled])
+
+    def phase(self, name):
+        """A phase that is complete, as the executor takes it."""
+        return self._compiled[name]
 
     def phases(self):
         """Names of the phases that are complete."""
@@ -271,12 +297,18 @@ class Program:
     def input(self, channels, height=1, width=1, *, flat=False, name="x"):
         """A tensor packed from the NCHW array of the slot `name`."""
         x = self.tensor(channels, height, width, flat)
-        self.add("pack", lambda: dict(x=Slot(name), y=x, **x.pixels))
+        if self.by_channels:
+            self.add("pack_channels", lambda: dict(x=Slot(name), y=x, channels=channels, height=height, width=width,
+                                                   size=channels * height * width))
+        else:
+            self.add("pack", lambda: dict(x=Slot(name), y=x, **x.pixels))
         return x
 
     def output(self, tensor, name="y"):
         """Unpack a tensor into the NCHW array of the slot `name`."""
-        self.add("unpack", lambda: dict(x=tensor, y=Slot(name), **tensor.pixels))
+        self.add("unpack_channels" if self.by_channels else "unpack",
+                 lambda: dict(x=tensor, y=Slot(name), channels=tensor.channels, height=tensor.height,
+                              width=tensor.width))
 
     def gather(self, source, order):
         """An array filled with source[order] before the blocks: weights in the order a kernel wants."""
@@ -298,6 +330,25 @@ class Program:
             self._segments[-3].ops.append((kernel, lambda: arguments(array), tasks))
         return array
 
+    def packed(self, kernel, arguments, tasks, *counts):
+        """Arrays of so many numbers that an operation on weights, cut into tasks, makes before the blocks, or once and
+        for all in a snapshot; `arguments(*arrays)` are its arguments."""
+        arrays = next(self._given, None)
+        if arrays is None:
+            arrays = tuple(map(self.zeros, counts))
+            (self._packing or self._segments)[-3].ops.append((kernel, lambda: arguments(*arrays), tasks))
+            if self._snapshot is not None:
+                self._snapshot.append(arrays)
+        return arrays
+
+    def kept(self, array):
+        """An array that a run reads as it is then; in a snapshot a copy."""
+        return array if self._snapshot is None else array.copy()
+
+    def seen(self, weights):
+        """Room for a copy of weights, by which a run tells whether they have changed; None in a snapshot."""
+        return self.zeros(weights.size) if self._snapshot is None else None
+
     def shard_sum(self, target, count):
         """`count` numbers for each shard; after the blocks their sum, taken in order, goes to `target`."""
         parts = self.copies(count, PER_SHARD)
@@ -311,7 +362,7 @@ def circumstances():
     return runtime.get_num_threads(), runtime.get_winograd()
 
 
-def blocks_per_shard(images):
+def blocks_per_shard(images, per_block=LANES):
     """It depends on the batch alone, so that sums over shards do not depend on the number of threads."""
-    blocks = math.ceil(images / LANES)
+    blocks = math.ceil(images / per_block)
     return max(1, math.ceil(blocks / MAX_SHARDS))

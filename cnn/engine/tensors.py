@@ -10,10 +10,12 @@ ONCE, PER_BLOCK, PER_SHARD, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, PER_STEP = rang
 class Tensor:
     """An activation of the network: (blocks, channels, height, width, 16), with borders left and right.
 
-    `flat` marks the public shape (N, channels) of vectors, where height and width are 1.
+    `flat` marks the public shape (N, channels) of vectors, where height and width are 1. planes: how many planes of
+    height x width rows it has, where that is not the number of channels.
     """
 
-    def __init__(self, channels, height, width, dtype, per, flat=False):
+    def __init__(self, channels, height, width, dtype, per, flat=False, planes=None):
+        self.planes = channels if planes is None else planes
         self.channels, self.height, self.width, self.flat = channels, height, width, flat
         self.dtype, self.per = dtype, per
         self.left = self.right = 0
@@ -35,7 +37,7 @@ class Tensor:
 
     @property
     def pixels(self):
-        return {"channels": self.channels, "height": self.height, "width": self.width}
+        return {"channels": self.planes, "height": self.height, "width": self.width}
 
     @property
     def row(self):
@@ -54,14 +56,14 @@ class Tensor:
     def layout(self):
         """What two tensors must have in common to live in the same array, one after the other: with borders, which
         must stay zero, all."""
-        size = (self.channels, self.height, self.width, self.left, self.right, self.plane)
+        size = (self.planes, self.height, self.width, self.left, self.right, self.plane)
         return self.per, self.dtype, *(size if self.left or self.right else ())
 
     @property
     def numbers(self):
         """How many a block takes up, with room for one border more: the last row's right border may lie beyond its
         plane."""
-        return -(-(self.channels * self.plane + (self.left + self.right) * LANES) // LANES) * LANES
+        return -(-(self.planes * self.plane + (self.left + self.right) * LANES) // LANES) * LANES
 
     def part(self, first, like):
         """As many channels of it from `first` as the tensor `like` has, to be read or written by an operation."""

@@ -4,7 +4,11 @@ import numpy as np
 from cnn.engine.memory import LANES
 from cnn.engine.program import Program
 from cnn.graph.differentiate import differentiate
+from cnn.graph.passes import with_summands
 from cnn.ops import pointwise
+
+
+FEW = 8     # so many images are computed one by one, with channels side by side, where there is no backward pass
 
 
 def write(program, graph, inputs):
@@ -39,12 +43,16 @@ def write(program, graph, inputs):
     return [tensors[id(value)] for value in graph.outputs], backward
 
 
-def written(graph, dtype, images, gradients):
+def written(graph, dtype, images, gradients, **options):
     """A compiled Program of a graph for so many images at most. Its slots are x, x1, ... for the inputs and y, y1, ...
-    for the outputs; `results` are the outputs' tensors, `pull` and `inputs` are for `write_backward`."""
-    if not gradients:       # some more, where nothing need be kept of each
+    for the outputs; `results` are the outputs' tensors, `pull` and `inputs` are for `write_backward`. options: of the Program."""
+    few = not gradients and images <= FEW and all(
+        node.operation.goes_by_channels(*(value.image for value in node.inputs)) for node in graph.nodes)
+    if few:
+        images, graph = FEW, with_summands(graph)
+    elif not gradients:     # some more, where nothing need be kept of each
         images = LANES << max(0, -(-images // LANES) - 1).bit_length()
-    program = Program(dtype, images, keep=gradients, gradients=gradients)
+    program = Program(dtype, images, keep=gradients, gradients=gradients, by_channels=few, **options)
     tensors = [program.input(*value.image, flat=len(value.image) == 1, name=slot("x", i))
                for i, value in enumerate(graph.inputs)]
     program.results, program.pull = write(program, graph, tensors)

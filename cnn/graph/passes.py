@@ -66,6 +66,27 @@ def fuse(graph, tables=FUSED):
     return graph
 
 
+def with_summands(graph):
+    """With additions joined to a convolution that makes one of their inputs, which nothing else reads: for programs
+    that go by channels."""
+    readers, outputs = graph.readers(), {id(value) for value in graph.outputs}
+    made, nodes = {id(node.output): node for node in graph.nodes}, []
+    for node in graph.nodes:
+        nodes.append(node)
+        if type(node.operation) is not arithmetic.Add:
+            continue
+        for value, other in (node.inputs, node.inputs[::-1]):
+            before = made.get(id(value))
+            if (before in nodes and type(before.operation) is conv.Conv2d and len(readers[id(value)]) == 1
+                    and id(value) not in outputs and value is not other and before.operation.takes_summand()):
+                operation = before.operation.joined(node.operation, relu=node.operation.relu)
+                joined = type(node)(operation, (*before.inputs, other), node.output, (*before.modules, *node.modules))
+                nodes.remove(before)
+                nodes[-1] = made[id(node.output)] = joined
+                break
+    return graph.like(nodes)
+
+
 def optimised(graph, gradients):
     """The graph as it is compiled. gradients: whether there is to be a backward pass."""
     graph = prune(graph)

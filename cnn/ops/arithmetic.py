@@ -23,14 +23,25 @@ def binary(program, kind, a, b):
     """y = a + b, a - b, a * b or a / b; returns y."""
     shape = broadcast(kind, a.shape, b.shape)
     y = program.tensor(*shape, flat=a.flat and b.flat)
+    if program.by_channels and y.channels > 1:
+        a, b = _spread(program, a), _spread(program, b)
     program.add("binary", lambda: dict(a=a, b=b, y=y, kind=KINDS.index(kind), **_steps("a", a, y), **_steps("b", b, y),
                                        **y.pixels))
     return y
 
 
+def _spread(program, x):
+    """A tensor of one channel, such that it can be read in place of sixteen channels side by side."""
+    if x.channels > 1:
+        return x
+    y = program.like(x)
+    program.add("spread_channel", lambda: dict(x=x, y=y, height=x.height, width=x.width))
+    return y
+
+
 def _steps(name, x, y):
     """By how much to go on in an operand: not at all where it is repeated."""
-    return {f"{name}_channel": x.plane if x.channels == y.channels else 0,
+    return {f"{name}_channel": x.plane if x.planes == y.planes else 0,
             f"{name}_row": x.row if x.height == y.height else 0, f"{name}_pixel": int(x.width == y.width)}
 
 
@@ -73,7 +84,7 @@ def reduced(program, x, shape):
     if x.shape == tuple(shape):
         return x
     y = program.tensor(*shape, flat=x.flat)
-    program.add("reduce_sum", lambda: dict(x=x, y=y, y_channels=y.channels, y_height=y.height, y_width=y.width,
+    program.add("reduce_sum", lambda: dict(x=x, y=y, y_channels=y.planes, y_height=y.height, y_width=y.width,
                                            **x.pixels))
     return y
 
@@ -229,6 +240,15 @@ class Reshape(Operation):
         return y, lambda dy, need_dx: program.view(dy, channels, height, width, flat) if need_dx else None
 
 
+def _move(program, x, x_first, y, y_first, like):
+    """Channels of y from `y_first` are those of x from `x_first`, as many as `like` has."""
+    if program.by_channels:
+        program.add("move_channels", lambda: dict(x=x, y=y, x_first=x_first, y_first=y_first, channels=like.channels,
+                                                  height=like.height, width=like.width))
+    else:
+        pointwise.copy(program, x.part(x_first, like), y.part(y_first, like))
+
+
 class Concat(Operation):
     """The channels (or features) of all inputs one after the other."""
 
@@ -244,7 +264,7 @@ class Concat(Operation):
         shape = self.shape(*(t.shape for t in inputs))
         y = program.tensor(*shape, flat=inputs[0].flat)
         for t, c in zip(inputs, first, strict=True):
-            pointwise.copy(program, t, y.part(c, t))
+            _move(program, t, 0, y, c, t)
         likes = inputs
 
         def backward(dy, wanted):
@@ -275,7 +295,7 @@ class Channels(Operation):
     def emit(self, program, x):
         first = self.first
         y = program.tensor(*self.shape(x.shape), flat=x.flat)
-        pointwise.copy(program, x.part(first, y), y)
+        _move(program, x, first, y, 0, y)
 
         def backward(dy, need_dx):
             if not need_dx:
@@ -301,6 +321,12 @@ class Constant(Operation):
     def emit(self, program):
         p = self.parameters["parameter"]
         count = p.size
+        if program.by_channels:
+            data = program.kept(p.data)
+            y = program.tensor(*self.image, flat=len(self.image) == 1)
+            program.add("pack_channels", lambda: dict(x=data, y=y, channels=y.channels, height=y.height, width=y.width,
+                                                      size=0))
+            return y, None
         y = program.tensor(count, flat=True)
         program.add("spread", lambda: dict(x=p.data, y=y, channels=count))
         view = y if len(self.image) == 1 else program.view(y, *self.image)

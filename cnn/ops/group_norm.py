@@ -11,6 +11,15 @@ def group_norm(program, x, gamma, beta, groups, eps):
     return y, stats
 
 
+def group_norm_by_channels(program, x, gamma, beta, groups, eps):
+    """Forward of one image; arguments as for `group_norm`. Returns y."""
+    y = program.like(x)
+    gamma, beta = (a if a is None else program.kept(a) for a in (gamma, beta))
+    program.add("group_norm_channels", lambda: dict(x=x, y=y, gamma=gamma, beta=beta, groups=groups, eps=eps,
+                                                    channels=x.channels, height=x.height, width=x.width))
+    return y
+
+
 def group_norm_backward(program, dy, x, stats, gamma, groups, dgamma=None, dbeta=None, need_dx=True):
     """Backward: fills dgamma and dbeta where they are wanted, returns dx or None."""
     dgamma, dbeta = (None if target is None else program.shard_sum(target, x.channels) for target in (dgamma, dbeta))
@@ -40,6 +49,8 @@ class GroupNorm(Operation):
 
     def emit(self, program, x):
         gamma, beta = (p and p.data for p in (self.weight, self.bias))
+        if program.by_channels:
+            return group_norm_by_channels(program, x, gamma, beta, self.groups, self.eps), None
         y, stats = group_norm(program, x, gamma, beta, self.groups, self.eps)
 
         def backward(dy, need_dx):

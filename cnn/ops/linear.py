@@ -8,6 +8,7 @@ from cnn import shapes
 from cnn.engine.memory import LANES
 from cnn.engine.tensors import PER_BLOCK
 from cnn.ops import pointwise
+from cnn.ops.conv import channels
 from cnn.ops.operation import Operation
 
 
@@ -84,6 +85,8 @@ class Linear(Operation):
 
     def emit(self, program, x):
         w, b, relu = self.weight.data, None if self.bias is None else self.bias.data, self.relu
+        if program.by_channels:
+            return channels.linear(program, x, w, b, relu), None
         y = linear(program, x, w, b, len(w), relu)
 
         def backward(dy, need_dx):

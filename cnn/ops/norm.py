@@ -8,6 +8,7 @@ import numpy as np
 
 from cnn.engine.memory import zeros
 from cnn.engine.tensors import PER_BLOCK
+from cnn.ops.fitted import fitted
 from cnn.ops.operation import Operation, spatial
 
 
@@ -110,8 +111,16 @@ class BatchNorm2d(Operation):
     def attributes(self):
         return {"training": True} if self.training else {}
 
+    def goes_by_channels(self, x):
+        return not self.training
+
     def emit(self, program, x):
         gamma, beta = (p and p.data for p in (self.weight, self.bias))
+        if program.by_channels:
+            scale, shift = fitted(program, x.channels, None, self)
+            y = program.like(x)
+            program.add("scale_channels", lambda: dict(x=x, y=y, scale=scale, shift=shift, relu=self.relu, **x.pixels))
+            return y, None
         if self.training:
             kept = batch_statistics(program, x, gamma, beta, self.eps, (self.mean, self.var),
                                     self._factor(program, x.shape), self.relu)
@@ -142,11 +151,15 @@ class BatchNorm2d(Operation):
                              f"(1, {shape[0]}, 1, 1)")
         return 1 / number if self.momentum is None else self.momentum
 
+    def constants(self):
+        """What it normalises with, where that are constants, by name."""
+        gamma, beta = (p and p.data for p in (self.weight, self.bias))
+        return dict(mean=self.mean, var=self.var, gamma=gamma, beta=beta, eps=self.eps)
+
     def folded(self, program, w, b):
         """Weight and bias of the convolution before it, such that it normalises, too; made anew in each run."""
         folded_w, folded_b = program.zeros(w.size), program.zeros(len(w))
-        gamma, beta = (p and p.data for p in (self.weight, self.bias))
-        program.first("fold", lambda: dict(w=w, b=b, mean=self.mean, var=self.var, gamma=gamma, beta=beta,
-                                           folded_w=folded_w, folded_b=folded_b, channels=len(w),
-                                           taps=w.size // len(w), eps=self.eps), program.kernels.norm.tasks(len(w)))
+        program.first("fold", lambda: dict(w=w, b=b, folded_w=folded_w, folded_b=folded_b, channels=len(w),
+                                           taps=w.size // len(w), **self.constants()),
+                      program.kernels.norm.tasks(len(w)))
         return folded_w, folded_b

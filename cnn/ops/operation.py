@@ -33,6 +33,10 @@ class Operation:
     def emit(self, program, *inputs):
         raise NotImplementedError
 
+    def goes_by_channels(self, *inputs):
+        """Whether `emit` can write into a program that goes by channels, for inputs of these shapes."""
+        return True
+
     def macs(self, *inputs):
         """Multiply-adds of one image (int) for inputs of these shapes, by the plain sum, padding included."""
         return 0

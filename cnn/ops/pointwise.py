@@ -95,6 +95,9 @@ class Dropout(Operation):
     def attributes(self):
         return {"p": self.p}
 
+    def goes_by_channels(self, x):
+        return False
+
     def emit(self, program, x):
         key, own, number = program.per_step(2, np.uint64), self.own, program.count(self.own[1:])
         p, whole = self.p, self.whole

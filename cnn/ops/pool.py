@@ -68,7 +68,7 @@ def max_pool2d(program, x, win, need_index=True, relu=False):
     With `relu` the input passes through a ReLU first, at no cost.
     """
     y, index = pooled(program, x.channels, win, need_index)
-    program.add("max_pool", lambda: dict(x=x, y=y, index=index, channels=x.channels, relu=relu, **win))
+    program.add("max_pool", lambda: dict(x=x, y=y, index=index, channels=x.planes, relu=relu, **win))
     return y, index
 
 
@@ -98,7 +98,7 @@ def max_pool2d_scatter(program, dy, index, height, width):
 def avg_pool2d(program, x, win, flat=False):
     """Forward: returns y; a vector if `flat`, where there is one window."""
     y = program.tensor(x.channels, win["out_h"], win["out_w"], flat)
-    program.add("avg_pool", lambda: dict(x=x, y=y, channels=x.channels, **win))
+    program.add("avg_pool", lambda: dict(x=x, y=y, channels=x.planes, **win))
     return y
 
 

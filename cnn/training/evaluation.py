@@ -91,5 +91,7 @@ def _images(model, x, chosen):
 
 
 def _portions(count):
-    """Numbers 0 to count - 1, IMAGES at a time."""
-    return [np.arange(first, min(first + IMAGES, count)) for first in range(0, count, IMAGES)]
+    """Numbers 0 to count - 1 in equal portions of IMAGES at most: a last one of a few images would be computed in
+    another order than the others."""
+    portions = -(-count // IMAGES)
+    return [np.arange(count * i // portions, count * (i + 1) // portions) for i in range(portions)]

@@ -8,7 +8,7 @@ import math
 
 from cnn import shapes
 from cnn.ops import pointwise
-from cnn.ops.conv import conv1x1, depthwise, direct, windows, winograd, winograd_rows
+from cnn.ops.conv import channels, conv1x1, depthwise, direct, windows, winograd, winograd_rows
 from cnn.ops.operation import Operation, spatial
 from cnn.ops.pool import max_pool2d, max_pool2d_backward, side_by_side
 
@@ -87,6 +87,14 @@ class Conv2d(Operation):
     def shape(self, x):
         return self.outputs, *self.geometry(x).out
 
+    def takes_summand(self):
+        """Whether `emit` may get a second tensor, to be added to the result before the ReLU: in programs that go by
+        channels."""
+        return not (self.relu or self.pool or 1 == self.weight.shape[1] < self.groups)
+
+    def goes_by_channels(self, x, *more):
+        return channels.suits(self.geometry(x))
+
     def macs(self, x):
         return self.weight.size * math.prod(self.geometry(x).out)
 
@@ -95,9 +103,12 @@ class Conv2d(Operation):
         return {"kernel": shapes.times(self.kernel), **{name: getattr(self, name) for name, value in usual.items()
                                                          if getattr(self, name) != value}}
 
-    def emit(self, program, x):
+    def emit(self, program, x, *more):
         g = self.geometry(x.shape)
         w, b = self.weight.data, None if self.bias is None else self.bias.data
+        if program.by_channels:
+            y = channels.conv2d(program, x, w, b, g, self.norm, self.relu and not self.pool, *more)
+            return max_pool2d(program, y, self.pool.windows(g.out), False, self.relu)[0] if self.pool else y, None
         if self.norm is not None:
             w, b = self.norm.folded(program, w, b)
         relu, outputs = self.relu, self.outputs

@@ -1,0 +1,241 @@
+"""Convolution and linear layers of one image, sixteen channels side by side: (C / 16, H, W, 16), see channels.pyx.
+
+    y[k, i, j] = scale[k] sum_{c, m, n} x[c, i s + m d - p, j s + n d - p] w[k, c, m, n] + shift[k]  [+ z[k, i, j]]
+
+A register tile holds some neighbouring pixels of a row for sixteen outputs, or twice sixteen: a number of x is
+multiplied by the weights of all these outputs, so that nothing is summed across lanes. `scale` and `shift` hold the bias
+and what a batch normalisation with constant statistics does; z is what a residual connection adds, and a ReLU may
+follow. x has a border of zeros left and right; rows of padding are never visited. Weights lie in the order in which
+they are used, see `pack_conv`.
+
+Groups: the sixteen outputs of a vector read the `count` channels from `first` on; weights of channels that are not in
+an output's group are 0. The plain-NumPy twins are `conv2d` and `linear` in cnn/reference.
+"""
+from libc.string cimport memcmp, memcpy
+
+from cnn._ext.instances cimport Tile
+from cnn._ext.op cimport Image, Place, begin, end, pixels
+from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_relu, vec_splat, vec_store
+
+cdef extern from *:
+    """
+    #define LEAST(a, b) ((a) < (b) ? (a) : (b))
+    #define PIXELS LEAST(TILE_VECS == 24 ? 14 : 6, TILE_VECS / ROWV)        /* of a tile of sixteen outputs */
+    #define PIXELS_OF_TWO LEAST(12, TILE_VECS / (2 * ROWV))                 /* of one of twice sixteen */
+    #define GROUPS LEAST(8, TILE_VECS / ROWV)       /* sixteens of outputs of a tile of one pixel */
+    """
+    enum:
+        PIXELS
+        PIXELS_OF_TWO
+        GROUPS
+
+ctypedef struct Sum:            # a tile
+    const real* x               # IN  first input of its first pixel
+    Py_ssize_t x_plane, x_row, x_tap        # elements to the next sixteen channels, and to the next tap down and right
+    Py_ssize_t x_pixel          # and to the next pixel
+    Py_ssize_t rows, columns    # taps
+    Py_ssize_t channels         # of each
+    const real* w               # IN  (rows, columns, channels, 16)
+    Py_ssize_t w_group          # elements to the next sixteen outputs
+    const real* scale
+    const real* shift
+    const real* z               # IN  as y, or NULL
+    real* y                     # OUT
+    Py_ssize_t z_plane, y_plane
+    bint relu
+
+
+cdef inline void sum_tile(const Sum* s, int P, int G, Py_ssize_t x_pixel) noexcept nogil:
+    """P pixels of G sixteens of outputs. All but `s` are constants once inlined, so `acc` lives in registers."""
+    cdef vec acc[32 * 4]
+    cdef const real* x
+    cdef const real* w = s.w
+    cdef Py_ssize_t m, n, c, g, i
+    cdef int q, p, k
+    cdef vec v
+    for q in range(P * G * ROWV):
+        acc[q] = vec_splat(0)
+    for m in range(s.rows):
+        for n in range(s.columns):
+            x = s.x + m * s.x_row + n * s.x_tap
+            c = s.channels
+            while c > 0:
+                for i in range(min(c, LANES)):
+                    for q in range(P * G * ROWV):
+                        acc[q] = acc[q] + x[q // (G * ROWV) * x_pixel + i] * vec_load(
+                            w + q // ROWV % G * s.w_group + q % ROWV * VL)
+                    w += LANES
+                x += s.x_plane
+                c -= LANES
+    for p in range(P):
+        for k in range(G):
+            for q in range(ROWV):
+                v = acc[(p * G + k) * ROWV + q] * vec_load(s.scale + k * LANES + q * VL) + vec_load(
+                    s.shift + k * LANES + q * VL)
+                if s.z:
+                    v = v + vec_load(s.z + k * s.z_plane + p * LANES + q * VL)
+                vec_store(s.y + k * s.y_plane + p * LANES + q * VL, vec_relu(v) if s.relu else v)
+
+
+cdef inline void near "near"(void* s, int P) noexcept nogil:
+    sum_tile(<const Sum*>s, P, 1, LANES)
+
+cdef inline void near_two "near_two"(void* s, int P) noexcept nogil:
+    sum_tile(<const Sum*>s, P, 2, LANES)
+
+cdef inline void apart "apart"(void* s, int P) noexcept nogil:
+    sum_tile(<const Sum*>s, P, 1, 2 * LANES)
+
+cdef inline void apart_two "apart_two"(void* s, int P) noexcept nogil:
+    sum_tile(<const Sum*>s, P, 2, 2 * LANES)
+
+cdef inline void one "one"(void* s, int G) noexcept nogil:
+    sum_tile(<const Sum*>s, 1, G, LANES)
+
+
+cdef extern from *:
+    """
+    TILES(near, PIXELS)
+    TILES(near_two, PIXELS_OF_TWO)
+    TILES(apart, PIXELS)
+    TILES(apart_two, PIXELS_OF_TWO)
+    TILES(one, GROUPS)
+    """
+    const Tile* near_tiles      # by the number of pixels, side by side
+    const Tile* near_two_tiles
+    const Tile* apart_tiles     # those of stride 2
+    const Tile* apart_two_tiles
+    const Tile* one_tiles       # by the number of sixteens of outputs
+
+
+ctypedef struct ConvChannels:
+    Image x                     # IN  (C / 16, H, W, 16)
+    const real* w               # IN  (K / 16, rows, columns, count, 16)
+    const real* scale           # IN  (K / 16, 16)
+    const real* shift           # IN  (K / 16, 16)
+    Image z                     # IN  as y, or NULL
+    Image y                     # OUT (K / 16, OH, OW, 16)
+    const int* first            # IN  (K / 16,) the first channel that the outputs read, a multiple of 16
+    Py_ssize_t count            # channels that they read
+    Py_ssize_t sixteens         # K / 16
+    Py_ssize_t height           # H
+    Py_ssize_t out_h, out_w
+    Py_ssize_t rows, columns    # of the kernel
+    Py_ssize_t stride_h, stride_w, dilation_h, dilation_w
+    Py_ssize_t top, left        # padding
+    Py_ssize_t relu             # whether a ReLU follows
+
+cdef void conv_channels(const ConvChannels* a, const Place* place) noexcept nogil:
+    """y, of one image."""
+    cdef Sum s
+    cdef Py_ssize_t G, P, OH = a.out_h, OW = a.out_w, i, k, g, h, j, p, item, first_row, last_row, tiles
+    cdef Py_ssize_t w_row = a.columns * a.count * LANES
+    cdef Py_ssize_t across
+    cdef bint level = a.stride_w == 1, two
+    s.x_plane, s.x_row, s.x_tap = a.x.plane, a.dilation_h * a.x.row, a.dilation_w * LANES
+    s.x_pixel, s.columns, s.channels = a.stride_w * LANES, a.columns, a.count
+    s.w_group, s.z_plane, s.y_plane, s.relu = a.rows * w_row, a.z.plane, a.y.plane, a.relu
+    if OW == 1:
+        G = GROUPS
+    else:
+        G = 1 if a.sixteens == 1 or _filled(OW, PIXELS) >= 2 * _filled(OW, PIXELS_OF_TWO) else 2
+        for g in range(1, a.sixteens):
+            if a.first[g] != a.first[g - 1]:
+                G = 1
+    if OW == 1:
+        for g in range(1, a.sixteens):
+            if a.first[g] != a.first[g - 1]:
+                G = 1
+    tiles = (a.sixteens + G - 1) // G
+    for item in range(begin(tiles * OH, place), end(tiles * OH, place)):
+        i, h = item // OH, item % OH
+        k = a.sixteens * i // tiles
+        g = a.sixteens * (i + 1) // tiles - k
+        first_row = max(0, (a.top - h * a.stride_h + a.dilation_h - 1) // a.dilation_h)
+        last_row = min(a.rows, (a.height + a.top - h * a.stride_h + a.dilation_h - 1) // a.dilation_h)
+        s.rows = max(0, last_row - first_row)
+        s.w = a.w + k * s.w_group + first_row * w_row
+        s.scale, s.shift = a.scale + k * LANES, a.shift + k * LANES
+        two = G == 2 and g == 2
+        P = 1 if OW == 1 or a.stride_w > 2 else PIXELS_OF_TWO if two else PIXELS
+        across = (OW + P - 1) // P
+        for j in range(across):
+            p = OW * j // across
+            P = OW * (j + 1) // across - p
+            s.x = (a.x.data + a.first[k] // LANES * a.x.plane
+                   + (h * a.stride_h + first_row * a.dilation_h - a.top) * a.x.row
+                   + (p * a.stride_w - a.left) * LANES)
+            s.y = pixels(&a.y, k, h) + p * LANES
+            s.z = pixels(&a.z, k, h) + p * LANES if a.z.data else NULL
+            if P == 1 and G != 2:
+                one_tiles[g](&s)
+            elif two:
+                (near_two_tiles[P] if level else apart_two_tiles[P])(&s)
+            else:
+                (near_tiles[P] if level else apart_tiles[P])(&s)
+
+
+cdef inline Py_ssize_t _filled(Py_ssize_t pixels, Py_ssize_t most) noexcept nogil:
+    """How many pixels a tile holds, where a row is cut into tiles of `most` or fewer."""
+    cdef Py_ssize_t tiles = (pixels + most - 1) // most
+    return (pixels + tiles - 1) // tiles
+
+
+ctypedef struct PackConv:
+    const real* w               # IN  (K, C, R, S)
+    real* seen                  # I/O as w, or NULL: what was packed last
+    const int* first            # IN  (K / 16,), see ConvChannels
+    real* y                     # I/O (K / 16, R, S, count, 16)
+    Py_ssize_t outputs          # K
+    Py_ssize_t channels         # C, of a group
+    Py_ssize_t taps             # R S
+    Py_ssize_t count
+    Py_ssize_t group            # K / groups, outputs of a group
+
+cdef void pack_conv(const PackConv* a, const Place* place) noexcept nogil:
+    """The weights of sixteen outputs, in the order in which `conv_channels` reads them: a task. Weights that are what
+    they were when they were packed last stay as they are."""
+    cdef Py_ssize_t size = a.channels * a.taps, k = place.task * LANES, lanes = min(LANES, a.outputs - k), lane, c, t, at
+    cdef const real* w = a.w + k * size
+    cdef real* y = a.y + place.task * a.taps * a.count * LANES
+    cdef const real* from_
+    if a.seen:
+        if memcmp(a.seen + k * size, w, lanes * size * sizeof(real)) == 0:
+            return
+        memcpy(a.seen + k * size, w, lanes * size * sizeof(real))
+    for lane in range(lanes):
+        at = (k + lane) // a.group * a.channels - a.first[place.task]
+        for c in range(a.channels):
+            from_ = w + (lane * a.channels + c) * a.taps
+            for t in range(a.taps):
+                y[(t * a.count + at + c) * LANES + lane] = from_[t]
+
+
+ctypedef struct Fit:
+    const real* bias            # IN  (K,) or NULL
+    const real* mean            # IN  (K,) or NULL: then there is no normalisation
+    const real* var             # IN  (K,)
+    const real* gamma           # IN  (K,) or NULL
+    const real* beta            # IN  (K,) or NULL
+    real* scale                 # OUT (K,)
+    real* shift                 # OUT (K,)
+    Py_ssize_t channels         # K
+    double eps
+
+cdef void fit(const Fit* a, const Place* place) noexcept nogil:
+    """scale = gamma / sqrt(var + eps) and shift = (bias - mean) scale + beta; 1 and the bias without normalisation."""
+    cdef Py_ssize_t k
+    for k in range(a.channels):
+        a.scale[k] = 1
+        a.shift[k] = a.bias[k] if a.bias else 0
+        if a.mean:
+            a.scale[k] = <real>((a.gamma[k] if a.gamma else 1) / _root(a.var[k] + a.eps))
+            a.shift[k] = (a.shift[k] - a.mean[k]) * a.scale[k] + (a.beta[k] if a.beta else 0)
+
+
+cdef extern from "<math.h>" nogil:
+    double _root "sqrt"(double x)
+
+
+SPLITS = ("conv_channels",)
+include "kernels/conv_channels.pxi"     # KERNELS

@@ -227,6 +227,10 @@ def array(owner, name, value, shape=None, dtype=None, allow_empty=True):
     Raises TypeError unless `value` is an ndarray of that dtype, ValueError for another shape.
     """
     wanted = FLOATS if dtype is None else (np.dtype(dtype),)
+    if type(value) is np.ndarray and value.dtype in wanted and shape is None and (value.size or allow_empty):
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned:    # nearly all
+            return value
     names = " or ".join(kind.name for kind in wanted)
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{owner}: {name} must be a NumPy array of {names}, got {type(value).__name__}")

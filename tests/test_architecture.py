@@ -151,6 +151,11 @@ def test_structs_have_the_same_size_on_both_sides():
     assert sizes == _ext.executor.SIZES
 
 
+class OneForAll(cnn.Module):
+    def forward(self, x):
+        return x * x[:, :1]
+
+
 def all_that_the_package_does():
     """Every row of the table as function and as layer, arithmetic of values, every optimizer, and training in all its
     variants."""
@@ -158,6 +163,7 @@ def all_that_the_package_does():
         x, dy = case.arrays(17)
         by_function(functional, case.make(), x, dy)
         by_layer(case.make(), x, dy)
+        case.make().eval()(x[:1])
     x, dy = np.zeros((3, 1, 4, 4)), np.zeros((3, 32))
     # dy must be copied for its border
     by_layer(Sequential(Conv2d(1, 2, 3, padding=1), Flatten()).to(np.float64), x, dy)
@@ -165,7 +171,8 @@ def all_that_the_package_does():
         x, dy = np.zeros((3, inputs, 6, 6)), np.zeros((3, outputs, 1, 1))
         by_layer(Sequential(Conv2d(inputs, outputs, 5), MaxPool2d(2)).to(np.float64), x, dy)
     by_layer(Dividing().to(np.float64), np.ones((3, 3, 4, 4)), np.zeros((3, 2)))
-    Sequential(Conv2d(1, 2, 3), BatchNorm2d(2)).to(np.float64).eval()(np.zeros((3, 1, 4, 4)))
+    Sequential(Conv2d(1, 2, 3), BatchNorm2d(2)).to(np.float64).eval()(np.zeros((17, 1, 4, 4)))
+    OneForAll().eval()(np.ones((3, 3, 4, 4)))
     shared = Linear(3, 3)
     by_layer(Sequential(shared, shared).to(np.float64), np.zeros((2, 3)), np.zeros((2, 3)))
     functional.cross_entropy(np.zeros((2, 3)), np.array([0, 1]))

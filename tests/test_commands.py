@@ -182,7 +182,7 @@ def test_data_that_no_run_can_use(tmp_path, capsys, monkeypatch, arguments, word
 @pytest.mark.parametrize("options, wanted", [
     (["--no-torch", "--batch", "20"], {"batch": 20, "threads": 2}),
     (["--scaling", "--batch", "20"], {"batch": 20, "rounds": 2}),
-    (["--latency", "--no-torch"], {"threads": 2}),
+    (["--inference", "--no-torch", "--batch", "20"], {"threads": 2}),
     (["--kernels", "--batch", "20"], {"batch": 20}),
     (["--busy", "1", "--batch", "20"], {"busy": 1, "rounds": 2}),
 ])
@@ -190,7 +190,10 @@ def test_bench_prints_and_writes_its_figures(options, wanted, tmp_path, capsys, 
     set_threads(2)
     main(["bench", *options, "--rounds", "2", "--seconds", "0.001", "--json", str(tmp_path / "figures.json")])
     said, figures = capsys.readouterr().out, json.loads((tmp_path / "figures.json").read_text())
-    assert "lenet5" in said and figures.items() >= {"net": "lenet5", **wanted}.items()
+    assert "lenet5" in said
+    if "--inference" in options:
+        assert set(figures["1"]["microseconds"]) == set(figures["20"]["microseconds"]) == {"compiled", "model(x)"}
+    assert figures.items() >= {"net": "lenet5", **wanted}.items()
     if "--scaling" in options:
         rates = figures["images_per_second"]
         assert list(rates) == ["1", "2"] and cnn.get_num_threads() == 2
@@ -198,7 +201,17 @@ def test_bench_prints_and_writes_its_figures(options, wanted, tmp_path, capsys, 
         assert all(0 < rate["low"] <= rate["median"] <= rate["high"] for rate in rates.values())
 
 
+def test_bench_of_several_batch_sizes(tmp_path):
+    main(["bench", "--no-torch", "--batch", "3,20", "--rounds", "1", "--seconds", "0.001", "--json",
+          str(tmp_path / "figures.json")])
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["batch"] for row in figures["batches"]] == [3, 20]
+
+
 def test_bench_refuses_what_it_cannot_time(capsys):
+    for wrong in ("0", "1,0", "a", "3,"):
+        ends(2, "bench", "--batch", wrong)
+        assert f"with commas between them, got {wrong!r}" in capsys.readouterr().err
     ends(1, "bench", "--rounds", "0")
     assert "--rounds must be at least 1, got 0" in capsys.readouterr().err
     ends(1, "bench", "--busy", "-1")

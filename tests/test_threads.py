@@ -1,5 +1,6 @@
 """Any number of threads gives the same bits; and the kernels with Python's own threads and processes."""
 
+import copy
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from processes import run_python
 import cnn
 from cnn import functional, models, reference, runtime
 from cnn.data import Dataset
+from cnn.engine import program as program_module
 from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
 # ------------------------------------------------------------------------------------------ same bits
@@ -96,6 +98,47 @@ def test_the_batch_beside_it_does_not_change_an_image():
         few = model(x[max(0, i - 5):i + 1])     # computed in another order: some roundings differ
         assert_same_bits([model(x[i : i + 1])[0]], [few[-1]])
         assert_all_close([few[-1]], [together[i]])
+
+
+def test_crews_wait_for_their_own_members_only(set_threads, monkeypatch):
+    """A step of 64 images is four blocks. Eight threads that shared one after the other would wait after every operation
+    of each."""
+    set_threads(8)
+    model = models.lenet5()
+    trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.01), progress=False)
+    x, labels = np.zeros((64, 1, 28, 28), np.float32), np.arange(64) % 10
+    trainer.train_step(x, labels)
+    program, = trainer._programs.resting()
+    waits, run = [], program_module.executor.run
+
+    def counted(*arguments):
+        waits.append(run(*arguments))
+        return waits[-1]
+    monkeypatch.setattr(program_module.executor, "run", counted)
+    trainer.train_step(x, labels)
+    segments = program.phase("forward").table
+    before = sum(1 if segment["tasks"] else 4 * segment["count"] for segment in segments)
+    assert 0 < waits[0] <= before / 3
+
+
+@pytest.mark.parametrize("images, per_block", [(40, 16), (3, 1)])
+def test_same_bits_with_crews_of_any_size(images, per_block, set_threads):
+    """Three shards: crews of one, two, three and many threads; some hold more than others."""
+    model = models.resnet20(channels=(4, 8, 12))
+    x = np.random.default_rng(0).standard_normal((images, 3, 16, 16)).astype(np.float32)
+    results = []
+    for threads in (1, 2, 3, 5, 6, 7, 8, 16, 64):
+        set_threads(threads)
+        copied = copy.deepcopy(model)
+        if per_block == 1:
+            results.append([copied.eval()(x)])
+            continue
+        trainer = cnn.Trainer(copied, cnn.SGD(copied.parameters(), lr=0.1), progress=False)
+        for _ in range(2):
+            trainer.train_step(x, np.arange(images) % 10)
+        results.append(list(copied.state_dict().values()))
+    for result in results[1:]:
+        assert_same_bits(result, results[0])
 
 
 # ------------------------------------------------------------------------------------------ how many threads

@@ -20,6 +20,8 @@ cdef extern from *:
         AT_ONCE
 
 cdef extern from "<math.h>" nogil:
+    double exp(double x)
+    double log(double x)
     double sqrt(double x)
 
 
@@ -193,6 +195,38 @@ cdef void group_norm_channels(const GroupNormChannels* a, const Place* place) no
                     y[j * LANES] = <real>((x[j * LANES] - mean) * scale + shift)
 
 
+ctypedef struct SoftmaxChannels:
+    Image x                     # IN  (C / 16, H, W, 16)
+    Image y                     # OUT (C / 16, H, W, 16)
+    Py_ssize_t channels, height, width
+    Py_ssize_t logs             # whether the logarithms are wanted
+
+cdef void softmax_channels(const SoftmaxChannels* a, const Place* place) noexcept nogil:
+    """y_c = exp(x_c) / sum over the channels k of exp(x_k), or its logarithm, shifted by the largest x. Twins: `softmax`
+    and `log_softmax` in cnn/reference."""
+    cdef Py_ssize_t h, i, c
+    cdef const real* x
+    cdef real* y
+    cdef real top, total
+    for h in range(begin(a.height, place), end(a.height, place)):
+        for i in range(a.width):
+            x = pixels(&a.x, 0, h) + i * LANES
+            y = pixels(&a.y, 0, h) + i * LANES
+            top = x[0]
+            for c in range(a.channels):
+                if x[c // LANES * a.x.plane + c % LANES] > top:
+                    top = x[c // LANES * a.x.plane + c % LANES]
+            total = 0
+            for c in range(a.channels):
+                y[c // LANES * a.y.plane + c % LANES] = x[c // LANES * a.x.plane + c % LANES] - top
+                total += <real>exp(y[c // LANES * a.y.plane + c % LANES])
+            for c in range(a.channels):
+                if a.logs:
+                    y[c // LANES * a.y.plane + c % LANES] -= <real>log(total)
+                else:
+                    y[c // LANES * a.y.plane + c % LANES] = <real>exp(y[c // LANES * a.y.plane + c % LANES]) / total
+
+
 ctypedef struct PackDepthwise:
     const real* w               # IN  (C, 1, R, S)
     real* y                     # OUT (C / 16, R S, 16)
@@ -262,5 +296,5 @@ cdef void depthwise_channels(const DepthwiseChannels* a, const Place* place) noe
 
 
 SPLITS = ("pack_channels", "unpack_channels", "move_channels", "spread_channel", "scale_channels",
-          "group_norm_channels", "depthwise_channels")
+          "group_norm_channels", "softmax_channels", "depthwise_channels")
 include "kernels/channels.pxi"      # KERNELS

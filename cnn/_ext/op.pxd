@@ -64,6 +64,11 @@ ctypedef struct Op:
     Address addresses[MAX_ADDRESSES]
     Py_ssize_t words[MAX_WORDS]     # the kernel's struct
 
+ctypedef struct Segment:
+    Py_ssize_t first    # index of its first op
+    Py_ssize_t count    # number of ops
+    Py_ssize_t tasks    # 0: per block; else the total number of tasks
+
 ctypedef void (*Kernel)(const void* a, const Place* place) noexcept nogil
 
 

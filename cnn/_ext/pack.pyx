@@ -175,7 +175,7 @@ cdef void copy(const Copy* a, const Place* place) noexcept nogil:
     """A tensor into another, which may have other borders."""
     cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             memcpy(pixels(&a.y, c, h), pixels(&a.x, c, h), W * LANES * sizeof(real))
 
 
@@ -254,5 +254,5 @@ def chunks(Py_ssize_t count):
     return (count + CHUNK - 1) // CHUNK
 
 
-SPLITS = ("pack", "unpack", "pack_bytes")
+SPLITS = ("pack", "unpack", "pack_bytes", "copy")
 include "kernels/pack.pxi"      # KERNELS

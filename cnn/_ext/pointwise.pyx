@@ -6,7 +6,7 @@ Every image here is (C, H, W, 16); forward and backward may work in place.
 from libc.stdint cimport uint32_t, uint64_t
 
 from cnn._ext.elementary cimport vec_exp, vec_normal, vec_sigmoid, vec_tanh
-from cnn._ext.op cimport PER_BLOCK, Image, Place, pixels
+from cnn._ext.op cimport PER_BLOCK, Image, Place, begin, end, pixels
 from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, real_log, vec, vec_clear, vec_div, vec_gt, vec_le, vec_load,
                            vec_relu, vec_select, vec_splat, vec_store)
 
@@ -43,7 +43,7 @@ cdef void relu(const Map* a, const Place* place) noexcept nogil:
     cdef const real* x
     cdef real* y
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             x = pixels(&a.x, c, h)
             y = pixels(&a.y, c, h)
             for i in range(W * ROWV):
@@ -57,7 +57,7 @@ cdef void relu_backward(const FromOutput* a, const Place* place) noexcept nogil:
     cdef const real* y
     cdef real* dx
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             dy = pixels(&a.dy, c, h)
             y = pixels(&a.y, c, h)
             dx = pixels(&a.dx, c, h)
@@ -80,7 +80,7 @@ cdef void add(const Add* a, const Place* place) noexcept nogil:
     cdef const real* right
     cdef real* y
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             left = pixels(&a.a, c, h)
             right = pixels(&a.b, c, h)
             y = pixels(&a.y, c, h)
@@ -106,7 +106,7 @@ cdef void leaky_relu(const LeakyRelu* a, const Place* place) noexcept nogil:
     cdef real* y
     cdef vec v
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             x = pixels(&a.x, c, h)
             y = pixels(&a.y, c, h)
             for i in range(W * ROWV):
@@ -130,7 +130,7 @@ cdef void leaky_relu_backward(const LeakyReluBackward* a, const Place* place) no
     cdef real* dx
     cdef vec v
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             dy = pixels(&a.dy, c, h)
             x = pixels(&a.x, c, h)
             dx = pixels(&a.dx, c, h)
@@ -145,7 +145,7 @@ cdef void tanh(const Map* a, const Place* place) noexcept nogil:
     cdef const real* x
     cdef real* y
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             x = pixels(&a.x, c, h)
             y = pixels(&a.y, c, h)
             for i in range(W * ROWV):
@@ -160,7 +160,7 @@ cdef void tanh_backward(const FromOutput* a, const Place* place) noexcept nogil:
     cdef real* dx
     cdef vec v
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             dy = pixels(&a.dy, c, h)
             y = pixels(&a.y, c, h)
             dx = pixels(&a.dx, c, h)
@@ -175,7 +175,7 @@ cdef void sigmoid(const Map* a, const Place* place) noexcept nogil:
     cdef const real* x
     cdef real* y
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             x = pixels(&a.x, c, h)
             y = pixels(&a.y, c, h)
             for i in range(W * ROWV):
@@ -190,7 +190,7 @@ cdef void sigmoid_backward(const FromOutput* a, const Place* place) noexcept nog
     cdef real* dx
     cdef vec v
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             dy = pixels(&a.dy, c, h)
             y = pixels(&a.y, c, h)
             dx = pixels(&a.dx, c, h)
@@ -206,7 +206,7 @@ cdef void silu(const Map* a, const Place* place) noexcept nogil:
     cdef real* y
     cdef vec v
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             x = pixels(&a.x, c, h)
             y = pixels(&a.y, c, h)
             for i in range(W * ROWV):
@@ -222,7 +222,7 @@ cdef void silu_backward(const FromInput* a, const Place* place) noexcept nogil:
     cdef real* dx
     cdef vec v, s
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             dy = pixels(&a.dy, c, h)
             x = pixels(&a.x, c, h)
             dx = pixels(&a.dx, c, h)
@@ -239,7 +239,7 @@ cdef void gelu(const Map* a, const Place* place) noexcept nogil:
     cdef real* y
     cdef vec v, bell
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             x = pixels(&a.x, c, h)
             y = pixels(&a.y, c, h)
             for i in range(W * ROWV):
@@ -255,7 +255,7 @@ cdef void gelu_backward(const FromInput* a, const Place* place) noexcept nogil:
     cdef real* dx
     cdef vec v, bell, s
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             dy = pixels(&a.dy, c, h)
             x = pixels(&a.x, c, h)
             dx = pixels(&a.dx, c, h)
@@ -272,7 +272,7 @@ cdef void gelu_tanh(const Map* a, const Place* place) noexcept nogil:
     cdef real* y
     cdef vec v, t
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             x = pixels(&a.x, c, h)
             y = pixels(&a.y, c, h)
             for i in range(W * ROWV):
@@ -289,7 +289,7 @@ cdef void gelu_tanh_backward(const FromInput* a, const Place* place) noexcept no
     cdef real* dx
     cdef vec v, t, slope
     for c in range(C):
-        for h in range(H):
+        for h in range(begin(H, place), end(H, place)):
             dy = pixels(&a.dy, c, h)
             x = pixels(&a.x, c, h)
             dx = pixels(&a.dx, c, h)
@@ -327,7 +327,7 @@ cdef void softmax(const Map* a, const Place* place) noexcept nogil:
     cdef const real* x
     cdef real* y
     cdef vec top, share
-    for h in range(H):
+    for h in range(begin(H, place), end(H, place)):
         for i in range(W * ROWV):
             x = pixels(&a.x, 0, h) + i * VL
             y = pixels(&a.y, 0, h) + i * VL
@@ -344,7 +344,7 @@ cdef void softmax_backward(const FromOutput* a, const Place* place) noexcept nog
     cdef const real* y
     cdef real* dx
     cdef vec total
-    for h in range(H):
+    for h in range(begin(H, place), end(H, place)):
         for i in range(W * ROWV):
             dy = pixels(&a.dy, 0, h) + i * VL
             y = pixels(&a.y, 0, h) + i * VL
@@ -364,7 +364,7 @@ cdef void log_softmax(const Map* a, const Place* place) noexcept nogil:
     cdef real* y
     cdef real logs[16]
     cdef vec top
-    for h in range(H):
+    for h in range(begin(H, place), end(H, place)):
         for i in range(W * ROWV):
             x = pixels(&a.x, 0, h) + i * VL
             y = pixels(&a.y, 0, h) + i * VL
@@ -383,7 +383,7 @@ cdef void log_softmax_backward(const FromOutput* a, const Place* place) noexcept
     cdef const real* y
     cdef real* dx
     cdef vec total
-    for h in range(H):
+    for h in range(begin(H, place), end(H, place)):
         for i in range(W * ROWV):
             dy = pixels(&a.dy, 0, h) + i * VL
             y = pixels(&a.y, 0, h) + i * VL
@@ -462,4 +462,7 @@ cdef void dropout(const Dropout* a, const Place* place) noexcept nogil:
                     element += 1
 
 
+SPLITS = ("relu", "relu_backward", "add", "leaky_relu", "leaky_relu_backward", "tanh", "tanh_backward", "sigmoid",
+          "sigmoid_backward", "silu", "silu_backward", "gelu", "gelu_backward", "gelu_tanh", "gelu_tanh_backward",
+          "softmax", "softmax_backward", "log_softmax", "log_softmax_backward")
 include "kernels/pointwise.pxi"     # KERNELS

@@ -99,3 +99,7 @@ cdef extern from *:
     long cores() nogil
     size_t flush_subnormals() nogil
     void restore_mode(size_t before) nogil
+
+cdef struct Line:
+    uint64_t value      # alone on its cache line
+    uint64_t apart[7]

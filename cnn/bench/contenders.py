@@ -1,6 +1,7 @@
 """What is timed: a training step of ours and of PyTorch's, whose gradients must be the same."""
 import itertools
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -45,8 +46,16 @@ def macs(net):
     return 3 * sum(counts) - counts[0]
 
 
-def torch_step(net, batch, channels_last):
-    """A function that makes n steps on random images that lie ready as floats in memory."""
+def has_bfloat16():
+    """Whether this processor has instructions for bfloat16."""
+    try:
+        return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
+    except OSError:
+        return False
+
+
+def torch_step(net, batch, channels_last, bfloat16=False):
+    """A function that makes n steps on random images that lie ready as floats in memory. bfloat16: under autocast."""
     import torch
     torch.manual_seed(0)
     ours = make(net)
@@ -61,7 +70,9 @@ def torch_step(net, batch, channels_last):
     def steps(n):
         for i in itertools.islice(turns, n):
             optimizer.zero_grad(set_to_none=True)
-            torch.nn.functional.cross_entropy(model(images[i]), labels[i]).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = torch.nn.functional.cross_entropy(model(images[i]), labels[i])
+            loss.backward()
             optimizer.step()
         return n
     return steps

@@ -1,4 +1,4 @@
-"""Timing training steps, single images, numbers of threads, busy machines and single kernels.
+"""Timing training steps, numbers of threads, busy machines and single kernels.
 
 Contenders are timed in turn, round by round, so that a machine that changes its speed changes all of them.
 """
@@ -11,11 +11,10 @@ import time
 import numpy as np
 
 from cnn import _ext, runtime
-from cnn.bench.contenders import check_gradients, image_shape, macs, make, our_step, torch_step
+from cnn.bench.contenders import check_gradients, has_bfloat16, macs, our_step, torch_step
 from cnn.engine.inspecting import operations, run_operation
 from cnn.engine.memory import LANES
 from cnn.engine.program import Program
-from cnn.export import to_torch
 from cnn.streams import say
 
 
@@ -67,6 +66,8 @@ def bench_net(net, batch, rounds, seconds, with_torch):
             + ", ".join(f"{d:.0e} in {name}" for name, d in result["gradients_differ_by"].items()))
         contenders["eager"] = torch_step(net, batch, False)
         contenders["channels_last"] = torch_step(net, batch, True)
+        if has_bfloat16():
+            contenders["bfloat16"] = torch_step(net, batch, True, True)
     peak = peak_program(n_threads)
     rates, peaks = {name: [] for name in contenders}, []
     for steps in contenders.values():
@@ -92,41 +93,12 @@ def bench_net(net, batch, rounds, seconds, with_torch):
             say(f"  {'torch ' + name:<20s}{show(result[name], 'images/s')}")
         result["ratio"] = median_spread(ratios)
         say(f"  ratio to PyTorch's better {show_ratio(result['ratio'])}")
-    return result
-
-
-def bench_latency(net, rounds, seconds, with_torch):
-    """Time one image through the network, in evaluation mode (PyTorch's in inference_mode), in turn."""
-    n_threads = runtime.get_num_threads()
-    x = np.random.default_rng(0).normal(size=(1, *image_shape(net))).astype(np.float32)
-    ours = make(net).eval()
-    contenders = {"cnn": lambda n: ours(x) is not None}
-    if with_torch:
-        import torch
-        torch.set_num_threads(n_threads)
-        theirs, image = to_torch(ours, image_shape(net)).eval(), torch.from_numpy(x)
-
-        def infer(n):
-            with torch.inference_mode():
-                return theirs(image) is not None
-        difference = float(np.abs(ours(x) - theirs(image).detach().numpy()).max())
-        if not difference < 1e-3:
-            sys.exit(f"bench: the scores differ from PyTorch's by {difference:.1e}: there is nothing to compare")
-        contenders["torch"] = infer
-    times = {name: [] for name in contenders}
-    for steps in contenders.values():
-        time_steps(steps, 0.1)
-    for _ in range(rounds):
-        for name, steps in contenders.items():
-            times[name].append(1e6 / time_steps(steps, seconds))
-    result = {"net": net, "threads": n_threads, "rounds": rounds,
-              "microseconds": {name: median_spread(values) for name, values in times.items()}}
-    say(f"{net}, one image, {n_threads} threads, {rounds} rounds: median (lowest to highest)")
-    for name, value in result["microseconds"].items():
-        say(f"  {name:<20s}{show(value, 'us')}")
-    if with_torch:
-        result["ratio"] = median_spread([b / a for a, b in zip(times["cnn"], times["torch"], strict=True)])
-        say(f"  PyTorch's time by ours {show_ratio(result['ratio'])}")
+        if "bfloat16" in rates:
+            result["bfloat16"] = median_spread(rates["bfloat16"])
+            say(f"  {'torch bfloat16':<20s}{show(result['bfloat16'], 'images/s')}, channels_last under autocast")
+            result["ratio_to_bfloat16"] = median_spread(
+                [a / b for a, b in zip(rates["cnn"], rates["bfloat16"], strict=True)])
+            say(f"  ratio to that {show_ratio(result['ratio_to_bfloat16'])}")
     return result
 
 

@@ -1,4 +1,4 @@
-"""Measure the speed of training, beside PyTorch's if it is installed, or of every kernel.
+"""Measure the speed of training or inference, beside PyTorch's if it is installed, or of every kernel.
 
 The gradients of one step are compared first. Then both are timed in turn, round by round, so that a machine that
 changes its speed changes both. PyTorch's figure is the better of eager and channels_last.
@@ -7,13 +7,14 @@ import json
 import math
 import os
 import platform
-from argparse import RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 
 import numpy as np
 
 from cnn import _ext, files, models, runtime
 from cnn.bench.contenders import make
-from cnn.bench.measure import bench_busy, bench_kernels, bench_latency, bench_net, bench_scaling
+from cnn.bench.inference import bench_inference
+from cnn.bench.measure import bench_busy, bench_kernels, bench_net, bench_scaling
 from cnn.commands import THREADS, Parser, command, path, running
 from cnn.streams import say
 
@@ -25,14 +26,16 @@ def main(arguments=None, prog=None):
                    f"{', '.join(models.MODELS)}; default: %(default)s")
     p.add_argument("--channels", metavar="N,N,...", help="number of channels of each stage; default: the "
                    "network's own")
-    p.add_argument("--batch", type=int, default=64, metavar="N", help="images per step; default: %(default)s")
+    p.add_argument("--batch", type=batches, default=(64,), metavar="N[,N...]", help="images per step; several "
+                   "sizes are measured one after the other; default: 64")
     p.add_argument("--threads", **THREADS)
     p.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds to take the median of; default: "
                    "%(default)s")
     p.add_argument("--seconds", type=float, default=0.5, metavar="S", help="time per measurement, in seconds; "
                    "default: %(default)s")
     p.add_argument("--kernels", action="store_true", help="instead, time every operation of a step")
-    p.add_argument("--latency", action="store_true", help="instead, time one image through the network")
+    p.add_argument("--inference", action="store_true", help="instead, time one image, and a batch, through the "
+                   "network, beside PyTorch, ONNX Runtime and OpenVINO")
     p.add_argument("--scaling", action="store_true", help="instead, compare one thread with all threads")
     p.add_argument("--busy", type=int, metavar="N", help="instead, compare the speed beside N busy "
                    "processes with the speed alone")
@@ -40,7 +43,7 @@ def main(arguments=None, prog=None):
     p.add_argument("--json", type=path, metavar="FILE", help="also write the results to this file")
     given = p.parse_args(arguments)
     with running(p, given.threads):
-        for name in ("batch", "rounds", "busy"):
+        for name in ("rounds", "busy"):
             if getattr(given, name) is not None and getattr(given, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(given, name)}")
         if not 0 < given.seconds < math.inf:
@@ -69,14 +72,29 @@ def bench(given):
     say(f"{runtime.processor()}, {os.cpu_count()} cores; kernels {_ext.VARIANT}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items()))
     result = {"processor": runtime.processor(), "kernels": _ext.VARIANT, "versions": versions}
+    all_figures = [_measured(given, batch, with_torch) for batch in given.batch]
+    return {**result, **all_figures[0]} if len(all_figures) == 1 else {**result, "batches": all_figures}
+
+
+def _measured(given, batch, with_torch):
+    """The figures for one batch size."""
     if given.kernels:
-        figures = bench_kernels(given.net, given.batch)
-    elif given.latency:
-        figures = bench_latency(given.net, given.rounds, given.seconds, with_torch)
-    elif given.scaling:
-        figures = bench_scaling(given.net, given.batch, given.rounds, given.seconds)
-    elif given.busy:
-        figures = bench_busy(given.net, given.batch, given.rounds, given.seconds, given.busy)
-    else:
-        figures = bench_net(given.net, given.batch, given.rounds, given.seconds, with_torch)
-    return {**result, **figures}
+        return bench_kernels(given.net, batch)
+    if given.inference:
+        return bench_inference(given.net, batch, given.rounds, given.seconds, with_torch)
+    if given.scaling:
+        return bench_scaling(given.net, batch, given.rounds, given.seconds)
+    if given.busy:
+        return bench_busy(given.net, batch, given.rounds, given.seconds, given.busy)
+    return bench_net(given.net, batch, given.rounds, given.seconds, with_torch)
+
+
+def batches(text):
+    """Batch sizes from the command line."""
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = (0,)
+    if min(sizes) < 1:
+        raise ArgumentTypeError(f"it takes whole numbers of at least 1, with commas between them, got {text!r}")
+    return sizes

@@ -58,7 +58,8 @@ class Program:
         images, and a forward pass only.
     snapshot: a list, if it is to keep the weights that there are when it is compiled; else a run takes them as they are
         then. The list is filled with the packed weights; another program of the same graph takes them from it.
-    threads: how many run it; by default as many as `set_num_threads` says.
+    threads: how many run it; by default as many as `set_num_threads` says. `sharing` is how many of them share one
+        block, where there are so few blocks; those who write a program with little to do in each may lower it.
 
     One thread at a time may run it. A phase exists once it is compiled: what an exception cuts short is not kept.
     """
@@ -71,7 +72,7 @@ class Program:
         self.kernels = _ext.kernels(self.dtype)
         self.images, self.keep, self.steps, self.gradients = images, keep, steps, gradients
         self.made_from = None       # what a Pool looks it up by
-        self.threads = threads or runtime.get_num_threads()
+        self.threads = self.sharing = threads or runtime.get_num_threads()
         self.by_channels, self.per_block = by_channels, 1 if by_channels else LANES
         self.blocks = max(1, -(-images // self.per_block))
         self.shards = min(self.blocks, MAX_SHARDS)
@@ -244,10 +245,12 @@ class Program:
     def compile(self, phase="forward"):
         """Compile what has been added to a phase, unless it is compiled already."""
         if self._packing is not None:
-            self._compiled["weights"] = Compiler(self).compiled(self._drafts.pop("weights"))
+            draft, packs = self._drafts.pop("weights"), any(segment.ops for segment in self._packing)
             self._packing = None
-            self.run(1, "weights")
-            del self._compiled["weights"]
+            if packs:
+                self._compiled["weights"] = Compiler(self).compiled(draft)
+                self.run(1, "weights")
+                del self._compiled["weights"]
         if phase not in self._compiled:
             self._compiled[phase] = Compiler(self).compiled(self._drafts[phase])
             del self._drafts[phase]
@@ -274,8 +277,8 @@ class Program:
         slots = [(places, arrays[name]) for name, places in compiled.slots.items()]
         per_shard = blocks_per_shard(images, self.per_block)
         if at_seam is None:
-            executor.run(*compiled.addresses, images, per_shard, compiled.threads, 0, steps, slots, compiled.counters,
-                         shards, self.per_block)
+            executor.run(*compiled.addresses, images, per_shard, self.threads_for(images, compiled.threads), 0, steps,
+                         slots, compiled.counters, shards, self.per_block)
             return
         for step in range(steps):
             for addresses, filled in compiled.pieces():
@@ -283,6 +286,10 @@ class Program:
                              () if filled else compiled.counters, shards, self.per_block)
                 if filled:
                     at_seam([(array.array, per_shard if array.per == PER_BLOCK else 1) for array in filled])
+
+    def threads_for(self, images, most):
+        """How many threads run a batch, of `most` that can."""
+        return min(most, self.sharing) if 2 * -(-images // self.per_block) <= most else most
 
     def phase(self, name):
         """A phase that is complete, as the executor takes it."""

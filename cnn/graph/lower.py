@@ -7,8 +7,8 @@ from cnn.graph.differentiate import differentiate
 from cnn.graph.passes import with_summands
 from cnn.ops import pointwise
 
-
 FEW = 8     # so many images are computed one by one, with channels side by side, where there is no backward pass
+SHARED = 1_000_000      # multiply-adds of an image for each thread: with less, waiting for one another takes longer
 
 
 def write(program, graph, inputs):
@@ -45,14 +45,17 @@ def write(program, graph, inputs):
 
 def written(graph, dtype, images, gradients, **options):
     """A compiled Program of a graph for so many images at most. Its slots are x, x1, ... for the inputs and y, y1, ...
-    for the outputs; `results` are the outputs' tensors, `pull` and `inputs` are for `write_backward`. options: of the Program."""
+    for the outputs; `results` are the outputs' tensors, `pull` and `inputs` are for `write_backward`. options:
+    of the Program."""
     few = not gradients and images <= FEW and all(
         node.operation.goes_by_channels(*(value.image for value in node.inputs)) for node in graph.nodes)
     if few:
-        images, graph = FEW, with_summands(graph)
+        images, macs, graph = FEW, sum(graph.macs()), with_summands(graph)
     elif not gradients:     # some more, where nothing need be kept of each
         images = LANES << max(0, -(-images // LANES) - 1).bit_length()
     program = Program(dtype, images, keep=gradients, gradients=gradients, by_channels=few, **options)
+    if few:
+        program.sharing = max(1, min(program.threads, macs // SHARED))
     tensors = [program.input(*value.image, flat=len(value.image) == 1, name=slot("x", i))
                for i, value in enumerate(graph.inputs)]
     program.results, program.pull = write(program, graph, tensors)

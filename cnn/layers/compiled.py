@@ -27,9 +27,16 @@ class Context(NamedTuple):
 
     program: Program
     addresses: tuple[int, int, int]
-    threads: int
     places: list    # of the inputs' and outputs' addresses
-    per_block: int
+    threads: list[int]      # by the number of images, up to FEW; or for all
+
+    def run(self, images: int, arrays: tuple[np.ndarray, ...]) -> None:
+        """Fill the outputs' arrays, which stand behind the inputs'."""
+        slots, threads = tuple(zip(self.places, arrays, strict=True)), self.threads
+        if images < len(threads):
+            executor.run(*self.addresses, images, 1, threads[images], 0, 1, slots, (), None, 1)
+        else:
+            executor.run(*self.addresses, images, blocks_per_shard(images), threads[0], 0, 1, slots)
 
 
 class CompiledModel:
@@ -77,8 +84,7 @@ class CompiledModel:
             raise TypeError(f"{self._owner}: it takes {len(self._inputs)} arrays, got {len(xs)}")
         dtype, images = self.dtype, len(xs[0]) if type(xs[0]) is np.ndarray else 0
         for x, image in zip(xs, self._inputs, strict=True):
-            if not (type(x) is np.ndarray and x.dtype == dtype and x.shape == (images, *image)
-                    and x.flags.c_contiguous and x.flags.aligned):
+            if type(x) is not np.ndarray or x.dtype != dtype or x.shape != (images, *image) or not _readable(x):
                 xs = self._checked(xs)
                 images = len(xs[0])
                 break
@@ -90,8 +96,7 @@ class CompiledModel:
             resting = self._few if images <= FEW else self._many
             context = self._taken(resting, images)
             try:
-                executor.run(*context.addresses, images, blocks_per_shard(images, context.per_block), context.threads,
-                             0, 1, tuple(zip(context.places, (*xs, *ys), strict=True)), (), None, context.per_block)
+                context.run(images, (*xs, *ys))
             finally:
                 resting.append(context)
         return ys[0] if self._structure is None else pack(self._structure, ys)
@@ -113,8 +118,10 @@ class CompiledModel:
                           **({"snapshot": self._packed} if few else {}))
         compiled = program.phase("forward")
         names = [slot("x", i) for i in range(len(self._inputs))] + [slot("y", i) for i in range(len(self._outputs))]
-        return Context(program, compiled.addresses, compiled.threads, [compiled.slots[name] for name in names],
-                       program.per_block)
+        threads = [compiled.threads]
+        if program.by_channels:
+            threads = [program.threads_for(n, compiled.threads) for n in range(FEW + 1)]
+        return Context(program, compiled.addresses, [compiled.slots[name] for name in names], threads)
 
     def __reduce__(self) -> tuple:
         return _again, (self._model, self._inputs, self._threads)
@@ -125,7 +132,7 @@ class CompiledModel:
 
     def _checked(self, xs: Sequence[Any]) -> list[np.ndarray]:
         """Arrays that the kernels can read, or an error that says what does not fit."""
-        result = []
+        result: list[np.ndarray] = []
         for i, (x, image) in enumerate(zip(xs, self._inputs, strict=True)):
             x = shapes.images(self._owner, slot("x", i), x, self.dtype)
             if x.shape[1:] != image or len(x) != len(result[0] if result else x):
@@ -139,7 +146,7 @@ class CompiledModel:
             raise TypeError(f"{self._owner}: out is for models with one output")
         wanted = (images, *self._outputs[0])
         if not (isinstance(out, np.ndarray) and out.dtype == self.dtype and out.shape == wanted
-                and out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+                and _readable(out) and out.flags.writeable):
             got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
             raise ValueError(f"{self._owner}: out must be a contiguous, writable array of {self.dtype} {wanted}, got "
                              f"{got}")
@@ -147,6 +154,12 @@ class CompiledModel:
 
     def __repr__(self) -> str:
         return f"<{self._owner} for {' and '.join(map(shapes.batch, self._inputs))} {self.dtype}>"
+
+
+def _readable(x: np.ndarray) -> bool:
+    """Whether the kernels can read an array as it is."""
+    flags = x.flags
+    return flags.c_contiguous and flags.aligned
 
 
 def _again(model: Module, image_shapes: Sequence[tuple[int, ...]], threads: int) -> CompiledModel:

@@ -58,10 +58,10 @@ class Call:
     places: which of the arguments the arrays are, numbers or names; others: all other arguments, by their places.
     """
 
-    __slots__ = ("images", "key", "method", "module", "others", "places", "training", "xs")
+    __slots__ = ("images", "key", "method", "module", "others", "parts", "places", "training", "xs")
 
     def __init__(self, module, method, inputs, options):
-        owner = type(module).__name__
+        owner, parts = type(module).__name__, module._parts()
         given = dict(enumerate(inputs)) | options
         self.module, self.method = module, method
         self.places = [place for place, value in given.items() if place == 0 or isinstance(value, np.ndarray)]
@@ -70,22 +70,22 @@ class Call:
         known = _names(method)
         names = [place if isinstance(place, str) else known[place] if place < len(known) else "x"
                  for place in self.places]
-        self.xs = [module._checked(name, given[place]) for name, place in zip(names, self.places, strict=True)]
+        self.xs = [module._checked(name, given[place], parts.dtype)
+                   for name, place in zip(names, self.places, strict=True)]
         self.others = {place: value for place, value in given.items() if place not in self.places}
         x = self.xs[0]
         for name, other in zip(names, self.xs, strict=True):
             if len(other) != len(x) or other.dtype != x.dtype:
                 raise ValueError(f"{owner}: {name} must hold {len(x)} images of {x.dtype}, as {names[0]} does, got "
                                  f"{len(other)} of {other.dtype}")
-        self.images = len(x)
-        parts = module._parts()
+        self.images, self.parts = len(x), parts
         modes = parts.modes(module)
         self.training = True in modes or training.get()
         self.key = self._key(parts, modes)
 
     def _key(self, parts, modes):
         x, *more = self.xs
-        method = () if self.method is inspect.unwrap(type(self.module).forward) else (self.method.__qualname__,)
+        method = () if self.method is _unwrapped(type(self.module).forward) else (self.method.__qualname__,)
         rest = tuple(self.places), tuple(other.shape[1:] for other in more), snapshot(self.others, set())
         few = len(x) <= FEW and not self.training
         return x.shape[1:], x.dtype, method + rest, parts.key, modes, self.training, few, circumstances()
@@ -108,6 +108,10 @@ class Call:
         return given | {slot("y", i): y for i, y in enumerate(ys)}, ys
 
 
+_unwrapped = functools.lru_cache(256)(inspect.unwrap)
+
+
+@functools.lru_cache(256)
 def _names(method):
     """Names of a method's arguments after self."""
     code = getattr(inspect.unwrap(method), "__code__", None)
@@ -133,7 +137,7 @@ def run(module, method, inputs, options):
     """What a method of a module returns for arrays."""
     refuse_arrays(type(module).__name__)
     call = Call(module, method, inputs, options)
-    parts, use = module._parts(), Use(type(module).__name__)
+    parts, use = call.parts, Use(type(module).__name__)
     try:
         use.take(parts.guards, alone=False)
         if not parts.fused or debugging.enabled() or backend.by_twins():

@@ -63,6 +63,11 @@ class Activation(Operation):
 
     def emit(self, program, x):
         kernel, saved, scalars = self.kernel, self.saved, self.scalars
+        if program.by_channels and kernel in ("softmax", "log_softmax"):
+            y = program.like(x)
+            program.add("softmax_channels", lambda: dict(x=x, y=y, channels=x.channels, height=x.height, width=x.width,
+                                                         logs=kernel == "log_softmax"))
+            return y, None
         y = forward(program, kernel, x, **scalars)
         kept = x if saved == "x" else y
 

@@ -48,9 +48,9 @@ def linear(program, x, w, b, relu):
     scale, shift = fitted(program, len(w), b)
     first, packed = weights(program, w, x.channels, len(w), 1, 1)
     program.add("conv_channels", lambda: dict(
-        x=x, w=packed, scale=scale, shift=shift, z=None, y=y, first=first, count=x.channels, sixteens=y.planes, height=1,
-        out_h=1, out_w=1, rows=1, columns=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0, left=0,
-        relu=relu))
+        x=x, w=packed, scale=scale, shift=shift, z=None, y=y, first=first, count=x.channels, sixteens=y.planes,
+        height=1, out_h=1, out_w=1, rows=1, columns=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0,
+        left=0, relu=relu))
     return y
 
 

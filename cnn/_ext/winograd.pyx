@@ -22,7 +22,7 @@ cnn/reference.
 """
 from libc.string cimport memset
 
-from cnn._ext.op cimport Image, Place, pixels
+from cnn._ext.op cimport Image, Place, begin, end, pixels
 from cnn._ext.outer cimport DEEP, NARROW, WIDE
 from cnn._ext.tiles cimport Tiling, gradient_tiles, input_tile_backward, input_tiles, output_tile
 from cnn._ext.transforms cimport weight_line
@@ -130,22 +130,29 @@ ctypedef struct Winograd:
     Py_ssize_t relu             # whether a ReLU follows
 
 
-cdef inline void forward(const Winograd* a, int M, int R) noexcept nogil:
+cdef inline void forward(const Winograd* a, const Place* place, int M, int R) noexcept nogil:
+    """Threads that share the block take some of the chunks each; or, where there are too few, some of the outputs, whose
+    input tiles then each of them transforms."""
     cdef int N = M + R - 1
     cdef const real* b = a.b
     cdef Py_ssize_t C = a.t.channels, K = a.t.outputs, out_h = a.t.out_h, out_w = a.t.out_w
     cdef Py_ssize_t wide = a.t.wide, tiles = a.t.tiles, chunk = a.t.chunk
     cdef Py_ssize_t padded = a.m.padded, group = a.m.group, relu = a.relu, y_row = a.y.row
     cdef Py_ssize_t v_step = (C * chunk + 1) * LANES, p_step = (group * chunk + 1) * LANES
-    cdef Py_ssize_t first = 0, count, t, k, k0, i, j
-    while first < tiles:
+    cdef Py_ssize_t chunks = (tiles + chunk - 1) // chunk, first = 0, end_k = padded, end_tile = tiles
+    cdef Py_ssize_t count, t, k, k0, begin_k = 0, i, j
+    if chunks >= place.parts:
+        first, end_tile = begin(chunks, place) * chunk, min(tiles, end(chunks, place) * chunk)
+    else:
+        begin_k, end_k = begin(padded // a.m.kt, place) * a.m.kt, end(padded // a.m.kt, place) * a.m.kt
+    while first < end_tile and begin_k < end_k:
         count = min(chunk, tiles - first)
         input_tiles(&a.t, &a.x, a.zero, a.v, v_step, first, count, M, R)
-        k0 = 0
-        while k0 < padded:
-            products(a.u + k0 * C, padded * C + LANES, a.v, v_step, a.p, p_step, C, min(group, padded - k0), a.m.kt,
+        k0 = begin_k
+        while k0 < end_k:
+            products(a.u + k0 * C, padded * C + LANES, a.v, v_step, a.p, p_step, C, min(group, end_k - k0), a.m.kt,
                      chunk, N * N)
-            for k in range(k0, min(k0 + group, K)):
+            for k in range(k0, min(k0 + group, end_k, K)):
                 for t in range(count):
                     i = (first + t) // wide * M
                     j = (first + t) % wide * M
@@ -155,24 +162,24 @@ cdef inline void forward(const Winograd* a, int M, int R) noexcept nogil:
         first += chunk
 
 
-cdef void _forward_2_3(const Winograd* a) noexcept nogil:
-    forward(a, 2, 3)
+cdef void _forward_2_3(const Winograd* a, const Place* place) noexcept nogil:
+    forward(a, place, 2, 3)
 
-cdef void _forward_4_3(const Winograd* a) noexcept nogil:
-    forward(a, 4, 3)
+cdef void _forward_4_3(const Winograd* a, const Place* place) noexcept nogil:
+    forward(a, place, 4, 3)
 
-cdef void _forward_2_5(const Winograd* a) noexcept nogil:
-    forward(a, 2, 5)
+cdef void _forward_2_5(const Winograd* a, const Place* place) noexcept nogil:
+    forward(a, place, 2, 5)
 
 
 cdef void winograd(const Winograd* a, const Place* place) noexcept nogil:
     """y = A^T sum_c (G w G^T * B^T x B) A + b, tile by tile."""
     if a.t.kernel == 5:
-        _forward_2_5(a)
+        _forward_2_5(a, place)
     elif a.t.tile == 2:
-        _forward_2_3(a)
+        _forward_2_3(a, place)
     else:
-        _forward_4_3(a)
+        _forward_4_3(a, place)
 
 
 # ---------------------------------------------------------------- backward to the input
@@ -188,25 +195,27 @@ ctypedef struct WinogradDx:
     Py_ssize_t width            # W
 
 
-cdef inline void backward(const WinogradDx* a, int M, int R) noexcept nogil:
+cdef inline void backward(const WinogradDx* a, const Place* place, int M, int R) noexcept nogil:
+    """Threads that share the block take some of the channels each, because tiles of dx overlap."""
     cdef int N = M + R - 1
     cdef Py_ssize_t C = a.t.channels, K = a.t.outputs, H = a.t.height, W = a.width, top = a.t.top, left = a.t.left
     cdef Py_ssize_t wide = a.t.wide, tiles = a.t.tiles, chunk = a.t.chunk
     cdef Py_ssize_t padded = a.m.padded, group = a.m.group, dx_row = a.dx.row
     cdef Py_ssize_t d_step = (K * chunk + 1) * LANES, p_step = (group * chunk + 1) * LANES
+    cdef Py_ssize_t begin_c = begin(padded // a.m.kt, place) * a.m.kt, end_c = end(padded // a.m.kt, place) * a.m.kt
     cdef Py_ssize_t first, count, t, c, c0, i, j
-    for c in range(C):
+    for c in range(begin_c, min(end_c, C)):
         for i in range(H):
             memset(pixels(&a.dx, c, i), 0, W * LANES * sizeof(real))
     first = 0
-    while first < tiles:
+    while first < tiles and begin_c < end_c:
         count = min(chunk, tiles - first)
         gradient_tiles(&a.t, &a.dy, a.d, d_step, first, count, M, R)
-        c0 = 0
-        while c0 < padded:
-            products(a.u + c0 * K, padded * K + LANES, a.d, d_step, a.p, p_step, K, min(group, padded - c0), a.m.kt,
+        c0 = begin_c
+        while c0 < end_c:
+            products(a.u + c0 * K, padded * K + LANES, a.d, d_step, a.p, p_step, K, min(group, end_c - c0), a.m.kt,
                      chunk, N * N)
-            for c in range(c0, min(c0 + group, C)):
+            for c in range(c0, min(c0 + group, end_c, C)):
                 for t in range(count):
                     i = (first + t) // wide * M - top
                     j = (first + t) % wide * M - left
@@ -217,24 +226,24 @@ cdef inline void backward(const WinogradDx* a, int M, int R) noexcept nogil:
         first += chunk
 
 
-cdef void _backward_2_3(const WinogradDx* a) noexcept nogil:
-    backward(a, 2, 3)
+cdef void _backward_2_3(const WinogradDx* a, const Place* place) noexcept nogil:
+    backward(a, place, 2, 3)
 
-cdef void _backward_4_3(const WinogradDx* a) noexcept nogil:
-    backward(a, 4, 3)
+cdef void _backward_4_3(const WinogradDx* a, const Place* place) noexcept nogil:
+    backward(a, place, 4, 3)
 
-cdef void _backward_2_5(const WinogradDx* a) noexcept nogil:
-    backward(a, 2, 5)
+cdef void _backward_2_5(const WinogradDx* a, const Place* place) noexcept nogil:
+    backward(a, place, 2, 5)
 
 
 cdef void winograd_dx(const WinogradDx* a, const Place* place) noexcept nogil:
     """dx += B sum_k (G w G^T * A dy A^T) B^T, tile by tile."""
     if a.t.kernel == 5:
-        _backward_2_5(a)
+        _backward_2_5(a, place)
     elif a.t.tile == 2:
-        _backward_2_3(a)
+        _backward_2_3(a, place)
     else:
-        _backward_4_3(a)
+        _backward_4_3(a, place)
 
 
 # ---------------------------------------------------------------- weights
@@ -303,4 +312,5 @@ def register_tile(Py_ssize_t outputs):
 
 
 SINGLE_TILE = SINGLE    # outputs at a time where there is one tile only
+SPLITS = ("winograd", "winograd_dx")
 include "kernels/winograd.pxi"  # KERNELS

@@ -1,6 +1,6 @@
 """2-D convolution with fewer multiplications, by tiles: see cnn/_ext/winograd.pyx for the formulas."""
 from cnn.engine.memory import LANES, zeros
-from cnn.engine.tensors import ONCE, PER_ACTIVE_BLOCK, PER_BLOCK, PER_SHARD
+from cnn.engine.tensors import ONCE, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, PER_BLOCK, PER_SHARD
 from cnn.runtime import get_winograd
 
 CHANNELS = 12       # the fewest that make up for transforming the tiles
@@ -160,5 +160,5 @@ class _Products:
     def scratch(self, program):
         """Room for V and P of a chunk."""
         rows = self.t.n**2 * LANES
-        return (program.copies(rows * (self.taps * self.chunk + 1), PER_ACTIVE_BLOCK),
-                program.copies(rows * (self.group * self.chunk + 1), PER_ACTIVE_BLOCK))
+        return (program.copies(rows * (self.taps * self.chunk + 1), PER_ACTIVE_THREAD),
+                program.copies(rows * (self.group * self.chunk + 1), PER_ACTIVE_THREAD))

@@ -2,6 +2,7 @@
 for any number of them, errors and signals that end all, and going on with another number."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -23,10 +24,16 @@ needs_mpi = pytest.mark.skipif(MPIEXEC is None or find_spec("mpi4py") is None,
                                reason="needs MPI and mpi4py: pip install 'cnn[mpi]'")  # fmt: skip
 
 
+# Open MPI's: root may run it, as in a container, and more ranks than there are cores
+ALLOWED = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+           "OMPI_MCA_rmaps_base_oversubscribe": "1",
+           "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}  # fmt: skip
+
+
 def started(count, *arguments, folder):
     return subprocess.Popen(
         [MPIEXEC, "-n", str(count), sys.executable, *map(str, arguments)], cwd=folder, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **ALLOWED}
     )
 
 

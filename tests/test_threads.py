@@ -101,8 +101,8 @@ def test_the_batch_beside_it_does_not_change_an_image():
 
 
 def test_crews_wait_for_their_own_members_only(set_threads, monkeypatch):
-    """A step of 64 images is four blocks. Eight threads that shared one after the other would wait after every operation
-    of each."""
+    """A step of 64 images is four blocks. Eight threads that shared one after the other would wait after every
+    operation of each."""
     set_threads(8)
     model = models.lenet5()
     trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.01), progress=False)

@@ -65,19 +65,21 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cnn.differences import gradcheck
+    from cnn.layers.compiled import CompiledModel, compile
     from cnn.prediction import Prediction, Predictor, load
     from cnn.training.lr_finder import find_lr
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback", "Concat",
-    "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "GroupNorm",
-    "Layer", "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Module", "ModuleList",
-    "Parameter", "Prediction", "Predictor", "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid",
-    "Softmax", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat", "clip_grad_norm", "data", "debug", "find_lr",
-    "functional", "get_num_threads", "get_winograd", "gradcheck", "load", "load_model", "metrics", "models", "optim",
-    "parameter_groups", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback",
+    "CompiledModel", "Concat", "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU",
+    "GlobalAvgPool2d", "GroupNorm", "Layer", "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss",
+    "MaxPool2d", "Module", "ModuleList", "Parameter", "Prediction", "Predictor", "RMSprop", "ReLU", "Residual",
+    "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat",
+    "clip_grad_norm", "compile", "data", "debug", "find_lr", "functional", "get_num_threads", "get_winograd",
+    "gradcheck", "load", "load_model", "metrics", "models", "optim", "parameter_groups", "save_model", "schedules",
+    "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.

@@ -1,6 +1,7 @@
 """Timing inference, one image and a batch, beside PyTorch, ONNX Runtime and OpenVINO, whichever are installed."""
 import io
 import sys
+import time
 import warnings
 
 import numpy as np
@@ -11,6 +12,9 @@ from cnn.bench.measure import median_spread, show, show_ratio, time_steps
 from cnn.export import to_torch
 from cnn.layers.compiled import compile
 from cnn.streams import say
+
+
+PAUSE = 0.3     # seconds: threads of the one before go on looking for work for a while
 
 
 def bench_inference(net, batch, rounds, seconds, with_peers):
@@ -40,6 +44,7 @@ def _timed(ours, shape, images, rounds, seconds, others):
     times = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, call in contenders.items():
+            time.sleep(PAUSE)
             rate = time_steps(lambda n, call=call: call() is not None, seconds if turn else 0.1)
             if turn:        # the first one warms up
                 times[name].append(1e6 / rate)

@@ -13,7 +13,6 @@ from cnn.export import to_torch
 from cnn.layers.compiled import compile
 from cnn.streams import say
 
-
 PAUSE = 0.3     # seconds: threads of the one before go on looking for work for a while
 
 

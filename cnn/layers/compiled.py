@@ -48,7 +48,9 @@ class CompiledModel:
     images are computed one after the other, more of them sixteen at a time: scores of one image may differ by rounding
     between the two.
 
-    shape: of one image, (C, H, W) or (features,); for several inputs a tuple of shapes. dtype: of the model.
+    model, image_shapes, threads: as `compile` takes them. shape: of one image, (C, H, W) or (features,); for several
+    inputs a tuple of shapes. dtype: of the model. Raises TypeError for a layer written in NumPy, ValueError for shapes
+    that do not fit.
     """
 
     def __init__(self, model: Module, image_shapes: Sequence[tuple[int, ...]], threads: int) -> None:

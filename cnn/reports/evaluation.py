@@ -1,7 +1,10 @@
 """Measuring a saved model on a data set."""
+from __future__ import annotations
+
 import json
 import math
 import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +15,12 @@ from cnn.reports import metrics
 from cnn.text import printable
 from cnn.training import checkpoint
 from cnn.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from os import PathLike
+
+    from cnn.layers.module import Module
 
 SPLITS = ("test", "train")
 _MOST_COLUMNS = 20      # classes up to which a confusion matrix is printed whole
@@ -26,7 +35,7 @@ class Evaluation:
     classes). `per_class`: a metrics.PerClass. Without images, figures are NaN. name: of the data, for reports.
     """
 
-    def __init__(self, classes, labels, scores, name=""):
+    def __init__(self, classes: Sequence[str], labels: np.ndarray, scores: np.ndarray, name: str = "") -> None:
         if scores.ndim != 2 or scores.shape[1] != len(classes):
             raise ValueError(f"Evaluation: scores must have shape (N, {len(classes)}), one per class, "
                              f"got {scores.shape}")
@@ -40,33 +49,34 @@ class Evaluation:
         self.top5 = metrics.top_k_accuracy(scores, labels, 5) if len(self.classes) > 5 else None
         self.per_class = metrics.per_class(self.matrix)
 
-    def rows(self):
+    def rows(self) -> list[tuple[str, int, float, float, float]]:
         """(name, images, precision, recall, f1) of each class."""
         p = self.per_class
-        return [(name, int(n), *map(float, figures)) for name, n, *figures in
+        return [(name, int(n), float(precision), float(recall), float(f1)) for name, n, precision, recall, f1 in
                 zip(self.classes, p.support, p.precision, p.recall, p.f1, strict=True)]
 
-    def macro(self):
+    def macro(self) -> dict[str, float]:
         """Means over the classes, {"precision", "recall", "f1"}; 0/0 counts as 0 (see metrics.PerClass.macro)."""
         return self.per_class.macro(zero_division=0)
 
-    def never_predicted(self):
+    def never_predicted(self) -> list[str]:
         """Names of the classes that have images here, but were predicted for none: a list."""
         return [self.classes[i] for i in self.per_class.never_predicted()]
 
-    def confusions(self):
+    def confusions(self) -> list[tuple[str, str, int]]:
         """(true name, predicted name, images) of every pair that occurs, the most frequent first."""
         wrong = self.matrix * ~np.eye(len(self.matrix), dtype=bool)
         order = np.argsort(-wrong, axis=None, kind="stable")[:np.count_nonzero(wrong)]
         return [(self.classes[i], self.classes[j], int(wrong[i, j]))
                 for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)]
 
-    def headline(self):
+    def headline(self) -> str:
         top5 = "" if self.top5 is None else f" (top 5: {_share(self.top5)})"
         return f"{len(self.labels):,} images, accuracy {_share(self.accuracy)}{top5}, loss {self.loss:.4f}"
 
-    def __str__(self):
+    def __str__(self) -> str:
         macro, classes = self.macro(), list(map(printable, self.classes))
+        rows: list[tuple[str, ...]]
         rows = [(printable(name), f"{n:,}", _share(p), _share(r), _share(f)) for name, n, p, r, f in self.rows()]
         rows.append(("mean of the classes", f"{len(self.labels):,}", *map(_share, macro.values())))
         parts = [f"{printable(self.name)}: {self.headline()}" if self.name else self.headline(),
@@ -83,7 +93,7 @@ class Evaluation:
             parts.append(_table(("most frequent mistakes: true → predicted", "images"), worst))
         return "\n\n".join(parts)
 
-    def as_json(self):
+    def as_json(self) -> dict[str, Any]:
         """A dict that JSON can hold, NaN as None."""
         keys = ("class", "images", "precision", "recall", "f1")
         return {"data": self.name, "images": len(self.labels), "accuracy": _finite(self.accuracy),
@@ -93,7 +103,7 @@ class Evaluation:
                 "confusion_matrix": self.matrix.tolist()}
 
 
-def evaluate(model, dataset, name="", tta=None):
+def evaluate(model: Module, dataset: data.Dataset, name: str = "", tta: str | None = None) -> Evaluation:
     """The Evaluation of a model, a Layer with output (N, K), on a Dataset whose classes are the model's.
 
     tta: see Trainer.predict.
@@ -102,7 +112,8 @@ def evaluate(model, dataset, name="", tta=None):
     return Evaluation(dataset.classes, dataset.labels, scores, name)
 
 
-def load_data(description, dataset=None, data_dir=None, split="test"):
+def load_data(description: dict[str, Any], dataset: str | None = None, data_dir: str | PathLike | None = None,
+              split: str = "test") -> data.Dataset:
     """The data set that a saved model is to be measured on, with the model's classes and normalisation.
 
     description: as `checkpoint.load_model` returns it. dataset: a name, or the path of own images; default: what
@@ -117,7 +128,8 @@ def load_data(description, dataset=None, data_dir=None, split="test"):
     return as_trained(train if split == "train" else test, description)
 
 
-def load_parts(description, dataset=None, data_dir=None):
+def load_parts(description: dict[str, Any], dataset: str | None = None,
+               data_dir: str | PathLike | None = None) -> tuple[data.Dataset, data.Dataset]:
     """The training and test images of `load_data`, both at once, before `as_trained`."""
     dataset = dataset or description.get("dataset")
     if dataset is None:
@@ -128,7 +140,7 @@ def load_parts(description, dataset=None, data_dir=None):
         return data.load(dataset, data_dir, size, channels, description.get("seed") or 0)
 
 
-def as_trained(dataset, description):
+def as_trained(dataset: data.Dataset, description: dict[str, Any]) -> data.Dataset:
     """A Dataset with the classes (and their numbers) and the normalisation that a saved model was trained with.
 
     description: as `checkpoint.load_model` returns it. Raises ValueError for other classes, or images of another
@@ -149,7 +161,9 @@ def as_trained(dataset, description):
                         dataset.name)
 
 
-def measure(model_path, dataset=None, data_dir=None, split="test", json_path=None, plot_path=None, out=streams.say):
+def measure(model_path: str | PathLike, dataset: str | None = None, data_dir: str | PathLike | None = None,
+            split: str = "test", json_path: str | PathLike | None = None, plot_path: str | PathLike | None = None,
+            out: Callable[[str], Any] = streams.say) -> Evaluation:
     """Evaluate a saved model, write files, then say what came out through `out`; returns the Evaluation.
 
     model_path: a run's folder or a model's file. dataset, data_dir, split: see `load_data`. json_path, plot_path:
@@ -175,15 +189,15 @@ def measure(model_path, dataset=None, data_dir=None, split="test", json_path=Non
 # ------------------------------------------------------------------------------------------ words
 
 
-def _share(value):
+def _share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2%}"
 
 
-def _finite(value):
+def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _table(header, rows):
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lines of a table, the first column flush left, the others right."""
     lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -50,7 +50,6 @@ class Compiler:
     def compiled(self, phase):
         self._allocate(array for s in phase.segments for array in s.exchanged)     # `ahead` wants their addresses
         values = {op: op[1]() for s in phase.segments for op in s.ops}
-        self._drop_unread(phase, values)
         segments = [s for s in phase.segments if s.ops]
         own = {op: [v.root for v in values[op].values() if isinstance(v, _OWN)] for s in segments for op in s.ops}
         if not self.program.keep:
@@ -72,16 +71,6 @@ class Compiler:
         splits = bool(ops["splits"].any())
         most = self.program.threads if splits else max([t or self.program.shards for t in table["tasks"]], default=1)
         return Compiled(phase, ops, table, slots, arrays, min(self.program.threads, int(most)), seams)
-
-    def _drop_unread(self, phase, values):
-        """Leave out normalisations whose output no operation reads; values: the arguments of every operation."""
-        unread = {op: given["y"].root for op, given in values.items() if op[0] == "normalise"}
-        read = {v.root for op, given in values.items() for name, v in given.items()
-                if isinstance(v, (Tensor, Part)) and not (op in unread and name == "y")}
-        read.update(v.root for compiled in self.program._compiled.values() for v in compiled.arrays
-                    if isinstance(v, (Tensor, Part)))
-        for s in phase.segments:
-            s.ops = [op for op in s.ops if op not in unread or unread[op] in read]
 
     def _place(self, segments, own):
         """Place the arrays of a phase that stands by itself, all in one piece of memory, so that no page is used in

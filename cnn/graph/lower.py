@@ -4,7 +4,7 @@ import numpy as np
 from cnn.engine.memory import LANES
 from cnn.engine.program import Program
 from cnn.graph.differentiate import differentiate
-from cnn.graph.passes import with_summands
+from cnn.graph.passes import with_deferred_norms, with_summands
 from cnn.ops import pointwise
 
 FEW = 8     # so many images are computed one by one, with channels side by side, where there is no backward pass
@@ -15,6 +15,7 @@ def write(program, graph, inputs):
     """Add a graph's operations to a program; inputs: tensors. Returns the outputs' tensors, and a function that adds
     those of the backward pass: `backward(dys, wanted)` takes tensors or None for the outputs and a bool for each input,
     and returns the inputs' gradients, None where there are none."""
+    graph = with_deferred_norms(graph, program)
     tensors = {id(value): tensor for value, tensor in zip(graph.inputs, inputs, strict=True)}
     backs = {}
     for node in graph.nodes:

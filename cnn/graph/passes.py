@@ -87,6 +87,19 @@ def with_summands(graph):
     return graph.like(nodes)
 
 
+def with_deferred_norms(graph, program):
+    """With batch norms marked as deferred that only convolutions read which can normalise what they read, in this
+    program: the result is kept nowhere then."""
+    readers, outputs, nodes = graph.readers(), {id(value) for value in graph.outputs}, []
+    for node in graph.nodes:
+        value = node.output
+        if type(node.operation) is norm.BatchNorm2d and id(value) not in outputs and all(
+                reader.operation.normalises(program, value.image) for reader in readers.get(id(value), ())):
+            node = type(node)(node.operation.changed(deferred=True), node.inputs, value, node.modules)
+        nodes.append(node)
+    return graph.like(nodes)
+
+
 def optimised(graph, gradients):
     """The graph as it is compiled. gradients: whether there is to be a backward pass."""
     graph = prune(graph)

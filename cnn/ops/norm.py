@@ -53,11 +53,12 @@ def read(x, normalises=True):
     return source, arguments
 
 
-def normalise(program, x, norm):
-    """y = gamma (x - mean) / sqrt(var + eps) + beta; y is made only if an operation uses it."""
+def normalise(program, x, norm, deferred=False):
+    """y = gamma (x - mean) / sqrt(var + eps) + beta; deferred: those who read y normalise x instead."""
     y = program.like(x)
     y.normalised = x, norm
-    program.add("normalise", lambda: dict(x=x, y=y, **norm.arguments(), **x.pixels))
+    if not deferred:
+        program.add("normalise", lambda: dict(x=x, y=y, **norm.arguments(), **x.pixels))
     return y
 
 
@@ -91,10 +92,11 @@ def _merged(x, parts):
 class BatchNorm2d(Operation):
     """A batch normalisation. weight, bias: Parameters (channels,) or None. mean, var: the running statistics,
     (channels,). training: whether those of the batch are taken; then `tracked`, int64 (), counts the batches, and
-    momentum is as in the layer. relu: whether a ReLU follows."""
+    momentum is as in the layer. relu: whether a ReLU follows. deferred: whether those who read the result normalise
+    what they read instead."""
 
     name = twin = "batch_norm"
-    relu = False
+    relu = deferred = False
 
     def __init__(self, owner, weight, bias, mean, var, eps, training=False, momentum=None, tracked=None):
         super().__init__(owner)
@@ -126,7 +128,7 @@ class BatchNorm2d(Operation):
                                     self._factor(program, x.shape), self.relu)
         else:
             kept = Norm(self.mean, self.var, gamma, beta, self.eps, self.relu)
-        y = normalise(program, x, kept)
+        y = normalise(program, x, kept, self.deferred)
         weight, bias, constant = self.weight, self.bias, not self.training
 
         def backward(dy, need_dx):

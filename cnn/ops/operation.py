@@ -37,6 +37,10 @@ class Operation:
         """Whether `emit` can write into a program that goes by channels, for inputs of these shapes."""
         return True
 
+    def normalises(self, program, x):
+        """Whether, in this program, it can read a batch norm's input instead of its output x (a shape)."""
+        return False
+
     def macs(self, *inputs):
         """Multiply-adds of one image (int) for inputs of these shapes, by the plain sum, padding included."""
         return 0

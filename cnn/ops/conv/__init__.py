@@ -87,6 +87,10 @@ class Conv2d(Operation):
     def shape(self, x):
         return self.outputs, *self.geometry(x).out
 
+    def normalises(self, program, x):
+        g = self.geometry(x)
+        return _method(g) is conv1x1 and conv1x1.normalises(program, g)
+
     def takes_summand(self):
         """Whether `emit` may get a second tensor, to be added to the result before the ReLU: in programs that go by
         channels."""

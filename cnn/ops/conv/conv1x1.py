@@ -19,14 +19,14 @@ def suits(g):
 def conv2d(program, x, w, b, g, relu):
     """Forward, as in cnn/ops/conv/__init__.py."""
     # the weight gradient must be able to normalise x, too
-    return _add(program, *norm.read(x, _in_sixteens(program, g)), w, b, g.outputs, _order(g), relu), None
+    return _add(program, *norm.read(x, normalises(program, g)), w, b, g.outputs, _order(g), relu), None
 
 
 def conv2d_backward(program, dy, x, saved, w, g, dw, need_dx):
     """Backward, as in cnn/ops/conv/__init__.py."""
     if dw is not None:
         parts = program.shard_sum(dw, g.outputs * g.channels)
-        if _in_sixteens(program, g):
+        if normalises(program, g):
             _weight_gradient(program, dy, *norm.read(x), parts, g)
         else:
             direct.weight_gradient(program, dy, x, parts, g)
@@ -49,8 +49,8 @@ def _add(program, x, normed, w, b, outputs, order, relu=False):
     return y
 
 
-def _in_sixteens(program, g):
-    """Whether `pointwise_dw` can be used."""
+def normalises(program, g):
+    """Whether it can normalise what it reads: in the weight gradient only `pointwise_dw` can."""
     return g.channels % LANES == 0 and program.kernels.conv1x1_dw.numbers_at_a_time(g.outputs)
 
 

@@ -201,6 +201,7 @@ def test_bench_prints_and_writes_its_figures(options, wanted, tmp_path, capsys, 
         assert all(0 < rate["low"] <= rate["median"] <= rate["high"] for rate in rates.values())
 
 
+@pytest.mark.thorough
 def test_bench_of_several_batch_sizes(tmp_path):
     main(["bench", "--no-torch", "--batch", "3,20", "--rounds", "1", "--seconds", "0.001", "--json",
           str(tmp_path / "figures.json")])

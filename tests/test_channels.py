@@ -155,7 +155,9 @@ def test_weights_are_read_as_they_are():
         assert (now != was).any() or name.startswith("groups"), name
         assert_close(now, model(x)[:2], 1e-12)
     assert_close(net(x[:3]), before, 1e-12)
-    assert_same_bits([net(x[:3])], [cnn.compile(copy.deepcopy(net._model), (2, 9, 11))(x[:3])])
+    for _, array in arrays:
+        array /= 1.25
+    assert_close(cnn.compile(model, (2, 9, 11))(x[:3]), before, 1e-12)
 
 
 @pytest.mark.parametrize("make", [lambda: various(40, np.float32), lambda: cnn.models.resnet20().eval()])
@@ -259,3 +261,77 @@ def test_wrong_arguments():
             return dy / 2
     with pytest.raises(TypeError, match="compile: Half is a layer written in NumPy, which cannot be compiled"):
         cnn.compile(cnn.Sequential(cnn.Flatten(), Half()), (1, 28, 28))
+
+
+class Sums(cnn.Module):
+    """Additions of all kinds after convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (cnn.Conv2d(2, 2, 3, padding=1, seed=i) for i in range(2))
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(x)
+        twice = self.a(x) + x + x.relu()        # two summands of one convolution
+        both = a + b
+        return (twice + both).relu() + self.b(both), a + a, self.a(x) + self.b(x) + self.a(b)
+
+
+def test_sums_of_convolutions():
+    model = Sums().to(np.float64).eval()
+    x = np.random.default_rng(0).standard_normal((MANY, 2, 5, 5))
+    for few, many, compiled in zip(model(x[:2]), model(x), cnn.compile(model, (2, 5, 5))(x[:2]), strict=True):
+        assert_close(few, many[:2], 1e-12)
+        assert_close(compiled, many[:2], 1e-12)
+
+
+def test_a_snapshot_of_what_is_not_the_models_own():
+    """A parameter and an array from outside of the module, in every context that calls use."""
+    factor, summand = cnn.Parameter(np.ones((3, 1, 1), np.float32)), np.ones((3, 1, 1), np.float32)
+
+    class Outside(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = cnn.Conv2d(3, 3, 3, padding=1, seed=0)
+
+        def forward(self, x):
+            return self.conv(x) * factor + summand
+
+    net, x = cnn.compile(Outside(), (3, 5, 5)), np.ones((20, 3, 5, 5), np.float32)
+    before = net(x[:2])
+    factor.data[...], summand[...] = 7, 9
+    assert_same_bits([net(x[:2])], [before])
+    assert_close(net(x)[:2], before)
+    net._few.clear()        # as where several threads call
+    assert_same_bits([net(x[:2])], [before])
+
+
+def test_what_stays_in_training_mode_is_refused():
+    class Drawing(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = cnn.Dropout(0.5, seed=1)
+
+        def train(self, mode=True):
+            super().train(mode)
+            if hasattr(self, "drop"):
+                self.drop.train(True)
+            return self
+
+        def forward(self, x):
+            return self.drop(x)
+
+    with pytest.raises(TypeError, match=r"compile: dropout \(module drop\) is in training mode after model.eval"):
+        cnn.compile(Drawing(), (3, 5, 5))
+
+
+def test_more_wrong_arguments():
+    with pytest.raises(TypeError, match="compile: model must be a Module, got int"):
+        cnn.compile(3, (3, 5, 5))
+    net = cnn.compile(cnn.Sequential(cnn.Conv2d(3, 3, 1, seed=0)), (3, 5, 5))
+    memory = np.zeros((4, 3, 5, 5), np.float32)
+    for out in (memory[1:], memory[:3]):
+        with pytest.raises(ValueError, match="compiled Sequential: out must not overlap x"):
+            net(memory[:3], out=out)
+    with pytest.raises(ValueError, match="compiled Sequential: x must have shape"):
+        net(np.zeros((), np.float32))

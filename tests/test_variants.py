@@ -10,7 +10,7 @@ from cnn import _ext
 
 HERE = Path(__file__).parent
 NUMBERS = ("test_elementary.py", "test_functional.py", "test_layers.py", "test_dropout.py", "test_losses.py",
-           "test_optim.py", "test_data_transforms.py")
+           "test_optim.py", "test_data_transforms.py", "test_channels.py")
 
 
 @pytest.mark.thorough

@@ -21,7 +21,7 @@ cdef extern from *:
     """
     #define LEAST(a, b) ((a) < (b) ? (a) : (b))
     #define PIXELS LEAST(TILE_VECS == 24 ? 14 : 6, TILE_VECS / ROWV)        /* of a tile of sixteen outputs */
-    #define PIXELS_OF_TWO LEAST(12, TILE_VECS / (2 * ROWV))                 /* of one of twice sixteen */
+    #define PIXELS_OF_TWO LEAST(12, TILE_VECS < 2 * ROWV ? 1 : TILE_VECS / (2 * ROWV))  /* of one of twice sixteen */
     #define GROUPS LEAST(8, TILE_VECS / ROWV)       /* sixteens of outputs of a tile of one pixel */
     """
     enum:

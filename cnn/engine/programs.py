@@ -92,7 +92,7 @@ class Pool:
             self._drop(program)
 
     def __del__(self):
-        for reference in self._made:
+        for reference in getattr(self, "_made", ()):     # Ctrl-C may have come while it was made
             program = reference()
             if program is not None:
                 program.close()

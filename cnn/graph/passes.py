@@ -79,7 +79,7 @@ def with_summands(graph):
             before = made.get(id(value))
             if (before in nodes and type(before.operation) is conv.Conv2d and len(readers[id(value)]) == 1
                     and id(value) not in outputs and value is not other and before.operation.takes_summand()):
-                operation = before.operation.joined(node.operation, relu=node.operation.relu)
+                operation = before.operation.joined(node.operation, relu=node.operation.relu, summand=True)
                 joined = type(node)(operation, (*before.inputs, other), node.output, (*before.modules, *node.modules))
                 nodes.remove(before)
                 nodes[-1] = made[id(node.output)] = joined

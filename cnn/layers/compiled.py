@@ -14,12 +14,13 @@ from cnn.graph.passes import optimised
 from cnn.graph.trace import pack
 from cnn.layers import running
 from cnn.layers.in_numpy import Opaque
+from cnn.layers.module import Module
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cnn.engine.program import Program
-    from cnn.layers.module import Module
+    from cnn.graph import Graph
 
 
 class Context(NamedTuple):
@@ -48,24 +49,16 @@ class CompiledModel:
     images are computed one after the other, more of them sixteen at a time: scores of one image may differ by rounding
     between the two.
 
-    model, image_shapes, threads: as `compile` takes them. shape: of one image, (C, H, W) or (features,); for several
-    inputs a tuple of shapes. dtype: of the model. Raises TypeError for a layer written in NumPy, ValueError for shapes
-    that do not fit.
+    graph: of the model in evaluation mode, a copy of its own. dtype: of the model. threads: as in `compile`, which
+    checks all of them and raises TypeError or ValueError. shape: of one image, (C, H, W) or (features,); for several
+    inputs a tuple of shapes.
     """
 
-    def __init__(self, model: Module, image_shapes: Sequence[tuple[int, ...]], threads: int) -> None:
-        self._owner = f"compiled {type(model).__name__}"
-        model = copy.deepcopy(model).eval()
-        graph = optimised(running.graph_of(model, image_shapes), False)
-        opaque = next((node.operation.name for node in graph.nodes if isinstance(node.operation, Opaque)), None)
-        if opaque is not None:
-            raise TypeError(f"compile: {opaque} is a layer written in NumPy, which cannot be compiled: call the model "
-                            f"itself")
-        self.dtype = model.dtype or np.dtype(np.float32)
+    def __init__(self, graph: Graph, dtype: np.dtype, threads: int) -> None:
+        self._owner, self._graph, self._threads, self.dtype = f"compiled {graph.title}", graph, threads, dtype
         self._inputs = tuple(value.image for value in graph.inputs)
         self._outputs, self._structure = [value.image for value in graph.outputs], graph.structure
         self.shape = self._inputs[0] if len(self._inputs) == 1 else self._inputs
-        self._model, self._graph, self._threads = model, graph, threads     # the model keeps the parameters alive
         self._packed: list = []         # weights, which all programs share
         self._few: list[Context] = [self._context(1)]   # at rest
         self._many: list[Context] = []
@@ -73,18 +66,19 @@ class CompiledModel:
     @property
     def nbytes(self) -> int:
         """Memory that it holds now, in bytes."""
-        arrays = [*(array for arrays in self._packed for array in arrays), *(p.data for p in self._model.parameters())]
+        parameters = {id(p): p for node in self._graph for p in node.operation.parameters.values()}
+        arrays = [*(array for arrays in self._packed for array in arrays), *(p.data for p in parameters.values())]
         return sum(array.nbytes for array in arrays) + sum(c.program.nbytes for c in (*self._few, *self._many))
 
     def __call__(self, *xs: np.ndarray, out: np.ndarray | None = None) -> Any:
         """The output y for x, (N, C, H, W) or (N, features); several of both as the model has them.
 
-        out: an array of y's shape and the model's dtype that is filled and returned, if there is one output; then
-        nothing is allocated. N may be 0. Raises TypeError or ValueError for arrays that do not fit.
+        out: an array of y's shape and the model's dtype, apart from x, which is filled and returned, if there is one
+        output; then nothing is allocated. N may be 0. Raises TypeError or ValueError for arrays that do not fit.
         """
         if len(xs) != len(self._inputs):
             raise TypeError(f"{self._owner}: it takes {len(self._inputs)} arrays, got {len(xs)}")
-        dtype, images = self.dtype, len(xs[0]) if type(xs[0]) is np.ndarray else 0
+        dtype, images = self.dtype, xs[0].shape[0] if type(xs[0]) is np.ndarray and xs[0].ndim else 0
         for x, image in zip(xs, self._inputs, strict=True):
             if type(x) is not np.ndarray or x.dtype != dtype or x.shape != (images, *image) or not _readable(x):
                 xs = self._checked(xs)
@@ -93,7 +87,7 @@ class CompiledModel:
         if out is None:
             ys = [np.empty((images, *image), dtype) for image in self._outputs]
         else:
-            ys = [self._target(out, images)]
+            ys = [self._target(out, images, xs)]
         if images:
             resting = self._few if images <= FEW else self._many
             context = self._taken(resting, images)
@@ -126,7 +120,7 @@ class CompiledModel:
         return Context(program, compiled.addresses, [compiled.slots[name] for name in names], threads)
 
     def __reduce__(self) -> tuple:
-        return _again, (self._model, self._inputs, self._threads)
+        return CompiledModel, (self._graph, self.dtype, self._threads)
 
     def __del__(self) -> None:
         for context in (*getattr(self, "_few", ()), *getattr(self, "_many", ())):
@@ -143,7 +137,7 @@ class CompiledModel:
             result.append(x)
         return result
 
-    def _target(self, out: np.ndarray, images: int) -> np.ndarray:
+    def _target(self, out: np.ndarray, images: int, xs: Sequence[np.ndarray]) -> np.ndarray:
         if len(self._outputs) > 1 or self._structure is not None:
             raise TypeError(f"{self._owner}: out is for models with one output")
         wanted = (images, *self._outputs[0])
@@ -152,6 +146,8 @@ class CompiledModel:
             got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
             raise ValueError(f"{self._owner}: out must be a contiguous, writable array of {self.dtype} {wanted}, got "
                              f"{got}")
+        if any(np.may_share_memory(out, x) for x in xs):
+            raise ValueError(f"{self._owner}: out must not overlap x")
         return out
 
     def __repr__(self) -> str:
@@ -162,11 +158,6 @@ def _readable(x: np.ndarray) -> bool:
     """Whether the kernels can read an array as it is."""
     flags = x.flags
     return flags.c_contiguous and flags.aligned
-
-
-def _again(model: Module, image_shapes: Sequence[tuple[int, ...]], threads: int) -> CompiledModel:
-    """A compiled model that was pickled or copied."""
-    return CompiledModel(model, image_shapes, threads)
 
 
 def compile(model: Module, *image_shapes: Sequence[int], threads: int = 1) -> CompiledModel:
@@ -180,9 +171,22 @@ def compile(model: Module, *image_shapes: Sequence[int], threads: int = 1) -> Co
         time, as many as there are cores where one call is to be fast.
 
     Batch normalisation becomes a part of the convolution before it, and so do additions and ReLU after it. Raises
-    TypeError for a layer written in NumPy, ValueError for shapes that do not fit or a wrong number of threads.
+    TypeError for a layer written in NumPy, or one that stays in training mode (dropout that is on in evaluation mode);
+    ValueError for shapes that do not fit or a wrong number of threads.
     """
     if not image_shapes:
         raise ValueError("compile: the shape of an image is missing: (C, H, W) or (features,)")
     threads = shapes.integer("compile", "threads", threads, 1)
-    return CompiledModel(model, [running.image_shape("compile", shape) for shape in image_shapes], threads)
+    if not isinstance(model, Module):
+        raise TypeError(f"compile: model must be a Module, got {type(model).__name__}")
+    model = copy.deepcopy(model).eval()
+    graph = optimised(running.graph_of(model, [running.image_shape("compile", shape) for shape in image_shapes]), False)
+    for node in graph:
+        if isinstance(node.operation, Opaque):
+            raise TypeError(f"compile: {node.operation.name} is a layer written in NumPy, which cannot be compiled: "
+                            f"call the model itself")
+        if node.operation.effects:
+            raise TypeError(f"compile: {node.operation.name} (module {node.modules[0]}) is in training mode after "
+                            f"model.eval(): what it draws or counts cannot be compiled: call the model itself")
+    # a copy, because parameters and arrays may belong to something besides the model
+    return CompiledModel(copy.deepcopy(graph), model.dtype or np.dtype(np.float32), threads)

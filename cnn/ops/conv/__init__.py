@@ -63,11 +63,12 @@ class Conv2d(Operation):
 
     weight: Parameter (K, C / groups, R, S); bias: Parameter (K,) or None. kernel, stride, dilation: pairs.
     relu: whether a ReLU follows. pool: the MaxPool2d operation that follows, or None. norm: a BatchNorm2d operation
-    with constant statistics that stands between, or None.
+    with constant statistics that stands between, or None. summand: whether `emit` gets a second
+    tensor, see `takes_summand`.
     """
 
     name = twin = "conv2d"
-    relu, pool, norm = False, None, None
+    relu, pool, norm, summand = False, None, None, False
 
     def __init__(self, owner, weight, bias, stride, padding, dilation, groups):
         super().__init__(owner)
@@ -94,7 +95,7 @@ class Conv2d(Operation):
     def takes_summand(self):
         """Whether `emit` may get a second tensor, to be added to the result before the ReLU: in programs that go by
         channels."""
-        return not (self.relu or self.pool or 1 == self.weight.shape[1] < self.groups)
+        return not (self.relu or self.pool or self.summand or 1 == self.weight.shape[1] < self.groups)
 
     def goes_by_channels(self, x, *more):
         return channels.suits(self.geometry(x))

@@ -128,24 +128,17 @@ ctypedef struct ConvChannels:
 cdef void conv_channels(const ConvChannels* a, const Place* place) noexcept nogil:
     """y, of one image."""
     cdef Sum s
-    cdef Py_ssize_t G, P, OH = a.out_h, OW = a.out_w, i, k, g, h, j, p, item, first_row, last_row, tiles
-    cdef Py_ssize_t w_row = a.columns * a.count * LANES
-    cdef Py_ssize_t across
+    cdef Py_ssize_t OH = a.out_h, OW = a.out_w, w_row = a.columns * a.count * LANES
+    cdef Py_ssize_t G, P, i, k, g, h, j, p, item, first_row, last_row, tiles, across
     cdef bint level = a.stride_w == 1, two
     s.x_plane, s.x_row, s.x_tap = a.x.plane, a.dilation_h * a.x.row, a.dilation_w * LANES
     s.x_pixel, s.columns, s.channels = a.stride_w * LANES, a.columns, a.count
     s.w_group, s.z_plane, s.y_plane, s.relu = a.rows * w_row, a.z.plane, a.y.plane, a.relu
-    if OW == 1:
-        G = GROUPS
-    else:
-        G = 1 if a.sixteens == 1 or _filled(OW, PIXELS) >= 2 * _filled(OW, PIXELS_OF_TWO) else 2
-        for g in range(1, a.sixteens):
-            if a.first[g] != a.first[g - 1]:
-                G = 1
-    if OW == 1:
-        for g in range(1, a.sixteens):
-            if a.first[g] != a.first[g - 1]:
-                G = 1
+    # sixteens of outputs of a tile: as many as make the fuller one of rows of this width; of one group
+    G = GROUPS if OW == 1 else 1 if a.sixteens == 1 or _filled(OW, PIXELS) >= 2 * _filled(OW, PIXELS_OF_TWO) else 2
+    for g in range(1, a.sixteens):
+        if a.first[g] != a.first[g - 1]:
+            G = 1
     tiles = (a.sixteens + G - 1) // G
     for item in range(begin(tiles * OH, place), end(tiles * OH, place)):
         i, h = item // OH, item % OH

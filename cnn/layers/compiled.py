@@ -106,6 +106,7 @@ class CompiledModel:
                 return self._context(images)
             if context.program.images >= images:
                 return context
+            context.program.close()
 
     def _context(self, images: int) -> Context:
         """A new one for so many images. The first packs the weights."""

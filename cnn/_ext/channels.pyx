@@ -1,14 +1,16 @@
 """One image at a time, sixteen channels side by side: (C / 16, H, W, 16).
 
 A row of sixteen numbers is then not a pixel of sixteen images but sixteen channels of one pixel; the last rows may hold
-fewer. Lanes without a channel hold anything, and are never read as numbers. Maps of each element by itself, and pooling,
-are the very kernels that work on sixteen images. Here is what differs. All work on one image, a block of its own.
+fewer. Lanes without a channel hold anything, and are never read as numbers. Maps of each element by itself, and
+pooling, are the very kernels that work on sixteen images. Here is what differs. All work on one image, a block of its
+own.
 
 Twins: none but where it is said, most of it is NumPy's own indexing.
 """
 from libc.string cimport memcpy
 
 from cnn._ext.op cimport PER_BLOCK, Image, Place, begin, end, pixels
+from cnn._ext.taps cimport Taps, first_row, last_row
 from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_relu, vec_splat, vec_store
 
 cdef extern from *:
@@ -202,8 +204,8 @@ ctypedef struct SoftmaxChannels:
     Py_ssize_t logs             # whether the logarithms are wanted
 
 cdef void softmax_channels(const SoftmaxChannels* a, const Place* place) noexcept nogil:
-    """y_c = exp(x_c) / sum over the channels k of exp(x_k), or its logarithm, shifted by the largest x. Twins: `softmax`
-    and `log_softmax` in cnn/reference."""
+    """y_c = exp(x_c) / sum over the channels k of exp(x_k), or its logarithm, shifted by the largest x. Twins:
+    `softmax` and `log_softmax` in cnn/reference."""
     cdef Py_ssize_t h, i, c
     cdef const real* x
     cdef real* y
@@ -246,52 +248,46 @@ ctypedef struct DepthwiseChannels:
     const real* scale           # IN  (C / 16, 16)
     const real* shift           # IN  (C / 16, 16)
     Image y                     # OUT (C / 16, OH, OW, 16)
-    Py_ssize_t sixteens         # C / 16
-    Py_ssize_t height           # H
-    Py_ssize_t out_h, out_w
-    Py_ssize_t rows, columns    # of the kernel
-    Py_ssize_t stride_h, stride_w, dilation_h, dilation_w
-    Py_ssize_t top, left        # padding
-    Py_ssize_t relu             # whether a ReLU follows
+    Taps t
 
 cdef inline void _outputs(const DepthwiseChannels* a, const real* x, Py_ssize_t first, Py_ssize_t last, const real* w,
                           const real* scale, const real* shift, real* y, int P) noexcept nogil:
     """P neighbouring outputs of sixteen channels; x: the first input of the first, in row `first` of the kernel."""
     cdef vec acc[4 * 8]
     cdef vec v
-    cdef Py_ssize_t m, n, step = a.stride_w * LANES
+    cdef Py_ssize_t m, n, step = a.t.stride_w * LANES, tap = a.t.dilation_w * LANES
     cdef int q
     for q in range(P * ROWV):
         acc[q] = vec_splat(0)
     for m in range(first, last):
-        for n in range(a.columns):
+        for n in range(a.t.columns):
             for q in range(P * ROWV):
-                acc[q] = acc[q] + vec_load(x + n * a.dilation_w * LANES + q // ROWV * step + q % ROWV * VL) * vec_load(
-                    w + (m * a.columns + n) * LANES + q % ROWV * VL)
-        x += a.dilation_h * a.x.row
+                acc[q] = acc[q] + vec_load(x + n * tap + q // ROWV * step + q % ROWV * VL) * vec_load(
+                    w + (m * a.t.columns + n) * LANES + q % ROWV * VL)
+        x += a.t.dilation_h * a.x.row
     for q in range(P * ROWV):
         v = acc[q] * vec_load(scale + q % ROWV * VL) + vec_load(shift + q % ROWV * VL)
-        vec_store(y + q // ROWV * LANES + q % ROWV * VL, vec_relu(v) if a.relu else v)
+        vec_store(y + q // ROWV * LANES + q % ROWV * VL, vec_relu(v) if a.t.relu else v)
 
 cdef void depthwise_channels(const DepthwiseChannels* a, const Place* place) noexcept nogil:
     """y[c, i, j] = scale[c] sum_{m, n} w[c, m, n] x[c, i s + m d - p, j s + n d - p] + shift[c]. The twin is `conv2d`
     in cnn/reference."""
-    cdef Py_ssize_t item, g, h, j, first, last, taps = a.rows * a.columns
+    cdef Py_ssize_t item, g, h, j, first, last, taps = a.t.rows * a.t.columns
     cdef const real* x
     cdef real* y
-    for item in range(begin(a.sixteens * a.out_h, place), end(a.sixteens * a.out_h, place)):
-        g, h = item // a.out_h, item % a.out_h
-        first = max(0, (a.top - h * a.stride_h + a.dilation_h - 1) // a.dilation_h)
-        last = min(a.rows, (a.height + a.top - h * a.stride_h + a.dilation_h - 1) // a.dilation_h)
-        x = (a.x.data + g * a.x.plane + (h * a.stride_h + first * a.dilation_h - a.top) * a.x.row - a.left * LANES)
+    for item in range(begin(a.t.sixteens * a.t.out_h, place), end(a.t.sixteens * a.t.out_h, place)):
+        g, h = item // a.t.out_h, item % a.t.out_h
+        first, last = first_row(&a.t, h), last_row(&a.t, h)
+        x = (a.x.data + g * a.x.plane + (h * a.t.stride_h + first * a.t.dilation_h - a.t.top) * a.x.row
+             - a.t.left * LANES)
         y = pixels(&a.y, g, h)
         j = 0
-        while j + AT_ONCE <= a.out_w:
-            _outputs(a, x + j * a.stride_w * LANES, first, last, a.w + g * taps * LANES, a.scale + g * LANES,
+        while j + AT_ONCE <= a.t.out_w:
+            _outputs(a, x + j * a.t.stride_w * LANES, first, last, a.w + g * taps * LANES, a.scale + g * LANES,
                      a.shift + g * LANES, y + j * LANES, AT_ONCE)
             j += AT_ONCE
-        for j in range(j, a.out_w):
-            _outputs(a, x + j * a.stride_w * LANES, first, last, a.w + g * taps * LANES, a.scale + g * LANES,
+        for j in range(j, a.t.out_w):
+            _outputs(a, x + j * a.t.stride_w * LANES, first, last, a.w + g * taps * LANES, a.scale + g * LANES,
                      a.shift + g * LANES, y + j * LANES, 1)
 
 

@@ -3,8 +3,8 @@
     y[k, i, j] = scale[k] sum_{c, m, n} x[c, i s + m d - p, j s + n d - p] w[k, c, m, n] + shift[k]  [+ z[k, i, j]]
 
 A register tile holds some neighbouring pixels of a row for sixteen outputs, or twice sixteen: a number of x is
-multiplied by the weights of all these outputs, so that nothing is summed across lanes. `scale` and `shift` hold the bias
-and what a batch normalisation with constant statistics does; z is what a residual connection adds, and a ReLU may
+multiplied by the weights of all these outputs, so that nothing is summed across lanes. `scale` and `shift` hold the
+bias and what a batch normalisation with constant statistics does; z is what a residual connection adds, and a ReLU may
 follow. x has a border of zeros left and right; rows of padding are never visited. Weights lie in the order in which
 they are used, see `pack_conv`.
 
@@ -15,6 +15,7 @@ from libc.string cimport memcmp, memcpy
 
 from cnn._ext.instances cimport Tile
 from cnn._ext.op cimport Image, Place, begin, end, pixels
+from cnn._ext.taps cimport Taps, first_row, last_row
 from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_relu, vec_splat, vec_store
 
 cdef extern from *:
@@ -117,47 +118,40 @@ ctypedef struct ConvChannels:
     Image y                     # OUT (K / 16, OH, OW, 16)
     const int* first            # IN  (K / 16,) the first channel that the outputs read, a multiple of 16
     Py_ssize_t count            # channels that they read
-    Py_ssize_t sixteens         # K / 16
-    Py_ssize_t height           # H
-    Py_ssize_t out_h, out_w
-    Py_ssize_t rows, columns    # of the kernel
-    Py_ssize_t stride_h, stride_w, dilation_h, dilation_w
-    Py_ssize_t top, left        # padding
-    Py_ssize_t relu             # whether a ReLU follows
+    Taps t
 
 cdef void conv_channels(const ConvChannels* a, const Place* place) noexcept nogil:
     """y, of one image."""
     cdef Sum s
-    cdef Py_ssize_t OH = a.out_h, OW = a.out_w, w_row = a.columns * a.count * LANES
-    cdef Py_ssize_t G, P, i, k, g, h, j, p, item, first_row, last_row, tiles, across
-    cdef bint level = a.stride_w == 1, two
-    s.x_plane, s.x_row, s.x_tap = a.x.plane, a.dilation_h * a.x.row, a.dilation_w * LANES
-    s.x_pixel, s.columns, s.channels = a.stride_w * LANES, a.columns, a.count
-    s.w_group, s.z_plane, s.y_plane, s.relu = a.rows * w_row, a.z.plane, a.y.plane, a.relu
+    cdef Py_ssize_t OH = a.t.out_h, OW = a.t.out_w, w_row = a.t.columns * a.count * LANES
+    cdef Py_ssize_t G, P, i, k, g, h, j, p, item, first, tiles, across
+    cdef bint level = a.t.stride_w == 1, two
+    s.x_plane, s.x_row, s.x_tap = a.x.plane, a.t.dilation_h * a.x.row, a.t.dilation_w * LANES
+    s.x_pixel, s.columns, s.channels = a.t.stride_w * LANES, a.t.columns, a.count
+    s.w_group, s.z_plane, s.y_plane, s.relu = a.t.rows * w_row, a.z.plane, a.y.plane, a.t.relu
     # sixteens of outputs of a tile: as many as make the fuller one of rows of this width; of one group
-    G = GROUPS if OW == 1 else 1 if a.sixteens == 1 or _filled(OW, PIXELS) >= 2 * _filled(OW, PIXELS_OF_TWO) else 2
-    for g in range(1, a.sixteens):
+    G = GROUPS if OW == 1 else 1 if a.t.sixteens == 1 or _filled(OW, PIXELS) >= 2 * _filled(OW, PIXELS_OF_TWO) else 2
+    for g in range(1, a.t.sixteens):
         if a.first[g] != a.first[g - 1]:
             G = 1
-    tiles = (a.sixteens + G - 1) // G
+    tiles = (a.t.sixteens + G - 1) // G
     for item in range(begin(tiles * OH, place), end(tiles * OH, place)):
         i, h = item // OH, item % OH
-        k = a.sixteens * i // tiles
-        g = a.sixteens * (i + 1) // tiles - k
-        first_row = max(0, (a.top - h * a.stride_h + a.dilation_h - 1) // a.dilation_h)
-        last_row = min(a.rows, (a.height + a.top - h * a.stride_h + a.dilation_h - 1) // a.dilation_h)
-        s.rows = max(0, last_row - first_row)
-        s.w = a.w + k * s.w_group + first_row * w_row
+        k = a.t.sixteens * i // tiles
+        g = a.t.sixteens * (i + 1) // tiles - k
+        first = first_row(&a.t, h)
+        s.rows = max(0, last_row(&a.t, h) - first)
+        s.w = a.w + k * s.w_group + first * w_row
         s.scale, s.shift = a.scale + k * LANES, a.shift + k * LANES
         two = G == 2 and g == 2
-        P = 1 if OW == 1 or a.stride_w > 2 else PIXELS_OF_TWO if two else PIXELS
+        P = 1 if OW == 1 or a.t.stride_w > 2 else PIXELS_OF_TWO if two else PIXELS
         across = (OW + P - 1) // P
         for j in range(across):
             p = OW * j // across
             P = OW * (j + 1) // across - p
             s.x = (a.x.data + a.first[k] // LANES * a.x.plane
-                   + (h * a.stride_h + first_row * a.dilation_h - a.top) * a.x.row
-                   + (p * a.stride_w - a.left) * LANES)
+                   + (h * a.t.stride_h + first * a.t.dilation_h - a.t.top) * a.x.row
+                   + (p * a.t.stride_w - a.t.left) * LANES)
             s.y = pixels(&a.y, k, h) + p * LANES
             s.z = pixels(&a.z, k, h) + p * LANES if a.z.data else NULL
             if P == 1 and G != 2:
@@ -188,7 +182,8 @@ ctypedef struct PackConv:
 cdef void pack_conv(const PackConv* a, const Place* place) noexcept nogil:
     """The weights of sixteen outputs, in the order in which `conv_channels` reads them: a task. Weights that are what
     they were when they were packed last stay as they are."""
-    cdef Py_ssize_t size = a.channels * a.taps, k = place.task * LANES, lanes = min(LANES, a.outputs - k), lane, c, t, at
+    cdef Py_ssize_t size = a.channels * a.taps, k = place.task * LANES, lanes = min(LANES, a.outputs - k)
+    cdef Py_ssize_t lane, c, t, at
     cdef const real* w = a.w + k * size
     cdef real* y = a.y + place.task * a.taps * a.count * LANES
     cdef const real* from_

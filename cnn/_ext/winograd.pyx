@@ -131,8 +131,8 @@ ctypedef struct Winograd:
 
 
 cdef inline void forward(const Winograd* a, const Place* place, int M, int R) noexcept nogil:
-    """Threads that share the block take some of the chunks each; or, where there are too few, some of the outputs, whose
-    input tiles then each of them transforms."""
+    """Threads that share the block take some of the chunks each; or, where there are too few, some of the outputs,
+    whose input tiles then each of them transforms."""
     cdef int N = M + R - 1
     cdef const real* b = a.b
     cdef Py_ssize_t C = a.t.channels, K = a.t.outputs, out_h = a.t.out_h, out_w = a.t.out_w

@@ -163,25 +163,29 @@ def all_that_the_package_does():
         x, dy = case.arrays(17)
         by_function(functional, case.make(), x, dy)
         by_layer(case.make(), x, dy)
+        by_layer(case.make(), x[:2], dy[:2])
         case.make().eval()(x[:1])
-    x, dy = np.zeros((3, 1, 4, 4)), np.zeros((3, 32))
+    x, dy = np.zeros((17, 1, 4, 4)), np.zeros((17, 32))
     # dy must be copied for its border
     by_layer(Sequential(Conv2d(1, 2, 3, padding=1), Flatten()).to(np.float64), x, dy)
     for inputs, outputs in ((1, 2), (5, 6)):
-        x, dy = np.zeros((3, inputs, 6, 6)), np.zeros((3, outputs, 1, 1))
+        x, dy = np.zeros((17, inputs, 6, 6)), np.zeros((17, outputs, 1, 1))
         by_layer(Sequential(Conv2d(inputs, outputs, 5), MaxPool2d(2)).to(np.float64), x, dy)
-    by_layer(Dividing().to(np.float64), np.ones((3, 3, 4, 4)), np.zeros((3, 2)))
+    for n in (2, 17):
+        by_layer(Dividing().to(np.float64), np.ones((n, 3, 4, 4)), np.zeros((n, 2)))
     Sequential(Conv2d(1, 2, 3), BatchNorm2d(2)).to(np.float64).eval()(np.zeros((17, 1, 4, 4)))
+    by_layer(OneForAll(), np.ones((3, 3, 4, 4)), np.ones((3, 3, 4, 4)))
     OneForAll().eval()(np.ones((3, 3, 4, 4)))
     shared = Linear(3, 3)
-    by_layer(Sequential(shared, shared).to(np.float64), np.zeros((2, 3)), np.zeros((2, 3)))
+    by_layer(Sequential(shared, shared).to(np.float64), np.zeros((17, 3)), np.zeros((17, 3)))
     functional.cross_entropy(np.zeros((2, 3)), np.array([0, 1]))
     functional.mse_loss(np.zeros((2, 3)), np.zeros((2, 3)))
     data = Dataset(np.zeros((5, 1, 4, 4), np.uint8), np.arange(5))
     for optimizer in cnn.optim.OPTIMIZERS.values():
         model = Sequential(Conv2d(1, 2, 3), Flatten(), Linear(8, 5), ReLU(), Dropout()).to(np.float64)
         trainer = cnn.Trainer(model, optimizer(model.parameters(), lr=0.01), max_grad_norm=1, progress=False)
-        trainer.fit(DataLoader(data, 5, transform=RandomFlip()), 1, validation=data)
+        for batch in (5, 16):
+            trainer.fit(DataLoader(data, batch, transform=RandomFlip()), 1, validation=data)
     cnn.EMA(model).update()
 
 

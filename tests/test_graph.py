@@ -334,7 +334,7 @@ def test_folding_and_fusing_change_nothing():
 def test_backward_does_nothing_before_the_first_that_learns():
     """By the kernels of the compiled phase."""
     model = cnn.Sequential(cnn.Conv2d(1, 3, 3), cnn.ReLU(), cnn.Conv2d(3, 3, 3), cnn.Flatten(), cnn.Linear(12, 2))
-    x, dy = np.ones((2, 1, 6, 6), np.float32), np.ones((2, 2), np.float32)
+    x, dy = np.ones((9, 1, 6, 6), np.float32), np.ones((9, 2), np.float32)
 
     def kernels(need_dx=False):
         model(x)

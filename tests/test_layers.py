@@ -47,7 +47,7 @@ def test_shape_and_dtype(case, dtype):
 
 @per_case
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [1, 16, 37, 275])
+@pytest.mark.parametrize("n", [1, 3, 16, 37, 275])
 def test_agrees_with_the_twin(case, dtype, n):
     layer, (x, dy) = case.make(dtype), case.arrays(n, dtype)
     assert_all_close(by_layer(layer, x, dy), by_twin(layer, x, dy))

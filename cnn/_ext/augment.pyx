@@ -197,24 +197,25 @@ ctypedef struct Change:
     const int64_t* numbers      # IN  (N, columns)
     const void* fill            # IN  (C,) as x
     char* room                  # as many bytes as `room` says
-    void* y                     # OUT (16, C, H, W) as x
+    void* y                     # OUT (images, C, H, W) as x
     Py_ssize_t channels, height, width
     Py_ssize_t kind             # CROP, ...
     Py_ssize_t option           # of that kind
     Py_ssize_t columns          # numbers that an image is changed by
+    Py_ssize_t images           # of a block: 16 or 1
 
 cdef inline void change_images(const Change* a, const Place* place, const pixel* x, const pixel* fill,
                                pixel* y) noexcept nogil:
-    """Sixteen images, chosen by number or (without `chosen`) all of x, each changed by its numbers."""
+    """The images of a block, chosen by number or (without `chosen`) all of x, each changed by its numbers."""
     cdef const int64_t* chosen = a.chosen
-    cdef const int64_t* numbers = a.numbers + 16 * place.at[PER_BLOCK] * a.columns
+    cdef const int64_t* numbers = a.numbers + a.images * place.at[PER_BLOCK] * a.columns
     cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, size = C * H * W
-    cdef Py_ssize_t lane, i, last = end(place.images, place)
+    cdef Py_ssize_t lane, i, count = min(place.images, a.images), last = end(count, place)
     cdef const pixel* image
     cdef const pixel* following
     if chosen != NULL:
-        chosen += 16 * place.at[PER_BLOCK]
-    for lane in range(begin(place.images, place), last):
+        chosen += a.images * place.at[PER_BLOCK]
+    for lane in range(begin(count, place), last):
         image = x + (chosen[lane] if chosen != NULL else lane) * size
         if chosen != NULL and lane + 1 < last:      # the next one lies anywhere: it takes a while to arrive
             following = x + chosen[lane + 1] * size
@@ -251,7 +252,7 @@ def apply(Py_ssize_t kind, Py_ssize_t option, size_t numbers, Py_ssize_t columns
     op.kernel = <void*>_change_floats if floats else <void*>change
     op.splits = 1
     a.x, a.numbers, a.fill, a.room, a.y = <void*>x, <int64_t*>numbers, <void*>fill, rooms, <void*>y
-    a.channels, a.height, a.width, a.kind, a.option, a.columns = C, H, W, kind, option, columns
+    a.channels, a.height, a.width, a.kind, a.option, a.columns, a.images = C, H, W, kind, option, columns, 16
     op.n_words = sizeof(Change) // sizeof(op.words[0])
     op.addresses[0] = moving(&op, &a.x, block, PER_BLOCK)
     op.addresses[1] = moving(&op, &a.room, need, PER_ACTIVE_THREAD)

@@ -7,10 +7,12 @@ own.
 
 Twins: none but where it is said, most of it is NumPy's own indexing.
 """
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from cnn._ext.op cimport PER_BLOCK, Image, Place, begin, end, pixels
-from cnn._ext.taps cimport Taps, first_row, last_row
+from cnn._ext.random cimport element_hash, image_hash
+from cnn._ext.taps cimport Taps, first_output, first_row, last_output, last_row
 from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_relu, vec_splat, vec_store
 
 cdef extern from *:
@@ -24,7 +26,6 @@ cdef extern from *:
 cdef extern from "<math.h>" nogil:
     double exp(double x)
     double log(double x)
-    double sqrt(double x)
 
 
 ctypedef struct PackChannels:
@@ -47,6 +48,28 @@ cdef void pack_channels(const PackChannels* a, const Place* place) noexcept nogi
             for j in range(W):
                 for lane in range(lanes):
                     yp[j * LANES + lane] = xp[lane * plane + j]
+
+
+ctypedef struct PackBytesChannels:
+    const uint8_t* x            # IN  (any, C, H, W); without `chosen`, this image alone
+    const int64_t* chosen       # IN  (N,) numbers of the images, or NULL
+    const real* scale           # IN  (C,)
+    const real* shift           # IN  (C,)
+    Image y                     # OUT (C / 16, H, W, 16)
+    Py_ssize_t channels, height, width
+
+cdef void pack_bytes_channels(const PackBytesChannels* a, const Place* place) noexcept nogil:
+    """An image of bytes, normalised: y = x * scale + shift."""
+    cdef Py_ssize_t H = a.height, W = a.width, c, h, j
+    cdef const uint8_t* x = a.x
+    cdef real* y
+    if a.chosen:
+        x += a.chosen[place.at[PER_BLOCK]] * a.channels * H * W
+    for c in range(a.channels):
+        for h in range(begin(H, place), end(H, place)):
+            y = pixels(&a.y, c // LANES, h) + c % LANES
+            for j in range(W):
+                y[j * LANES] = x[(c * H + h) * W + j] * a.scale[c] + a.shift[c]
 
 
 ctypedef struct UnpackChannels:
@@ -136,6 +159,69 @@ cdef void spread_channel(const SpreadChannel* a, const Place* place) noexcept no
                 vec_store(pixels(&a.y, 0, h) + j * LANES + q * VL, vec_splat(pixels(&a.x, 0, h)[j * LANES]))
 
 
+ctypedef struct SumChannels:
+    Image x                     # IN  (C / 16, H, W, 16)
+    Image y                     # OUT (1, H, W, 16), of which only the first lane counts
+    Py_ssize_t channels, height, width
+
+cdef void sum_channels(const SumChannels* a, const Place* place) noexcept nogil:
+    """y[h, w] = sum over the channels c of x[c, h, w]. Twin: `reduce_sum` in cnn/reference."""
+    cdef Py_ssize_t h, j, c
+    cdef real total
+    for h in range(begin(a.height, place), end(a.height, place)):
+        for j in range(a.width):
+            total = 0
+            for c in range(a.channels):
+                total += (pixels(&a.x, c // LANES, h) + j * LANES)[c % LANES]
+            (pixels(&a.y, 0, h) + j * LANES)[0] = total
+
+
+ctypedef struct SumImages:
+    Image x                     # IN  (images, C / 16, H, W, 16)
+    real* y                     # OUT (C, H, W)
+    Py_ssize_t x_image          # elements from one image to the next
+    Py_ssize_t channels, height, width
+
+cdef void sum_images(const SumImages* a, const Place* place) noexcept nogil:
+    """y = the sum of all images, the gradient of a parameter that is the same for each; a task is a channel."""
+    cdef Py_ssize_t c = place.task, h, j, n
+    cdef const real* x
+    cdef real total
+    for h in range(a.height):
+        x = pixels(&a.x, c // LANES, h) + c % LANES
+        for j in range(a.width):
+            total = 0
+            for n in range(place.total):
+                total += x[n * a.x_image + j * LANES]
+            a.y[(c * a.height + h) * a.width + j] = total
+
+
+ctypedef struct DropoutChannels:
+    Image x                     # IN  (C / 16, H, W, 16)
+    Image y                     # OUT (C / 16, H, W, 16)
+    const uint64_t* key         # IN  (2,) seed, step
+    Py_ssize_t channels, height, width
+    Py_ssize_t whole            # whether the elements are channels instead of pixels
+    double p                    # the share of elements that becomes 0
+
+cdef void dropout_channels(const DropoutChannels* a, const Place* place) noexcept nogil:
+    """`dropout` in pointwise.pyx, of one image: it draws the same masks."""
+    cdef Py_ssize_t H = a.height, W = a.width, c, h, j
+    cdef uint64_t threshold = <uint64_t>(a.p * 4294967296.0)
+    cdef uint32_t image = image_hash(a.key, place.at[PER_BLOCK])
+    cdef real scale = <real>(1 / (1 - a.p)) if a.p < 1 else 0
+    cdef bint keep = 0
+    cdef const real* x
+    cdef real* y
+    for c in range(a.channels):
+        for h in range(begin(H, place), end(H, place)):
+            x = pixels(&a.x, c // LANES, h) + c % LANES
+            y = pixels(&a.y, c // LANES, h) + c % LANES
+            for j in range(W):
+                keep = element_hash(image, <uint32_t>(c if a.whole else (c * H + h) * W + j)) >= threshold
+                y[j * LANES] = x[j * LANES] * scale if keep else 0
+
+
 ctypedef struct ScaleChannels:
     Image x                     # IN  (C / 16, H, W, 16)
     Image y                     # OUT (C / 16, H, W, 16)
@@ -156,45 +242,6 @@ cdef void scale_channels(const ScaleChannels* a, const Place* place) noexcept no
                     v = vec_load(pixels(&a.x, g, h) + i * LANES + q * VL) * vec_load(
                         a.scale + g * LANES + q * VL) + vec_load(a.shift + g * LANES + q * VL)
                     vec_store(pixels(&a.y, g, h) + i * LANES + q * VL, vec_relu(v) if a.relu else v)
-
-
-ctypedef struct GroupNormChannels:
-    Image x                     # IN  (C / 16, H, W, 16)
-    Image y                     # OUT (C / 16, H, W, 16)
-    const real* gamma           # IN  (C,) or NULL
-    const real* beta            # IN  (C,) or NULL
-    Py_ssize_t channels, height, width
-    Py_ssize_t groups
-    double eps
-
-cdef void group_norm_channels(const GroupNormChannels* a, const Place* place) noexcept nogil:
-    """y = gamma (x - mean) / sqrt(var + eps) + beta, mean and variance being those of a group's channels in this
-    image, see group_norm.pyx; in float64."""
-    cdef Py_ssize_t each = a.channels // a.groups, n = each * a.height * a.width, group, c, h, j
-    cdef double mean, var, scale, shift
-    cdef const real* x
-    cdef real* y
-    for group in range(begin(a.groups, place), end(a.groups, place)):
-        mean = var = 0
-        for c in range(group * each, (group + 1) * each):
-            for h in range(a.height):
-                x = pixels(&a.x, c // LANES, h) + c % LANES
-                for j in range(a.width):
-                    mean += x[j * LANES]
-        mean /= n
-        for c in range(group * each, (group + 1) * each):
-            for h in range(a.height):
-                x = pixels(&a.x, c // LANES, h) + c % LANES
-                for j in range(a.width):
-                    var += (x[j * LANES] - mean) * (x[j * LANES] - mean)
-        for c in range(group * each, (group + 1) * each):
-            scale = (a.gamma[c] if a.gamma else 1) / sqrt(var / n + a.eps)
-            shift = a.beta[c] if a.beta else 0
-            for h in range(a.height):
-                x = pixels(&a.x, c // LANES, h) + c % LANES
-                y = pixels(&a.y, c // LANES, h) + c % LANES
-                for j in range(a.width):
-                    y[j * LANES] = <real>((x[j * LANES] - mean) * scale + shift)
 
 
 ctypedef struct SoftmaxChannels:
@@ -229,17 +276,51 @@ cdef void softmax_channels(const SoftmaxChannels* a, const Place* place) noexcep
                     y[c // LANES * a.y.plane + c % LANES] = <real>exp(y[c // LANES * a.y.plane + c % LANES]) / total
 
 
+ctypedef struct SoftmaxChannelsBackward:
+    Image dy                    # IN  (C / 16, H, W, 16)
+    Image y                     # IN  (C / 16, H, W, 16)
+    Image dx                    # OUT (C / 16, H, W, 16)
+    Py_ssize_t channels, height, width
+    Py_ssize_t logs             # whether y are logarithms
+
+cdef void softmax_channels_backward(const SoftmaxChannelsBackward* a, const Place* place) noexcept nogil:
+    """dx_c = y_c (dy_c - sum_k dy_k y_k); where y are logarithms, dy_c - exp(y_c) sum_k dy_k."""
+    cdef Py_ssize_t h, i, c, at
+    cdef const real* dy
+    cdef const real* y
+    cdef real* dx
+    cdef real total
+    for h in range(begin(a.height, place), end(a.height, place)):
+        for i in range(a.width):
+            dy = pixels(&a.dy, 0, h) + i * LANES
+            y = pixels(&a.y, 0, h) + i * LANES
+            dx = pixels(&a.dx, 0, h) + i * LANES
+            total = 0
+            for c in range(a.channels):
+                at = c // LANES * a.y.plane + c % LANES
+                total += dy[c // LANES * a.dy.plane + c % LANES] * (1 if a.logs else y[at])
+            for c in range(a.channels):
+                at = c // LANES * a.y.plane + c % LANES
+                if a.logs:
+                    dx[c // LANES * a.dx.plane + c % LANES] = <real>(
+                        dy[c // LANES * a.dy.plane + c % LANES] - exp(y[at]) * total)
+                else:
+                    dx[c // LANES * a.dx.plane + c % LANES] = y[at] * (
+                        dy[c // LANES * a.dy.plane + c % LANES] - total)
+
+
 ctypedef struct PackDepthwise:
     const real* w               # IN  (C, 1, R, S)
-    real* y                     # OUT (C / 16, R S, 16)
-    Py_ssize_t channels, taps
+    const int* tap              # IN  (taps,) those of R S that are wanted, in this order
+    real* y                     # OUT (C / 16, taps, 16)
+    Py_ssize_t channels, all_taps, taps
 
 cdef void pack_depthwise(const PackDepthwise* a, const Place* place) noexcept nogil:
     """Weights in the order in which `depthwise_channels` reads them."""
     cdef Py_ssize_t c, t
     for c in range(a.channels):
         for t in range(a.taps):
-            a.y[(c // LANES * a.taps + t) * LANES + c % LANES] = a.w[c * a.taps + t]
+            a.y[(c // LANES * a.taps + t) * LANES + c % LANES] = a.w[c * a.all_taps + a.tap[t]]
 
 
 ctypedef struct DepthwiseChannels:
@@ -248,6 +329,7 @@ ctypedef struct DepthwiseChannels:
     const real* scale           # IN  (C / 16, 16)
     const real* shift           # IN  (C / 16, 16)
     Image y                     # OUT (C / 16, OH, OW, 16)
+    Py_ssize_t y_pixel          # elements to the next pixel of y
     Taps t
 
 cdef inline void _outputs(const DepthwiseChannels* a, const real* x, Py_ssize_t first, Py_ssize_t last, const real* w,
@@ -267,7 +349,7 @@ cdef inline void _outputs(const DepthwiseChannels* a, const real* x, Py_ssize_t 
         x += a.t.dilation_h * a.x.row
     for q in range(P * ROWV):
         v = acc[q] * vec_load(scale + q % ROWV * VL) + vec_load(shift + q % ROWV * VL)
-        vec_store(y + q // ROWV * LANES + q % ROWV * VL, vec_relu(v) if a.t.relu else v)
+        vec_store(y + q // ROWV * a.y_pixel + q % ROWV * VL, vec_relu(v) if a.t.relu else v)
 
 cdef void depthwise_channels(const DepthwiseChannels* a, const Place* place) noexcept nogil:
     """y[c, i, j] = scale[c] sum_{m, n} w[c, m, n] x[c, i s + m d - p, j s + n d - p] + shift[c]. The twin is `conv2d`
@@ -284,13 +366,58 @@ cdef void depthwise_channels(const DepthwiseChannels* a, const Place* place) noe
         j = 0
         while j + AT_ONCE <= a.t.out_w:
             _outputs(a, x + j * a.t.stride_w * LANES, first, last, a.w + g * taps * LANES, a.scale + g * LANES,
-                     a.shift + g * LANES, y + j * LANES, AT_ONCE)
+                     a.shift + g * LANES, y + j * a.y_pixel, AT_ONCE)
             j += AT_ONCE
         for j in range(j, a.t.out_w):
             _outputs(a, x + j * a.t.stride_w * LANES, first, last, a.w + g * taps * LANES, a.scale + g * LANES,
-                     a.shift + g * LANES, y + j * LANES, 1)
+                     a.shift + g * LANES, y + j * a.y_pixel, 1)
 
 
-SPLITS = ("pack_channels", "unpack_channels", "move_channels", "spread_channel", "scale_channels",
-          "group_norm_channels", "softmax_channels", "depthwise_channels")
+ctypedef struct DepthwiseChannelsDw:
+    Image x                     # IN  (images, C / 16, H, W, 16), with columns of zeros left and right
+    Image dy                    # IN  (images, C / 16, OH, OW, 16)
+    real* dw                    # OUT (C, rows, columns)
+    Py_ssize_t x_image, dy_image            # elements from one image to the next
+    Py_ssize_t channels
+    Taps t
+
+cdef void depthwise_channels_dw(const DepthwiseChannelsDw* a, const Place* place) noexcept nogil:
+    """dw[c, m, n] = sum over images, i and j of dy[c, i, j] x[c, i s + m d - p, j s + n d - p]; sixteen channels are a
+    task."""
+    cdef Py_ssize_t g = place.task, S = a.t.columns, lanes = min(LANES, a.channels - g * LANES), m, n, n0, i, j, image
+    cdef Py_ssize_t tap = a.t.dilation_w * LANES
+    cdef const real* x
+    cdef const real* dy
+    cdef vec acc[4 * 8]
+    cdef vec d
+    cdef real sums[4 * 16]
+    cdef int q, k
+    for m in range(a.t.rows):
+        n0 = 0
+        while n0 < S:               # four columns at a time
+            for q in range(4 * ROWV):
+                acc[q] = vec_splat(0)
+            for image in range(place.total):
+                for i in range(first_output(&a.t, m), last_output(&a.t, m)):
+                    dy = pixels(&a.dy, g, i) + image * a.dy_image
+                    x = (a.x.data + image * a.x_image + g * a.x.plane + (n0 * a.t.dilation_w - a.t.left) * LANES
+                         + (i * a.t.stride_h + m * a.t.dilation_h - a.t.top) * a.x.row)
+                    for j in range(a.t.out_w):
+                        for q in range(ROWV):
+                            d = vec_load(dy + q * VL)
+                            for k in range(4):
+                                if n0 + k < S:
+                                    acc[k * ROWV + q] = acc[k * ROWV + q] + d * vec_load(x + k * tap + q * VL)
+                        x += a.t.stride_w * LANES
+                        dy += LANES
+            for q in range(4 * ROWV):
+                vec_store(sums + q * VL, acc[q])
+            for i in range(lanes):
+                for n in range(n0, min(S, n0 + 4)):
+                    a.dw[((g * LANES + i) * a.t.rows + m) * S + n] = sums[(n - n0) * LANES + i]
+            n0 += 4
+
+
+SPLITS = ("pack_channels", "pack_bytes_channels", "unpack_channels", "move_channels", "spread_channel", "sum_channels",
+          "dropout_channels", "scale_channels", "softmax_channels", "softmax_channels_backward", "depthwise_channels")
 include "kernels/channels.pxi"      # KERNELS

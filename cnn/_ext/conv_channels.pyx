@@ -15,8 +15,8 @@ from libc.string cimport memcmp, memcpy
 
 from cnn._ext.instances cimport Tile
 from cnn._ext.op cimport Image, Place, begin, end, pixels
-from cnn._ext.taps cimport Taps, first_row, last_row
-from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_relu, vec_splat, vec_store
+from cnn._ext.taps cimport Taps, first_output, first_row, last_output, last_row
+from cnn._ext.vec cimport LANES, ROWV, VL, real, transpose, vec, vec_load, vec_relu, vec_splat, vec_store
 
 cdef extern from *:
     """
@@ -24,11 +24,18 @@ cdef extern from *:
     #define PIXELS LEAST(TILE_VECS == 24 ? 14 : 6, TILE_VECS / ROWV)        /* of a tile of sixteen outputs */
     #define PIXELS_OF_TWO LEAST(12, TILE_VECS < 2 * ROWV ? 1 : TILE_VECS / (2 * ROWV))  /* of one of twice sixteen */
     #define GROUPS LEAST(8, TILE_VECS / ROWV)       /* sixteens of outputs of a tile of one pixel */
+    #define NUMBERS LEAST(16, TILE_VECS < ROWV ? 1 : TILE_VECS / ROWV)  /* of x in a tile of the weight gradient */
     """
     enum:
         PIXELS
         PIXELS_OF_TWO
         GROUPS
+        NUMBERS
+
+cdef enum:
+    BAND = 256          # pixels that the weight gradient takes at a time: 16 KB of sixteen channels
+    COLUMNS = 8         # of the kernel at a time, most: their sums stay in the L1 cache
+    SPARSE = 3          # with fewer channels than that a tile of it is made of columns
 
 ctypedef struct Sum:            # a tile
     const real* x               # IN  first input of its first pixel
@@ -42,7 +49,7 @@ ctypedef struct Sum:            # a tile
     const real* shift
     const real* z               # IN  as y, or NULL
     real* y                     # OUT
-    Py_ssize_t z_plane, y_plane
+    Py_ssize_t z_plane, y_plane, y_pixel
     bint relu
 
 
@@ -75,7 +82,7 @@ cdef inline void sum_tile(const Sum* s, int P, int G, Py_ssize_t x_pixel) noexce
                     s.shift + k * LANES + q * VL)
                 if s.z:
                     v = v + vec_load(s.z + k * s.z_plane + p * LANES + q * VL)
-                vec_store(s.y + k * s.y_plane + p * LANES + q * VL, vec_relu(v) if s.relu else v)
+                vec_store(s.y + k * s.y_plane + p * s.y_pixel + q * VL, vec_relu(v) if s.relu else v)
 
 
 cdef inline void near "near"(void* s, int P) noexcept nogil:
@@ -118,6 +125,7 @@ ctypedef struct ConvChannels:
     Image y                     # OUT (K / 16, OH, OW, 16)
     const int* first            # IN  (K / 16,) the first channel that the outputs read, a multiple of 16
     Py_ssize_t count            # channels that they read
+    Py_ssize_t y_pixel          # elements to the next pixel of y
     Taps t
 
 cdef void conv_channels(const ConvChannels* a, const Place* place) noexcept nogil:
@@ -129,6 +137,7 @@ cdef void conv_channels(const ConvChannels* a, const Place* place) noexcept nogi
     s.x_plane, s.x_row, s.x_tap = a.x.plane, a.t.dilation_h * a.x.row, a.t.dilation_w * LANES
     s.x_pixel, s.columns, s.channels = a.t.stride_w * LANES, a.t.columns, a.count
     s.w_group, s.z_plane, s.y_plane, s.relu = a.t.rows * w_row, a.z.plane, a.y.plane, a.t.relu
+    s.y_pixel = a.y_pixel
     # sixteens of outputs of a tile: as many as make the fuller one of rows of this width; of one group
     G = GROUPS if OW == 1 else 1 if a.t.sixteens == 1 or _filled(OW, PIXELS) >= 2 * _filled(OW, PIXELS_OF_TWO) else 2
     for g in range(1, a.t.sixteens):
@@ -152,7 +161,7 @@ cdef void conv_channels(const ConvChannels* a, const Place* place) noexcept nogi
             s.x = (a.x.data + a.first[k] // LANES * a.x.plane
                    + (h * a.t.stride_h + first * a.t.dilation_h - a.t.top) * a.x.row
                    + (p * a.t.stride_w - a.t.left) * LANES)
-            s.y = pixels(&a.y, k, h) + p * LANES
+            s.y = pixels(&a.y, k, h) + p * a.y_pixel
             s.z = pixels(&a.z, k, h) + p * LANES if a.z.data else NULL
             if P == 1 and G != 2:
                 one_tiles[g](&s)
@@ -183,7 +192,8 @@ cdef void pack_conv(const PackConv* a, const Place* place) noexcept nogil:
     """The weights of sixteen outputs, in the order in which `conv_channels` reads them: a task. Weights that are what
     they were when they were packed last stay as they are."""
     cdef Py_ssize_t size = a.channels * a.taps, k = place.task * LANES, lanes = min(LANES, a.outputs - k)
-    cdef Py_ssize_t lane, c, t, at
+    cdef Py_ssize_t lane, c, t, at, i = 0
+    cdef real square[16 * 16]
     cdef const real* w = a.w + k * size
     cdef real* y = a.y + place.task * a.taps * a.count * LANES
     cdef const real* from_
@@ -191,12 +201,51 @@ cdef void pack_conv(const PackConv* a, const Place* place) noexcept nogil:
         if memcmp(a.seen + k * size, w, lanes * size * sizeof(real)) == 0:
             return
         memcpy(a.seen + k * size, w, lanes * size * sizeof(real))
+    at = k // a.group * a.channels - a.first[place.task]
+    if lanes == LANES and (k + LANES - 1) // a.group == k // a.group:      # of one group: sixteen by sixteen weights
+        while i + LANES <= size:
+            if a.taps == 1:
+                transpose(w + i, size, y + (at + i) * LANES, LANES)
+            else:
+                transpose(w + i, size, square, LANES)
+                for lane in range(LANES):
+                    memcpy(y + ((i + lane) % a.taps * a.count + at + (i + lane) // a.taps) * LANES,
+                           square + lane * LANES, LANES * sizeof(real))
+            i += LANES
     for lane in range(lanes):
         at = (k + lane) // a.group * a.channels - a.first[place.task]
-        for c in range(a.channels):
+        for c in range(i // a.taps, a.channels):
             from_ = w + (lane * a.channels + c) * a.taps
             for t in range(a.taps):
                 y[(t * a.count + at + c) * LANES + lane] = from_[t]
+
+
+ctypedef struct TurnConv:
+    const real* w               # IN  (K, C, R, S)
+    const int* tap              # IN  (taps,) those of R S that are wanted, in this order
+    const int* first            # IN  (groups C / 16,) the first of the outputs k that these channels go into
+    real* y                     # OUT (groups C / 16, taps, count, 16)
+    Py_ssize_t channels         # C, of a group
+    Py_ssize_t all_taps         # R S
+    Py_ssize_t taps
+    Py_ssize_t count            # K / groups
+
+cdef void turn_conv(const TurnConv* a, const Place* place) noexcept nogil:
+    """Weights in the order in which `conv_channels` reads them for the input gradient, where channels are what comes
+    out: those of sixteen channels are a task."""
+    cdef Py_ssize_t c = place.task * LANES, k, t, lane, each = a.all_taps
+    cdef Py_ssize_t lanes = LANES if a.channels % LANES == 0 else min(LANES, a.channels - c)
+    cdef const real* w
+    cdef real* y
+    for k in range(a.count):
+        w = a.w + ((a.first[place.task] + k) * a.channels + c % a.channels) * each
+        if each == a.taps == 1:
+            memcpy(a.y + (place.task * a.count + k) * LANES, w, lanes * sizeof(real))
+            continue
+        for t in range(a.taps):
+            y = a.y + ((place.task * a.taps + t) * a.count + k) * LANES
+            for lane in range(lanes):
+                y[lane] = w[lane * each + a.tap[t]]
 
 
 ctypedef struct Fit:
@@ -219,6 +268,152 @@ cdef void fit(const Fit* a, const Place* place) noexcept nogil:
         if a.mean:
             a.scale[k] = <real>((a.gamma[k] if a.gamma else 1) / _root(a.var[k] + a.eps))
             a.shift[k] = (a.shift[k] - a.mean[k]) * a.scale[k] + (a.beta[k] if a.beta else 0)
+
+
+# ---------------------------------------------------------------- the gradients of weights and biases
+
+ctypedef struct Products:
+    const real* x               # IN  numbers, and the distances from image to image, row to row and so on
+    const real* dy              # IN  (sixteen outputs)
+    Py_ssize_t x_image, x_row, x_pixel, x_number
+    Py_ssize_t dy_image, dy_row
+    Py_ssize_t images, rows, pixels
+    real* sums                  # I/O rows of sixteen, `step` apart
+    Py_ssize_t step
+    bint first                  # assign to sums instead of adding
+
+
+cdef inline void products_of(const Products* s, int A, Py_ssize_t number) noexcept nogil:
+    """sums[a] (+)= sum of x[a] dy over images, rows and pixels, for A numbers x and sixteen outputs."""
+    cdef vec acc[16 * 8]
+    cdef const real* x
+    cdef const real* dy
+    cdef Py_ssize_t n, h, j
+    cdef int q
+    for q in range(A * ROWV):
+        acc[q] = vec_splat(0) if s.first else vec_load(s.sums + q // ROWV * s.step + q % ROWV * VL)
+    for n in range(s.images):
+        for h in range(s.rows):
+            x = s.x + n * s.x_image + h * s.x_row
+            dy = s.dy + n * s.dy_image + h * s.dy_row
+            for j in range(s.pixels):
+                for q in range(A * ROWV):
+                    acc[q] = acc[q] + x[q // ROWV * number] * vec_load(dy + q % ROWV * VL)
+                x += s.x_pixel
+                dy += LANES
+    for q in range(A * ROWV):
+        vec_store(s.sums + q // ROWV * s.step + q % ROWV * VL, acc[q])
+
+cdef inline void beside "beside"(void* s, int A) noexcept nogil:
+    products_of(<const Products*>s, A, 1)
+
+cdef inline void spaced "spaced"(void* s, int A) noexcept nogil:
+    products_of(<const Products*>s, A, (<const Products*>s).x_number)
+
+
+cdef extern from *:
+    """
+    TILES(beside, NUMBERS)
+    TILES(spaced, NUMBERS)
+    """
+    const Tile* beside_tiles    # by how many numbers, of neighbouring channels
+    const Tile* spaced_tiles    # of neighbouring taps
+
+
+ctypedef struct ConvChannelsDw:
+    Image x                     # IN  (images, C / 16, H, W, 16), with columns of zeros left and right
+    Image dy                    # IN  (images, K / 16, OH, OW, 16)
+    real* dw                    # OUT (K, count, rows, columns)
+    Py_ssize_t x_image, dy_image            # elements from one image to the next
+    Py_ssize_t outputs          # K
+    Py_ssize_t count            # channels that an output reads: those of a group
+    Py_ssize_t group            # outputs of a group
+    Py_ssize_t together         # sixteens of channels of a task
+    Taps t
+
+cdef void _row(const ConvChannelsDw* a, const Place* place, Py_ssize_t m, Py_ssize_t c, Py_ssize_t k) noexcept nogil:
+    """That of sixteen channels from c on and as many outputs from k on."""
+    cdef Py_ssize_t S = a.t.columns, channels = min(LANES, a.count - c), lanes = min(LANES, a.outputs - k)
+    cdef Py_ssize_t first = first_output(&a.t, m), last = last_output(&a.t, m), n0, n1, i, n, q, lane, tiles, tile, at
+    cdef Py_ssize_t rows = max(1, BAND // max(1, a.t.out_w * place.total))
+    cdef bint columns = channels < SPARSE
+    cdef real sums[COLUMNS * 16 * 16]
+    cdef Products s
+    cdef const real* x = a.x.data + (k // a.group * a.count + c) // LANES * a.x.plane
+    s.x_image, s.x_row, s.x_pixel = a.x_image, a.t.stride_h * a.x.row, a.t.stride_w * LANES
+    s.x_number, s.dy_image, s.dy_row, s.images, s.pixels = a.t.dilation_w * LANES, a.dy_image, a.dy.row, place.total, \
+        a.t.out_w
+    n0 = 0
+    while n0 < S:
+        n1 = min(S, n0 + COLUMNS)
+        i = first
+        while i < last or i == first:   # a band of rows, small enough that its x and dy stay in the caches
+            s.rows, s.first = max(0, min(rows, last - i)), i == first
+            s.dy = pixels(&a.dy, k // LANES, i)
+            for n in range(0 if columns else n0, channels if columns else n1):
+                # `n` is a channel or a column, and numbers are the other
+                tile = n1 - n0 if columns else channels
+                tiles = (tile + NUMBERS - 1) // NUMBERS
+                for q in range(tiles):
+                    at = tile * q // tiles
+                    s.x = x + (i * a.t.stride_h + m * a.t.dilation_h - a.t.top) * a.x.row + (
+                        ((n0 + at if columns else n) * a.t.dilation_w - a.t.left) * LANES + (n if columns else at))
+                    s.sums = sums + (at * LANES + n if columns else (n - n0) * LANES + at) * LANES
+                    s.step = LANES * LANES if columns else LANES
+                    (spaced_tiles if columns else beside_tiles)[tile * (q + 1) // tiles - at](&s)
+            i += rows
+        if S == a.t.rows == 1 and lanes == channels == LANES:
+            transpose(sums, LANES, a.dw + k * a.count + c, a.count)
+            return
+        for lane in range(lanes):
+            for q in range(channels):
+                for n in range(n0, n1):
+                    a.dw[(((k + lane) * a.count + c + q) * a.t.rows + m) * S + n] = sums[
+                        ((n - n0) * LANES + q) * LANES + lane]
+        n0 = n1
+
+
+cdef void conv_channels_dw(const ConvChannelsDw* a, const Place* place) noexcept nogil:
+    """dw[k, c, m, n] = sum over images, i and j of dy[k, i, j] x[c, i s + m d - p, j s + n d - p]: a task is a row m of
+    the kernel, for sixteen outputs k and some sixteens of channels c."""
+    cdef Py_ssize_t tasks = ((a.count + LANES - 1) // LANES + a.together - 1) // a.together, m = place.task % a.t.rows
+    cdef Py_ssize_t c = place.task // a.t.rows % tasks * a.together * LANES, k = place.task // a.t.rows // tasks * LANES
+    cdef Py_ssize_t last = min(a.count, c + a.together * LANES)
+    while c < last:
+        _row(a, place, m, c, k)
+        c += LANES
+
+
+ctypedef struct BiasChannels:
+    Image dy                    # IN  (images, K / 16, H, W, 16)
+    real* db                    # OUT (K,)
+    Py_ssize_t dy_image         # elements from one image to the next
+    Py_ssize_t outputs, height, width
+
+cdef void bias_channels(const BiasChannels* a, const Place* place) noexcept nogil:
+    """db[k] = sum of dy[k] over images and pixels; sixteen k are a task."""
+    cdef Py_ssize_t k = place.task * LANES, n, h, j
+    cdef vec acc[4 * 8]         # four pixels at a time, because one sum would wait for itself
+    cdef real sums[16]
+    cdef const real* dy
+    cdef int q
+    for q in range(4 * ROWV):
+        acc[q] = vec_splat(0)
+    for n in range(place.total):
+        for h in range(a.height):
+            dy = pixels(&a.dy, place.task, h) + n * a.dy_image
+            for j in range(a.width // 4):
+                for q in range(4 * ROWV):
+                    acc[q] = acc[q] + vec_load(dy + q * VL)
+                dy += 4 * LANES
+            for j in range(a.width % 4):
+                for q in range(ROWV):
+                    acc[q] = acc[q] + vec_load(dy + q * VL)
+                dy += LANES
+    for q in range(ROWV):
+        vec_store(sums + q * VL, acc[q] + acc[ROWV + q] + (acc[2 * ROWV + q] + acc[3 * ROWV + q]))
+    for j in range(min(LANES, a.outputs - k)):
+        a.db[k + j] = sums[j]
 
 
 cdef extern from "<math.h>" nogil:

@@ -193,5 +193,93 @@ cdef void group_norm_backward(const GroupNormBackward* a, const Place* place) no
                         vec_store(dx + i * LANES + q * VL, u * inverse[q])
 
 
+# ---------------------------------------------------------------- channels side by side
+
+ctypedef struct GroupNormChannels:
+    Image x                     # IN  (C / 16, H, W, 16)
+    Image y                     # OUT (C / 16, H, W, 16)
+    const real* gamma           # IN  (C,) or NULL
+    const real* beta            # IN  (C,) or NULL
+    double* stats               # OUT (groups, 2) mean and 1 / s
+    Py_ssize_t channels, height, width
+    Py_ssize_t groups
+    double eps
+
+cdef void group_norm_channels(const GroupNormChannels* a, const Place* place) noexcept nogil:
+    """The same of one image with its channels side by side."""
+    cdef Py_ssize_t each = a.channels // a.groups, n = each * a.height * a.width, group, c, h, j
+    cdef double mean, var, scale, shift
+    cdef const real* x
+    cdef real* y
+    for group in range(begin(a.groups, place), end(a.groups, place)):
+        mean = var = 0
+        for c in range(group * each, (group + 1) * each):
+            for h in range(a.height):
+                x = pixels(&a.x, c // LANES, h) + c % LANES
+                for j in range(a.width):
+                    mean += x[j * LANES]
+        mean /= n
+        for c in range(group * each, (group + 1) * each):
+            for h in range(a.height):
+                x = pixels(&a.x, c // LANES, h) + c % LANES
+                for j in range(a.width):
+                    var += (x[j * LANES] - mean) * (x[j * LANES] - mean)
+        a.stats[2 * group], a.stats[2 * group + 1] = mean, 1 / sqrt(var / n + a.eps)
+        for c in range(group * each, (group + 1) * each):
+            scale = (a.gamma[c] if a.gamma else 1) / sqrt(var / n + a.eps)
+            shift = a.beta[c] if a.beta else 0
+            for h in range(a.height):
+                x = pixels(&a.x, c // LANES, h) + c % LANES
+                y = pixels(&a.y, c // LANES, h) + c % LANES
+                for j in range(a.width):
+                    y[j * LANES] = <real>((x[j * LANES] - mean) * scale + shift)
+
+
+ctypedef struct GroupNormChannelsBackward:
+    Image dy                    # IN  (C / 16, H, W, 16)
+    Image x                     # IN  (C / 16, H, W, 16)
+    Image dx                    # OUT (C / 16, H, W, 16) or NULL
+    const real* gamma           # IN  (C,) or NULL
+    const double* stats         # IN  (groups, 2) mean and 1 / s
+    real* dgamma                # I/O (C,) of a shard, or NULL
+    real* dbeta                 # I/O (C,) of a shard, or NULL
+    Py_ssize_t channels, height, width
+    Py_ssize_t groups
+
+cdef void group_norm_channels_backward(const GroupNormChannelsBackward* a, const Place* place) noexcept nogil:
+    """`group_norm_backward` of one image with its channels side by side."""
+    cdef Py_ssize_t each = a.channels // a.groups, n = each * a.height * a.width, group, c, h, j
+    cdef double mean, inverse, s, t, sum_g, sum_g_xhat, gamma
+    cdef const real* x
+    cdef const real* dy
+    cdef real* dx
+    for group in range(begin(a.groups, place), end(a.groups, place)):
+        mean, inverse = a.stats[2 * group], a.stats[2 * group + 1]
+        sum_g = sum_g_xhat = 0
+        for c in range(group * each, (group + 1) * each):
+            s = t = 0
+            for h in range(a.height):
+                x = pixels(&a.x, c // LANES, h) + c % LANES
+                dy = pixels(&a.dy, c // LANES, h) + c % LANES
+                for j in range(a.width):
+                    s += dy[j * LANES]
+                    t += dy[j * LANES] * (x[j * LANES] - mean) * inverse
+            gamma = a.gamma[c] if a.gamma else 1
+            sum_g += gamma * s
+            sum_g_xhat += gamma * t
+            if a.dgamma:
+                a.dgamma[c] = <real>(t if place.first else a.dgamma[c] + t)
+            if a.dbeta:
+                a.dbeta[c] = <real>(s if place.first else a.dbeta[c] + s)
+        for c in range(group * each, (group + 1) * each if a.dx.data else 0):
+            gamma = a.gamma[c] if a.gamma else 1
+            for h in range(a.height):
+                x = pixels(&a.x, c // LANES, h) + c % LANES
+                dy = pixels(&a.dy, c // LANES, h) + c % LANES
+                dx = pixels(&a.dx, c // LANES, h) + c % LANES
+                for j in range(a.width):
+                    dx[j * LANES] = <real>(inverse * (gamma * dy[j * LANES] - sum_g / n
+                                                      - (x[j * LANES] - mean) * inverse * sum_g_xhat / n))
+
 SPLITS = ("group_norm", "group_norm_backward")
 include "kernels/group_norm.pxi"    # KERNELS

@@ -1,7 +1,7 @@
 """Losses of one block: the value of every image and the gradient of the mean, in one pass. Twins: `cross_entropy` and
 `mse` in cnn/reference; NumPy's own sum for `loss_sums`.
 """
-from libc.math cimport INFINITY, NAN
+from libc.math cimport INFINITY, NAN, exp
 from libc.stdint cimport int64_t, uint8_t
 
 from cnn._ext.elementary cimport vec_exp
@@ -110,17 +110,18 @@ cdef void cross_entropy(const CrossEntropy* a, const Place* place) noexcept nogi
 
 
 ctypedef struct LossSums:
-    const double* loss          # IN  (N,)
-    const uint8_t* correct      # IN  (N,) or NULL
+    const double* loss          # IN  (N, step) of which the first counts
+    const uint8_t* correct      # IN  (N, step), likewise, or NULL
     double* sums                # OUT (2,)
+    Py_ssize_t step
 
 cdef void loss_sums(const LossSums* a, const Place* place) noexcept nogil:
     """The sum of all losses of the batch, and how many images are right."""
     cdef Py_ssize_t n
     a.sums[0] = a.sums[1] = 0
     for n in range(place.total):
-        a.sums[0] += a.loss[n]
-        a.sums[1] += a.correct[n] if a.correct else 0
+        a.sums[0] += a.loss[n * a.step]
+        a.sums[1] += a.correct[n * a.step] if a.correct else 0
 
 
 ctypedef struct Mse:
@@ -152,6 +153,49 @@ cdef void mse(const Mse* a, const Place* place) noexcept nogil:
                     dy[i * LANES + lane] = scale * d
     for lane in range(place.images):
         a.loss[lane] = sums[lane]
+
+
+# ---------------------------------------------------------------- one image, channels side by side
+
+cdef void cross_entropy_channels(const CrossEntropy* a, const Place* place) noexcept nogil:
+    """`cross_entropy` of one image, whose scores z are (K / 16, 1, 1, 16)."""
+    cdef Py_ssize_t K = a.classes, n = place.at[PER_BLOCK], k, best = 0
+    cdef Py_ssize_t g = a.target[a.chosen[n] if a.chosen else n]
+    cdef double divisor = a.total[0] if a.total[0] > 0 else INFINITY, weight_sum = 0, smooth = 0, v, v_g, share, nll
+    cdef real top = a.z.data[0], total = 0, z
+    cdef real* dz = a.dz.data
+    cdef int q
+    for k in range(1, K):
+        z = (a.z.data + k // LANES * a.z.plane)[k % LANES]
+        if z > top or z != z:
+            best, top = k, z
+    for k in range(K):
+        total += <real>exp((a.z.data + k // LANES * a.z.plane)[k % LANES] - top)
+    if dz:
+        for k in range((K + LANES - 1) // LANES):
+            for q in range(ROWV):
+                vec_store(dz + k * a.dz.plane + q * VL, vec_splat(0))
+    if g < 0 or g >= K:     # checked in Python, where arrays may change afterwards
+        a.loss[0], a.correct[0] = NAN, 0
+        return
+    a.correct[0] = best == g and top == top
+    nll = real_log(total)           # -log p_k = log total - (z_k - top)
+    v_g = a.weight[g] if a.weight else 1
+    for k in range(K):
+        v = a.weight[k] if a.weight else 1
+        weight_sum += v
+        smooth += v * (nll - ((a.z.data + k // LANES * a.z.plane)[k % LANES] - top))
+    a.loss[0] = (1 - a.smoothing) * v_g * (nll - ((a.z.data + g // LANES * a.z.plane)[g % LANES] - top))
+    if a.smoothing > 0:
+        a.loss[0] += a.smoothing / K * smooth
+    if not dz:
+        return
+    share = ((1 - a.smoothing) * v_g + a.smoothing / K * weight_sum) / divisor / total
+    for k in range(K):
+        v = a.weight[k] if a.weight else 1
+        (dz + k // LANES * a.dz.plane)[k % LANES] = <real>(
+            share * exp((a.z.data + k // LANES * a.z.plane)[k % LANES] - top) - a.smoothing / K / divisor * v
+            - ((1 - a.smoothing) * v_g / divisor if k == g else 0))
 
 
 include "kernels/loss.pxi"      # KERNELS

@@ -122,6 +122,7 @@ ctypedef struct Statistics:
     const double* factor        # IN  (1,) f, or NULL
     Py_ssize_t channels
     Py_ssize_t pixels           # of an image
+    Py_ssize_t images           # of a block
     Py_ssize_t step             # numbers from one block's moments to the next one's
 
 cdef void statistics(const Statistics* a, const Place* place) noexcept nogil:
@@ -135,12 +136,12 @@ cdef void statistics(const Statistics* a, const Place* place) noexcept nogil:
     for c in range(place.task * CHANNELS, min((place.task + 1) * CHANNELS, a.channels)):
         total = centre = squares = 0
         for b in range(place.blocks):
-            k = <double>(a.pixels * min(16, place.total - 16 * b))
+            k = <double>(a.pixels * min(a.images, place.total - a.images * b))
             total += k
             centre += k * m[b * step + 2 * c]
         centre /= total
         for b in range(place.blocks):
-            k = <double>(a.pixels * min(16, place.total - 16 * b))
+            k = <double>(a.pixels * min(a.images, place.total - a.images * b))
             d = m[b * step + 2 * c] - centre
             squares += m[b * step + 2 * c + 1] + k * d * d
         a.mean[c] = <real>centre
@@ -353,10 +354,147 @@ cdef void fold(const Fold* a, const Place* place) noexcept nogil:
         a.folded_b[c] = scale * ((a.b[c] if a.b else 0) - a.mean[c]) + (a.beta[c] if a.beta else 0)
 
 
+# ---------------------------------------------------------------- one image, channels side by side
+
+ctypedef struct Sixteen:        # what sixteen channels are normalised by; lanes without a channel compute anything
+    vec centre[8]
+    vec inverse[8]
+    vec scale[8]
+    vec shift[8]
+    vec mean_dy[8]              # backward only
+    vec mean_dy_xhat[8]
+
+
+cdef inline void constants(const real* x, real otherwise, Py_ssize_t g, Py_ssize_t channels, vec* to) noexcept nogil:
+    """Numbers of channels from 16 g on."""
+    cdef real lanes[16]
+    cdef int i
+    for i in range(LANES):
+        lanes[i] = x[g * LANES + i] if x and g * LANES + i < channels else otherwise
+    for i in range(ROWV):
+        to[i] = vec_load(lanes + i * VL)
+
+
+cdef inline Sixteen sixteen(const real* mean, const real* var, const real* gamma, const real* beta, double eps,
+                            Py_ssize_t g, Py_ssize_t channels) noexcept nogil:
+    cdef Sixteen s
+    cdef real lanes[16]
+    cdef int i
+    for i in range(LANES):
+        lanes[i] = inverse(var[g * LANES + i], eps) if g * LANES + i < channels else 0
+    constants(mean, 0, g, channels, s.centre)
+    constants(gamma, 1, g, channels, s.scale)
+    constants(beta, 0, g, channels, s.shift)
+    for i in range(ROWV):
+        s.inverse[i] = vec_load(lanes + i * VL)
+        s.scale[i] = s.inverse[i] * s.scale[i]
+    return s
+
+
+cdef void moments_channels(const Moments* a, const Place* place) noexcept nogil:
+    """`moments` of one image; channels: C / 16, for which there are moments of all lanes."""
+    cdef Py_ssize_t n = a.height * a.width, g, h, i
+    cdef dvec sums[16]
+    cdef double means[16]
+    cdef real lanes[16]
+    cdef vec centre[8]
+    cdef vec squares[8]
+    cdef vec d
+    cdef int q
+    for g in range(begin(a.channels, place), end(a.channels, place)):
+        for q in range(LANES // DVL):
+            sums[q] = dvec_zero()
+        for h in range(a.height):
+            for i in range(a.width):
+                for q in range(LANES // DVL):
+                    sums[q] = sums[q] + dvec_load(pixels(&a.x, g, h) + i * LANES + q * DVL)
+        for q in range(LANES // DVL):
+            dvec_store(means + q * DVL, sums[q])
+        for i in range(LANES):
+            means[i] /= n
+            lanes[i] = <real>means[i]
+        for q in range(ROWV):
+            centre[q], squares[q] = vec_load(lanes + q * VL), vec_splat(0)
+        for h in range(a.height):
+            for i in range(a.width):
+                for q in range(ROWV):
+                    d = vec_load(pixels(&a.x, g, h) + i * LANES + q * VL) - centre[q]
+                    squares[q] = squares[q] + d * d
+        for q in range(ROWV):
+            vec_store(lanes + q * VL, squares[q])
+        for i in range(LANES):
+            a.moments[2 * (g * LANES + i)] = means[i]
+            a.moments[2 * (g * LANES + i) + 1] = lanes[i] - n * (means[i] - <real>means[i]) ** 2
+
+
+cdef void normalise_channels(const Normalise* a, const Place* place) noexcept nogil:
+    """`normalise` of one image."""
+    cdef Py_ssize_t g, h, i, q
+    cdef Sixteen s
+    cdef vec v
+    for g in range((a.channels + LANES - 1) // LANES):
+        s = sixteen(a.mean, a.var, a.gamma, a.beta, a.eps, g, a.channels)
+        for h in range(begin(a.height, place), end(a.height, place)):
+            for i in range(a.width):
+                for q in range(ROWV):
+                    v = (vec_load(pixels(&a.x, g, h) + i * LANES + q * VL) - s.centre[q]) * s.scale[q] + s.shift[q]
+                    vec_store(pixels(&a.y, g, h) + i * LANES + q * VL, vec_relu(v) if a.relu else v)
+
+
+cdef void gradient_moments_channels(const GradientMoments* a, const Place* place) noexcept nogil:
+    """`gradient_moments` of one image; there are sums of all lanes."""
+    cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES, g, h, i, q
+    cdef Sixteen s
+    cdef vec sums[2 * 8]
+    cdef vec d, e
+    cdef real lanes[2 * 16]
+    for g in range(begin(planes, place), end(planes, place)):
+        s = sixteen(a.mean, a.var, a.gamma, a.beta, a.eps, g, a.channels)
+        for q in range(2 * ROWV):
+            sums[q] = vec_splat(0)
+        for h in range(a.height):
+            for i in range(a.width):
+                for q in range(ROWV):
+                    d = vec_load(pixels(&a.x, g, h) + i * LANES + q * VL) - s.centre[q]
+                    e = vec_load(pixels(&a.dy, g, h) + i * LANES + q * VL)
+                    if a.relu:
+                        e = vec_clear(vec_le(d * s.scale[q] + s.shift[q], vec_splat(0)), e)
+                    sums[q] = sums[q] + e
+                    sums[ROWV + q] = sums[ROWV + q] + e * d
+        for q in range(ROWV):
+            vec_store(lanes + q * VL, sums[q])
+            vec_store(lanes + LANES + q * VL, sums[ROWV + q] * s.inverse[q])
+        for i in range(LANES):
+            a.sums[2 * (g * LANES + i)] = lanes[i]
+            a.sums[2 * (g * LANES + i) + 1] = lanes[LANES + i]
+
+
+cdef void normalise_backward_channels(const NormaliseBackward* a, const Place* place) noexcept nogil:
+    """`normalise_backward` of one image."""
+    cdef Py_ssize_t g, h, i
+    cdef Sixteen s
+    cdef vec d, e
+    cdef int q
+    for g in range((a.channels + LANES - 1) // LANES):
+        s = sixteen(a.mean, a.var, a.gamma, a.beta, a.eps, g, a.channels)
+        constants(a.mean_dy, 0, g, a.channels, s.mean_dy)
+        constants(a.mean_dy_xhat, 0, g, a.channels, s.mean_dy_xhat)
+        for h in range(begin(a.height, place), end(a.height, place)):
+            for i in range(a.width):
+                for q in range(ROWV):
+                    d = vec_load(pixels(&a.x, g, h) + i * LANES + q * VL) - s.centre[q]
+                    e = vec_load(pixels(&a.dy, g, h) + i * LANES + q * VL)
+                    if a.relu:
+                        e = vec_clear(vec_le(d * s.scale[q] + s.shift[q], vec_splat(0)), e)
+                    vec_store(pixels(&a.dx, g, h) + i * LANES + q * VL,
+                              s.scale[q] * (e - s.mean_dy[q] - d * s.mean_dy_xhat[q] * s.inverse[q]))
+
+
 def tasks(Py_ssize_t channels):
     """Into how many tasks `statistics`, `gradients` and `fold` are cut."""
     return (channels + CHANNELS - 1) // CHANNELS
 
 
-SPLITS = ("moments", "normalise", "gradient_moments", "normalise_backward")
+SPLITS = ("moments", "normalise", "gradient_moments", "normalise_backward", "moments_channels", "normalise_channels",
+          "gradient_moments_channels", "normalise_backward_channels")
 include "kernels/norm.pxi"      # KERNELS

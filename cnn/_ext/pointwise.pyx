@@ -7,6 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from cnn._ext.elementary cimport vec_exp, vec_normal, vec_sigmoid, vec_tanh
 from cnn._ext.op cimport PER_BLOCK, Image, Place, begin, end, pixels
+from cnn._ext.random cimport element_hash, image_hash
 from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, real_log, vec, vec_clear, vec_div, vec_gt, vec_le, vec_load,
                            vec_relu, vec_select, vec_splat, vec_store)
 
@@ -397,18 +398,11 @@ cdef void log_softmax_backward(const FromOutput* a, const Place* place) noexcept
 
 # ---------------------------------------------------------------- dropout
 
-cdef inline uint32_t scramble(uint32_t h) noexcept nogil:
-    """A bijection of 32 bits in which every input bit moves every output bit (murmur3's finaliser)."""
-    h = (h ^ (h >> 16)) * <uint32_t>0x85EBCA6B
-    h = (h ^ (h >> 13)) * <uint32_t>0xC2B2AE35
-    return h ^ (h >> 16)
-
-
 cdef inline void draw(const uint32_t* image, uint32_t element, uint64_t threshold, real* keep) noexcept nogil:
     """keep = 1 for the images that keep this element, else 0, all (16,)"""
     cdef int lane
     for lane in range(LANES):
-        keep[lane] = scramble(image[lane] ^ (element * <uint32_t>0x9E3779B1)) >= threshold
+        keep[lane] = element_hash(image[lane], element) >= threshold
 
 
 cdef inline void drop(const real* x, const real* keep, real scale, real* y) noexcept nogil:
@@ -444,8 +438,7 @@ cdef void dropout(const Dropout* a, const Place* place) noexcept nogil:
     cdef const real* x
     cdef real* y
     for lane in range(LANES):
-        image[lane] = scramble(scramble(scramble(<uint32_t>a.key[0]) ^ <uint32_t>a.key[1])
-                               ^ <uint32_t>(place.at[PER_BLOCK] * LANES + lane))
+        image[lane] = image_hash(a.key, place.at[PER_BLOCK] * LANES + lane)
     for c in range(C):
         if whole:
             draw(image, <uint32_t>c, threshold, keep)

@@ -18,3 +18,13 @@ cdef inline Py_ssize_t first_row(const Taps* t, Py_ssize_t i) noexcept nogil:
 cdef inline Py_ssize_t last_row(const Taps* t, Py_ssize_t i) noexcept nogil:
     """One past the last of them."""
     return min(t.rows, (t.height + t.top - i * t.stride_h + t.dilation_h - 1) // t.dilation_h)
+
+
+cdef inline Py_ssize_t first_output(const Taps* t, Py_ssize_t m) noexcept nogil:
+    """The first row of the outputs whose row m of the kernel lies in x."""
+    return max(0, (t.top - m * t.dilation_h + t.stride_h - 1) // t.stride_h)
+
+
+cdef inline Py_ssize_t last_output(const Taps* t, Py_ssize_t m) noexcept nogil:
+    """One past the last of them."""
+    return max(0, min(t.out_h, (t.height + t.top - m * t.dilation_h + t.stride_h - 1) // t.stride_h))

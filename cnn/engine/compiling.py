@@ -6,7 +6,7 @@ from struct import pack, unpack
 import numpy as np
 
 from cnn.engine.memory import zeros
-from cnn.engine.tensors import ONCE, PER_BLOCK, PER_SHARD, PER_STEP, Copies, Part, Slot, Tensor
+from cnn.engine.tensors import ONCE, PER_BLOCK, PER_SHARD, PER_STEP, Copies, Grid, Part, Slot, Tensor
 
 CACHE_LINE = 64         # bytes
 APART = 65 * CACHE_LINE     # from the end of an array to the next, which begins at another place in its page
@@ -18,7 +18,7 @@ OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("
 _WORDS = OP.itemsize // 8 - OP["words"].shape[0]    # where they begin
 SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
 
-_OWN = Tensor, Part, Copies     # arguments that are arrays of the program
+_OWN = Tensor, Part, Grid, Copies     # arguments that are arrays of the program
 
 
 class Compiled:
@@ -162,7 +162,7 @@ class Compiler:
         for field, kind in kernel.fields.items():
             value = values.get(field)
             if kind == "size":
-                words.append(value)
+                words.append(value() if callable(value) else value)     # of where an array lies
             elif kind == "number":
                 words += unpack("=q", pack("=d", value))
             else:

@@ -123,7 +123,7 @@ class Program:
 
     def overwritable(self, tensor):
         """The tensor itself, or a new one like it where others still read its numbers."""
-        return self.like(tensor) if tensor.root.shared else tensor
+        return self.like(tensor) if tensor.root.shared or tensor.root.kept else tensor
 
     def bordered(self, tensor, left, right):
         """The tensor, with at least so many columns of zeros on both sides."""
@@ -343,7 +343,7 @@ class Program:
         arrays = next(self._given, None)
         if arrays is None:
             arrays = tuple(map(self.zeros, counts))
-            (self._packing or self._segments)[-3].ops.append((kernel, lambda: arguments(*arrays), tasks))
+            (self._packing or self._segments)[0].ops.append((kernel, lambda: arguments(*arrays), tasks))
             if self._snapshot is not None:
                 self._snapshot.append(arrays)
         return arrays
@@ -353,8 +353,9 @@ class Program:
         return array if self._snapshot is None else array.copy()
 
     def seen(self, weights):
-        """Room for a copy of weights, by which a run tells whether they have changed; None in a snapshot."""
-        return self.zeros(weights.size) if self._snapshot is None else None
+        """Room for a copy of weights, by which a run tells whether they have changed; None in a snapshot, and where
+        every step changes them."""
+        return None if self.gradients or self._snapshot is not None else self.zeros(weights.size)
 
     def shard_sum(self, target, count):
         """`count` numbers for each shard; after the blocks their sum, taken in order, goes to `target`."""

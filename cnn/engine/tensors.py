@@ -23,6 +23,7 @@ class Tensor:
         self.viewed = False     # whether there are such views: it can't have borders then
         self.normalised = None  # (x, Norm) where it comes from a batch norm: kernels may read x instead
         self.shared = False     # whether others read it later, too: nobody may write over it then
+        self.kept = False       # whether tasks read it after the blocks: never, then
         self.array = None
 
     @property
@@ -69,6 +70,10 @@ class Tensor:
         """As many channels of it from `first` as the tensor `like` has, to be read or written by an operation."""
         return Part(self, first, like.pixels)
 
+    def step(self):
+        """Numbers from one copy to the next; known when the tensor is placed."""
+        return self.root.array.strides[0] // self.dtype.itemsize
+
     def room(self, copies):
         """Shape of the array that holds so many copies; raises ValueError where it is too large."""
         if self.numbers >= 2**31:
@@ -92,6 +97,18 @@ class Part:
     def argument(self):
         base, *others = self.tensor.argument()
         return base + self.first * self.tensor.plane * self.tensor.dtype.itemsize, *others
+
+
+class Grid:
+    """Pixels of a tensor, from (row, column) on: every so many rows, `stride`; of columns operations do likewise."""
+
+    def __init__(self, tensor, row, column, stride):
+        self.root, self.tensor, self.row, self.column, self.stride = tensor.root, tensor, row, column, stride
+
+    def argument(self):
+        base, step, per, plane, row = self.tensor.argument()
+        first = self.row * row + self.column * LANES
+        return base + first * self.tensor.dtype.itemsize, step, per, plane, row * self.stride
 
 
 class Slot:

@@ -167,7 +167,7 @@ def _over_channels(kernel: str, saved: str | None, arrays: dict[str, Images], di
     if isinstance(x, Value):
         if saved is not None:
             raise TypeError(f"{name}: it takes arrays; values are differentiated by themselves")
-        return apply(pointwise.Activation(kernel, kernel, SAVED[kernel]), x)
+        return apply(pointwise.Softmax(kernel, kernel), x)
     checked = {first: shapes.images(name, first, x)}
     shape, dtype = checked[first].shape, checked[first].dtype
     if 0 in shape[1:]:

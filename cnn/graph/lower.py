@@ -8,6 +8,7 @@ from cnn.graph.passes import with_deferred_norms, with_summands
 from cnn.ops import pointwise
 
 FEW = 8     # so many images are computed one by one, with channels side by side, where there is no backward pass
+FEW_LEARN = 8   # the same where there is one
 SHARED = 1_000_000      # multiply-adds of an image for each thread: with less, waiting for one another takes longer
 
 
@@ -32,7 +33,7 @@ def write(program, graph, inputs):
 
     def add(a, b, held):
         used = {id(other.root) for other in held}
-        own = next((t for t in (a, b) if id(t.root) not in used), None)
+        own = next((t for t in (a, b) if id(t.root) not in used and not t.root.kept), None)
         return pointwise.add(program, a, b, program.like(a) if own is None else own)
 
     def backward(dys, wanted):
@@ -44,19 +45,37 @@ def write(program, graph, inputs):
     return [tensors[id(value)] for value in graph.outputs], backward
 
 
+def few(images, gradients):
+    """Whether so many images are few enough to have channels side by side. gradients: whether there is a backward
+    pass."""
+    return images <= (FEW_LEARN if gradients else FEW)
+
+
+def goes_by_channels(graph):
+    """Whether a program of a graph can have channels side by side."""
+    return all(node.operation.goes_by_channels(*(value.image for value in node.inputs)) for node in graph.nodes)
+
+
+def share(program, graph):
+    """Tell a program that goes by channels how many threads are worth while for an image."""
+    if program.by_channels:
+        macs = sum(graph.macs()) * (3 if program.gradients else 1)      # backward takes twice as many
+        program.sharing = max(1, min(program.threads, macs // SHARED))
+
+
 def written(graph, dtype, images, gradients, **options):
     """A compiled Program of a graph for so many images at most. Its slots are x, x1, ... for the inputs and y, y1, ...
     for the outputs; `results` are the outputs' tensors, `pull` and `inputs` are for `write_backward`. options:
     of the Program."""
-    few = not gradients and images <= FEW and all(
-        node.operation.goes_by_channels(*(value.image for value in node.inputs)) for node in graph.nodes)
-    if few:
-        images, macs, graph = FEW, sum(graph.macs()), with_summands(graph)
-    elif not gradients:     # some more, where nothing need be kept of each
+    by_channels = few(images, gradients) and goes_by_channels(graph)
+    if gradients:
+        pass
+    elif by_channels:
+        images, graph = FEW, with_summands(graph)
+    else:       # some more, where nothing need be kept of each
         images = LANES << max(0, -(-images // LANES) - 1).bit_length()
-    program = Program(dtype, images, keep=gradients, gradients=gradients, by_channels=few, **options)
-    if few:
-        program.sharing = max(1, min(program.threads, macs // SHARED))
+    program = Program(dtype, images, keep=gradients, gradients=gradients, by_channels=by_channels, **options)
+    share(program, graph)
     tensors = [program.input(*value.image, flat=len(value.image) == 1, name=slot("x", i))
                for i, value in enumerate(graph.inputs)]
     program.results, program.pull = write(program, graph, tensors)

@@ -90,18 +90,21 @@ class GELU(Module):
         return f"approximate={self.approximate!r}"
 
 
-class Softmax(_Activation):
+class Softmax(Module):
     """exp(x_c) / sum of exp(x_k) over the channels (or features) k, for each pixel; shifted by the largest x, so
     that nothing overflows. dim: 1, there is no other; raises ValueError or TypeError for anything else.
 
     CrossEntropyLoss wants scores and has its own softmax.
     """
 
-    kernel, saved = "softmax", "y"
+    kernel = "softmax"
 
     def __init__(self, dim: int = 1) -> None:
         super().__init__()
         self.dim = channel_axis(type(self).__name__, dim)
+
+    def forward(self, x: Value) -> Value:
+        return apply(pointwise.Softmax(type(self).__name__, self.kernel), x)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"

@@ -10,7 +10,7 @@ from cnn.engine import backend, debugging, meanwhile
 from cnn.engine.program import circumstances
 from cnn.engine.programs import Pool, Use
 from cnn.graph import Value, apply, trace
-from cnn.graph.lower import FEW, slot, write_backward, written
+from cnn.graph.lower import few, slot, write_backward, written
 from cnn.graph.passes import optimised
 from cnn.graph.trace import pack, refuse_arrays
 from cnn.layers import pieces
@@ -87,8 +87,8 @@ class Call:
         x, *more = self.xs
         method = () if self.method is _unwrapped(type(self.module).forward) else (self.method.__qualname__,)
         rest = tuple(self.places), tuple(other.shape[1:] for other in more), snapshot(self.others, set())
-        few = len(x) <= FEW and not self.training
-        return x.shape[1:], x.dtype, method + rest, parts.key, modes, self.training, few, circumstances()
+        return (x.shape[1:], x.dtype, method + rest, parts.key, modes, self.training, few(len(x), self.training),
+                circumstances())
 
     def graph(self):
         """The graph of what is called, as it is traced."""

@@ -83,6 +83,10 @@ def reduced(program, x, shape):
     """The sums of x over all channels, rows or columns of which `shape` has one; returns y, or x where that is none."""
     if x.shape == tuple(shape):
         return x
+    if program.by_channels and x.channels > shape[0] == 1:
+        together = program.tensor(1, *x.shape[1:], flat=x.flat)
+        program.add("sum_channels", lambda: dict(x=x, y=together, channels=x.channels, height=x.height, width=x.width))
+        return reduced(program, together, shape)
     y = program.tensor(*shape, flat=x.flat)
     program.add("reduce_sum", lambda: dict(x=x, y=y, y_channels=y.planes, y_height=y.height, y_width=y.width,
                                            **x.pixels))
@@ -240,7 +244,7 @@ class Reshape(Operation):
         return y, lambda dy, need_dx: program.view(dy, channels, height, width, flat) if need_dx else None
 
 
-def _move(program, x, x_first, y, y_first, like):
+def move(program, x, x_first, y, y_first, like):
     """Channels of y from `y_first` are those of x from `x_first`, as many as `like` has."""
     if program.by_channels:
         program.add("move_channels", lambda: dict(x=x, y=y, x_first=x_first, y_first=y_first, channels=like.channels,
@@ -264,7 +268,7 @@ class Concat(Operation):
         shape = self.shape(*(t.shape for t in inputs))
         y = program.tensor(*shape, flat=inputs[0].flat)
         for t, c in zip(inputs, first, strict=True):
-            _move(program, t, 0, y, c, t)
+            move(program, t, 0, y, c, t)
         likes = inputs
 
         def backward(dy, wanted):
@@ -272,7 +276,7 @@ class Concat(Operation):
             for t, c, want in zip(likes, first, wanted, strict=True):
                 shares.append(program.like(t) if want else None)
                 if want:
-                    pointwise.copy(program, dy.part(c, t), shares[-1])
+                    move(program, dy, c, shares[-1], 0, t)
             return tuple(shares)
         return y, backward
 
@@ -295,13 +299,13 @@ class Channels(Operation):
     def emit(self, program, x):
         first = self.first
         y = program.tensor(*self.shape(x.shape), flat=x.flat)
-        _move(program, x, first, y, 0, y)
+        move(program, x, first, y, 0, y)
 
         def backward(dy, need_dx):
             if not need_dx:
                 return None
             dx = zeros_like(program, x)
-            pointwise.copy(program, dy, dx.part(first, dy))
+            move(program, dy, 0, dx, first, dy)
             return dx
         return y, backward
 
@@ -326,7 +330,7 @@ class Constant(Operation):
             y = program.tensor(*self.image, flat=len(self.image) == 1)
             program.add("pack_channels", lambda: dict(x=data, y=y, channels=y.channels, height=y.height, width=y.width,
                                                       size=0))
-            return y, None
+            return y, lambda dy, wanted: self._summed(program, dy)
         y = program.tensor(count, flat=True)
         program.add("spread", lambda: dict(x=p.data, y=y, channels=count))
         view = y if len(self.image) == 1 else program.view(y, *self.image)
@@ -339,3 +343,12 @@ class Constant(Operation):
                 program.add("bias_grad", lambda: dict(dy=flat, db=sums, outputs=count, out_h=1, out_w=1))
             return ()
         return view, backward
+
+    def _summed(self, program, dy):
+        """The gradient where channels are side by side: dy of all images, summed."""
+        dp = program.gradient(self.parameters["parameter"])
+        if dp is not None:
+            dy.root.kept = True
+            program.after("sum_images", lambda: dict(x=dy, y=dp, x_image=dy.step, channels=dy.channels,
+                                                     height=dy.height, width=dy.width), dy.channels)
+        return ()

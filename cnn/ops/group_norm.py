@@ -1,31 +1,31 @@
 """Group normalisation; the formulas stand beside the kernels in _ext/group_norm.pyx."""
+import numpy as np
+
+from cnn.engine.tensors import PER_BLOCK
 from cnn.ops.operation import Operation, spatial
 
 
 def group_norm(program, x, gamma, beta, groups, eps):
     """Forward. gamma, beta: (channels,) or None. Returns y, and what the backward pass needs of each
     image's groups: mean and 1 / s."""
-    y, stats = program.like(x), program.tensor(3 * groups, flat=True)
-    program.add("group_norm", lambda: dict(x=x, y=y, stats=stats, gamma=gamma, beta=beta, groups=groups, eps=eps,
-                                           **x.pixels))
-    return y, stats
-
-
-def group_norm_by_channels(program, x, gamma, beta, groups, eps):
-    """Forward of one image; arguments as for `group_norm`. Returns y."""
     y = program.like(x)
-    gamma, beta = (a if a is None else program.kept(a) for a in (gamma, beta))
-    program.add("group_norm_channels", lambda: dict(x=x, y=y, gamma=gamma, beta=beta, groups=groups, eps=eps,
-                                                    channels=x.channels, height=x.height, width=x.width))
-    return y
+    if program.by_channels:
+        stats, kernel = program.copies(2 * groups, PER_BLOCK, np.float64), "group_norm_channels"
+        gamma, beta = (a if a is None else program.kept(a) for a in (gamma, beta))
+    else:
+        stats, kernel = program.tensor(3 * groups, flat=True), "group_norm"
+    program.add(kernel, lambda: dict(x=x, y=y, stats=stats, gamma=gamma, beta=beta, groups=groups, eps=eps,
+                                     channels=x.channels, height=x.height, width=x.width))
+    return y, stats
 
 
 def group_norm_backward(program, dy, x, stats, gamma, groups, dgamma=None, dbeta=None, need_dx=True):
     """Backward: fills dgamma and dbeta where they are wanted, returns dx or None."""
     dgamma, dbeta = (None if target is None else program.shard_sum(target, x.channels) for target in (dgamma, dbeta))
     dx = program.like(x) if need_dx else None
-    program.add("group_norm_backward", lambda: dict(dy=dy, x=x, stats=stats, dx=dx, gamma=gamma, dgamma=dgamma,
-                                                    dbeta=dbeta, groups=groups, **x.pixels))
+    program.add("group_norm_channels_backward" if program.by_channels else "group_norm_backward", lambda: dict(
+        dy=dy, x=x, stats=stats, dx=dx, gamma=gamma, dgamma=dgamma, dbeta=dbeta, groups=groups, channels=x.channels,
+        height=x.height, width=x.width))
     return dx
 
 
@@ -49,8 +49,6 @@ class GroupNorm(Operation):
 
     def emit(self, program, x):
         gamma, beta = (p and p.data for p in (self.weight, self.bias))
-        if program.by_channels:
-            return group_norm_by_channels(program, x, gamma, beta, self.groups, self.eps), None
         y, stats = group_norm(program, x, gamma, beta, self.groups, self.eps)
 
         def backward(dy, need_dx):

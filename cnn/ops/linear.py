@@ -85,13 +85,12 @@ class Linear(Operation):
 
     def emit(self, program, x):
         w, b, relu = self.weight.data, None if self.bias is None else self.bias.data, self.relu
-        if program.by_channels:
-            return channels.linear(program, x, w, b, relu), None
-        y = linear(program, x, w, b, len(w), relu)
+        forward, back = ((channels.linear, channels.linear_backward) if program.by_channels
+                         else (linear, linear_backward))
+        y = forward(program, x, w, b, len(w), relu)
 
         def backward(dy, need_dx):
             if relu:
                 dy = pointwise.mask(program, dy, y)
-            return linear_backward(program, dy, x, w, program.gradient(self.weight), program.gradient(self.bias),
-                                   need_dx)
+            return back(program, dy, x, w, program.gradient(self.weight), program.gradient(self.bias), need_dx)
         return y, backward

@@ -14,9 +14,9 @@ def cross_entropy(program, z, total, smoothing=0.0, weight=None, need_dz=True, c
     """
     dz = program.like(z) if need_dz else None
     loss, correct = program.copies(LANES, PER_BLOCK, np.float64), program.copies(LANES, PER_BLOCK, np.uint8)
-    program.add("cross_entropy", lambda: dict(z=z, target=Slot("target"), chosen=chosen, weight=weight, total=total,
-                                              dz=dz, loss=loss, correct=correct, classes=z.channels,
-                                              smoothing=smoothing))
+    program.add("cross_entropy_channels" if program.by_channels else "cross_entropy", lambda: dict(
+        z=z, target=Slot("target"), chosen=chosen, weight=weight, total=total, dz=dz, loss=loss, correct=correct,
+        classes=z.channels, smoothing=smoothing))
     return dz, _sums(program, loss, correct)
 
 
@@ -30,5 +30,6 @@ def mse(program, y, t):
 def _sums(program, loss, correct=None):
     """A table, float64 (2,) of each step: what images have, summed over the batch in their order."""
     result = program.per_step(2)
-    program.after("loss_sums", lambda: dict(loss=loss, correct=correct, sums=result), 1)
+    step = LANES // program.per_block       # of a block's numbers the first are those of its images
+    program.after("loss_sums", lambda: dict(loss=loss, correct=correct, sums=result, step=step), 1)
     return result

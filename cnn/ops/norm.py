@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn.engine.memory import zeros
+from cnn.engine.memory import LANES, zeros
 from cnn.engine.tensors import PER_BLOCK
 from cnn.ops.fitted import fitted
 from cnn.ops.operation import Operation, spatial
@@ -35,11 +35,12 @@ def batch_statistics(program, x, gamma, beta, eps, running=(None, None), factor=
     running: (mean, var), which move towards the batch's by `factor`, float64 (1,).
     """
     norm = Norm(zeros(x.channels, program.dtype), zeros(x.channels, program.dtype), gamma, beta, eps, relu)
-    moments = program.copies(2 * x.channels, PER_BLOCK, np.float64)
-    program.add("moments", lambda: dict(x=x, moments=moments, **x.pixels))
+    moments = _sums(program, x)
+    program.add(_kernel(program, "moments"), lambda: dict(x=x, moments=moments, **x.pixels))
     program.cut()
     program.before("statistics", lambda: dict(moments=moments, mean=norm.mean, var=norm.var,
                                               running_mean=running[0], running_var=running[1], factor=factor,
+                                              images=program.per_block,
                                               **_merged(x, moments)), program.kernels.norm.tasks(x.channels))
     return norm
 
@@ -58,7 +59,7 @@ def normalise(program, x, norm, deferred=False):
     y = program.like(x)
     y.normalised = x, norm
     if not deferred:
-        program.add("normalise", lambda: dict(x=x, y=y, **norm.arguments(), **x.pixels))
+        program.add(_kernel(program, "normalise"), lambda: dict(x=x, y=y, **norm.arguments(), **_size(x)))
     return y
 
 
@@ -70,8 +71,9 @@ def normalise_backward(program, dy, x, norm, dgamma=None, dbeta=None, need_dx=Tr
     coupled = need_dx and not constant
     means = [zeros(x.channels, program.dtype) if coupled else None for _ in range(2)]
     if coupled or dgamma is not None or dbeta is not None:
-        sums = program.copies(2 * x.channels, PER_BLOCK, np.float64)
-        program.add("gradient_moments", lambda: dict(dy=dy, x=x, sums=sums, **norm.arguments(), **x.pixels))
+        sums = _sums(program, x)
+        program.add(_kernel(program, "gradient_moments"), lambda: dict(dy=dy, x=x, sums=sums, **norm.arguments(),
+                                                                       **_size(x)))
         program.after("gradients", lambda: dict(sums=sums, dgamma=dgamma, dbeta=dbeta, mean_dy=means[0],
                                                 mean_dy_xhat=means[1], **_merged(x, sums)),
                       program.kernels.norm.tasks(x.channels))
@@ -80,9 +82,23 @@ def normalise_backward(program, dy, x, norm, dgamma=None, dbeta=None, need_dx=Tr
     if coupled:
         program.cut()
     dx = program.overwritable(dy)
-    program.add("normalise_backward", lambda: dict(dy=dy, x=x, dx=dx, mean_dy=means[0], mean_dy_xhat=means[1],
-                                                   **norm.arguments(), **x.pixels))
+    program.add(_kernel(program, "normalise_backward"), lambda: dict(
+        dy=dy, x=x, dx=dx, mean_dy=means[0], mean_dy_xhat=means[1], **norm.arguments(), **_size(x)))
     return dx
+
+
+def _kernel(program, name):
+    return f"{name}_channels" if program.by_channels else name
+
+
+def _size(x):
+    return dict(channels=x.channels, height=x.height, width=x.width)
+
+
+def _sums(program, x):
+    """Two numbers of each block for each channel, or for each lane of channels side by side."""
+    channels = x.planes * LANES if program.by_channels else x.channels
+    return program.copies(2 * channels, PER_BLOCK, np.float64)
 
 
 def _merged(x, parts):
@@ -113,12 +129,9 @@ class BatchNorm2d(Operation):
     def attributes(self):
         return {"training": True} if self.training else {}
 
-    def goes_by_channels(self, x):
-        return not self.training
-
     def emit(self, program, x):
         gamma, beta = (p and p.data for p in (self.weight, self.bias))
-        if program.by_channels:
+        if program.by_channels and not program.gradients:
             scale, shift = fitted(program, x.channels, None, self)
             y = program.like(x)
             program.add("scale_channels", lambda: dict(x=x, y=y, scale=scale, shift=shift, relu=self.relu, **x.pixels))

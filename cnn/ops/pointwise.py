@@ -42,7 +42,8 @@ def dropout(program, x, key, p, whole=False):
     key: uint64 (2,), seed and step. whole: the elements are whole channels.
     """
     y = program.like(x)
-    program.add("dropout", lambda: dict(x=x, y=y, key=key, p=p, whole=whole, **x.pixels))
+    program.add("dropout_channels" if program.by_channels else "dropout", lambda: dict(
+        x=x, y=y, key=key, p=p, whole=whole, channels=x.channels, height=x.height, width=x.width))
     return y
 
 
@@ -63,11 +64,6 @@ class Activation(Operation):
 
     def emit(self, program, x):
         kernel, saved, scalars = self.kernel, self.saved, self.scalars
-        if program.by_channels and kernel in ("softmax", "log_softmax"):
-            y = program.like(x)
-            program.add("softmax_channels", lambda: dict(x=x, y=y, channels=x.channels, height=x.height, width=x.width,
-                                                         logs=kernel == "log_softmax"))
-            return y, None
         y = forward(program, kernel, x, **scalars)
         kept = x if saved == "x" else y
 
@@ -81,6 +77,28 @@ class ReLU(Activation):
 
     def __init__(self, owner="relu"):
         super().__init__(owner, "relu", "y")
+
+
+class Softmax(Activation):
+    """Over the channels; kernel: softmax or log_softmax."""
+
+    def __init__(self, owner, kernel):
+        super().__init__(owner, kernel, "y")
+
+    def emit(self, program, x):
+        if not program.by_channels:
+            return super().emit(program, x)
+        y, size = program.like(x), dict(channels=x.channels, height=x.height, width=x.width)
+        logs = self.kernel == "log_softmax"
+        program.add("softmax_channels", lambda: dict(x=x, y=y, logs=logs, **size))
+
+        def back(dy, need_dx):
+            if not need_dx:
+                return None
+            dx = program.like(dy)
+            program.add("softmax_channels_backward", lambda: dict(dy=dy, y=y, dx=dx, logs=logs, **size))
+            return dx
+        return y, back
 
 
 class Dropout(Operation):
@@ -99,9 +117,6 @@ class Dropout(Operation):
 
     def attributes(self):
         return {"p": self.p}
-
-    def goes_by_channels(self, x):
-        return False
 
     def emit(self, program, x):
         key, own, number = program.per_step(2, np.uint64), self.own, program.count(self.own[1:])

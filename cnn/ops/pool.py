@@ -83,7 +83,7 @@ def max_pool2d_backward(program, dy, index, win, sums=None):
     if index is None:
         raise ValueError("max_pool2d: the program was written without gradients")
     dx = program.tensor(dy.channels, win["height"], win["width"])
-    program.add("max_pool_backward", lambda: dict(dy=dy, index=index, dx=dx, sums=sums, channels=dy.channels, **win))
+    program.add("max_pool_backward", lambda: dict(dy=dy, index=index, dx=dx, sums=sums, channels=dy.planes, **win))
     return dx
 
 
@@ -105,7 +105,7 @@ def avg_pool2d(program, x, win, flat=False):
 def avg_pool2d_backward(program, dy, win):
     """Backward: returns dx."""
     dx = program.tensor(dy.channels, win["height"], win["width"])
-    program.add("avg_pool_backward", lambda: dict(dy=dy, dx=dx, channels=dy.channels, **win))
+    program.add("avg_pool_backward", lambda: dict(dy=dy, dx=dx, channels=dy.planes, **win))
     return dx
 
 

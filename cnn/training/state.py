@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 from cnn import shapes
 from cnn.training.history import History
+from cnn.training.step import IMAGES, layout_of
 
 
 def state_dict(trainer):
@@ -66,12 +67,14 @@ def load_state_dict(trainer, state):
     trainer._resumed = True
 
 
-def facts(loader):
-    """What a state tells of the data, so that no others are taken for them."""
+def facts(loader, known):
+    """What a state tells of the data, so that no others are taken for them, and of their layout in a step; known: the
+    same of a state from which training goes on, or None. States of before there was a choice do not tell it."""
     data = loader.dataset
+    layout = layout_of(loader.batch_size) if known is None else known.get("layout", IMAGES)
     return {"images": len(data), "batch_size": loader.batch_size, "shuffle": loader.shuffle, "seed": loader.seed,
             "drop_last": loader.drop_last, "classes": list(data.classes), "mean": list(data.mean),
-            "std": list(data.std)}
+            "std": list(data.std), "layout": layout}
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from cnn.engine.program import Program, blocks_per_shard, circumstances
 from cnn.engine.programs import left_to_emit
 from cnn.engine.tensors import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Slot
 from cnn.functional.loss import targets
-from cnn.graph.lower import write
+from cnn.graph.lower import few, goes_by_channels, share, write
 from cnn.graph.passes import optimised
 from cnn.layers.in_numpy import run_backward, run_forward
 from cnn.layers.running import graph_of
@@ -22,6 +22,15 @@ from cnn.optim import clip_grad_norm
 # At most STEPS steps and SECONDS seconds per call of the kernels: between two calls Python takes a twentieth of a step
 # of LeNet-5, but callbacks and signals wait until a call returns.
 STEPS, SECONDS = 16, 0.02
+
+
+IMAGES, CHANNELS = "images", "channels"     # what lies side by side, see docs/architecture.md
+
+
+def layout_of(batch_size):
+    """The layout of training in batches of so many images, which depends on that alone: also the last batch of an
+    epoch, which may be shorter, has it. Sums are taken in another order in the other one."""
+    return CHANNELS if few(batch_size, True) else IMAGES
 
 
 def together(seconds_per_step):
@@ -34,13 +43,15 @@ class Batch:
 
     pixels: bytes to take the images from instead of the data set's; they are normalised like these. All `changes` are
     made to them before, by `numbers` drawn for each: see DataLoader.drawn_batches.
+    layout: how a step lays them out, see `layout_of`; by default as suits so many.
     """
 
-    __slots__ = ("changes", "dataset", "images", "labels", "numbers", "pixels")
+    __slots__ = ("changes", "dataset", "images", "labels", "layout", "numbers", "pixels")
 
-    def __init__(self, labels, images, dataset=None, pixels=None, changes=(), numbers=()):
+    def __init__(self, labels, images, dataset=None, pixels=None, changes=(), numbers=(), layout=None):
         self.labels, self.images, self.dataset, self.changes, self.numbers = labels, images, dataset, changes, numbers
         self.pixels = dataset.images if dataset is not None and pixels is None else pixels
+        self.layout = layout or layout_of(self.count)
 
     @property
     def steps(self):
@@ -69,6 +80,7 @@ class Step(NamedTuple):
     criterion: object
     optimizer: object = None
     max_grad_norm: float | None = None
+    layout: str | None = None       # of the batches that `batches` makes
 
     @property
     def fused(self):
@@ -88,16 +100,16 @@ class Step(NamedTuple):
             batch = None        # the same object again and again: what it is for is known after the first
             for chosen, changes, numbers in loader.drawn_batches(at_once):
                 if batch is None or changes != batch.changes:
-                    batch = Batch(dataset.labels, chosen, dataset, None, changes)
+                    batch = Batch(dataset.labels, chosen, dataset, None, changes, layout=self.layout)
                 batch.images, batch.numbers = chosen, numbers
                 yield batch
             return
         by_twins = backend.by_twins() and loader.drawable
         for images, labels in _changed_by_twins(loader) if by_twins else loader.raw_batches():
             if fused and images.dtype == np.uint8:
-                yield Batch(labels, np.arange(len(images))[None], dataset, images)
+                yield Batch(labels, np.arange(len(images))[None], dataset, images, layout=self.layout)
             else:
-                yield Batch(labels, normalised(dataset, images, self.model.dtype))
+                yield Batch(labels, normalised(dataset, images, self.model.dtype), layout=self.layout)
 
     def gradients(self, batch):
         """Compute the gradients of a batch without a program; returns what `execute` does, for this step."""
@@ -112,7 +124,7 @@ class Step(NamedTuple):
         """What a program for such batches is made from."""
         dataset, model = batch.dataset, self.model
         source = None if dataset is None else (dataset.scale.tobytes(), dataset.shift.tobytes())
-        kind = ("evaluate",) if self.optimizer is None else ("step", self.optimizer.key(), self.max_grad_norm)
+        kind = ("evaluate",) if self.optimizer is None else (batch.layout, self.optimizer.key(), self.max_grad_norm)
         return (*kind, *batch.form, source, model.dtype or batch.images.dtype, model.made_of(), model.modes(),
                 getattr(self.criterion, "key", lambda: id(self.criterion))(), circumstances())
 
@@ -120,9 +132,12 @@ class Step(NamedTuple):
         """A program for such batches; `loss` is what its runs tell of the loss."""
         dtype = batch.images.dtype if batch.dataset is None else self.model.dtype or np.dtype(np.float32)
         shape, learns = batch.form[0], self.optimizer is not None
-        program = Program(dtype, batch.count, steps=STEPS, gradients=learns)
+        graph = optimised(graph_of(self.model, [shape], dtype), learns)
+        program = Program(dtype, batch.count, steps=STEPS, gradients=learns,
+                          by_channels=learns and batch.layout == CHANNELS and goes_by_channels(graph))
+        share(program, graph)
         x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
-        (scores, *others), backward = write(program, optimised(graph_of(self.model, [shape], dtype), learns), [x])
+        (scores, *others), backward = write(program, graph, [x])
         if others:
             raise ValueError(f"Trainer: the model must return one output, (N, K), got {1 + len(others)}")
         program.loss = self.criterion.emit(program, scores, learns,
@@ -159,34 +174,37 @@ def _changed_by_twins(loader):
 def _fetch(program, shape, batch):
     """A tensor of the images of such a batch, changed and normalised."""
     y, x, chosen = program.tensor(*shape), Slot("images"), Slot("chosen", per_step=True)
+    size = dict(channels=y.channels, height=y.height, width=y.width)
     spare = [program.copies(LANES * math.prod(shape), PER_ACTIVE_BLOCK, np.uint8) for _ in batch.changes[:2]]
     for i, (change, numbers) in enumerate(zip(batch.changes, batch.numbers, strict=True)):
         kind = augment.KINDS[change.kind]
         given = dict(x=x, chosen=chosen, numbers=Slot(f"numbers{i}", per_step=True),
                      fill=np.array(change.fill, np.uint8),
                      room=program.copies(augment.room(kind, *shape[1:]), PER_ACTIVE_THREAD, np.uint8),
-                     y=spare[i % 2], kind=kind, option=change.option, columns=numbers.shape[-1], **y.pixels)
+                     y=spare[i % 2], kind=kind, option=change.option, columns=numbers.shape[-1],
+                     images=program.per_block, **size)
         program.add("change", lambda given=given: given)
         x, chosen = spare[i % 2], None
     scale, shift = (a.astype(program.dtype) for a in (batch.dataset.scale, batch.dataset.shift))
-    program.add("pack_bytes", lambda: dict(x=x, chosen=chosen, scale=scale, shift=shift, y=y, **y.pixels))
+    program.add("pack_bytes_channels" if program.by_channels else "pack_bytes", lambda: dict(
+        x=x, chosen=chosen, scale=scale, shift=shift, y=y, **size))
     return y
 
 
 def execute(program, batch, before=None):
     """Run a program that `Step.written` returned: for each step the sum of its losses, what to divide it by, and how
     many images were right. `before(step)`: see Program.run."""
-    steps, count, fused = batch.steps, batch.count, program.loss
+    steps, count, fused, shared = batch.steps, batch.count, program.loss, _shared(program, batch.count)
     if batch.dataset is not None and batch.dataset.num_classes > fused.classes:
         raise ValueError(f"Trainer: the data set has {batch.dataset.num_classes} classes, but the model's output "
                          f"only {fused.classes}")
     fused.total[:steps, 0] = count if fused.weight is None else fused.weight[batch.targets].sum(-1)
     if batch.dataset is None:
         labels = targets("Trainer", batch.labels, count, fused.classes)
-        program.run(count, before=before, **_shared(count), x=batch.images, target=labels)
+        program.run(count, before=before, **shared, x=batch.images, target=labels)
     else:
         numbers = {f"numbers{i}": numbers for i, numbers in enumerate(batch.numbers)}
-        program.run(count, steps=steps, before=before, **_shared(count), images=batch.pixels, chosen=batch.images,
+        program.run(count, steps=steps, before=before, **shared, images=batch.pixels, chosen=batch.images,
                     target=batch.labels, **numbers)
     results = fused.results(steps)
     if not all(math.isfinite(loss) for loss, _, _ in results):      # are the labels to blame?
@@ -194,12 +212,13 @@ def execute(program, batch, before=None):
     return results
 
 
-def _shared(count):
+def _shared(program, count):
     """How a run on batches of so many images is shared with other ranks, if there are any: arguments of Program.run."""
     world = ranks.world()
     if world is None:
         return {}
-    shards = math.ceil(math.ceil(count / LANES) / blocks_per_shard(count))
+    each = program.per_block
+    shards = math.ceil(math.ceil(count / each) / blocks_per_shard(count, each))
     return {"shards": world.shards(shards), "at_seam": partial(world.exchange, shards)}
 
 

@@ -121,7 +121,7 @@ class Trainer:
         if validation is not None:
             validation = checks.dataset_of("Trainer.fit", "validation", validation)
             validation = checks.matched("Trainer.fit", "validation", validation, loader.dataset, stacklevel=3)
-        data = states.facts(loader)
+        data = states.facts(loader, self._data if self._resumed else None)
         checks.before_fit("Trainer.fit", self, loader, data)
         self.stop, self._loader, self._data = False, loader, data
         self.validates = validation is not None
@@ -323,7 +323,8 @@ class Trainer:
 
     def _parts(self) -> Step:
         """What a step is made of."""
-        return Step(self.model, self.criterion, self.optimizer, self.max_grad_norm)
+        return Step(self.model, self.criterion, self.optimizer, self.max_grad_norm,
+                    None if self._data is None else self._data["layout"])
 
     # ------------------------------------------------------------ stopping and going on
 

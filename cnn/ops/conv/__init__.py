@@ -90,7 +90,7 @@ class Conv2d(Operation):
 
     def normalises(self, program, x):
         g = self.geometry(x)
-        return _method(g) is conv1x1 and conv1x1.normalises(program, g)
+        return not program.by_channels and _method(g) is conv1x1 and conv1x1.normalises(program, g)
 
     def takes_summand(self):
         """Whether `emit` may get a second tensor, to be added to the result before the ReLU: in programs that go by
@@ -100,7 +100,7 @@ class Conv2d(Operation):
     def goes_by_channels(self, x, *more):
         return channels.suits(self.geometry(x))
 
-    def macs(self, x):
+    def macs(self, x, *more):
         return self.weight.size * math.prod(self.geometry(x).out)
 
     def attributes(self):
@@ -111,28 +111,31 @@ class Conv2d(Operation):
     def emit(self, program, x, *more):
         g = self.geometry(x.shape)
         w, b = self.weight.data, None if self.bias is None else self.bias.data
-        if program.by_channels:
-            y = channels.conv2d(program, x, w, b, g, self.norm, self.relu and not self.pool, *more)
-            return max_pool2d(program, y, self.pool.windows(g.out), False, self.relu)[0] if self.pool else y, None
-        if self.norm is not None:
+        relu, outputs, by_channels = self.relu, self.outputs, program.by_channels
+        if self.norm is not None and not by_channels:
             w, b = self.norm.folded(program, w, b)
-        relu, outputs = self.relu, self.outputs
         x = program.bordered(x, *g.side_border())
         win = self.pool and self.pool.windows(g.out)
-        if win and ends_in_pool(g, win):
+        if win and not by_channels and ends_in_pool(g, win):
             y, index, saved = conv2d_pool(program, x, w, b, g, relu, win, program.gradients)
         else:
-            y, saved = conv2d(program, x, w, b, g, relu and not win)
+            if by_channels:
+                y, saved = channels.conv2d(program, x, w, b, g, self.norm, relu and not win, *more), None
+            else:
+                y, saved = conv2d(program, x, w, b, g, relu and not win)
             if win:
                 y, index = max_pool2d(program, y, win, program.gradients, relu)
 
         def backward(dy, need_dx):
             db = program.gradient(self.bias)
             if win:
-                sums = program.shard_sum(db, outputs) if db is not None and win["pairs"] else None
+                sums = program.shard_sum(db, outputs) if db is not None and win["pairs"] and not by_channels else None
                 dy = max_pool2d_backward(program, dy, index, win, sums)
                 db = db if sums is None else None       # it is the sum of what the windows let through
             elif relu:
                 dy = pointwise.mask(program, dy, y)
-            return conv2d_backward(program, dy, x, w, g, program.gradient(self.weight), db, need_dx, saved)
+            dw = program.gradient(self.weight)
+            if by_channels:
+                return channels.conv2d_backward(program, dy, x, w, g, dw, db, need_dx)
+            return conv2d_backward(program, dy, x, w, g, dw, db, need_dx, saved)
         return y, backward

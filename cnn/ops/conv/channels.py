@@ -1,8 +1,16 @@
-"""2-D convolution of one image, sixteen channels side by side, see cnn/_ext/conv_channels.pyx and channels.pyx."""
+"""2-D convolution of one image, sixteen channels side by side, see cnn/_ext/conv_channels.pyx and channels.pyx.
+
+The gradients of weights and biases are sums over all images, made by tasks after the blocks.
+"""
+import math
+
 import numpy as np
 
 from cnn.engine.memory import LANES
-from cnn.ops.fitted import fitted
+from cnn.engine.tensors import Grid
+from cnn.ops.fitted import fitted, plain
+
+TAPS = 8    # of sixteen outputs and channels, at least, in a task of the weight gradient
 
 
 def suits(g):
@@ -15,53 +23,164 @@ def _depthwise(g):
 
 
 def conv2d(program, x, w, b, g, norm=None, relu=False, z=None):
-    """Forward. w: (K, C / groups, R, S); b: (K,) or None; norm: a BatchNorm2d operation with constant statistics that
-    follows, or None; then z, a tensor like y, is added, if there is one, and a ReLU applied. Returns y."""
-    x = program.bordered(x, *g.side_border())
+    """Forward. x: with the columns of zeros that it reads; w: (K, C / groups, R, S); b: (K,) or None; norm: a
+    BatchNorm2d operation with constant statistics that follows, or None; then z, a tensor like y, is added, if there is
+    one, and a ReLU applied. Returns y."""
     y = program.tensor(g.outputs * g.groups, *g.out)
     scale, shift = fitted(program, y.channels, b, norm)
-    (top, _), (left, _) = g.padding
-    common = dict(scale=scale, shift=shift, rows=g.kernel[0], columns=g.kernel[1], stride_h=g.stride[0],
-                  stride_w=g.stride[1], dilation_h=g.dilation[0], dilation_w=g.dilation[1], top=top, left=left,
-                  sixteens=y.planes)
+    taps = np.arange(math.prod(g.kernel), dtype=np.int32)
     if _depthwise(g):
-        packed, = program.packed("pack_depthwise", lambda packed: dict(w=w, y=packed, channels=y.channels, taps=g.taps),
-                                 1, y.planes * g.taps * LANES)
-        program.add("depthwise_channels", lambda: dict(
-            x=x, w=packed, y=y, height=g.size[0], out_h=g.out[0], out_w=g.out[1], relu=relu, **common))
-        return y
-    first, packed = weights(program, w, g.channels, g.outputs, g.groups, g.kernel[0] * g.kernel[1])
+        packed = _depthwise_weights(program, w, g, taps)
+    else:
+        first, packed = weights(program, w, g.channels, g.outputs, g.groups, len(taps))
 
     def arguments():
-        size = dict(height=g.size[0], out_h=g.out[0], out_w=g.out[1])
-        if g.kernel == g.stride == (1, 1) and not any(map(any, g.padding)) and all(
-                t is None or t.row == t.width * LANES for t in (x, y, z)):
-            size = dict(height=1, out_h=1, out_w=g.out[0] * g.out[1])       # one long row
-        return dict(x=x, w=packed, z=z, y=y, first=first, count=g.channels, relu=relu, **size, **common)
-    program.add("conv_channels", arguments)
+        window = _window(g, y.planes, one_row=_level(g, x, y, z))
+        if _depthwise(g):
+            return dict(x=x, w=packed, y=y, y_pixel=LANES, relu=relu, scale=scale, shift=shift, **window)
+        return dict(x=x, w=packed, z=z, y=y, y_pixel=LANES, first=first, count=g.channels, relu=relu, scale=scale,
+                    shift=shift, **window)
+    program.add("depthwise_channels" if _depthwise(g) else "conv_channels", arguments)
     return y
 
 
-def linear(program, x, w, b, relu):
+def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
+    """Backward: fills dw and db where they are wanted, returns dx or None. x: with its columns of zeros."""
+    if need_dx:
+        dy = program.bordered(dy, *g.gradient_border())
+    if db is not None:
+        _bias_gradient(program, dy, db)
+    if dw is not None:
+        x.root.kept = dy.root.kept = True
+        if _depthwise(g):
+            program.after("depthwise_channels_dw", lambda: dict(
+                x=x, dy=dy, dw=dw, x_image=x.step, dy_image=dy.step, channels=g.groups, relu=0,
+                **_window(g, dy.planes)), dy.planes)
+        else:
+            _weight_gradient(program, dy, x, dw, g.channels, g.outputs,
+                             lambda: _window(g, dy.planes, one_row=_level(g, x, dy)), g.kernel[0], math.prod(g.kernel))
+    return _input_gradient(program, dy, w, g) if need_dx else None
+
+
+def linear(program, x, w, b, outputs, relu):
     """A linear layer's forward: a convolution of one pixel. w: (outputs, inputs); b: (outputs,) or None."""
-    y = program.tensor(len(w), flat=True)
-    scale, shift = fitted(program, len(w), b)
-    first, packed = weights(program, w, x.channels, len(w), 1, 1)
-    program.add("conv_channels", lambda: dict(
-        x=x, w=packed, scale=scale, shift=shift, z=None, y=y, first=first, count=x.channels, sixteens=y.planes,
-        height=1, out_h=1, out_w=1, rows=1, columns=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0,
-        left=0, relu=relu))
+    y = program.tensor(outputs, flat=True)
+    scale, shift = fitted(program, outputs, b)
+    first, packed = weights(program, w, x.channels, outputs, 1, 1)
+    _one_pixel(program, x, y, packed, first, scale, shift, relu)
     return y
+
+
+def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
+    """Its backward pass: fills dw and db where they are wanted, returns dx or None."""
+    if db is not None:
+        _bias_gradient(program, dy, db)
+    if dw is not None:
+        x.root.kept = dy.root.kept = True
+        _weight_gradient(program, dy, x, dw, x.channels, dy.channels, lambda: _pixel(dy.planes))
+    if not need_dx:
+        return None
+    dx = program.tensor(x.channels, flat=True)
+    first, packed = _turned(program, w, x.channels, dy.channels, 1, 1, np.zeros(1, np.int32))
+    _one_pixel(program, dy, dx, packed, first, *plain(program, x.channels), relu=False)
+    return dx
+
+
+def _one_pixel(program, x, y, packed, first, scale, shift, relu):
+    program.add("conv_channels", lambda: dict(
+        x=x, w=packed, scale=scale, shift=shift, z=None, y=y, y_pixel=LANES, first=first, count=x.channels, relu=relu,
+        **_pixel(y.planes)))
+
+
+def _pixel(sixteens):
+    """The window of a convolution of one pixel."""
+    return dict(sixteens=sixteens, height=1, out_h=1, out_w=1, rows=1, columns=1, stride_h=1, stride_w=1, dilation_h=1,
+                dilation_w=1, top=0, left=0)
+
+
+def _window(g, sixteens, one_row=False):
+    """What kernels want to know of a convolution's window; one_row: see `_level`."""
+    (top, _), (left, _) = g.padding
+    size = dict(height=g.size[0], out_h=g.out[0], out_w=g.out[1])
+    if one_row:
+        size = dict(height=1, out_h=1, out_w=g.out[0] * g.out[1])
+    return dict(sixteens=sixteens, rows=g.kernel[0], columns=g.kernel[1], stride_h=g.stride[0], stride_w=g.stride[1],
+                dilation_h=g.dilation[0], dilation_w=g.dilation[1], top=top, left=left, **size)
+
+
+def _level(g, *tensors):
+    """Whether it takes pixel by pixel, and all rows of these tensors (or None) lie one after the other: then they are
+    one long row."""
+    return g.kernel == g.stride == (1, 1) and not any(map(any, g.padding)) and all(
+        t is None or t.row == t.width * LANES for t in tensors)
 
 
 def weights(program, w, channels, outputs, groups, taps):
     """For each sixteen outputs the first channel that they read, and the weights as `conv_channels` wants them."""
-    sixteens = -(-outputs * groups // LANES)
-    first = (np.arange(sixteens) * LANES // outputs * channels).astype(np.int32)
-    if groups == 1:
-        first[:] = 0
+    first = _first(outputs, channels, groups)
     seen = program.seen(w)
     packed, = program.packed("pack_conv", lambda packed: dict(
         w=w, seen=seen, first=first, y=packed, outputs=outputs * groups, channels=channels, taps=taps, count=channels,
-        group=outputs), sixteens, sixteens * taps * channels * LANES)
+        group=outputs), len(first), len(first) * taps * channels * LANES)
     return first, packed
+
+
+def _first(each, read, groups):
+    """For each sixteen of what comes out, `each` in a group, the first of those that it reads, `read` in a group."""
+    first = np.arange(-(-each * groups // LANES)) * LANES // each * read
+    return (first if groups > 1 else first * 0).astype(np.int32)
+
+
+def _turned(program, w, channels, outputs, groups, all_taps, taps):
+    """As `weights`, for the input gradient, with these taps in this order."""
+    first = _first(channels, outputs, groups)
+    packed, = program.packed("turn_conv", lambda packed: dict(
+        w=w, tap=taps, first=first, y=packed, channels=channels, all_taps=all_taps, taps=len(taps), count=outputs),
+        len(first), len(first) * len(taps) * outputs * LANES)
+    return first, packed
+
+
+def _depthwise_weights(program, w, g, taps):
+    packed, = program.packed("pack_depthwise", lambda packed: dict(
+        w=w, tap=taps, y=packed, channels=g.groups, all_taps=math.prod(g.kernel), taps=len(taps)),
+        1, -(-g.groups // LANES) * len(taps) * LANES)
+    return packed
+
+
+def _bias_gradient(program, dy, db):
+    dy.root.kept = True
+    program.after("bias_channels", lambda: dict(dy=dy, db=db, dy_image=dy.step, outputs=dy.channels, height=dy.height,
+                                                width=dy.width), dy.planes)
+
+
+def _weight_gradient(program, dy, x, dw, channels, outputs, window, rows=1, taps=1):
+    """channels, outputs: of a group."""
+    sixteens = -(-channels // LANES)
+    together = max(1, TAPS // taps)
+    program.after("conv_channels_dw", lambda: dict(
+        x=x, dy=dy, dw=dw, x_image=x.step, dy_image=dy.step, outputs=dy.channels, count=channels, group=outputs,
+        together=together, relu=0, **window()), dy.planes * -(-sixteens // together) * rows)
+
+
+def _input_gradient(program, dy, w, g):
+    """dx of a bordered dy: for the pixels of each residue by the stride a convolution of dy, with the taps that meet
+    them turned around."""
+    dx = program.tensor(g.channels * g.groups, *g.size)
+    scale, shift = plain(program, dx.channels)
+    for residue in g.residues():
+        axes = [g.turned(axis, residue[axis]) for axis in (0, 1)]
+        rows, columns = axes
+        taps = np.add.outer(rows.taps * g.kernel[1], columns.taps).ravel().astype(np.int32)
+        common = dict(x=dy, y_pixel=g.stride[1] * LANES, scale=scale, shift=shift, relu=0, sixteens=dx.planes,
+                      height=g.out[0], out_h=rows.number, out_w=columns.number, rows=len(rows.taps),
+                      columns=len(columns.taps), stride_h=1, stride_w=1, dilation_h=rows.step, dilation_w=columns.step,
+                      top=rows.before, left=columns.before)
+        y = Grid(dx, rows.first, columns.first, g.stride[0])
+        if _depthwise(g):
+            packed = _depthwise_weights(program, w, g, taps)
+            program.add("depthwise_channels", lambda common=common, packed=packed, y=y: dict(w=packed, y=y, **common))
+        else:
+            first, packed = _turned(program, w, g.channels, g.outputs, g.groups, math.prod(g.kernel), taps)
+            program.add("conv_channels", lambda common=common, packed=packed, y=y, first=first: dict(
+                w=packed, y=y, z=None, first=first, count=g.outputs, **common))
+    return dx

@@ -8,6 +8,7 @@ Taps are ordered (kernel row, kernel column, channel), and a run of pixels visit
 its windows need, so that rows of padding cost nothing. Columns of padding are a border of zeros left and
 right of x, unless the kernel takes its pixels one by one: then they cost nothing either.
 """
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +70,25 @@ class Geometry(NamedTuple):
         s, before = self.stride[axis], self.padding[axis][0]
         first = (residue - before) % s
         return [(u, (u + before - residue) // s) for u in range(first, self.size[axis], s)]
+
+
+    def turned(self, axis, residue):
+        """The convolution of dy that makes dx at the positions of this residue, along one axis."""
+        s, d = self.stride[axis], self.dilation[axis]
+        taps, shifts = np.array(self._residue(axis, residue)[::-1], np.int64).reshape(-1, 2).T
+        positions = self._positions(axis, residue)
+        (first, start), most = positions[0], shifts[0] if len(shifts) else 0
+        return Turned(taps, d // math.gcd(s, d), int(most - start), first, len(positions))
+
+
+class Turned(NamedTuple):
+    """One axis of the input gradient, see Geometry.turned."""
+
+    taps: np.ndarray    # rows or columns of the kernel, in the order in which they meet dy
+    step: int           # positions of dy from one to the next
+    before: int         # padding
+    first: int          # the first position in dx; those that follow are a stride apart
+    number: int         # of positions
 
 
 class Tables(NamedTuple):

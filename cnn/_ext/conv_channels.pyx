@@ -33,8 +33,8 @@ cdef extern from *:
         NUMBERS
 
 cdef enum:
-    BAND = 256          # pixels that the weight gradient takes at a time: 16 KB of sixteen channels
-    COLUMNS = 8         # of the kernel at a time, most: their sums stay in the L1 cache
+    BAND = 128          # pixels that the weight gradient takes at a time: 8 KB of sixteen channels
+    TAPS = 9            # of the kernel at a time, at most: their sums stay in the L1 cache
     SPARSE = 3          # with fewer channels than that a tile of it is made of columns
 
 ctypedef struct Sum:            # a tile
@@ -329,58 +329,74 @@ ctypedef struct ConvChannelsDw:
     Py_ssize_t count            # channels that an output reads: those of a group
     Py_ssize_t group            # outputs of a group
     Py_ssize_t together         # sixteens of channels of a task
+    Py_ssize_t kernel_rows      # rows of the kernel of a task, of at most TAPS taps
     Taps t
 
-cdef void _row(const ConvChannelsDw* a, const Place* place, Py_ssize_t m, Py_ssize_t c, Py_ssize_t k) noexcept nogil:
-    """That of sixteen channels from c on and as many outputs from k on."""
-    cdef Py_ssize_t S = a.t.columns, channels = min(LANES, a.count - c), lanes = min(LANES, a.outputs - k)
-    cdef Py_ssize_t first = first_output(&a.t, m), last = last_output(&a.t, m), n0, n1, i, n, q, lane, tiles, tile, at
-    cdef Py_ssize_t rows = max(1, BAND // max(1, a.t.out_w * place.total))
-    cdef bint columns = channels < SPARSE
-    cdef real sums[COLUMNS * 16 * 16]
+cdef void _square(const ConvChannelsDw* a, Py_ssize_t images, Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t n0,
+                  Py_ssize_t n1, Py_ssize_t c, Py_ssize_t k) noexcept nogil:
+    """dw of sixteen outputs from k on and as many channels from c on, for rows [m0, m1) and columns [n0, n1)."""
+    cdef Py_ssize_t OH = a.t.out_h, OW = a.t.out_w, S = a.t.columns, wide = n1 - n0, image, i, m, n, q, lane, tile, tiles
+    cdef Py_ssize_t channels = min(LANES, a.count - c), lanes = min(LANES, a.outputs - k), first, last, at
+    # a band of pixels, small enough that its x and dy stay in the L1 cache: some rows of an image, or some images
+    cdef Py_ssize_t rows = max(1, BAND // max(1, OW)), together = max(1, BAND // max(1, OH * OW))
+    cdef bint columns = channels < SPARSE       # then a tile is made of columns instead of channels
+    cdef real sums[TAPS * 16 * 16]
+    cdef real* to
     cdef Products s
     cdef const real* x = a.x.data + (k // a.group * a.count + c) // LANES * a.x.plane
     s.x_image, s.x_row, s.x_pixel = a.x_image, a.t.stride_h * a.x.row, a.t.stride_w * LANES
-    s.x_number, s.dy_image, s.dy_row, s.images, s.pixels = a.t.dilation_w * LANES, a.dy_image, a.dy.row, place.total, \
-        a.t.out_w
-    n0 = 0
-    while n0 < S:
-        n1 = min(S, n0 + COLUMNS)
-        i = first
-        while i < last or i == first:   # a band of rows, small enough that its x and dy stay in the caches
-            s.rows, s.first = max(0, min(rows, last - i)), i == first
-            s.dy = pixels(&a.dy, k // LANES, i)
-            for n in range(0 if columns else n0, channels if columns else n1):
-                # `n` is a channel or a column, and numbers are the other
-                tile = n1 - n0 if columns else channels
-                tiles = (tile + NUMBERS - 1) // NUMBERS
-                for q in range(tiles):
-                    at = tile * q // tiles
-                    s.x = x + (i * a.t.stride_h + m * a.t.dilation_h - a.t.top) * a.x.row + (
-                        ((n0 + at if columns else n) * a.t.dilation_w - a.t.left) * LANES + (n if columns else at))
-                    s.sums = sums + (at * LANES + n if columns else (n - n0) * LANES + at) * LANES
-                    s.step = LANES * LANES if columns else LANES
-                    (spaced_tiles if columns else beside_tiles)[tile * (q + 1) // tiles - at](&s)
+    s.x_number, s.dy_image, s.dy_row, s.pixels = a.t.dilation_w * LANES, a.dy_image, a.dy.row, OW
+    s.step = LANES * LANES if columns else LANES
+    tile = wide if columns else channels
+    tiles = (tile + NUMBERS - 1) // NUMBERS
+    image = 0
+    while image < images or image == 0:
+        s.images = min(together, images - image)
+        i = 0
+        while i < OH or i == 0:
+            s.first = image == i == 0
+            for m in range(m0, m1):
+                first, last = max(i, first_output(&a.t, m)), min(i + rows, last_output(&a.t, m))
+                s.rows = max(0, last - first)
+                if s.rows == 0 and not s.first:
+                    continue
+                s.dy = pixels(&a.dy, k // LANES, first) + image * a.dy_image
+                for n in range(0 if columns else n0, channels if columns else n1):
+                    # `n` is a channel or a column, and numbers are the other
+                    for q in range(tiles):
+                        at = tile * q // tiles
+                        s.x = x + image * a.x_image + (
+                            first * a.t.stride_h + m * a.t.dilation_h - a.t.top) * a.x.row + (
+                            ((n0 + at if columns else n) * a.t.dilation_w - a.t.left) * LANES + (n if columns else at))
+                        s.sums = sums + (((m - m0) * wide + at) * LANES + n if columns else
+                                         ((m - m0) * wide + n - n0) * LANES + at) * LANES
+                        (spaced_tiles if columns else beside_tiles)[tile * (q + 1) // tiles - at](&s)
             i += rows
-        if S == a.t.rows == 1 and lanes == channels == LANES:
-            transpose(sums, LANES, a.dw + k * a.count + c, a.count)
-            return
-        for lane in range(lanes):
-            for q in range(channels):
+        image += together
+    if S == a.t.rows == 1 and lanes == channels == LANES:
+        transpose(sums, LANES, a.dw + k * a.count + c, a.count)
+        return
+    for lane in range(lanes):
+        to = a.dw + ((k + lane) * a.count + c) * a.t.rows * S
+        for q in range(channels):
+            for m in range(m0, m1):
                 for n in range(n0, n1):
-                    a.dw[(((k + lane) * a.count + c + q) * a.t.rows + m) * S + n] = sums[
-                        ((n - n0) * LANES + q) * LANES + lane]
-        n0 = n1
+                    to[(q * a.t.rows + m) * S + n] = sums[(((m - m0) * wide + n - n0) * LANES + q) * LANES + lane]
 
 
 cdef void conv_channels_dw(const ConvChannelsDw* a, const Place* place) noexcept nogil:
-    """dw[k, c, m, n] = sum over images, i and j of dy[k, i, j] x[c, i s + m d - p, j s + n d - p]: a task is a row m of
-    the kernel, for sixteen outputs k and some sixteens of channels c."""
-    cdef Py_ssize_t tasks = ((a.count + LANES - 1) // LANES + a.together - 1) // a.together, m = place.task % a.t.rows
-    cdef Py_ssize_t c = place.task // a.t.rows % tasks * a.together * LANES, k = place.task // a.t.rows // tasks * LANES
+    """dw[k, c, m, n] = sum over images, i and j of dy[k, i, j] x[c, i s + m d - p, j s + n d - p]: a task is some rows m
+    of the kernel, for sixteen outputs k and some sixteens of channels c."""
+    cdef Py_ssize_t bands = (a.t.rows + a.kernel_rows - 1) // a.kernel_rows
+    cdef Py_ssize_t each = ((a.count + LANES - 1) // LANES + a.together - 1) // a.together
+    cdef Py_ssize_t m = place.task % bands * a.kernel_rows, k = place.task // bands // each * LANES
+    cdef Py_ssize_t c = place.task // bands % each * a.together * LANES, n
     cdef Py_ssize_t last = min(a.count, c + a.together * LANES)
     while c < last:
-        _row(a, place, m, c, k)
+        n = 0
+        while n < a.t.columns:
+            _square(a, place.total, m, min(a.t.rows, m + a.kernel_rows), n, min(a.t.columns, n + TAPS), c, k)
+            n += TAPS
         c += LANES
 
 

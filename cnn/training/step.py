@@ -124,7 +124,8 @@ class Step(NamedTuple):
         """What a program for such batches is made from."""
         dataset, model = batch.dataset, self.model
         source = None if dataset is None else (dataset.scale.tobytes(), dataset.shift.tobytes())
-        kind = ("evaluate",) if self.optimizer is None else (batch.layout, self.optimizer.key(), self.max_grad_norm)
+        kind = ("evaluate",) if self.optimizer is None else (
+            "step", batch.layout, self.optimizer.key(), self.max_grad_norm)
         return (*kind, *batch.form, source, model.dtype or batch.images.dtype, model.made_of(), model.modes(),
                 getattr(self.criterion, "key", lambda: id(self.criterion))(), circumstances())
 

@@ -10,7 +10,8 @@ from cnn.engine.memory import LANES
 from cnn.engine.tensors import Grid
 from cnn.ops.fitted import fitted, plain
 
-TAPS = 8    # of sixteen outputs and channels, at least, in a task of the weight gradient
+TAPS = 9        # of sixteen outputs and channels, in a task of the weight gradient; as in the kernel
+ENOUGH = 8      # tasks, if there are so many with all rows of a kernel in each: it writes whole rows then
 
 
 def suits(g):
@@ -58,7 +59,7 @@ def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
                 **_window(g, dy.planes)), dy.planes)
         else:
             _weight_gradient(program, dy, x, dw, g.channels, g.outputs,
-                             lambda: _window(g, dy.planes, one_row=_level(g, x, dy)), g.kernel[0], math.prod(g.kernel))
+                             lambda: _window(g, dy.planes, one_row=_level(g, x, dy)), g.kernel)
     return _input_gradient(program, dy, w, g) if need_dx else None
 
 
@@ -153,13 +154,15 @@ def _bias_gradient(program, dy, db):
                                                 width=dy.width), dy.planes)
 
 
-def _weight_gradient(program, dy, x, dw, channels, outputs, window, rows=1, taps=1):
+def _weight_gradient(program, dy, x, dw, channels, outputs, window, kernel=(1, 1)):
     """channels, outputs: of a group."""
-    sixteens = -(-channels // LANES)
+    sixteens, taps = -(-channels // LANES), math.prod(kernel)
     together = max(1, TAPS // taps)
+    rows = max(1, TAPS // kernel[1]) if dy.planes * sixteens >= ENOUGH else 1
     program.after("conv_channels_dw", lambda: dict(
         x=x, dy=dy, dw=dw, x_image=x.step, dy_image=dy.step, outputs=dy.channels, count=channels, group=outputs,
-        together=together, relu=0, **window()), dy.planes * -(-sixteens // together) * rows)
+        together=together, kernel_rows=rows, relu=0, **window()),
+        dy.planes * -(-sixteens // together) * -(-kernel[0] // rows))
 
 
 def _input_gradient(program, dy, w, g):

@@ -34,7 +34,7 @@ cdef extern from *:
 
 cdef enum:
     BAND = 128          # pixels that the weight gradient takes at a time: 8 KB of sixteen channels
-    TAPS = 9            # of the kernel at a time, at most: their sums stay in the L1 cache
+    TAPS = 25           # of the kernel at a time, at most
     SPARSE = 3          # with fewer channels than that a tile of it is made of columns
 
 ctypedef struct Sum:            # a tile
@@ -221,7 +221,7 @@ cdef void pack_conv(const PackConv* a, const Place* place) noexcept nogil:
 
 
 ctypedef struct TurnConv:
-    const real* w               # IN  (K, C, R, S)
+    const real* x               # IN  (K / 16, R S, C, 16), as `pack_conv` left them
     const int* tap              # IN  (taps,) those of R S that are wanted, in this order
     const int* first            # IN  (groups C / 16,) the first of the outputs k that these channels go into
     real* y                     # OUT (groups C / 16, taps, count, 16)
@@ -232,20 +232,22 @@ ctypedef struct TurnConv:
 
 cdef void turn_conv(const TurnConv* a, const Place* place) noexcept nogil:
     """Weights in the order in which `conv_channels` reads them for the input gradient, where channels are what comes
-    out: those of sixteen channels are a task."""
-    cdef Py_ssize_t c = place.task * LANES, k, t, lane, each = a.all_taps
-    cdef Py_ssize_t lanes = LANES if a.channels % LANES == 0 else min(LANES, a.channels - c)
-    cdef const real* w
+    out: those of sixteen channels are a task, sixteen by sixteen at a time."""
+    cdef Py_ssize_t c = place.task * LANES % a.channels if a.channels % LANES == 0 else place.task * LANES, k, t
+    cdef real square[16 * 16]
+    cdef const real* x
     cdef real* y
-    for k in range(a.count):
-        w = a.w + ((a.first[place.task] + k) * a.channels + c % a.channels) * each
-        if each == a.taps == 1:
-            memcpy(a.y + (place.task * a.count + k) * LANES, w, lanes * sizeof(real))
-            continue
-        for t in range(a.taps):
-            y = a.y + ((place.task * a.taps + t) * a.count + k) * LANES
-            for lane in range(lanes):
-                y[lane] = w[lane * each + a.tap[t]]
+    for t in range(a.taps):
+        y = a.y + (place.task * a.taps + t) * a.count * LANES
+        k = 0
+        while k < a.count:
+            x = a.x + (((a.first[place.task] + k) // LANES * a.all_taps + a.tap[t]) * a.channels + c) * LANES
+            if k + LANES <= a.count:
+                transpose(x, LANES, y + k * LANES, LANES)
+            else:
+                transpose(x, LANES, square, LANES)
+                memcpy(y + k * LANES, square, (a.count - k) * LANES * sizeof(real))
+            k += LANES
 
 
 ctypedef struct Fit:
@@ -339,6 +341,7 @@ cdef void _square(const ConvChannelsDw* a, Py_ssize_t images, Py_ssize_t m0, Py_
     cdef Py_ssize_t channels = min(LANES, a.count - c), lanes = min(LANES, a.outputs - k), first, last, at
     # a band of pixels, small enough that its x and dy stay in the L1 cache: some rows of an image, or some images
     cdef Py_ssize_t rows = max(1, BAND // max(1, OW)), together = max(1, BAND // max(1, OH * OW))
+    cdef Py_ssize_t taps = (m1 - m0) * wide, size = a.t.rows * S
     cdef bint columns = channels < SPARSE       # then a tile is made of columns instead of channels
     cdef real sums[TAPS * 16 * 16]
     cdef real* to
@@ -346,7 +349,7 @@ cdef void _square(const ConvChannelsDw* a, Py_ssize_t images, Py_ssize_t m0, Py_
     cdef const real* x = a.x.data + (k // a.group * a.count + c) // LANES * a.x.plane
     s.x_image, s.x_row, s.x_pixel = a.x_image, a.t.stride_h * a.x.row, a.t.stride_w * LANES
     s.x_number, s.dy_image, s.dy_row, s.pixels = a.t.dilation_w * LANES, a.dy_image, a.dy.row, OW
-    s.step = LANES * LANES if columns else LANES
+    s.step = LANES if columns else taps * LANES
     tile = wide if columns else channels
     tiles = (tile + NUMBERS - 1) // NUMBERS
     image = 0
@@ -368,20 +371,23 @@ cdef void _square(const ConvChannelsDw* a, Py_ssize_t images, Py_ssize_t m0, Py_
                         s.x = x + image * a.x_image + (
                             first * a.t.stride_h + m * a.t.dilation_h - a.t.top) * a.x.row + (
                             ((n0 + at if columns else n) * a.t.dilation_w - a.t.left) * LANES + (n if columns else at))
-                        s.sums = sums + (((m - m0) * wide + at) * LANES + n if columns else
-                                         ((m - m0) * wide + n - n0) * LANES + at) * LANES
+                        s.sums = sums + (n * taps + (m - m0) * wide + at if columns else
+                                         at * taps + (m - m0) * wide + n - n0) * LANES
                         (spaced_tiles if columns else beside_tiles)[tile * (q + 1) // tiles - at](&s)
             i += rows
         image += together
-    if S == a.t.rows == 1 and lanes == channels == LANES:
-        transpose(sums, LANES, a.dw + k * a.count + c, a.count)
+    to = a.dw + (k * a.count + c) * size
+    if taps == size and lanes == channels == LANES:
+        for q in range(taps):
+            transpose(sums + q * LANES * LANES, LANES, to + q * LANES, a.count * size)
         return
     for lane in range(lanes):
-        to = a.dw + ((k + lane) * a.count + c) * a.t.rows * S
         for q in range(channels):
             for m in range(m0, m1):
                 for n in range(n0, n1):
-                    to[(q * a.t.rows + m) * S + n] = sums[(((m - m0) * wide + n - n0) * LANES + q) * LANES + lane]
+                    to[(lane * a.count + q) * size + m * S + n] = sums[
+                        (q * taps + (m - m0) * wide + n - n0) * LANES + lane]
+
 
 
 cdef void conv_channels_dw(const ConvChannelsDw* a, const Place* place) noexcept nogil:

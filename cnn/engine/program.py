@@ -348,6 +348,13 @@ class Program:
                 self._snapshot.append(arrays)
         return arrays
 
+    def turned(self, kernel, arguments, tasks, count):
+        """An array of so many numbers that an operation, cut into tasks, makes of what others have `packed`;
+        `arguments(array)` are its arguments."""
+        array = self.zeros(count)
+        self._segments[1].ops.append((kernel, lambda: arguments(array), tasks))
+        return array
+
     def kept(self, array):
         """An array that a run reads as it is then; in a snapshot a copy."""
         return array if self._snapshot is None else array.copy()

@@ -85,12 +85,15 @@ class Linear(Operation):
 
     def emit(self, program, x):
         w, b, relu = self.weight.data, None if self.bias is None else self.bias.data, self.relu
-        forward, back = ((channels.linear, channels.linear_backward) if program.by_channels
-                         else (linear, linear_backward))
-        y = forward(program, x, w, b, len(w), relu)
+        back, saved = linear_backward, w
+        if program.by_channels:
+            y, saved = channels.linear(program, x, w, b, len(w), relu)
+            back = channels.linear_backward
+        else:
+            y = linear(program, x, w, b, len(w), relu)
 
         def backward(dy, need_dx):
             if relu:
                 dy = pointwise.mask(program, dy, y)
-            return back(program, dy, x, w, program.gradient(self.weight), program.gradient(self.bias), need_dx)
+            return back(program, dy, x, saved, program.gradient(self.weight), program.gradient(self.bias), need_dx)
         return y, backward

@@ -120,7 +120,7 @@ class Conv2d(Operation):
             y, index, saved = conv2d_pool(program, x, w, b, g, relu, win, program.gradients)
         else:
             if by_channels:
-                y, saved = channels.conv2d(program, x, w, b, g, self.norm, relu and not win, *more), None
+                y, saved = channels.conv2d(program, x, w, b, g, self.norm, relu and not win, *more)
             else:
                 y, saved = conv2d(program, x, w, b, g, relu and not win)
             if win:
@@ -136,6 +136,6 @@ class Conv2d(Operation):
                 dy = pointwise.mask(program, dy, y)
             dw = program.gradient(self.weight)
             if by_channels:
-                return channels.conv2d_backward(program, dy, x, w, g, dw, db, need_dx)
+                return channels.conv2d_backward(program, dy, x, saved, w, g, dw, db, need_dx)
             return conv2d_backward(program, dy, x, w, g, dw, db, need_dx, saved)
         return y, backward

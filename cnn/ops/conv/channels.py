@@ -10,8 +10,8 @@ from cnn.engine.memory import LANES
 from cnn.engine.tensors import Grid
 from cnn.ops.fitted import fitted, plain
 
-TAPS = 9        # of sixteen outputs and channels, in a task of the weight gradient; as in the kernel
-ENOUGH = 8      # tasks, if there are so many with all rows of a kernel in each: it writes whole rows then
+TAPS = 25       # of sixteen outputs and channels, in a task of the weight gradient; as in the kernel
+ENOUGH = 8      # tasks; if there are so many with all rows of a kernel in each: it writes whole rows then
 
 
 def suits(g):
@@ -26,7 +26,7 @@ def _depthwise(g):
 def conv2d(program, x, w, b, g, norm=None, relu=False, z=None):
     """Forward. x: with the columns of zeros that it reads; w: (K, C / groups, R, S); b: (K,) or None; norm: a
     BatchNorm2d operation with constant statistics that follows, or None; then z, a tensor like y, is added, if there is
-    one, and a ReLU applied. Returns y."""
+    one, and a ReLU applied. Returns y, and the weights as they are packed for the backward pass."""
     y = program.tensor(g.outputs * g.groups, *g.out)
     scale, shift = fitted(program, y.channels, b, norm)
     taps = np.arange(math.prod(g.kernel), dtype=np.int32)
@@ -42,11 +42,12 @@ def conv2d(program, x, w, b, g, norm=None, relu=False, z=None):
         return dict(x=x, w=packed, z=z, y=y, y_pixel=LANES, first=first, count=g.channels, relu=relu, scale=scale,
                     shift=shift, **window)
     program.add("depthwise_channels" if _depthwise(g) else "conv_channels", arguments)
-    return y
+    return y, packed
 
 
-def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
-    """Backward: fills dw and db where they are wanted, returns dx or None. x: with its columns of zeros."""
+def conv2d_backward(program, dy, x, packed, w, g, dw=None, db=None, need_dx=True):
+    """Backward: fills dw and db where they are wanted, returns dx or None. x: with its columns of zeros; packed: what
+    the forward pass returned."""
     if need_dx:
         dy = program.bordered(dy, *g.gradient_border())
     if db is not None:
@@ -60,20 +61,22 @@ def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True):
         else:
             _weight_gradient(program, dy, x, dw, g.channels, g.outputs,
                              lambda: _window(g, dy.planes, one_row=_level(g, x, dy)), g.kernel)
-    return _input_gradient(program, dy, w, g) if need_dx else None
+    return _input_gradient(program, dy, w, packed, g) if need_dx else None
 
 
 def linear(program, x, w, b, outputs, relu):
-    """A linear layer's forward: a convolution of one pixel. w: (outputs, inputs); b: (outputs,) or None."""
+    """A linear layer's forward: a convolution of one pixel. w: (outputs, inputs); b: (outputs,) or None. Returns y, and
+    the weights as they are packed."""
     y = program.tensor(outputs, flat=True)
     scale, shift = fitted(program, outputs, b)
     first, packed = weights(program, w, x.channels, outputs, 1, 1)
     _one_pixel(program, x, y, packed, first, scale, shift, relu)
-    return y
+    return y, packed
 
 
-def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
-    """Its backward pass: fills dw and db where they are wanted, returns dx or None."""
+def linear_backward(program, dy, x, packed, dw=None, db=None, need_dx=True):
+    """Its backward pass: fills dw and db where they are wanted, returns dx or None. packed: what the forward pass
+    returned."""
     if db is not None:
         _bias_gradient(program, dy, db)
     if dw is not None:
@@ -82,8 +85,8 @@ def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
     if not need_dx:
         return None
     dx = program.tensor(x.channels, flat=True)
-    first, packed = _turned(program, w, x.channels, dy.channels, 1, 1, np.zeros(1, np.int32))
-    _one_pixel(program, dy, dx, packed, first, *plain(program, x.channels), relu=False)
+    first, turned = _turned(program, packed, x.channels, dy.channels, 1, 1, np.zeros(1, np.int32))
+    _one_pixel(program, dy, dx, turned, first, *plain(program, x.channels), relu=False)
     return dx
 
 
@@ -122,7 +125,7 @@ def weights(program, w, channels, outputs, groups, taps):
     seen = program.seen(w)
     packed, = program.packed("pack_conv", lambda packed: dict(
         w=w, seen=seen, first=first, y=packed, outputs=outputs * groups, channels=channels, taps=taps, count=channels,
-        group=outputs), len(first), len(first) * taps * channels * LANES)
+        group=outputs), len(first), (len(first) * taps * channels + LANES) * LANES)      # see `_turned`
     return first, packed
 
 
@@ -132,13 +135,14 @@ def _first(each, read, groups):
     return (first if groups > 1 else first * 0).astype(np.int32)
 
 
-def _turned(program, w, channels, outputs, groups, all_taps, taps):
-    """As `weights`, for the input gradient, with these taps in this order."""
+def _turned(program, packed, channels, outputs, groups, all_taps, taps):
+    """As `weights`, for the input gradient, from what that returned, with these taps in this order. The last sixteen
+    channels are read as a whole, also where there are fewer."""
     first = _first(channels, outputs, groups)
-    packed, = program.packed("turn_conv", lambda packed: dict(
-        w=w, tap=taps, first=first, y=packed, channels=channels, all_taps=all_taps, taps=len(taps), count=outputs),
+    turned = program.turned("turn_conv", lambda turned: dict(
+        x=packed, tap=taps, first=first, y=turned, channels=channels, all_taps=all_taps, taps=len(taps), count=outputs),
         len(first), len(first) * len(taps) * outputs * LANES)
-    return first, packed
+    return first, turned
 
 
 def _depthwise_weights(program, w, g, taps):
@@ -165,7 +169,7 @@ def _weight_gradient(program, dy, x, dw, channels, outputs, window, kernel=(1, 1
         dy.planes * -(-sixteens // together) * -(-kernel[0] // rows))
 
 
-def _input_gradient(program, dy, w, g):
+def _input_gradient(program, dy, w, packed, g):
     """dx of a bordered dy: for the pixels of each residue by the stride a convolution of dy, with the taps that meet
     them turned around."""
     dx = program.tensor(g.channels * g.groups, *g.size)
@@ -180,10 +184,10 @@ def _input_gradient(program, dy, w, g):
                       top=rows.before, left=columns.before)
         y = Grid(dx, rows.first, columns.first, g.stride[0])
         if _depthwise(g):
-            packed = _depthwise_weights(program, w, g, taps)
-            program.add("depthwise_channels", lambda common=common, packed=packed, y=y: dict(w=packed, y=y, **common))
+            turned = _depthwise_weights(program, w, g, taps)
+            program.add("depthwise_channels", lambda common=common, turned=turned, y=y: dict(w=turned, y=y, **common))
         else:
-            first, packed = _turned(program, w, g.channels, g.outputs, g.groups, math.prod(g.kernel), taps)
-            program.add("conv_channels", lambda common=common, packed=packed, y=y, first=first: dict(
-                w=packed, y=y, z=None, first=first, count=g.outputs, **common))
+            first, turned = _turned(program, packed, g.channels, g.outputs, g.groups, math.prod(g.kernel), taps)
+            program.add("conv_channels", lambda common=common, turned=turned, y=y, first=first: dict(
+                w=turned, y=y, z=None, first=first, count=g.outputs, **common))
     return dx

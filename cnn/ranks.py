@@ -1,8 +1,8 @@
 """Ranks: processes that MPI has started together, and that train one model, each on its own part of every batch.
 
 `mpiexec -n 4 cnn train ...` starts four. All do the same, but that each runs the blocks of its own shards, and takes
-over what the others' blocks have computed wherever a whole-batch operation reads it (the seams of a program): so any
-number of ranks has the bits of one. Rank 0 alone prints and writes files.
+over what the others' blocks have computed wherever a whole-batch operation reads it (the seams of a program, see
+training/exchange.py): so any number of ranks has the bits of one. Rank 0 alone prints and writes files.
 
 Whether there are others is asked of the environment; MPI itself is loaded by `world`, through mpi4py. The variable
 CNN_MPI=0 has a process take itself for alone.
@@ -22,8 +22,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
-
-    Rows = list[tuple[np.ndarray, int]]
 
 # what Open MPI, MPICH and its relatives, and srun with PMIx tell each process: ranks, its own, those on its machine
 _ENVIRONMENT = (
@@ -58,6 +56,16 @@ def leads() -> bool:
     return place().rank == 0
 
 
+def _size(arrays: list[np.ndarray]) -> int:
+    return sum(array.nbytes for array in arrays)
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """The bytes of these arrays, one after the other."""
+    return np.concatenate([np.empty(0, np.uint8), *(np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                                                    for array in arrays)])
+
+
 class World:
     """All ranks. rank: this one's number. size: how many there are."""
 
@@ -67,17 +75,38 @@ class World:
 
     def shards(self, count: int) -> tuple[int, int]:
         """(first, count) of the shards that are this rank's, of so many."""
-        first = count * self.rank // self.size
-        return first, count * (self.rank + 1) // self.size - first
+        first, stop = self.cuts(count)[self.rank:self.rank + 2]
+        return first, stop - first
 
-    def exchange(self, count: int, rows: Rows) -> None:
-        """Fill in the rows of the others' shards; see Program.run. count: number of shards."""
-        cuts = [count * i // self.size for i in range(self.size + 1)]
-        for array, each in rows:
-            ends = np.minimum(np.array(cuts) * each, len(array)) * array[0].nbytes
-            counts = np.diff(ends).tolist()
-            there = array.reshape(-1).view(np.uint8)[:ends[-1]]
-            self._comm.Allgatherv(self._mpi.IN_PLACE, [there, counts, ends[:-1].tolist(), self._mpi.BYTE])
+    def cuts(self, count: int) -> list[int]:
+        """Where the ranks' parts of so many shards begin, and where the last one ends."""
+        return [count * i // self.size for i in range(self.size + 1)]
+
+    def gather(self, parts: list[list[np.ndarray]]) -> None:
+        """Give all others this rank's part of some arrays, and fill in theirs; parts: those of each rank."""
+        sizes = [_size(part) for part in parts]
+        if self.size > 1 and any(sizes):
+            there = np.empty(sum(sizes), np.uint8)
+            self._comm.Allgatherv([_joined(parts[self.rank]), self._mpi.BYTE], [there, sizes, self._mpi.BYTE])
+            self._filled(parts, there, sizes)
+
+    def send(self, there: list[list[np.ndarray]], back: list[list[np.ndarray]]) -> None:
+        """Give each rank what is there for it, and fill in what comes back."""
+        sizes, returned = [_size(part) for part in there], [_size(part) for part in back]
+        got = np.empty(sum(returned), np.uint8)
+        self._comm.Alltoallv([_joined([array for part in there for array in part]), sizes, self._mpi.BYTE],
+                             [got, returned, self._mpi.BYTE])
+        self._filled(back, got, returned)
+
+    def _filled(self, parts: list[list[np.ndarray]], there: np.ndarray, sizes: list[int]) -> None:
+        at = 0
+        for rank, part in enumerate(parts):
+            if rank == self.rank:
+                at += sizes[rank]
+                continue
+            for array in part:
+                array[...] = there[at:at + array.nbytes].view(array.dtype).reshape(array.shape)
+                at += array.nbytes
 
     def largest(self, value: int) -> int:
         """The largest value that any rank has."""

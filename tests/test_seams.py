@@ -5,10 +5,12 @@ import threading
 
 import numpy as np
 import pytest
+from together import on_ranks
 
 import cnn
 from cnn.engine.program import Program
 from cnn.training import checkpoint
+from cnn.training.exchange import exchange
 
 BATCH, SHARDS = 72, 5       # blocks of sixteen, one to a shard; the last has eight images
 
@@ -29,58 +31,36 @@ def deep():
         cnn.GroupNorm(4, 32), cnn.SiLU(), cnn.AvgPool2d(2), cnn.GlobalAvgPool2d(), cnn.Linear(32, 5))  # fmt: skip
 
 
-def trained(net):
+def trained(net, batch):
     """The state after two epochs of three batches, the last of which is smaller."""
     rng = np.random.default_rng(0)
-    data = cnn.data.Dataset(rng.integers(0, 256, (2 * BATCH + 25, 3, 12, 12), np.uint8),
-                            rng.integers(0, 5, 2 * BATCH + 25))  # fmt: skip
+    data = cnn.data.Dataset(rng.integers(0, 256, (2 * batch + batch // 3, 3, 12, 12), np.uint8),
+                            rng.integers(0, 5, 2 * batch + batch // 3))  # fmt: skip
     model = net()
     optimizer = cnn.SGD(model.parameters(), lr=0.05, momentum=0.9)
     trainer = cnn.Trainer(model, optimizer, max_grad_norm=1, progress=False)
-    trainer.fit(cnn.data.DataLoader(data, BATCH, shuffle=True), 2)
+    trainer.fit(cnn.data.DataLoader(data, batch, shuffle=True), 2)
     return checkpoint.digest(trainer.state_dict())
 
 
 @pytest.mark.parametrize("net", [plain, deep])
-@pytest.mark.parametrize("ranks", [2, 3, 7])
-def test_any_number_of_ranks_has_the_same_bits(ranks, net, monkeypatch):
-    alone, run = trained(net), Program.run
-    barrier, board, results = threading.Barrier(ranks, timeout=60), [None] * ranks, [None] * ranks
-    seen, this = set(), threading.local()
+@pytest.mark.parametrize("batch", [BATCH, 5])
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_any_number_of_ranks_has_the_same_bits(size, batch, net, monkeypatch):
+    alone, run, this, seen = trained(net, batch), Program.run, threading.local(), set()
 
     def shared_run(program, count, *rest, **options):
-        shards = -(-count // 16)
-        cuts = [shards * i // ranks for i in range(ranks + 1)]
-        own = slice(cuts[this.rank], cuts[this.rank + 1])
+        shards = -(-count // program.per_block)
 
-        def exchange(rows):
-            board[this.rank] = [array for array, _ in rows]
-            barrier.wait()
-            for i, (array, _) in enumerate(rows):
-                seen.add(array.dtype.name)
-                for rank, filled in enumerate(board):
-                    if rank != this.rank:
-                        array[cuts[rank]:cuts[rank + 1]] = filled[i][cuts[rank]:cuts[rank + 1]]
-            barrier.wait()
-        run(program, count, *rest, shards=(own.start, own.stop - own.start), at_seam=exchange, **options)
+        def seam(rows):
+            seen.update(array.dtype.name for array, _ in rows)
+            exchange(this.world, shards, rows)
+        run(program, count, *rest, shards=this.world.shards(shards), at_seam=seam, **options)
 
-    def work(rank):
-        this.rank = rank
-        results[rank] = trained(net)
+    def work(world):
+        this.world = world
+        return trained(net, batch)
 
     monkeypatch.setattr(Program, "run", shared_run)
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [alone] * ranks
+    assert on_ranks(size, work) == [alone] * size
     assert seen == {"float32", "float64", "uint8"}
-
-
-def test_without_the_others_the_bits_are_others(monkeypatch):
-    run = Program.run
-    alone = trained(plain)
-    monkeypatch.setattr(Program, "run", lambda self, count, *rest, **options: run(
-        self, count, *rest, shards=(0, 2), at_seam=lambda rows: None, **options))
-    assert trained(plain) != alone

@@ -429,10 +429,10 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
 
     The addresses are those of arrays of Op and Segment that the caller keeps alive. first_step: number of the first of
     these batches. slots: (places, array) pairs; each array's address is written to these places first. counters:
-    addresses of int64 numbers to which the steps are added at the end. shards: (first, count) of those to run; default
-    all. per_block: images of a block, 16, or 1 that has its channels side by side. All of it is one call, which no
-    interrupt cuts in two: a step is either taken and counted or neither. Returns how often a thread has waited for
-    others: segments, and operations of the crew that had the most.
+    addresses of int64 numbers to which the steps are added at the end. shards: (first, count) of those to run, and over
+    how many sums go; default all. per_block: images of a block, 16, or 1 that has its channels side by side. All of it
+    is one call, which no interrupt cuts in two: a step is either taken and counted or neither. Returns how often a
+    thread has waited for others: segments, and operations of the crew that had the most.
     """
     global resting
     cdef Team* team
@@ -453,7 +453,7 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
     team.blocks = (images + per_block - 1) // per_block
     team.shards = (team.blocks + per_shard - 1) // per_shard
     team.steps = first_step + steps
-    team.first_shard, team.own_shards = shards or (0, team.shards)
+    team.first_shard, team.own_shards, team.shards = shards or (0, team.shards, team.shards)
     team.jointly = 0 < 2 * team.own_shards <= threads
     team.step, team.segment = first_step, -1
     for i in range(team.own_shards if team.jointly else 0):

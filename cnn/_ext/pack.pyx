@@ -6,7 +6,9 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
 from cnn._ext.op cimport CHUNK, PER_BLOCK, Image, Place, begin, end, pixels
-from cnn._ext.vec cimport LANES, integer, real, transpose
+from cnn._ext.system cimport flush_subnormals, restore_mode
+from cnn._ext.tree cimport tree_sum
+from cnn._ext.vec cimport LANES, VL, integer, real, transpose, vec, vec_load, vec_store
 
 cdef extern from *:
     """
@@ -214,25 +216,21 @@ cdef void gather(const Gather* a, const Place* place) noexcept nogil:
 
 
 ctypedef struct SumShards:
-    const real* x               # IN  (shards, step)
+    const real* x               # IN  (shards, step), rows of whole vectors
     real* y                     # OUT (count,)
     Py_ssize_t count            # elements
     Py_ssize_t step             # numbers from one shard's to the next one's
 
 cdef void sum_shards(const SumShards* a, const Place* place) noexcept nogil:
-    """y[i] = sum over the shards, in their order, of x[shard, i], one chunk a task."""
-    cdef const real* x = a.x
-    cdef real* y = a.y
-    cdef Py_ssize_t count = a.count, step = a.step, s, i, first = place.task * CHUNK
-    cdef Py_ssize_t last = min(first + CHUNK, count)
-    if place.shards == 0:
-        for i in range(first, last):
-            y[i] = 0
-        return
-    memcpy(y + first, x + first, (last - first) * sizeof(real))
-    for s in range(1, place.shards):
-        for i in range(first, last):
-            y[i] += x[s * step + i]
+    """y[i] = sum over the shards, see tree.pxd, of x[shard, i], one chunk a task."""
+    cdef Py_ssize_t i = place.task * CHUNK, last = min(i + CHUNK, a.count)
+    cdef real rest[16]
+    while i + VL <= last:
+        vec_store(a.y + i, tree_sum(a.x + i, place.shards, a.step))
+        i += VL
+    if i < last:
+        vec_store(rest, tree_sum(a.x + i, place.shards, a.step))
+        memcpy(a.y + i, rest, (last - i) * sizeof(real))
 
 
 ctypedef struct Accumulate:
@@ -247,6 +245,33 @@ cdef void accumulate(const Accumulate* a, const Place* place) noexcept nogil:
     cdef Py_ssize_t i, first = place.task * CHUNK
     for i in range(first, min(first + CHUNK, a.count)):
         y[i] += x[i]
+
+
+def add_rows(size_t x, Py_ssize_t step, Py_ssize_t count, rows, sums):
+    """Sum rows of an array, `step` numbers apart, into the first of them, as a tree: after each row comes how often the
+    last two that there are are added. x: its address; count: numbers of a row, to whole vectors."""
+    cdef Py_ssize_t i, k, top, m, n = len(rows)
+    cdef Py_ssize_t row[64]
+    cdef Py_ssize_t add[64]
+    cdef vec s[64]
+    cdef real* at = <real*>x
+    cdef size_t mode
+    for k in range(n):
+        row[k], add[k] = rows[k], sums[k]
+    with nogil:
+        mode = flush_subnormals()
+        i = 0
+        while i < count and n:
+            top = -1
+            for k in range(n):
+                top += 1
+                s[top] = vec_load(at + row[k] * step + i)
+                for m in range(add[k]):
+                    top -= 1
+                    s[top] = s[top] + s[top + 1]
+            vec_store(at + row[0] * step + i, s[0])
+            i += VL
+        restore_mode(mode)
 
 
 def chunks(Py_ssize_t count):

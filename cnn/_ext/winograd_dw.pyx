@@ -12,7 +12,8 @@ from cnn._ext.op cimport Image, Place
 from cnn._ext.outer cimport outers, to_numbers
 from cnn._ext.tiles cimport Tiling, gradient_tiles, input_tiles
 from cnn._ext.transforms cimport weight_line_backward
-from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_splat, vec_store
+from cnn._ext.tree cimport tree_sum
+from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_store
 
 
 # ---------------------------------------------------------------- dU of each shard
@@ -74,10 +75,9 @@ cdef void winograd_dw(const WinogradDw* a, const Place* place) noexcept nogil:
 
 cdef inline void weights_backward(const real* du, Py_ssize_t f_step, Py_ssize_t shards, Py_ssize_t shard_step,
                                   real* dw, Py_ssize_t to_row, Py_ssize_t rows, int R, int N) noexcept nogil:
-    """dw = G^T (sum of dU over the shards, in their order) G, for `rows` channels side by side."""
-    cdef Py_ssize_t g = 0, n, lane, s
+    """dw = G^T (sum of dU over the shards, see tree.pxd) G, for `rows` channels side by side."""
+    cdef Py_ssize_t g = 0, n, lane
     cdef const real* at
-    cdef vec total
     cdef vec line[6]
     cdef vec done[6]
     cdef vec half[30]
@@ -88,10 +88,7 @@ cdef inline void weights_backward(const real* du, Py_ssize_t f_step, Py_ssize_t 
             for j in range(N):
                 for i in range(N):
                     at = du + (i * N + j) * f_step + g + h * VL
-                    total = vec_splat(0)
-                    for s in range(shards):
-                        total = total + vec_load(at + s * shard_step)
-                    line[i] = total
+                    line[i] = tree_sum(at, shards, shard_step)
                 weight_line_backward(line, done, R, N)
                 for i in range(R):
                     half[i * N + j] = done[i]
@@ -118,7 +115,7 @@ ctypedef struct WinogradDwSum:
     Py_ssize_t to_row           # and from one channel of the rows to the next
 
 cdef void winograd_dw_sum(const WinogradDwSum* a, const Place* place) noexcept nogil:
-    """dw = G^T (sum of dU over the shards, in their order) G, of one output (or input, if swapped) a task."""
+    """dw = G^T (sum of dU over the shards, see tree.pxd) G, of one output (or input, if swapped) a task."""
     cdef Py_ssize_t rows = a.rows, step = a.step, to_row = a.to_row, k = place.task
     cdef Py_ssize_t groups = (rows + LANES - 1) // LANES, f_step = (a.padded * groups + 1) * LANES
     cdef const real* du = a.du + k * groups * LANES

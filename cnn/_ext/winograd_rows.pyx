@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memset
 from cnn._ext.op cimport Image, Indices, Place, begin, end, pixels
 from cnn._ext.transforms cimport (input_line, input_line_backward, output_line, output_line_backward, weight_line,
                                   weight_line_backward)
+from cnn._ext.tree cimport tree_sum
 from cnn._ext.vec cimport LANES, ROWV, VL, integer, real, vec, vec_load, vec_relu, vec_splat, vec_store
 from cnn._ext.window cimport window_row
 
@@ -232,23 +233,19 @@ ctypedef struct WinogradRowsDw:
     Py_ssize_t step             # elements from one shard to the next
 
 cdef void winograd_rows_dw(const WinogradRowsDw* a, const Place* place) noexcept nogil:
-    """dw[k, c, r] = G^T (sum of dU over the shards, in their order)."""
+    """dw[k, c, r] = G^T (sum of dU over the shards, see tree.pxd)."""
     cdef const real* du = a.du
     cdef real* dw = a.dw
     cdef Py_ssize_t rows = a.rows, step = a.step, first = place.task * ROWS_EACH
-    cdef Py_ssize_t last = min(first + ROWS_EACH, rows), lane, s
+    cdef Py_ssize_t last = min(first + ROWS_EACH, rows), lane
     cdef vec line[6]
     cdef vec done[6]
-    cdef vec total
     cdef real numbers[5 * 16]
     cdef int i, q
     while first < last:
         for q in range(ROWV):
             for i in range(N):
-                total = vec_splat(0)
-                for s in range(place.shards):
-                    total = total + vec_load(du + s * step + i * rows + first + q * VL)
-                line[i] = total
+                line[i] = tree_sum(du + i * rows + first + q * VL, place.shards, step)
             weight_line_backward(line, done, R, N)
             for i in range(R):
                 vec_store(numbers + i * LANES + q * VL, done[i])

@@ -261,7 +261,8 @@ class Program:
         `arrays` fill the slots, one NumPy array each. `before(step)` is called before the functions of `on_run` are.
         shards: (first, count) of those whose blocks are to be run, while others run the others; then `at_seam(rows)`
         is called wherever what follows reads what the blocks have computed, and must fill in the other shards' rows.
-        rows: (array, rows of a shard) pairs; the rows of an array, its first axis, are those of blocks or of shards.
+        rows: (array, rows of a shard) pairs; the rows of an array, its first axis, are those of blocks. Where that
+        number is 0 they are those of shards, and only their sum is wanted, in the first row: see _ext/tree.pxd.
         """
         self.compile(phase)
         compiled = self._compiled[phase]
@@ -278,14 +279,14 @@ class Program:
         per_shard = blocks_per_shard(images, self.per_block)
         if at_seam is None:
             executor.run(*compiled.addresses, images, per_shard, self.threads_for(images, compiled.threads), 0, steps,
-                         slots, compiled.counters, shards, self.per_block)
+                         slots, compiled.counters, None, self.per_block)
             return
         for step in range(steps):
             for addresses, filled in compiled.pieces():
                 executor.run(*addresses, images, per_shard, compiled.threads, step, 1, slots,
-                             () if filled else compiled.counters, shards, self.per_block)
+                             () if filled else compiled.counters, (*shards, 1), self.per_block)
                 if filled:
-                    at_seam([(array.array, per_shard if array.per == PER_BLOCK else 1) for array in filled])
+                    at_seam([(array.array, per_shard if array.per == PER_BLOCK else 0) for array in filled])
 
     def threads_for(self, images, most):
         """How many threads run a batch, of `most` that can."""

@@ -18,6 +18,7 @@ from cnn.graph.passes import optimised
 from cnn.layers.in_numpy import run_backward, run_forward
 from cnn.layers.running import graph_of
 from cnn.optim import clip_grad_norm
+from cnn.training.exchange import exchange
 
 # At most STEPS steps and SECONDS seconds per call of the kernels: between two calls Python takes a twentieth of a step
 # of LeNet-5, but callbacks and signals wait until a call returns.
@@ -220,7 +221,7 @@ def _shared(program, count):
         return {}
     each = program.per_block
     shards = math.ceil(math.ceil(count / each) / blocks_per_shard(count, each))
-    return {"shards": world.shards(shards), "at_seam": partial(world.exchange, shards)}
+    return {"shards": world.shards(shards), "at_seam": partial(exchange, world, shards)}
 
 
 def result(criterion, loss, scores, labels):

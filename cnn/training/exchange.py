@@ -1,0 +1,85 @@
+"""What ranks tell each other at the seams of a step, so that any number of them has the bits of one.
+
+Sums over the shards of a batch are a fixed binary tree (_ext/tree.pxd). A rank has neighbouring shards; it sums those
+subtrees of which it has all shards, and what is above them is summed by all ranks, or by one for all.
+"""
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnn import _ext
+from cnn.engine.memory import LANES
+
+if TYPE_CHECKING:
+    from cnn.ranks import World
+
+    Rows = list[tuple[np.ndarray, int]]
+
+SCATTER = 1 << 16       # bytes of sums from which on each rank of three or more sums a part of them
+
+
+def exchange(world: World, count: int, rows: Rows) -> None:
+    """Fill in the rows of the others' shards, and sums over all; see Program.run. count: number of shards.
+
+    Of what is to be summed a rank sums its own subtrees first. Two ranks, and those that have little to sum, give
+    theirs to all others, and all sum them. Otherwise each rank gets those of one part of the numbers, and its sums
+    go to all: that is twice the numbers, however many ranks there are.
+    """
+    cuts, sums = world.cuts(count), [array for array, each in rows if not each]
+    nodes = [subtrees(first, stop) for first, stop in pairwise(cuts)]
+    for array in sums:
+        for first, width in nodes[world.rank]:
+            add_rows(array[first:first + width], [(row, 1) for row in range(width)])
+    leaves = [node for part in nodes for node in part]
+    scattered = world.size > 2 and sum(array[0].nbytes for array in sums) >= SCATTER
+    whole = [[array[cuts[rank] * each:cuts[rank + 1] * each] for array, each in rows if each]
+             for rank in range(world.size)]
+    if scattered:
+        parts = [[_part(array, rank, world.size) for array in sums] for rank in range(world.size)]
+        mine = parts[world.rank]
+        world.send([[part[first] for part in theirs for first, _ in nodes[world.rank]] for theirs in parts],
+                   [[part[first] for part in mine for first, _ in theirs] for theirs in nodes])
+        for part in mine:
+            add_rows(part, leaves)
+        given = [[part[0] for part in theirs] for theirs in parts]
+    else:
+        given = [[array[first] for array in sums for first, _ in theirs] for theirs in nodes]
+    world.gather([[*a, *b] for a, b in zip(whole, given, strict=True)])
+    if not scattered:
+        for array in sums:
+            add_rows(array, leaves)
+
+
+def subtrees(first: int, stop: int) -> list[tuple[int, int]]:
+    """The largest subtrees that make up the shards from first to before stop: (first shard, how many) of each."""
+    found = []
+    while first < stop:
+        width = 1
+        while first % (2 * width) == 0 and first + 2 * width <= stop:
+            width *= 2
+        found.append((first, width))
+        first += width
+    return found
+
+
+def add_rows(array: np.ndarray, nodes: list[tuple[int, int]]) -> None:
+    """Sum rows of an array into the first of them, in the order of the tree over all shards. nodes: (row, how many
+    shards it is the sum of), one after the other."""
+    sums, left = [], 0
+    for first, width in nodes:
+        index = first // width
+        sums.append((~index & index + 1).bit_length() - 1)      # as many as ones stand at its end: siblings on the left
+        left += 1 - sums[-1]
+    if len(nodes) > 1:
+        sums[-1] += left - 1
+        _ext.kernels(array.dtype).pack.add_rows(
+            array.ctypes.data, array.strides[0] // array.itemsize, array.shape[1], [row for row, _ in nodes], sums)
+
+
+def _part(array: np.ndarray, rank: int, size: int) -> np.ndarray:
+    """A rank's part of the numbers of all rows, which are whole vectors."""
+    vectors = array.shape[1] // LANES
+    return array[:, vectors * rank // size * LANES:vectors * (rank + 1) // size * LANES]

@@ -31,6 +31,9 @@ _ENVIRONMENT = (
 )
 
 
+LARGE = 1 << 14         # bytes of an array that is worth a message of its own
+
+
 class Place(NamedTuple):
     """size: number of ranks. rank: the process's own, from 0. local: ranks on its machine."""
 
@@ -83,12 +86,21 @@ class World:
         return [count * i // self.size for i in range(self.size + 1)]
 
     def gather(self, parts: list[list[np.ndarray]]) -> None:
-        """Give all others this rank's part of some arrays, and fill in theirs; parts: those of each rank."""
-        sizes = [_size(part) for part in parts]
-        if self.size > 1 and any(sizes):
+        """Give all others this rank's part of some arrays, and fill in theirs; parts: those of each rank. Large arrays
+        go from where they are to where they belong, small ones together."""
+        large = [[array for array in part if array.nbytes >= LARGE] for part in parts]
+        small = [[array for array in part if array.nbytes < LARGE] for part in parts]
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        calls = [self._comm.Irecv([array, self._mpi.BYTE], rank, i) for rank in others
+                 for i, array in enumerate(large[rank])]
+        calls += [self._comm.Isend([array, self._mpi.BYTE], rank, i) for rank in others
+                  for i, array in enumerate(large[self.rank])]
+        sizes = [_size(part) for part in small]
+        if others and any(sizes):
             there = np.empty(sum(sizes), np.uint8)
-            self._comm.Allgatherv([_joined(parts[self.rank]), self._mpi.BYTE], [there, sizes, self._mpi.BYTE])
-            self._filled(parts, there, sizes)
+            self._comm.Allgatherv([_joined(small[self.rank]), self._mpi.BYTE], [there, sizes, self._mpi.BYTE])
+            self._filled(small, there, sizes)
+        self._mpi.Request.Waitall(calls)
 
     def send(self, there: list[list[np.ndarray]], back: list[list[np.ndarray]]) -> None:
         """Give each rank what is there for it, and fill in what comes back."""

@@ -5,6 +5,7 @@ import pytest
 from cases import DTYPES
 from together import on_ranks
 
+from cnn import ranks
 from cnn.engine.memory import zeros
 from cnn.engine.program import Program
 from cnn.training import exchange
@@ -53,7 +54,9 @@ def test_subtrees():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scatter", [0, 1 << 30])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 17])
-def test_any_number_of_ranks_gets_the_same_sums(size, scatter, dtype, monkeypatch):
+@pytest.mark.parametrize("large", [1, 1 << 14])
+def test_any_number_of_ranks_gets_the_same_sums(size, large, scatter, dtype, monkeypatch):
+    monkeypatch.setattr(ranks, "LARGE", large)
     monkeypatch.setattr(exchange, "SCATTER", scatter)
     for count in (1, 2, 3, 7, 8, 13, 16):
         sums = [drawn(count, numbers, dtype, seed) for seed, numbers in enumerate((16, 48, 2000))]

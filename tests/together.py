@@ -1,5 +1,6 @@
 """Ranks that are threads of one process: what they tell each other goes by a board, by MPI's own calls."""
 
+import queue
 import threading
 
 import numpy as np
@@ -12,12 +13,30 @@ class Board:
 
     def __init__(self, size):
         self.barrier, self.given, self.size = threading.Barrier(size, timeout=60), [None] * size, size
+        self.sent = {}      # queues of messages, by from, to, tag
+        self.lock = threading.Lock()
+
+    def line(self, *key):
+        with self.lock:
+            return self.sent.setdefault(key, queue.Queue())
+
+
+class Call:
+    """A message under way."""
+
+    def __init__(self, work):
+        self.work = work
+
+    @staticmethod
+    def Waitall(calls):
+        for call in calls:
+            call.work()
 
 
 class Comm:
     """Of an MPI communicator what a World uses."""
 
-    IN_PLACE, BYTE = object(), "byte"
+    BYTE, Request = "byte", Call
 
     def __init__(self, board, rank):
         self.COMM_WORLD, self.board, self.rank, self.size = self, board, rank, board.size
@@ -28,6 +47,20 @@ class Comm:
         values = list(self.board.given)
         self.board.barrier.wait()
         return values
+
+    def Isend(self, message, rank, tag):
+        array, kind = message
+        assert kind == self.BYTE and array.flags.c_contiguous
+        self.board.line(self.rank, rank, tag).put(array.copy())
+        return Call(lambda: None)
+
+    def Irecv(self, message, rank, tag):
+        array, kind = message
+        assert kind == self.BYTE and array.flags.c_contiguous
+
+        def work():
+            array[...] = self.board.line(rank, self.rank, tag).get(timeout=60)
+        return Call(work)
 
     def Allgatherv(self, send, target):
         (own, kind), (there, sizes, other) = send, target

@@ -256,11 +256,18 @@ def add_rows(size_t x, Py_ssize_t step, Py_ssize_t count, rows, sums):
     cdef vec s[64]
     cdef real* at = <real*>x
     cdef size_t mode
+    cdef bint even = 1 < n <= 16        # whether they are the shards of a batch, or subtrees of one size
+    row[0] = row[1] = 0
     for k in range(n):
         row[k], add[k] = rows[k], sums[k]
+    for k in range(n):
+        even = even and row[k] - row[0] == k * (row[1] - row[0])
     with nogil:
         mode = flush_subnormals()
         i = 0
+        while i < count and even:
+            vec_store(at + row[0] * step + i, tree_sum(at + row[0] * step + i, n, (row[1] - row[0]) * step))
+            i += VL
         while i < count and n:
             top = -1
             for k in range(n):

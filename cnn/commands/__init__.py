@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "classify pictures with a saved model",
     "serve": "classify pictures in a browser, or by HTTP",
     "report": "plot a run, and write one HTML page of all figures",
+    "sweep": "train many times and find the best settings (pip install 'cnn[sweep]')",
     "bench": "measure the speed, and PyTorch's if it is installed",
     "config": "show which kernels, threads and versions are in use",
 }

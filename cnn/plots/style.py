@@ -86,6 +86,16 @@ def whole_numbers(axis: Any) -> None:
     axis.set_major_locator(_few(6, integer=True, min_n_ticks=1))
 
 
+def magnitudes(ax: Axes) -> None:
+    """Make the horizontal axis logarithmic, with its labels written out: 0.01, not a power of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=6))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(axis="x", which="minor", length=0)
+
+
 def few_ticks(axis: Any) -> None:
     """Label an axis at five places at most."""
     axis.set_major_locator(_few(5))

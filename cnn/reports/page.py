@@ -23,8 +23,6 @@ _MOST_ROWS, _MOST_ERRORS, _MOST_MISTAKES = 20, 10, 16
 # what odd values in a run's files can raise on their way into a table or a picture
 _ODD = OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError
 
-# the page may show what is inside it, and nothing else: no script, nothing from anywhere
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _MATRIX = ("Rows: true classes, columns: predicted. Orange: errors, by the square root of their share of the row, "
            "strongest from 25% on. Pale blue: right.")
 
@@ -117,16 +115,11 @@ class _Page:
     # -------------------------------------------------------------- writing
 
     def html(self):
-        title = html(f"Run {self.run.resolve().name}")
         facts, banner, *parts = (self._facts(), self._banner(), self._headline(), self._training(), self._classes(),
                                  self._network())
         missing = "".join(f'<p class="note">Not shown: {html(reason)}</p>' for reason in self.missing)
         parts = [facts, banner, *parts[:1], missing, *parts[1:], self._settings()]
-        return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-                f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-                f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-                f"<style>{theme.css()}</style></head>\n"
-                f"<body><h1>{title}</h1>\n" + "\n".join(filter(None, parts)) + "\n</body></html>\n")
+        return theme.document(f"Run {self.run.resolve().name}", parts)
 
     def _facts(self):
         """One line on what this is a run of."""
@@ -151,13 +144,13 @@ class _Page:
         if m is None:
             accuracy = self.summary.get("test_accuracy")
             if isinstance(accuracy, float) and math.isfinite(accuracy):
-                return _cards(_card("Is it good?", "as the run measured it", f"{accuracy:.2%} right"))
+                return theme.cards(theme.card("Is it good?", "as the run measured it", f"{accuracy:.2%} right"))
             return ""
-        cards = [_card("Is it good?", *reversed(verdict.accuracy(m))),
-                 _card("What does it get wrong?", verdict.errors(m), *verdict.confusions(m))]
+        cards = [theme.card("Is it good?", *reversed(verdict.accuracy(m))),
+                 theme.card("What does it get wrong?", verdict.errors(m), *verdict.confusions(m))]
         if self.training is not None:
-            cards.append(_card("Did it overfit?", *reversed(verdict.overfitting(m, self.training))))
-        return _cards(*cards, kind="cards headline")
+            cards.append(theme.card("Did it overfit?", *reversed(verdict.overfitting(m, self.training))))
+        return theme.cards(*cards, kind="cards headline")
 
     def _training(self):
         figures = []
@@ -171,7 +164,7 @@ class _Page:
                 return plots.learning_rate([lr for _, lr in rates], "step" if self.steps else "epoch",
                                            [at for at, _ in rates])
             figures += self._figures("learning_rate", "Learning rate", draw, [(draw, "")])
-        return _section("Training", _cards(*figures))
+        return theme.section("Training", theme.cards(*figures))
 
     def _curve_words(self, what):
         if what == "loss":
@@ -197,9 +190,9 @@ class _Page:
 
         def matrix():
             return plots.confusion_matrix(m.matrix, m.classes)
-        return _section(
+        return theme.section(
             "Classes",
-            _cards(*self._figures("confusion_matrix", "Confusion matrix", matrix, [(matrix, _MATRIX)]),
+            theme.cards(*self._figures("confusion_matrix", "Confusion matrix", matrix, [(matrix, _MATRIX)]),
                    f'<div class="card"><h3>Most frequent errors</h3>'
                    f'{html_table(("true → predicted", "images", "of the class"), errors)}</div>' if errors else "",
                    f'<div class="card{stack}">{table}</div>', self._mistakes()))
@@ -250,7 +243,7 @@ class _Page:
                              "</figcaption></figure>")
                 cards += self._figures("feature_maps", "Feature maps", lambda: plots.feature_maps(image, maps), [
                     (lambda name=name, values=values: plots.feature_map(name, values), "") for name, values in maps])
-        return _section("Network", _cards(*cards))
+        return theme.section("Network", theme.cards(*cards))
 
     def _settings(self):
         shown = {name: value for name, value in self.summary.items() if not isinstance(value, (dict, list))}
@@ -258,7 +251,7 @@ class _Page:
         tables = [html_table(header, list(values.items())) for header, values in (
             (("setting", "value"), shown), (("this page", "value"), made)) if values]
         toml = f"<h3>config.toml</h3><pre>{html(self.config)}</pre>" if self.config else ""
-        inside = _cards(*(f'<div class="plain">{table}</div>' for table in tables))
+        inside = theme.cards(*(f'<div class="plain">{table}</div>' for table in tables))
         return f"<details><summary>Settings and versions</summary>{inside}{toml}</details>"
 
     def _figures(self, name, title, whole, parts):
@@ -327,21 +320,6 @@ def _step_lines(path, skipped):
         except _ODD as error:
             skipped.append(f"line {number}: {error}")
     return result
-
-
-def _section(title, content):
-    return f"<h2>{html(title)}</h2>\n{content}" if content else ""
-
-
-def _cards(*cards, kind="cards"):
-    cards = [card for card in cards if card]
-    return f'<div class="{kind}">' + "\n".join(cards) + "</div>" if cards else ""
-
-
-def _card(question, words, *answers):
-    """A question with its answers in large type, and words on them."""
-    big = "".join(f'<p class="big">{html(answer)}</p>' for answer in answers)
-    return f'<div class="card"><h3>{html(question)}</h3>{big}<p>{html(words)}</p></div>'
 
 
 def _image(image, kind=""):

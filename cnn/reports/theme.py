@@ -1,7 +1,13 @@
 """How a page looks: its colours, for light and dark, and its style sheet."""
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cnn.reports import svg
+from cnn.text import html
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # ground: behind everything; paper: of a card; line: grids and borders; warning: text on alarm
 LIGHT = {"text": "#1b1b1b", "muted": "#5c5c5c", "line": "#dddddd", "paper": "#ffffff", "ground": "#f1f2f4",
@@ -49,6 +55,37 @@ summary { cursor: pointer; font-weight: 600; } pre { white-space: pre-wrap; marg
 }
 @media print { h2 { break-after: avoid; } .card, tr { break-inside: avoid; } }
 """
+
+
+# a page may show what is inside it, and nothing else: no script, nothing from anywhere
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """A whole page. title: plain text; parts: HTML, of which empty ones are left out."""
+    words = html(title)
+    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{words}</title>'
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<style>{css()}</style></head>\n"
+            f"<body><h1>{words}</h1>\n" + "\n".join(filter(None, parts)) + "\n</body></html>\n")
+
+
+def section(title: str, content: str) -> str:
+    """A part of a page under a heading, or nothing where there is no content, HTML."""
+    return f"<h2>{html(title)}</h2>\n{content}" if content else ""
+
+
+def cards(*cards: str, kind: str = "cards") -> str:
+    """Cards beside one another, empty ones left out. kind: their class."""
+    shown = [card for card in cards if card]
+    return f'<div class="{kind}">' + "\n".join(shown) + "</div>" if shown else ""
+
+
+def card(question: str, words: str, *answers: str) -> str:
+    """A question with its answers in large type, and words on them, all plain text."""
+    big = "".join(f'<p class="big">{html(answer)}</p>' for answer in answers)
+    return f'<div class="card"><h3>{html(question)}</h3>{big}<p>{html(words)}</p></div>'
 
 
 def css() -> str:

@@ -48,12 +48,13 @@ def find_lr(settings, out=None, quiet=False, given=None):
     return curve
 
 
-def train(settings, out=None, quiet=False, target=None, given=None):
+def train(settings, out=None, quiet=False, target=None, given=None, callbacks=()):
     """Train as the settings say, and write what there is to know about it into a folder (docs/runs.md).
 
     out: the folder, default a new one below runs/. quiet: print nothing. target: a test accuracy, to say whether
     it was met. given: None, or the names of the settings to keep; those of the others that depend on the data are then
-    chosen where `dataset` is a path (see choosing.choose), and printed. Returns the summary (a dict).
+    chosen where `dataset` is a path (see choosing.choose), and printed. callbacks: further ones. Returns the summary (a
+    dict).
 
     Raises FileNotFoundError (data), FileExistsError (the folder holds a run), ValueError or TypeError (settings),
     OSError naming the file that could not be written, TrainingDiverged; Interrupted where a signal stopped it.
@@ -63,10 +64,10 @@ def train(settings, out=None, quiet=False, target=None, given=None):
     made = make(settings, sets[0])
     with run_folder(out, replace(settings, dataset=sets[0].name)) as folder:
         write_settings(folder / "config.toml", settings, target, counts(sets))
-        return _go(settings, sets, made, folder, quiet, start, target=target)
+        return _go(settings, sets, made, folder, quiet, start, target=target, callbacks=callbacks)
 
 
-def resume(folder, quiet=False, **free):
+def resume(folder, quiet=False, callbacks=(), **free):
     """Go on with the run in a folder after its newest checkpoint, to the same bits; returns the summary.
 
     free: other values for settings that the result does not depend on, those in FREE; a time limit must be set
@@ -94,7 +95,7 @@ def resume(folder, quiet=False, **free):
             if made_with.get(name, value) != value:
                 _say(quiet, f"begun with {name} {made_with[name]}, gone on with {value}: the bits may differ")
         return _go(settings, sets, make(settings, sets[0]), folder, quiet, start, made_with.get("target"),
-                   resuming=True)
+                   resuming=True, callbacks=callbacks)
 
 
 def _chosen(settings, given, quiet):
@@ -132,7 +133,7 @@ def _say_what_is_odd(settings, loader, quiet):
                     f"takes all of them")
 
 
-def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False):
+def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False, callbacks=()):
     """Train, measure and write; `start` is when the run began, by time.perf_counter."""
     (train_set, validation, test_set), (trainer, loader, description) = sets, made
     held_out, held_out_words = watched(validation, test_set)
@@ -142,7 +143,7 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False)
     trainer.callbacks = [*make_averages(settings, trainer.model, max(1, len(loader) * settings.epochs)),
                          *([] if quiet else [Progress(), EpochLog("test" if validation is None else "validation")]),
                          *make_callbacks(settings, folder, validation, description),
-                         *([limit] if limit else []), keeper, stopper]
+                         *callbacks, *([limit] if limit else []), keeper, stopper]
     sizes = "x".join(map(str, train_set.images.shape[1:]))
     checked = ""
     if validation is not None:

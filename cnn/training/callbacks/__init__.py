@@ -4,7 +4,8 @@ from cnn.training.callbacks.best import BestCheckpoint, EarlyStopping
 from cnn.training.callbacks.checkpoints import Checkpoint
 from cnn.training.callbacks.logs import CSVLog, JSONLLog, TensorBoard
 from cnn.training.callbacks.progress import EpochLog, Progress
+from cnn.training.callbacks.pruning import OptunaPruning
 from cnn.training.callbacks.stopping import Interrupted, StopOnSignal, TimeLimit
 
 __all__ = ["BestCheckpoint", "CSVLog", "Callback", "Checkpoint", "EarlyStopping", "EpochLog", "Interrupted", "JSONLLog",
-           "Progress", "StopOnSignal", "TensorBoard", "TimeLimit", "TrainingDiverged"]
+           "OptunaPruning", "Progress", "StopOnSignal", "TensorBoard", "TimeLimit", "TrainingDiverged"]

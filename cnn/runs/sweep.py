@@ -1,0 +1,393 @@
+"""Many runs with settings that Optuna draws: what a SWEEP.toml may say, and the processes that work through it."""
+import json
+import math
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+from cnn import files, runtime, shapes, streams
+from cnn.reports import sweep as page
+from cnn.runs import run
+from cnn.runs.parts import load
+from cnn.runs.settings import MONITORS, Settings, check_each, defaults
+from cnn.text import printable
+from cnn.training.callbacks import Interrupted, OptunaPruning, TrainingDiverged
+
+SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "halving", "none")
+_STUDY = "sweep"        # what it is called in its storage
+_LOOK = 1.0             # seconds from one look at the study to the next
+
+
+@dataclass(frozen=True)
+class Range:
+    """What one setting is drawn from: `choices`, or the numbers from `low` to `high`, all alike, or with `log` all
+    magnitudes alike; whole numbers where the setting is one."""
+
+    low: float = 0
+    high: float = 0
+    log: bool = False
+    choices: tuple = ()
+
+    def suggest(self, trial, name, whole):
+        """A value for the setting of this name, from an optuna.Trial."""
+        if self.choices:
+            return trial.suggest_categorical(name, self.choices)
+        draw = trial.suggest_int if whole else trial.suggest_float
+        return draw(name, self.low, self.high, log=self.log)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a SWEEP.toml says.
+
+    trials: how many runs. monitor: what to look for the best of, a measure of the validation images. sampler: how
+    values are drawn, pruner: which runs are ended early, both one of Optuna's. seed: of the drawing. storage: the URL
+    of a database that Optuna knows, for several machines; by default a file of SQLite in the folder. settings: those
+    that all runs share. ranges: a Range for each setting that is drawn.
+    """
+
+    trials: int = 16
+    monitor: str = "val_accuracy"
+    sampler: str = "tpe"
+    pruner: str = "median"
+    seed: int = 0
+    storage: str = ""
+    settings: dict = field(default_factory=dict)
+    ranges: dict = field(default_factory=dict)
+
+    @property
+    def direction(self):
+        return "maximize" if "accuracy" in self.monitor else "minimize"
+
+    @property
+    def warmup(self):
+        """Epochs that every trial may take before it is compared: a quarter of those that there are at least."""
+        drawn, dataset = self.ranges.get("epochs"), self.settings.get("dataset", "mnist-sample")
+        least = min(drawn.choices or (drawn.low,)) if drawn else self.settings.get("epochs", defaults(dataset).epochs)
+        return least // 4
+
+    def values(self, trial):
+        """The Settings of a trial."""
+        kinds = {f.name: f.type for f in fields(Settings)}
+        drawn = {name: r.suggest(trial, name, kinds[name] is int) for name, r in self.ranges.items()}
+        return replace(defaults(self.settings.get("dataset", "mnist-sample")), **{**self.settings, **drawn})
+
+
+def read(path):
+    """The Sweep that a TOML file describes. Raises OSError, and ValueError naming the file for one that no sweep could
+    be made of."""
+    import tomllib  # here, because most runs read no configuration
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    try:
+        values = tomllib.loads(files.read_text(path))
+        return _checked(values)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {printable(error).removeprefix('train: ').removeprefix('sweep: ')}") from None
+
+
+def _checked(values):
+    names = {f.name for f in fields(Sweep)}
+    if set(values) - names:
+        raise ValueError(f"there is no {', '.join(sorted(set(values) - names))}, only {', '.join(sorted(names))}")
+    for name in ("settings", "ranges"):
+        if not isinstance(values.get(name, {}), dict):
+            raise TypeError(f"{name} must be a table, [{name}]")
+    own = {f.name: f for f in fields(Settings)}
+    unknown = {*values.get("settings", {}), *values.get("ranges", {})} - set(own)
+    if unknown:
+        raise ValueError(f"there are no such settings: {', '.join(sorted(unknown))}")
+    twice = values.get("settings", {}).keys() & values.get("ranges", {}).keys()
+    if twice:
+        raise ValueError(f"{', '.join(sorted(twice))} stands below [settings] and below [ranges]")
+    if not values.get("ranges"):
+        raise ValueError("there must be a setting to draw below [ranges], such as lr = {low = 0.001, high = 1.0, "
+                         "log = true}")
+    ranges = {name: _range(name, given, own[name].type) for name, given in values["ranges"].items()}
+    sweep = Sweep(**{**values, "settings": dict(values.get("settings", {})), "ranges": ranges})
+    shapes.integer("sweep", "trials", sweep.trials, 1)
+    shapes.integer("sweep", "seed", sweep.seed, 0, 2**31 - 1)
+    for name, known in (("monitor", [m for m in MONITORS if m.startswith("val_")]), ("sampler", SAMPLERS),
+                        ("pruner", PRUNERS)):
+        if getattr(sweep, name) not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(sweep, name)!r}")
+    if not isinstance(sweep.storage, str):
+        raise TypeError(f"storage must be the URL of a database, got {sweep.storage!r}")
+    given = {"validation_fraction": 0.2, **sweep.settings}
+    if "validation_fraction" in ranges or "dataset" in ranges:
+        raise ValueError("what trials are measured on must be the same for all: validation_fraction and dataset belong "
+                         "below [settings]")
+    sweep = replace(sweep, settings=given)
+    check_each(replace(Settings(), **given))
+    for name, r in ranges.items():
+        for value in r.choices or (r.low, r.high):
+            check_each(replace(Settings(), **{name: value}))
+    return sweep
+
+
+def _range(name, given, kind):
+    """A Range, checked, for a setting of this type."""
+    if not isinstance(given, dict) or set(given) - {"low", "high", "log", "choices"} or not given:
+        raise ValueError(f"{name}: a range is {{low = ..., high = ...}}, perhaps with log = true, or {{choices = "
+                         f"[...]}}, got {given!r}")
+    if "choices" in given:
+        choices = given["choices"]
+        if len(given) > 1 or not isinstance(choices, list) or not choices:
+            raise ValueError(f"{name}: choices must be a list of values, alone, got {given!r}")
+        if len({json.dumps(value) for value in choices}) < len(choices):
+            raise ValueError(f"{name}: choices must differ, got {choices!r}")
+        return Range(choices=tuple(choices))
+    if kind not in (int, float):
+        raise ValueError(f"{name}: it is no number, so give {{choices = [...]}}, got {given!r}")
+    log = given.get("log", False)
+    if not isinstance(log, bool):
+        raise TypeError(f"{name}: log must be true or false, got {log!r}")
+    check = shapes.integer if kind is int else shapes.number
+    low, high = (check(name, end, given.get(end)) for end in ("low", "high"))
+    if not low < high:
+        raise ValueError(f"{name}: low must be below high, got {low} and {high}")
+    if log and low <= 0:
+        raise ValueError(f"{name}: with log, low must be above 0, got {low}")
+    return Range(low, high, log)
+
+
+# ---------------------------------------------------------------- the study
+
+
+def require():
+    """The module optuna. Raises ModuleNotFoundError, naming the extra to install, where it is missing."""
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"a sweep needs Optuna: pip install 'cnn[sweep]' ({error})") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _opened(sweep, folder):
+    """The study of a sweep in this folder, made where there is none."""
+    optuna = require()
+    url = sweep.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}    # others may be writing
+    pruner = {"median": lambda: optuna.pruners.MedianPruner(n_warmup_steps=sweep.warmup),
+              "halving": optuna.pruners.SuccessiveHalvingPruner, "none": optuna.pruners.NopPruner}[sweep.pruner]()
+    try:
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+        return optuna.create_study(study_name=_STUDY, storage=storage, direction=sweep.direction, pruner=pruner,
+                                   load_if_exists=True)
+    except Exception as error:      # of any of the databases
+        if isinstance(error, (ModuleNotFoundError, KeyboardInterrupt)):
+            raise
+        first = printable(error).split("\n")[0]
+        raise ValueError(f"{sweep.storage or folder / 'study.db'}: not a study that can be opened ({first})") from None
+
+
+def _sampler(sweep, number):
+    """The sampler of a trial: what it draws depends on its number, and with tpe on the trials that are finished."""
+    samplers = require().samplers
+    seed = (sweep.seed * 1_000_003 + number) % 2**32
+    return samplers.RandomSampler(seed) if sweep.sampler == "random" else samplers.TPESampler(seed=seed)
+
+
+def rows(study):
+    """What there is to say of each trial: a dict with number, state, value or None, epoch (of its last value), seconds
+    or None, and params."""
+    found = []
+    for trial in study.get_trials(deepcopy=False):
+        steps = trial.intermediate_values
+        value = trial.value if trial.value is not None else steps[max(steps)] if steps else None
+        seconds = None if trial.duration is None else trial.duration.total_seconds()
+        found.append({"number": trial.number, "state": trial.state.name.lower(), "value": value,
+                      "epoch": max(steps, default=0), "seconds": seconds, "params": dict(trial.params)})
+    return found
+
+
+def best(rows, direction):
+    """The row of the best trial that is complete, or None."""
+    complete = [row for row in rows if row["state"] == "complete" and math.isfinite(row["value"])]
+    sign = -1 if direction == "maximize" else 1
+    return min(complete, key=lambda row: (sign * row["value"], row["number"]), default=None)
+
+
+# ---------------------------------------------------------------- working through it
+
+
+def work_through(path, out=None, jobs=1, threads=None, quiet=False):
+    """Run the trials that a SWEEP.toml asks for, or go on with them; returns the row of the best one, or None.
+
+    path: of the file. out: the folder of the sweep, by default sweeps/<name of the file>; every trial is a run in a
+    folder below it. jobs: how many trials at a time, each a process with its share of the machine's threads, or with
+    `threads`.
+
+    Raises ValueError, TypeError or OSError for what no sweep can be made of, ValueError also where the folder holds
+    another sweep; ModuleNotFoundError without Optuna; KeyboardInterrupt when interrupted, after every trial has written
+    a checkpoint.
+    """
+    sweep = read(path)
+    require()
+    jobs = shapes.integer("sweep", "jobs", jobs, 1, 1024)
+    if threads is None:
+        threads = max(1, runtime.cores() // jobs)
+    folder = Path(out or default_folder(path))
+    _, validation, _ = load(replace(defaults(sweep.settings.get("dataset", "mnist-sample")), **sweep.settings))
+    if validation is None:
+        raise ValueError(f"{path}: there are no validation images to choose by: set validation_fraction")
+    with files.locked(folder, make=True):
+        _same(sweep, folder)
+        study = _opened(sweep, folder)
+        before = rows(study)
+        if before and not quiet:
+            streams.say(f"going on with {folder}: {sum(row['state'] != 'running' for row in before)} of {sweep.trials} "
+                        f"trials are finished")
+        _work(sweep, folder, study, jobs, threads, quiet)
+    found = rows(study)
+    return best(found, sweep.direction)
+
+
+def default_folder(path):
+    """Where the sweep of this file is kept unless it is said."""
+    return Path("sweeps", Path(path).stem)
+
+
+def _same(sweep, folder):
+    """Refuse to go on with another sweep; note this one."""
+    note, now = folder / "sweep.json", {**asdict(sweep), "trials": None}
+    now = json.loads(json.dumps(now))
+    if note.exists():
+        try:
+            then = json.loads(files.read_text(note))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{note}: damaged ({printable(error)})") from None
+        differing = [name for name, value in now.items() if not isinstance(then, dict) or then.get(name) != value]
+        if differing:
+            raise ValueError(f"{folder} holds another sweep, which differs in {', '.join(differing)}: choose another "
+                             f"folder with --out")
+    files.write(note, (json.dumps(now, indent=2) + "\n").encode())
+
+
+def _work(sweep, folder, study, jobs, threads, quiet):
+    """Have processes work until all trials are finished, and draw the page whenever one is."""
+    context = multiprocessing.get_context("spawn")
+    turn = context.Lock()
+    workers = [context.Process(target=_worker, args=(sweep, folder, threads, quiet, turn, os.getpid()))
+               for _ in range(jobs)]
+    stopped, told, drawn = [], set(), None
+
+    def stop(number, frame):
+        stopped.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
+            if stopped:
+                for worker in workers:      # who may have had the signal, too: each finishes its step
+                    if worker.is_alive() and worker.pid not in told:
+                        told.add(worker.pid)
+                        with suppress(ProcessLookupError):
+                            os.kill(worker.pid, signal.SIGTERM)
+            multiprocessing.connection.wait([worker.sentinel for worker in workers if worker.is_alive()], _LOOK)
+            drawn = _draw(sweep, folder, study, drawn)
+        for worker in workers:
+            worker.join()
+        _draw(sweep, folder, study, drawn)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stopped:
+        if not quiet:
+            streams.say("every trial at hand has written a checkpoint; the same command goes on")
+        raise KeyboardInterrupt
+    if any(worker.exitcode for worker in workers):
+        raise ValueError(f"sweep: a process ended with exit code {max(abs(w.exitcode) for w in workers)}; the same "
+                         f"command goes on where it was")
+
+
+def _draw(sweep, folder, study, drawn):
+    """Write the page where something has changed since the one of the rows `drawn`; returns the rows now."""
+    found = rows(study)
+    if found != drawn:
+        ranges = {name: r.log for name, r in sweep.ranges.items()}
+        words = {"sampler": sweep.sampler, "pruner": sweep.pruner, "trials": sweep.trials}
+        files.write(folder / "sweep.html",
+                    page.html(folder.resolve().name, found, best(found, sweep.direction), sweep.monitor, ranges,
+                              words).encode())
+    return found
+
+
+def _worker(sweep, folder, threads, quiet, turn, parent):
+    """Go on with trials that nobody works on, then draw new ones, until there are as many as wanted."""
+    streams.prepare()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # the parent tells of it
+    runtime.use("--threads", threads)
+    study = _opened(sweep, folder)
+    try:
+        for frozen in study.get_trials(states=(require().trial.TrialState.RUNNING,)):
+            _run(sweep, folder, study, require().trial.Trial(study, frozen._trial_id), quiet, frozen)
+        while os.getppid() == parent:
+            with turn:
+                if len(study.get_trials(deepcopy=False)) >= sweep.trials:
+                    return
+                trial = study.ask()
+            _run(sweep, folder, study, trial, quiet)
+    except Interrupted as stop:
+        raise SystemExit(0 if stop.number == signal.SIGTERM else 128 + stop.number) from None
+
+
+class _Reports:
+    """A trial to report to, that has heard of some epochs already."""
+
+    def __init__(self, trial, known):
+        self.trial, self.known = trial, known
+
+    def report(self, value, step):
+        if step not in self.known:
+            self.trial.report(value, step)
+
+    def should_prune(self):
+        return self.trial.should_prune()
+
+
+def _run(sweep, folder, study, trial, quiet, begun=None):
+    """Run a trial, or go on with it; begun: what is known of it. Nothing is done where another process works on it."""
+    optuna = require()
+    states, begin = optuna.trial.TrialState, time.monotonic()
+    study.sampler = _sampler(sweep, trial.number)
+    settings, place = sweep.values(trial), folder / f"trial-{trial.number:04d}"
+    watch = OptunaPruning(_Reports(trial, begun.intermediate_values if begun else ()), sweep.monitor)
+    try:
+        if (place / "config.toml").exists():
+            run.resume(place, quiet=True, callbacks=[watch])
+        else:
+            run.train(settings, place, quiet=True, given=[*sweep.settings, *sweep.ranges], callbacks=[watch])
+        value, state = _result(place, settings, sweep.monitor), states.COMPLETE
+    except FileExistsError:
+        return
+    except optuna.TrialPruned:
+        value, state = None, states.PRUNED
+    except TrainingDiverged:
+        value, state = None, states.FAIL
+    except (ValueError, TypeError, MemoryError) as error:      # these settings do not go together
+        value, state = None, states.FAIL
+        streams.complain(f"sweep: trial {trial.number}: {printable(error)}")
+    with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):      # another process was faster
+        study.tell(trial, value, state)
+    if not quiet:
+        last = next(row for row in rows(study) if row["number"] == trial.number)
+        streams.say(f"trial {trial.number}: {page.said(last, sweep.monitor)}; {page.shown(last['params'])} "
+                    f"({time.monotonic() - begin:.1f} s)")
+
+
+def _result(place, settings, monitor):
+    """The monitored value of the epoch whose weights a run has kept: with patience the best, else the last."""
+    from cnn.training.history import History  # here, to keep a sweep's import of training small
+    column = History.load(place / "history.csv").column(monitor)
+    choose = max if "accuracy" in monitor else min
+    return float(choose(column) if settings.patience and settings.monitor == monitor else column[-1])

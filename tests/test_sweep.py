@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 from cnn.callbacks import OptunaPruning
 
 import cnn
+from cnn.commands import sweep as sweep_command
 from cnn.plots import search
 from cnn.reports import sweep as page
 from cnn.runs import sweep
@@ -229,6 +231,22 @@ def test_a_file_that_is_no_study(tmp_path):
     (folder / "study.db").write_bytes(b"no database at all, but a long text that is none" * 50)
     with pytest.raises(ValueError, match="study.db: not a study that can be opened"):
         sweep.work_through(written(tmp_path, RANGES), folder)
+
+
+@needs_optuna
+def test_what_the_documentation_shows(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text()
+    found = sweep.read(written(tmp_path, re.search(r"```toml\n(.*?)```", text, re.S)[1]))
+    assert (found.trials, list(found.ranges)) == (16, ["lr", "shift", "batch_size"])
+    assert written(tmp_path, sweep_command.__doc__.split("\n\n")[2]).exists()
+    sweep.read(tmp_path / "s.toml")
+    code = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    code = code.replace("n_trials=20", "n_trials=2").replace("10, validation", "1, validation")
+    digits, _ = cnn.data.load("mnist-sample")
+    names = {"cnn": cnn, "optuna": sweep.require(), "train": digits.subset(np.arange(200)),
+             "validation": digits.subset(np.arange(200, 260))}
+    exec(compile(code, "sweeps.md", "exec"), names)
+    assert len(names["study"].trials) == 2
 
 
 # ------------------------------------------------------------------------------------------ the page

@@ -391,6 +391,11 @@ cdef inline Sixteen sixteen(const real* mean, const real* var, const real* gamma
     return s
 
 
+cdef inline vec let_through(vec dy, vec d, const Sixteen* s, int q, bint relu) noexcept nogil:
+    """dy, where the ReLU that may follow let d = x - mean through."""
+    return vec_clear(vec_le(d * s.scale[q] + s.shift[q], vec_splat(0)), dy) if relu else dy
+
+
 cdef void moments_channels(const Moments* a, const Place* place) noexcept nogil:
     """`moments` of one image; channels: C / 16, for which there are moments of all lanes."""
     cdef Py_ssize_t n = a.height * a.width, g, h, i
@@ -456,9 +461,7 @@ cdef void gradient_moments_channels(const GradientMoments* a, const Place* place
             for i in range(a.width):
                 for q in range(ROWV):
                     d = vec_load(pixels(&a.x, g, h) + i * LANES + q * VL) - s.centre[q]
-                    e = vec_load(pixels(&a.dy, g, h) + i * LANES + q * VL)
-                    if a.relu:
-                        e = vec_clear(vec_le(d * s.scale[q] + s.shift[q], vec_splat(0)), e)
+                    e = let_through(vec_load(pixels(&a.dy, g, h) + i * LANES + q * VL), d, &s, q, a.relu)
                     sums[q] = sums[q] + e
                     sums[ROWV + q] = sums[ROWV + q] + e * d
         for q in range(ROWV):
@@ -471,10 +474,9 @@ cdef void gradient_moments_channels(const GradientMoments* a, const Place* place
 
 cdef void normalise_backward_channels(const NormaliseBackward* a, const Place* place) noexcept nogil:
     """`normalise_backward` of one image."""
-    cdef Py_ssize_t g, h, i
+    cdef Py_ssize_t g, h, i, q
     cdef Sixteen s
     cdef vec d, e
-    cdef int q
     for g in range((a.channels + LANES - 1) // LANES):
         s = sixteen(a.mean, a.var, a.gamma, a.beta, a.eps, g, a.channels)
         constants(a.mean_dy, 0, g, a.channels, s.mean_dy)
@@ -483,9 +485,7 @@ cdef void normalise_backward_channels(const NormaliseBackward* a, const Place* p
             for i in range(a.width):
                 for q in range(ROWV):
                     d = vec_load(pixels(&a.x, g, h) + i * LANES + q * VL) - s.centre[q]
-                    e = vec_load(pixels(&a.dy, g, h) + i * LANES + q * VL)
-                    if a.relu:
-                        e = vec_clear(vec_le(d * s.scale[q] + s.shift[q], vec_splat(0)), e)
+                    e = let_through(vec_load(pixels(&a.dy, g, h) + i * LANES + q * VL), d, &s, q, a.relu)
                     vec_store(pixels(&a.dx, g, h) + i * LANES + q * VL,
                               s.scale[q] * (e - s.mean_dy[q] - d * s.mean_dy_xhat[q] * s.inverse[q]))
 

@@ -153,12 +153,16 @@ def clean(folder, pattern=f".*{_TEMPORARY}"):
 
 # ---------------------------------------------------------------- locks
 
+class Locked(FileExistsError):
+    """Another process works in a folder."""
+
+
 @contextmanager
 def locked(folder, make=False):
     """Hold the lock of a folder, which nobody else has meanwhile. make: whether to make the folder where there is none.
 
     The lock is on the folder itself, which is never replaced: nothing is left when the process ends, however that
-    happens. File systems without locks give none. Raises FileExistsError, naming the folder, where another holds it.
+    happens. File systems without locks give none. Raises Locked, naming the folder, where another holds it.
     Of several ranks only the first holds it.
     """
     folder = Path(folder)
@@ -174,7 +178,7 @@ def locked(folder, make=False):
         handle = os.open(folder, os.O_RDONLY)
         try:
             if not _flock(handle, wait=False, without=True):
-                raise FileExistsError(f"{folder}: another process is working on this run")
+                raise Locked(f"{folder}: another process is working on this run")
             there = _status(folder)
             if there is not None and os.path.samestat(there, os.fstat(handle)):
                 yield folder

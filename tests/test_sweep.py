@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from cnn.callbacks import OptunaPruning
 
 import cnn
+from cnn import files
 from cnn.commands import sweep as sweep_command
 from cnn.plots import search
 from cnn.reports import sweep as page
@@ -75,7 +77,11 @@ def test_what_a_file_says(tmp_path):
     ('sampler = "grid"\n' + RANGES, "sampler must be one of tpe, random"),
     ("storage = 3\n" + RANGES, "storage must be the URL"),
     ("settings = 3\n" + RANGES, r"settings must be a table, \[settings\]"),
-    ("[settings]\nepochs = -1\n" + RANGES, "epochs must be .*at least 0"),
+    ("[settings]\nepochs = 0\n" + RANGES, "epochs must be .*at least 1"),
+    ("[ranges]\nepochs = {low = 0, high = 3}", "epochs must be .*at least 1"),
+    ("[settings]\nmax_minutes = 1\n" + RANGES, "max_minutes: a trial that goes on after a break"),
+    ("[ranges]\nlr = {choices = [1979-05-27]}", "lr: choices must be numbers, texts"),
+    ("[settings]\nbatch_size = 0\n" + RANGES, "batch size must be .*at least 1"),
 ])
 def test_what_a_file_must_not_say(text, words, tmp_path):
     path = written(tmp_path, text)
@@ -192,7 +198,7 @@ def test_a_sweep_goes_on_after_signals_and_kills(tmp_path):
                 break
             time.sleep(0.02)
         _, err = process.communicate(timeout=60)
-        assert how == signal.SIGKILL or process.returncode == 130 and "interrupted" in err, (process.returncode, err)
+        assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[how], err
     out, _ = swept("s.toml", "--jobs", "2", "--out", "cut", folder=tmp_path)
     assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
     assert best in out and "going on with cut" in out
@@ -200,7 +206,7 @@ def test_a_sweep_goes_on_after_signals_and_kills(tmp_path):
     assert best in out and out.count("val_accuracy") == 1
     (tmp_path / "s.toml").write_text(SMALL.format(epochs=9))
     _, err = swept("s.toml", "--out", "cut", folder=tmp_path, code=1)
-    assert "cut holds another sweep, which differs in settings" in err
+    assert "what cut holds is another sweep, which differs in settings" in err
 
 
 @needs_optuna
@@ -222,6 +228,52 @@ def test_trials_that_cannot_be_and_those_that_promise_little(tmp_path, monkeypat
     assert [row["state"] for row in rows] == ["pruned", "fail"] and rows[0]["epoch"] == 1
     assert sweep.best(rows, "maximize") is None
     assert (folder / "trial-0000" / "config.toml").exists()
+
+
+@needs_optuna
+def test_one_storage_holds_a_sweep_by_its_name(tmp_path):
+    """Another one of the same name is refused, and of another name stands beside it."""
+    text = f'storage = "sqlite:///{tmp_path}/all.db"\n' + RANGES
+    first = sweep.read(written(tmp_path, text))
+    other = sweep.read(written(tmp_path, text.replace("0.1,", "0.2,")))
+    sweep._opened(first, tmp_path / "a").ask()
+    assert len(sweep.rows(sweep._opened(first, tmp_path / "a"))) == 1
+    assert not sweep.rows(sweep._opened(other, tmp_path / "b"))
+    with pytest.raises(ValueError, match="the study of this name in storage is another sweep, which differs in ranges"):
+        sweep._opened(other, tmp_path / "a")
+
+
+@needs_optuna
+def test_a_folder_of_another_run_is_no_trial(tmp_path):
+    """Neither is one that holds anything else; what is finished elsewhere is left alone."""
+    found = sweep.read(written(tmp_path, SMALL.format(epochs=1)))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    study = sweep._opened(found, folder)
+    trial = study.ask()
+    sweep.run.train(replace(found.values(trial), lr=0.5), folder / "trial-0000", quiet=True)
+    with pytest.raises(ValueError, match="trial-0000 holds a run with another lr than the trial"):
+        sweep._run(found, folder, study, trial, quiet=True)
+    (folder / "trial-0001").mkdir()
+    (folder / "trial-0001" / "history.csv").write_text("epoch\n")
+    with pytest.raises(FileExistsError, match="trial-0001 holds a run already"):
+        sweep._run(found, folder, study, study.ask(), quiet=True)
+    with files.locked(folder / "trial-0002", make=True):
+        sweep._run(found, folder, study, trial := study.ask(), quiet=True)
+    assert sweep.rows(study)[2]["state"] == "running"
+    (frozen,) = (t for t in study.get_trials() if t.number == 2)
+    study.tell(2, 0.5)
+    sweep._run(found, folder, study, trial, True, frozen)
+    assert sweep.rows(study)[2]["value"] == 0.5
+
+
+@needs_optuna
+def test_a_password_is_not_shown(tmp_path):
+    text = 'storage = "postgresql://me:secret@127.0.0.1:1/db"\n' + RANGES
+    with pytest.raises(ValueError, match="storage: not a study that can be opened") as caught:
+        sweep.work_through(written(tmp_path, text), tmp_path / "out")
+    assert "secret" not in str(caught.value)
+    assert "secret" not in (tmp_path / "out" / "sweep.json").read_text()
 
 
 @needs_optuna

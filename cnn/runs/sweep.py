@@ -6,7 +6,7 @@ import multiprocessing.connection
 import os
 import signal
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -14,12 +14,11 @@ from cnn import files, runtime, shapes, streams
 from cnn.reports import sweep as page
 from cnn.runs import run
 from cnn.runs.parts import load
-from cnn.runs.settings import MONITORS, Settings, check_each, defaults
+from cnn.runs.settings import MONITORS, Settings, check_each, defaults, read_settings
 from cnn.text import printable
 from cnn.training.callbacks import Interrupted, OptunaPruning, TrainingDiverged
 
 SAMPLERS, PRUNERS = ("tpe", "random"), ("median", "halving", "none")
-_STUDY = "sweep"        # what it is called in its storage
 _LOOK = 1.0             # seconds from one look at the study to the next
 
 
@@ -89,7 +88,8 @@ def read(path):
         values = tomllib.loads(files.read_text(path))
         return _checked(values)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {printable(error).removeprefix('train: ').removeprefix('sweep: ')}") from None
+        words = printable(error).removeprefix(f"{path}: ").removeprefix("train: ").removeprefix("sweep: ")
+        raise ValueError(f"{path}: {words}") from None
 
 
 def _checked(values):
@@ -123,6 +123,11 @@ def _checked(values):
     if "validation_fraction" in ranges or "dataset" in ranges:
         raise ValueError("what trials are measured on must be the same for all: validation_fraction and dataset belong "
                          "below [settings]")
+    if "max_minutes" in given or "max_minutes" in ranges:
+        raise ValueError("max_minutes: a trial that goes on after a break would have them anew; limit epochs")
+    for value in (given.get("epochs", 1), *(ranges["epochs"].choices or (ranges["epochs"].low,)
+                                            if "epochs" in ranges else ())):
+        shapes.integer("sweep", "epochs", value, 1)
     sweep = replace(sweep, settings=given)
     check_each(replace(Settings(), **given))
     for name, r in ranges.items():
@@ -140,6 +145,8 @@ def _range(name, given, kind):
         choices = given["choices"]
         if len(given) > 1 or not isinstance(choices, list) or not choices:
             raise ValueError(f"{name}: choices must be a list of values, alone, got {given!r}")
+        if not all(isinstance(value, (bool, int, float, str)) for value in choices):
+            raise TypeError(f"{name}: choices must be numbers, texts, true or false, got {choices!r}")
         if len({json.dumps(value) for value in choices}) < len(choices):
             raise ValueError(f"{name}: choices must differ, got {choices!r}")
         return Range(choices=tuple(choices))
@@ -179,13 +186,32 @@ def _opened(sweep, folder):
               "halving": optuna.pruners.SuccessiveHalvingPruner, "none": optuna.pruners.NopPruner}[sweep.pruner]()
     try:
         storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
-        return optuna.create_study(study_name=_STUDY, storage=storage, direction=sweep.direction, pruner=pruner,
-                                   load_if_exists=True)
-    except Exception as error:      # of any of the databases
-        if isinstance(error, (ModuleNotFoundError, KeyboardInterrupt)):
-            raise
-        first = printable(error).split("\n")[0]
-        raise ValueError(f"{sweep.storage or folder / 'study.db'}: not a study that can be opened ({first})") from None
+        study = optuna.create_study(study_name=folder.resolve().name, storage=storage, direction=sweep.direction,
+                                    pruner=pruner, load_if_exists=True)
+        known = study.user_attrs.get("sweep")
+        if known is None:
+            study.set_user_attr("sweep", _definition(sweep))
+    except Exception as error:      # of any of the databases; it may show a password
+        where = "storage" if sweep.storage else str(folder / "study.db")
+        first = printable(error).split("\n")[0].replace(sweep.storage or "\n", "its URL")
+        raise ValueError(f"{where}: not a study that can be opened ({first})") from None
+    _refuse_another("the study of this name in storage", known, sweep)
+    return study
+
+
+def _definition(sweep):
+    """What must stay as it is while a sweep goes on, as JSON has it."""
+    return json.loads(json.dumps({**asdict(sweep), "trials": None, "storage": None}))
+
+
+def _refuse_another(where, known, sweep):
+    """Raise ValueError where a known definition is not this sweep's."""
+    if known is not None:
+        differing = [name for name, value in _definition(sweep).items()
+                     if not isinstance(known, dict) or known.get(name) != value]
+        if differing:
+            raise ValueError(f"{where} is another sweep, which differs in {', '.join(differing)}: choose another "
+                             f"folder with --out")
 
 
 def _sampler(sweep, number):
@@ -238,7 +264,8 @@ def work_through(path, out=None, jobs=1, threads=None, quiet=False):
     _, validation, _ = load(replace(defaults(sweep.settings.get("dataset", "mnist-sample")), **sweep.settings))
     if validation is None:
         raise ValueError(f"{path}: there are no validation images to choose by: set validation_fraction")
-    with files.locked(folder, make=True):
+    with files.locked(folder, make=True) if not sweep.storage else nullcontext():
+        folder.mkdir(parents=True, exist_ok=True)
         _same(sweep, folder)
         study = _opened(sweep, folder)
         before = rows(study)
@@ -246,8 +273,7 @@ def work_through(path, out=None, jobs=1, threads=None, quiet=False):
             streams.say(f"going on with {folder}: {sum(row['state'] != 'running' for row in before)} of {sweep.trials} "
                         f"trials are finished")
         _work(sweep, folder, study, jobs, threads, quiet)
-    found = rows(study)
-    return best(found, sweep.direction)
+    return best(rows(study), sweep.direction)
 
 
 def default_folder(path):
@@ -257,18 +283,14 @@ def default_folder(path):
 
 def _same(sweep, folder):
     """Refuse to go on with another sweep; note this one."""
-    note, now = folder / "sweep.json", {**asdict(sweep), "trials": None}
-    now = json.loads(json.dumps(now))
+    note = folder / "sweep.json"
     if note.exists():
         try:
-            then = json.loads(files.read_text(note))
+            known = json.loads(files.read_text(note))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{note}: damaged ({printable(error)})") from None
-        differing = [name for name, value in now.items() if not isinstance(then, dict) or then.get(name) != value]
-        if differing:
-            raise ValueError(f"{folder} holds another sweep, which differs in {', '.join(differing)}: choose another "
-                             f"folder with --out")
-    files.write(note, (json.dumps(now, indent=2) + "\n").encode())
+        _refuse_another(f"what {folder} holds", known, sweep)
+    files.write(note, (json.dumps(_definition(sweep), indent=2) + "\n").encode())
 
 
 def _work(sweep, folder, study, jobs, threads, quiet):
@@ -303,11 +325,14 @@ def _work(sweep, folder, study, jobs, threads, quiet):
             signal.signal(number, handler)
     if stopped:
         if not quiet:
-            streams.say("every trial at hand has written a checkpoint; the same command goes on")
+            streams.say("stopped; the same command goes on")
+        if stopped[0] == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
-    if any(worker.exitcode for worker in workers):
-        raise ValueError(f"sweep: a process ended with exit code {max(abs(w.exitcode) for w in workers)}; the same "
-                         f"command goes on where it was")
+    codes = [worker.exitcode for worker in workers if worker.exitcode]
+    if codes:
+        how = f"was ended by {signal.Signals(-codes[0]).name}" if codes[0] < 0 else "ended by an error"
+        raise ValueError(f"sweep: a process {how}; the same command goes on with what is left")
 
 
 def _draw(sweep, folder, study, drawn):
@@ -328,8 +353,11 @@ def _worker(sweep, folder, threads, quiet, turn, parent):
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # the parent tells of it
     runtime.use("--threads", threads)
     study = _opened(sweep, folder)
+    running = require().trial.TrialState.RUNNING,
     try:
-        for frozen in study.get_trials(states=(require().trial.TrialState.RUNNING,)):
+        for frozen in study.get_trials(states=running):
+            if frozen.number not in {trial.number for trial in study.get_trials(deepcopy=False, states=running)}:
+                continue        # another process has finished it meanwhile
             _run(sweep, folder, study, require().trial.Trial(study, frozen._trial_id), quiet, frozen)
         while os.getppid() == parent:
             with turn:
@@ -339,6 +367,9 @@ def _worker(sweep, folder, threads, quiet, turn, parent):
             _run(sweep, folder, study, trial, quiet)
     except Interrupted as stop:
         raise SystemExit(0 if stop.number == signal.SIGTERM else 128 + stop.number) from None
+    except (OSError, ValueError, TypeError) as error:
+        streams.complain(f"sweep: {printable(error)}")
+        raise SystemExit(1) from None
 
 
 class _Reports:
@@ -364,17 +395,22 @@ def _run(sweep, folder, study, trial, quiet, begun=None):
     watch = OptunaPruning(_Reports(trial, begun.intermediate_values if begun else ()), sweep.monitor)
     try:
         if (place / "config.toml").exists():
+            _refuse_other_settings(place, settings, [*sweep.settings, *sweep.ranges])
             run.resume(place, quiet=True, callbacks=[watch])
         else:
             run.train(settings, place, quiet=True, given=[*sweep.settings, *sweep.ranges], callbacks=[watch])
         value, state = _result(place, settings, sweep.monitor), states.COMPLETE
-    except FileExistsError:
+    except files.Locked:
+        return
+    except optuna.exceptions.UpdateFinishedTrialError:      # another process was faster
         return
     except optuna.TrialPruned:
         value, state = None, states.PRUNED
     except TrainingDiverged:
         value, state = None, states.FAIL
     except (ValueError, TypeError, MemoryError) as error:      # these settings do not go together
+        if isinstance(error, _Other):
+            raise
         value, state = None, states.FAIL
         streams.complain(f"sweep: trial {trial.number}: {printable(error)}")
     with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):      # another process was faster
@@ -383,6 +419,19 @@ def _run(sweep, folder, study, trial, quiet, begun=None):
         last = next(row for row in rows(study) if row["number"] == trial.number)
         streams.say(f"trial {trial.number}: {page.said(last, sweep.monitor)}; {page.shown(last['params'])} "
                     f"({time.monotonic() - begin:.1f} s)")
+
+
+class _Other(ValueError):
+    """The folder of a trial holds another run."""
+
+
+def _refuse_other_settings(place, settings, names):
+    """Raise ValueError unless the run in a folder has these of the settings."""
+    there = read_settings(place)
+    differing = [name for name in names if there.get(name, getattr(settings, name)) != getattr(settings, name)]
+    if differing:
+        raise _Other(f"{place} holds a run with another {', '.join(differing)} than the trial: remove the folder, or "
+                     f"choose another with --out")
 
 
 def _result(place, settings, monitor):

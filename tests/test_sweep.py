@@ -20,7 +20,7 @@ from cnn import files
 from cnn.commands import sweep as sweep_command
 from cnn.plots import search
 from cnn.reports import sweep as page
-from cnn.runs import sweep
+from cnn.runs import ranges, sweep
 
 needs_optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="needs Optuna: pip install 'cnn[sweep]'")
 RANGES = "[ranges]\nlr = {low = 0.01, high = 0.1, log = true}\n"
@@ -44,13 +44,13 @@ def test_what_a_file_says(tmp_path):
         shift = {{low = 0, high = 3}}
         batch_size = {{choices = [32, 64]}}
         """))
-    assert found.ranges == {"lr": sweep.Range(0.01, 0.1, True), "shift": sweep.Range(0, 3),
-                            "batch_size": sweep.Range(choices=(32, 64))}
+    assert found.ranges == {"lr": ranges.Range(0.01, 0.1, True), "shift": ranges.Range(0, 3),
+                            "batch_size": ranges.Range(choices=(32, 64))}
     assert found.settings == {"validation_fraction": 0.2, "epochs": 2}
     assert (found.trials, found.monitor, found.direction) == (3, "val_loss", "minimize")
-    assert sweep.Sweep().direction == "maximize" and found.warmup == 0
-    assert sweep.Sweep(settings={"epochs": 9}).warmup == 2 and sweep.Sweep().warmup == 7
-    assert sweep.Sweep(ranges={"epochs": sweep.Range(4, 40)}).warmup == 1
+    assert ranges.Sweep().direction == "maximize" and found.warmup == 0
+    assert ranges.Sweep(settings={"epochs": 9}).warmup == 2 and ranges.Sweep().warmup == 7
+    assert ranges.Sweep(ranges={"epochs": ranges.Range(4, 40)}).warmup == 1
 
 
 @pytest.mark.parametrize(("text", "words"), [

@@ -8,8 +8,8 @@ the threads of a shard are a *crew*: they share one block after the other, each 
 crews do not wait for one another before the segment ends. In a *task* segment every operation works on the whole batch
 and is cut into independent tasks.
 
-Which blocks form a shard depends on the batch alone, never on the number of threads, and every sum over shards is taken
-in their order: that is why any number of threads gives the same bits.
+Which blocks form a shard depends on the batch alone, never on the number of threads, and every sum over shards is the
+same tree of sums (tree.pxd): that is why any number of threads gives the same bits.
 
 **Threads.** Each has a list of parts of the segment at hand (or of its crew's operation), the same in every run, so
 that it finds in its own cache what it wrote there; when its own is empty it waits for a microsecond and then takes from

@@ -1,6 +1,6 @@
 """Sums over the shards of a batch, as a fixed binary tree: of neighbours, then of these sums, and so on; where a number
 is left over, it waits for the next level. A process that has some of the shards can sum its own subtrees, and whoever
-sums these gets the same bits: see cnn/ranks.py."""
+sums these gets the same bits: see cnn/training/exchange.py."""
 from cnn._ext.vec cimport real, vec, vec_load, vec_splat
 
 

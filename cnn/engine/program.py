@@ -24,7 +24,7 @@ from cnn.engine.memory import LANES, zeros
 from cnn.engine.tensors import ONCE, PER_ACTIVE_BLOCK, PER_BLOCK, PER_SHARD, PER_STEP, Copies, Slot, Table, Tensor
 
 PRIVATE = 1 << 18       # bytes of an array of which every thread makes its own
-MAX_SHARDS = 16     # parts into which a batch is cut, and summed in order; it never depends on threads
+MAX_SHARDS = 16     # parts into which a batch is cut, and summed as a tree; it never depends on threads
 
 
 class _Segment:
@@ -112,8 +112,8 @@ class Program:
         """The same numbers as another tensor, seen in another shape of as many elements."""
         if self.by_channels and (channels, height, width) != (tensor.channels, tensor.height, tensor.width):
             y = self.tensor(channels, height, width, flat)
-            self.add("regroup", lambda: dict(x=tensor, y=y, channels=tensor.channels, height=tensor.height,
-                                             width=tensor.width, y_channels=channels, y_height=height, y_width=width))
+            self.add("regroup", lambda: dict(x=tensor, y=y, y_channels=channels, y_height=height, y_width=width,
+                                             **tensor.size))
             return y
         if tensor.left or tensor.right:
             tensor = self._copied(tensor)
@@ -315,8 +315,7 @@ class Program:
     def output(self, tensor, name="y"):
         """Unpack a tensor into the NCHW array of the slot `name`."""
         self.add("unpack_channels" if self.by_channels else "unpack",
-                 lambda: dict(x=tensor, y=Slot(name), channels=tensor.channels, height=tensor.height,
-                              width=tensor.width))
+                 lambda: dict(x=tensor, y=Slot(name), **tensor.size))
 
     def gather(self, source, order):
         """An array filled with source[order] before the blocks: weights in the order a kernel wants."""
@@ -366,7 +365,7 @@ class Program:
         return None if self.gradients or self._snapshot is not None else self.zeros(weights.size)
 
     def shard_sum(self, target, count):
-        """`count` numbers for each shard; after the blocks their sum, taken in order, goes to `target`."""
+        """`count` numbers for each shard; after the blocks their sum, see _ext/tree.pxd, goes to `target`."""
         parts = self.copies(count, PER_SHARD)
         self.after("sum_shards", lambda: dict(x=parts, y=target, count=count, step=parts.step),
                    self.kernels.pack.chunks(count))

@@ -41,6 +41,11 @@ class Tensor:
         return {"channels": self.planes, "height": self.height, "width": self.width}
 
     @property
+    def size(self):
+        """As `pixels`, for kernels that count channels also where these lie side by side."""
+        return {"channels": self.channels, "height": self.height, "width": self.width}
+
+    @property
     def row(self):
         """Numbers from one row of pixels to the next."""
         return (self.left + self.width + self.right) * LANES

@@ -68,11 +68,9 @@ def written(graph, dtype, images, gradients, **options):
     for the outputs; `results` are the outputs' tensors, `pull` and `inputs` are for `write_backward`. options:
     of the Program."""
     by_channels = few(images, gradients) and goes_by_channels(graph)
-    if gradients:
-        pass
-    elif by_channels:
+    if by_channels and not gradients:
         images, graph = FEW, with_summands(graph)
-    else:       # some more, where nothing need be kept of each
+    elif not gradients:     # some more, where nothing need be kept of each
         images = LANES << max(0, -(-images // LANES) - 1).bit_length()
     program = Program(dtype, images, keep=gradients, gradients=gradients, by_channels=by_channels, **options)
     share(program, graph)

@@ -85,7 +85,7 @@ def reduced(program, x, shape):
         return x
     if program.by_channels and x.channels > shape[0] == 1:
         together = program.tensor(1, *x.shape[1:], flat=x.flat)
-        program.add("sum_channels", lambda: dict(x=x, y=together, channels=x.channels, height=x.height, width=x.width))
+        program.add("sum_channels", lambda: dict(x=x, y=together, **x.size))
         return reduced(program, together, shape)
     y = program.tensor(*shape, flat=x.flat)
     program.add("reduce_sum", lambda: dict(x=x, y=y, y_channels=y.planes, y_height=y.height, y_width=y.width,
@@ -247,8 +247,7 @@ class Reshape(Operation):
 def move(program, x, x_first, y, y_first, like):
     """Channels of y from `y_first` are those of x from `x_first`, as many as `like` has."""
     if program.by_channels:
-        program.add("move_channels", lambda: dict(x=x, y=y, x_first=x_first, y_first=y_first, channels=like.channels,
-                                                  height=like.height, width=like.width))
+        program.add("move_channels", lambda: dict(x=x, y=y, x_first=x_first, y_first=y_first, **like.size))
     else:
         pointwise.copy(program, x.part(x_first, like), y.part(y_first, like))
 
@@ -328,8 +327,7 @@ class Constant(Operation):
         if program.by_channels:
             data = program.kept(p.data)
             y = program.tensor(*self.image, flat=len(self.image) == 1)
-            program.add("pack_channels", lambda: dict(x=data, y=y, channels=y.channels, height=y.height, width=y.width,
-                                                      size=0))
+            program.add("pack_channels", lambda: dict(x=data, y=y, size=0, **y.size))
             return y, lambda dy, wanted: self._summed(program, dy)
         y = program.tensor(count, flat=True)
         program.add("spread", lambda: dict(x=p.data, y=y, channels=count))
@@ -349,6 +347,5 @@ class Constant(Operation):
         dp = program.gradient(self.parameters["parameter"])
         if dp is not None:
             dy.root.kept = True
-            program.after("sum_images", lambda: dict(x=dy, y=dp, x_image=dy.step, channels=dy.channels,
-                                                     height=dy.height, width=dy.width), dy.channels)
+            program.after("sum_images", lambda: dict(x=dy, y=dp, x_image=dy.step, **dy.size), dy.channels)
         return ()

@@ -15,7 +15,7 @@ def group_norm(program, x, gamma, beta, groups, eps):
     else:
         stats, kernel = program.tensor(3 * groups, flat=True), "group_norm"
     program.add(kernel, lambda: dict(x=x, y=y, stats=stats, gamma=gamma, beta=beta, groups=groups, eps=eps,
-                                     channels=x.channels, height=x.height, width=x.width))
+                                     **x.size))
     return y, stats
 
 
@@ -24,8 +24,7 @@ def group_norm_backward(program, dy, x, stats, gamma, groups, dgamma=None, dbeta
     dgamma, dbeta = (None if target is None else program.shard_sum(target, x.channels) for target in (dgamma, dbeta))
     dx = program.like(x) if need_dx else None
     program.add("group_norm_channels_backward" if program.by_channels else "group_norm_backward", lambda: dict(
-        dy=dy, x=x, stats=stats, dx=dx, gamma=gamma, dgamma=dgamma, dbeta=dbeta, groups=groups, channels=x.channels,
-        height=x.height, width=x.width))
+        dy=dy, x=x, stats=stats, dx=dx, gamma=gamma, dgamma=dgamma, dbeta=dbeta, groups=groups, **x.size))
     return dx
 
 

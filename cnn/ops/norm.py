@@ -59,7 +59,7 @@ def normalise(program, x, norm, deferred=False):
     y = program.like(x)
     y.normalised = x, norm
     if not deferred:
-        program.add(_kernel(program, "normalise"), lambda: dict(x=x, y=y, **norm.arguments(), **_size(x)))
+        program.add(_kernel(program, "normalise"), lambda: dict(x=x, y=y, **norm.arguments(), **x.size))
     return y
 
 
@@ -73,7 +73,7 @@ def normalise_backward(program, dy, x, norm, dgamma=None, dbeta=None, need_dx=Tr
     if coupled or dgamma is not None or dbeta is not None:
         sums = _sums(program, x)
         program.add(_kernel(program, "gradient_moments"), lambda: dict(dy=dy, x=x, sums=sums, **norm.arguments(),
-                                                                       **_size(x)))
+                                                                       **x.size))
         program.after("gradients", lambda: dict(sums=sums, dgamma=dgamma, dbeta=dbeta, mean_dy=means[0],
                                                 mean_dy_xhat=means[1], **_merged(x, sums)),
                       program.kernels.norm.tasks(x.channels))
@@ -83,16 +83,12 @@ def normalise_backward(program, dy, x, norm, dgamma=None, dbeta=None, need_dx=Tr
         program.cut()
     dx = program.overwritable(dy)
     program.add(_kernel(program, "normalise_backward"), lambda: dict(
-        dy=dy, x=x, dx=dx, mean_dy=means[0], mean_dy_xhat=means[1], **norm.arguments(), **_size(x)))
+        dy=dy, x=x, dx=dx, mean_dy=means[0], mean_dy_xhat=means[1], **norm.arguments(), **x.size))
     return dx
 
 
 def _kernel(program, name):
     return f"{name}_channels" if program.by_channels else name
-
-
-def _size(x):
-    return dict(channels=x.channels, height=x.height, width=x.width)
 
 
 def _sums(program, x):

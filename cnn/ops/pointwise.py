@@ -43,7 +43,7 @@ def dropout(program, x, key, p, whole=False):
     """
     y = program.like(x)
     program.add("dropout_channels" if program.by_channels else "dropout", lambda: dict(
-        x=x, y=y, key=key, p=p, whole=whole, channels=x.channels, height=x.height, width=x.width))
+        x=x, y=y, key=key, p=p, whole=whole, **x.size))
     return y
 
 
@@ -88,15 +88,14 @@ class Softmax(Activation):
     def emit(self, program, x):
         if not program.by_channels:
             return super().emit(program, x)
-        y, size = program.like(x), dict(channels=x.channels, height=x.height, width=x.width)
-        logs = self.kernel == "log_softmax"
-        program.add("softmax_channels", lambda: dict(x=x, y=y, logs=logs, **size))
+        y, logs = program.like(x), self.kernel == "log_softmax"
+        program.add("softmax_channels", lambda: dict(x=x, y=y, logs=logs, **x.size))
 
         def back(dy, need_dx):
             if not need_dx:
                 return None
             dx = program.like(dy)
-            program.add("softmax_channels_backward", lambda: dict(dy=dy, y=y, dx=dx, logs=logs, **size))
+            program.add("softmax_channels_backward", lambda: dict(dy=dy, y=y, dx=dx, logs=logs, **x.size))
             return dx
         return y, back
 

@@ -76,9 +76,9 @@ def section(title: str, content: str) -> str:
     return f"<h2>{html(title)}</h2>\n{content}" if content else ""
 
 
-def cards(*cards: str, kind: str = "cards") -> str:
+def cards(*given: str, kind: str = "cards") -> str:
     """Cards beside one another, empty ones left out. kind: their class."""
-    shown = [card for card in cards if card]
+    shown = [one for one in given if one]
     return f'<div class="{kind}">' + "\n".join(shown) + "</div>" if shown else ""
 
 

@@ -52,17 +52,21 @@ class Sweep:
         return "maximize" if "accuracy" in self.monitor else "minimize"
 
     @property
+    def shared(self):
+        """The Settings of all trials, before anything is drawn."""
+        return replace(defaults(self.settings.get("dataset", "mnist-sample")), **self.settings)
+
+    @property
     def warmup(self):
         """Epochs that every trial may take before it is compared: a quarter of those that there are at least."""
-        drawn, dataset = self.ranges.get("epochs"), self.settings.get("dataset", "mnist-sample")
-        least = min(drawn.choices or (drawn.low,)) if drawn else self.settings.get("epochs", defaults(dataset).epochs)
-        return least // 4
+        drawn = self.ranges.get("epochs")
+        return (min(drawn.choices or (drawn.low,)) if drawn else self.shared.epochs) // 4
 
     def values(self, trial):
         """The Settings of a trial."""
         kinds = {f.name: f.type for f in fields(Settings)}
         drawn = {name: r.suggest(trial, name, kinds[name] is int) for name, r in self.ranges.items()}
-        return replace(defaults(self.settings.get("dataset", "mnist-sample")), **{**self.settings, **drawn})
+        return replace(self.shared, **drawn)
 
 
 def read(path):

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from cnn import files, runtime, shapes, streams
@@ -15,9 +15,9 @@ from cnn.reports import sweep as page
 from cnn.runs import run
 from cnn.runs.parts import load
 from cnn.runs.ranges import read
-from cnn.runs.settings import defaults, read_settings
+from cnn.runs.settings import read_settings
 from cnn.text import printable
-from cnn.training.callbacks import Interrupted, OptunaPruning, TrainingDiverged
+from cnn.training.callbacks import Interrupted, OptunaPruning, TrainingDiverged, pruning
 
 _LOOK = 1.0             # seconds from one look at the study to the next
 
@@ -26,11 +26,9 @@ _LOOK = 1.0             # seconds from one look at the study to the next
 
 
 def require():
-    """The module optuna. Raises ModuleNotFoundError, naming the extra to install, where it is missing."""
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"a sweep needs Optuna: pip install 'cnn[sweep]' ({error})") from None
+    """The module optuna, which keeps quiet. Raises ModuleNotFoundError, naming the extra to install, where it is
+    missing."""
+    optuna = pruning.require()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
@@ -119,7 +117,7 @@ def work_through(path, out=None, jobs=1, threads=None, quiet=False):
     if threads is None:
         threads = max(1, runtime.cores() // jobs)
     folder = Path(out or default_folder(path))
-    _, validation, _ = load(replace(defaults(sweep.settings.get("dataset", "mnist-sample")), **sweep.settings))
+    _, validation, _ = load(sweep.shared)
     if validation is None:
         raise ValueError(f"{path}: there are no validation images to choose by: set validation_fraction")
     with files.locked(folder, make=True) if not sweep.storage else nullcontext():
@@ -266,9 +264,9 @@ def _run(sweep, folder, study, trial, quiet, begun=None):
         value, state = None, states.PRUNED
     except TrainingDiverged:
         value, state = None, states.FAIL
+    except _Other:
+        raise
     except (ValueError, TypeError, MemoryError) as error:      # these settings do not go together
-        if isinstance(error, _Other):
-            raise
         value, state = None, states.FAIL
         streams.complain(f"sweep: trial {trial.number}: {printable(error)}")
     with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):      # another process was faster

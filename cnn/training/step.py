@@ -176,7 +176,6 @@ def _changed_by_twins(loader):
 def _fetch(program, shape, batch):
     """A tensor of the images of such a batch, changed and normalised."""
     y, x, chosen = program.tensor(*shape), Slot("images"), Slot("chosen", per_step=True)
-    size = dict(channels=y.channels, height=y.height, width=y.width)
     spare = [program.copies(LANES * math.prod(shape), PER_ACTIVE_BLOCK, np.uint8) for _ in batch.changes[:2]]
     for i, (change, numbers) in enumerate(zip(batch.changes, batch.numbers, strict=True)):
         kind = augment.KINDS[change.kind]
@@ -184,12 +183,12 @@ def _fetch(program, shape, batch):
                      fill=np.array(change.fill, np.uint8),
                      room=program.copies(augment.room(kind, *shape[1:]), PER_ACTIVE_THREAD, np.uint8),
                      y=spare[i % 2], kind=kind, option=change.option, columns=numbers.shape[-1],
-                     images=program.per_block, **size)
+                     images=program.per_block, **y.size)
         program.add("change", lambda given=given: given)
         x, chosen = spare[i % 2], None
     scale, shift = (a.astype(program.dtype) for a in (batch.dataset.scale, batch.dataset.shift))
     program.add("pack_bytes_channels" if program.by_channels else "pack_bytes", lambda: dict(
-        x=x, chosen=chosen, scale=scale, shift=shift, y=y, **size))
+        x=x, chosen=chosen, scale=scale, shift=shift, y=y, **y.size))
     return y
 
 

@@ -47,13 +47,13 @@ class OptunaPruning(Callback):
             return
         self.trial.report(row[self.monitor], row["epoch"])
         if self.trial.should_prune():
-            raise pruned(f"after epoch {row['epoch']} with {self.monitor} {row[self.monitor]:.4g}")
+            raise require().TrialPruned(f"after epoch {row['epoch']} with {self.monitor} {row[self.monitor]:.4g}")
 
 
-def pruned(words: str) -> Exception:
-    """optuna.TrialPruned. Raises ModuleNotFoundError, naming the extra to install, where Optuna is missing."""
+def require() -> Any:
+    """The module optuna. Raises ModuleNotFoundError, naming the extra to install, where it is missing."""
     try:
         import optuna
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"a sweep needs Optuna: pip install 'cnn[sweep]' ({error})") from None
-    return optuna.TrialPruned(words)
+    return optuna

@@ -8,6 +8,7 @@ from together import on_ranks
 from cnn import ranks
 from cnn.engine.memory import zeros
 from cnn.engine.program import Program
+from cnn.engine.shards import blocks_per_shard, most_shards, shards_of
 from cnn.training import exchange
 
 
@@ -33,22 +34,35 @@ def test_the_order_matters():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shards", range(1, 17))
+@pytest.mark.parametrize("shards", [*range(1, 18), 24, 31, 32, 33, 48, 56, 100, 256])
 def test_kernels_sum_shards_as_a_tree(shards, dtype):
     for count in (1, 15, 16, 4099):
         parts = drawn(shards, -(-count // 16) * 16, dtype)
-        program, y = Program(dtype, 16 * shards), np.zeros(count, dtype)
+        images = 16 * shards if shards <= 16 else 128 * shards
+        assert shards_of(images) == shards
+        program, y = Program(dtype, images), np.zeros(count, dtype)
         program.before("sum_shards", lambda parts=parts, y=y, count=count: dict(
             x=parts, y=y, count=count, step=parts.shape[1]), program.kernels.pack.chunks(count))
-        program.run(16 * shards)
+        program.run(images)
         assert y.tobytes() == tree(parts[:shards])[:count].tobytes()
 
 
+def test_shards():
+    """Of a block each; sixteen; of eight blocks; 256. No smaller batch has more than a larger one may."""
+    assert [shards_of(images) for images in (1, 16, 17, 256, 2048, 2049, 4096, 32768, 10**6)] == [
+        1, 1, 2, 16, 16, 17, 32, 256, 256]
+    most = 0
+    for images in range(1, 70000, 7):
+        most = max(most, shards_of(images))
+        assert most <= most_shards(images) and blocks_per_shard(images) * shards_of(images) * 16 >= images
+    assert shards_of(8, 1) == 8
+
+
 def test_subtrees():
-    assert exchange.subtrees(0, 16) == [(0, 16)]
-    assert exchange.subtrees(3, 8) == [(3, 1), (4, 4)]
-    assert exchange.subtrees(5, 15) == [(5, 1), (6, 2), (8, 4), (12, 2), (14, 1)]
-    assert exchange.subtrees(7, 7) == []
+    assert list(exchange.subtrees(0, 16)) == [(0, 16)]
+    assert list(exchange.subtrees(3, 8)) == [(3, 1), (4, 4)]
+    assert list(exchange.subtrees(5, 15)) == [(5, 1), (6, 2), (8, 4), (12, 2), (14, 1)]
+    assert list(exchange.subtrees(7, 7)) == []
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -58,7 +72,7 @@ def test_subtrees():
 def test_any_number_of_ranks_gets_the_same_sums(size, large, scatter, dtype, monkeypatch):
     monkeypatch.setattr(ranks, "LARGE", large)
     monkeypatch.setattr(exchange, "SCATTER", scatter)
-    for count in (1, 2, 3, 7, 8, 13, 16):
+    for count in (1, 2, 3, 7, 8, 13, 16, 21, 70):
         sums = [drawn(count, numbers, dtype, seed) for seed, numbers in enumerate((16, 48, 2000))]
         rows, bytes_ = drawn(3 * count, 5, np.float64), np.arange(3 * count - 1, dtype=np.uint8)    # the last is short
 
@@ -69,7 +83,12 @@ def test_any_number_of_ranks_gets_the_same_sums(size, large, scatter, dtype, mon
                 part = np.full_like(array, 77)
                 part[first * each:(first + own) * each] = array[first * each:(first + own) * each]
                 mine.append(part)
-            exchange.exchange(world, count, [*((array, 0) for array in mine[:3]), (mine[3], 3), (mine[4], 3)])
+            rows = [*((array, 0) for array in mine[:3]), (mine[3], 3), (mine[4], 3)]
+            divided = np.full((40, 7), world.rank)
+            exchange.exchange(world, count, rows, [([divided, divided.copy()], [0, 3, 3, 20, 40])])
+            tasks = [4 * (rank + 1) // size - 4 * rank // size for rank in range(size)]
+            expected = np.repeat(np.repeat(range(size), tasks), [3, 0, 17, 20])
+            assert (divided == expected[:, None]).all()
             return mine
 
         for mine in on_ranks(size, work):

@@ -9,7 +9,8 @@ from together import on_ranks
 
 import cnn
 from cnn.engine.program import Program
-from cnn.training import checkpoint
+from cnn.ops import linear
+from cnn.training import checkpoint, step
 from cnn.training.exchange import exchange
 
 BATCH, SHARDS = 72, 5       # blocks of sixteen, one to a shard; the last has eight images
@@ -31,6 +32,14 @@ def deep():
         cnn.GroupNorm(4, 32), cnn.SiLU(), cnn.AvgPool2d(2), cnn.GlobalAvgPool2d(), cnn.Linear(32, 5))  # fmt: skip
 
 
+def wide():
+    """Layers whose weight gradients ranks divide: Winograd's algorithm on few pixels, and a large linear one."""
+    return cnn.Sequential(
+        cnn.Conv2d(3, 64, 3, stride=4), cnn.BatchNorm2d(64), cnn.ReLU(), cnn.Conv2d(64, 72, 3, padding=1), cnn.ReLU(),
+        cnn.BatchNorm2d(72), cnn.Conv2d(72, 64, 3, padding=1), cnn.Flatten(), cnn.Linear(64 * 9, 100), cnn.ReLU(),
+        cnn.Linear(100, 5))  # fmt: skip
+
+
 def trained(net, batch):
     """The state after two epochs of three batches, the last of which is smaller."""
     rng = np.random.default_rng(0)
@@ -43,19 +52,22 @@ def trained(net, batch):
     return checkpoint.digest(trainer.state_dict())
 
 
-@pytest.mark.parametrize("net", [plain, deep])
+@pytest.mark.parametrize("net", [plain, deep, wide])
 @pytest.mark.parametrize("batch", [BATCH, 5])
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_any_number_of_ranks_has_the_same_bits(size, batch, net, monkeypatch):
-    alone, run, this, seen = trained(net, batch), Program.run, threading.local(), set()
+    alone, run, this, seen, parts = trained(net, batch), Program.run, threading.local(), set(), []
+    monkeypatch.setattr(linear, "DIVIDED", 1 << 16)
+    monkeypatch.setattr(step, "Program", lambda *args, **options: Program(*args, **{**options, "processes": size}))
 
     def shared_run(program, count, *rest, **options):
         shards = -(-count // program.per_block)
 
-        def seam(rows):
+        def seam(rows, divided):
             seen.update(array.dtype.name for array, _ in rows)
-            exchange(this.world, shards, rows)
-        run(program, count, *rest, shards=this.world.shards(shards), at_seam=seam, **options)
+            parts.append(len(divided))
+            exchange(this.world, shards, rows, divided)
+        run(program, count, *rest, share=(*this.world.shards(shards), this.world.rank), at_seam=seam, **options)
 
     def work(world):
         this.world = world
@@ -64,3 +76,5 @@ def test_any_number_of_ranks_has_the_same_bits(size, batch, net, monkeypatch):
     monkeypatch.setattr(Program, "run", shared_run)
     assert on_ranks(size, work) == [alone] * size
     assert seen == {"float32", "float64", "uint8"}
+    if batch == BATCH:
+        assert max(parts) == (3 if net is wide else 0)

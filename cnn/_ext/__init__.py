@@ -110,7 +110,6 @@ augment = importlib.import_module(f"cnn._ext.{VARIANT}_float32.augment")
 
 def kernels(dtype):
     """The kernels for float32 or float64 (a NumPy dtype), loaded when first asked for."""
-    name = dtype.name
-    if name not in _loaded:
-        _loaded[name] = Kernels(name)
-    return _loaded[name]
+    if dtype not in _loaded:        # dtype.name takes longer than a small kernel
+        _loaded[dtype] = Kernels(dtype.name)
+    return _loaded[dtype]

@@ -39,7 +39,6 @@ cdef enum:
     PATIENCE = 1000     # before it takes from another's list: that thread has the numbers in its cache
 
 cdef struct Team
-
 cdef struct Crew:
     # the threads that share a shard's blocks, and where they are; only those who hold a part of it may read that
     uint64_t left           # parts of the operation that are not done, and one for putting up the lists
@@ -70,7 +69,8 @@ cdef struct Team:
     const Op* ops
     const Segment* segments
     Py_ssize_t n_segments, images, per_block, per_shard, blocks, shards, steps
-    Py_ssize_t first_shard, own_shards      # those to run; there may be others, which another process runs
+    Py_ssize_t first_shard, own_shards      # those to run; there may be others, which other processes run
+    Py_ssize_t process, processes           # number of this one, and how many there are
     bint jointly            # whether each shard has a crew
     # for good
     Py_ssize_t threads      # with the one that calls `run`, which is number 0
@@ -146,13 +146,16 @@ cdef void run_tasks(const Team* team, Py_ssize_t i, Py_ssize_t part, Py_ssize_t 
     """Run one part of the tasks of op `i` of the segment."""
     cdef const Op* op = &team.ops[team.segments[team.segment].first + i]
     cdef Place place = place_of(team, 0, thread)
-    cdef Py_ssize_t first
+    cdef Py_ssize_t begin = 0, count = op.tasks, first
     place.images = 0
-    if op.tasks < team.threads:     # take turns
+    if op.divided:
+        begin = op.tasks * team.process // team.processes
+        count = op.tasks * (team.process + 1) // team.processes - begin
+    if count < team.threads:     # take turns
         first = (part + i) % team.threads
-        call(op, &place, first, min(first + 1, op.tasks))
+        call(op, &place, begin + first, begin + min(first + 1, count))
     else:
-        call(op, &place, op.tasks * part // team.threads, op.tasks * (part + 1) // team.threads)
+        call(op, &place, begin + count * part // team.threads, begin + count * (part + 1) // team.threads)
 
 
 # ---------------------------------------------------------------- segments, crews and their parts
@@ -429,31 +432,28 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
 
     The addresses are those of arrays of Op and Segment that the caller keeps alive. first_step: number of the first of
     these batches. slots: (places, array) pairs; each array's address is written to these places first. counters:
-    addresses of int64 numbers to which the steps are added at the end. shards: (first, count) of those to run, and over
-    how many sums go; default all. per_block: images of a block, 16, or 1 that has its channels side by side. All of it
-    is one call, which no interrupt cuts in two: a step is either taken and counted or neither. Returns how often a
-    thread has waited for others: segments, and operations of the crew that had the most.
+    addresses of int64 numbers to which the steps are added at the end. shards: (first, count) of those to run, over how
+    many sums go, number of this process and of all, which divide tasks; default all. per_block: images of a block, 16,
+    or 1 that has its channels side by side. All of it is one call, which no interrupt cuts in two: a step is either
+    taken and counted or neither. Returns how often a thread has waited for others: segments, and operations of the crew
+    that had the most.
     """
     global resting
     cdef Team* team
-    cdef size_t counter
-    cdef uint64_t seen
-    cdef size_t mode
+    cdef size_t counter, mode
+    cdef uint64_t seen, before
     cdef Py_ssize_t i, phases = 0
-    cdef uint64_t before
     for places, array in slots:
         bind(<Op*>ops_address, places, array)
     team = rested_team(threads)
     team.ops = <const Op*>ops_address
-    team.segments = <const Segment*>segments_address
-    team.n_segments = n_segments
-    team.images = images
-    team.per_shard = per_shard
-    team.per_block = per_block
+    team.segments, team.n_segments = <const Segment*>segments_address, n_segments
+    team.images, team.per_shard, team.per_block = images, per_shard, per_block
     team.blocks = (images + per_block - 1) // per_block
     team.shards = (team.blocks + per_shard - 1) // per_shard
     team.steps = first_step + steps
-    team.first_shard, team.own_shards, team.shards = shards or (0, team.shards, team.shards)
+    shards = shards or (0, team.shards, team.shards, 0, 1)
+    team.first_shard, team.own_shards, team.shards, team.process, team.processes = shards
     team.jointly = 0 < 2 * team.own_shards <= threads
     team.step, team.segment = first_step, -1
     for i in range(team.own_shards if team.jointly else 0):

@@ -59,6 +59,7 @@ ctypedef struct Op:
     void* kernel
     Py_ssize_t tasks    # into how many independent tasks a whole-batch op is cut
     Py_ssize_t splits   # whether the kernel can do a part of a block's work
+    Py_ssize_t divided  # whether each of several processes runs a part of the tasks
     Py_ssize_t n_words
     Py_ssize_t n_addresses
     Address addresses[MAX_ADDRESSES]

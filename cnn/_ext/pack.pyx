@@ -251,8 +251,8 @@ def add_rows(size_t x, Py_ssize_t step, Py_ssize_t count, rows, sums):
     """Sum rows of an array, `step` numbers apart, into the first of them, as a tree: after each row comes how often the
     last two that there are are added. x: its address; count: numbers of a row, to whole vectors."""
     cdef Py_ssize_t i, k, top, m, n = len(rows)
-    cdef Py_ssize_t row[64]
-    cdef Py_ssize_t add[64]
+    cdef Py_ssize_t row[256]
+    cdef Py_ssize_t add[256]
     cdef vec s[64]
     cdef real* at = <real*>x
     cdef size_t mode

@@ -17,7 +17,25 @@ cdef inline vec eight(const real* x, Py_ssize_t step) noexcept nogil:
 
 
 cdef inline vec tree_sum(const real* x, Py_ssize_t shards, Py_ssize_t step) noexcept nogil:
-    """The sum of a vector of each of the shards, at most 16, `step` numbers apart."""
+    """The sum of a vector of each of the shards, `step` numbers apart."""
+    if shards <= 16:
+        return small_tree_sum(x, shards, step)
+    cdef vec s[32]
+    cdef Py_ssize_t i = 0, width, m, top = -1
+    while i < shards:       # subtrees of 16; after each as many sums as it ends larger subtrees
+        top += 1
+        s[top] = small_tree_sum(x + i * step, min(16, shards - i), step)
+        i += 16
+        m = i // 16
+        while top and (m % 2 == 0 or i >= shards):
+            top -= 1
+            s[top] = s[top] + s[top + 1]
+            m = m // 2
+    return s[0]
+
+
+cdef inline vec small_tree_sum(const real* x, Py_ssize_t shards, Py_ssize_t step) noexcept nogil:
+    """The same of at most 16."""
     cdef vec s = vec_splat(0)
     cdef Py_ssize_t rest = shards % 8
     cdef const real* end = x + shards // 8 * 8 * step

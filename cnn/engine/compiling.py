@@ -2,6 +2,7 @@
 of its kernels."""
 import math
 from struct import pack, unpack
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,18 +14,31 @@ APART = 65 * CACHE_LINE     # from the end of an array to the next, which begins
 
 # the executor's structs, see _ext/op.pxd and _ext/executor.pyx
 ADDRESS = np.dtype([("word", np.intp), ("step", np.intp), ("per", np.intp)])
-OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("n_words", np.intp),
-               ("n_addresses", np.intp), ("addresses", ADDRESS, (12,)), ("words", np.intp, (32,))])
+OP = np.dtype([("kernel", np.uintp), ("tasks", np.intp), ("splits", np.intp), ("divided", np.intp),
+               ("n_words", np.intp), ("n_addresses", np.intp), ("addresses", ADDRESS, (12,)),
+               ("words", np.intp, (32,))])
 _WORDS = OP.itemsize // 8 - OP["words"].shape[0]    # where they begin
 SEGMENT = np.dtype([("first", np.intp), ("count", np.intp), ("tasks", np.intp)])
 
 _OWN = Tensor, Part, Grid, Copies     # arguments that are arrays of the program
 
 
+class Seam(NamedTuple):
+    """Where a phase can be cut, so that others may put in what they have computed.
+
+    segment: number of the segment before which it is. arrays: those that blocks have filled and that the segment reads.
+    divided: what tasks have made that processes divide, see Program.after.
+    """
+
+    segment: int
+    arrays: tuple = ()
+    divided: Any = ()
+
+
 class Compiled:
     """A phase as the executor takes it. `slots`: by name the (operation, word) pairs to which the address of the
     array of that name goes. `arrays`: all whose addresses are in the operations. `threads`: the most of any use.
-    `seams`: (number of a segment, arrays that blocks have filled before it and that it reads), in order."""
+    `seams`: in order."""
 
     def __init__(self, phase, ops, table, slots, arrays, threads, seams):
         self.phase, self.ops, self.table, self.slots, self.arrays = phase, ops, table, slots, arrays
@@ -33,11 +47,12 @@ class Compiled:
         self.counters = tuple(counter.ctypes.data for counter in phase.counters)
 
     def pieces(self):
-        """The same phase, cut at its seams: the `addresses` of each piece, and the arrays of the seam behind it."""
+        """The same phase, cut at its seams: the `addresses` of each piece, and the seam behind it, None at the end."""
         ops, table, count = self.addresses
         begin = 0
-        for end, arrays in (*self.seams, (count, ())):
-            yield (ops, table + begin * SEGMENT.itemsize, end - begin), arrays
+        for seam in (*self.seams, None):
+            end = count if seam is None else seam.segment
+            yield (ops, table + begin * SEGMENT.itemsize, end - begin), seam
             begin = end
 
 
@@ -62,11 +77,11 @@ class Compiler:
         for segment, entry in zip(segments, table, strict=True):
             entry["first"], entry["count"] = at, len(segment.ops)
             for op in segment.ops:
-                self._write(rows[at], op[0], values[op], op[2], at, slots, arrays)
+                self._write(rows[at], op[0], values[op], op[2], op in phase.divided, at, slots, arrays)
                 at += 1
             entry["tasks"] = 0 if segment.per_block else sum(op[2] for op in segment.ops)
         kept = [s.per_block or bool(t["tasks"]) for s, t in zip(segments, table, strict=True)]
-        seams = self._seams([s for s, keep in zip(segments, kept, strict=True) if keep], own)
+        seams = self._seams([s for s, keep in zip(segments, kept, strict=True) if keep], own, phase)
         table = table[kept]
         splits = bool(ops["splits"].any())
         most = self.program.threads if splits else max([t or self.program.shards for t in table["tasks"]], default=1)
@@ -123,16 +138,17 @@ class Compiler:
                 array.per = PER_BLOCK
         return {array: (2 << last[array]) - (1 << first[array]) for array in first}, whole
 
-    def _seams(self, segments, own):
-        """Before which segments others may put in what their blocks have computed: (number of the segment, arrays)."""
+    def _seams(self, segments, own, phase):
         result, filled = [], set()
         for i, segment in enumerate(segments):
             used = dict.fromkeys(array for op in segment.ops for array in own[op])      # in order
             if segment.per_block:
                 filled.update(array for array in used if array.per in (PER_BLOCK, PER_SHARD))
             elif rows := tuple(array for array in used if array in filled):
-                result.append((i, rows))
+                result.append(Seam(i, rows))
                 filled.difference_update(rows)
+            if segment is phase.backward_end and phase.divided:
+                result.append(Seam(i + 1, divided=tuple(phase.divided.values())))
         return result
 
     def _allocate(self, arrays):
@@ -152,7 +168,7 @@ class Compiler:
     def _count(self, per):
         return {ONCE: 1, PER_BLOCK: self.program.blocks, PER_SHARD: self.program.shards}.get(per, self.program.threads)
 
-    def _write(self, row, name, values, tasks, at, slots, alive):
+    def _write(self, row, name, values, tasks, divided, at, slots, alive):
         """Fill one of the rows of OP, seen as words; at: its number."""
         kernel = self.program.kernels.find(name)
         unknown, missing = values.keys() - kernel.fields.keys(), kernel.numbers - values.keys()
@@ -170,7 +186,7 @@ class Compiler:
                 if per != ONCE:
                     addresses += len(words), step, per
                 words += [base, *shape] if kind == "image" else [base]
-        head = [kernel.address, tasks, kernel.splits, len(words), len(addresses) // 3, *addresses]
+        head = [kernel.address, tasks, kernel.splits, divided, len(words), len(addresses) // 3, *addresses]
         row[:len(head)], row[_WORDS:_WORDS + len(words)] = head, words
 
     def _argument(self, value, place, slots, alive):

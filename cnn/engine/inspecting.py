@@ -6,7 +6,7 @@ import numpy as np
 from cnn._ext import executor
 from cnn.engine.compiling import SEGMENT
 from cnn.engine.memory import LANES
-from cnn.engine.program import blocks_per_shard
+from cnn.engine.shards import blocks_per_shard
 from cnn.engine.tensors import Tensor
 
 

@@ -12,7 +12,6 @@ which carries sixteen images at a time through all of them.
 Operations are written down as functions that return their arguments, because where an array lies is
 known only when the whole program is: a convolution that comes later may ask for a border of zeros.
 """
-import math
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,10 @@ from cnn import _ext, runtime
 from cnn._ext import executor
 from cnn.engine.compiling import CACHE_LINE, Compiler
 from cnn.engine.memory import LANES, zeros
+from cnn.engine.shards import blocks_per_shard, most_shards
 from cnn.engine.tensors import ONCE, PER_ACTIVE_BLOCK, PER_BLOCK, PER_SHARD, PER_STEP, Copies, Slot, Table, Tensor
 
 PRIVATE = 1 << 18       # bytes of an array of which every thread makes its own
-MAX_SHARDS = 16     # parts into which a batch is cut, and summed as a tree; it never depends on threads
 
 
 class _Segment:
@@ -38,10 +37,12 @@ class _Segment:
 
 
 class _Phase:
-    """What one run does: segments of operations, functions to call before it, arrays that count its steps."""
+    """What one run does: segments of operations, functions to call before it, arrays that count its steps. divided: by
+    operation what its tasks make, see Program.after; backward_end: the last segment of the backward pass."""
 
     def __init__(self):
         self.segments, self.hooks, self.counters = [], [], []
+        self.divided, self.backward_end = {}, None
 
 
 class Program:
@@ -58,6 +59,7 @@ class Program:
         images, and a forward pass only.
     snapshot: a list, if it is to keep the weights that there are when it is compiled; else a run takes them as they are
         then. The list is filled with the packed weights; another program of the same graph takes them from it.
+    processes: how many share each step, see `run`.
     threads: how many run it; by default as many as `set_num_threads` says. `sharing` is how many of them share one
         block, where there are so few blocks; those who write a program with little to do in each may lower it.
 
@@ -67,15 +69,16 @@ class Program:
     loss: Any       # what those who write a program may note in it
 
     def __init__(self, dtype, images, keep=False, steps=1, gradients=False, by_channels=False, snapshot=None,
-                 threads=None):
+                 threads=None, processes=1):
         self.dtype = np.dtype(dtype)
         self.kernels = _ext.kernels(self.dtype)
         self.images, self.keep, self.steps, self.gradients = images, keep, steps, gradients
+        self.processes = processes
         self.made_from = None       # what a Pool looks it up by
         self.threads = self.sharing = threads or runtime.get_num_threads()
         self.by_channels, self.per_block = by_channels, 1 if by_channels else LANES
         self.blocks = max(1, -(-images // self.per_block))
-        self.shards = min(self.blocks, MAX_SHARDS)
+        self.shards = most_shards(images, self.per_block)
         self.batch = 0      # images of the run at hand
         self.nbytes = 0     # of its own arrays
         self._drafts = {}   # phases that are not compiled yet
@@ -182,7 +185,9 @@ class Program:
         return uses[-1]
 
     def add_gradients(self):
-        """Where a parameter is used several times, add up its gradients, in the order in which they were asked for."""
+        """End the backward pass. Where a parameter is used several times, add up its gradients, in the order in which
+        they were asked for."""
+        self._phase.backward_end = self._segments[-1]
         most = max(map(len, self._uses.values()), default=0)
         for i in range(1, most):
             self.cut()      # one after the other: operations between two cuts run at the same time
@@ -215,9 +220,18 @@ class Program:
         """Add an operation on the whole batch, cut into tasks, before the blocks of this segment."""
         self._segments[-3].ops.append((kernel, arguments, tasks))
 
-    def after(self, kernel, arguments, tasks):
-        """Add an operation on the whole batch, cut into tasks, after the blocks of this segment."""
-        self._segments[-1].ops.append((kernel, arguments, tasks))
+    def after(self, kernel, arguments, tasks, divided=None):
+        """Add an operation on the whole batch, cut into tasks, after the blocks of this segment.
+
+        divided: (arrays, rows), if it makes gradients, which nothing reads before the backward pass ends: its task i
+        makes rows[i] to rows[i + 1] - 1 of each of the arrays, None among them. Where several processes share a step,
+        each runs a part of these tasks.
+        """
+        op = kernel, arguments, tasks
+        self._segments[-1].ops.append(op)
+        if divided is not None and self.processes > 1:
+            arrays, rows = divided
+            self._phase.divided[op] = [array for array in arrays if array is not None], rows
 
     def on_run(self, function):
         """Call `function(step)` before a run of this phase for each of its steps, from 0; `batch` tells how many
@@ -255,14 +269,16 @@ class Program:
             self._compiled[phase] = Compiler(self).compiled(self._drafts[phase])
             del self._drafts[phase]
 
-    def run(self, images, phase="forward", /, steps=1, before=None, shards=None, at_seam=None, **arrays):
+    def run(self, images, phase="forward", /, steps=1, before=None, share=None, at_seam=None, **arrays):
         """Run a phase on a batch of `images` images, or on `steps` of them, one after the other.
 
         `arrays` fill the slots, one NumPy array each. `before(step)` is called before the functions of `on_run` are.
-        shards: (first, count) of those whose blocks are to be run, while others run the others; then `at_seam(rows)`
-        is called wherever what follows reads what the blocks have computed, and must fill in the other shards' rows.
+        share: (first, count, process) where `processes` share the step: the shards whose blocks are to be run, while
+        others run the others, and the number of this process. Then `at_seam(rows, divided)` is called wherever what
+        follows reads what the blocks have computed, and must fill in the other shards' rows.
         rows: (array, rows of a shard) pairs; the rows of an array, its first axis, are those of blocks. Where that
         number is 0 they are those of shards, and only their sum is wanted, in the first row: see _ext/tree.pxd.
+        divided: see `after`; the rows of others' tasks must be filled in.
         """
         self.compile(phase)
         compiled = self._compiled[phase]
@@ -281,12 +297,15 @@ class Program:
             executor.run(*compiled.addresses, images, per_shard, self.threads_for(images, compiled.threads), 0, steps,
                          slots, compiled.counters, None, self.per_block)
             return
+        first, count, process = share
         for step in range(steps):
-            for addresses, filled in compiled.pieces():
+            for addresses, seam in compiled.pieces():
                 executor.run(*addresses, images, per_shard, compiled.threads, step, 1, slots,
-                             () if filled else compiled.counters, (*shards, 1), self.per_block)
-                if filled:
-                    at_seam([(array.array, per_shard if array.per == PER_BLOCK else 0) for array in filled])
+                             compiled.counters if seam is None else (), (first, count, 1, process, self.processes),
+                             self.per_block)
+                if seam is not None:
+                    at_seam([(array.array, per_shard if array.per == PER_BLOCK else 0) for array in seam.arrays],
+                            seam.divided)
 
     def threads_for(self, images, most):
         """How many threads run a batch, of `most` that can."""
@@ -375,9 +394,3 @@ class Program:
 def circumstances():
     """What programs depend on besides what they compute; compared with ==."""
     return runtime.get_num_threads(), runtime.get_winograd()
-
-
-def blocks_per_shard(images, per_block=LANES):
-    """It depends on the batch alone, so that sums over shards do not depend on the number of threads."""
-    blocks = math.ceil(images / per_block)
-    return max(1, math.ceil(blocks / MAX_SHARDS))

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn._ext import executor
-from cnn.engine.program import blocks_per_shard
+from cnn.engine.shards import blocks_per_shard
 from cnn.graph.lower import FEW, slot, written
 from cnn.graph.passes import optimised
 from cnn.graph.trace import pack

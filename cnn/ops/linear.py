@@ -11,6 +11,8 @@ from cnn.ops import pointwise
 from cnn.ops.conv import channels
 from cnn.ops.operation import Operation
 
+DIVIDED = 1 << 27       # multiply-adds of a weight gradient for which it pays to exchange what each process has made
+
 
 def linear(program, x, w, b, outputs, relu=False):
     """Forward. x: a flat tensor; w: (outputs, inputs) flat; b: (outputs,) or None."""
@@ -34,10 +36,13 @@ def linear_backward(program, dy, x, w, dw=None, db=None, need_dx=True):
         if image[-1] >= 2**31:
             raise ValueError(f"Linear: a batch of {program.images} images of {inputs} inputs is too large")
         image, lane = image.astype(np.int32), np.arange(0, inputs, LANES, dtype=np.int32)
+        tasks = program.kernels.linear_dw.tasks(outputs)
+        each, more = divmod(outputs, tasks)
+        worth = outputs * inputs * program.images >= DIVIDED
         program.after("linear_dw",
                       lambda: dict(x=x_rows, dy=dy_rows, dw=dw, db=db, image=image, lane=lane, w=w,
-                                   outputs=outputs, inputs=inputs, dy_step=outputs),
-                      program.kernels.linear_dw.tasks(outputs))
+                                   outputs=outputs, inputs=inputs, dy_step=outputs), tasks,
+                      ((dw, db), [i * each + min(i, more) for i in range(tasks + 1)]) if worth else None)
     elif db is not None:
         sums = program.shard_sum(db, outputs)
         program.add("bias_grad", lambda: dict(dy=dy, db=sums, outputs=outputs, out_h=1, out_w=1))

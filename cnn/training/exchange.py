@@ -5,6 +5,7 @@ subtrees of which it has all shards, and what is above them is summed by all ran
 """
 from __future__ import annotations
 
+import functools
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,19 @@ from cnn import _ext
 from cnn.engine.memory import LANES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cnn.ranks import World
 
     Rows = list[tuple[np.ndarray, int]]
+    Divided = Sequence[tuple[list[np.ndarray], list[int]]]
 
 SCATTER = 1 << 16       # bytes of sums from which on each rank of three or more sums a part of them
 
 
-def exchange(world: World, count: int, rows: Rows) -> None:
-    """Fill in the rows of the others' shards, and sums over all; see Program.run. count: number of shards.
+def exchange(world: World, count: int, rows: Rows, divided: Divided = ()) -> None:
+    """Fill in the rows of the others' shards, sums over all, and what the others' tasks have made; see Program.run.
+    count: number of shards.
 
     Of what is to be summed a rank sums its own subtrees first. Two ranks, and those that have little to sum, give
     theirs to all others, and all sum them. Otherwise each rank gets those of one part of the numbers, and its sums
@@ -32,11 +37,15 @@ def exchange(world: World, count: int, rows: Rows) -> None:
     nodes = [subtrees(first, stop) for first, stop in pairwise(cuts)]
     for array in sums:
         for first, width in nodes[world.rank]:
-            add_rows(array[first:first + width], [(row, 1) for row in range(width)])
+            add_rows(array[first:first + width], tuple((row, 1) for row in range(width)))
     leaves = [node for part in nodes for node in part]
     scattered = world.size > 2 and sum(array[0].nbytes for array in sums) >= SCATTER
     whole = [[array[cuts[rank] * each:cuts[rank + 1] * each] for array, each in rows if each]
              for rank in range(world.size)]
+    for arrays, bounds in divided:
+        tasks = world.cuts(len(bounds) - 1)
+        for rank, part in enumerate(whole):
+            part += [array[bounds[tasks[rank]]:bounds[tasks[rank + 1]]] for array in arrays]
     if scattered:
         parts = [[_part(array, rank, world.size) for array in sums] for rank in range(world.size)]
         mine = parts[world.rank]
@@ -53,7 +62,8 @@ def exchange(world: World, count: int, rows: Rows) -> None:
             add_rows(array, leaves)
 
 
-def subtrees(first: int, stop: int) -> list[tuple[int, int]]:
+@functools.cache
+def subtrees(first: int, stop: int) -> tuple[tuple[int, int], ...]:
     """The largest subtrees that make up the shards from first to before stop: (first shard, how many) of each."""
     found = []
     while first < stop:
@@ -62,21 +72,27 @@ def subtrees(first: int, stop: int) -> list[tuple[int, int]]:
             width *= 2
         found.append((first, width))
         first += width
-    return found
+    return tuple(found)
 
 
-def add_rows(array: np.ndarray, nodes: list[tuple[int, int]]) -> None:
+def add_rows(array: np.ndarray, nodes: Sequence[tuple[int, int]]) -> None:
     """Sum rows of an array into the first of them, in the order of the tree over all shards. nodes: (row, how many
     shards it is the sum of), one after the other."""
+    if len(nodes) > 1:
+        _ext.kernels(array.dtype).pack.add_rows(array.ctypes.data, array.strides[0] // array.itemsize, array.shape[1],
+                                                *_order(tuple(nodes)))
+
+
+@functools.lru_cache(64)
+def _order(nodes: tuple[tuple[int, int], ...]) -> tuple[list[int], list[int]]:
+    """The rows, and after each how often the last two sums are added."""
     sums, left = [], 0
     for first, width in nodes:
         index = first // width
         sums.append((~index & index + 1).bit_length() - 1)      # as many as ones stand at its end: siblings on the left
         left += 1 - sums[-1]
-    if len(nodes) > 1:
-        sums[-1] += left - 1
-        _ext.kernels(array.dtype).pack.add_rows(
-            array.ctypes.data, array.strides[0] // array.itemsize, array.shape[1], [row for row, _ in nodes], sums)
+    sums[-1] += left - 1
+    return [row for row, _ in nodes], sums
 
 
 def _part(array: np.ndarray, rank: int, size: int) -> np.ndarray:

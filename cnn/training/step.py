@@ -9,8 +9,9 @@ from cnn import ranks
 from cnn._ext import augment
 from cnn.engine import backend, debugging
 from cnn.engine.memory import LANES
-from cnn.engine.program import Program, blocks_per_shard, circumstances
+from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import left_to_emit
+from cnn.engine.shards import shards_of
 from cnn.engine.tensors import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Slot
 from cnn.functional.loss import targets
 from cnn.graph.lower import few, goes_by_channels, share, write
@@ -136,7 +137,8 @@ class Step(NamedTuple):
         shape, learns = batch.form[0], self.optimizer is not None
         graph = optimised(graph_of(self.model, [shape], dtype), learns)
         program = Program(dtype, batch.count, steps=STEPS, gradients=learns,
-                          by_channels=learns and batch.layout == CHANNELS and goes_by_channels(graph))
+                          by_channels=learns and batch.layout == CHANNELS and goes_by_channels(graph),
+                          processes=ranks.place().size)
         share(program, graph)
         x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
         (scores, *others), backward = write(program, graph, [x])
@@ -218,9 +220,8 @@ def _shared(program, count):
     world = ranks.world()
     if world is None:
         return {}
-    each = program.per_block
-    shards = math.ceil(math.ceil(count / each) / blocks_per_shard(count, each))
-    return {"shards": world.shards(shards), "at_seam": partial(exchange, world, shards)}
+    shards = shards_of(count, program.per_block)
+    return {"share": (*world.shards(shards), world.rank), "at_seam": partial(exchange, world, shards)}
 
 
 def result(criterion, loss, scores, labels):

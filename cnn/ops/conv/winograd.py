@@ -83,10 +83,11 @@ def _weight_gradient_of_all(program, dy, x, dw, g, t):
     du = program.copies(t.n**2 * LANES * (OUTPUTS * groups + 1), PER_ACTIVE_BLOCK)
     program.add("winograd_tiles", lambda: dict(x=x, dy=dy, zero=zeros(x.row, program.dtype), d=d, v=v, rows=rows,
                                                chunk=t.tiles, padded=padded, **t.sizes))
+    tasks = -(-padded // OUTPUTS)
     program.after("winograd_dw_all", lambda: dict(
         d=d, rows=rows, du=du, dw=dw, tile=t.m, kernel=g.kernel[0], channels=g.channels, outputs=g.outputs,
         tiles=t.tiles, at=at, padded=padded, each=OUTPUTS, d_block=d.step, rows_block=rows.step),
-        -(-padded // OUTPUTS))
+        tasks, ([dw], [min(i * OUTPUTS, g.outputs) for i in range(tasks + 1)]))
 
 
 def _outer_sizes(program, numbers, rows):

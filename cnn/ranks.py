@@ -113,7 +113,7 @@ class World:
     def _filled(self, parts: list[list[np.ndarray]], there: np.ndarray, sizes: list[int]) -> None:
         at = 0
         for rank, part in enumerate(parts):
-            if rank == self.rank:
+            if rank == self.rank or not sizes[rank]:
                 at += sizes[rank]
                 continue
             for array in part:
@@ -122,7 +122,11 @@ class World:
 
     def largest(self, value: int) -> int:
         """The largest value that any rank has."""
-        return max(self._comm.allgather(value))
+        return max(self.all(value))
+
+    def all(self, value: Any) -> list[Any]:
+        """The values that the ranks have, which can be pickled."""
+        return self._comm.allgather(value)
 
     def told(self, value: Any) -> Any:
         """The value that rank 0 has, which can be pickled."""
@@ -130,7 +134,7 @@ class World:
 
     def same(self, owner: str, facts: dict) -> None:
         """Raise ValueError, naming the fact and the ranks, unless all have the same facts."""
-        for rank, others in enumerate(self._comm.allgather(facts)):
+        for rank, others in enumerate(self.all(facts)):
             for name, value in facts.items():
                 if others.get(name) != value:
                     raise ValueError(f"{owner}: all ranks must have the same {name}, but that of rank {self.rank} is "

@@ -185,6 +185,8 @@ def test_data_that_no_run_can_use(tmp_path, capsys, monkeypatch, arguments, word
     (["--inference", "--no-torch", "--batch", "20"], {"threads": 2}),
     (["--kernels", "--batch", "20"], {"batch": 20}),
     (["--busy", "1", "--batch", "20"], {"busy": 1, "rounds": 2}),
+    (["--ranks", "1,2", "--batch", "40", "--latency", "5", "--bandwidth", "8"],
+     {"batch": 40, "latency_seconds": 5e-6, "bytes_per_second": 1e9}),
 ])
 def test_bench_prints_and_writes_its_figures(options, wanted, tmp_path, capsys, set_threads):
     set_threads(2)
@@ -193,7 +195,7 @@ def test_bench_prints_and_writes_its_figures(options, wanted, tmp_path, capsys, 
     assert "lenet5" in said
     if "--inference" in options:
         assert set(figures["1"]["microseconds"]) == set(figures["20"]["microseconds"]) == {"compiled", "model(x)"}
-    assert figures.items() >= {"net": "lenet5", **wanted}.items()
+    assert figures == {**figures, "net": "lenet5", **wanted}
     if "--scaling" in options:
         rates = figures["images_per_second"]
         assert list(rates) == ["1", "2"] and cnn.get_num_threads() == 2
@@ -215,6 +217,8 @@ def test_bench_refuses_what_it_cannot_time(capsys):
         assert f"with commas between them, got {wrong!r}" in capsys.readouterr().err
     ends(1, "bench", "--rounds", "0")
     assert "--rounds must be at least 1, got 0" in capsys.readouterr().err
+    ends(1, "bench", "--ranks", "2", "--bandwidth", "0")
+    assert "--bandwidth must be a finite number above 0, got 0" in capsys.readouterr().err
     ends(1, "bench", "--busy", "-1")
     assert "--busy must be at least 1, got -1" in capsys.readouterr().err
 

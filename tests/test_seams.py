@@ -5,9 +5,11 @@ import threading
 
 import numpy as np
 import pytest
-from together import on_ranks
+from together import Comm, on_ranks
 
 import cnn
+from cnn import ranks
+from cnn.bench.ranks import Silent, Trained
 from cnn.engine.program import Program
 from cnn.ops import linear
 from cnn.training import checkpoint, step
@@ -50,6 +52,29 @@ def trained(net, batch):
     trainer = cnn.Trainer(model, optimizer, max_grad_norm=1, progress=False)
     trainer.fit(cnn.data.DataLoader(data, batch, shuffle=True), 2)
     return checkpoint.digest(trainer.state_dict())
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_the_model_of_ranks_counts_the_bytes_that_come(size, monkeypatch):
+    """What `cnn bench --ranks` counts without other ranks is what comes from them."""
+    got = [0] * size
+
+    def counted(method):
+        def call(comm, *arguments):
+            target = arguments[method != "Irecv"][0]
+            got[comm.rank] += target.nbytes - (arguments[0][0].nbytes if method == "Allgatherv" else 0)
+            return original(comm, *arguments)
+        original = getattr(Comm, method)
+        return call
+    for method in ("Irecv", "Allgatherv", "Alltoallv"):
+        monkeypatch.setattr(Comm, method, counted(method))
+
+    def work(world):
+        silent = Silent(size, world.rank)
+        Trained("resnet20", 52, ranks.World(silent))        # each takes one step
+        Trained("resnet20", 52, world)
+        return silent.bytes
+    assert on_ranks(size, work) == got and min(got) > 1e6
 
 
 @pytest.mark.parametrize("net", [plain, deep, wide])

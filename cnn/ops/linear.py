@@ -11,7 +11,7 @@ from cnn.ops import pointwise
 from cnn.ops.conv import channels
 from cnn.ops.operation import Operation
 
-DIVIDED = 1 << 27       # multiply-adds of a weight gradient for which it pays to exchange what each process has made
+DIVIDED = 1 << 24       # multiply-adds of a weight gradient for which it pays to exchange what each process has made
 
 
 def linear(program, x, w, b, outputs, relu=False):

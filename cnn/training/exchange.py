@@ -40,8 +40,8 @@ def exchange(world: World, count: int, rows: Rows, divided: Divided = ()) -> Non
             add_rows(array[first:first + width], tuple((row, 1) for row in range(width)))
     leaves = [node for part in nodes for node in part]
     scattered = world.size > 2 and sum(array[0].nbytes for array in sums) >= SCATTER
-    whole = [[array[cuts[rank] * each:cuts[rank + 1] * each] for array, each in rows if each]
-             for rank in range(world.size)]
+    whole = [[array[first * each:stop * each] for array, each in rows if each] if first < stop else []
+             for first, stop in pairwise(cuts)]
     for arrays, bounds in divided:
         tasks = world.cuts(len(bounds) - 1)
         for rank, part in enumerate(whole):

@@ -131,14 +131,15 @@ class Step(NamedTuple):
         return (*kind, *batch.form, source, model.dtype or batch.images.dtype, model.made_of(), model.modes(),
                 getattr(self.criterion, "key", lambda: id(self.criterion))(), circumstances())
 
-    def written(self, batch):
-        """A program for such batches; `loss` is what its runs tell of the loss."""
+    def written(self, batch, processes=None):
+        """A program for such batches; `loss` is what its runs tell of the loss. processes: how many share it; default:
+        the ranks."""
         dtype = batch.images.dtype if batch.dataset is None else self.model.dtype or np.dtype(np.float32)
         shape, learns = batch.form[0], self.optimizer is not None
         graph = optimised(graph_of(self.model, [shape], dtype), learns)
         program = Program(dtype, batch.count, steps=STEPS, gradients=learns,
                           by_channels=learns and batch.layout == CHANNELS and goes_by_channels(graph),
-                          processes=ranks.place().size)
+                          processes=processes or ranks.place().size)
         share(program, graph)
         x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
         (scores, *others), backward = write(program, graph, [x])
@@ -194,10 +195,11 @@ def _fetch(program, shape, batch):
     return y
 
 
-def execute(program, batch, before=None):
+def execute(program, batch, before=None, world=None):
     """Run a program that `Step.written` returned: for each step the sum of its losses, what to divide it by, and how
-    many images were right. `before(step)`: see Program.run."""
-    steps, count, fused, shared = batch.steps, batch.count, program.loss, _shared(program, batch.count)
+    many images were right. `before(step)`: see Program.run. world: the ranks that share it; default: all there are."""
+    steps, count, fused = batch.steps, batch.count, program.loss
+    shared = _shared(program, batch.count, world or ranks.world())
     if batch.dataset is not None and batch.dataset.num_classes > fused.classes:
         raise ValueError(f"Trainer: the data set has {batch.dataset.num_classes} classes, but the model's output "
                          f"only {fused.classes}")
@@ -215,9 +217,8 @@ def execute(program, batch, before=None):
     return results
 
 
-def _shared(program, count):
+def _shared(program, count, world):
     """How a run on batches of so many images is shared with other ranks, if there are any: arguments of Program.run."""
-    world = ranks.world()
     if world is None:
         return {}
     shards = shards_of(count, program.per_block)

@@ -22,6 +22,7 @@ MAX_ELEMENTS = 2**40  # no array may have more elements
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 Size = int | tuple[int, int]    # of something with rows and columns: (height, width), or one number for both
+Padding = Size | tuple[tuple[int, int], tuple[int, int]]    # a Size, or ((top, bottom), (left, right))
 
 
 # ---------------------------------------------------------------------------------------------- numbers
@@ -141,8 +142,9 @@ def block(owner, what, *sizes):
 def padding(owner, value, kernel, stride, dilation):
     """Return a convolution's zero padding as ((top, bottom), (left, right)).
 
-    value: an integer, a pair (height, width), "valid" (none) or "same" (the output has the input's size;
-    stride 1 only; when the total is odd the extra row or column goes to the bottom or right, as in PyTorch).
+    value: an integer, a pair (height, width), ((top, bottom), (left, right)), "valid" (none) or "same" (the output has
+    the input's size; stride 1 only; when the total is odd the extra row or column goes to the bottom or right, as in
+    PyTorch).
     kernel, stride, dilation: pairs. Raises TypeError or ValueError for anything else.
     """
     if isinstance(value, str):
@@ -157,8 +159,28 @@ def padding(owner, value, kernel, stride, dilation):
         totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         top, left = (total // 2 for total in totals)
         return (top, totals[0] - top), (left, totals[1] - left)
-    height, width = pair(owner, "padding", value)
-    return (height, height), (width, width)
+    return sides(owner, value)
+
+
+def sides(owner, value):
+    """Return ((top, bottom), (left, right)) padding from an integer, a pair (height, width) or four numbers so nested.
+
+    Raises TypeError or ValueError for anything else.
+    """
+    if not (isinstance(value, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in value)):
+        height, width = pair(owner, "padding", value)
+        return (height, height), (width, width)
+    if len(value) != 2 or not all(isinstance(side, (tuple, list)) and len(side) == 2 for side in value):
+        raise ValueError(f"{owner}: padding must be an integer, a pair or ((top, bottom), (left, right)), got "
+                         f"{shown(value)}")
+    return pair(owner, "padding", value[0]), pair(owner, "padding", value[1])
+
+
+def pool_padding(owner, value):
+    """Return a pooling's padding, checked: a pair (height, width), or ((top, bottom), (left, right)) if so given."""
+    height, width = sides(owner, value)
+    nested = isinstance(value, (tuple, list)) and isinstance(value[0], (tuple, list))
+    return (height, width) if nested else (height[0], width[0])
 
 
 def conv_output(owner, size, kernel, stride, padding, dilation):
@@ -181,18 +203,23 @@ def conv_output(owner, size, kernel, stride, padding, dilation):
 def pool_output(owner, size, kernel, stride, padding, ceil_mode):
     """Return a pooling layer's (out_h, out_w) by PyTorch's rule.
 
-    size: (H, W) of the input. kernel, stride, padding: pairs. With ceil_mode a last window that hangs over
-    the far edge counts too, provided that it starts inside the input or the near padding. Every window holds
-    at least one input element. Raises ValueError for an empty input, a padding of more than half the
-    kernel, a kernel that leaves no output, or sizes beyond 2**31 - 1.
+    size: (H, W) of the input. kernel, stride: pairs. padding: as `pool_padding` returns it. With ceil_mode a last
+    window that hangs over the far edge counts too, provided that it starts inside the input or the near padding. Every
+    window holds at least one input element. Raises ValueError for an empty input, a padding of more than half the
+    kernel, or, where each side has its own, of a kernel or more, a kernel that leaves no output, or sizes beyond
+    2**31 - 1.
     """
-    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+    nested = isinstance(padding[0], tuple)
+    if not nested and any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
         raise ValueError(
             f"{owner}: padding must be at most half of kernel_size {_by(kernel)}, got {_by(padding)}"
         )
-    padded = _padded(owner, size, [(p, p) for p in padding])
+    if nested and any(max(sides) >= k for sides, k in zip(padding, kernel, strict=True)):
+        raise ValueError(f"{owner}: padding must be less than kernel_size {_by(kernel)}, got {padding}")
+    pads = padding if nested else [(p, p) for p in padding]
+    padded = _padded(owner, size, pads)
     out = []
-    for extent, side, k, s, p in zip(padded, size, kernel, stride, padding, strict=True):
+    for extent, side, k, s, (p, _) in zip(padded, size, kernel, stride, pads, strict=True):
         spare = extent - k + (s - 1 if ceil_mode else 0)
         count = spare // s + 1
         if ceil_mode and (count - 1) * s >= side + p:

@@ -16,6 +16,8 @@ def _conv2d(F, operation, p, x):
     padding = operation.padding
     if isinstance(padding, str) and max(operation.stride) > 1:
         raise ValueError(f"to_torch: padding {padding!r} with stride {operation.stride} is not PyTorch's")
+    if not isinstance(padding, (str, int)) and not isinstance(padding[0], int):
+        x, padding = F.pad(x, (*padding[1], *padding[0])), 0
     return F.conv2d(x, p["weight"], p.get("bias"), operation.stride, padding, operation.dilation, operation.groups)
 
 
@@ -30,13 +32,24 @@ def _batch_norm(F, operation, p, x):
     return F.batch_norm(x, mean, var, p.get("weight"), p.get("bias"), training, momentum or 0.0, operation.eps)
 
 
+def _padded(F, x, options, value):
+    """x and the options of a pooling, where each side has a padding of its own padded before it."""
+    padding = options.get("padding", (0, 0))
+    if isinstance(padding[0], int):
+        return x, options
+    if options["ceil_mode"] or not options.get("count_include_pad", True):
+        raise ValueError(f"to_torch: padding {padding} with ceil_mode or without count_include_pad is not PyTorch's")
+    return F.pad(x, (*padding[1], *padding[0]), value=value), {**options, "padding": 0}
+
+
 def _max_pool2d(F, operation, p, x):
-    x = F.relu(x) if operation.relu else x
-    return (F.adaptive_max_pool2d if "output_size" in operation.options else F.max_pool2d)(x, **operation.options)
+    x, options = _padded(F, F.relu(x) if operation.relu else x, operation.options, -float("inf"))
+    return (F.adaptive_max_pool2d if "output_size" in operation.options else F.max_pool2d)(x, **options)
 
 
 def _avg_pool2d(F, operation, p, x):
-    y = (F.adaptive_avg_pool2d if "output_size" in operation.options else F.avg_pool2d)(x, **operation.options)
+    x, options = _padded(F, x, operation.options, 0.0)
+    y = (F.adaptive_avg_pool2d if "output_size" in options else F.avg_pool2d)(x, **options)
     return y.flatten(1) if operation.flat else y
 
 

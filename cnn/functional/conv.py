@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from cnn.engine.parameter import Parameter
     from cnn.functional.common import Gradients, Images
     from cnn.ops.conv import windows
-    from cnn.shapes import Size
+    from cnn.shapes import Padding, Size
 
 
-def _convolution(name: str, x_shape: tuple[int, ...], w: np.ndarray, stride: Size, padding: Size | str, dilation: Size,
-                 groups: int) -> windows.Geometry:
+def _convolution(name: str, x_shape: tuple[int, ...], w: np.ndarray, stride: Size, padding: Padding | str,
+                 dilation: Size, groups: int) -> windows.Geometry:
     """Checked geometry of a convolution, and what identifies its program."""
     groups = shapes.integer(name, "groups", groups, 1)
     channels, outputs = x_shape[1], w.shape[0]
@@ -40,12 +40,12 @@ def _convolution(name: str, x_shape: tuple[int, ...], w: np.ndarray, stride: Siz
 
 
 def conv2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None, stride: Size = 1,
-           padding: Size | str = 0, dilation: Size = 1, groups: int = 1) -> Images:
+           padding: Padding | str = 0, dilation: Size = 1, groups: int = 1) -> Images:
     """2-D convolution: y[k, i, j] = b[k] + sum_{c, m, n} x[c, i*s + m*d - p, j*s + n*d - p] w[k, c, m, n].
 
     x: (N, C, H, W); w: (K, C / groups, R, S); b: (K,) or None. stride (s), dilation (d): int or pair; padding (p): int,
-    pair, "same" or "valid". groups: number of independent convolutions that the channels are divided into.
-    Returns y: (N, K, OH, OW).
+    pair, ((top, bottom), (left, right)), "same" or "valid". groups: number of independent convolutions that the
+    channels are divided into. Returns y: (N, K, OH, OW).
 
         >>> x = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]).reshape(1, 1, 3, 3)
         >>> w = np.array([[1.0, 2], [3, 4]]).reshape(1, 1, 2, 2)
@@ -78,7 +78,7 @@ def conv2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | Non
     return y
 
 
-def conv2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Size = 1, padding: Size | str = 0,
+def conv2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Size = 1, padding: Padding | str = 0,
                     dilation: Size = 1, groups: int = 1, need_dx: bool = True) -> Gradients:
     """Gradients of `conv2d`. dy: the gradient of the loss by y, of y's shape.
 

@@ -14,23 +14,23 @@ from cnn.ops import pool
 
 if TYPE_CHECKING:
     from cnn.functional.common import Images
-    from cnn.shapes import Size
+    from cnn.shapes import Padding, Size
 
 
-def _windows(name: str, size: tuple[int, ...], kernel_size: Size, stride: Size | None, padding: Size,
+def _windows(name: str, size: tuple[int, ...], kernel_size: Size, stride: Size | None, padding: Padding,
              *flags: bool) -> tuple[dict, tuple]:
     """Windows of a pooling, and what tells them from others."""
     kernel = shapes.pair(name, "kernel_size", kernel_size, 1)
     stride = kernel if stride is None else shapes.pair(name, "stride", stride, 1)
-    key = (tuple(size), kernel, stride, shapes.pair(name, "padding", padding, 0), *map(bool, flags))
+    key = (tuple(size), kernel, stride, shapes.pool_padding(name, padding), *map(bool, flags))
     return pool.windows(name, *key), key
 
 
-def _options(name: str, kernel_size: Size, stride: Size | None, padding: Size, ceil_mode: bool) -> dict:
+def _options(name: str, kernel_size: Size, stride: Size | None, padding: Padding, ceil_mode: bool) -> dict:
     """What a pooling operation of values takes."""
     kernel = shapes.pair(name, "kernel_size", kernel_size, 1)
     return {"kernel_size": kernel, "stride": kernel if stride is None else shapes.pair(name, "stride", stride, 1),
-            "padding": shapes.pair(name, "padding", padding, 0), "ceil_mode": bool(ceil_mode)}
+            "padding": shapes.pool_padding(name, padding), "ceil_mode": bool(ceil_mode)}
 
 
 def _adaptive_windows(name: str, size: tuple[int, ...], output_size: Size) -> tuple[dict, tuple]:
@@ -39,23 +39,23 @@ def _adaptive_windows(name: str, size: tuple[int, ...], output_size: Size) -> tu
 
 
 @overload
-def max_pool2d(x: np.ndarray, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+def max_pool2d(x: np.ndarray, kernel_size: Size, stride: Size | None = None, padding: Padding = 0,
                ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @overload
-def max_pool2d(x: Value, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+def max_pool2d(x: Value, kernel_size: Size, stride: Size | None = None, padding: Padding = 0,
                ceil_mode: bool = False) -> Value: ...
 
 
-def max_pool2d(x: np.ndarray | Value, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+def max_pool2d(x: np.ndarray | Value, kernel_size: Size, stride: Size | None = None, padding: Padding = 0,
                ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray] | Value:
     """Max pooling. Returns y: (N, C, OH, OW), and the winners' indices, int64 of y's shape, into the flattened H*W
     plane.
 
-    x: (N, C, H, W). kernel_size, stride (default: kernel_size), padding: int or pair; ceil_mode: whether a window that
-    hangs over the far edge counts. Of equal values the first in row-major order wins, a NaN wins over everything,
-    padding never wins.
+    x: (N, C, H, W). kernel_size, stride (default: kernel_size), padding: int, pair or
+    ((top, bottom), (left, right)); ceil_mode: whether a window that hangs over the far edge counts. Of equal values the
+    first in row-major order wins, a NaN wins over everything, padding never wins.
     """
     if isinstance(x, Value):
         return apply(pool.MaxPool2d("max_pool2d", **_options("max_pool2d", kernel_size, stride, padding, ceil_mode)), x)
@@ -144,7 +144,7 @@ def _input_size(name: str, input_shape: tuple[int, ...], dy: np.ndarray) -> tupl
     return height, width
 
 
-def avg_pool2d(x: Images, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False,
+def avg_pool2d(x: Images, kernel_size: Size, stride: Size | None = None, padding: Padding = 0, ceil_mode: bool = False,
                count_include_pad: bool = True) -> Images:
     """Average pooling. x: (N, C, H, W). Returns y: (N, C, OH, OW).
 
@@ -161,7 +161,7 @@ def avg_pool2d(x: Images, kernel_size: Size, stride: Size | None = None, padding
 
 
 def avg_pool2d_backward(dy: np.ndarray, input_shape: tuple[int, ...], kernel_size: Size, stride: Size | None = None,
-                        padding: Size = 0, ceil_mode: bool = False, count_include_pad: bool = True) -> np.ndarray:
+                        padding: Padding = 0, ceil_mode: bool = False, count_include_pad: bool = True) -> np.ndarray:
     """Gradient of `avg_pool2d`: each pixel of a window gets dy over the window's number of pixels.
 
     dy: (N, C, OH, OW); input_shape: (N, C, H, W). kernel_size, stride, padding, ceil_mode and count_include_pad are

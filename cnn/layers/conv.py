@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
     from cnn.graph import Value
-    from cnn.shapes import Size
+    from cnn.shapes import Padding, Size
 
 
 class Conv2d(Module):
@@ -25,10 +25,11 @@ class Conv2d(Module):
     x: (N, in_channels, H, W); weight: (out_channels, in_channels / groups, R, S); bias: (out_channels,);
     y: (N, out_channels, OH, OW) with OH = (H + top + bottom - dilation*(R - 1) - 1) // stride + 1.
 
-    kernel_size, stride, dilation: an int or a pair (height, width). padding: an int, a pair, "valid"
-    (none) or "same" (the output has the input's size; stride 1 only). groups: number of independent
-    convolutions that the channels are divided into; groups = in_channels is a depthwise convolution. init: a name from
-    cnn.init.INITIALISERS; seed: int, or a numpy Generator to draw from; dtype: float32 or float64.
+    kernel_size, stride, dilation: an int or a pair (height, width). padding: an int, a pair,
+    ((top, bottom), (left, right)), "valid" (none) or "same" (the output has the input's size; stride 1 only).
+    groups: number of independent convolutions that the channels are divided into; groups = in_channels is a depthwise
+    convolution. init: a name from cnn.init.INITIALISERS; seed: int, or a numpy Generator to draw from; dtype: float32
+    or float64.
 
         >>> conv = cnn.Conv2d(3, 16, kernel_size=5, stride=2, padding=2)
         >>> conv(np.zeros((1, 3, 32, 32), np.float32)).shape
@@ -40,7 +41,7 @@ class Conv2d(Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1,
-                 padding: Size | str = 0, dilation: Size = 1, groups: int = 1, bias: bool = True, *,
+                 padding: Padding | str = 0, dilation: Size = 1, groups: int = 1, bias: bool = True, *,
                  init: str = "kaiming_uniform", seed: int | np.random.Generator = 0,
                  dtype: DTypeLike = np.float32) -> None:
         super().__init__()

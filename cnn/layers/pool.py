@@ -10,7 +10,7 @@ from cnn.ops import pool
 
 if TYPE_CHECKING:
     from cnn.graph import Value
-    from cnn.shapes import Size
+    from cnn.shapes import Padding, Size
 
 
 class _Windows(Module):
@@ -24,20 +24,20 @@ class _Windows(Module):
 class _Pool(_Windows):
     """Windows of one size, every `stride` pixels."""
 
-    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0,
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Padding = 0,
                  ceil_mode: bool = False) -> None:
         super().__init__()
         name = type(self).__name__
         self.kernel_size = shapes.pair(name, "kernel_size", kernel_size, 1)
         self.stride = self.kernel_size if stride is None else shapes.pair(name, "stride", stride, 1)
-        self.padding = shapes.pair(name, "padding", padding, 0)
+        self.padding = shapes.pool_padding(name, padding)
         self.ceil_mode = bool(ceil_mode)
 
     def options(self) -> dict:
         """What the operation takes, checked."""
         name = type(self).__name__
         kernel, stride = (shapes.pair(name, what, getattr(self, what), 1) for what in ("kernel_size", "stride"))
-        return {"kernel_size": kernel, "stride": stride, "padding": shapes.pair(name, "padding", self.padding),
+        return {"kernel_size": kernel, "stride": stride, "padding": shapes.pool_padding(name, self.padding),
                 "ceil_mode": self.ceil_mode}
 
     def extra_repr(self) -> str:
@@ -78,7 +78,8 @@ class MaxPool2d(_Max, _Pool):
     """The largest value of each window; the gradient goes to that value alone.
 
     x: (N, C, H, W); y: (N, C, OH, OW). kernel_size, stride (default: kernel_size), padding: an int or a
-    pair (height, width); padding is at most half the kernel and never wins. With ceil_mode a window that
+    pair (height, width), at most half the kernel, or ((top, bottom), (left, right)), each less than the kernel; padding
+    never wins. With ceil_mode a window that
     hangs over the far edge counts. Of equal values the first in row-major order wins; NaN wins over all.
 
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
@@ -89,14 +90,14 @@ class AvgPool2d(_Average, _Pool):
     """The average of each window.
 
     x: (N, C, H, W); y: (N, C, OH, OW). kernel_size, stride (default: kernel_size), padding: an int or a
-    pair (height, width); padding is at most half the kernel and counts as zeros, or not at all without
-    count_include_pad. With ceil_mode a window that hangs over the far edge counts; what lies beyond the
-    padding there belongs to no average.
+    pair (height, width), at most half the kernel, or ((top, bottom), (left, right)), each less than the kernel; padding
+    counts as zeros, or not at all without count_include_pad. With ceil_mode a window that hangs over the far edge
+    counts; what lies beyond the padding there belongs to no average.
 
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """
 
-    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False,
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Padding = 0, ceil_mode: bool = False,
                  count_include_pad: bool = True) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.count_include_pad = bool(count_include_pad)

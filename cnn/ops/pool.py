@@ -18,9 +18,9 @@ def windows(owner, size, kernel, stride, padding, ceil_mode, count_include_pad=T
     """
     out = shapes.pool_output(owner, size, kernel, stride, padding, ceil_mode)
     axes = []
-    for side, n, k, s, p in zip(size, out, kernel, stride, padding, strict=True):
-        first = np.arange(n) * s - p
-        stop = np.minimum(first + k, side + p)
+    for side, n, k, s, (before, after) in zip(size, out, kernel, stride, shapes.sides(owner, padding), strict=True):
+        first = np.arange(n) * s - before
+        stop = np.minimum(first + k, side + after)
         low, high = np.maximum(first, 0), np.minimum(stop, side)
         axes.append((low, high, stop - first if count_include_pad else high - low))
     return _tables(size, axes)
@@ -110,8 +110,8 @@ def avg_pool2d_backward(program, dy, win):
 
 
 class _Pool(Operation):
-    """options: kernel_size, stride, padding (pairs) and ceil_mode, perhaps count_include_pad; or output_size (a pair),
-    for windows that spread over the input."""
+    """options: kernel_size, stride (pairs), padding (see shapes.pool_padding) and ceil_mode, perhaps
+    count_include_pad; or output_size (a pair), for windows that spread over the input."""
 
     def __init__(self, owner, **options):
         super().__init__(owner)

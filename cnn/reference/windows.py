@@ -21,11 +21,12 @@ def pool_windows(owner, size, kernel_size, stride, padding, ceil_mode):
     the last window, what of it is the padding that was asked for, (out_h, out_w) and the list of taps."""
     kernel = shapes.pair(owner, "kernel_size", kernel_size, minimum=1)
     stride = kernel if stride is None else shapes.pair(owner, "stride", stride, minimum=1)
-    pad = shapes.pair(owner, "padding", padding)
+    pad = shapes.pool_padding(owner, padding)
     out = shapes.pool_output(owner, size, kernel, stride, pad, ceil_mode)
     ends = [(o - 1) * s + k for o, s, k in zip(out, stride, kernel, strict=True)]
-    pads = [(p, max(end - p - side, 0)) for end, p, side in zip(ends, pad, size, strict=True)]
-    asked = [(p, min(p, after)) for p, (_, after) in zip(pad, pads, strict=True)]
+    wanted = shapes.sides(owner, pad)
+    pads = [(p, max(end - p - side, 0)) for end, (p, _), side in zip(ends, wanted, size, strict=True)]
+    asked = [(p, min(far, after)) for (p, far), (_, after) in zip(wanted, pads, strict=True)]
     return pads, asked, out, taps(kernel, out, stride, dilation=(1, 1))
 
 

@@ -1,0 +1,361 @@
+"""Networks as data: a module made of a list of operations, as files describe networks.
+
+A new operation is one row of OPERATIONS: how to apply it, and how to tell its attributes.
+"""
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cnn import functional, shapes
+from cnn.engine.parameter import Parameter
+from cnn.graph import apply, build
+from cnn.layers.activation import Dropout, Dropout2d
+from cnn.layers.module import Module
+from cnn.layers.parts import named_modules, number_dropouts
+from cnn.ops import arithmetic, norm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+    from cnn.graph import Value
+    from cnn.ops.operation import Operation
+
+
+class OperationNode(NamedTuple):
+    """One operation of a GraphModule.
+
+    operation: a name from OPERATIONS. inputs: names of the values that it reads. output: the name of the one that it
+    makes. attributes: a dict that JSON can hold. parameters: a dict from what the operation calls its parameters and
+    buffers ("weight", "running_mean") to their names in the module. name: what it is called in print; texts all.
+    """
+
+    operation: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: Mapping[str, Any] = MappingProxyType({})
+    parameters: Mapping[str, str] = MappingProxyType({})
+    name: str = ""
+
+
+class Row(NamedTuple):
+    """How to apply an operation: `apply(module, node, values, things, **attributes)` returns a value; things: the
+    Parameters and buffers by what the operation calls them. And how to tell the attributes of one: `tell(operation)`
+    returns a dict. roles: what it may call its parameters and buffers; those with "?" may be missing."""
+
+    apply: Callable
+    tell: Callable = lambda operation: {}
+    roles: tuple[str, ...] = ()
+
+
+def _of_one(function, **fixed):
+    """A function of one value, without parameters."""
+    return lambda module, node, values, things, **more: function(*values, **fixed, **more)
+
+
+def _conv2d(module, node, values, things, *, stride=1, padding=0, dilation=1, groups=1):
+    return functional.conv2d(*values, things["weight"], things.get("bias"), stride, padding, dilation, groups)
+
+
+def _linear(module, node, values, things):
+    return functional.linear(*values, things["weight"], things.get("bias"))
+
+
+def _batch_norm(module, node, values, things, *, eps=1e-5, momentum=0.1):
+    x, = values
+    name, shape = "batch_norm", (x.image[0],)
+    for role, thing in things.items():
+        shapes.array(name, role, thing._data if isinstance(thing, Parameter) else thing,
+                     () if role == "num_batches_tracked" else shape, np.int64 if "tracked" in role else x.dtype)
+    momentum = momentum if momentum is None else shapes.number(name, "momentum", momentum, 0, 1)
+    fixed = (things.get("weight"), things.get("bias"), things["running_mean"], things["running_var"],
+             shapes.number(name, "eps", eps, 0))
+    if not module.training:
+        return apply(norm.BatchNorm2d(name, *fixed), x)
+    tracked = things.get("num_batches_tracked")
+    if tracked is None and momentum is None:
+        raise ValueError(f"{name}: momentum must be a number where num_batches_tracked is missing, got None")
+    tracked = np.zeros((), np.int64) if tracked is None else tracked
+    return apply(norm.BatchNorm2d(name, *fixed, True, momentum, tracked), x)
+
+
+def _group_norm(module, node, values, things, *, groups, eps=1e-5):
+    return functional.group_norm(*values, groups, things.get("weight"), things.get("bias"), eps)
+
+
+def _pooled(kind, adaptive):
+    def call(module, node, values, things, *, flat=False, output_size=None, **options):
+        name = f"{kind}_pool2d"
+        if kind == "avg" and flat and output_size in (1, (1, 1), [1, 1]):
+            return build.reduced("mean", *values, (2, 3), False)
+        if output_size is None:
+            y = getattr(functional, name)(*values, **options)
+        else:
+            y = adaptive(*values, output_size, **options)
+        return build.flatten(y) if flat else y
+    return call
+
+
+def _tell_pool(operation):
+    return dict(operation.options) | (
+        {"flat": True} if getattr(operation, "flat", False) else {})
+
+
+def _dropout(module, node, values, things, *, p=0.5, whole=False, seed=None):
+    return module._dropouts[node.output](*values)
+
+
+def _binary(kind):
+    return lambda module, node, values, things: build.arithmetic(kind, *values)
+
+
+def _affine(module, node, values, things, *, factor, summand=0.0):
+    x, = values
+    return apply(arithmetic.Affine(*(shapes.number("affine", name, value) for name, value in
+                                     (("factor", factor), ("summand", summand)))), x)
+
+
+def _reciprocal(module, node, values, things, *, number=1.0):
+    x, = values
+    return apply(arithmetic.Reciprocal(shapes.number("reciprocal", "number", number)), x)
+
+
+def _sum(module, node, values, things, *, dim):
+    return build.reduced("sum", *values, dim, keepdim=True)
+
+
+def _reshape(module, node, values, things, *, image):
+    x, = values
+    if not isinstance(image, (tuple, list)) or len(image) not in (1, 3):
+        raise ValueError(f"reshape: image must be (C, H, W) or (features,), got {shapes.shown(image)}")
+    image = tuple(shapes.integer("reshape", "image", n, 1) for n in image)
+    return x if image == x.image else apply(arithmetic.Reshape("reshape", image), x)
+
+
+def _parameter(module, node, values, things, *, image):
+    like, = values      # says which graph: its elements are not read
+    image = tuple(shapes.integer("parameter", "image", n, 1) for n in image)
+    if things["parameter"].size != np.prod(image, dtype=object) or len(image) not in (1, 3):
+        raise ValueError(f"parameter: image must be of {things['parameter'].size} elements, got {image}")
+    return build.constant(things["parameter"], image, like)
+
+
+def _slice(module, node, values, things, *, first, stop):
+    x, = values
+    return x[:, shapes.integer("slice", "first", first):shapes.integer("slice", "stop", stop)]
+
+
+_AFFINE_PARAMETERS = ("weight?", "bias?")
+
+OPERATIONS: dict[str, Row] = {
+    "conv2d": Row(_conv2d, lambda o: {name: getattr(o, name) for name in ("stride", "padding", "dilation", "groups")},
+                  ("weight", "bias?")),
+    "linear": Row(_linear, roles=("weight", "bias?")),
+    "batch_norm": Row(_batch_norm, lambda o: {"eps": o.eps, "momentum": o.momentum},
+                      (*_AFFINE_PARAMETERS, "running_mean", "running_var", "num_batches_tracked?")),
+    "group_norm": Row(_group_norm, lambda o: {"groups": o.groups, "eps": o.eps}, _AFFINE_PARAMETERS),
+    "max_pool2d": Row(_pooled("max", functional.adaptive_max_pool2d), _tell_pool),
+    "avg_pool2d": Row(_pooled("avg", functional.adaptive_avg_pool2d), _tell_pool),
+    **{name: Row(_of_one(getattr(functional, name))) for name in (
+        "relu", "tanh", "sigmoid", "silu", "gelu", "softmax", "log_softmax")},
+    "gelu_tanh": Row(_of_one(functional.gelu, approximate="tanh")),
+    "leaky_relu": Row(_of_one(functional.leaky_relu), lambda o: {"negative_slope": o.scalars["slope"]}),
+    "dropout": Row(_dropout, lambda o: {"p": o.p, "whole": o.whole}),
+    **{kind: Row(_binary(kind)) for kind in ("add", "subtract", "multiply", "divide")},
+    "affine": Row(_affine, lambda o: {"factor": o.factor, "summand": o.summand}),
+    "reciprocal": Row(_reciprocal, lambda o: {"number": o.number}),
+    "sum": Row(_sum, lambda o: {"dim": [i + 1 for i in o.axes]}),
+    "reshape": Row(_reshape, lambda o: {"image": o.image}),
+    "parameter": Row(_parameter, lambda o: {"image": o.image}, ("parameter",)),
+    "slice": Row(_slice, lambda o: {"first": o.first, "stop": o.stop}),
+    "cat": Row(lambda module, node, values, things: build.cat(values)),
+}
+
+
+class GraphModule(Module):
+    """A network from a list of operations: a module like any other, that is traced, trained and saved.
+
+        >>> net = cnn.layers.GraphModule(
+        ...     ["x"], [cnn.layers.OperationNode("linear", ("x",), "h", {}, {"weight": "first.weight"}),
+        ...             cnn.layers.OperationNode("relu", ("h",), "y")], "y",
+        ...     {"first.weight": np.eye(3, dtype=np.float32)})
+        >>> net(np.array([[1, -2, 3]], np.float32)).tolist(), list(net.state_dict())
+        ([[1.0, 0.0, 3.0]], ['first.weight'])
+
+    inputs: names of the inputs, in the order of the arguments. nodes: an iterable of OperationNodes, each after those
+    whose values it reads. outputs: the name of the output, a list of names, or a dict of them. parameters: arrays or
+    Parameters, of any shape that their operations take, by the names that they have in the state. buffers: likewise,
+    arrays that are not learnt, such as running statistics.
+
+    Attributes: inputs, nodes (tuples), outputs. Raises TypeError or ValueError for nodes that do not fit together, and
+    on the first use for shapes that do not.
+    """
+
+    def __init__(self, inputs: Iterable[str], nodes: Iterable[OperationNode],
+                 outputs: str | Sequence[str] | Mapping[str, str],
+                 parameters: Mapping[str, np.ndarray | Parameter] | None = None,
+                 buffers: Mapping[str, np.ndarray] | None = None) -> None:
+        super().__init__()
+        self.inputs = tuple(inputs)
+        self.nodes = tuple(OperationNode(*node) for node in nodes)
+        self.outputs = outputs
+        # "." in a name would make no attribute: this is what own_parameters, by which all else goes, looks at
+        self._own = MappingProxyType({name: p if isinstance(p, Parameter) else Parameter(p)
+                                      for name, p in (parameters or {}).items()})
+        self._buffers = dict(buffers or {})
+        self._dropouts: Mapping[str, Dropout] = MappingProxyType({})
+        self._check()
+        kinds = {True: Dropout2d, False: Dropout}
+        made = {node.output: kinds[bool(node.attributes.get("whole"))](
+            node.attributes.get("p", 0.5), seed=node.attributes.get("seed"))
+            for node in self.nodes if node.operation == "dropout"}
+        self._dropouts = MappingProxyType(made)
+        number_dropouts(self.modules())
+
+    def _check(self) -> None:
+        """Raise TypeError or ValueError where names do not fit together."""
+        if twice := set(self._own) & set(self._buffers):
+            raise ValueError(f"GraphModule: {shapes.shown(sorted(twice))} must be a parameter or a buffer, not both")
+        known = set(self.inputs)
+        if not self.inputs or len(known) < len(self.inputs):
+            raise ValueError(f"GraphModule: inputs must be different names, at least one, got "
+                             f"{shapes.shown(self.inputs)}")
+        for node in self.nodes:
+            where = f"GraphModule: node {shapes.shown(node.name or node.output)}"
+            if node.operation not in OPERATIONS:
+                raise ValueError(f"{where}: operation must be one of {', '.join(OPERATIONS)}, got "
+                                 f"{shapes.shown(node.operation)}")
+            for name in node.inputs:
+                if name not in known:
+                    raise ValueError(f"{where}: no node before it makes {shapes.shown(name)}")
+            if node.output in known:
+                raise ValueError(f"{where}: {shapes.shown(node.output)} is made twice")
+            known.add(node.output)
+            roles = OPERATIONS[node.operation].roles
+            for role in node.parameters:
+                if role not in roles and f"{role}?" not in roles:
+                    raise ValueError(f"{where}: {node.operation} has no parameter {shapes.shown(role)}")
+                if node.parameters[role] not in self._own and node.parameters[role] not in self._buffers:
+                    raise ValueError(f"{where}: there is no parameter {shapes.shown(node.parameters[role])}")
+            missing = [role for role in roles if not role.endswith("?") and role not in node.parameters]
+            if missing:
+                raise ValueError(f"{where}: {node.operation} must have a parameter {missing[0]!r}")
+        for name in self._output_names():
+            if name not in known:
+                raise ValueError(f"GraphModule: no node makes the output {shapes.shown(name)}")
+
+    def _output_names(self) -> list[str]:
+        outputs = self.outputs
+        return [outputs] if isinstance(outputs, str) else list(
+            outputs.values() if hasattr(outputs, "values") else outputs)
+
+    def __getstate__(self) -> dict:
+        return {name: dict(value) if isinstance(value, MappingProxyType) else value
+                for name, value in super().__getstate__().items()} | {
+            "nodes": tuple(node._replace(attributes=dict(node.attributes), parameters=dict(node.parameters))
+                           for node in self.nodes)}
+
+    def own_parameters(self) -> list[tuple[str, Parameter]]:
+        """(name, Parameter) of all, by the names that were given."""
+        return list(self._own.items())
+
+    def children(self) -> list[tuple[str, Module]]:
+        """(name, layer) of the dropouts, which have counters of their own."""
+        return list(self._dropouts.items())
+
+    def forward(self, *inputs: Value) -> Any:
+        """The outputs, put together as `outputs` is, of as many inputs as there are names for."""
+        if len(inputs) != len(self.inputs):
+            raise TypeError(f"GraphModule: it takes {len(self.inputs)} inputs, got {len(inputs)}")
+        graph, values = inputs[0].graph, dict(zip(self.inputs, inputs, strict=True))
+        assert graph is not None        # while it is traced
+        for node in self.nodes:
+            things = {role: self._own[name] if name in self._own else self._buffers[name]
+                      for role, name in node.parameters.items()}
+            graph.scope.append(node.name or node.output)
+            try:
+                given = [values[name] for name in node.inputs]
+                values[node.output] = OPERATIONS[node.operation].apply(self, node, given, things, **node.attributes)
+            finally:
+                graph.scope.pop()
+        names = self._output_names()
+        if isinstance(self.outputs, str):
+            return values[names[0]]
+        made = [values[name] for name in names]
+        return dict(zip(self.outputs, made, strict=True)) if hasattr(self.outputs, "values") else tuple(made)
+
+    def extra_repr(self) -> str:
+        """How many operations it has."""
+        return f"{len(self.nodes)} operations"
+
+    def __repr__(self) -> str:
+        return f"GraphModule({self.extra_repr()})"
+
+
+def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
+    """A GraphModule that computes what a model does, with copies of its parameters and buffers under their names.
+
+    image_shapes: of one image of each input, (C, H, W) or (features,). Its nodes are those of the model in training
+    mode. Arrays that `forward` computes with become parameters that are not trained, "constant0" and so on.
+
+    Raises TypeError or ValueError for shapes that do not fit, ValueError for a layer that is written in NumPy and for
+    an operation without a row in OPERATIONS. No other thread may use the model meanwhile.
+    """
+    from cnn.layers.running import graph_of
+    modes = [(module, module._mode) for module in model.modules()]
+    try:
+        graph = graph_of(model.train(), [tuple(shape) for shape in image_shapes])
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    named: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
+    named |= {id(array): name for name, array in model.named_buffers()}
+    values = {id(value): f"x{i or ''}" for i, value in enumerate(graph.inputs)}
+    parameters: dict[str, Parameter] = {}
+    buffers: dict[str, np.ndarray] = {name: array.copy() for name, array in model.named_buffers()}
+    nodes = []
+    for i, node in enumerate(graph.nodes):
+        operation = node.operation
+        if operation.name not in OPERATIONS or hasattr(operation, "layer"):
+            raise ValueError(f"graph_module: {operation.name} (module {node.modules[0]!r}) is no operation of a list")
+        roles = {}
+        for role, thing in _things(operation):
+            name = named.get(id(thing))
+            if name is None:
+                name = named[id(thing)] = f"constant{sum(n.startswith('constant') for n in parameters)}"
+            roles[role] = name
+            if isinstance(thing, Parameter) and name not in parameters:
+                parameters[name] = Parameter(thing._data, thing._requires_grad)
+                parameters[name].lr_scale = thing.lr_scale
+            elif not isinstance(thing, Parameter):
+                buffers.setdefault(name, thing.copy())
+        values[id(node.output)] = f"v{i}"
+        inputs = tuple(values[id(value)] for value in node.inputs) or ("x",)      # a parameter reads none
+        nodes.append(OperationNode(operation.name, inputs, f"v{i}", OPERATIONS[operation.name].tell(operation), roles,
+                                   node.modules[0]))
+    order = [name for name, _ in model.named_parameters()]
+    parameters = {name: parameters[name] for name in sorted(parameters, key=lambda name: (
+        order.index(name) if name in order else len(order)))}
+    names = [values[id(value)] for value in graph.outputs]
+    structure = graph.structure
+    outputs = names[0] if structure is None else dict(zip(structure, names, strict=True)) if isinstance(
+        structure, tuple) else names
+    made = GraphModule([values[id(value)] for value in graph.inputs], nodes, outputs, parameters, buffers)
+    named_parts = {name: part for name, part in named_modules(model)}
+    for node in made.nodes:
+        if node.operation == "dropout" and isinstance(named_parts.get(node.name), Dropout):
+            original = named_parts[node.name]
+            made._dropouts[node.output].number, made._dropouts[node.output].step = original.number, original.step
+    return made.train(model._mode)
+
+
+def _things(operation: Operation) -> list[tuple[str, Any]]:
+    """(what the operation calls it, Parameter or array) of its parameters and buffers."""
+    result: list[tuple[str, Any]] = list(operation.parameters.items())
+    if isinstance(operation, norm.BatchNorm2d):
+        result += [("running_mean", operation.mean), ("running_var", operation.var)]
+        result += [("num_batches_tracked", operation.tracked)] if operation.tracked is not None else []
+    return result

@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "measure a saved model, class by class",
     "predict": "classify pictures with a saved model",
     "serve": "classify pictures in a browser, or by HTTP",
+    "export": "write a saved model in another format, such as ONNX",
     "report": "plot a run, and write one HTML page of all figures",
     "sweep": "train many times and find the best settings (pip install 'cnn[sweep]')",
     "bench": "measure the speed, and PyTorch's if it is installed",

@@ -1,4 +1,5 @@
-"""Carrying models away: one file a format, with a table from our operations to its own."""
+"""Models in the formats of others: one file a format, with a table from our operations to its own."""
+from cnn.export.onnx_writing import onnx
 from cnn.export.pytorch import to_torch
 
-__all__ = ["to_torch"]
+__all__ = ["onnx", "to_torch"]

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cnn.differences import gradcheck
+    from cnn.export import load_onnx
     from cnn.layers.compiled import CompiledModel, compile
     from cnn.prediction import Prediction, Predictor, load
     from cnn.training.lr_finder import find_lr
@@ -78,8 +79,8 @@ __all__ = [
     "MaxPool2d", "Module", "ModuleList", "Parameter", "Prediction", "Predictor", "RMSprop", "ReLU", "Residual",
     "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat",
     "clip_grad_norm", "compile", "data", "debug", "find_lr", "functional", "get_num_threads", "get_winograd",
-    "gradcheck", "load", "load_model", "metrics", "models", "optim", "parameter_groups", "save_model", "schedules",
-    "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "gradcheck", "load", "load_model", "load_onnx", "metrics", "models", "optim", "parameter_groups", "save_model",
+    "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.
@@ -93,8 +94,8 @@ _LATER = {
     "evaluation": ("cnn.reports.evaluation", ""), "export": ("cnn.export", ""), "plots": ("cnn.plots", ""),
     "reference": ("cnn.reference", ""),
     "find_lr": ("cnn.training.lr_finder", "find_lr"), "gradcheck": ("cnn.differences", "gradcheck"),
-    "load": ("cnn.prediction", "load"), "Prediction": ("cnn.prediction", "Prediction"),
-    "Predictor": ("cnn.prediction", "Predictor"),
+    "load": ("cnn.prediction", "load"), "load_onnx": ("cnn.export", "load_onnx"),
+    "Prediction": ("cnn.prediction", "Prediction"), "Predictor": ("cnn.prediction", "Predictor"),
 }
 
 

@@ -1,0 +1,363 @@
+"""ONNX's operators as our operations: one row of TABLE each.
+
+A row is a function of the importer and the node; it returns what the node computes, or a list where that is several.
+The standard: https://onnx.ai/onnx/operators/.
+"""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnn.export import onnx_shapes
+from cnn.export.onnx_arithmetic import binary, erf, neg, power, reciprocal, variadic
+from cnn.export.onnx_folding import axis_in
+from cnn.export.onnx_reading import Refused
+from cnn.export.onnx_values import Known, Live, Part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cnn.export.onnx_importing import Importer
+    from cnn.export.onnx_values import NodeView
+
+MOST = 2**20        # pixels of padding, and of a kernel's or a stride's side
+
+
+# ---------------------------------------------------------------- windows
+
+def _flat_or_not(node: NodeView, x: Live) -> bool:
+    """Whether windows have one axis, because values are (N, C, L). Raises Refused for vectors."""
+    if x.rank < 3:
+        raise Refused(f"its input must have shape (N, C, H, W), got (N, {', '.join(map(str, x.dims))})")
+    return x.rank == 3
+
+
+def _sizes(node: NodeView, x: Live, name: str, default: int) -> tuple[int, int]:
+    """A pair (height, width) from an attribute, of which (N, C, L) has one number."""
+    flat = _flat_or_not(node, x)
+    values = node.integers(name, [default] * (1 if flat else 2), MOST)
+    if min(values) < 1:
+        node.refuse(name, values, "integers of at least 1")
+    return (1, values[0]) if flat else (values[0], values[1])
+
+
+def _window(node: NodeView, x: Live, kernel: tuple[int, int], stride: tuple[int, int],
+            dilation: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((top, bottom), (left, right)) padding, by pads or auto_pad, and by a Pad before."""
+    auto, flat = node.get("auto_pad", "NOTSET"), _flat_or_not(node, x)
+    pads = node.integers("pads", [0] * (2 if flat else 4), MOST)
+    if min(pads) < 0:
+        node.refuse("pads", pads, "integers of at least 0")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        sides = []
+        for side, k, s, d in zip(x.value.image[1:], kernel, stride, dilation, strict=True):
+            total = max((-(-side // s) - 1) * s + (k - 1) * d + 1 - side, 0)
+            less, more = total // 2, total - total // 2
+            sides.append((less, more) if auto == "SAME_UPPER" else (more, less))
+        return sides[0], sides[1]
+    if auto not in ("NOTSET", "VALID"):
+        node.refuse("auto_pad", auto, "NOTSET, VALID, SAME_UPPER or SAME_LOWER")
+    if auto == "VALID":
+        return (0, 0), (0, 0)
+    return ((0, 0), (pads[0], pads[1])) if flat else ((pads[0], pads[2]), (pads[1], pads[3]))
+
+
+def _padded(node: NodeView) -> tuple[Live, tuple | None]:
+    """The first input, and how far a Pad before it has padded it with zeros."""
+    if isinstance(node.inputs[0], Part) and node.inputs[0].kind == "Pad":
+        return node.inputs[0].of, node.inputs[0].more["sides"]
+    return node.live(), None
+
+
+def _told(sides, kernel=None):
+    """Padding as our operations print it: a pair where it is the same on both sides."""
+    (top, bottom), (left, right) = sides
+    plain = top == bottom and left == right and (kernel is None or (2 * top <= kernel[0] and 2 * left <= kernel[1]))
+    return [top, left] if plain else [[top, bottom], [left, right]]
+
+
+def _conv(i: Importer, node: NodeView) -> Live:
+    x, pad = _padded(node)
+    known = node.known(1, "the weight")
+    flat = _flat_or_not(node, x)
+    w = known.array
+    if w.ndim != x.rank:
+        raise Refused(f"the weight must have {x.rank} axes, as the input has, got shape {w.shape}")
+    w = w[:, :, None] if flat else w
+    kernel = _sizes(node, x, "kernel_shape", 1) if node.get("kernel_shape") is not None else w.shape[2:]
+    if kernel != w.shape[2:]:
+        node.refuse("kernel_shape", list(kernel), f"the weight's, {list(w.shape[2:])}")
+    stride, dilation = _sizes(node, x, "strides", 1), _sizes(node, x, "dilations", 1)
+    sides = _window(node, x, kernel, stride, dilation)
+    if pad is not None:
+        sides = tuple((a + c, b + d) for (a, b), (c, d) in zip(sides, pad, strict=True))
+    things = {"weight": i.parameter(known, w, trained=True)}
+    if node.has(2):
+        bias = node.known(2, "the bias")
+        things["bias"] = i.parameter(bias, bias.array, trained=True)
+    return i.emit("conv2d", [x], x.rank, {
+        "stride": list(stride), "padding": _told(sides), "dilation": list(dilation), "groups": node.integer("group", 1)
+    }, things)
+
+
+def _pool(kind: str) -> Callable:
+    def run(i: Importer, node: NodeView) -> Live:
+        x, pad = _padded(node)
+        kernel, stride = _sizes(node, x, "kernel_shape", 1), _sizes(node, x, "strides", 1)
+        if node.get("kernel_shape") is None:
+            raise Refused("attribute kernel_shape is missing")
+        if _sizes(node, x, "dilations", 1) != (1, 1):
+            node.refuse("dilations", node.get("dilations"), "1")
+        sides = _window(node, x, kernel, stride, (1, 1))
+        more = {"ceil_mode": bool(node.integer("ceil_mode", 0))}
+        if node.get("auto_pad", "NOTSET") != "NOTSET":
+            more["ceil_mode"] = False       # the output's size is given
+        if kind == "avg_pool2d":
+            more["count_include_pad"] = bool(node.integer("count_include_pad", 0))
+        else:
+            node.only("storage_order", 0, 1)       # of the indices only
+        if pad is not None:
+            sides = _pad_of_average(node, kind, x, pad, sides, kernel, stride, more)
+        return i.emit(kind, [x], x.rank, {"kernel_size": list(kernel), "stride": list(stride),
+                                          "padding": _told(sides, kernel), **more})
+    return run
+
+
+def _pad_of_average(node, kind, x, pad, sides, kernel, stride, more):
+    """Zeros padded before an average are padding that counts; ours does so with ceil_mode, too."""
+    from cnn.shapes import pool_output
+    if kind == "avg_pool2d" and not any(map(any, sides)):
+        more["count_include_pad"] = True
+        return pad
+    whole = [side + sum(p) for side, p in zip(x.value.image[1:], pad, strict=True)]
+    out = pool_output("AveragePool", whole, kernel, stride, tuple(sides), False)
+    if kind == "avg_pool2d" and not more["count_include_pad"] and sides[0][0] == sides[1][0] == 0 \
+            and pool_output("AveragePool", x.value.image[1:], kernel, stride, tuple(pad), True) == out:
+        more |= {"count_include_pad": True, "ceil_mode": True}
+        return pad
+    raise Refused("a Pad before it is understood without pads of its own only")
+
+
+def _global_pool(kind: str) -> Callable:
+    def run(i: Importer, node: NodeView) -> Live:
+        x = node.live()
+        _flat_or_not(node, x)
+        return i.emit(kind, [x], x.rank, {"output_size": [1, 1]})
+    return run
+
+
+def _pad(i: Importer, node: NodeView) -> Live | Part:
+    x = node.live()
+    node.only("mode", "constant")
+    if node.opset < 11:
+        pads, value = node.get("pads"), node.number("value", 0.0)
+    else:
+        pads = node.ints(1, "pads")
+        value = float(node.known(2, "the value").array.reshape(-1)[0]) if node.has(2) else 0.0
+        if node.has(3):
+            axes = [axis_in(node, axis, x.rank) for axis in node.ints(3, "axes")]
+            every = [0] * (2 * x.rank)
+            for j, axis in enumerate(axes):
+                every[axis], every[axis + x.rank] = pads[j], pads[j + len(axes)]
+            pads = every
+    if len(pads) != 2 * x.rank or not all(isinstance(n, int) and 0 <= n <= MOST for n in pads):
+        node.refuse("pads", pads, f"{2 * x.rank} integers of at least 0")
+    if not any(pads):
+        return x
+    if any(pads[:2]) or any(pads[x.rank:x.rank + 2]) or value != 0 or x.rank < 3:
+        node.refuse("pads", f"{pads} with value {value:g}", "zeros around H and W, before a convolution or an average")
+    before, after = pads[2:x.rank], pads[x.rank + 2:]
+    sides = list(zip(before, after, strict=True))
+    return Part("Pad", x, {"sides": ((0, 0), sides[0]) if x.rank == 3 else (sides[0], sides[1])})
+
+
+# ---------------------------------------------------------------- linear maps
+
+def _weight_of_linear(i, node, known, transposed):
+    """The name of the weight (outputs, inputs) of a matrix (inputs, outputs), or of its transpose."""
+    if known.array.ndim != 2:
+        raise Refused(f"the matrix (input 1) must have 2 axes, got shape {known.array.shape}")
+    array = known.array if transposed else known.array.T
+    return i.parameter(known, array, turned=not transposed, trained=True)
+
+
+def _matmul(i: Importer, node: NodeView) -> Live:
+    x, known = node.live(0), node.known(1, "the matrix")
+    if x.rank != 2:
+        raise Refused(f"its input must have shape (N, features), got (N, {', '.join(map(str, x.dims))})")
+    return i.emit("linear", [x], 2, {}, {"weight": _weight_of_linear(i, node, known, False)})
+
+
+def _gemm(i: Importer, node: NodeView) -> Live:
+    x, known = node.live(0), node.known(1, "the matrix")
+    if x.rank != 2:
+        raise Refused(f"its input must have shape (N, features), got (N, {', '.join(map(str, x.dims))})")
+    node.only("transA", 0)
+    node.only("broadcast", 0, 1)
+    alpha, beta = node.number("alpha", 1.0), node.number("beta", 1.0)
+    turned = bool(node.integer("transB", 0))
+    if alpha != 1:      # it is a part of the weight
+        known = Known(known.array * np.asarray(alpha, known.array.dtype), f"{node.name}.weight", True)
+        i.spend(known.array.size)
+    things = {"weight": _weight_of_linear(i, node, known, turned)}
+    outputs = known.array.shape[0 if turned else 1]
+    if node.has(2) and beta != 0:
+        c = node.known(2, "C")
+        if c.array.size not in (1, outputs) or (c.array.ndim == 2 and c.array.shape[0] != 1) or c.array.ndim > 2:
+            raise Refused(f"C must have {outputs} elements, the same for every image, got shape {c.array.shape}")
+        if c.array.size == outputs and beta == 1:
+            things["bias"] = i.parameter(c, c.array.reshape(outputs), trained=True)
+        else:
+            array = np.broadcast_to(c.array.reshape(-1) * np.asarray(beta, c.array.dtype), outputs)
+            things["bias"] = i.parameter(Known(array, f"{node.name}.bias", True), array)
+    return i.emit("linear", [x], 2, {}, things)
+
+
+# ---------------------------------------------------------------- norms
+
+def _is(known: Known, number: float) -> bool:
+    return not known.trained and bool((known.array == number).all())
+
+
+def _batch_norm(i: Importer, node: NodeView) -> Live:
+    x = node.live()
+    if x.rank == 2:     # vectors are images of one pixel
+        return i.reshaped(_batch_norm_of(i, node, i.reshaped(x, (*x.dims, 1, 1))), x.dims)
+    return _batch_norm_of(i, node, x)
+
+
+def _batch_norm_of(i, node, x):
+    node.only("spatial", 1)
+    node.only("is_test", 1 if node.opset < 7 else 0, 1)
+    node.only("training_mode", 0)
+    momentum = round(1 - node.number("momentum", 0.9), 6)
+    scale, bias, mean, var = (node.known(j, what) for j, what in enumerate(("scale", "B", "mean", "var"), 1))
+    things = {"running_mean": i.buffer(mean, x.value.image[:1]), "running_var": i.buffer(var, x.value.image[:1])}
+    if not (_is(scale, 1) and _is(bias, 0)):
+        things |= {"weight": i.parameter(scale, scale.array, trained=True),
+                   "bias": i.parameter(bias, bias.array, trained=True)}
+    if not 0 <= momentum <= 1:
+        node.refuse("momentum", node.get("momentum"), "from 0 to 1")
+    return i.emit("batch_norm", [x], x.rank, {"eps": node.number("epsilon", 1e-5), "momentum": momentum}, things)
+
+
+def _norm_of_groups(i, node, x, groups, per_channel):
+    scale, bias = node.known(1, "scale"), node.known(2, "bias")
+    things, channels = {}, x.value.image[0]
+    before = i.made.get(x.name)
+    # a step of PyTorch's group norm, whose own weights follow: some exporters make initializers of these constants
+    step = x.rank == 3 and before and before.operation == "reshape" and i.live[before.inputs[0]].rank == 4
+    plain = step and bool((scale.array == 1).all() and (bias.array == 0).all())
+    if not plain and not (_is(scale, 1) and _is(bias, 0)):
+        for role, known in (("weight", scale), ("bias", bias)):
+            if known.array.shape != (channels if per_channel else groups,):
+                raise Refused(f"{role} must have shape ({channels if per_channel else groups},), got "
+                              f"{known.array.shape}")
+            if not per_channel:
+                i.spend(channels)
+                known = Known(np.repeat(known.array, channels // groups), f"{known.name}.repeated", True)
+            things[role] = i.parameter(known, known.array, trained=True)
+    return i.emit("group_norm", [x], x.rank, {"groups": groups, "eps": node.number("epsilon", 1e-5)}, things)
+
+
+def _instance_norm(i: Importer, node: NodeView) -> Live:
+    x = node.live()
+    _flat_or_not(node, x)
+    return _norm_of_groups(i, node, x, x.value.image[0], True)
+
+
+def _group_norm(i: Importer, node: NodeView) -> Live:
+    x = node.live()
+    _flat_or_not(node, x)
+    node.only("stash_type", 1)
+    groups = node.integer("num_groups", 0)
+    if groups < 1 or x.value.image[0] % groups:
+        node.refuse("num_groups", groups, f"a divisor of {x.value.image[0]}")
+    return _norm_of_groups(i, node, x, groups, node.opset >= 21)
+
+
+# ---------------------------------------------------------------- activations
+
+def _plain(operation: str) -> Callable:
+    return lambda i, node: i.emit(operation, [node.live()])
+
+
+def _leaky_relu(i: Importer, node: NodeView) -> Live:
+    return i.emit("leaky_relu", [node.live()], None, {"negative_slope": node.number("alpha", 0.01)})
+
+
+def _prelu(i: Importer, node: NodeView) -> Live:
+    """max(x, 0) - slope max(-x, 0), which is the same."""
+    x, slope = node.live(), node.known(1, "slope")
+    if slope.array.size == 1 and not slope.array.ndim:
+        return i.emit("leaky_relu", [x], None, {"negative_slope": float(slope.array)})
+    if node.opset < 7 and slope.array.ndim == 1:        # one a channel
+        slope = Known(slope.array.reshape(-1, *(1,) * (x.rank - 2)), slope.name, slope.trained)
+    below = i.emit("relu", [i.emit("affine", [x], None, {"factor": -1.0})])
+    scaled = i.emit("multiply", [below, i.constant(slope, x.rank)])
+    return i.emit("subtract", [i.emit("relu", [x]), scaled])
+
+
+def _gelu(i: Importer, node: NodeView) -> Live:
+    kind = node.get("approximate", "none")
+    if kind not in ("none", "tanh"):
+        node.refuse("approximate", kind, "none or tanh")
+    return i.emit("gelu" if kind == "none" else "gelu_tanh", [node.live()])
+
+
+def _softmax(operation: str) -> Callable:
+    def run(i: Importer, node: NodeView) -> Live:
+        x = node.live()
+        axis = axis_in(node, node.integer("axis", -1 if node.opset >= 13 else 1), x.rank)
+        if node.opset < 13 and axis == 1 and x.rank > 2:        # over all that follows, too
+            return i.reshaped(i.emit(operation, [i.reshaped(x, (math.prod(x.dims),))]), x.dims)
+        after = x.dims[axis - 1:]
+        plain = node.opset >= 13 or math.prod(after) == x.dims[axis - 1]
+        if axis > 1 and plain and math.prod(x.dims[:axis - 1]) == 1:
+            return i.reshaped(i.emit(operation, [i.reshaped(x, (x.dims[axis - 1], *x.dims[axis:]))]), x.dims)
+        if axis != 1:
+            node.refuse("axis", axis, "1 (channels or features)")
+        return i.emit(operation, [x])
+    return run
+
+
+def _tanh(i: Importer, node: NodeView) -> Live | Part:
+    x = node.inputs[0]
+    if isinstance(x, Part) and x.kind == "gelu's tanh":
+        return Part("tanh", x.of, {"kind": "gelu_tanh"})
+    return i.emit("tanh", [node.live()])
+
+
+def _dropout(i: Importer, node: NodeView) -> Live:
+    """Dropped in training mode only, as everywhere."""
+    x = node.live()
+    node.get("seed")
+    node.only("is_test", 0, 1)
+    if node.opset < 12:
+        p = node.number("ratio", 0.5)
+    else:
+        p = float(node.known(1, "ratio").array) if node.has(1) else 0.5
+        if node.has(2) and bool(node.known(2, "training_mode").array):
+            raise Refused("training_mode (input 2) must be false: its random numbers are not ours")
+    return i.emit("dropout", [x], None, {"p": round(p, 7)})
+
+
+# from the names of ONNX's operators
+TABLE: dict[str, Callable] = {
+    "Conv": _conv, "MaxPool": _pool("max_pool2d"), "AveragePool": _pool("avg_pool2d"),
+    "GlobalMaxPool": _global_pool("max_pool2d"), "GlobalAveragePool": _global_pool("avg_pool2d"), "Pad": _pad,
+    "Gemm": _gemm, "MatMul": _matmul,
+    "BatchNormalization": _batch_norm, "InstanceNormalization": _instance_norm, "GroupNormalization": _group_norm,
+    "Relu": _plain("relu"), "Sigmoid": _plain("sigmoid"), "Tanh": _tanh, "LeakyRelu": _leaky_relu, "PRelu": _prelu,
+    "Gelu": _gelu, "Erf": erf, "Pow": power, "Softmax": _softmax("softmax"), "LogSoftmax": _softmax("log_softmax"),
+    "Dropout": _dropout,
+    "Add": binary("add"), "Sub": binary("subtract"), "Mul": binary("multiply"), "Div": binary("divide"),
+    "Neg": neg, "Reciprocal": reciprocal, "Sum": variadic(1), "Mean": variadic(None),
+    **{name: getattr(onnx_shapes, name.lower()) for name in (
+        "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Split", "Concat")},
+    "Slice": onnx_shapes.channels, "Identity": onnx_shapes.same, "Cast": onnx_shapes.cast,
+    "ReduceSum": onnx_shapes.reduce("sum", 13), "ReduceMean": onnx_shapes.reduce("mean", 18),
+    "ReduceMax": onnx_shapes.reduce("max", 18),
+}

@@ -1,0 +1,194 @@
+"""ONNX's operators that change shapes, and sums over axes: rows of TABLE in onnx_operators.py."""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnn.export.onnx_folding import axes_of, axis_in, slices
+from cnn.export.onnx_reading import Refused
+from cnn.export.onnx_values import Known, Live, N, Part, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from cnn.export.onnx_importing import Importer
+    from cnn.export.onnx_values import NodeView
+
+
+def reshape(i: Importer, node: NodeView) -> Live:
+    x, known = node.live(), node.known(1, "shape")
+    target = known.array.reshape(-1).tolist()
+    keeps = not node.integer("allowzero", 0)
+    count = math.prod(x.dims)
+    dims: list[Any] = []
+    for j, n in enumerate(target):
+        n = ([N, *x.dims][j] if j < x.rank else 0) if keeps and isinstance(n, int) and n == 0 else n
+        dims.append(n)
+    first, rest = (dims[0], dims[1:]) if dims else (1, [])
+    if not dims or any(n is N for n in rest) or rest.count(-1) > 1 or 0 in rest:
+        raise Refused(f"shape must be (N, C, H, W), (N, C, L) or (N, features), got {shown(known.array)}")
+    if -1 in rest:
+        others = math.prod(n for n in rest if n != -1)
+        if first == -1 or count % others:
+            raise Refused(f"shape {shown(known.array)} does not fit {count} elements per image")
+        rest = [count // others if n == -1 else n for n in rest]
+    if math.prod(rest) != count:
+        raise Refused(f"shape must keep the {count} elements per image, got {shown(known.array)}")
+    return _norm_back(i, i.reshaped(x, rest)) if x.rank == 3 else i.reshaped(x, rest)
+
+
+def _norm_back(i: Importer, y: Live) -> Live:
+    """A group norm, where PyTorch has written it as an instance norm of each group as one channel."""
+    back = i.made.get(y.name)
+    inner = back and back.operation == "reshape" and i.made.get(back.inputs[0])
+    if not inner or inner.operation != "group_norm" or inner.parameters:
+        return y
+    there = i.made.get(inner.inputs[0])
+    x = i.live[there.inputs[0]] if there and there.operation == "reshape" else None
+    if x is None or x.value.image != y.value.image:
+        return y
+    return i.emit("group_norm", [x], y.rank, dict(inner.attributes))
+
+
+def flatten(i: Importer, node: NodeView) -> Live:
+    x = node.live()
+    axis = node.integer("axis", 1)
+    if axis not in (1, 1 - x.rank):
+        node.refuse("axis", axis, "1")
+    return i.reshaped(x, (math.prod(x.dims),))
+
+
+def squeeze(i: Importer, node: NodeView) -> Live:
+    x = node.live()
+    axes = axes_of(node, x.rank)
+    if axes is None:
+        axes = [j + 1 for j, n in enumerate(x.dims) if n == 1]
+    if 0 in axes or any(x.dims[axis - 1] != 1 for axis in axes):
+        node.refuse("axes", axes, "of size 1, and not the images'")
+    return i.reshaped(x, [n for j, n in enumerate(x.dims, 1) if j not in axes])
+
+
+def unsqueeze(i: Importer, node: NodeView) -> Live:
+    x = node.live()
+    axes = node.ints(1, "axes") if node.opset >= 13 else node.get("axes")
+    rank = x.rank + len(axes)
+    axes = sorted(axis_in(node, axis, rank) for axis in axes)
+    if 0 in axes:
+        node.refuse("axes", axes, "others than 0, the images'")
+    dims = iter(x.dims)
+    return i.reshaped(x, [1 if j in axes else next(dims) for j in range(1, rank)])
+
+
+def transpose(i: Importer, node: NodeView) -> Live:
+    x = node.live()
+    perm = node.get("perm", list(range(x.rank))[::-1])
+    sizes = [N, *x.dims]
+    moved = [j for j in perm if isinstance(j, int) and 0 <= j < x.rank and sizes[j] != 1]
+    if sorted(perm) != list(range(x.rank)) or moved != sorted(moved) or perm[0] != 0:
+        node.refuse("perm", perm, "one that moves no elements")
+    return i.reshaped(x, [sizes[j] for j in perm[1:]])
+
+
+def expand(i: Importer, node: NodeView) -> Live:
+    target = node.known(1, "shape").array.reshape(-1).tolist()
+    if isinstance(node.inputs[0], Known):       # the same for every image
+        if not target or target[0] is not N:
+            raise Refused(f"shape must begin with the number of images, got {shown(node.inputs[1].array)}")
+        return i.constant(node.inputs[0], len(target))
+    x = node.live()
+    if len(target) > x.rank or any(n is not N and n not in (1, m) for n, m in zip(
+            target[::-1], [N, *x.dims][::-1], strict=False)):
+        raise Refused(f"shape must be that of its input, got {shown(node.inputs[1].array)}")
+    return x
+
+
+def channels(i: Importer, node: NodeView) -> Live:
+    x = node.live()
+    first, stop = 0, x.dims[0]
+    for axis, start, end, step in slices(node, x.rank):
+        size = None if axis == 0 else x.dims[axis - 1]
+        if size is not None and step == 1 and (start in (0, -size) or start < -size) and end >= size:
+            continue
+        if axis == 0 and start == 0 and end >= 2**31 - 1 and step == 1:
+            continue
+        if axis != 1 or step != 1:
+            node.refuse("axes", f"{axis} with starts {start}, ends {end}, steps {step}", "1 (channels), with steps 1")
+        first, stop, _ = slice(start, end).indices(x.dims[0])
+    if stop <= first:
+        raise Refused(f"it must leave a channel of {x.dims[0]}, got {first} to {stop}")
+    return x if (first, stop) == (0, x.dims[0]) else i.emit("slice", [x], None, {"first": first, "stop": stop})
+
+
+def split(i: Importer, node: NodeView) -> list:
+    x = node.live()
+    axis = axis_in(node, node.integer("axis", 0), x.rank)
+    if axis != 1:
+        node.refuse("axis", axis, "1 (channels or features)")
+    sizes = (node.ints(1, "split") if node.has(1) else None) if node.opset >= 13 else node.get("split")
+    count = node.integer("num_outputs", len(node.outputs))
+    if sizes is None:
+        if not 1 <= count <= x.dims[0]:
+            node.refuse("num_outputs", count, f"from 1 to {x.dims[0]}")
+        each = -(-x.dims[0] // count)
+        sizes = [each] * (count - 1) + [x.dims[0] - each * (count - 1)]
+    if sum(sizes) != x.dims[0] or min(sizes) < 1 or len(sizes) != len(node.outputs):
+        raise Refused(f"split must be {len(node.outputs)} sizes that add up to {x.dims[0]}, got {sizes}")
+    ends = np.cumsum(sizes).tolist()
+    return [i.emit("slice", [x], None, {"first": end - size, "stop": end})
+            for size, end in zip(sizes, ends, strict=True)]
+
+
+def concat(i: Importer, node: NodeView) -> Live:
+    xs = [node.live(j) for j in range(len(node.inputs))]
+    axis = axis_in(node, node.get("axis", 1), xs[0].rank)
+    if len({x.rank for x in xs}) > 1:
+        raise Refused("its inputs must have the same number of axes")
+    if axis == 1:
+        return i.emit("cat", xs) if len(xs) > 1 else xs[0]
+    if axis == 0 or any(math.prod(x.dims[:axis - 1]) != 1 for x in xs):
+        node.refuse("axis", axis, "1 (channels or features)")
+    dims = (*xs[0].dims[:axis - 1], sum(x.dims[axis - 1] for x in xs), *xs[0].dims[axis:])
+    return i.reshaped(i.emit("cat", [i.reshaped(x, x.dims[axis - 1:]) for x in xs]), dims)
+
+
+def reduce(kind: str, since: int) -> Callable:
+    """A sum, mean or maximum over neighbouring axes. since: the opset from which axes are an input."""
+    def run(i: Importer, node: NodeView) -> Live:
+        x = node.live()
+        axes, keep = axes_of(node, x.rank, 1, since) or [], bool(node.integer("keepdims", 1))
+        if not axes:
+            if node.integer("noop_with_empty_axes", 0):
+                return x
+            node.refuse("axes", "none", "some, and not the images'")
+        node.get("noop_with_empty_axes")
+        dims = [1 if j in axes else n for j, n in enumerate(x.dims, 1)]
+        wide = sorted({j for j in axes if j == 0 or x.dims[j - 1] > 1})     # others are summed already
+        y, last = x, x.rank - 1
+        if 0 in wide or (1 in wide and wide != list(range(1, wide[-1] + 1))):
+            node.refuse("axes", axes, "neighbours, and not the images'")
+        if 1 in wide:       # as rows of an image of one channel
+            split = wide[-1]
+            y, wide = i.reshaped(x, (1, math.prod(x.dims[:split]), math.prod(x.dims[split:]))), [2]
+        elif last == 2:
+            wide = [3 if j == 2 else j for j in wide]
+        if wide and kind == "sum":
+            y = i.emit("sum", [y], 4, {"dim": wide})
+        elif wide:
+            size = [1 if j in wide else n for j, n in enumerate(y.value.image, 1)][1:]
+            y = i.emit("max_pool2d" if kind == "max" else "avg_pool2d", [y], 4, {"output_size": size})
+        return i.reshaped(y, dims if keep else [n for j, n in enumerate(dims, 1) if j not in axes])
+    return run
+
+
+def same(i: Importer, node: NodeView) -> Live | Part:
+    return node.inputs[0]
+
+
+def cast(i: Importer, node: NodeView) -> Live:
+    x, kind = node.live(), node.integer("to", 0)
+    if {1: np.float32, 11: np.float64}.get(kind) != i.dtype:
+        node.refuse("to", kind, f"{i.dtype}, the type of the graph's input")
+    return x

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cnn.differences import gradcheck
-    from cnn.export import load_onnx
+    from cnn.export.onnx_importing import load_onnx
     from cnn.layers.compiled import CompiledModel, compile
     from cnn.prediction import Prediction, Predictor, load
     from cnn.training.lr_finder import find_lr
@@ -94,7 +94,7 @@ _LATER = {
     "evaluation": ("cnn.reports.evaluation", ""), "export": ("cnn.export", ""), "plots": ("cnn.plots", ""),
     "reference": ("cnn.reference", ""),
     "find_lr": ("cnn.training.lr_finder", "find_lr"), "gradcheck": ("cnn.differences", "gradcheck"),
-    "load": ("cnn.prediction", "load"), "load_onnx": ("cnn.export", "load_onnx"),
+    "load": ("cnn.prediction", "load"), "load_onnx": ("cnn.export.onnx_importing", "load_onnx"),
     "Prediction": ("cnn.prediction", "Prediction"), "Predictor": ("cnn.prediction", "Predictor"),
 }
 

@@ -1,6 +1,5 @@
 """Models in the formats of others: one file a format, with a table from our operations to its own."""
-from cnn.export.onnx_importing import load_onnx
 from cnn.export.onnx_writing import onnx
 from cnn.export.pytorch import to_torch
 
-__all__ = ["load_onnx", "onnx", "to_torch"]
+__all__ = ["onnx", "to_torch"]

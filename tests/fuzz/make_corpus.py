@@ -305,6 +305,102 @@ def config():
         write("config", f"line-{i:02}", 0, text.encode())
 
 
+def onnx_files():
+    """Files that we write, that PyTorch's exporter would, and that lie."""
+    import onnx
+
+    def told(nodes, shape, arrays=(), opset=20, inputs=()):
+        helper = onnx.helper
+        graph = helper.make_graph(
+            nodes, "g", [helper.make_tensor_value_info(name, 1, size) for name, size in (("x", shape), *inputs)],
+            [helper.make_tensor_value_info("y", 1, None)],
+            [onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in dict(arrays).items()])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+    def node(kind, *inputs, outputs=("y",), **attributes):
+        return onnx.helper.make_node(kind, inputs, outputs, kind, **attributes)
+
+    def put(name, model, mode=0):
+        write("onnx", name, mode, model.SerializeToString())
+
+    square, image = {"w": np.ones((2, 1, 3, 3), np.float32), "b": np.ones(2, np.float32)}, ["N", 1, 4, 4]
+    put("good", told([node("Conv", "x", "w", "b", pads=[1, 1, 1, 0])], image, square))
+    put("old", told([node("BatchNormalization", "x", "b", "b", "b", "b", is_test=1)], ["N", 2, 3, 3], square, 6))
+    put("open-sizes", told([node("Relu", "x")], ["N", 1, "H", "W"]), 2)
+    with parsers.folder() as folder:
+        net = cnn.Sequential(
+            cnn.Conv2d(1, 4, 3), cnn.BatchNorm2d(4), cnn.SiLU(), cnn.GroupNorm(2, 4), cnn.GELU(), cnn.GELU("tanh"),
+            cnn.MaxPool2d(2, ceil_mode=True), cnn.AvgPool2d(2, padding=1, ceil_mode=True), cnn.Residual(cnn.LeakyReLU()),
+            cnn.Concat(cnn.Tanh(), cnn.Sigmoid()), cnn.Softmax(1), cnn.GlobalAvgPool2d(), cnn.Linear(8, 2),
+            cnn.LogSoftmax(1))
+        for opset in (17, 20):
+            cnn.export.onnx(net, folder / "x", (1, 9, 9), opset=opset, mean=[0.5], std=[0.5], normalise=True)
+            write("onnx", f"ours-{opset}", 0, (folder / "x").read_bytes())
+    ints = {"zero": np.int64(0), "one": np.int64([1]), "axes": np.int64([2, 3]), "pads": np.int64([0, 0, 1, 1] * 2),
+            "two": np.float32([[2]]), "big": np.int64([2**20, 2**20]), "half": np.float32(0.5)}
+    put("shapes", told([
+        node("Shape", "x", outputs=["s"]), node("Gather", "s", "zero", outputs=["n"]),
+        node("Unsqueeze", "n", "zero", outputs=["n1"]), node("Constant", outputs=["m"], value_ints=[-1]),
+        node("Concat", "n1", "m", outputs=["t"], axis=0), node("Reshape", "x", "t", outputs=["f"]),
+        node("Unsqueeze", "f", "axes", outputs=["u"]), node("Squeeze", "u", "axes", outputs=["q"]),
+        node("Transpose", "q", outputs=["p"], perm=[0, 1]), node("Split", "p", outputs=["a", "c"], axis=1, num_outputs=2),
+        node("Sub", "c", "a", outputs=["d"]), node("Mul", "d", "half", outputs=["e"]), node("Div", "e", "two", outputs=["g"]),
+        node("Slice", "g", "one", "axes", "one", outputs=["h"]), node("Flatten", "h", outputs=["i"]),
+        node("Cast", "i", outputs=["j"], to=1), node("Neg", "j", outputs=["k"]), node("Reciprocal", "k", outputs=["l"]),
+        node("Mean", "l", "l", outputs=["o"]), node("Dropout", "o")], image, ints))
+    put("sums", told([
+        node("Pad", "x", "pads", outputs=["a"]), node("AveragePool", "a", outputs=["b"], kernel_shape=[2, 2]),
+        node("ReduceSum", "b", "axes", outputs=["c"]), node("ReduceMean", "c", "one", outputs=["d"]),
+        node("ReduceMax", "d", "axes", outputs=["e"], keepdims=0), node("PRelu", "e", "half", outputs=["f"]),
+        node("Pow", "f", "two")], image, ints))
+    put("linear", told([
+        node("Transpose", "w", outputs=["v"]), node("MatMul", "x", "v", outputs=["a"]), node("Add", "a", "b", outputs=["c"]),
+        node("Gemm", "c", "w", "b", alpha=0.5, beta=2.0)], ["N", 2], {"w": np.eye(2, dtype=np.float32), "b": square["b"]}))
+    put("rows", told([
+        node("Conv", "x", "w", outputs=["a"], auto_pad="SAME_UPPER"), node("InstanceNormalization", "a", "b", "b")],
+        ["N", 1, 9], {"w": np.ones((2, 1, 3), np.float32), "b": square["b"]}))
+    put("groups", told([node("GroupNormalization", "x", "b", "b", num_groups=2)], ["N", 4, 2, 2], square))
+    put("weights-as-inputs", told([node("Conv", "x", "w")], image, inputs=[("w", [2, 1, 3, 3])]))
+    put("expand", told([
+        node("Shape", "x", outputs=["s"]), node("Expand", "half", "s", outputs=["a"]), node("Add", "x", "a")], image, ints))
+    for kind, inputs in (("ConstantOfShape", ["big"]), ("Expand", ["two", "big"]), ("Tile", ["two", "big"]),
+                         ("Range", ["zero", "zero", "zero"]), ("Where", ["one", "half", "two"]), ("Exp", ["half"])):
+        put(f"constant-{kind}", told([node(kind, *inputs, outputs=["c"]), node("Add", "x", "c")], image, ints))
+    lies = {"kernel": node("MaxPool", "x", kernel_shape=[2**20] * 2, pads=[2**20 - 1] * 4), "axis": node("Softmax", "x"),
+            "unknown": node("LSTM", "x"), "domain": node("Relu", "x", domain="else"), "no-input": node("Relu", "z"),
+            "attribute": node("Relu", "x", no=1), "control": node("Rélu\x1b[2J", "x"), "erf": node("Erf", "x")}
+    for name, made in lies.items():
+        put(f"refused-{name}", told([made], image))
+    put("cycle", told([node("Add", "y", "x")], image))
+    put("no-output", told([node("Relu", "x", outputs=["z"])], image))
+    put("ranks", told([node("Relu", "x")], ["N", 1, 2, 3, 4]))
+    put("no-nodes", told([], image))
+    put("large-input", told([node("Relu", "x")], ["N", 2**40, 2**20, 1]))
+    put("opset", told([node("Relu", "x")], image, opset=3))
+    for name, dims in {"huge": [2**62, 2**62], "negative": [-1], "other": [2, 1, 3], "none": []}.items():
+        model = told([node("Conv", "x", "w")], image, square)
+        del model.graph.initializer[0].dims[:]
+        model.graph.initializer[0].dims.extend(dims)
+        put(f"dims-{name}", model)
+    for name, place in {"beside": "w.bin", "above": "../secret", "absolute": "/etc/passwd", "none": ""}.items():
+        model = told([node("Gemm", "x", "w", transB=1)], ["N", 4], {"w": np.ones((4, 4), np.float32)})
+        model.graph.initializer[0].ClearField("raw_data")
+        model.graph.initializer[0].data_location = 1
+        model.graph.initializer[0].external_data.add(key="location", value=place)
+        put(f"external-{name}", model, 1)
+    model = told([node("Gemm", "x", "w", transB=1)], ["N", 4], {"w": np.ones((2, 4), np.float32)})
+    for kind, fields in ((1, "float_data"), (11, "double_data"), (10, "int32_data"), (7, "int64_data"), (8, "string_data")):
+        tensor = model.graph.initializer[0]
+        for field in ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "string_data"):
+            tensor.ClearField(field)
+        tensor.data_type = kind
+        getattr(tensor, fields).extend([b"1"] * 8 if kind == 8 else [1] * 8)
+        put(f"type-{kind}", model)
+    write("onnx", "empty", 0, b"")
+    write("onnx", "text", 0, b"hello")
+    write("onnx", "nested", 0, b"\x3a\x7f" * 2000)
+
+
 if __name__ == "__main__":
-    for make in (idx, npz, cifar, model, checkpoints, config):
+    for make in (idx, npz, cifar, model, checkpoints, config, onnx_files):
         make()

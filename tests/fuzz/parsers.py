@@ -189,13 +189,28 @@ def _checkpoint(mode, data, folder):
         checkpoint.load(path)
 
 
+def _onnx(mode, data, folder):
+    """Bit 0: a file that it may have as external data, beside one outside of the folder, is there; bit 1: a shape is
+    given. What is made is run where it is small."""
+    place = folder / "model"
+    place.mkdir(exist_ok=True)
+    if mode[0] & 1:
+        _written(folder, "secret", bytes(64))
+        _written(place, "w.bin", bytes(64))
+    net = cnn.load_onnx(_written(place, "x.onnx", data), shape=(1, 4, 4) if mode[0] & 2 else None)
+    assert all(p.size <= 2**21 + len(data) for p in net.parameters())
+
+
 def _config(mode, data, folder):
     """A config.toml, or the folder of one."""
     path = _written(folder, "config.toml", data)
     read_settings(folder if mode[0] & 1 else path)
 
 
-PARSERS = {"idx": _idx, "npz": _npz, "cifar": _cifar, "model": _model, "checkpoint": _checkpoint, "config": _config}
+PARSERS = {"idx": _idx, "npz": _npz, "cifar": _cifar, "model": _model, "checkpoint": _checkpoint, "config": _config,
+           "onnx": _onnx}
+
+NEEDS = {"onnx": "onnx"}  # packages without which a parser does not run
 
 # Whose lines a corpus must reach: modules, or functions of them.
 LINES = {
@@ -204,5 +219,7 @@ LINES = {
     "cifar": ["cnn.data.cifar"],
     "model": ["cnn.training.checkpoint:load_model,_check_description,_read,_words,_split,_sealed,_compact"],
     "checkpoint": ["cnn.training.checkpoint:load,resume,checkpoints,step_of,_read,_words,_split,_sealed,_compact"],
+    "onnx": ["cnn.export.onnx_importing", "cnn.export.onnx_reading", "cnn.export.onnx_values", "cnn.export.onnx_folding",
+             "cnn.export.onnx_shapes", "cnn.export.onnx_operators", "cnn.export.onnx_arithmetic"],
     "config": ["cnn.runs.settings:read_settings,read_config,check_each"],
 }

@@ -240,6 +240,23 @@ def test_a_matrix_that_is_used_twice_is_one_parameter(tmp_path):
         cnn.load_onnx(path)
 
 
+def test_names_of_the_file_do_not_meet_ours(tmp_path):
+    nodes = [onnx.helper.make_node("Relu", ["v1"], ["v0"]), onnx.helper.make_node("Sub", ["v0", "x"], ["y"])]
+    path = file_of(tmp_path / "x.onnx", nodes, ["N", 3], inputs=[("v1", ["N", 3])])
+    x, v = rng_array(2, 3), rng_array(2, 3, seed=1)
+    assert_same_bits([cnn.load_onnx(path)(x, v)], [np.maximum(v, 0) - x])
+
+
+def test_what_is_imported_can_do_what_modules_can(tmp_path):
+    export_onnx(cnn.models.lenet5(), tmp_path / "x.onnx", (1, 28, 28))
+    net = cnn.load_onnx(tmp_path / "x.onnx")
+    x = rng_array(2, 1, 28, 28)
+    assert_same_bits([cnn.compile(net, (1, 28, 28))(x)], [net(x)])
+    assert net.summary((1, 28, 28)).parameters == 61706
+    export_onnx(net, tmp_path / "again.onnx", (1, 28, 28))
+    assert_same_bits([cnn.load_onnx(tmp_path / "again.onnx")(x)], [net(x)])
+
+
 def test_what_has_three_axes_has_a_row_here(tmp_path):
     path = file_of(tmp_path / "x.onnx", [node("Conv", "x", "w", "b", pads=[1, 0], strides=[2])], ["N", 2, 9],
                    {"w": rng_array(3, 2, 3), "b": rng_array(3)})
@@ -349,6 +366,17 @@ def test_external_data_in_the_folder_are_read(tmp_path):
     path = external(tmp_path, "in/w.bin", offset=4, length=24)
     x = rng_array(4, 3)
     assert_close(cnn.load_onnx(path)(x), x @ w.T)
+
+
+def test_large_external_data_are_read(tmp_path):
+    w = rng_array(1100, 1000)
+    (tmp_path / "w.bin").write_bytes(w.tobytes())
+    path = file_of(tmp_path / "x.onnx", [node("Gemm", "x", "w")], ["N", 1100], {"w": w})
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert path.stat().st_size < 1000
+    x = rng_array(2, 1100)
+    assert_close(cnn.load_onnx(path)(x), x @ w)
 
 
 def test_external_data_elsewhere_are_not_read(tmp_path):

@@ -55,15 +55,16 @@ class Importer:
         self.readers = Counter(name for node in file.graph.node for name in node.input)
         self.readers.update(value.name for value in file.graph.output)
         self.node: NodeView | None = None
-        self.inputs: list[str] = []
+        self.inputs: list[str] = []     # names in the GraphModule
+        self.told: list[str] = []       # and in the file
         self.ranks: list[int] = []
         self.outputs: dict[str, Live] = {}
-        self.left = SPARE + file.size       # elements that constants may yet have
         for tensor in file.graph.initializer:
             if tensor.name not in given:
                 self.values[tensor.name] = Known(file.array(tensor), tensor.name, trained=True)
         for name, array in given.items():
             self.values[name] = Known(array, name, trained=True)
+        self.left = SPARE + file.size       # elements that constants may yet have
 
     # ------------------------------------------------------------ adding operations
 
@@ -173,8 +174,8 @@ class Importer:
 
     def run(self, table: Mapping, *values: Value) -> tuple[Value, ...]:
         """Go through all nodes; returns the outputs' values."""
-        for name, value, rank in zip(self.inputs, values, self.ranks, strict=True):
-            self.values[name] = self.live[name] = Live(value, name, rank)
+        for told, name, value, rank in zip(self.told, self.inputs, values, self.ranks, strict=True):
+            self.values[told] = self.live[name] = Live(value, name, rank)
         for node in self.file.graph.node:
             self._node(node, table)
         outputs = []
@@ -317,6 +318,7 @@ def _loaded(file: File, given: dict[str, np.ndarray], shape: tuple | None, table
         images.append(image)
         ranks.append(len(dims))
     importer = Importer(file, given, np.dtype(np.float32 if kinds == {"FLOAT"} else np.float64))
-    importer.inputs, importer.ranks = [value.name for value in inputs], ranks
+    importer.inputs = [f"x{i or ''}" for i in range(len(inputs))]
+    importer.told, importer.ranks = [value.name for value in inputs], ranks
     trace(lambda *values: importer.run(table, *values), images, importer.dtype)
     return importer.module()

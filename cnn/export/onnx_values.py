@@ -75,6 +75,7 @@ class NodeView:
 
     def __init__(self, node: Any, file: Any, inputs: list) -> None:
         self.op, self.inputs, self.outputs = words(node.op_type), inputs, list(node.output)
+        self.names = list(node.input)
         self.name = words(node.name or (node.output[0] if node.output else ""))
         self.file, self.opset = file, file.opset
         self._attributes = {attribute.name: attribute for attribute in node.attribute}
@@ -156,9 +157,8 @@ class NodeView:
             return value
         if value is None:
             raise Refused(f"{what} (input {i}) is missing")
-        name = getattr(value, "name", "")
         raise Refused(f"{what} (input {i}) must be a constant; an input of the file that holds weights is given as "
-                      f"parameters={{{words(name)!r}: array}}")
+                      f"parameters={{{words(self.names[i])!r}: array}}")
 
     def has(self, i: int) -> bool:
         """Whether there is an i-th input."""

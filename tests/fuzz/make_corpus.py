@@ -330,9 +330,9 @@ def onnx_files():
     with parsers.folder() as folder:
         net = cnn.Sequential(
             cnn.Conv2d(1, 4, 3), cnn.BatchNorm2d(4), cnn.SiLU(), cnn.GroupNorm(2, 4), cnn.GELU(), cnn.GELU("tanh"),
-            cnn.MaxPool2d(2, ceil_mode=True), cnn.AvgPool2d(2, padding=1, ceil_mode=True), cnn.Residual(cnn.LeakyReLU()),
-            cnn.Concat(cnn.Tanh(), cnn.Sigmoid()), cnn.Softmax(1), cnn.GlobalAvgPool2d(), cnn.Linear(8, 2),
-            cnn.LogSoftmax(1))
+            cnn.MaxPool2d(2, ceil_mode=True), cnn.AvgPool2d(2, padding=1, ceil_mode=True),
+            cnn.Residual(cnn.LeakyReLU()), cnn.Concat(cnn.Tanh(), cnn.Sigmoid()), cnn.Softmax(1),
+            cnn.GlobalAvgPool2d(), cnn.Linear(8, 2), cnn.LogSoftmax(1))
         for opset in (17, 20):
             cnn.export.onnx(net, folder / "x", (1, 9, 9), opset=opset, mean=[0.5], std=[0.5], normalise=True)
             write("onnx", f"ours-{opset}", 0, (folder / "x").read_bytes())
@@ -343,8 +343,9 @@ def onnx_files():
         node("Unsqueeze", "n", "zero", outputs=["n1"]), node("Constant", outputs=["m"], value_ints=[-1]),
         node("Concat", "n1", "m", outputs=["t"], axis=0), node("Reshape", "x", "t", outputs=["f"]),
         node("Unsqueeze", "f", "axes", outputs=["u"]), node("Squeeze", "u", "axes", outputs=["q"]),
-        node("Transpose", "q", outputs=["p"], perm=[0, 1]), node("Split", "p", outputs=["a", "c"], axis=1, num_outputs=2),
-        node("Sub", "c", "a", outputs=["d"]), node("Mul", "d", "half", outputs=["e"]), node("Div", "e", "two", outputs=["g"]),
+        node("Transpose", "q", outputs=["p"], perm=[0, 1]),
+        node("Split", "p", outputs=["a", "c"], axis=1, num_outputs=2), node("Sub", "c", "a", outputs=["d"]),
+        node("Mul", "d", "half", outputs=["e"]), node("Div", "e", "two", outputs=["g"]),
         node("Slice", "g", "one", "axes", "one", outputs=["h"]), node("Flatten", "h", outputs=["i"]),
         node("Cast", "i", outputs=["j"], to=1), node("Neg", "j", outputs=["k"]), node("Reciprocal", "k", outputs=["l"]),
         node("Mean", "l", "l", outputs=["o"]), node("Dropout", "o")], image, ints))
@@ -354,20 +355,23 @@ def onnx_files():
         node("ReduceMax", "d", "axes", outputs=["e"], keepdims=0), node("PRelu", "e", "half", outputs=["f"]),
         node("Pow", "f", "two")], image, ints))
     put("linear", told([
-        node("Transpose", "w", outputs=["v"]), node("MatMul", "x", "v", outputs=["a"]), node("Add", "a", "b", outputs=["c"]),
-        node("Gemm", "c", "w", "b", alpha=0.5, beta=2.0)], ["N", 2], {"w": np.eye(2, dtype=np.float32), "b": square["b"]}))
+        node("Transpose", "w", outputs=["v"]), node("MatMul", "x", "v", outputs=["a"]),
+        node("Add", "a", "b", outputs=["c"]), node("Gemm", "c", "w", "b", alpha=0.5, beta=2.0)],
+        ["N", 2], {"w": np.eye(2, dtype=np.float32), "b": square["b"]}))
     put("rows", told([
         node("Conv", "x", "w", outputs=["a"], auto_pad="SAME_UPPER"), node("InstanceNormalization", "a", "b", "b")],
         ["N", 1, 9], {"w": np.ones((2, 1, 3), np.float32), "b": square["b"]}))
     put("groups", told([node("GroupNormalization", "x", "b", "b", num_groups=2)], ["N", 4, 2, 2], square))
     put("weights-as-inputs", told([node("Conv", "x", "w")], image, inputs=[("w", [2, 1, 3, 3])]))
     put("expand", told([
-        node("Shape", "x", outputs=["s"]), node("Expand", "half", "s", outputs=["a"]), node("Add", "x", "a")], image, ints))
+        node("Shape", "x", outputs=["s"]), node("Expand", "half", "s", outputs=["a"]), node("Add", "x", "a")],
+        image, ints))
     for kind, inputs in (("ConstantOfShape", ["big"]), ("Expand", ["two", "big"]), ("Tile", ["two", "big"]),
                          ("Range", ["zero", "zero", "zero"]), ("Where", ["one", "half", "two"]), ("Exp", ["half"])):
         put(f"constant-{kind}", told([node(kind, *inputs, outputs=["c"]), node("Add", "x", "c")], image, ints))
-    lies = {"kernel": node("MaxPool", "x", kernel_shape=[2**20] * 2, pads=[2**20 - 1] * 4), "axis": node("Softmax", "x"),
-            "unknown": node("LSTM", "x"), "domain": node("Relu", "x", domain="else"), "no-input": node("Relu", "z"),
+    lies = {"kernel": node("MaxPool", "x", kernel_shape=[2**20] * 2, pads=[2**20 - 1] * 4),
+            "axis": node("Softmax", "x"), "unknown": node("LSTM", "x"),
+            "domain": node("Relu", "x", domain="else"), "no-input": node("Relu", "z"),
             "attribute": node("Relu", "x", no=1), "control": node("Rélu\x1b[2J", "x"), "erf": node("Erf", "x")}
     for name, made in lies.items():
         put(f"refused-{name}", told([made], image))
@@ -389,12 +393,13 @@ def onnx_files():
         model.graph.initializer[0].external_data.add(key="location", value=place)
         put(f"external-{name}", model, 1)
     model = told([node("Gemm", "x", "w", transB=1)], ["N", 4], {"w": np.ones((2, 4), np.float32)})
-    for kind, fields in ((1, "float_data"), (11, "double_data"), (10, "int32_data"), (7, "int64_data"), (8, "string_data")):
+    fields = {1: "float_data", 11: "double_data", 10: "int32_data", 7: "int64_data", 8: "string_data"}
+    for kind, name in fields.items():
         tensor = model.graph.initializer[0]
-        for field in ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "string_data"):
+        for field in ("raw_data", *fields.values()):
             tensor.ClearField(field)
         tensor.data_type = kind
-        getattr(tensor, fields).extend([b"1"] * 8 if kind == 8 else [1] * 8)
+        getattr(tensor, name).extend([b"1"] * 8 if kind == 8 else [1] * 8)
         put(f"type-{kind}", model)
     write("onnx", "empty", 0, b"")
     write("onnx", "text", 0, b"hello")

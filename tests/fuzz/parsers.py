@@ -219,7 +219,7 @@ LINES = {
     "cifar": ["cnn.data.cifar"],
     "model": ["cnn.training.checkpoint:load_model,_check_description,_read,_words,_split,_sealed,_compact"],
     "checkpoint": ["cnn.training.checkpoint:load,resume,checkpoints,step_of,_read,_words,_split,_sealed,_compact"],
-    "onnx": ["cnn.export.onnx_importing", "cnn.export.onnx_reading", "cnn.export.onnx_values", "cnn.export.onnx_folding",
-             "cnn.export.onnx_shapes", "cnn.export.onnx_operators", "cnn.export.onnx_arithmetic"],
+    "onnx": [f"cnn.export.onnx_{part}" for part in (
+        "importing", "reading", "values", "folding", "shapes", "operators", "arithmetic")],
     "config": ["cnn.runs.settings:read_settings,read_config,check_each"],
 }

@@ -117,6 +117,7 @@ def test_constants_that_others_read_are_spread_over_the_images(tmp_path):
     checked(tmp_path / "x.onnx")
     x = np.ones((4, 1, 1, 3), np.float32)
     assert_close(run(tmp_path / "x.onnx", x)[0], model(x))
+    assert_close(cnn.load_onnx(tmp_path / "x.onnx")(x), model(x))
 
 
 def test_a_model_in_training_mode_is_written_as_in_evaluation_mode(tmp_path):

@@ -110,6 +110,8 @@ class Importer:
         """The name of a Parameter with these elements: those of `known`, in another shape perhaps, or turned. One that
         is used several times is the same each time. Raises Refused where it is used in several shapes."""
         name = self._named(known, array, turned)
+        if name in self.buffers:
+            raise Refused(f"{words(name)!r} is used as a parameter and as a running statistic")
         if name not in self.parameters:
             if array.dtype.kind != "f":
                 raise Refused(f"{words(name)!r} must hold floats, got {array.dtype}")
@@ -216,7 +218,9 @@ class Importer:
     def _results(self, view: NodeView, table: Mapping) -> list:
         """What a node computes."""
         there = [value for value in view.inputs if value is not None]
-        if all(isinstance(value, Known) for value in there):
+        spread = view.op == "Expand" and len(there) == 2 and isinstance(there[1], Known) and any(
+            n is N for n in there[1].array.flat)       # a constant, for every image
+        if all(isinstance(value, Known) for value in there) and not spread:
             array = fold(view, [value and value.array for value in view.inputs])
             first = there[0] if there else None
             output = view.outputs[0] if view.outputs else ""

@@ -325,7 +325,18 @@ def onnx_files():
 
     square, image = {"w": np.ones((2, 1, 3, 3), np.float32), "b": np.ones(2, np.float32)}, ["N", 1, 4, 4]
     put("good", told([node("Conv", "x", "w", "b", pads=[1, 1, 1, 0])], image, square))
-    put("old", told([node("BatchNormalization", "x", "b", "b", "b", "b", is_test=1)], ["N", 2, 3, 3], square, 6))
+    norms = {name: np.ones(2, np.float32) for name in "abcd"}
+    put("old", told([node("BatchNormalization", "x", *"abcd", is_test=1)], ["N", 2, 3, 3], norms, 6))
+    put("vectors", told([node("BatchNormalization", "x", *"abcd")], ["N", 2], norms))
+    put("one-in-two-roles", told([node("BatchNormalization", "x", *"abab")], ["N", 2, 3, 3], norms))
+    put("old-sum", told([node("Add", "x", "a", axis=1, broadcast=1)], ["N", 2, 3, 3], norms, 6))
+    put("old-softmax", told([node("Softmax", "x")], ["N", 2, 3, 3], opset=9))
+    put("last-axis", told([node("Softmax", "x", axis=3)], ["N", 1, 1, 3]))
+    put("reflect", told([node("Pad", "x", mode="reflect", pads=[0, 0, 1, 1] * 2)], image, opset=9))
+    put("neighbours", told([node("ReduceMean", "x", axes=[1, 2], keepdims=0)], ["N", 2, 3, 3], opset=13))
+    put("old-slice", told([node("Slice", "x", axes=[1], starts=[0], ends=[1])], ["N", 2, 3, 3], opset=9))
+    put("old-split", told([node("Split", "x", outputs=["y", "z"], axis=1, split=[1, 1])], ["N", 2, 3, 3], opset=9))
+    put("flat-rows", told([node("Concat", "x", "x", axis=2)], ["N", 1, 3, 3]))
     put("open-sizes", told([node("Relu", "x")], ["N", 1, "H", "W"]), 2)
     with parsers.folder() as folder:
         net = cnn.Sequential(
@@ -337,7 +348,8 @@ def onnx_files():
             cnn.export.onnx(net, folder / "x", (1, 9, 9), opset=opset, mean=[0.5], std=[0.5], normalise=True)
             write("onnx", f"ours-{opset}", 0, (folder / "x").read_bytes())
     ints = {"zero": np.int64(0), "one": np.int64([1]), "axes": np.int64([2, 3]), "pads": np.int64([0, 0, 1, 1] * 2),
-            "two": np.float32([[2]]), "big": np.int64([2**20, 2**20]), "half": np.float32(0.5)}
+            "two": np.float32([[2]]), "square": np.float32(2), "far": np.int64([3]), "none": np.int64(0),
+            "big": np.int64([2**20, 2**20]), "half": np.float32(0.5)}
     put("shapes", told([
         node("Shape", "x", outputs=["s"]), node("Gather", "s", "zero", outputs=["n"]),
         node("Unsqueeze", "n", "zero", outputs=["n1"]), node("Constant", outputs=["m"], value_ints=[-1]),
@@ -346,14 +358,25 @@ def onnx_files():
         node("Transpose", "q", outputs=["p"], perm=[0, 1]),
         node("Split", "p", outputs=["a", "c"], axis=1, num_outputs=2), node("Sub", "c", "a", outputs=["d"]),
         node("Mul", "d", "half", outputs=["e"]), node("Div", "e", "two", outputs=["g"]),
-        node("Slice", "g", "one", "axes", "one", outputs=["h"]), node("Flatten", "h", outputs=["i"]),
+        node("Slice", "g", "one", "far", "one", outputs=["h"]), node("Flatten", "h", outputs=["i"]),
         node("Cast", "i", outputs=["j"], to=1), node("Neg", "j", outputs=["k"]), node("Reciprocal", "k", outputs=["l"]),
         node("Mean", "l", "l", outputs=["o"]), node("Dropout", "o")], image, ints))
     put("sums", told([
         node("Pad", "x", "pads", outputs=["a"]), node("AveragePool", "a", outputs=["b"], kernel_shape=[2, 2]),
         node("ReduceSum", "b", "axes", outputs=["c"]), node("ReduceMean", "c", "one", outputs=["d"]),
         node("ReduceMax", "d", "axes", outputs=["e"], keepdims=0), node("PRelu", "e", "half", outputs=["f"]),
-        node("Pow", "f", "two")], image, ints))
+        node("Pow", "f", "square")], image, ints))
+    put("folds", told([
+        node("Range", "none", "far0", "one0", outputs=["a"]), node("Slice", "a", "one", "far", outputs=["b"]),
+        node("Squeeze", "one", outputs=["c"]), node("Concat", "b", "one", outputs=["d"], axis=0),
+        node("Reshape", "d", "minus", outputs=["e"]), node("Flatten", "e", outputs=["f"]),
+        node("Tile", "one", "one", outputs=["g"]), node("Expand", "g", "far", outputs=["h"]),
+        node("Div", "h", "one", outputs=["i"]), node("Size", "i", outputs=["j"]),
+        node("ConstantOfShape", "one", outputs=["k"]), node("Equal", "k", "k", outputs=["l"]),
+        node("Transpose", "f", outputs=["m"]), node("Max", "j", "c", outputs=["n"]),
+        node("Cast", "n", outputs=["o"], to=1),
+        node("Sqrt", "o", outputs=["p"]), node("Mul", "x", "p")], image,
+        {**ints, "far0": np.int64(3), "one0": np.int64(1), "minus": np.int64([-1])}))
     put("linear", told([
         node("Transpose", "w", outputs=["v"]), node("MatMul", "x", "v", outputs=["a"]),
         node("Add", "a", "b", outputs=["c"]), node("Gemm", "c", "w", "b", alpha=0.5, beta=2.0)],

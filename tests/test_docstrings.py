@@ -126,6 +126,8 @@ SOURCES = [cnn.CrossEntropyLoss, cnn.MSELoss, cnn.SGD, cnn.Adam, cnn.AdamW, cnn.
            cnn.functional.batch_norm, cnn.functional.group_norm, cnn.functional.cross_entropy, cnn.functional.mse_loss,
            *(cnn.init.INITIALISERS[name] for name in cnn.init.INITIALISERS if name not in ("zeros", "ones")),
            cnn.schedules.Step, cnn.schedules.Cosine, cnn.schedules.Linear, cnn.schedules.OneCycle,
+           cnn.schedules.MultiStep, cnn.schedules.Exponential, cnn.schedules.Polynomial, cnn.schedules.Cyclic,
+           cnn.schedules.CosineWarmRestarts, cnn.schedules.ReduceLROnPlateau, cnn.schedules.Sequential,
            *cnn.models.MODELS.values()]
 
 

@@ -25,7 +25,7 @@ from cnn.reports import evaluation
 from cnn.runs import run
 from cnn.runs.parts import make_loss, make_schedule
 from cnn.runs.recipes import RECIPES
-from cnn.runs.settings import check, read_settings, write_settings
+from cnn.runs.settings import SCHEDULES, check, read_settings, write_settings
 from cnn.training import checkpoint, lr_finder
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -254,6 +254,12 @@ def test_a_configuration_that_cannot_be_used_is_named(tmp_path, text):
         ({"ema": 1.0}, ValueError),
         ({"lookahead": 5}, TypeError),
         ({"class_weights": "equal"}, ValueError),
+        ({"schedule": "spiral"}, ValueError),
+        ({"milestones": "3,2"}, ValueError),
+        ({"milestones": "a"}, ValueError),
+        ({"gamma": 0.0}, ValueError),
+        ({"gamma": 1.0, "schedule": "plateau"}, ValueError),
+        ({"cycle_mult": 0}, ValueError),
         ({"shift": -1}, ValueError),
         ({"shift_mode": "wrap"}, ValueError),
         ({"cutout": 1.5}, TypeError),
@@ -265,7 +271,7 @@ def test_a_configuration_that_cannot_be_used_is_named(tmp_path, text):
     ],
 )
 def test_settings_that_cannot_be_used(tmp_path, changes, error):
-    (name,) = changes
+    name = next(iter(changes))
     with pytest.raises(error, match=f"train: {name.replace('_', '.')}"):
         run.train(run.replace(SHORT, **changes), tmp_path / "run", quiet=True)
     assert os.listdir(tmp_path) == []
@@ -389,13 +395,46 @@ def test_the_first_layer_of_cifar_net_stays_whitened(tmp_path, colours):
 
 
 def test_schedules_of_a_run():
-    def rates(name, steps=200):
-        schedule = make_schedule(run.Settings(schedule=name, lr=0.5), steps)
+    def rates(name, steps=200, **settings):
+        schedule = make_schedule(run.Settings(schedule=name, lr=0.5, epochs=20, **settings), steps)
         return [schedule(step) for step in range(steps)]
 
-    triangle = np.interp(range(200), [0, 0.23 * 200 - 1, 199], [0.1, 0.5, 0.035])
-    np.testing.assert_allclose(rates("triangle"), triangle, rtol=1e-12)
-    np.testing.assert_allclose(rates("linear"), 0.5 * (1 - np.arange(200) / 200), rtol=1e-12)
+    def close(found, wanted):
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+    at = np.arange(200)
+    close(rates("triangle"), np.interp(at, [0, 0.23 * 200 - 1, 199], [0.1, 0.5, 0.035]))
+    close(rates("linear"), 0.5 * (1 - at / 200))
+    close(rates("linear", final_lr=0.1), 0.5 - 0.4 * at / 200)
+    close(rates("polynomial", power=2.0), 0.5 * (1 - at / 200) ** 2)
+    close(rates("step", gamma=0.5), 0.5 * 0.5 ** (at // 50))
+    close(rates("multi-step"), 0.5 * 0.1 ** ((at >= 100) * 1.0 + (at >= 150)))
+    close(rates("multi-step", milestones="2,11", gamma=0.5), 0.5 * 0.5 ** ((at >= 20) * 1.0 + (at >= 110)))
+    close(rates("exponential", gamma=0.01), 0.5 * 0.01 ** (at / 200))
+    close(rates("warm-restarts"), 0.25 * (1 + np.cos(np.pi * (at % 50) / 50)))
+    close(rates("warm-restarts", cycle_epochs=2, cycle_mult=9)[20:], 0.25 * (1 + np.cos(np.pi * at[:180] / 180)))
+    triangle = np.abs((at % 50) - 25) / 25
+    close(rates("cyclic", final_lr=0.1), 0.5 - 0.4 * triangle)
+    close(rates("cyclic", cycle_mode="exp_range", gamma=0.5), 0.5 * (1 - triangle) * 0.5 ** (at / 50))
+    assert rates("plateau") == rates("constant") == [0.5] * 200
+    looked_at = {"triangle", "linear", "polynomial", "step", "multi-step", "exponential", "warm-restarts", "cyclic",
+                 "plateau", "constant"}
+    assert looked_at == set(SCHEDULES) - {"cosine", "one-cycle"}
+
+
+def test_a_run_with_a_plateau_goes_on_to_the_same_bits(tmp_path, colours):
+    settings = run.replace(small(colours), epochs=4, validation_fraction=0.2, schedule="plateau", lr_patience=0,
+                           lr_threshold=0.5, gamma=0.5, checkpoint_every="1", keep=99)
+    wanted, folder = run.train(settings, tmp_path / "run", quiet=True), tmp_path / "run"
+    history = cnn.history.History.load(folder / "history.csv")
+    assert history.column("lr")[0] == 0.02 and history.column("lr")[-1] < 0.02
+    for step in (wanted["steps"] - 1, wanted["steps"] // 2, 2):
+        for path in checkpoint.checkpoints(folder / "checkpoints")[step:]:
+            path.unlink()
+        (folder / "summary.json").unlink()
+        assert run.resume(folder, quiet=True)["digest"] == wanted["digest"]
+    with pytest.raises(ValueError, match="schedule plateau by val_loss needs a validation fraction"):
+        run.train(run.replace(settings, validation_fraction=0.0), tmp_path / "other", quiet=True)
 
 
 def test_balanced_classes():

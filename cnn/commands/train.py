@@ -62,8 +62,21 @@ _HELP = {
     },
     "optimizer": {
         "schedule": (f"how the learning rate changes: {', '.join(SCHEDULES)}. linear: down to 0. step: divided by 10 "
-                     "after each quarter of the run. triangle: from 20 %% of the rate up to it in the first 23 %% of "
-                     "the run, then down to 7 %%", "NAME"),
+                     "after each quarter of the run. plateau: divided by 10 where --monitor stays. triangle: from 20 "
+                     "%% of the rate up to it in the first 23 %% of the run, then down to 7 %%", "NAME"),
+        "gamma": ("factor of each drop of step, multi-step and plateau; of the whole run, for exponential; of a cycle, "
+                  "for cyclic with exp_range", "FACTOR"),
+        "milestones": ("epochs after which multi-step drops, such as 10,20; default: half and three quarters of the "
+                       "run", "N,N,..."),
+        "final_lr": ("lowest learning rate of linear, polynomial, cosine, warm-restarts, cyclic and plateau", "RATE"),
+        "power": ("exponent of polynomial", "POWER"),
+        "cycle_epochs": ("epochs of the first cycle of warm-restarts, of each of cyclic; default: a quarter of the run",
+                         "N"),
+        "cycle_mult": ("each cycle of warm-restarts is N times as long as the one before", "N"),
+        "cycle_mode": ("how the cycles of cyclic shrink: not, by half, or by --gamma", None),
+        "lr_patience": ("plateau drops after more than N epochs in which --monitor has not improved", "N"),
+        "lr_threshold": ("smallest relative change that is an improvement for plateau", "SHARE"),
+        "lr_cooldown": ("epochs after a drop of plateau that do not count", "N"),
         "momentum": ("momentum of sgd (Nesterov's) and rmsprop", "M"),
         "weight_decay": ("weight decay", "DECAY"),
         "decay_biases": ("apply weight decay to biases and norms, too", None),
@@ -140,7 +153,7 @@ def parser(prog=None):
 def _default(name):
     """The words on a setting's default that end its help."""
     value = getattr(DEFAULTS["mnist-sample"], name)
-    if value == "" or name == "image_size":
+    if value == "" or name in ("image_size", "cycle_epochs"):
         return ""
     shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
     shown = f"{shown:g}" if isinstance(value, float) else str(shown)

@@ -3,7 +3,7 @@ import numpy as np
 
 from cnn import data, models, optim, ranks, schedules
 from cnn.layers.losses import CrossEntropyLoss
-from cnn.runs.settings import anywhere, check_patience
+from cnn.runs.settings import anywhere, check_patience, milestones
 from cnn.training import checks
 from cnn.training.averaging import EMA, Lookahead
 from cnn.training.callbacks import BestCheckpoint, CSVLog, EarlyStopping, JSONLLog, TensorBoard
@@ -85,17 +85,35 @@ def make_optimizer(settings, parameters):
 
 def make_schedule(settings, steps):
     """The schedule that the settings name, over a run of `steps` steps."""
+    lr, final_lr, epoch = settings.lr, settings.final_lr, max(1, steps // max(1, settings.epochs))
+    cycle = settings.cycle_epochs * epoch or max(1, -(-steps // 4))
     if settings.schedule == "one-cycle":
         return schedules.OneCycle(settings.lr, steps, pct_start=0.2)
     if settings.schedule == "triangle":     # that of the paper that models.cifar_net names
         return schedules.OneCycle(settings.lr, steps, pct_start=0.23, div_factor=1 / 0.2, final_div_factor=0.2 / 0.07,
                                   anneal_strategy="linear")
     if settings.schedule == "cosine":
-        return schedules.Cosine(settings.lr, steps, warmup_steps=min(steps // 10, 500))
+        return schedules.Cosine(lr, steps, final_lr, warmup_steps=min(steps // 10, 500))
     if settings.schedule == "linear":
-        return schedules.Linear(settings.lr, steps)
+        return schedules.Linear(lr, steps, final_lr)
+    if settings.schedule == "polynomial":
+        return schedules.Polynomial(lr, steps, settings.power, final_lr)
     if settings.schedule == "step":
-        return schedules.Step(settings.lr, max(1, -(-steps // 4)))
+        return schedules.Step(lr, max(1, -(-steps // 4)), settings.gamma)
+    if settings.schedule == "multi-step":
+        drops = [n * epoch for n in milestones(settings)] or [max(1, -(-steps // 2)), max(1, -(-steps * 3 // 4))]
+        return schedules.MultiStep(lr, drops, settings.gamma)
+    if settings.schedule == "exponential":
+        return schedules.Exponential(lr, settings.gamma ** (1 / steps))
+    if settings.schedule == "warm-restarts":
+        return schedules.CosineWarmRestarts(lr, cycle, settings.cycle_mult, final_lr)
+    if settings.schedule == "cyclic":
+        up = max(1, cycle // 2)
+        return schedules.Cyclic(final_lr, lr, up, max(1, cycle - up), settings.cycle_mode,
+                                settings.gamma ** (1 / cycle))
+    if settings.schedule == "plateau":
+        return schedules.ReduceLROnPlateau(lr, settings.monitor, None, settings.gamma, settings.lr_patience,
+                                           settings.lr_threshold, cooldown=settings.lr_cooldown, min_lr=final_lr)
     return schedules.Constant(settings.lr)
 
 

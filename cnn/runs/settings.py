@@ -8,7 +8,9 @@ from cnn import data, files, models, optim, plots, runtime, shapes
 from cnn.engine import backend
 from cnn.text import printable
 
-SCHEDULES = ("constant", "linear", "step", "cosine", "one-cycle", "triangle")
+SCHEDULES = ("constant", "linear", "polynomial", "step", "multi-step", "exponential", "cosine",
+             "warm-restarts", "cyclic", "one-cycle", "triangle", "plateau")
+CYCLIC_MODES = ("triangular", "triangular2", "exp_range")
 TTA = ("none", "flip", "flip+shift")
 MONITORS = ("val_loss", "val_accuracy", "train_loss", "train_accuracy")
 
@@ -43,6 +45,20 @@ class Settings:
     schedule: str = option("one-cycle", "of the learning rate; linear goes down to 0; step divides it by ten every "
                            "quarter of the run; triangle goes from a fifth up, in 23 %% of the run, and down to 7 %%",
                            choices=SCHEDULES)
+    gamma: float = option(0.1, "factor of each drop, of step, multi-step and plateau; of the whole run for "
+                          "exponential; of a cycle for cyclic's exp_range", metavar="F")
+    milestones: str = option("", "epochs after which multi-step drops, as 10,20; default: half and three quarters of "
+                             "the run", metavar="N,N,...")
+    final_lr: float = option(0.0, "lowest rate, of linear, polynomial, cosine, warm-restarts, cyclic and plateau",
+                             metavar="RATE")
+    power: float = option(1.0, "of polynomial", metavar="P")
+    cycle_epochs: int = option(0, "epochs of a cycle, of warm-restarts (the first) and cyclic; default: 0, a quarter "
+                               "of the run", metavar="N")
+    cycle_mult: int = option(1, "by how much each cycle of warm-restarts is longer than the one before", metavar="N")
+    cycle_mode: str = option("triangular", "how the cycles of cyclic shrink", choices=CYCLIC_MODES)
+    lr_patience: int = option(10, "epochs without a better --monitor before plateau drops", metavar="N")
+    lr_threshold: float = option(1e-4, "smallest relative change that is better, for plateau", metavar="D")
+    lr_cooldown: int = option(0, "epochs after a drop that plateau does not count", metavar="N")
     ema: float = option(0.0, "measure and keep a moving average of the weights with this decay; default: 0, do not",
                         metavar="DECAY")
     lookahead: bool = option(False, "every five steps go on from an average of the weights, which is slower the "
@@ -138,6 +154,15 @@ def check_each(settings):
     shapes.number("train", "label smoothing", settings.label_smoothing, 0, 1)
     shapes.number("train", "validation fraction", settings.validation_fraction, 0, below=1)
     shapes.number("train", "bias lr", settings.bias_lr, above=0)
+    shapes.number("train", "gamma", settings.gamma, above=0, maximum=1)
+    shapes.number("train", "power", settings.power, above=0)
+    shapes.integer("train", "cycle epochs", settings.cycle_epochs, 0)
+    shapes.integer("train", "cycle mult", settings.cycle_mult, 1)
+    shapes.integer("train", "lr patience", settings.lr_patience, 0)
+    shapes.integer("train", "lr cooldown", settings.lr_cooldown, 0)
+    if settings.schedule == "plateau" and settings.gamma == 1:
+        raise ValueError("train: gamma must be below 1 with the schedule plateau, got 1")
+    milestones(settings)
     shapes.number("train", "ema", settings.ema, 0, below=1)
     shapes.integer("train", "cutout", settings.cutout, 0, 2**15 - 1)
     shapes.number("train", "rotate", settings.rotate, 0, 180)
@@ -147,12 +172,22 @@ def check_each(settings):
     checkpoint_every(settings)
 
 
+def milestones(settings):
+    """The epochs after which multi-step drops: a list of ints in ascending order, [] for the default."""
+    texts = settings.milestones.split(",") if settings.milestones else []
+    if not all(text.isascii() and text.isdigit() and int(text) for text in texts) or (
+            sorted(set(map(int, texts))) != list(map(int, texts))):
+        raise ValueError(f"train: milestones must be epochs in ascending order, as 10,20, got {settings.milestones!r}")
+    return list(map(int, texts))
+
+
 def check_patience(settings, validation):
     """Refuse to wait for what is never measured. validation: the data set's own validation images, or None."""
-    if settings.patience and settings.monitor.startswith("val_") and not settings.validation_fraction and (
+    waits = "patience" if settings.patience else "schedule plateau" if settings.schedule == "plateau" else None
+    if waits and settings.monitor.startswith("val_") and not settings.validation_fraction and (
             validation is None):
         own = "" if settings.dataset in data.NAMES else ", or images in val beside train and test"
-        raise ValueError(f"train: patience by {settings.monitor} needs a validation fraction above 0{own}")
+        raise ValueError(f"train: {waits} by {settings.monitor} needs a validation fraction above 0{own}")
 
 
 def _storable(text):

@@ -170,6 +170,10 @@ def before_fit(owner, trainer, loader, facts):
     if trainer.optimizer is None:
         raise ValueError(f"{owner}: the trainer must have an optimizer, got None")
     some_batch(owner, loader)
+    monitor = str(getattr(trainer.schedule, "monitor", ""))
+    if monitor.startswith("val_") and not trainer.validates:
+        raise ValueError(f"{owner}: the schedule {type(trainer.schedule).__name__} needs validation data for its "
+                         f"monitor {monitor}: give fit some, or monitor train_loss")
     same_on_all_ranks(owner, trainer, loader, facts)
     optimizer_of(owner, trainer.optimizer, trainer.model)
     if trainer._resumed and trainer._data is not None:

@@ -25,8 +25,19 @@ def state_dict(trainer):
     }
 
 
-def row(trainer, measured):
-    """The row of the history for the trainer's epoch; measured: what `evaluate` says of the validation data, or {}."""
+def end_epoch(trainer, measured):
+    """Add the trainer's epoch to the history and tell its schedule of it, unless it was stopped in the middle.
+
+    measured: what `evaluate` says of the validation data, or {}.
+    """
+    trainer.history.append(_row(trainer, measured))
+    observe = getattr(trainer.schedule, "observe", None)
+    if observe is not None and trainer._complete:
+        observe(trainer.history[-1])
+
+
+def _row(trainer, measured):
+    """The row of the history for the trainer's epoch."""
     return {"epoch": len(trainer.history) + 1, "lr": trainer.optimizer.lr, "train_loss": trainer.running_loss,
             "train_accuracy": trainer.running_accuracy, "val_loss": measured.get("loss", math.nan),
             "val_accuracy": measured.get("accuracy", math.nan), "seconds": trainer._seconds,

@@ -41,7 +41,8 @@ class Trainer:
         True
 
     model: a Module with the output (N, K). optimizer: of its parameters. loss: CrossEntropyLoss() by default.
-    schedule: function from the step, from 0, to its learning rate (see cnn.schedules). callbacks: see cnn.callbacks.
+    schedule: function from the step, from 0, to its learning rate (see cnn.schedules); where it has a method
+    `observe(row)`, this is called with each complete epoch's row of the history. callbacks: see cnn.callbacks.
     progress: whether to show a progress bar. max_grad_norm: scale gradients down to this norm. backend: "kernels", or
     "reference" for plain NumPy (cnn.reference): the same steps to rounding, slowly.
 
@@ -121,10 +122,10 @@ class Trainer:
         if validation is not None:
             validation = checks.dataset_of("Trainer.fit", "validation", validation)
             validation = checks.matched("Trainer.fit", "validation", validation, loader.dataset, stacklevel=3)
+        self.validates = validation is not None
         data = states.facts(loader, self._data if self._resumed else None)
         checks.before_fit("Trainer.fit", self, loader, data)
         self.stop, self._loader, self._data = False, loader, data
-        self.validates = validation is not None
         if self._resumed:
             loader.epoch = self._loader_epoch
         else:
@@ -197,7 +198,7 @@ class Trainer:
         if validation is not None:
             with self.measuring():
                 measured = self.evaluate(validation)
-        self.history.append(states.row(self, measured))
+        states.end_epoch(self, measured)
 
     def _steps(self, loader: DataLoader, watchers: list[Callback], start: float) -> None:
         """Take the steps that are left of this epoch."""

@@ -52,7 +52,7 @@ from cnn.layers import (
     losses,
 )
 from cnn.layers.losses import CrossEntropyLoss, MSELoss
-from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm, parameter_groups, split_biases
+from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm, named_groups, parameter_groups, split_biases
 from cnn.reports import metrics
 from cnn.runtime import get_num_threads, get_winograd, set_num_threads, set_winograd, show_config
 from cnn.training import averaging, callbacks, checkpoint, history, trainer
@@ -73,14 +73,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback",
-    "CompiledModel", "Concat", "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU",
-    "GlobalAvgPool2d", "GroupNorm", "Layer", "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss",
-    "MaxPool2d", "Module", "ModuleList", "Parameter", "Prediction", "Predictor", "RMSprop", "ReLU", "Residual",
-    "SGD", "Sequential", "SiLU", "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat",
-    "clip_grad_norm", "compile", "data", "debug", "find_lr", "functional", "get_num_threads", "get_winograd",
-    "gradcheck", "load", "load_model", "load_onnx", "metrics", "models", "optim", "parameter_groups", "save_model",
-    "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback", "CompiledModel",
+    "Concat", "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d",
+    "GroupNorm", "Layer", "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Module",
+    "ModuleList", "Parameter", "Prediction", "Predictor", "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU",
+    "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat", "clip_grad_norm", "compile", "data",
+    "debug", "find_lr", "functional", "get_num_threads", "get_winograd", "gradcheck", "load", "load_model", "load_onnx",
+    "metrics", "models", "named_groups", "optim", "parameter_groups", "save_model", "schedules", "set_num_threads",
+    "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.

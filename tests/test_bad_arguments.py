@@ -273,6 +273,8 @@ def test_numbers_above_1(where):
 
 def test_options_that_contradict_each_other():
     refuses(lambda: cnn.SGD(weight(), nesterov=True), ValueError, "SGD: nesterov needs a momentum")
+    refuses(lambda: cnn.SGD(weight(), momentum=0.9, nesterov=True, dampening=0.1), ValueError,
+            "SGD: dampening must be 0 with nesterov, got 0.1")
     refuses(lambda: Conv2d(3, 4, 1, groups=2), ValueError, "Conv2d: in_channels 3", "groups 2")
     refuses(lambda: Conv2d(4, 3, 1, groups=2), ValueError, "Conv2d: out_channels 3", "groups 2")
     refuses(
@@ -777,7 +779,7 @@ def test_params_of_optimizers(make):
     p, layer = cnn.Parameter(zeros(3)), Linear(2, 2)
     refuses(lambda: make([]), ValueError, f"{name}: params must hold at least one Parameter")
     refuses(lambda: make([p, p]), ValueError, f"{name}: params has the same Parameter more than once")
-    for wrong in (None, 3, p, layer, [zeros(3)], [None], "ab", layer.named_parameters(), layer.state_dict()):
+    for wrong in (None, 3, p, layer, [zeros(3)], [None], "ab", [(3, p)], layer.state_dict()):
         refuses(lambda wrong=wrong: make(wrong), TypeError, f"{name}: params")
     refuses(lambda: make([p, cnn.Parameter(zeros(2, dtype=float))]), ValueError, name, "float32", "float64")
     make(q for q in layer.parameters()).step()
@@ -791,7 +793,7 @@ def test_groups_of_optimizers(make):
     refuses(lambda: make([{"params": [p]}, q]), TypeError, f"{name}: params must be Parameters, got dict")
     refuses(lambda: make([{"params": p}]), TypeError, f"{name}: params must be a list of Parameters")
     refuses(lambda: make([{"lr": 1}]), ValueError, f"{name}: params: a group must have params", "got lr")
-    refuses(lambda: make([{"params": [p], "dampening": 0}]), ValueError, f"{name}: params: a group", "dampening")
+    refuses(lambda: make([{"params": [p], "damping": 0}]), ValueError, f"{name}: params: a group", "damping")
     refuses(lambda: make([{"params": [p], "lr": -1}]), ValueError, f"{name}: lr", "-1")
     refuses(lambda: make([{"params": [p], "weight_decay": NAN}]), ValueError, f"{name}: weight_decay", "nan")
     refuses(lambda: make([{"params": [p], "lr": 1}], lr=0), ValueError, f"{name}: lr must be above 0 where a group")

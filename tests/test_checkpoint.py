@@ -36,6 +36,8 @@ class NumpyReLU(Layer):
 OPTIMIZERS = {
     "sgd": lambda p: cnn.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
     "adam": lambda p: cnn.Adam(p, lr=0.01),
+    "amsgrad": lambda p: cnn.AdamW(p, lr=0.01, betas=(0.5, 0.6), amsgrad=True),
+    "damped": lambda p: cnn.SGD(p, lr=0.05, momentum=0.9, dampening=0.5),
     "rmsprop": lambda p: cnn.RMSprop(p, momentum=0.5, centered=True),
 }
 
@@ -71,6 +73,8 @@ def fit(trainer, transform=True, epochs=2):
     [
         ("sgd", {}, True),
         ("adam", {"max_grad_norm": 0.5}, False),
+        ("amsgrad", {}, False),
+        ("damped", {}, False),
         ("rmsprop", {"relu": NumpyReLU}, True),
         ("sgd", {"dtype": np.float64}, False),
     ],

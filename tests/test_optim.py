@@ -18,12 +18,20 @@ OPTIONS = [
     ("SGD", {"lr": 0.1, "momentum": 0.9}),
     ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
     ("SGD", {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.02}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.02}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.02, "maximize": True}),
+    ("SGD", {"lr": 0.1, "maximize": True}),
     ("Adam", {}),
+    ("Adam", {"amsgrad": True, "betas": (0.5, 0.6)}),
+    ("Adam", {"amsgrad": True, "maximize": True, "weight_decay": 0.1}),
     ("Adam", {"lr": 0.02, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
     ("Adam", {"betas": (0.0, 0.0)}),
     ("AdamW", {}),
+    ("AdamW", {"amsgrad": True, "betas": (0.5, 0.6), "weight_decay": 0.1}),
+    ("AdamW", {"maximize": True}),
     ("AdamW", {"lr": 0.02, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
     ("RMSprop", {}),
+    ("RMSprop", {"maximize": True, "momentum": 0.9, "centered": True, "weight_decay": 0.1}),
     ("RMSprop", {"lr": 0.02, "alpha": 0.8, "eps": 1e-3, "weight_decay": 0.1}),
     ("RMSprop", {"momentum": 0.9}),
     ("RMSprop", {"centered": True}),
@@ -67,16 +75,18 @@ def test_fifty_steps_agree_with_pytorch(torch, name, options):
 
 def twin_step(name, o, w, g, state, step, lr):
     """One step of the NumPy twin, `state` three arrays of zeros at first."""
+    maximize = o.get("maximize", False)
     if name == "SGD":
         momentum, nesterov, decay = o.get("momentum", 0), o.get("nesterov", False), o.get("weight_decay", 0)
-        reference.sgd_update(w, g, state[0], lr, momentum, nesterov, decay, first=step == 0)
+        reference.sgd_update(w, g, state[0], lr, momentum, nesterov, decay, step == 0, o.get("dampening", 0), maximize)
     elif name == "RMSprop":
         more = o.get("weight_decay", 0), o.get("momentum", 0), o.get("centered", False)
-        reference.rmsprop_update(w, g, *state, lr, o.get("alpha", 0.99), o.get("eps", 1e-8), *more)
+        reference.rmsprop_update(w, g, *state, lr, o.get("alpha", 0.99), o.get("eps", 1e-8), *more, maximize)
     else:
         decay = o.get("weight_decay", 0.01 if name == "AdamW" else 0)
         betas, eps = o.get("betas", (0.9, 0.999)), o.get("eps", 1e-8)
-        reference.adam_update(w, g, *state[:2], step + 1, lr, *betas, eps, decay, name == "AdamW")
+        v_max = state[2] if o.get("amsgrad") else None
+        reference.adam_update(w, g, *state[:2], step + 1, lr, *betas, eps, decay, name == "AdamW", v_max, maximize)
 
 
 @per_option
@@ -299,6 +309,55 @@ def test_parameter_groups():
         assert p.data == pytest.approx(before[name] * (1 - 0.5 * 0.125), rel=1e-6)
 
 
+def test_groups_by_name():
+    model = cnn.Sequential(cnn.Conv2d(1, 2, 3), cnn.Flatten(), cnn.Linear(8, 3))
+    w, b, w2, b2 = model.parameters()
+    groups = cnn.named_groups(model.named_parameters(), {"2.*": {"lr": 0.5}, "*.bias": {"weight_decay": 0}})
+    assert groups == [{"params": [w]}, {"params": [w2, b2], "lr": 0.5}, {"params": [b], "weight_decay": 0}]
+    assert cnn.named_groups(model.named_parameters(), {"*": {"lr": 1}}) == [{"params": [w, b, w2, b2], "lr": 1}]
+    assert cnn.named_groups(model.named_parameters(), {}) == [{"params": [w, b, w2, b2]}]
+    assert cnn.SGD(model.named_parameters()).params == model.parameters()
+
+
+def test_groups_by_name_agree_with_pytorchs_groups(torch):
+    """Also with a schedule, by which PyTorch multiplies the rate of every group."""
+    model = cnn.Sequential(cnn.Linear(3, 4), cnn.ReLU(), cnn.Linear(4, 2)).to(np.float64)
+    twin = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).double()
+    twin.load_state_dict({name: torch.tensor(value) for name, value in model.state_dict().items()})
+    own = {"lr": 0.5, "weight_decay": 0.3}
+    ours = cnn.SGD(cnn.named_groups(model.named_parameters(), {"2.*": own}), lr=0.1, momentum=0.9)
+    theirs = torch.optim.SGD([{"params": twin[0].parameters()}, {"params": twin[2].parameters(), **own}], lr=0.1,
+                             momentum=0.9)
+    halving, schedule = torch.optim.lr_scheduler.StepLR(theirs, 2, 0.5), cnn.schedules.Step(0.1, 2, 0.5)
+    for step in range(7):
+        ours.lr = schedule(step)
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            p.grad = np.random.default_rng(step).standard_normal(p.shape)
+            q.grad = torch.tensor(p.grad)
+        ours.step()
+        theirs.step()
+        halving.step()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "error", "words"),
+    [
+        (None, {"he.*": {"lr": 1}}, ValueError, r"pattern 'he.\*' must match a parameter, .* \['0.weight', '0.bias'"),
+        (None, {"0.*": {}, "0.bias": {}}, ValueError, "'0.bias' must match a parameter that no pattern before it"),
+        (None, {"0.*": 0.1}, TypeError, "options must be a dict of dicts by pattern"),
+        ([1], {}, TypeError, "named_parameters must be"),
+        (3, {}, TypeError, "named_parameters must be"),
+        ([("a", 3)], {}, TypeError, "params must be Parameters, got int"),
+    ],
+)
+def test_groups_by_name_that_cannot_be(names, options, error, words):
+    model = cnn.Sequential(cnn.Linear(3, 4), cnn.Linear(4, 2))
+    with pytest.raises(error, match=words):
+        cnn.named_groups(model.named_parameters() if names is None else names, options)
+
+
 def test_groups_cannot_be_changed_without_effect():
     optimizer = cnn.SGD([Parameter(np.ones(1))])
     with pytest.raises(TypeError):
@@ -380,6 +439,21 @@ def test_a_trainer_sees_that_a_state_was_loaded():
             trainer.train_step(images, labels)
         results.append(layer.weight.data)
     assert np.array_equal(*results)
+
+
+def test_a_state_of_before_there_were_these_options_is_taken():
+    new = {"SGD": ["dampening", "maximize"], "Adam": ["amsgrad", "maximize"], "RMSprop": ["maximize"]}
+    for name, added in new.items():
+        optimizer, params = on_its_way(name, {})
+        go(optimizer, params, range(2))
+        state, (other, params2) = optimizer.state_dict(), on_its_way(name, {})
+        groups = [{key: value for key, value in group.items() if key not in added} for group in state["param_groups"]]
+        for p, q in zip(params, params2, strict=True):
+            q.data = p.data
+        other.load_state_dict({**state, "param_groups": groups})
+        go(optimizer, params, range(2, 4))
+        go(other, params2, range(2, 4))
+        assert all(np.array_equal(p.data, q.data) for p, q in zip(params, params2, strict=True))
 
 
 BAD_STATES = [

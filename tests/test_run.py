@@ -256,6 +256,10 @@ def test_a_configuration_that_cannot_be_used_is_named(tmp_path, text):
         ({"class_weights": "equal"}, ValueError),
         ({"schedule": "spiral"}, ValueError),
         ({"milestones": "3,2"}, ValueError),
+        ({"lr_factors": "0.*"}, ValueError),
+        ({"lr_factors": "0.*=-1"}, ValueError),
+        ({"lr_factors": "=1"}, ValueError),
+        ({"lr_factors": "head.*=1"}, ValueError),
         ({"milestones": "a"}, ValueError),
         ({"gamma": 0.0}, ValueError),
         ({"gamma": 1.0, "schedule": "plateau"}, ValueError),
@@ -323,7 +327,7 @@ ALL = {
     "channels": "4,3,5", "bias_lr": 8.0, "decay_biases": False, "max_grad_norm": 0.5, "schedule": "triangle",
     "ema": 0.9, "lookahead": True, "class_weights": "balanced", "shift": 1, "shift_mode": "reflect",
     "flip": "alternating", "cutout": 5, "rotate": 20.0, "translate": 0.2, "scale": 0.2, "shear": 10.0,
-    "tta": "flip+shift", "drop_last": True,
+    "tta": "flip+shift", "drop_last": True, "lr_factors": "*.weight=0.5",
 }  # fmt: skip
 
 

@@ -23,19 +23,25 @@ ctypedef struct Sgd:
     const double* now           # IN  (3,) of this step
     Py_ssize_t count            # elements
     Py_ssize_t nesterov         # whether it is Nesterov's
-    double momentum, weight_decay
+    Py_ssize_t maximize         # whether w goes up the gradient
+    double momentum, dampening, weight_decay
     double lr_scale             # the group's share of the learning rate
 
 cdef void sgd(const Sgd* a, const Place* place) noexcept nogil:
-    """v = mu v + g';  w -= lr v,  or with Nesterov  w -= lr (g' + mu v);  g' = g + decay w"""
+    """v = mu v + (1 - dampening) g';  w -= lr v,  or with Nesterov  w -= lr (g' + mu v);  g' = +-g + decay w.
+
+    In the first step v = g'.
+    """
     cdef real* w = a.w
     cdef const real* gradient = a.g
     cdef real* velocity = a.velocity
     cdef const double* now = a.now
     cdef bint nesterov = a.nesterov
-    cdef real mu = <real>a.momentum, decay = <real>a.weight_decay, clip = <real>now[CLIP], g, v
+    cdef real mu = <real>a.momentum, decay = <real>a.weight_decay, take = <real>(1 - a.dampening), g, v
+    cdef real clip = <real>(-now[CLIP] if a.maximize else now[CLIP])
     cdef real lr = <real>(now[LR] * a.lr_scale)
     cdef Py_ssize_t i, first = place.task * CHUNK, last = min(first + CHUNK, a.count)
+    cdef bint damped = a.dampening != 0 and now[STEP] > 1
     if not velocity:
         for i in range(first, last):
             w[i] -= lr * (clip * gradient[i] + decay * w[i])
@@ -45,6 +51,11 @@ cdef void sgd(const Sgd* a, const Place* place) noexcept nogil:
             v = mu * velocity[i] + g
             velocity[i] = v
             w[i] -= lr * (g + mu * v)
+    elif damped:
+        for i in range(first, last):
+            v = mu * velocity[i] + take * (clip * gradient[i] + decay * w[i])
+            velocity[i] = v
+            w[i] -= lr * v
     else:
         for i in range(first, last):
             v = mu * velocity[i] + (clip * gradient[i] + decay * w[i])
@@ -62,9 +73,11 @@ ctypedef struct Adam:
     const real* g               # IN  (count,)
     real* m                     # IN/OUT (count,)
     real* v                     # IN/OUT (count,)
+    real* v_max                 # IN/OUT (count,) or NULL
     const double* now           # IN  (3,) of this step
     Py_ssize_t count            # elements
     Py_ssize_t decoupled        # whether the decay is
+    Py_ssize_t maximize         # whether w goes up the gradient
     double beta1, beta2, eps, weight_decay
     double lr_scale             # the group's share of the learning rate
 
@@ -72,22 +85,32 @@ cdef void adam(const Adam* a, const Place* place) noexcept nogil:
     """m, v: running means of g and g^2;  w -= lr/c1 m / (sqrt(v)/sqrt(c2) + eps),  c_i = 1 - b_i^step.
 
     Kingma & Ba 2015. With `decoupled` the decay is w -= lr decay w instead of a part of g
-    (AdamW, Loshchilov & Hutter 2019).
+    (AdamW, Loshchilov & Hutter 2019). With `v_max`, the largest v so far takes its place under the root
+    (AMSGrad, Reddi et al. 2018).
     """
     cdef real* w = a.w
     cdef const real* gradient = a.g
     cdef real* m = a.m
     cdef real* v = a.v
+    cdef real* v_max = a.v_max
     cdef const double* now = a.now
     cdef bint decoupled = a.decoupled
     cdef real b1 = <real>a.beta1, one_b1 = <real>(1 - a.beta1), b2 = <real>a.beta2, one_b2 = <real>(1 - a.beta2)
-    cdef real eps = <real>a.eps, clip = <real>now[CLIP]
+    cdef real eps = <real>a.eps, clip = <real>(-now[CLIP] if a.maximize else now[CLIP])
     cdef real decay = 0 if decoupled else <real>a.weight_decay
     cdef double lr = now[LR] * a.lr_scale
     cdef real keep = <real>(1 - lr * a.weight_decay) if decoupled else 1
     cdef real step = <real>(lr / (1 - pow(a.beta1, now[STEP]))), root = <real>sqrt(1 - pow(a.beta2, now[STEP])), g
-    cdef Py_ssize_t i, first = place.task * CHUNK
-    for i in range(first, min(first + CHUNK, a.count)):
+    cdef Py_ssize_t i, first = place.task * CHUNK, last = min(first + CHUNK, a.count)
+    if v_max:
+        for i in range(first, last):
+            g = clip * gradient[i] + decay * w[i]
+            m[i] = lerp(m[i], g, b1, one_b1)
+            v[i] = b2 * v[i] + one_b2 * g * g
+            v_max[i] = v[i] if v[i] > v_max[i] else v_max[i]
+            w[i] = keep * w[i] - step * (m[i] / (real_sqrt(v_max[i]) / root + eps))
+        return
+    for i in range(first, last):
         g = clip * gradient[i] + decay * w[i]
         m[i] = lerp(m[i], g, b1, one_b1)
         v[i] = b2 * v[i] + one_b2 * g * g
@@ -102,6 +125,7 @@ ctypedef struct Rmsprop:
     real* velocity              # IN/OUT (count,) or NULL
     const double* now           # IN  (3,) of this step
     Py_ssize_t count            # elements
+    Py_ssize_t maximize         # whether w goes up the gradient
     double alpha, eps, weight_decay, momentum
     double lr_scale             # the group's share of the learning rate
 
@@ -117,7 +141,8 @@ cdef void rmsprop(const Rmsprop* a, const Place* place) noexcept nogil:
     cdef real* velocity = a.velocity
     cdef const double* now = a.now
     cdef real alpha = <real>a.alpha, one_alpha = <real>(1 - a.alpha), eps = <real>a.eps
-    cdef real decay = <real>a.weight_decay, mu = <real>a.momentum, clip = <real>now[CLIP]
+    cdef real decay = <real>a.weight_decay, mu = <real>a.momentum
+    cdef real clip = <real>(-now[CLIP] if a.maximize else now[CLIP])
     cdef real lr = <real>(now[LR] * a.lr_scale), g, spread
     cdef Py_ssize_t i, first = place.task * CHUNK
     for i in range(first, min(first + CHUNK, a.count)):

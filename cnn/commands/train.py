@@ -81,6 +81,8 @@ _HELP = {
         "weight_decay": ("weight decay", "DECAY"),
         "decay_biases": ("apply weight decay to biases and norms, too", None),
         "bias_lr": ("factor for the learning rate of biases and norms; their weight decay is divided by it", "FACTOR"),
+        "lr_factors": ("factors for the learning rate of parameters whose names match a pattern, such as "
+                       "'0.*=0.1,3.bias=2'; the names are those of model.named_parameters()", "PATTERN=FACTOR,..."),
         "max_grad_norm": ("scale gradients down to this norm if theirs is larger", "NORM"),
         "ema": ("keep an exponential moving average of the weights with this decay, and validate, test and save it",
                 "DECAY"),

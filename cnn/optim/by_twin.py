@@ -30,17 +30,18 @@ def step(optimizer: Optimizer) -> None:
 
 def _sgd(w: np.ndarray, g: np.ndarray, state: dict, step: int, lr: float, options: dict) -> None:
     reference.sgd_update(w, g, state.get("velocity"), lr, options["momentum"], options["nesterov"],
-                         options["weight_decay"], step == 1)
+                         options["weight_decay"], step == 1, options["dampening"], options["maximize"])
 
 
 def _adam(w: np.ndarray, g: np.ndarray, state: dict, step: int, lr: float, options: dict) -> None:
     reference.adam_update(w, g, state["m"], state["v"], step, lr, options["beta1"], options["beta2"], options["eps"],
-                          options["weight_decay"], options["decoupled"])
+                          options["weight_decay"], options["decoupled"], state.get("v_max"), options["maximize"])
 
 
 def _rmsprop(w: np.ndarray, g: np.ndarray, state: dict, step: int, lr: float, options: dict) -> None:
     reference.rmsprop_update(w, g, state["square"], state.get("mean"), state.get("velocity"), lr, options["alpha"],
-                             options["eps"], options["weight_decay"], options["momentum"], options["centered"])
+                             options["eps"], options["weight_decay"], options["momentum"], options["centered"],
+                             options["maximize"])
 
 
 RULES = {"sgd": _sgd, "adam": _adam, "rmsprop": _rmsprop}

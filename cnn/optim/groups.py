@@ -1,17 +1,18 @@
 """Groups of parameters, each with options of its own."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from cnn import shapes
 from cnn.engine.parameter import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
-    Params = Iterable[Parameter] | Iterable[Mapping[str, Any]]     # or parameter groups, see Optimizer
+    # Parameters, with or without their names, or parameter groups, see Optimizer
+    Params = Iterable[Parameter] | Iterable[tuple[str, Parameter]] | Iterable[Mapping[str, Any]]
 
 
 class Group:
@@ -31,15 +32,21 @@ def entries(name: str, params: Params) -> list[Mapping]:
     return groups if groups and len(groups) == len(given) else [{"params": given}]
 
 
-def checked_parameters(name: str, params: Iterable[Parameter]) -> list[Parameter]:
+def checked_parameters(name: str, params: Iterable[Parameter] | Iterable[tuple[str, Parameter]]) -> list[Parameter]:
     try:
-        params = list(params)
+        given: list[Any] = list(params)
     except TypeError:
         raise TypeError(f"{name}: params must be a list of Parameters, got {type(params).__name__}") from None
-    for p in params:
+    found = [entry[1] if _named(entry) else entry for entry in given]
+    for p in found:
         if not isinstance(p, Parameter):
             raise TypeError(f"{name}: params must be Parameters, got {type(p).__name__}")
-    return params
+    return found
+
+
+def _named(pair: object) -> bool:
+    """Whether it is one of what `Module.named_parameters` returns."""
+    return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
 
 
 def shapes_of(params: Iterable[Parameter]) -> list[list[int]]:
@@ -79,3 +86,37 @@ def parameter_groups(params: Iterable[Parameter], lr: float, weight_decay: float
         decay = weight_decay / factor if decay_biases or not bias else 0.0
         groups.setdefault((factor, decay), []).append(p)
     return [{"params": alike, "lr": lr * factor, "weight_decay": decay} for (factor, decay), alike in groups.items()]
+
+
+def named_groups(named_parameters: Iterable[tuple[str, Parameter]], options: Mapping[str, Mapping[str, Any]]
+                 ) -> list[dict]:
+    """Parameter groups by name: what matches a pattern gets the pattern's options, all else the optimizer's own.
+
+        SGD(named_groups(model.named_parameters(), {"head.*": {"lr": 0.1}, "*.bias": {"weight_decay": 0}}), lr=0.01)
+
+    named_parameters: (name, Parameter) pairs. options: by pattern a dict of options of the optimizer, such as lr and
+    weight_decay. A pattern is that of Python's fnmatch: * for any characters, ? for one. A parameter belongs to the
+    first pattern that matches its name. The groups stand in the order of the patterns, after one with all else.
+
+    Raises ValueError for a pattern that no parameter is left for, TypeError for arguments of another kind.
+    """
+    name = "named_groups"
+    pairs = list(named_parameters) if isinstance(named_parameters, Iterable) else []
+    if not pairs or not all(_named(pair) for pair in pairs):
+        raise TypeError(f"{name}: named_parameters must be (name, Parameter) pairs, as those of "
+                        f"model.named_parameters()")
+    params = checked_parameters(name, pairs)
+    if not isinstance(options, Mapping) or not all(
+            isinstance(pattern, str) and isinstance(own, Mapping) for pattern, own in options.items()):
+        raise TypeError(f"{name}: options must be a dict of dicts by pattern, got {shapes.shown(options)}")
+    groups: list[dict] = [{"params": []}, *({"params": [], **own} for own in options.values())]
+    for (title, _), p in zip(pairs, params, strict=True):
+        matching = [i for i, pattern in enumerate(options, 1) if fnmatchcase(title, pattern)]
+        groups[matching[0] if matching else 0]["params"].append(p)
+    for pattern, group in zip(options, groups[1:], strict=True):
+        if not group["params"]:
+            taken = any(fnmatchcase(title, pattern) for title, _ in pairs)
+            raise ValueError(f"{name}: the pattern {pattern!r} must match a parameter"
+                             + (" that no pattern before it matches" if taken else "") + ", the parameters are "
+                             + shapes.shown([title for title, _ in pairs]))
+    return groups if groups[0]["params"] else groups[1:]

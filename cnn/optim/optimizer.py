@@ -32,14 +32,16 @@ APART = 4096        # numbers: parameters side by side that are updated together
 class Optimizer:
     """Base class.
 
-    params: a list of distinct Parameters, or of PyTorch's parameter groups: dicts with such a list under
-        "params" and the options in which the group differs from what the optimizer is given, "lr" among them.
+    params: a list of distinct Parameters, or of (name, Parameter) pairs, or of PyTorch's parameter groups: dicts with
+        such a list under "params" and the options in which the group differs from what the optimizer is given, "lr"
+        among them. `named_groups` makes them from names.
     lr: the learning rate, which may be set at any time; a group with its own keeps its ratio to this one.
 
     Raises TypeError or ValueError for arguments that do not fit.
     """
 
     kernel = ""         # the update's name in _ext/update.pyx
+    added: Mapping[str, Any] = MappingProxyType({})     # options that states of earlier versions lack, and their values
 
     def __init__(self, params: Params, lr: float, **options: Any) -> None:
         name = type(self).__name__
@@ -251,7 +253,7 @@ class Optimizer:
 
     def _loaded(self, owner: str, group: Group, entry: Mapping) -> Group:
         """The group with the options of an entry of `state_dict`."""
-        keys = "shapes", "lr_scale", *group.options
+        keys, entry = ("shapes", "lr_scale", *group.options), {**self.added, **entry}
         if set(entry) != set(keys):
             raise ValueError(f"{owner}: param_groups must have {', '.join(keys)}, got {', '.join(map(str, entry))}")
         if entry["shapes"] != shapes_of(group.params):

@@ -3,7 +3,7 @@ import numpy as np
 
 from cnn import data, models, optim, ranks, schedules
 from cnn.layers.losses import CrossEntropyLoss
-from cnn.runs.settings import anywhere, check_patience, milestones
+from cnn.runs.settings import anywhere, check_patience, lr_factors, milestones
 from cnn.training import checks
 from cnn.training.averaging import EMA, Lookahead
 from cnn.training.callbacks import BestCheckpoint, CSVLog, EarlyStopping, JSONLLog, TensorBoard
@@ -61,7 +61,7 @@ def make(settings, train_set):
                    "tta": None if settings.tta == "none" else settings.tta}
     loader = data.DataLoader(train_set, settings.batch_size, shuffle=True, seed=settings.seed,
                              transform=make_transform(settings, train_set), drop_last=settings.drop_last)
-    trainer = Trainer(model, make_optimizer(settings, model.parameters()), make_loss(settings, train_set),
+    trainer = Trainer(model, make_optimizer(settings, model), make_loss(settings, train_set),
                       schedule=make_schedule(settings, max(1, len(loader) * settings.epochs)),
                       max_grad_norm=settings.max_grad_norm or None, progress=False, backend=settings.backend)
     if not len(loader):
@@ -71,11 +71,17 @@ def make(settings, train_set):
     return trainer, loader, description
 
 
-def make_optimizer(settings, parameters):
+def make_optimizer(settings, model):
     """The optimizer that the settings name."""
-    options = {"lr": settings.lr, "weight_decay": settings.weight_decay}
-    groups = optim.parameter_groups(parameters, **options, bias_lr=settings.bias_lr,
-                                    decay_biases=settings.decay_biases)
+    options, groups = {"lr": settings.lr, "weight_decay": settings.weight_decay}, []
+    try:
+        by_name = optim.named_groups(model.named_parameters(),
+                                     {pattern: {"lr": settings.lr * f} for pattern, f in lr_factors(settings).items()})
+    except ValueError as error:
+        raise ValueError(f"train: lr factors: {error}") from None
+    for group in by_name:
+        groups += optim.parameter_groups(group["params"], **{**options, "lr": group.get("lr", settings.lr)},
+                                         bias_lr=settings.bias_lr, decay_biases=settings.decay_biases)
     if settings.optimizer == "sgd":
         options.update(momentum=settings.momentum, nesterov=settings.momentum > 0)
     elif settings.optimizer == "rmsprop":

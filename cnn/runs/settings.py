@@ -41,6 +41,8 @@ class Settings:
     bias_lr: float = option(1.0, "factor on the learning rate of biases and norms, by which their weight decay is "
                             "divided; default: 1", metavar="F")
     decay_biases: bool = option(True, "weight decay on biases and norms, too (the default)")
+    lr_factors: str = option("", "factors on the learning rate of parameters by the patterns of their names, as "
+                             "0.*=0.1,3.bias=2", metavar="PATTERN=F,...")
     max_grad_norm: float = option(0.0, "scale gradients down to this norm; default: 0, do not", metavar="NORM")
     schedule: str = option("one-cycle", "of the learning rate; linear goes down to 0; step divides it by ten every "
                            "quarter of the run; triangle goes from a fifth up, in 23 %% of the run, and down to 7 %%",
@@ -163,6 +165,7 @@ def check_each(settings):
     if settings.schedule == "plateau" and settings.gamma == 1:
         raise ValueError("train: gamma must be below 1 with the schedule plateau, got 1")
     milestones(settings)
+    lr_factors(settings)
     shapes.number("train", "ema", settings.ema, 0, below=1)
     shapes.integer("train", "cutout", settings.cutout, 0, 2**15 - 1)
     shapes.number("train", "rotate", settings.rotate, 0, 180)
@@ -179,6 +182,21 @@ def milestones(settings):
             sorted(set(map(int, texts))) != list(map(int, texts))):
         raise ValueError(f"train: milestones must be epochs in ascending order, as 10,20, got {settings.milestones!r}")
     return list(map(int, texts))
+
+
+def lr_factors(settings):
+    """Factors on the learning rate by pattern: a dict of floats of at least 0."""
+    result = {}
+    for entry in settings.lr_factors.split(",") if settings.lr_factors else []:
+        pattern, _, factor = entry.rpartition("=")
+        try:
+            result[pattern] = shapes.number("train", "lr factors", float(factor), 0)
+        except ValueError:
+            result[""] = None
+        if "" in result:
+            raise ValueError(f"train: lr factors must be patterns and factors of at least 0, as 0.*=0.1,3.bias=2, got "
+                             f"{settings.lr_factors!r}")
+    return result
 
 
 def check_patience(settings, validation):

@@ -51,6 +51,7 @@ from cnn.layers import (
     init,
     losses,
 )
+from cnn.layers.head import replace_head
 from cnn.layers.losses import CrossEntropyLoss, MSELoss
 from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm, named_groups, parameter_groups, split_biases
 from cnn.reports import metrics
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from cnn.export.onnx_importing import load_onnx
     from cnn.layers.compiled import CompiledModel, compile
     from cnn.prediction import Prediction, Predictor, load
+    from cnn.training.features import features
     from cnn.training.lr_finder import find_lr
 
 __version__ = "0.1.0"
@@ -78,9 +80,9 @@ __all__ = [
     "GroupNorm", "Layer", "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Module",
     "ModuleList", "Parameter", "Prediction", "Predictor", "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU",
     "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat", "clip_grad_norm", "compile", "data",
-    "debug", "find_lr", "functional", "get_num_threads", "get_winograd", "gradcheck", "load", "load_model", "load_onnx",
-    "metrics", "models", "named_groups", "optim", "parameter_groups", "save_model", "schedules", "set_num_threads",
-    "set_winograd", "show_config", "split_biases",
+    "debug", "features", "find_lr", "functional", "get_num_threads", "get_winograd", "gradcheck", "load", "load_model",
+    "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head", "save_model",
+    "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.
@@ -96,6 +98,7 @@ _LATER = {
     "find_lr": ("cnn.training.lr_finder", "find_lr"), "gradcheck": ("cnn.differences", "gradcheck"),
     "load": ("cnn.prediction", "load"), "load_onnx": ("cnn.export.onnx_importing", "load_onnx"),
     "Prediction": ("cnn.prediction", "Prediction"), "Predictor": ("cnn.prediction", "Predictor"),
+    "features": ("cnn.training.features", "features"),
 }
 
 

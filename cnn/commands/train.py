@@ -9,11 +9,12 @@ from cnn import data, models, optim, streams
 from cnn.commands import THREADS, Parser, command, path, running
 from cnn.engine.debugging import debug
 from cnn.runs import run
+from cnn.runs.parts import inherited
 from cnn.runs.recipes import RECIPES
 from cnn.runs.settings import DEFAULTS, FREE, SCHEDULES, Settings, defaults, read_settings
 from cnn.training.callbacks import Interrupted
 
-_PATHS = ("dataset", "data_dir")
+_PATHS = ("dataset", "data_dir", "from_run")
 
 # What --help says, by subject. name: (help, metavar); the default of a setting is added to its help.
 _HELP = {
@@ -29,8 +30,8 @@ _HELP = {
                  "of threads", "N"),
         "recipe": (f"settings that reach a known accuracy: {', '.join(RECIPES)}; you choose only the seed", "NAME"),
         "out": ("folder to write the run to; default: a new folder runs/<dataset>-<model>-<n>", "DIR"),
-        "resume": ("resume the run in this folder; the result is bit-identical to that of a run without a break",
-                   "RUN"),
+        "resume": ("resume the run in this folder; the result is bit-identical to that of a run without a break; with "
+                   "--epochs N, train it for N epochs in all", "RUN"),
     },
     "data": {
         "data_dir": ("folder to search for the data set before $CNN_DATA_DIR and your cache folder; a data set that is "
@@ -53,6 +54,8 @@ _HELP = {
         "shear": ("shear by up to DEGREES degrees", "DEGREES"),
     },
     "network and loss": {
+        "from_run": ("start from the weights of this run or model file, with its network; a head for other classes "
+                     "starts afresh", "RUN"),
         "channels": ("number of channels of each stage of the network, such as 64,128,256; default: the network's own",
                      "N,N,..."),
         "label_smoothing": ("share of the target that is spread over all classes", "SHARE"),
@@ -147,8 +150,8 @@ def parser(prog=None):
                 words += _default(name)
             if metavar is not None:
                 kind = {**kind, "metavar": metavar}
-            short = ["-h"] if name == "help" else []
-            group.add_argument(*short, f"--{name.replace('_', '-')}", **kind, help=words)
+            other = {"help": ["-h"], "from_run": ["--from"]}.get(name, [])
+            group.add_argument(f"--{name.replace('_', '-')}", *other, **kind, help=words)
     return p
 
 
@@ -180,7 +183,7 @@ def main(arguments=None, prog=None):
         p.error("--resume, --config and --recipe exclude each other, and so do --resume and --out")
     recipe = RECIPES.get(name)
     given = {name: value for name, value in given.items() if value is not None}
-    fixed = given.keys() - FREE - ({"seed"} if recipe else set())
+    fixed = given.keys() - FREE - ({"seed"} if recipe else {"epochs"})
     if (recipe or folder) and fixed:
         p.error(f"{'a recipe' if recipe else 'the run to resume'} fixes --{min(fixed).replace('_', '-')}")
     try:
@@ -189,6 +192,8 @@ def main(arguments=None, prog=None):
                 run.resume(folder, quiet, **given)
                 return
             values = {**(read_settings(config) if config else {}), **given}
+            if values.get("from_run"):
+                values = {**inherited(values["from_run"]), **values}
             settings = recipe.settings if recipe else defaults(values.get("dataset", "mnist-sample"))
             settings = dataclasses.replace(settings, **values)
             if find_lr:

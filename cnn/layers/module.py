@@ -13,7 +13,7 @@ from cnn.engine.programs import Pool
 from cnn.engine.watch import Stamp, WatchedDict, WatchedList
 from cnn.layers import in_numpy, running
 from cnn.layers.parts import Parts, Signature, evaluates, run_alone
-from cnn.layers.state import load_state
+from cnn.layers.state import IncompatibleKeys, load_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -331,14 +331,15 @@ class Module:
         """Copies of all parameters and buffers by name."""
         return {name: array.copy() for name, array in self._state()}
 
-    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+    def load_state_dict(self, state: Mapping[str, ArrayLike], strict: bool = True) -> IncompatibleKeys:
         """Take over parameters and buffers from a dict such as `state_dict` returns (a PyTorch model's, as arrays,
-        fits).
+        fits). Returns what was left out, cnn.layers.state.IncompatibleKeys; with strict that is nothing.
 
-        Raises, before anything is changed, ValueError where names are missing or unknown or a shape differs,
-        TypeError where something holds no numbers, or no integers where it counts.
+        strict: false takes what fits by name and shape, and leaves the rest. Raises, before anything is changed,
+        ValueError where names are missing or unknown or a shape differs (not strict: where nothing fits), TypeError
+        where something holds no numbers, or no integers where it counts.
         """
-        load_state(self, state)
+        return load_state(self, state, strict)
 
     # ------------------------------------------------------------ words
 

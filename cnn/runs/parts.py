@@ -2,9 +2,10 @@
 import numpy as np
 
 from cnn import data, models, optim, ranks, schedules
+from cnn.layers.head import head_of
 from cnn.layers.losses import CrossEntropyLoss
 from cnn.runs.settings import anywhere, check_patience, lr_factors, milestones
-from cnn.training import checks
+from cnn.training import checkpoint, checks
 from cnn.training.averaging import EMA, Lookahead
 from cnn.training.callbacks import BestCheckpoint, CSVLog, EarlyStopping, JSONLLog, TensorBoard
 from cnn.training.trainer import Trainer
@@ -45,15 +46,21 @@ def watched(validation, test_set):
     return some, f"{count:,} test images" if count == len(test_set) else f"{count:,} of {len(test_set):,} test images"
 
 
-def make(settings, train_set):
-    """A trainer, the loader that feeds it, and what a model file says about the model."""
+def make(settings, train_set, say=lambda text: None, fresh=True):
+    """A trainer, the loader that feeds it, and what a model file says about the model.
+
+    say(text): told what was taken from another run. fresh: whether the weights count, as they do not where a
+    checkpoint follows.
+    """
     channels, height, width = train_set.images.shape[1:]
     if height != width:
         raise ValueError(f"train: the models want square images, those of {settings.dataset} are {height}x{width}")
     arguments = {"in_channels": channels, "num_classes": train_set.num_classes, "image_size": height,
                  **models.widths("train", settings.model, settings.channels)}
     model = models.MODELS[settings.model](**arguments, seed=settings.seed)
-    if settings.model in models.WHITENED:
+    if settings.from_run and fresh:
+        start_from(settings, model, train_set.classes, say)
+    elif settings.model in models.WHITENED:
         models.whiten(model, train_set.normalise(train_set.images[:5000]))
     description = {"model": settings.model, "arguments": arguments, "classes": list(train_set.classes),
                    "mean": list(train_set.mean), "std": list(train_set.std), "pixels": str(train_set.images.dtype),
@@ -69,6 +76,33 @@ def make(settings, train_set):
                          f"got {settings.batch_size}")
     checks.single_values("train", model, loader)
     return trainer, loader, description
+
+
+def inherited(run):
+    """The settings that a run from the weights of another takes over unless they are given: model and channels."""
+    description = checkpoint.load_model(run)[1]
+    channels = description["arguments"].get("channels") or ()
+    return {"model": description["model"], "channels": ",".join(map(str, channels))}
+
+
+def start_from(settings, model, classes, say):
+    """Give a model the weights of the run that the settings name, but a head of other classes, and say so."""
+    source, description = checkpoint.load_model(settings.from_run)
+    head = head_of(model, owner="train")[0]
+    state, known = source.state_dict(), description.get("classes")
+    other = known != list(classes)
+    if other:
+        state = {name: array for name, array in state.items() if not name.startswith(f"{head}.")}
+    try:
+        left = model.load_state_dict(state, strict=False)
+    except ValueError as error:
+        raise ValueError(f"train: from run: {settings.from_run}: {error}") from None
+    missing = [name for name in left.missing_keys if not (other and name.startswith(f"{head}."))]
+    if missing or left.unexpected_keys or left.mismatched_keys:
+        raise ValueError(f"train: from run must be one of the same network, {settings.model} for images of this size; "
+                         f"what {settings.from_run} has does not fit ({left})")
+    words = f", but a fresh head {head!r} for {len(classes)} classes instead of {len(known or ())}" if other else ""
+    say(f"starting from the weights of {settings.from_run}{words}")
 
 
 def make_optimizer(settings, model):

@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cnn import data, files, plots, ranks, runtime, streams
+from cnn import data, files, plots, ranks, runtime, shapes, streams
 from cnn.reports import metrics
 from cnn.runs import choosing
 from cnn.runs.folder import read_summary, run_folder, write_summary
@@ -61,17 +61,18 @@ def train(settings, out=None, quiet=False, target=None, given=None, callbacks=()
     """
     start = time.perf_counter()
     settings, sets = _chosen(settings, given, quiet)
-    made = make(settings, sets[0])
+    made = make(settings, sets[0], lambda text: _say(quiet, text))
     with run_folder(out, replace(settings, dataset=sets[0].name)) as folder:
         write_settings(folder / "config.toml", settings, target, counts(sets))
         return _go(settings, sets, made, folder, quiet, start, target=target, callbacks=callbacks)
 
 
-def resume(folder, quiet=False, callbacks=(), **free):
+def resume(folder, quiet=False, callbacks=(), epochs=None, **free):
     """Go on with the run in a folder after its newest checkpoint, to the same bits; returns the summary.
 
-    free: other values for settings that the result does not depend on, those in FREE; a time limit must be set
-    anew. A run that is complete is left as it is. Raises what `train` raises.
+    epochs: of the whole run, where it is to have another number than it began with: more than are done. A schedule
+    goes on as that of a run of so many epochs. free: other values for settings that the result does not depend on,
+    those in FREE; a time limit must be set anew. A run that is complete is left as it is. Raises what `train` raises.
     """
     start, folder = time.perf_counter(), Path(folder)
     fixed = set(free) - FREE
@@ -83,10 +84,12 @@ def resume(folder, quiet=False, callbacks=(), **free):
     with files.locked(folder):
         values, made_with = read_config(folder)
         settings = Settings(**{**values, "max_minutes": 0.0, **free})
-        check(settings)
         files.clean(folder)
         summary = read_summary(folder / "summary.json", lambda text: _say(quiet, text))
-        if summary.get("complete"):
+        if epochs is not None:
+            settings, made_with = _lengthened(folder, settings, made_with, epochs, summary)
+        check(settings)
+        if summary.get("complete") and summary.get("epochs", settings.epochs) == settings.epochs:
             _say(quiet, f"{folder} is complete: test accuracy {summary['test_accuracy']:.2%} after "
                         f"{summary['steps']:,} steps")
             return summary
@@ -94,8 +97,37 @@ def resume(folder, quiet=False, callbacks=(), **free):
         for name, value in {**runtime.versions(), "images": counts(sets)}.items():
             if made_with.get(name, value) != value:
                 _say(quiet, f"begun with {name} {made_with[name]}, gone on with {value}: the bits may differ")
-        return _go(settings, sets, make(settings, sets[0]), folder, quiet, start, made_with.get("target"),
-                   resuming=True, callbacks=callbacks)
+        made = make(settings, sets[0], fresh=not checkpoint.checkpoints(folder / "checkpoints"))
+        return _go(settings, sets, made, folder, quiet, start, made_with.get("target"), resuming=True,
+                   callbacks=callbacks)
+
+
+def _lengthened(folder, settings, made_with, epochs, summary):
+    """The settings of a run with another number of epochs, and what it is made with, written to its folder."""
+    epochs = shapes.integer("resume", "epochs", epochs, 1)
+    done = _epochs_done(folder / "checkpoints")
+    if epochs <= done:
+        raise ValueError(f"resume: epochs must be more than the {done} that {folder} has trained, got {epochs}")
+    if summary.get("complete") and summary.get("stopped"):
+        raise ValueError(f"resume: {folder} ended by itself ({printable(summary['stopped'])}): more epochs would not "
+                         f"change it; begin another with --from {folder}")
+    if epochs != settings.epochs:
+        made_with = {**made_with, "epochs": [*made_with.get("epochs", []), f"{settings.epochs} at first, {epochs} "
+                                             f"after epoch {done}"]}
+        settings = replace(settings, epochs=epochs)
+        check_each(settings)
+        write_settings(folder / "config.toml", settings, made_with=made_with)
+    return settings, made_with
+
+
+def _epochs_done(folder):
+    """How many epochs are complete by the newest checkpoint in a folder that can be read."""
+    for path in reversed(checkpoint.checkpoints(folder)):
+        try:
+            return shapes.integer("resume", "epoch of the checkpoint", checkpoint.load(path)["position"]["epoch"])
+        except (OSError, ValueError, TypeError, KeyError):
+            continue        # `resume` says so
+    return 0
 
 
 def _chosen(settings, given, quiet):

@@ -29,6 +29,7 @@ class Settings:
     image_size: int = option(0, "pixels a side that a folder's pictures are brought to; default: as most of them are, "
                              "16 to 48", metavar="N")
     model: str = option("lenet5", "default: lenet5; for own images cifar_net", choices=tuple(models.MODELS))
+    from_run: str = option("", "start from the weights of this run, but for a head of other classes", metavar="RUN")
     channels: str = option("", "widths of the model's stages, as 64,128,256; default: the model's own",
                            metavar="N,N,...")
     epochs: int = option(30, "passes over the training images", metavar="N")
@@ -225,9 +226,13 @@ def checkpoint_every(settings):
     return int(every)
 
 
-def write_settings(path, settings, target=None, images=None):
-    """Write settings as TOML, which `read_settings` reads, and below them what the run was made with, and for."""
-    settings, made_with = anywhere(settings), {**runtime.versions(), "threads": runtime.get_num_threads()}
+def write_settings(path, settings, target=None, images=None, made_with=None):
+    """Write settings as TOML, which `read_settings` reads, and below them what the run was made with, and for.
+
+    made_with: None, or what `read_config` has returned of it.
+    """
+    settings = anywhere(settings)
+    made_with = made_with or {**runtime.versions(), "threads": runtime.get_num_threads()}
     if target is not None:
         made_with["target"] = target
     if images is not None:
@@ -242,6 +247,8 @@ def anywhere(settings):
     """The settings with paths that hold in other folders, too."""
     if settings.dataset not in data.NAMES:
         settings = replace(settings, dataset=str(Path(os.path.expanduser(settings.dataset)).absolute()))
+    if settings.from_run:
+        settings = replace(settings, from_run=str(Path(os.path.expanduser(settings.from_run)).absolute()))
     if settings.data_dir:
         settings = replace(settings, data_dir=str(Path(os.path.expanduser(settings.data_dir)).absolute()))
     return settings

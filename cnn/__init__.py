@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from cnn.prediction import Prediction, Predictor, load
     from cnn.training.features import features
     from cnn.training.lr_finder import find_lr
+    from cnn.training.saving import save
 
 __version__ = "0.1.0"
 
@@ -81,7 +82,7 @@ __all__ = [
     "ModuleList", "Parameter", "Prediction", "Predictor", "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU",
     "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat", "clip_grad_norm", "compile", "data",
     "debug", "features", "find_lr", "functional", "get_num_threads", "get_winograd", "gradcheck", "load", "load_model",
-    "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head", "save_model",
+    "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head", "save", "save_model",
     "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
@@ -98,7 +99,7 @@ _LATER = {
     "find_lr": ("cnn.training.lr_finder", "find_lr"), "gradcheck": ("cnn.differences", "gradcheck"),
     "load": ("cnn.prediction", "load"), "load_onnx": ("cnn.export.onnx_importing", "load_onnx"),
     "Prediction": ("cnn.prediction", "Prediction"), "Predictor": ("cnn.prediction", "Predictor"),
-    "features": ("cnn.training.features", "features"),
+    "features": ("cnn.training.features", "features"), "save": ("cnn.training.saving", "save"),
 }
 
 

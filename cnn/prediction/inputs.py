@@ -34,7 +34,8 @@ class Wanted:
         for holder, name in ((arguments, "in_channels"), (arguments, "image_size"), (description, "classes"),
                              (description, "mean"), (description, "std")):
             if not holder.get(name):
-                raise ValueError(f"the model's file lacks {name!r}: save_model needs it in the description")
+                raise ValueError(f"the model's file lacks {name!r}: save_model needs it in the "
+                                 f"description, cnn.save takes it from a Dataset; cnn.load_model does without")
         channels, side = arguments["in_channels"], arguments["image_size"]
         for name in ("mean", "std"):
             if len(description[name]) != channels:

@@ -136,7 +136,7 @@ class Predictor:
 def load(path: str | os.PathLike[str], invert: bool = False) -> Predictor:
     """The Predictor of a finished run, or of a model's file.
 
-    path: the folder of a run, or a file that `save_model` wrote. invert: see Predictor.
+    path: the folder of a run, or a file that `save_model` or `cnn.save` wrote. invert: see Predictor.
 
         predictor = cnn.load("runs/mnist-sample-lenet5-1")
         print(predictor.predict("digit.png").label)

@@ -40,9 +40,23 @@ def save_model(path: str | os.PathLike, model: Module, description: dict) -> Non
     Raises TypeError or ValueError, before anything is written, for a description of which `load_model` could not make
     this model, OSError naming the file.
     """
+    if isinstance(description, dict) and "network" in description:      # what `cnn.save` has written once
+        from cnn.layers.described import describe  # here, to keep "import cnn" fast
+        check_description(description)
+        found, arrays = describe(model, description["network"]["image_shapes"])
+        return write_model(path, arrays, {**description, "network": found})
     description, made = described("save_model", description)
     check_shapes("save_model", model, made)
     _write(path, FORMAT, model.state_dict(), description)
+
+
+def write_model(path: str | os.PathLike, arrays: dict[str, np.ndarray], description: dict) -> None:
+    """Write what cnn.layers.described.describe has returned to a file, for `cnn.save`.
+
+    path: the file. arrays: parameters and buffers by name, of their own shapes and dtypes. description: as of
+    `save_model`, with what JSON can hold as `network`. Raises TypeError where JSON cannot hold the description, OSError naming the file.
+    """
+    _write(path, FORMAT, arrays, {name: _plain(f"save: {name}", value) for name, value in description.items()})
 
 
 def described(owner: str, description: dict) -> tuple[dict, dict[str, tuple[int, ...]]]:
@@ -102,28 +116,32 @@ def load_model(path: str | os.PathLike) -> tuple[Module, dict]:
 
     To predict with it, `cnn.load` does more: it brings pictures to what the model takes.
 
-    path: the file, or a folder with a model.safetensors. The file may come from anyone: nothing in it is run, and no
-    more memory taken than a small multiple of its size. Raises FileNotFoundError, and ValueError naming the file where
-    it is damaged, no such file, or needs more memory than there is.
+    path: the file that `save_model` or `cnn.save` wrote, or a folder with a model.safetensors. The file may come from
+    anyone: nothing in it is run, and no more memory taken than a small multiple of its size. Raises
+    FileNotFoundError, and ValueError naming the file where it is damaged, no such file, or needs more memory than there
+    is.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
     state, description = _read(path, FORMAT, "model")
     try:
-        _check_description(description)
-        make = models.MODELS[description["model"]]
+        check_description(description)
         # the sizes are only claims until they are compared with the weights
         weights = sum(value.nbytes for value in state.values()) // 4
         with shapes.at_most(len(state), weights, "the file has weights for"):
-            model = make(**description["arguments"])
-        model.load_state_dict(state)
+            if "network" in description:
+                from cnn.layers.described import network  # here, to keep "import cnn" fast
+                model: Module = network(description["network"], state)
+            else:
+                model = models.MODELS[description["model"]](**description["arguments"])
+                model.load_state_dict(state)
     except _NOT_AS_WRITTEN as error:
         raise ValueError(f"{path}: its weights or its description do not fit a model ({_words(error)})") from None
     return model.eval(), description
 
 
-def _check_description(description: Any) -> None:
+def check_description(description: Any) -> None:
     """Raise KeyError, TypeError or ValueError for what no model's description can be."""
     def require(right: bool, name: str, words: str) -> None:
         if not right:
@@ -135,7 +153,8 @@ def _check_description(description: Any) -> None:
         if name not in description:
             raise KeyError(name)
     get: Callable[[str], Any] = description.get
-    require(isinstance(get("model"), str) and get("model") in models.MODELS, "model", f"of {', '.join(models.MODELS)}")
+    require(isinstance(get("model"), str) and ("network" in description or get("model") in models.MODELS), "model",
+            f"of {', '.join(models.MODELS)}")
     require(isinstance(get("arguments"), dict), "arguments", "a dict")
     side = get("arguments").get("image_size")
     require(not isinstance(side, int) or side <= MAX_IMAGE_SIZE, "arguments", f"for images of up to {MAX_IMAGE_SIZE}")

@@ -201,6 +201,16 @@ def model():
         checkpoint.save_model(folder / "x", net, good)
         write("model", "file", 0, (folder / "x").read_bytes())
         write("model", "file-in-folder", 2, (folder / "x").read_bytes())
+        net = cnn.Sequential(cnn.Conv2d(1, 2, 3), cnn.BatchNorm2d(2), cnn.Dropout(0.5), cnn.Flatten(), cnn.Linear(8, 2))
+        cnn.save(net, folder / "x", cnn.data.Dataset(np.zeros((2, 1, 4, 4), np.uint8), [0, 1]))
+        write("model", "network", 0, (folder / "x").read_bytes())
+        arrays, described = checkpoint._read(folder / "x", checkpoint.FORMAT, "model")
+        write("model", "network-sealed", 1, sealed(checkpoint.FORMAT, json.dumps(described), arrays))
+        for name, change in {"operation": {"operation": "eval"}, "attributes": {"attributes": {"padding": 2**30}},
+                             "role": {"parameters": {"weight": "1.running_var"}}}.items():
+            nodes = [{**described["network"]["nodes"][0], **change}, *described["network"]["nodes"][1:]]
+            lie = {**described, "network": {**described["network"], "nodes": nodes}}
+            write("model", f"network-{name}", 1, sealed(checkpoint.FORMAT, json.dumps(lie), arrays))
     write("model", "good", 1, sealed(checkpoint.FORMAT, json.dumps(good), weights))
     write("model", "weight-missing", 1, sealed(checkpoint.FORMAT, json.dumps(good), dict(list(weights.items())[1:])))
     write("model", "empty", 0, b"")

@@ -217,7 +217,7 @@ LINES = {
     "idx": ["cnn.data.idx"],
     "npz": ["cnn.data.npz"],
     "cifar": ["cnn.data.cifar"],
-    "model": ["cnn.training.checkpoint:load_model,_check_description,_read,_words,_split,_sealed,_compact"],
+    "model": ["cnn.training.checkpoint:load_model,check_description,_read,_words,_split,_sealed,_compact"],
     "checkpoint": ["cnn.training.checkpoint:load,resume,checkpoints,step_of,_read,_words,_split,_sealed,_compact"],
     "onnx": [f"cnn.export.onnx_{part}" for part in (
         "importing", "reading", "values", "folding", "shapes", "operators", "arithmetic")],

@@ -1,0 +1,117 @@
+"""Networks as JSON and arrays, and back: what a file holds instead of code."""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnn import shapes
+from cnn.engine.parameter import Parameter
+from cnn.layers.activation import Dropout
+from cnn.layers.graph_module import GraphModule, OperationNode, graph_module
+from cnn.layers.parts import named_modules
+from cnn.layers.running import graph_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cnn.layers.module import Module
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+MOST_ELEMENTS = 2**26       # of all values of one image, in a network from a file: sixteen images take 4 GiB then
+
+
+def describe(model: Module, image_shapes: Sequence[Sequence[int]]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(what JSON can hold of a network, its arrays by name) for `network` to make it of again.
+
+    image_shapes: of one image of each input. What is frozen is described as if it was not. Raises ValueError where
+    `graph_module` does, and for a dropout that is no layer of its own.
+    """
+    frozen = [(module, module._frozen) for module in model.modules()]
+    try:
+        for module, _ in frozen:
+            module._frozen = False
+        listed = model if isinstance(model, GraphModule) else graph_module(model, *image_shapes)
+    finally:
+        for module, was in frozen:
+            module._frozen = was
+            module.training = module._mode
+    own = dict(model.named_parameters())        # also what the graph has no use for
+    own |= {name: p for name, p in listed.named_parameters() if name not in own}
+    buffers = dict(model.named_buffers())
+    trained = {name: {"requires_grad": p._requires_grad, "lr_scale": p.lr_scale} for name, p in own.items()}
+    described = {
+        "image_shapes": [list(map(int, shape)) for shape in image_shapes], "inputs": list(listed.inputs),
+        "nodes": [node._asdict() for node in listed.nodes], "outputs": listed.outputs, "parameters": trained,
+        "buffers": list(buffers), "dropouts": _dropouts(model, listed)}
+    return described, {**{name: p.data for name, p in own.items()}, **buffers}
+
+
+def _dropouts(model: Module, listed: GraphModule) -> dict[str, dict]:
+    """What each dropout of a list draws its masks with, by the name of its value."""
+    parts: Mapping[str, Module] = dict(named_modules(model))
+    result, seen = {}, set()
+    for node in listed.nodes:
+        if node.operation != "dropout":
+            continue
+        layer = listed._dropouts[node.output] if listed is model else parts.get(node.name)
+        if not isinstance(layer, Dropout) or id(layer) in seen:
+            raise ValueError(f"save: the dropout {node.name!r} must be a layer that is called once, or its masks would "
+                             f"be others")
+        seen.add(id(layer))
+        result[node.output] = {"number": layer.number, "step": layer.step}
+    return result
+
+
+def network(described: Any, arrays: Mapping[str, np.ndarray]) -> GraphModule:
+    """The network of which `describe` has returned these, in training mode.
+
+    They may come from anyone: raises TypeError, ValueError, LookupError, ArithmeticError or AttributeError for what
+    `describe` cannot have returned, and where the values of one image have more than MOST_ELEMENTS elements.
+    """
+    nodes = [OperationNode(_text(node["operation"]), tuple(map(_text, node["inputs"])), _text(node["output"]),
+                           {_text(name): _tuples(value) for name, value in node["attributes"].items()},
+                           {_text(role): _text(name) for role, name in node["parameters"].items()},
+                           _text(node["name"])) for node in described["nodes"]]
+    trained, buffers, outputs = described["parameters"], described["buffers"], described["outputs"]
+    if set(trained) & set(buffers) or set(arrays) != {*trained, *buffers}:
+        raise ValueError(f"it must have the arrays {shapes.shown(sorted({*trained, *buffers}))}, got "
+                         f"{shapes.shown(sorted(arrays))}")
+    for node in nodes:
+        for role, name in node.parameters.items():
+            if (name in trained) == (role in _BUFFERS):
+                raise ValueError(f"network: {role} of {shapes.shown(node.name)} must be a "
+                                 f"{'buffer' if role in _BUFFERS else 'parameter'}, got {shapes.shown(name)}")
+    own = {}
+    for name, options in trained.items():
+        own[name] = Parameter(arrays[name], options["requires_grad"] is True)
+        own[name].lr_scale = shapes.number("network", "lr_scale", options["lr_scale"], 0)
+    made = GraphModule(tuple(map(_text, described["inputs"])), nodes, outputs if isinstance(outputs, str) else
+                       {name: _text(value) for name, value in outputs.items()} if isinstance(outputs, dict) else
+                       [_text(name) for name in outputs], own, {name: arrays[name].copy() for name in buffers})
+    for output, drawn in described["dropouts"].items():
+        made._dropouts[output].number, made._dropouts[output].step = drawn["number"], drawn["step"]
+    sizes = [tuple(shapes.integer("network", "image_shapes", n, 1) for n in shape)
+             for shape in described["image_shapes"]]
+    _check_sizes(sizes)
+    graph = graph_of(made, sizes)       # refuses attributes and shapes that do not fit, and computes nothing
+    _check_sizes([node.output.image for node in graph.nodes])
+    return made
+
+
+def _check_sizes(images: Sequence[Sequence[int]]) -> None:
+    total = sum(math.prod(image) for image in images)
+    if total > MOST_ELEMENTS:
+        raise ValueError(f"network: the values of an image have {total:,} elements, the limit is {MOST_ELEMENTS:,}")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"network: names must be texts, got {shapes.shown(value)}")
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, as operations take them."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

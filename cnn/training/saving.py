@@ -1,0 +1,68 @@
+"""Networks of one's own in files, without the code that made them."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cnn import shapes
+from cnn.data import Dataset
+from cnn.layers.described import describe
+from cnn.layers.module import Module
+from cnn.training import checkpoint
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from typing import Any
+
+
+def save(model: Module, path: str | os.PathLike, data: Dataset | Sequence[int] | Sequence[Sequence[int]],
+         tta: str | None = None) -> None:
+    """Write a network, its operations and its weights, to a .safetensors file, whole or not at all.
+
+        cnn.save(model, "net.safetensors", train)
+        cnn.load("net.safetensors").predict("digit.png")        # or, to train on, .model
+
+    The file holds no code: `cnn.load` and `cnn.load_model` need no class of yours, and run nothing that is in it. They
+    return a GraphModule, which has the same names of parameters and buffers, predicts and trains on to the same bits.
+
+    model: any Module whose layers are not written in NumPy. path: the file. data: the Dataset that the model was
+    trained on, whose image shape, classes, mean, std and dtype the file then records, for `cnn.load` and
+    `cnn evaluate`; or the shape of one image, (C, H, W) or (features,), or a list of one for each input: then
+    `cnn.load_model` reads the file, which returns the model and its description. tta: see Trainer.predict.
+
+    What is frozen comes back as if it was not. A Parameter that several layers share is saved under its first name. No
+    other thread may use the model meanwhile.
+
+    Raises TypeError or ValueError for what does not fit, ValueError naming it for a layer that is written in NumPy,
+    OSError naming the file.
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"save: model must be a Module, got {type(model).__name__}")
+    description: dict[str, Any] = {"model": type(model).__name__, "arguments": {}}
+    if isinstance(data, Dataset):
+        channels, height, width = data.images.shape[1:]
+        image_shapes: list[Any] = [(channels, height, width)]
+        description |= {"classes": list(data.classes), "mean": list(data.mean), "std": list(data.std),
+                        "pixels": str(data.images.dtype), "dataset": data.name or None}
+    else:
+        image_shapes = _shapes(data)
+    if len(image_shapes) == 1 and len(image_shapes[0]) == 3:
+        channels, height, width = image_shapes[0]
+        description["arguments"] = {"in_channels": channels, **({"image_size": height} if height == width else {})}
+    if tta is not None:
+        description["tta"] = tta
+    checkpoint.check_description({**description, "network": None})
+    description["network"], arrays = describe(model, image_shapes)
+    checkpoint.write_model(path, arrays, description)
+
+
+def _shapes(data: Any) -> list[Any]:
+    """The shapes of one image of each input."""
+    if not isinstance(data, (list, tuple)) or not data:
+        raise TypeError(f"save: data must be a Dataset, the shape of one image or a list of them, got "
+                        f"{shapes.shown(data)}")
+    given = list(data) if isinstance(data[0], (list, tuple)) else [data]
+    for shape in given:
+        if not isinstance(shape, (list, tuple)) or len(shape) not in (1, 3):
+            raise ValueError(f"save: data must be shapes (C, H, W) or (features,), got {shapes.shown(shape)}")
+    return [tuple(shapes.integer("save", "data", n, 1) for n in shape) for shape in given]

@@ -1,0 +1,256 @@
+"""Networks in files without their code: the same bits come back, damage and lies are refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+from cases import CASES, assert_same_bits, by_layer
+from processes import run_python
+from test_graph_module import Everything
+
+import cnn
+from cnn.data import Dataset
+from cnn.training import checkpoint
+
+
+def there_and_back(model, path, data):
+    cnn.save(model, path, data)
+    return cnn.load_model(path)[0]
+
+
+def step(model, x, wanted):
+    """The state after a training step towards the given outputs."""
+    optimizer = cnn.SGD(model.parameters(), lr=0.1, momentum=0.9) if model.parameters() else None
+    model.train()
+    model.backward(model(x) - wanted)
+    if optimizer:
+        optimizer.step()
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_row_comes_back_with_the_same_bits(tmp_path, dtype):
+    """Forward and backward in both modes, names of the state, and the state after a training step."""
+    for i, case in enumerate(CASES):
+        model = case.make(dtype)
+        back = there_and_back(model, tmp_path / f"{i}.safetensors", case.shape)
+        assert not back.training and model.training, case
+        before, after = model.state_dict(), back.state_dict()
+        assert sorted(before) == sorted(after) and [n for n, _ in model.named_parameters()] == [
+            n for n, _ in back.named_parameters()], case
+        assert all(before[name].tobytes() == after[name].tobytes() for name in before), case
+        x, dy = case.arrays(3, dtype)
+        assert_same_bits([back(x)], [model.eval()(x)])
+        assert_same_bits(by_layer(back.train(), x, dy), by_layer(model.train(), x, dy))
+        wanted, found = step(model, x, dy), step(back, x, dy)
+        assert all(wanted[name].tobytes() == found[name].tobytes() for name in wanted), case
+        again = there_and_back(back, tmp_path / f"{i}.safetensors", case.shape)
+        assert_same_bits([again(x)], [model.eval()(x)])
+
+
+def test_several_outputs_arithmetic_and_dropout(tmp_path):
+    """Also on the way: the masks of dropout go on where they were."""
+    model = Everything()
+    x = np.random.default_rng(0).standard_normal((3, 2, 6, 5)).astype(np.float32)
+    model(x)
+    back = there_and_back(model, tmp_path / "x", (2, 6, 5)).train()
+    for _ in range(2):
+        got, wanted = back(x), model(x)
+        assert list(got) == list(wanted)
+        assert_same_bits(got.values(), wanted.values())
+    again = there_and_back(back, tmp_path / "y", (2, 6, 5)).train()
+    assert_same_bits(again(x).values(), model(x).values())
+
+
+class Two(cnn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.unused = cnn.Linear(4, 3), cnn.Linear(2, 3, seed=1), cnn.Linear(2, 2)
+
+    def forward(self, x, y):
+        return self.left(x) * self.right(y), x
+
+
+def test_several_inputs_and_what_is_not_used(tmp_path):
+    model, rng = Two(), np.random.default_rng(0)
+    model.right.weight.requires_grad, model.left.bias.lr_scale = False, 0.25
+    back = there_and_back(model.freeze(), tmp_path / "x", [(4,), (2,)])
+    model.unfreeze()
+    assert list(back.state_dict()) == list(model.state_dict())
+    inputs = [rng.standard_normal((2, n)).astype(np.float32) for n in (4, 2)]
+    assert_same_bits(back(*inputs), model.eval()(*inputs))
+    for (_, p), (_, q) in zip(back.named_parameters(), model.named_parameters(), strict=True):
+        assert (p.requires_grad, p.lr_scale) == (q.requires_grad, q.lr_scale)
+
+
+def made_up(n=30):
+    rng = np.random.default_rng(0)
+    return Dataset(rng.integers(0, 256, (n, 1, 8, 8), np.uint8), np.arange(n) % 3, list("abc"), [0.4], [0.2])
+
+
+class Own(cnn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.drop = cnn.Conv2d(1, 4, 3), cnn.BatchNorm2d(4), cnn.Dropout(0.4, seed=9)
+        self.head = cnn.Linear(4, 3)
+
+    def forward(self, x):
+        x = cnn.functional.relu(self.norm(self.conv(x)))
+        return self.head(self.drop(x.mean((2, 3))))
+
+
+def trained(model, epochs=1):
+    trainer = cnn.Trainer(model, cnn.Adam(model.parameters(), lr=0.01), progress=False)
+    trainer.fit(made_up(), epochs, batch_size=8)
+    return model
+
+
+def test_a_network_of_ones_own_predicts_and_trains_on(tmp_path):
+    """In a process that does not have the class, too."""
+    model, path = trained(Own()), tmp_path / "own.safetensors"
+    cnn.save(model, path, made_up(), tta="flip")
+    predictor = cnn.load(path)
+    assert predictor.classes == ("a", "b", "c") and predictor.shape == (1, 8, 8) and predictor.tta == "flip"
+    assert (predictor.mean, predictor.std, predictor.pixels) == ((0.4,), (0.2,), "uint8")
+    x = made_up().images
+    wanted = cnn.Trainer(model, None, progress=False).predict(made_up(), "flip")
+    assert np.array_equal(predictor.predict_proba(x), cnn.reference.softmax(wanted))
+    wanted, found = trained(model).state_dict(), trained(predictor.model).state_dict()
+    assert all(np.array_equal(wanted[name], found[name]) for name in wanted)
+    cnn.save_model(tmp_path / "again", predictor.model, predictor.description)
+    again = cnn.load_model(tmp_path / "again")[0].state_dict()
+    assert all(np.array_equal(again[name], found[name]) for name in found)
+    code = f"import cnn, numpy as np\nprint(cnn.load({str(path)!r}).predict(np.zeros((8, 8), np.uint8)))"
+    said = run_python("-c", code)
+    assert "Prediction(label=" in said.stdout, said.stderr
+
+
+def test_what_cannot_be_saved(tmp_path):
+    class Square(cnn.Module):
+        def forward(self, x):
+            return x * x
+
+        def backward(self, dy, need_dx=True):
+            return dy
+
+    class Twice(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = cnn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.drop(self.drop(x))
+
+    bad = [
+        (cnn.Sequential(Square()), (3,), ValueError, "module '0'. is no operation of a list"),
+        (Twice(), (3,), ValueError, "the dropout 'drop' must be a layer that is called once"),
+        (cnn.Linear(3, 2), (4,), ValueError, "Linear"),
+        (cnn.Linear(3, 2), 3, TypeError, "data must be a Dataset"),
+        (cnn.Linear(3, 2), (3, 1), ValueError, r"data must be shapes \(C, H, W\)"),
+        (cnn.Linear(3, 2), (0,), ValueError, "data must be an integer of at least 1"),
+        ("model", (3,), TypeError, "model must be a Module"),
+    ]
+    for model, data, error, words in bad:
+        with pytest.raises(error, match=words):
+            cnn.save(model, tmp_path / "x", data)
+    with pytest.raises(ValueError, match="tta must be flip"):
+        cnn.save(cnn.Linear(3, 2), tmp_path / "x", (3,), tta="turn")
+    assert not list(tmp_path.iterdir())
+    cnn.save(cnn.Linear(3, 2), tmp_path / "x", (3,))
+    with pytest.raises(ValueError, match="lacks 'in_channels'.* cnn.load_model does without"):
+        cnn.load(tmp_path / "x")
+
+
+def test_saving_leaves_a_frozen_model_as_it_is(tmp_path):
+    model = Own().train()
+    model.conv.freeze()
+    model.drop.freeze()
+    modes = [(m._frozen, m.training) for m in model.modules()]
+    back = there_and_back(model, tmp_path / "x", (1, 8, 8))
+    assert modes == [(m._frozen, m.training) for m in model.modules()] and (True, False) in modes
+    assert [node.operation for node in back.nodes].count("dropout") == 1
+
+
+# ------------------------------------------------------------------------------------------ hostile files
+
+
+def changed(change):
+    """A description of a network, with one thing about it changed."""
+    def make(described):
+        change(described["network"])
+        return described
+    return make
+
+
+def at(n, **values):
+    return changed(lambda d: d["nodes"][n].update(values))
+
+
+LIES = {
+    "no nodes": changed(lambda d: d.pop("nodes")), "a number": lambda d: {**d, "network": 3},
+    "null": lambda d: {**d, "network": None}, "nodes text": changed(lambda d: d.update(nodes="abc")),
+    "operation": at(0, operation="eval"), "operation list": at(0, operation=[]), "inputs": at(0, inputs=["nobody"]),
+    "inputs number": at(0, inputs=[1]), "attributes list": at(0, attributes=[]),
+    "attribute unknown": at(0, attributes={"device": "gpu"}), "attribute module": at(0, attributes={"module": 1}),
+    "a buffer as weight": at(0, parameters={"weight": "norm.running_var"}),
+    "a weight as buffer": at(1, parameters={"running_mean": "conv.bias", "running_var": "norm.running_var"}),
+    "huge padding": at(0, attributes={"padding": 2500}), "huge groups": at(0, attributes={"groups": 10**30}),
+    "stride text": at(0, attributes={"stride": "1"}), "weight": at(0, parameters={"weight": "none"}),
+    "role": at(0, parameters={"gain": "conv.weight"}), "no weight": at(0, parameters={}),
+    "outputs": changed(lambda d: d.update(outputs="nobody")), "outputs null": changed(lambda d: d.update(outputs=None)),
+    "outputs nested": changed(lambda d: d.update(outputs=[["v1"]])),
+    "image": changed(lambda d: d.update(image_shapes=[[1, 2**20, 2**20]])),
+    "image of three": changed(lambda d: d.update(image_shapes=[[3, 8, 8]])),
+    "image text": changed(lambda d: d.update(image_shapes=["abc"])),
+    "images": changed(lambda d: d.update(image_shapes=[])),
+    "lr scale": changed(lambda d: d["parameters"]["head.bias"].update(lr_scale=-1.0)),
+    "parameter missing": changed(lambda d: d["parameters"].pop("head.bias")),
+    "parameters list": changed(lambda d: d.update(parameters=[])),
+    "buffer missing": changed(lambda d: d["buffers"].pop()),
+    "buffer twice": changed(lambda d: d["buffers"].append("head.bias")),
+    "dropout": changed(lambda d: d["dropouts"].update(nobody={"number": 1, "step": 1})),
+    "dropout step": changed(lambda d: next(iter(d["dropouts"].values())).update(step=-1)),
+    "dropout p": at(4, attributes={"p": 2.0}), "classes": lambda d: {**d, "classes": 3},
+    "image size": lambda d: {**d, "arguments": {"in_channels": 1, "image_size": 10**9}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "own.safetensors"
+    cnn.save(Own(), path, made_up())
+    return path
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_file_that_lies_is_refused_by_name(file, tmp_path, lie):
+    """With a digest that is right."""
+    arrays, described = checkpoint._read(file, checkpoint.FORMAT, "model")
+    path = tmp_path / "lie.safetensors"
+    checkpoint._write(path, checkpoint.FORMAT, arrays, LIES[lie](json.loads(json.dumps(described))))
+    with pytest.raises(ValueError, match=f"{path}: "):
+        cnn.load_model(path)
+
+
+def test_arrays_that_lie_are_refused_by_name(file, tmp_path):
+    arrays, described = checkpoint._read(file, checkpoint.FORMAT, "model")
+    for name, value in {"head.weight": np.zeros((3, 5), np.float32), "conv.weight": np.zeros((4, 1, 3, 3), np.int64),
+                        "norm.running_mean": np.zeros(3, np.float32), "conv.bias": np.zeros(4, np.float64),
+                        "norm.num_batches_tracked": np.zeros(2, np.int64)}.items():
+        path = tmp_path / "lie.safetensors"
+        checkpoint._write(path, checkpoint.FORMAT, {**arrays, name: value}, described)
+        with pytest.raises(ValueError, match=f"{path}: "):
+            cnn.load_model(path)
+
+
+def test_a_damaged_file_is_refused_by_name(file, tmp_path):
+    content, path = file.read_bytes(), tmp_path / "damaged"
+    rng = np.random.default_rng(0)
+    for cut in rng.integers(0, len(content), 40):
+        path.write_bytes(content[:cut])
+        with pytest.raises(ValueError, match=f"{path}: "):
+            cnn.load_model(path)
+    for place in rng.integers(0, len(content), 200):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << int(rng.integers(8))]) + content[place + 1:])
+        with pytest.raises(ValueError, match=f"{path}: "):
+            cnn.load_model(path)

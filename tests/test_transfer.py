@@ -12,6 +12,7 @@ from cnn import Concat, Conv2d, Flatten, Linear, MaxPool2d, Module, ReLU, Residu
 from cnn.commands import train
 from cnn.data import Dataset
 from cnn.runs import run
+from cnn.runs.parts import inherited
 from cnn.runs.settings import read_settings
 from cnn.training import checkpoint
 
@@ -260,7 +261,15 @@ def test_a_run_from_another_network_is_refused(first, tmp_path):
             run.train(begun, tmp_path / "x", quiet=True)
     with pytest.raises(FileNotFoundError, match="there is no such model file"):
         run.train(settings(str(first / "a.npz"), from_run=str(tmp_path)), tmp_path / "x", quiet=True)
+    cnn.save(net(), tmp_path / "own", made_up())
+    with pytest.raises(ValueError, match="own has a network of your own: train cnn.load_model"):
+        inherited(tmp_path / "own", "mnist")
     assert not (tmp_path / "x").exists()
+
+
+def test_what_a_run_takes_over_from_another(first, tmp_path):
+    assert inherited(first / "run", "mnist") == {"model": "cifar_net", "channels": "4,3,5"}
+    assert inherited(first / "run", tmp_path) == {"model": "cifar_net", "channels": "4,3,5", "image_size": 16}
 
 
 MORE = {"ema": 0.9, "validation_fraction": 0.2, "max_grad_norm": 0.5, "flip": "random"}

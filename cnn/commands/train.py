@@ -193,7 +193,7 @@ def main(arguments=None, prog=None):
                 return
             values = {**(read_settings(config) if config else {}), **given}
             if values.get("from_run"):
-                values = {**inherited(values["from_run"]), **values}
+                values = {**inherited(values["from_run"], values.get("dataset", "mnist-sample")), **values}
             settings = recipe.settings if recipe else defaults(values.get("dataset", "mnist-sample"))
             settings = dataclasses.replace(settings, **values)
             if find_lr:

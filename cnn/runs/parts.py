@@ -1,4 +1,6 @@
 """What a run consists of, made as its settings say: data, trainer, callbacks."""
+import os
+
 import numpy as np
 
 from cnn import data, models, optim, ranks, schedules
@@ -78,11 +80,16 @@ def make(settings, train_set, say=lambda text: None, fresh=True):
     return trainer, loader, description
 
 
-def inherited(run):
-    """The settings that a run from the weights of another takes over unless they are given: model and channels."""
+def inherited(run, dataset):
+    """The settings that a run on a data set, from the weights of another, takes over unless they are given: model and
+    channels; for a folder of pictures, their size, too."""
     description = checkpoint.load_model(run)[1]
-    channels = description["arguments"].get("channels") or ()
-    return {"model": description["model"], "channels": ",".join(map(str, channels))}
+    if "network" in description:
+        raise ValueError(f"train: from run must be a run, or the file of a model of this package; {run} has a network "
+                         f"of your own: train cnn.load_model({str(run)!r})[0] with cnn.Trainer")
+    arguments = description["arguments"]
+    size = {"image_size": arguments["image_size"]} if os.path.isdir(dataset) and "image_size" in arguments else {}
+    return {"model": description["model"], "channels": ",".join(map(str, arguments.get("channels") or ())), **size}
 
 
 def start_from(settings, model, classes, say):

@@ -53,8 +53,9 @@ def save_model(path: str | os.PathLike, model: Module, description: dict) -> Non
 def write_model(path: str | os.PathLike, arrays: dict[str, np.ndarray], description: dict) -> None:
     """Write what cnn.layers.described.describe has returned to a file, for `cnn.save`.
 
-    path: the file. arrays: parameters and buffers by name, of shapes such as (C,). description: as of
-    `save_model`, with what JSON can hold as `network`. Raises TypeError where JSON cannot hold the description, OSError naming the file.
+    path: the file. arrays: parameters and buffers by name, of shapes such as (C,). description: as of `save_model`,
+    with what JSON can hold as `network`. Raises TypeError where JSON cannot hold the description, OSError naming the
+    file.
     """
     _write(path, FORMAT, arrays, {name: _plain(f"save: {name}", value) for name, value in description.items()})
 

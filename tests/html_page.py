@@ -19,7 +19,7 @@ class Page(HTMLParser):
         self.attributes += attributes
         if tag == "svg":
             self.figures.append(dict(attributes)["aria-label"])
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "link", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):

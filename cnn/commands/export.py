@@ -1,26 +1,44 @@
 """Write a saved model in the format of others.
 
 onnx: for ONNX Runtime, OpenVINO, TensorRT and the like (pip install 'cnn[onnx]'). See docs/onnx.md.
+html: a web page that classifies what one draws, a picture or what the camera sees. See docs/page.md.
 """
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
 from cnn import export
 from cnn.commands import Parser, command, path, running
+from cnn.data import load
 from cnn.streams import say
 from cnn.training import checkpoint
 
 
-def _onnx(model, description, out, given):
+def _shape(description, given):
+    """Of one image."""
     arguments = description["arguments"]
     shape = arguments.get("in_channels"), arguments.get("image_size"), arguments.get("image_size")
     if None in shape:
         raise ValueError(f"{given.model}: the model's file does not tell the size of its images")
-    export.onnx(model, out, shape, opset=given.opset, classes=description.get("classes"), mean=description.get("mean"),
-                std=description.get("std"), pixels=description.get("pixels") or "uint8", normalise=given.normalise)
+    return shape
 
 
-FORMATS = {"onnx": _onnx}       # of each the function that writes it; its name is the suffix of the file
+def _onnx(model, description, out, given):
+    export.onnx(model, out, _shape(description, given), opset=given.opset, classes=description.get("classes"),
+                mean=description.get("mean"), std=description.get("std"), pixels=description.get("pixels") or "uint8",
+                normalise=given.normalise)
+
+
+def _page(model, description, out, given):
+    name, dataset = description["model"], description.get("dataset")
+    about = f"{name}, trained on {Path(dataset).name}" if dataset else name
+    if "test_accuracy" in description:
+        about += f"; {description['test_accuracy']:.1%} of the test images are right"
+    examples = load(dataset)[1].images[:12] if dataset == "mnist-sample" else None      # it ships with the package
+    export.page(model, out, _shape(description, given), classes=description.get("classes"),
+                mean=description.get("mean"), std=description.get("std"), about=about, examples=examples)
+
+
+FORMATS = {"html": _page, "onnx": _onnx}       # of each the function that writes it; its name is the suffix of the file
 
 
 @command

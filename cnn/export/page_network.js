@@ -1,0 +1,202 @@
+"use strict";
+// The network: a list of steps on arrays of one image, (C, H, W) or (features,). Each formula as in docs/gradients.md.
+
+const size = shape => shape.reduce((a, b) => a * b, 1);
+
+function elementwise(f) {
+  return (step, x) => x.map(value => f(value, step));
+}
+
+// erf by its series, which is exact enough everywhere that it is used: |x| < 3; beyond, by a continued fraction
+function erf(x) {
+  const t = Math.abs(x);
+  if (t > 6) return Math.sign(x);
+  if (t < 3) {
+    let term = x, sum = x;
+    for (let n = 1; n < 60; n++) {
+      term *= -x * x / n;
+      sum += term / (2 * n + 1);
+    }
+    return 2 / Math.sqrt(Math.PI) * sum;
+  }
+  let fraction = 0;
+  for (let n = 60; n > 0; n--) fraction = n / 2 / (t + fraction);
+  return Math.sign(x) * (1 - Math.exp(-t * t) / Math.sqrt(Math.PI) / (t + fraction));
+}
+
+const sigmoid = x => 1 / (1 + Math.exp(-x));
+
+const STEPS = {
+  // y[k, i, j] = b[k] + sum over c, r, s of x[c, i stride + r dilation - top, j stride + s dilation - left] w[k, c, r, s]
+  conv(step, x, [channels, height, width]) {
+    const [outputs, tall, wide] = step.shape, [kernelH, kernelW] = step.kernel, {w, b, stride, dilation} = step;
+    const inputs = channels / step.groups, each = outputs / step.groups, y = new Float32Array(outputs * tall * wide);
+    for (let k = 0; k < outputs; k++) {
+      if (b) y.fill(b[k], k * tall * wide, (k + 1) * tall * wide);
+      const group = Math.floor(k / each) * inputs;
+      for (let c = 0; c < inputs; c++) for (let r = 0; r < kernelH; r++) for (let s = 0; s < kernelW; s++) {
+        const weight = w[((k * inputs + c) * kernelH + r) * kernelW + s], left = s * dilation[1] - step.left;
+        const first = Math.max(0, Math.ceil(-left / stride[1]));
+        const stop = Math.min(wide, Math.floor((width - 1 - left) / stride[1]) + 1);
+        for (let i = 0; i < tall; i++) {
+          const row = i * stride[0] + r * dilation[0] - step.top;
+          if (row < 0 || row >= height) continue;
+          const from = ((group + c) * height + row) * width + left, to = (k * tall + i) * wide;
+          for (let j = first; j < stop; j++) y[to + j] += weight * x[from + j * stride[1]];
+        }
+      }
+    }
+    return y;
+  },
+
+  linear(step, x) {
+    const y = new Float32Array(size(step.shape));
+    for (let k = 0; k < y.length; k++) {
+      let sum = step.b ? step.b[k] : 0;
+      for (let c = 0; c < x.length; c++) sum += step.w[k * x.length + c] * x[c];
+      y[k] = sum;
+    }
+    return y;
+  },
+
+  // a batch norm with its running statistics: y = x w[c] + b[c]
+  scale(step, x) {
+    const pixels = x.length / step.w.length;
+    return x.map((value, i) => value * step.w[Math.floor(i / pixels)] + step.b[Math.floor(i / pixels)]);
+  },
+
+  group_norm(step, x, shape) {
+    const y = new Float32Array(x.length), each = x.length / step.groups, pixels = x.length / shape[0];
+    for (let g = 0; g < step.groups; g++) {
+      let mean = 0, variance = 0;
+      for (let i = g * each; i < (g + 1) * each; i++) mean += x[i] / each;
+      for (let i = g * each; i < (g + 1) * each; i++) variance += (x[i] - mean) ** 2 / each;
+      for (let i = g * each; i < (g + 1) * each; i++) {
+        const c = Math.floor(i / pixels), normal = (x[i] - mean) / Math.sqrt(variance + step.eps);
+        y[i] = normal * (step.w ? step.w[c] : 1) + (step.b ? step.b[c] : 0);
+      }
+    }
+    return y;
+  },
+
+  max: (step, x, shape) => windows(step, x, shape, -Infinity, Math.max, value => value),
+  average: (step, x, shape) => windows(step, x, shape, 0, (a, b) => a + b, (value, count) => value / count),
+
+  relu: elementwise(x => Math.max(x, 0)),
+  leaky_relu: elementwise((x, step) => x > 0 ? x : step.slope * x),
+  tanh: elementwise(Math.tanh),
+  sigmoid: elementwise(sigmoid),
+  silu: elementwise(x => x * sigmoid(x)),
+  gelu: elementwise(x => x * (1 + erf(x / Math.SQRT2)) / 2),
+  gelu_tanh: elementwise(x => x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))) / 2),
+  affine: elementwise((x, step) => x * step.factor + step.summand),
+  reciprocal: elementwise((x, step) => step.number / x),
+
+  softmax: (step, x, shape) => softmax(x, shape[0]),
+  log_softmax: (step, x, shape) => softmax(x, shape[0]).map(Math.log),
+
+  add: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p + q),
+  subtract: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p - q),
+  multiply: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p * q),
+  divide: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p / q),
+
+  sum(step, x, shape) {
+    const y = new Float32Array(size(step.shape)), kept = shape.map((n, i) => step.axes.includes(i) ? 0 : 1);
+    each(shape, (index, at) => { y[offset(index.map((n, i) => n * kept[i]), step.shape)] += x[at]; });
+    return y;
+  },
+
+  reshape: (step, x) => x,
+  slice(step, x, shape) {
+    const pixels = x.length / shape[0];
+    return x.subarray(step.first * pixels, step.stop * pixels);
+  },
+  concat(step, ...given) {
+    const y = new Float32Array(size(step.shape));
+    for (let i = 0, at = 0; i < given.length; at += given[i].length, i += 2) y.set(given[i], at);
+    return y;
+  },
+  constant: step => step.w,
+};
+
+// step.rows, step.columns: of each window the first pixel, one past the last, and the pixels to divide by
+function windows(step, x, [channels, height, width], start, join, end) {
+  const y = new Float32Array(size(step.shape));
+  let at = 0;
+  for (let c = 0; c < channels; c++) for (const [top, bottom, tall] of step.rows) {
+    for (const [left, right, wide] of step.columns) {
+      let value = start;
+      for (let i = top; i < bottom; i++) for (let j = left; j < right; j++) {
+        value = join(value, x[(c * height + i) * width + j]);
+      }
+      y[at++] = end(value, tall * wide);
+    }
+  }
+  return y;
+}
+
+// over the first axis
+function softmax(x, channels) {
+  const pixels = x.length / channels, y = new Float32Array(x.length);
+  for (let p = 0; p < pixels; p++) {
+    let most = -Infinity, sum = 0;
+    for (let c = 0; c < channels; c++) most = Math.max(most, x[c * pixels + p]);
+    for (let c = 0; c < channels; c++) sum += Math.exp(x[c * pixels + p] - most);
+    for (let c = 0; c < channels; c++) y[c * pixels + p] = Math.exp(x[c * pixels + p] - most) / sum;
+  }
+  return y;
+}
+
+function offset(index, shape) {
+  return index.reduce((at, n, axis) => at * shape[axis] + n, 0);
+}
+
+function each(shape, f) {
+  const index = shape.map(() => 0);
+  for (let at = 0, count = size(shape); at < count; at++) {
+    f(index, at);
+    for (let axis = shape.length - 1; axis >= 0 && ++index[axis] === shape[axis]; axis--) index[axis] = 0;
+  }
+}
+
+function broadcast(step, a, one, b, other, f) {
+  const y = new Float32Array(size(step.shape));
+  if (a.length === y.length && b.length === y.length) return y.map((_, i) => f(a[i], b[i]));
+  const within = (index, shape) => offset(index.map((n, axis) => shape[axis] === 1 ? 0 : n), shape);
+  each(step.shape, (index, at) => { y[at] = f(a[within(index, one)], b[within(index, other)]); });
+  return y;
+}
+
+// Weights are float32, little-endian, in base64; a step tells where its own begin and how many they are.
+function network(model, base64) {
+  const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0)), view = new DataView(bytes.buffer);
+  const weights = Float32Array.from({length: bytes.length / 4}, (_, i) => view.getFloat32(4 * i, true));
+  for (const step of model.steps) for (const name of ["w", "b"]) {
+    if (step[name]) step[name] = weights.subarray(step[name][0], step[name][0] + step[name][1]);
+  }
+  // All values of one image, the input first: arrays and their shapes.
+  return x => {
+    const values = [{data: x, shape: model.shape}];
+    for (const step of model.steps) {
+      const given = step.from.flatMap(i => [values[i].data, values[i].shape]);
+      values.push({data: STEPS[step.kind](step, ...given), shape: step.shape});
+    }
+    return values;
+  };
+}
+
+function probabilities(model, scores) {
+  if (model.end === "softmax") return scores;
+  return model.end === "log_softmax" ? scores.map(Math.exp) : softmax(scores, scores.length);
+}
+
+// From the pixels of an ImageData, 0 to 255, to what the network takes.
+function normalised(model, rgba) {
+  const [channels, height, width] = model.shape, x = new Float32Array(channels * height * width);
+  for (let i = 0; i < height * width; i++) {
+    const [r, g, b] = rgba.subarray(4 * i, 4 * i + 3);
+    const pixel = channels === 1 ? [Math.round(0.299 * r + 0.587 * g + 0.114 * b)] : [r, g, b];
+    for (let c = 0; c < channels; c++) x[c * height * width + i] = (pixel[c] / 255 - model.mean[c]) / model.std[c];
+  }
+  return x;
+}

@@ -1,0 +1,208 @@
+"""Models as a web page: one file that computes in the browser, without a network. A node is a step of
+page_network.js.
+
+A new operation is one row of TABLE, and one of STEPS in page_network.js.
+"""
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnn import files, shapes
+from cnn.text import html
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from cnn.graph import Graph, Node
+    from cnn.layers import Module
+
+MOST_SHOWN = 24         # layers whose outputs the page shows
+MOST_EXAMPLES = 20
+_HERE = Path(__file__).parent
+_ACTIVATIONS = {"relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "batch_norm", "group_norm"}
+
+
+class _Writer:
+    """Collects weights, float32. `add` returns where an array begins and how many elements it has."""
+
+    def __init__(self) -> None:
+        self.weights: list[np.ndarray] = []
+        self._count = 0
+
+    def add(self, array: Any) -> list[int]:
+        array = np.ascontiguousarray(getattr(array, "_data", array), "<f4").reshape(-1)
+        self.weights.append(array)
+        self._count += array.size
+        return [self._count - array.size, array.size]
+
+    def named(self, parameters: dict) -> dict[str, list[int]]:
+        """The entries w and b of a step."""
+        return {short: self.add(parameters[name]) for short, name in (("w", "weight"), ("b", "bias"))
+                if parameters.get(name) is not None}
+
+
+# ---------------------------------------------------------------- rows: the writer and a node
+
+def _conv2d(w: _Writer, node: Node) -> dict:
+    o = node.operation
+    (top, _), (left, _) = shapes.padding(o.owner, o.padding, o.kernel, o.stride, o.dilation)
+    return {"kind": "conv", "kernel": o.kernel, "stride": o.stride, "dilation": o.dilation, "groups": o.groups,
+            "top": top, "left": left, **w.named(o.parameters)}
+
+
+def _batch_norm(w: _Writer, node: Node) -> dict:
+    """y = x s + (bias - mean s), s = weight / sqrt(var + eps)"""
+    o = node.operation
+    weight, bias = (default if p is None else p._data.astype(np.float64) for p, default in ((o.weight, 1), (o.bias, 0)))
+    scale = weight / np.sqrt(o.var.astype(np.float64) + o.eps)
+    return {"kind": "scale", "w": w.add(scale), "b": w.add(bias - o.mean * scale)}
+
+
+def _pool(kind: str) -> Callable:
+    def write(w: _Writer, node: Node) -> dict:
+        found = node.operation.windows(node.inputs[0].image[1:])
+        return {"kind": kind, "rows": found["rows"].tolist(), "columns": found["columns"].tolist()}
+    return write
+
+
+def _plain(kind: str | None = None, *attributes: str) -> Callable:
+    """A step with the node's attributes of these names. kind: default: the operation's name."""
+    return lambda w, node: {"kind": kind or node.operation.name,
+                            **{name: getattr(node.operation, name) for name in attributes}}
+
+
+# from the names of our operations: a function of the writer and the node that returns the step
+TABLE: dict[str, Callable] = {
+    "conv2d": _conv2d, "batch_norm": _batch_norm, "max_pool2d": _pool("max"), "avg_pool2d": _pool("average"),
+    "linear": lambda w, node: {"kind": "linear", **w.named(node.operation.parameters)},
+    "group_norm": lambda w, node: {"kind": "group_norm", "groups": node.operation.groups, "eps": node.operation.eps,
+                                   **w.named(node.operation.parameters)},
+    "leaky_relu": lambda w, node: {"kind": "leaky_relu", "slope": node.operation.scalars["slope"]},
+    **{name: _plain() for name in ("relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "softmax", "log_softmax",
+                                   "add", "subtract", "multiply", "divide", "reshape")},
+    "affine": _plain("affine", "factor", "summand"), "reciprocal": _plain("reciprocal", "number"),
+    "sum": _plain("sum", "axes"), "slice": _plain("slice", "first", "stop"), "cat": _plain("concat"),
+    "parameter": lambda w, node: {"kind": "constant", "w": w.add(node.operation.parameters["parameter"])},
+}
+
+
+def page(model: Module, path: str | os.PathLike, shape: Sequence[int], *, classes: Sequence[str] | None = None,
+         mean: Sequence[float] | None = None, std: Sequence[float] | None = None, title: str = "What is it?",
+         about: str = "", examples: np.ndarray | None = None) -> None:
+    """Write a model, as it is in evaluation mode, as a web page: whole or not at all.
+
+    The page classifies what one draws, a picture or what the camera sees, and shows the outputs of each layer. It needs
+    no network and sends nothing.
+
+    path: the file. shape: of one image, (C, H, W), C being 1 or 3. classes: names; default: "0", "1", ... mean, std:
+    one number a channel, in units of pixel / 255, as in Dataset; default: 0 and 1. title, about: plain text.
+    examples: uint8 (n, C, H, W), up to 20 images to choose from.
+
+    Raises TypeError or ValueError for wrong arguments and, naming module and operation, for what the page cannot
+    compute; OSError naming the file.
+    """
+    from cnn.layers.parts import in_evaluation
+    from cnn.layers.running import graph_of, image_shape
+    image = image_shape("export.page", shape)
+    if len(image) != 3 or image[0] not in (1, 3):
+        raise ValueError(f"export.page: shape must be (1 or 3, height, width), got {tuple(shape)}")
+    graph = in_evaluation(model, graph_of, model, [image])
+    if len(graph.outputs) != 1 or len(graph.outputs[0].image) != 1:
+        raise ValueError("export.page: the model must return one output, (N, classes), got "
+                         + ", ".join(shapes.batch(value.image) for value in graph.outputs))
+    names = [str(i) for i in range(graph.outputs[0].image[0])] if classes is None else list(classes)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"export.page: classes must be a list of texts, got {shapes.shown(classes)}")
+    if len(names) != graph.outputs[0].image[0]:
+        raise ValueError(f"export.page: classes must have {graph.outputs[0].image[0]} names, one for each output, got "
+                         f"{len(names)}")
+    steps, weights, numbers = described(graph)
+    if not steps or numbers[id(graph.outputs[0])] != len(steps):
+        raise ValueError("export.page: the model's output must be what it computes last")
+    told = {"shape": image, "classes": names, "about": about, "steps": steps, "shown": _shown(graph, numbers),
+            "mean": _per_channel("mean", mean, image[0], 0.0), "std": _per_channel("std", std, image[0], 1.0),
+            "question": "Draw something" if image[0] == 1 else "Choose a picture",
+            "end": graph.nodes[-1].operation.name, **_examples(examples, image)}
+    files.write(path, _document(title, told, weights).encode())
+
+
+def described(graph: Graph) -> tuple[list[dict], bytes, dict[int, int]]:
+    """The steps of page_network.js, their weights, float32, and by id of a value its number: the input has 0, what step
+    i makes has i + 1."""
+    writer = _Writer()
+    numbers, steps = {id(graph.inputs[0]): 0}, []
+    for node in graph:
+        name = node.operation.name
+        if name not in TABLE or hasattr(node.operation, "layer"):
+            raise ValueError(f"export.page: module {node.modules[0]!r}: a page cannot compute {name}")
+        steps.append({**TABLE[name](writer, node), "from": [numbers[id(value)] for value in node.inputs],
+                      "shape": node.output.image})
+        numbers[id(node.output)] = len(steps)
+    return steps, np.concatenate([np.empty(0, "<f4"), *writer.weights]).tobytes(), numbers
+
+
+def _shown(graph: Graph, numbers: dict[int, int]) -> list[dict]:
+    """Of which values the page shows what: those that no activation or norm alone reads."""
+    readers = graph.readers()
+    shown: list[dict] = []
+    words: dict[int, str] = {}
+    for node in graph:
+        name = node.operation.name
+        if name in ("reshape", "parameter", "dropout"):
+            continue
+        kernel = getattr(node.operation, "kernel", None)
+        called = name.replace("_", " ") + (f" {shapes.times(kernel)}" if isinstance(kernel, tuple) else "")
+        if name in _ACTIVATIONS and id(node.inputs[0]) in words:
+            called = f"{words[id(node.inputs[0])]}, {called}"
+        after = readers.get(id(node.output), [])
+        if len(after) == 1 and after[0].operation.name in _ACTIVATIONS:
+            words[id(node.output)] = called
+            continue
+        shown.append({"value": numbers[id(node.output)], "title": called, "shape": node.output.image})
+    if len(shown) > MOST_SHOWN:     # spread over all
+        shown = [shown[i * (len(shown) - 1) // (MOST_SHOWN - 1)] for i in range(MOST_SHOWN)]
+    return shown
+
+
+def _per_channel(name: str, numbers: Sequence[float] | None, channels: int, default: float) -> list[float]:
+    if numbers is None:
+        return [default] * channels
+    values = [shapes.number("export.page", name, n, above=0 if name == "std" else None) for n in numbers]
+    if len(values) != channels:
+        raise ValueError(f"export.page: {name} must have {channels} numbers, one a channel, got {len(values)}")
+    return values
+
+
+def _examples(examples: np.ndarray | None, image: Sequence[int]) -> dict:
+    if examples is None:
+        return {}
+    if not isinstance(examples, np.ndarray) or examples.dtype != np.uint8 or examples.shape[1:] != tuple(image) \
+            or not 0 < len(examples) <= MOST_EXAMPLES:
+        raise ValueError(f"export.page: examples must be a uint8 array (1 to {MOST_EXAMPLES}, "
+                         f"{', '.join(map(str, image))}), got {shapes.shown(examples)}")
+    return {"examples": [base64.b64encode(one.tobytes()).decode() for one in examples]}
+
+
+def _document(title: str, told: dict, weights: bytes) -> str:
+    script = "".join((_HERE / name).read_text("utf-8") for name in ("page_network.js", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # what a page may do: run this script, show its own pictures, and nothing else: it cannot reach any other machine
+    policy = f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    parts = {"POLICY": policy, "TITLE": html(title),
+             "MODEL": json.dumps(told, allow_nan=False).replace("<", "\\u003c"),
+             "WEIGHTS": base64.b64encode(weights).decode(), "SCRIPT": script}
+    pieces: list[str] = []
+    rest = (_HERE / "page.html").read_text("utf-8")
+    while found := [(rest.index(word), word) for word in parts if word in rest]:    # not in what has been put in
+        at, word = min(found)
+        pieces += rest[:at], parts[word]
+        rest = rest[at + len(word):]
+    return "".join(pieces) + rest

@@ -27,6 +27,7 @@ autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
+suppress_warnings = ["ref.python"]      # Linear and Sequential are layers, and schedules, too
 default_role = "code"
 smartquotes = False
 toc_object_entries_show_parents = "hide"

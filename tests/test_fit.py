@@ -227,7 +227,7 @@ def test_every_epoch_has_another_order_and_the_seed_makes_it():
                 return super().indices(epoch)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("cnn.training.trainer.DataLoader", Loader)
+            patch.setattr("cnn.training.checks.DataLoader", Loader)
             for _ in range(3):
                 trainer.fit(made_up(), 1, seed=seed)
         return seen

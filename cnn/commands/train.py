@@ -19,8 +19,8 @@ _PATHS = ("dataset", "data_dir", "from_run")
 # What --help says, by subject. name: (help, metavar); the default of a setting is added to its help.
 _HELP = {
     "most used": {
-        "dataset": (f"{', '.join(data.NAMES)}; or your own: a folder with one sub-folder of pictures per class, or an "
-                    ".npz file with images and labels", "NAME|PATH"),
+        "dataset": (f"{', '.join(data.NAMES)}; or your own: a folder with one sub-folder of pictures per class, a "
+                    "folder with train_images.npy and train_labels.npy, or an .npz file", "NAME|PATH"),
         "model": (f"network: {', '.join(models.MODELS)}", "NAME"),
         "epochs": ("passes over the training images", "N"),
         "batch_size": ("images per training step", "N"),

@@ -5,16 +5,19 @@
 >>> images, labels = next(iter(loader))  # float32 (64, 1, 28, 28) and int64 (64,)
 """
 
+from .batched import BatchedDataset, IterableDataset
 from .dataset import Dataset
 from .errors import DataFileError, DataNotFoundError, DataWarning
 from .idx import read_idx, read_idx_pair
 from .loader import DataLoader
+from .moments import mean_std
 from .named import NAMES, load, load_parts
 from .transforms import AlternatingFlip, Compose, Cutout, RandomAffine, RandomCrop, RandomFlip
 
 __all__ = [
     "NAMES",
     "AlternatingFlip",
+    "BatchedDataset",
     "Compose",
     "Cutout",
     "DataFileError",
@@ -22,11 +25,13 @@ __all__ = [
     "DataNotFoundError",
     "DataWarning",
     "Dataset",
+    "IterableDataset",
     "RandomAffine",
     "RandomCrop",
     "RandomFlip",
     "load",
     "load_parts",
+    "mean_std",
     "read_idx",
     "read_idx_pair",
 ]

@@ -1,14 +1,17 @@
-"""Images with their labels, held in memory."""
+"""Images with their labels, held in memory or in a file that is mapped into it."""
 
 from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnn.text import printable
+
+from .described import AnyDataset, first_not_finite, image_dtype, whole_number
+from .rows import Rows, mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 _MOST_UNNAMED = 100_000  # classes to make up names for; a label beyond is a mistake
 
 
-class Dataset:
+class Dataset(AnyDataset):
     """Images with their labels and the constants to normalise the images.
 
         >>> data = cnn.data.Dataset(np.zeros((10, 1, 28, 28), np.uint8), np.arange(10) % 2, ["cat", "dog"])
@@ -30,7 +33,8 @@ class Dataset:
         (8, [0, 1])
 
     images: (N, C, H, W), or (N, H, W) for one channel. uint8 with values 0 to 255, or float32, finite, in a unit of
-        your own. Kept as they are (no copy if they are C-contiguous).
+        your own. Kept as they are (no copy if they are C-contiguous). A numpy.memmap, as
+        np.load(path, mmap_mode="r") returns it, is never copied: its images are read as they are needed.
     labels: (N,), any integer type, from 0 to number of classes - 1. Kept as int64.
     classes: names of the classes, all different. Default "0", "1", ... up to the largest label.
     mean, std: one number per channel. In units of pixel / 255 for uint8 images, in the images' own unit for
@@ -46,18 +50,12 @@ class Dataset:
 
     def __init__(self, images: np.ndarray, labels: ArrayLike, classes: Iterable[str] | None = None,
                  mean: Iterable[float] | None = None, std: Iterable[float] | None = None, name: str = "") -> None:
-        images, labels = _array("images", images), _array("labels", labels)
-        if images.dtype not in (np.uint8, np.float32):
-            hint = "; use images.astype(np.float32)" if images.dtype.kind == "f" else ""
-            raise TypeError(f"Dataset: images must be uint8 or float32, not {images.dtype}{hint}")
-        if images.ndim == 3:
-            images = images[:, None]
-        if images.ndim != 4 or 0 in images.shape[1:]:
-            raise ValueError(
-                f"Dataset: images must be of shape (N, C, H, W) or (N, H, W), not {images.shape}"
-            )
-        if (wrong := _first_not_finite(images)) is not None:
-            raise ValueError(f"Dataset: images must be finite, but image {wrong} has NaN or infinite pixels")
+        self._set(_images(images), labels, classes, mean, std, name)
+
+    def _set(self, images: np.ndarray | Rows, labels: ArrayLike, classes: Iterable[str] | None,
+             mean: Iterable[float] | None, std: Iterable[float] | None, name: str) -> None:
+        """What the constructor does with images that have been checked."""
+        labels = _array("labels", labels)
         if labels.size == 0 and labels.ndim == 1:
             labels = labels.astype(np.int64)  # np.asarray([]) is float64
         if labels.dtype.kind not in "iu":
@@ -72,37 +70,19 @@ class Dataset:
             if highest >= _MOST_UNNAMED:
                 raise ValueError(f"Dataset: label {highest} is too large to do without classes=")
             classes = map(str, range(highest + 1))
-        elif isinstance(classes, str):
-            raise TypeError(f"Dataset: classes must be a sequence of names, not the string {classes!r}")
-        self.classes = tuple(classes)
-        for label in self.classes:
-            if not isinstance(label, str):
-                raise TypeError(f"Dataset: classes must be names (str), not {label!r}")
-        if len(set(self.classes)) < len(self.classes):
-            twice = next(label for i, label in enumerate(self.classes) if label in self.classes[:i])
-            raise ValueError(f"Dataset: classes must be different names, but {twice!r} is there twice")
+        self._set_classes(classes)
         if lowest < 0 or highest >= len(self.classes):
             wrong = lowest if lowest < 0 else highest
             raise ValueError(
                 f"Dataset: labels must be from 0 to {len(self.classes) - 1} "
                 f"(there are {len(self.classes)} classes), but one is {wrong}"
             )
-        self._images = np.ascontiguousarray(images)
+        self._images = images
         self._labels = labels.astype(np.int64)
         self._labels.flags.writeable = False  # they have been checked
         self.name = name
-        channels = images.shape[1]
-        self.mean = _per_channel("mean", mean, 0.0, channels)
-        self.std = _per_channel("std", std, 1.0, channels)
-        if min(self.std) <= 0:
-            raise ValueError(f"Dataset: std must be greater than 0, not {self.std}")
-        # (pixel / white - mean) / std = pixel * scale + shift
-        white = 255.0 if images.dtype == np.uint8 else 1.0
-        with np.errstate(all="ignore"):  # of what is refused, or too small to matter
-            self.scale = (1.0 / (white * np.array(self.std))).astype(np.float32)
-            self.shift = (-np.array(self.mean) / np.array(self.std)).astype(np.float32)
-        if not (np.isfinite(self.scale).all() and np.isfinite(self.shift).all()):
-            raise ValueError(f"Dataset: std is too small to divide by in float32, got {self.std} with mean {self.mean}")
+        self._set_constants(images.shape[1], mean, std, images.dtype)
+        self.in_memory = not mapped(images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -119,6 +99,10 @@ class Dataset:
         if not -len(self) <= i < len(self):
             raise IndexError(f"Dataset: there are {len(self)} images, got index {i}")
         return self.images[i], int(self.labels[i])
+
+    def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images (n, C, H, W), a copy, and labels int64 (n,), of these indices: int64 (n,), from 0 to N - 1."""
+        return self.images[indices], self.labels[indices]
 
     def show(self, count: int = 16) -> Figure:
         """The first images with the names of their classes, as a matplotlib figure, which a notebook shows.
@@ -137,52 +121,47 @@ class Dataset:
         )
 
     @property
-    def images(self) -> np.ndarray:
-        """The images, (N, C, H, W), uint8 or float32."""
+    def images(self) -> Any:
+        """The images, (N, C, H, W), uint8 or float32.
+
+        An array. Only where some have been chosen out of a file that is mapped into memory (`subset`, `split`), or lie
+        there in another order than (N, C, H, W), it is an object with `shape`, `dtype` and the same indices along its
+        first axis, which reads what is asked for.
+        """
         return self._images
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of an image, (C, H, W)."""
+        return self._images.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the images, uint8 or float32."""
+        return self._images.dtype
 
     @property
     def labels(self) -> np.ndarray:
         """The labels, int64 (N,), read-only."""
         return self._labels
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes (int), with or without images."""
-        return len(self.classes)
-
-    def normalise(self, images: np.ndarray) -> np.ndarray:
-        """pixel * scale + shift, that is (pixel / 255 - mean) / std for uint8 data sets.
-
-        images: (n, C, h, w) of any n, h, w; uint8 or float32, in the unit of this data set's images.
-        Returns a new float32 array of the same shape.
-        Raises TypeError or ValueError if images have another type, or another number of channels.
-        """
-        if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
-            found = getattr(images, "dtype", type(images).__name__)
-            raise TypeError(f"Dataset: images to normalise must be a uint8 or float32 array, not {found}")
-        if images.ndim != 4 or images.shape[1] != len(self.scale):
-            raise ValueError(
-                f"Dataset: images to normalise must be of shape (n, {len(self.scale)}, h, w), "
-                f"not {images.shape}"
-            )
-        with np.errstate(all="ignore"):  # whoever has made NumPy raise did not mean pixels near 0
-            out = np.multiply(images, self.scale[:, None, None], dtype=np.float32)
-            out += self.shift[:, None, None]
-        return out
-
     def subset(self, indices: slice | ArrayLike) -> Dataset:
         """A data set of some of the images, in the order given; classes, mean, std and name stay.
 
         indices: a slice, integers from 0 to N - 1 (repeats allowed), or N booleans.
-        A slice of step 1 shares this data set's memory, everything else is a copy.
+        A slice of step 1 shares this data set's memory, everything else is a copy; images in a file that is mapped
+        into memory stay there, whatever the indices.
         Raises TypeError or ValueError if the indices are anything else.
         """
         if not isinstance(indices, slice):
             indices = self._checked_indices(indices)
-        return Dataset(
-            self.images[indices], self.labels[indices], self.classes, self.mean, self.std, self.name
-        )
+        if isinstance(self.images, Rows):
+            images = self.images.subset(indices)
+        elif self.in_memory or (isinstance(indices, slice) and indices.step in (None, 1)):
+            images = np.ascontiguousarray(self.images[indices])
+        else:
+            images = Rows(self.images, np.arange(len(self))[indices])
+        return altered(self, images=images, labels=self.labels[indices])
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Split at random into (rest, held_out), every class in the same proportion.
@@ -235,19 +214,34 @@ def _drawn(images: np.ndarray, names: list[str]) -> Figure:
     return show_images(images, names)
 
 
-def whole_number(where: str, argument: str, value: int, least: int, most: float = math.inf) -> int:
-    """`value` as an int, if it is a whole number from `least` to `most`; else TypeError or ValueError."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{where}: {argument} must be a whole number, not {value!r}")
-    if number < least:
-        raise ValueError(f"{where}: {argument} must be at least {least}, not {number}")
-    if number > most:
-        raise ValueError(f"{where}: {argument} must be at most {most}, not {value}")
-    return number
+def altered(dataset: Dataset, **others: Any) -> Dataset:
+    """A Dataset like this one but for some of what its constructor takes; images are not checked again.
+
+    others: by the constructor's names; images must be some of `dataset`'s, C-contiguous or Rows.
+    """
+    result = Dataset.__new__(Dataset)
+    names = ("images", "labels", "classes", "mean", "std", "name")
+    result._set(*(others[name] if name in others else getattr(dataset, name) for name in names))
+    return result
+
+
+def _images(images: ArrayLike | Rows) -> np.ndarray | Rows:
+    """Images as a Dataset keeps them, if they will do."""
+    images = images if isinstance(images, Rows) else _array("images", images)
+    image_dtype("Dataset", images.dtype)
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise ValueError(
+            f"Dataset: images must be of shape (N, C, H, W) or (N, H, W), not {images.shape}"
+        )
+    if (wrong := first_not_finite(images)) is not None:
+        raise ValueError(f"Dataset: images must be finite, but image {wrong} has NaN or infinite pixels")
+    if isinstance(images, Rows):
+        return images
+    if mapped(images) and not images.flags.c_contiguous:  # a copy may not fit into memory
+        return Rows(images, np.arange(len(images)))
+    return np.ascontiguousarray(images)
 
 
 def _array(argument: str, values: ArrayLike) -> np.ndarray:
@@ -255,30 +249,3 @@ def _array(argument: str, values: ArrayLike) -> np.ndarray:
         return np.asarray(values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"Dataset: {argument} must be an array, all parts of the same shape ({error})") from None
-
-
-def _first_not_finite(images: np.ndarray) -> int | None:
-    """The number of the first image with a NaN or infinite pixel, or None; in pieces, to take little memory."""
-    if images.dtype != np.float32:
-        return None
-    step = max(1, (1 << 20) // math.prod(images.shape[1:]))
-    for start in range(0, len(images), step):
-        finite = np.isfinite(images[start : start + step])
-        if not finite.all():
-            return start + int(np.argmin(finite.all(axis=(1, 2, 3))))
-    return None
-
-
-def _per_channel(argument: str, values: Iterable[float] | None, default: float, channels: int) -> tuple[float, ...]:
-    """One finite float per channel, as a tuple."""
-    if values is None:
-        return (default,) * channels
-    try:
-        values = tuple(float(v) for v in values)
-    except (TypeError, ValueError):
-        raise TypeError(f"Dataset: {argument} must be one number per channel, not {values!r}") from None
-    if len(values) != channels or not all(map(math.isfinite, values)):
-        raise ValueError(
-            f"Dataset: {argument} must be {channels} finite number(s), one per channel, not {values}"
-        )
-    return values

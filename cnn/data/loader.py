@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .dataset import Dataset, whole_number
+from cnn.ranks import place
+
+from .ahead import read_ahead
+from .batched import IterableDataset, as_dataset
+from .dataset import Dataset
+from .described import AnyDataset, whole_number
 from .transforms import apply, draw, drawable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeAlias
 
     from .transforms import Change
 
+    Data: TypeAlias = "DataLoader | AnyDataset | Any"   # Any: what a DataLoader makes a data set from
     DrawnBatches = tuple[np.ndarray, tuple[Change, ...], list[np.ndarray]]    # see DataLoader.drawn_batches
 
 # Each purpose draws from a stream of its own, so that adding a transform does not change the order.
@@ -22,6 +30,39 @@ _ORDER, _TRANSFORM = 0, 1
 # Batches are transformed, or what happens to them is drawn, several at a time, about so many bytes: a call costs
 # Python and a pool of threads that has gone to sleep up to 450 microseconds, where a step of LeNet-5 takes 550.
 _TOGETHER = 2**22
+
+_AHEAD = 2  # groups of batches that are read ahead: one while the other is waited for
+
+
+class Group(NamedTuple):
+    """Batches that are transformed together.
+
+    chosen: the numbers of their images, int64 (n,). number: of the group in its epoch. first: where in these the
+    first batch begins, because those before `start` are left out. images, labels: arrays that hold these images and
+    their labels, at the places `where`, int64 (n,): all of a data set, or those alone.
+    """
+
+    chosen: np.ndarray
+    number: int
+    first: int
+    images: Any
+    labels: np.ndarray
+    where: np.ndarray
+
+
+class Drawn(NamedTuple):
+    """Batches of the same size, and what is to be done to their images before these are normalised.
+
+    chosen: the numbers of their images in the data set, int64 (batches, n). changes: tuple of
+    cnn.data.transforms.Change. numbers: for each of them int64 (batches, n, k). images, labels, where: see Group.
+    """
+
+    chosen: np.ndarray
+    changes: tuple[Change, ...]
+    numbers: list[np.ndarray]
+    images: Any
+    labels: np.ndarray
+    where: np.ndarray
 
 
 class DataLoader:
@@ -33,7 +74,8 @@ class DataLoader:
         >>> len(loader), images.shape, images.dtype, labels.shape
         (63, (64, 1, 28, 28), dtype('float32'), (64,))
 
-    dataset: a Dataset, or a tuple (images, labels) to make one from.
+    dataset: a Dataset, BatchedDataset or IterableDataset; or what to make one from: a tuple (images, labels), an
+        object with `__len__` and `__getitem__`, an iterable of batches.
     batch_size: images per batch, at least 1. The last batch holds the remaining images.
     shuffle: whether to use a new order in every epoch, which depends on (seed, epoch) alone.
     seed: int >= 0.
@@ -42,6 +84,11 @@ class DataLoader:
         a copy, (n, C, H, W) of the data set's dtype, and a numpy Generator that depends on (seed, epoch,
         number of the call) only. It returns (n, C, any H, any W), uint8 or float32, in the unit it got them in.
     drop_last: whether to skip a last batch that is not full.
+    window: None, or a number of images, at least 1. A shuffled order then goes through windows of so many neighbouring
+        images, one after the other, in a random order of windows, and shuffled within each. For images that are slow
+        to read one by one; a window should hold all classes.
+    prefetch: how many groups of batches, of about four megabytes each, to read ahead in a thread; 0 for none. The
+        batches are the same. Default: 2, but 0 for images in memory.
 
     Iterating yields (images float32 (n, C, H, W), normalised; labels int64 (n,)).
     Attribute `epoch`: number of the next epoch, from 0. It grows by one when an iteration (or `batches()`) starts. Set
@@ -51,28 +98,32 @@ class DataLoader:
     Raises TypeError or ValueError for wrong arguments, such as a transform that needs larger images.
     """
 
-    def __init__(self, dataset: Dataset | tuple, batch_size: int, shuffle: bool = False, seed: int = 0,
-                 transform: Callable[..., np.ndarray] | None = None, drop_last: bool = False) -> None:
-        if isinstance(dataset, tuple) and len(dataset) == 2 and not isinstance(dataset[0], Dataset):
+    def __init__(self, dataset: AnyDataset | tuple | Any, batch_size: int, shuffle: bool = False, seed: int = 0,
+                 transform: Callable[..., np.ndarray] | None = None, drop_last: bool = False,
+                 window: int | None = None, prefetch: int | None = None) -> None:
+        if isinstance(dataset, tuple) and len(dataset) == 2 and not isinstance(dataset[0], AnyDataset):
             dataset = Dataset(*dataset)
-        if not isinstance(dataset, Dataset):
-            raise TypeError(
-                f"DataLoader: dataset must be a Dataset or a tuple (images, labels), not {_kind(dataset)}"
-            )
+        self.dataset = as_dataset("DataLoader", "dataset", dataset)
         for argument, value in (("shuffle", shuffle), ("drop_last", drop_last)):
             if not isinstance(value, (bool, np.bool_)):
                 raise TypeError(f"DataLoader: {argument} must be True or False, not {value!r}")
         if transform is not None and not callable(transform):
             raise TypeError(f"DataLoader: transform must be a function or None, not {transform!r}")
-        self.dataset = dataset
         self.batch_size = whole_number("DataLoader", "batch_size", batch_size, least=1)
         self.shuffle = bool(shuffle)
         self.seed = whole_number("DataLoader", "seed", seed, least=0)
         self.transform = transform
         self.drop_last = bool(drop_last)
+        self.window = None if window is None else whole_number("DataLoader", "window", window, least=1)
+        self.prefetch = None if prefetch is None else whole_number("DataLoader", "prefetch", prefetch, least=0)
+        if self.window is not None and not self.shuffle:
+            raise ValueError(f"DataLoader: window must be None without shuffle=True, not {window}")
+        if self.shuffle and not self.sized:
+            raise ValueError("DataLoader: shuffle must be False for an iterable of batches, which has an order of its "
+                             "own, not True")
         if transform is not None and self.drawable:  # so that one that doesn't fit the images is refused now
             none = np.empty(0, np.int64)
-            draw(transform, (0, *dataset.images.shape[1:]), dataset.images.dtype, self._rng(_TRANSFORM), none, 0)
+            draw(transform, (0, *self.dataset.image_shape), self.dataset.dtype, self._rng(_TRANSFORM), none, 0)
         self.epoch = self.start = 0
 
     @property
@@ -93,20 +144,49 @@ class DataLoader:
     def start(self, number: int) -> None:
         self._start = whole_number("DataLoader", "start", number, least=0)
 
+    @property
+    def sized(self) -> bool:
+        """Whether the number of images is known: not of an iterable of batches."""
+        return not isinstance(self.dataset, IterableDataset)
+
+    @property
+    def images(self) -> int:
+        """Number of images in the data set (int), 0 where it is not known."""
+        return len(self._sized("length")) if self.sized else 0
+
     def __len__(self) -> int:
-        """Batches in an epoch."""
-        whole, left_over = divmod(len(self.dataset), self.batch_size)
+        """Batches in an epoch. Raises TypeError for an iterable of batches, of which nobody knows it."""
+        whole, left_over = divmod(len(self._sized("length")), self.batch_size)
         return whole + (left_over > 0 and not self.drop_last)
 
     def __repr__(self) -> str:
-        return f"<DataLoader {len(self)} batches of {self.batch_size} from {self.dataset!r}>"
+        count = f"{len(self)} " if self.sized else ""
+        return f"<DataLoader {count}batches of {self.batch_size} from {self.dataset!r}>"
+
+    def _sized(self, what: str) -> Any:
+        """The data set, if the number of its images is known."""
+        if not self.sized:
+            raise TypeError(f"DataLoader: an iterable of batches has no {what}")
+        return self.dataset
 
     def indices(self, epoch: int) -> np.ndarray:
-        """The order of an epoch: int64 (N,), a permutation of 0 ... N - 1 (just these if not shuffled)."""
-        epoch = whole_number("DataLoader", "epoch", epoch, least=0)
+        """The order of an epoch: int64 (N,), a permutation of 0 ... N - 1 (just these if not shuffled).
+
+        Raises TypeError for an iterable of batches, which has none, and for an epoch that is no whole number.
+        """
+        epoch, count = whole_number("DataLoader", "epoch", epoch, least=0), len(self._sized("indices"))
+        order = np.arange(count, dtype=np.int64)
         if not self.shuffle:
-            return np.arange(len(self.dataset), dtype=np.int64)
-        return self._rng(_ORDER, epoch).permutation(len(self.dataset)).astype(np.int64, copy=False)
+            return order
+        rng = self._rng(_ORDER, epoch)
+        if self.window is None:
+            return rng.permutation(count).astype(np.int64, copy=False)
+        at = 0
+        for window in rng.permutation(math.ceil(count / self.window)):
+            numbers = np.arange(window * self.window, min((window + 1) * self.window, count))
+            order[at : at + len(numbers)] = rng.permutation(numbers)
+            at += len(numbers)
+        return order
 
     def batches(self) -> Iterator[np.ndarray]:
         """Start the next epoch and yield, for each batch, the int64 (n,) indices of its images.
@@ -124,6 +204,10 @@ class DataLoader:
         """Start the next epoch and yield, for up to `together()` batches of the same size at a time, the int64
         (batches, n) indices of their images; what is to be done to these, a tuple of cnn.data.transforms.Change; and
         a list of the numbers, int64 (batches, n, k), for each of these."""
+        return (drawn[:3] for drawn in self._draw(*self._next_epoch(), together))
+
+    def ready_batches(self, together: Callable[[], int] = lambda: 1) -> Iterator[Drawn]:
+        """As `drawn_batches`, whose argument `together` is, with the arrays in which images and labels are: Drawn."""
         return self._draw(*self._next_epoch(), together)
 
     def raw_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -147,27 +231,58 @@ class DataLoader:
         for number in range(start, len(self)):
             yield order[number * self.batch_size : (number + 1) * self.batch_size]
 
-    def _groups(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, int, int]]:
-        """Batches that are transformed together: the indices of their images, the number of the call, and where in
-        these the first batch begins, because those before `start` are left out."""
-        data, size, order = self.dataset, self.batch_size, self.indices(epoch)
-        together = max(1, _TOGETHER // (size * data.images[:1].nbytes or 1))  # batches
-        for number in range(start // together * together, len(self), together):
-            chosen = order[number * size : min(number + together, len(self)) * size]
-            yield chosen, number // together, max(0, start - number) * size
+    def _groups(self, epoch: int, start: int, apart: bool) -> Iterator[Group]:
+        """The groups of batches of an epoch; apart: whether their images must be arrays of their own."""
+        data, size = self.dataset, self.batch_size
+        together = max(1, _TOGETHER // (size * math.prod(data.image_shape) * data.dtype.itemsize or 1))  # batches
+        prefetch = self.prefetch
+        # where other ranks need the other images, the kernels read no more than their own
+        direct = isinstance(data, Dataset) and isinstance(data.images, np.ndarray) and not apart
+        if prefetch is None:
+            prefetch = 0 if data.in_memory or (direct and place().size > 1) else _AHEAD
+        if isinstance(data, IterableDataset):
+            yield from self._passing(data, start, together, prefetch)
+            return
+        order = self.indices(epoch)
+
+        def planned() -> Iterator[tuple[np.ndarray, int, int]]:
+            for number in range(start // together * together, len(self), together):
+                chosen = order[number * size : min(number + together, len(self)) * size]
+                yield chosen, number // together, max(0, start - number) * size
+
+        def read(plan: tuple[np.ndarray, int, int]) -> Group:
+            images, labels = self._sized("indices").fetch(plan[0])
+            return Group(*plan, images, labels, np.arange(len(plan[0])))
+
+        if direct and not prefetch:
+            dataset = self._sized("indices")
+            for plan in planned():
+                yield Group(*plan, dataset.images, dataset.labels, plan[0])
+        else:
+            yield from read_ahead(read, planned(), prefetch)
+
+    def _passing(self, data: IterableDataset, start: int, together: int, prefetch: int) -> Iterator[Group]:
+        """The groups of a pass over batches; images are numbered as they come."""
+        at, size = 0, self.batch_size
+        for number, (images, labels) in enumerate(data.batches(together * size, prefetch)):
+            count = len(images) // size * size if self.drop_last else len(images)
+            first, chosen, where = max(0, start * size - at), np.arange(at, at + count), np.arange(count)
+            at += len(images)
+            if first < count:
+                yield Group(chosen, number, first, images, labels, where)
 
     def _load(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for chosen, number, first in self._groups(epoch, start):
-            images = self.dataset.images[chosen]
+        for chosen, number, first, images, labels, where in self._groups(epoch, start, apart=True):
+            images = images[: len(where)]
             if self.transform is not None:
                 images = self._transformed(images, chosen, epoch, number)
             for at in range(first, len(chosen), self.batch_size):
                 part = slice(at, at + self.batch_size)
-                yield images[part], self.dataset.labels[chosen[part]]
+                yield images[part], labels[part]
 
-    def _draw(self, epoch: int, start: int, together: Callable[[], int]) -> Iterator[DrawnBatches]:
-        images, size = self.dataset.images, self.batch_size
-        for chosen, number, at in self._groups(epoch, start):
+    def _draw(self, epoch: int, start: int, together: Callable[[], int]) -> Iterator[Drawn]:
+        size = self.batch_size
+        for chosen, number, at, images, labels, where in self._groups(epoch, start, apart=False):
             drawn: list = []
             if self.transform is not None:
                 shape, rng = (len(chosen), *images.shape[1:]), self._rng(_TRANSFORM, epoch, number)
@@ -176,8 +291,9 @@ class DataLoader:
             while at < len(chosen):
                 batches = min(together(), (len(chosen) - at) // size) or 1      # or what is left over
                 part = slice(at, at + batches * size)
-                yield (chosen[part].reshape(batches, -1), changes,
-                       [numbers[part].reshape(batches, -1, numbers.shape[1]) for _, numbers in drawn])
+                yield Drawn(chosen[part].reshape(batches, -1), changes,
+                            [numbers[part].reshape(batches, -1, numbers.shape[1]) for _, numbers in drawn],
+                            images, labels, where[part].reshape(batches, -1))
                 at = part.stop
 
     def _transformed(self, images: np.ndarray, chosen: np.ndarray, epoch: int, number: int) -> np.ndarray:

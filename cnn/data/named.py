@@ -27,8 +27,8 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, ima
     name: one of NAMES. "mnist-sample" comes with this package: 4,000 and 1,000 images out of MNIST's
         training set. The others are looked for in data_dir, then in $CNN_DATA_DIR, then in the user's
         cache; if they are nowhere, they are downloaded into the cache.
-        Or the path of images of your own: a folder with one sub-folder of pictures a class, or an .npz file
-        (see `read_folder` and `read_npz` in own.py, docs/own-data.md).
+        Or the path of images of your own: a folder with one sub-folder of pictures a class, a folder with
+        train_images.npy and train_labels.npy, or an .npz file (docs/own-data.md).
     data_dir: a folder with the files as published (gzipped or not; the CIFAR archive or the folder out of
         it), or with a subfolder of the data set's name that holds them; or None.
     image_size, channels: pixels a side and channels (1 or 3) that a folder's pictures are brought to. Images
@@ -51,7 +51,7 @@ def load_parts(name: str | os.PathLike, data_dir: str | os.PathLike | None = Non
     """Load a data set: (training set, validation set or None, test set).
 
     Only data of your own have a validation set: a folder with `val` (or `valid`, `validation`) beside `train` and
-    `test`, an .npz file with `val_images` and `val_labels` (docs/own-data.md). name, data_dir, image_size, channels,
+    `test`, arrays called `val_images` and `val_labels` (docs/own-data.md). name, data_dir, image_size, channels,
     seed and all else are as in `load`.
     """
     return _load(name, data_dir, image_size, channels, seed, validation=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .dataset import Dataset
+from .dataset import Dataset, altered
 from .errors import DataFileError
 from .limits import empty_bytes, file_size, most_unpacked
 
-_PARTS = {  # what the arrays of each part may be called
+PARTS = {  # what the arrays of each part may be called
     "training": (("images", "labels"), ("train_images", "train_labels"), ("x_train", "y_train")),
     "validation": tuple(
         pair
@@ -43,8 +43,8 @@ def read_npz_parts(path):
     arrays of validation and test are called `val_images` and `val_labels`, `test_images` and `test_labels`; other
     common names, such as `x_train`, `y_train`, will do. Raises what `read_npz` raises.
     """
-    found, passed_over = _read(path, tuple(_PARTS))
-    return tuple(found[part] for part in _PARTS), passed_over
+    found, passed_over = _read(path, tuple(PARTS))
+    return tuple(found[part] for part in PARTS), passed_over
 
 
 def has_test(path):
@@ -54,12 +54,23 @@ def has_test(path):
             names = {name.removesuffix(".npy") for name in file.namelist()}
     except Exception:  # reading it says what is wrong
         return False
-    return any(images in names for images, _ in _PARTS["test"])
+    return any(images in names for images, _ in PARTS["test"])
 
 
 def _read(path, parts):
     path = Path(path)
     arrays, classes, names = _read_arrays(path, parts)
+    return datasets(path, arrays, classes, parts), names
+
+
+def datasets(path, arrays, classes, parts):
+    """{part: Dataset with mean 0 and std 1, or None} of arrays.
+
+    path: in errors. arrays: {part: (name of the images, images, labels)} as they are in files. classes: an array of
+    strings, or None. parts: those to return. Raises DataFileError (a ValueError) where they do not make data sets.
+    """
+    if classes is not None:
+        classes = _names(path, classes)
     shape = dtype = None
     sets = dict.fromkeys(parts)
     for part, (name, images, labels) in arrays.items():
@@ -73,10 +84,10 @@ def _read(path, parts):
     try:
         found = {part: Dataset(*pair, classes, name=path.stem) for part, pair in sets.items() if pair}
         most = max((held.classes for held in found.values()), key=len)
-        found = {part: Dataset(held.images, held.labels, most, name=path.stem) for part, held in found.items()}
+        found = {part: altered(held, classes=most) for part, held in found.items()}
     except (TypeError, ValueError) as error:
         raise DataFileError(f"{path}: {error}") from None
-    return sets | found, names
+    return sets | found
 
 
 def _read_arrays(path, parts):
@@ -87,9 +98,9 @@ def _read_arrays(path, parts):
             with zipfile.ZipFile(raw) as file, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of odd headers, which are refused where they matter
                 members = _Members(path, file, size)
-                chosen = {part: members.pair(part, _PARTS[part]) for part in parts}
+                chosen = {part: members.pair(part, PARTS[part]) for part in parts}
                 arrays = {part: (pair[0], *map(members.read, pair)) for part, pair in chosen.items() if pair}
-                classes = _names(path, members.read("classes")) if "classes" in members.names else None
+                classes = members.read("classes") if "classes" in members.names else None
         except DataFileError:
             raise
         except Exception as error:  # zipfile, zlib and NumPy have many ways to say that a file is damaged
@@ -98,31 +109,41 @@ def _read_arrays(path, parts):
     return arrays, classes, [name for name in members.names if name not in known]
 
 
-class _Members:
-    """The arrays in a zip file. Together they take no more memory than the file's size bears out."""
+class Arrays:
+    """Arrays in .npy files at a path. Subclasses have `read(name)`, which returns one.
 
-    def __init__(self, path, file, size):
-        self._path, self._file, self._size = path, file, size
-        self._left = most_unpacked(size)
-        self.names = [name.removesuffix(".npy") for name in file.namelist() if name.endswith(".npy")]
+    held: names of all files there, a list; names: those of the arrays.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self.names = [name.removesuffix(".npy") for name in self.held if name.endswith(".npy")]
 
     def pair(self, part, spellings):
         """The names (images, labels) of a part, or None where there is neither."""
         pairs = [pair for pair in spellings if set(pair) & set(self.names)]
         if len(pairs) > 1:
-            raise DataFileError(f"{self._path}: holds {' and '.join(images for images, _ in pairs)}; which are the "
+            raise DataFileError(f"{self.path}: holds {' and '.join(images for images, _ in pairs)}; which are the "
                                 f"{part} images?")
         missing = [name for name in (pairs or spellings)[0] if name not in self.names]
         if missing and (pairs or part == "training"):
-            names = self._file.namelist()
-            held = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-            raise DataFileError(f"{self._path}: there is no array {missing[0]!r} in it, but {held or 'nothing'}"
+            held = ", ".join(self.held[:10]) + (f" and {len(self.held) - 10} more" if len(self.held) > 10 else "")
+            raise DataFileError(f"{self.path}: there is no array {missing[0]!r} in it, but {held or 'nothing'}"
                                 f"{'' if self.names else '; is it an archive of pictures? Then unpack it'}")
         return pairs[0] if pairs else None
 
+
+class _Members(Arrays):
+    """The arrays in a zip file. Together they take no more memory than the file's size bears out."""
+
+    def __init__(self, path, file, size):
+        self._file, self._size, self.held = file, size, file.namelist()
+        self._left = most_unpacked(size)
+        super().__init__(path)
+
     def read(self, name):
         """One array; what the headers promise is believed only as far as the file can hold it."""
-        path, info = self._path, self._file.getinfo(f"{name}.npy")
+        path, info = self.path, self._file.getinfo(f"{name}.npy")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataFileError(f"{path}: {name} is compressed in a way that numpy.savez does not use")
         with self._file.open(info) as stream:

@@ -1,4 +1,4 @@
-"""Data sets of one's own: a folder with one sub-folder of pictures a class, or arrays in an .npz file."""
+"""Data sets of one's own: a folder with one sub-folder of pictures a class, or arrays in .npz or .npy files."""
 
 import os
 import warnings
@@ -8,9 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .dataset import Dataset, whole_number
+from . import npy
+from .dataset import Dataset, altered
+from .described import whole_number
 from .errors import DataFileError, DataNotFoundError, DataWarning
 from .fetch import expanded
+from .moments import constant_images, mean_std
+from .npy import has_arrays, read_npy_parts
 from .npz import has_test, read_npz, read_npz_parts
 from .pictures import NAMES, find, hidden, is_picture, kinds, look_at, read_pixels
 
@@ -24,12 +28,14 @@ _DARK, _DIM = 256, 4096  # 16-bit values below become 0, and less than 16 of 255
 _HEADS = {  # what the first bytes of a file say that it is
     b"\x89PNG": "a picture", b"\xff\xd8\xff": "a picture", b"GIF8": "a picture", b"BM": "a picture",
     b"II*\0": "a picture", b"MM\0*": "a picture",
-    b"\x93NUMPY": "a single array; numpy.savez('mine.npz', images=..., labels=...) keeps both in one file",
+    b"\x93NUMPY": "a single array; numpy.savez('mine.npz', images=..., labels=...) keeps both in one file, and a "
+                  "folder with train_images.npy and train_labels.npy may be larger than memory",
     b"\x1f\x8b": "a packed file; unpack it", b"BZh": "a packed file; unpack it",
     b"\xfd7zXZ": "a packed file; unpack it", b"7z\xbc\xaf": "an archive; unpack it", b"Rar!": "an archive; unpack it",
     b"\0\0\x08": "an IDX file; give the name of its data set, as mnist, and its folder as data_dir",
 }  # fmt: skip
-_WANTED = "A data set is a folder with one sub-folder of pictures a class, or an .npz file with images and labels"
+_WANTED = ("A data set is a folder with one sub-folder of pictures a class, or an .npz file with images and labels, or "
+           "a folder with train_images.npy and train_labels.npy")
 
 
 class UnreadableFiles(DataWarning):
@@ -47,7 +53,8 @@ class UnreadableFiles(DataWarning):
 def load_own(path, image_size=None, channels=None, seed=0, validation=True):
     """Load images of one's own: (training set, validation set or None, test set), Datasets.
 
-    path: a folder (see `read_folder`) or an .npz file (see `read_npz_parts`). image_size, channels: of a folder's
+    path: a folder of pictures (see `read_folder`) or of .npy files (see `read_npy_parts`), or an .npz file (see
+        `read_npz_parts`). image_size, channels: of a folder's
         images. seed: of the test set where there is no part to test on: a fifth of each class, of
         less than 3 images none. validation: whether a validation set is wanted; else one is not read, and a
         DataWarning says so.
@@ -59,10 +66,10 @@ def load_own(path, image_size=None, channels=None, seed=0, validation=True):
     """
     path = Path(path)
     seed = whole_number("load", "seed", seed, least=0)
-    if path.is_dir():
+    if path.is_dir() and not has_arrays(path):
         parts = read_folder(path, image_size, channels, validation)
-    elif path.is_file():
-        parts = _read_file(path, validation)
+    elif path.is_file() or path.is_dir():
+        parts = _read_arrays(path, validation)
     elif path.exists():
         raise DataFileError(f"{path}: is neither a folder nor a file, but a pipe or a device")
     else:
@@ -80,15 +87,14 @@ def load_own(path, image_size=None, channels=None, seed=0, validation=True):
         if part is not None and len(part) == 0:
             raise DataFileError(f"{path}: there are too few images to {use}; it takes 3 of a class, 5 or more "
                                 "are better")
-    mean, std = _moments(train.images)
-    return tuple(part if part is None else Dataset(part.images, part.labels, part.classes, mean, std, part.name)
-                 for part in (train, checked, test))
+    mean, std = mean_std(train)
+    return tuple(part if part is None else altered(part, mean=mean, std=std) for part in (train, checked, test))
 
 
 class Survey(NamedTuple):
     """What there is to know of images of one's own before they are read.
 
-    sides: pixels of the shorter side of each picture in a folder that can be read, a list of int; of an .npz file
+    sides: pixels of the shorter side of each picture in a folder that can be read, a list of int; of arrays
     empty. tested: whether there is a part of its own to test on.
     """
 
@@ -97,19 +103,37 @@ class Survey(NamedTuple):
 
 
 def survey(path):
-    """Look at a folder of pictures, at the heads of its files, or at the names in an .npz file: a Survey.
+    """Look at a folder of pictures, at the heads of its files, or at the names of arrays: a Survey.
 
     Raises what `load_own` raises where there is no such path, or no classes. All else is left to `load_own` to tell.
     """
     path = Path(expanded(path, "load: "))
     if not path.is_dir():
         return Survey([], path.is_file() and has_test(path))
+    if has_arrays(path):
+        return Survey([], npy.has_test(path))
     folder = _Folder(path, validation=True)
     looks = [folder.attempt(look_at, file) for part in folder.parts.values() for file, _ in part]
     return Survey([look[1] for look in looks if look is not None], "test" in folder.parts)
 
 
-def _read_file(path, validation):
+def _read_arrays(path, validation):
+    if not path.is_dir():
+        _refuse_other_files(path)
+    (train, checked, test), passed_over = (read_npy_parts if path.is_dir() else read_npz_parts)(path)
+    if passed_over:
+        _warn(f"{path}: passed over the array(s) {', '.join(passed_over[:_NAMED])}")
+    if checked is not None and not validation:
+        checked = None
+        _warn_unused(path, "its validation images")
+    for part in (train, checked, test):
+        if part is not None and (same := constant_images(part)):
+            _warn(f"{path}: {len(same)} of {len(part)} images hold one value only, from which nothing can be learnt: "
+                  f"{', '.join(_some(list(map(str, same))))}")
+    return train, checked, test
+
+
+def _refuse_other_files(path):
     with open(path, "rb") as file:
         head = file.read(8)
     if path.suffix.lower() != ".npz" and not head.startswith(b"PK"):
@@ -117,17 +141,6 @@ def _read_file(path, validation):
         if said is None and is_picture(path.name):
             said = "a picture"
         raise DataFileError(f"{path}: is {said or 'neither a folder nor an .npz file'}. {_WANTED}")
-    (train, checked, test), passed_over = read_npz_parts(path)
-    if passed_over:
-        _warn(f"{path}: passed over the array(s) {', '.join(passed_over[:_NAMED])}")
-    if checked is not None and not validation:
-        checked = None
-        _warn_unused(path, "its validation images")
-    for part in (train, checked, test):
-        if part is not None and (same := _all_the_same(part.images)):
-            _warn(f"{path}: {len(same)} of {len(part)} images hold one value only, from which nothing can be learnt: "
-                  f"{', '.join(_some(list(map(str, same))))}")
-    return train, checked, test
 
 
 def _warn(text):
@@ -141,32 +154,6 @@ def _warn_unused(path, what):
 def _some(texts):
     """Not more texts than anyone would read."""
     return [*texts[:_NAMED], *([f"and {len(texts) - _NAMED} more"] if len(texts) > _NAMED else [])]
-
-
-def _all_the_same(images):
-    """Numbers of the images with one value only in each channel, a list."""
-    if images.shape[2] * images.shape[3] == 1:
-        return []
-    step = max(1, (1 << 22) // max(1, images[:1].size))
-    return [i + start for start in range(0, len(images), step)
-            for i in np.flatnonzero((images[start : start + step] == images[start : start + step, :, :1, :1])
-                                    .all(axis=(1, 2, 3))).tolist()]  # fmt: skip
-
-
-def _moments(images):
-    """Mean and standard deviation of each channel, in the units of a Dataset; 1 for one that is all the same."""
-    white = 255.0 if images.dtype == np.uint8 else 1.0
-    step = max(1, (1 << 22) // images[0].size)
-
-    def mean(function):
-        sums = [function(images[i : i + step].astype(np.float64) / white).sum(axis=(0, 2, 3))
-                for i in range(0, len(images), step)]  # fmt: skip
-        return np.sum(sums, axis=0) / images[:, 0].size
-
-    centre = mean(lambda x: x)
-    std = np.sqrt(mean(lambda x: (x - centre[:, None, None]) ** 2))
-    same = images.min(axis=(0, 2, 3)) == images.max(axis=(0, 2, 3))  # where rounding may leave a std of 1e-17
-    return centre, np.where(same | (std == 0), 1, std)
 
 
 # ------------------------------------------------------------------------------------------ folders

@@ -21,7 +21,7 @@ import numpy as np
 from cnn._ext import augment
 from cnn.runtime import get_num_threads
 
-from .dataset import whole_number
+from .described import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnn import data, files, functional, plots, shapes, streams
+from cnn.data.dataset import altered
 from cnn.prediction.inputs import Wanted
 from cnn.reference import softmax
 from cnn.reports import metrics
@@ -157,8 +158,7 @@ def as_trained(dataset: data.Dataset, description: dict[str, Any]) -> data.Datas
         raise ValueError(f"{name}: the model has no class {unknown[0]!r}, only "
                          f"{', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}")
     number = np.array([classes.index(name) for name in dataset.classes], np.int64)
-    return data.Dataset(dataset.images, number[dataset.labels], classes, wanted.mean, wanted.std,
-                        dataset.name)
+    return altered(dataset, labels=number[dataset.labels], classes=classes, mean=wanted.mean, std=wanted.std)
 
 
 def measure(model_path: str | PathLike, dataset: str | None = None, data_dir: str | PathLike | None = None,

@@ -25,7 +25,8 @@ class Settings:
     """Everything that a run's result depends on, besides the software; and how the run is kept."""
 
     dataset: str = option("mnist-sample", f"{', '.join(data.NAMES)}; or a folder with one sub-folder of pictures a "
-                          "class, or an .npz file with images and labels; default: mnist-sample", metavar="NAME|PATH")
+                          "class or with .npy files, or an .npz file with images and labels; default: mnist-sample",
+                          metavar="NAME|PATH")
     image_size: int = option(0, "pixels a side that a folder's pictures are brought to; default: as most of them are, "
                              "16 to 48", metavar="N")
     model: str = option("lenet5", "default: lenet5; for own images cifar_net", choices=tuple(models.MODELS))

@@ -1,11 +1,14 @@
 """What a Trainer refuses, or warns of, before its first step; each function takes `owner` first, as cnn.shapes does."""
+import copy
 import math
 import warnings
 
 import numpy as np
 
 from cnn import ranks, runtime
-from cnn.data import DataLoader, Dataset
+from cnn.data import DataLoader, Dataset, IterableDataset
+from cnn.data.batched import as_dataset
+from cnn.data.dataset import altered
 from cnn.engine import backend
 from cnn.engine.parameter import Parameter
 
@@ -39,16 +42,29 @@ def parts(owner, optimizer, model, schedule, callbacks):
 
 
 def dataset_of(owner, name, value):
-    """The data set itself, or that of a DataLoader."""
-    value = value.dataset if isinstance(value, DataLoader) else value
-    if not isinstance(value, Dataset):
-        raise TypeError(f"{owner}: {name} must be a Dataset or a DataLoader, got {type(value).__name__}")
-    return value
+    """The data set itself, that of a DataLoader, or one of an object that can be read as one."""
+    return value.dataset if isinstance(value, DataLoader) else as_dataset(owner, name, value)
+
+
+def loader_of(owner, train, batch_size, seed):
+    """The DataLoader itself, or one of what can be read as a data set."""
+    if isinstance(train, DataLoader):
+        return train
+    train = as_dataset(owner, "train", train)
+    return DataLoader(train, batch_size, shuffle=not isinstance(train, IterableDataset), seed=seed)
+
+
+def some_step(owner, trainer):
+    """Refuse an epoch that is over without a step; returns True."""
+    if not trainer._batch:
+        raise ValueError(f"{owner}: there is no batch to train on: the data have fewer images than a batch of "
+                         f"{trainer._loader.batch_size}, and drop_last leaves those out")
+    return True
 
 
 def some_batch(owner, loader):
     """Refuse data of which there is no batch."""
-    if len(loader) == 0:
+    if loader.sized and len(loader) == 0:
         raise ValueError(f"{owner}: there is no batch to train on: {len(loader.dataset)} images in batches of "
                          f"{loader.batch_size}")
 
@@ -63,13 +79,13 @@ def same_data(owner, facts, known):
 
 def single_values(owner, model, loader):
     """Refuse a batch of one image where a batch norm would see a single value per channel."""
-    last = len(loader.dataset) % loader.batch_size
+    last = len(loader.dataset) % loader.batch_size if loader.sized else 0
     if loader.batch_size != 1 and (last != 1 or loader.drop_last):
         return
     if loader.transform is not None and not loader.drawable:    # which may change the images' size
         return
     try:
-        graph = model.graph(loader.dataset.images.shape[1:])
+        graph = model.graph(loader.dataset.image_shape)
     except Exception:   # the first step will say what is wrong with the model
         return
     for node in graph:
@@ -111,7 +127,7 @@ def matched(owner, name, dataset, train, stacklevel):
         unknown = [label for label in mine if label not in known]
         if not unknown:
             number = np.array([known.index(label) for label in mine], np.int64)
-            dataset = Dataset(dataset.images, number[dataset.labels], known, dataset.mean, dataset.std, dataset.name)
+            dataset = _renumbered(owner, name, dataset, known, number)
         elif not (_numbered(mine) or _numbered(known)):
             raise ValueError(f"{owner}: {name} has the class {unknown[0]!r}, the training data only "
                              f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}")
@@ -128,13 +144,25 @@ def normalised(owner, name, dataset, train, stacklevel):
                          f"{len(dataset.mean)}")
     here, there = (dataset.mean, dataset.std), (train.mean, train.std)
     # images of different types have different units: nothing is known about how they compare
-    if here == there or dataset.images.dtype != train.images.dtype or np.allclose(here, there, rtol=1e-5, atol=1e-8):
+    if here == there or dataset.dtype != train.dtype or np.allclose(here, there, rtol=1e-5, atol=1e-8):
         return dataset
-    if dataset.images.dtype != np.uint8 or set(dataset.mean) != {0.0} or set(dataset.std) != {1.0}:
+    if dataset.dtype != np.uint8 or set(dataset.mean) != {0.0} or set(dataset.std) != {1.0}:
         warnings.warn(f"{owner}: {name} has mean {_listed(dataset.mean)} and std {_listed(dataset.std)}, the training "
                       f"data {_listed(train.mean)} and {_listed(train.std)}: the training data's are used",
                       stacklevel=stacklevel)
-    return Dataset(dataset.images, dataset.labels, dataset.classes, *there, dataset.name)
+    if isinstance(dataset, Dataset):
+        return altered(dataset, mean=train.mean, std=train.std)
+    dataset = copy.copy(dataset)
+    dataset._set_constants(len(train.mean), train.mean, train.std, dataset.dtype)
+    return dataset
+
+
+def _renumbered(owner, name, dataset, classes, number):
+    """A Dataset with the classes in another order; number: of each class."""
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"{owner}: {name} must have its classes in the order of the training data, "
+                         f"{', '.join(classes[:10])}, got {', '.join(dataset.classes[:10])}")
+    return altered(dataset, labels=number[dataset.labels], classes=classes)
 
 
 def _numbered(classes):
@@ -150,8 +178,12 @@ def same_on_all_ranks(owner, trainer, loader, facts):
     world = ranks.world()
     if world is not None:
         dataset = loader.dataset
-        some = dataset.images[::max(1, len(dataset) // 256)]
-        world.same(owner, {**runtime.versions(), **facts, "pixels": _digest(some), "labels": _digest(dataset.labels),
+        if not loader.sized:
+            raise ValueError(f"{owner}: several ranks must have data of known length, got an iterable of batches; use "
+                             f"a BatchedDataset")
+        some, labels = dataset.fetch(np.arange(0, len(dataset), max(1, len(dataset) // 256)))
+        labels = getattr(dataset, "labels", labels)
+        world.same(owner, {**runtime.versions(), **facts, "pixels": _digest(some), "labels": _digest(labels),
                            "weights": _digest(*(p.data for p in trainer.model.parameters())), "step": trainer.step,
                            "epochs": trainer.epochs})
 
@@ -179,8 +211,8 @@ def before_fit(owner, trainer, loader, facts):
     if trainer._resumed and trainer._data is not None:
         same_data(owner, facts, trainer._data)
     epoch, batch = (trainer.epoch, trainer._batch) if trainer._resumed else (0, 0)
-    steps = (trainer.epochs - epoch) * len(loader) - batch
-    if steps > 0:
+    steps = (trainer.epochs - epoch) * len(loader) - batch if loader.sized else 0
+    if steps > 0 or (trainer.epochs > epoch and not loader.sized):
         trainer.model.train()
         single_values(owner, trainer.model, loader)
         end_of_schedule(owner, trainer.schedule, trainer.step, steps, stacklevel=4)

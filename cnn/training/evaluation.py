@@ -1,17 +1,21 @@
 """Measuring a model on a data set, and the scores it gives to images."""
 import copy
 import math
+from contextlib import closing
 
 import numpy as np
 
 from cnn import shapes
-from cnn.data import Dataset
+from cnn.data import Dataset, IterableDataset
+from cnn.data.ahead import read_ahead
+from cnn.data.described import AnyDataset
 from cnn.engine.programs import Use, guards
 from cnn.layers import parts
 from cnn.layers.in_numpy import run_forward
 from cnn.training.step import Batch, execute, normalised, result
 
 IMAGES = 512        # at a time
+AHEAD = 2           # portions that are read ahead
 
 
 def check_tta(owner, tta):
@@ -35,20 +39,22 @@ def evaluate(step, programs, dataset, tta):
     """
     loss_sum = weight_sum = correct = 0.0
     criterion = copy.copy(step.criterion)       # another thread may be measuring, too
-    for chosen in _portions(len(dataset)):
-        loss, weight, right = parts.in_evaluation(step.model, _measured, step, programs, criterion, dataset, chosen,
-                                                  tta)
-        loss_sum, weight_sum, correct = loss_sum + loss, weight_sum + weight, correct + right
-    count = len(dataset)
+    count, fetches = 0, tta is None and step.fetches(dataset)
+    with closing(_portions(dataset, IMAGES, where_they_are=fetches)) as portions:
+        for images, labels, where in portions:
+            loss, weight, right = parts.in_evaluation(step.model, _measured, step, programs, criterion, dataset,
+                                                      images, labels, where, tta)
+            loss_sum, weight_sum, correct = loss_sum + loss, weight_sum + weight, correct + right
+            count += len(where)
     return {"loss": loss_sum / weight_sum if weight_sum else math.nan,
             "accuracy": correct / count if count else math.nan, "images": count}
 
 
-def _measured(step, programs, criterion, dataset, chosen, tta):
-    """The results of a portion of the images, as `execute` returns them."""
+def _measured(step, programs, criterion, dataset, images, labels, where, tta):
+    """The results of a portion of the images, as `execute` returns them; see `_portions`."""
     if tta is None and step.fetches(dataset):
-        return _run(step, programs, Batch(dataset.labels, chosen[None], dataset))
-    labels, images = dataset.labels[chosen], _images(step.model, dataset, chosen)
+        return _run(step, programs, Batch(labels, where[None], dataset, images))
+    images = normalised(dataset, images, step.model.dtype)
     if tta is None and step.fused:
         return _run(step, programs, Batch(labels, images))
     found = scores(step.model, images, tta)
@@ -68,8 +74,14 @@ def _run(step, programs, batch):
 
 def predict(model, x, tta):
     """Scores (N, K) of a Dataset or of images (N, C, H, W): see Trainer.predict."""
-    return np.concatenate([parts.in_evaluation(model, scores, model, _images(model, x, chosen), tta)
-                           for chosen in _portions(len(x)) or [slice(0, 0)]])
+    if isinstance(x, AnyDataset):
+        with closing(_portions(x, IMAGES)) as portions:
+            found = [parts.in_evaluation(model, scores, model, normalised(x, images, model.dtype), tta)
+                     for images, _, _ in portions]
+        return np.concatenate(found)
+    return np.concatenate([
+        parts.in_evaluation(model, scores, model, x[chosen].astype(model.dtype or x.dtype, copy=False), tta)
+        for chosen in _cut(len(x), IMAGES)])
 
 
 def scores(model, images, tta):
@@ -83,15 +95,24 @@ def scores(model, images, tta):
     return sum(weight * run_forward(model, view) for weight, view in views)
 
 
-def _images(model, x, chosen):
-    """These images of a Dataset, normalised, or of an array, in the model's number type."""
-    if isinstance(x, Dataset):
-        return normalised(x, x.images[chosen], model.dtype)
-    return x[chosen].astype(model.dtype or x.dtype, copy=False)
+def _portions(dataset, size, where_they_are=False):
+    """All images of a data set, in portions: arrays that hold images and labels, and the places of a portion in these.
+
+    size: images in a portion at most. where_they_are: whether the arrays may be those of the whole data set.
+    """
+    if isinstance(dataset, IterableDataset):
+        for images, labels in dataset.batches(size, AHEAD):
+            yield images, labels, np.arange(len(labels))
+    elif where_they_are and isinstance(dataset, Dataset) and isinstance(dataset.images, np.ndarray):
+        for chosen in _cut(len(dataset), size):
+            yield dataset.images, dataset.labels, chosen
+    else:
+        for images, labels in read_ahead(dataset.fetch, _cut(len(dataset), size), 0 if dataset.in_memory else AHEAD):
+            yield images, labels, np.arange(len(labels))
 
 
-def _portions(count):
-    """Numbers 0 to count - 1 in equal portions of IMAGES at most: a last one of a few images would be computed in
-    another order than the others."""
-    portions = -(-count // IMAGES)
+def _cut(count, size):
+    """Numbers 0 to count - 1 in equal portions of `size` at most: a last one of a few images would be computed in
+    another order than the others. One, if an empty one, there always is."""
+    portions = max(1, -(-count // size))
     return [np.arange(count * i // portions, count * (i + 1) // portions) for i in range(portions)]

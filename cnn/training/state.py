@@ -83,9 +83,9 @@ def facts(loader, known):
     same of a state from which training goes on, or None. States of before there was a choice do not tell it."""
     data = loader.dataset
     layout = layout_of(loader.batch_size) if known is None else known.get("layout", IMAGES)
-    return {"images": len(data), "batch_size": loader.batch_size, "shuffle": loader.shuffle, "seed": loader.seed,
-            "drop_last": loader.drop_last, "classes": list(data.classes), "mean": list(data.mean),
-            "std": list(data.std), "layout": layout}
+    return {"images": len(data) if loader.sized else None, "batch_size": loader.batch_size,
+            "shuffle": loader.shuffle, "seed": loader.seed, "window": loader.window, "drop_last": loader.drop_last,
+            "classes": list(data.classes), "mean": list(data.mean), "std": list(data.std), "layout": layout}
 
 
 @contextmanager

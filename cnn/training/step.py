@@ -43,8 +43,8 @@ def together(seconds_per_step):
 class Batch:
     """Images (n, C, H, W) and labels (n,); or places in a data set, (steps, n), for one or more batches.
 
-    pixels: bytes to take the images from instead of the data set's; they are normalised like these. All `changes` are
-    made to them before, by `numbers` drawn for each: see DataLoader.drawn_batches.
+    pixels: bytes to take the images from, and `labels` their labels, instead of the data set's; they are normalised
+    like these. All `changes` are made to them before, by `numbers` drawn for each: see DataLoader.ready_batches.
     layout: how a step lays them out, see `layout_of`; by default as suits so many.
     """
 
@@ -93,17 +93,17 @@ class Step(NamedTuple):
 
     def fetches(self, dataset):
         """Whether the program itself can take the images from the data set."""
-        return dataset.images.dtype == np.uint8 and self.fused
+        return dataset.dtype == np.uint8 and self.fused
 
     def batches(self, loader, at_once):
         """The batches of an epoch; the kernels fetch, change and normalise bytes. at_once(): see `together`."""
         dataset, fused = loader.dataset, self.fused
         if loader.drawable and self.fetches(dataset):
             batch = None        # the same object again and again: what it is for is known after the first
-            for chosen, changes, numbers in loader.drawn_batches(at_once):
+            for _, changes, numbers, images, labels, where in loader.ready_batches(at_once):
                 if batch is None or changes != batch.changes:
-                    batch = Batch(dataset.labels, chosen, dataset, None, changes, layout=self.layout)
-                batch.images, batch.numbers = chosen, numbers
+                    batch = Batch(labels, where, dataset, images, changes, layout=self.layout)
+                batch.labels, batch.images, batch.pixels, batch.numbers = labels, where, images, numbers
                 yield batch
             return
         by_twins = backend.by_twins() and loader.drawable
@@ -168,12 +168,11 @@ def normalised(dataset, images, dtype):
 def _changed_by_twins(loader):
     """What loader.raw_batches() yields, with the same random values, by the twins of what kernels do to images."""
     from cnn.training.by_twins import changed  # here, because most programs do without
-    dataset = loader.dataset
-    for (chosen,), changes, numbers in loader.drawn_batches():
-        images = dataset.images[chosen]
+    for _, changes, numbers, images, labels, (where,) in loader.ready_batches():
+        images = images[where]
         for change, (values,) in zip(changes, numbers, strict=True):
             images = changed(change, images, values)
-        yield images, dataset.labels[chosen]
+        yield images, labels[where]
 
 
 def _fetch(program, shape, batch):
@@ -209,6 +208,8 @@ def execute(program, batch, before=None, world=None):
         program.run(count, before=before, **shared, x=batch.images, target=labels)
     else:
         numbers = {f"numbers{i}": numbers for i, numbers in enumerate(batch.numbers)}
+        if not batch.dataset.classes:       # nobody has checked the labels
+            targets("Trainer", batch.targets.ravel(), steps * count, fused.classes)
         program.run(count, steps=steps, before=before, **shared, images=batch.pixels, chosen=batch.images,
                     target=batch.labels, **numbers)
     results = fused.results(steps)

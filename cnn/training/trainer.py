@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnn import ranks, shapes
-from cnn.data import DataLoader, Dataset
+from cnn.data.described import AnyDataset
 from cnn.engine import backend, debugging
 from cnn.engine.programs import Pool, Use, guards
 from cnn.layers.losses import CrossEntropyLoss
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any
 
+    from cnn.data.loader import Data, DataLoader
     from cnn.engine.program import Program
     from cnn.layers import Module
     from cnn.optim import Optimizer
@@ -46,9 +47,9 @@ class Trainer:
     progress: whether to show a progress bar. max_grad_norm: scale gradients down to this norm. backend: "kernels", or
     "reference" for plain NumPy (cnn.reference): the same steps to rounding, slowly.
 
-    Attributes for callbacks, while `fit` runs: `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images`,
-    `running_loss`, `running_accuracy`, `history`; `validates`, whether `fit` has validation data; `recent`, a list of
-    (step, from 1, lr, loss) since the last call. Set `stop` to True or to a reason (str) to end `fit`.
+    Attributes for callbacks, while `fit` runs: `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images` (0 if
+    unknown), `running_loss`, `running_accuracy`, `history`; `validates`, whether `fit` has validation data; `recent`, a
+    list of (step, from 1, lr, loss) since the last call. Set `stop` to True or to a reason (str) to end `fit`.
 
     Raises TypeError or ValueError for wrong arguments, such as an optimizer of another model.
     """
@@ -75,9 +76,8 @@ class Trainer:
         self.callbacks = [*([Progress()] if progress else []), *callbacks]
         self.history = History()
         self.epochs = self.step = self.epoch_images = 0
-        self.loss = math.nan
-        self.recent = []
-        self.stop, self.validates, self._seconds_per_step = False, False, math.inf
+        self.loss, self._seconds_per_step, self.recent = math.nan, math.inf, []
+        self.stop = self.validates = False
         self._loader = self._data = None
         self._loader_epoch, self._next_epoch, self._resumed, self._restored = 0, 0, False, []
         self._begin(0)
@@ -100,13 +100,13 @@ class Trainer:
 
     # ------------------------------------------------------------ training
 
-    def fit(self, train: DataLoader | Dataset, epochs: int, validation: DataLoader | Dataset | None = None,
-            batch_size: int = 64, seed: int = 0) -> History:
+    def fit(self, train: Data, epochs: int, validation: Data | None = None, batch_size: int = 64,
+            seed: int = 0) -> History:
         """Train for a number of epochs; returns the History.
 
-        train: a DataLoader, or a Dataset that is then shuffled by `seed` into batches of `batch_size`. Each epoch has
-        another order, also in a second `fit`.
-        validation: a Dataset (or DataLoader) to evaluate after each epoch. Its classes are matched with those of
+        train: a DataLoader, or what it takes, such as a Dataset, which is then shuffled by `seed` into batches of
+        `batch_size`; each epoch has another order, also in a second `fit`. An iterable of batches keeps its order.
+        validation: a Dataset (or as `train`) to evaluate after each epoch. Its classes are matched with those of
         `train` by name, and it is normalised as `train` is.
 
         After `load_state_dict`, `fit` continues from that state and needs the same arguments as before. It always calls
@@ -115,7 +115,7 @@ class Trainer:
         Raises ValueError if data sets do not fit the model, each other or the state; TrainingDiverged if the loss
         becomes NaN or infinite. Warns if the schedule ends before the last epoch.
         """
-        loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
+        loader = checks.loader_of("Trainer.fit", train, batch_size, seed)
         if loader is not train:
             loader.epoch = self._next_epoch
         self.epochs = shapes.integer("Trainer.fit", "epochs", epochs, 0)
@@ -138,7 +138,7 @@ class Trainer:
                 self._next_epoch = loader.epoch
         return self.history
 
-    def _fit(self, loader: DataLoader, validation: DataLoader | Dataset | None) -> None:
+    def _fit(self, loader: DataLoader, validation: Data | None) -> None:
         """Train for the epochs that are left, between the callbacks' `on_fit_start` and `on_fit_end`."""
         begun, use = [], Use("Trainer.fit", whole=True)
         loaded = self.model.state_dict() if self._resumed else {}
@@ -175,36 +175,38 @@ class Trainer:
         """Nothing of this epoch is done yet."""
         self.epoch, self.seen, self._batch, self._rows = epoch, 0, 0, len(self.history)
         self._loss_sum = self._weight_sum = self._correct = self._seconds = 0.0
+        self._passed = False        # whether there are no more batches in this epoch
 
     @property
     def _recorded(self) -> bool:
         """Whether the history has this epoch's row."""
         return len(self.history) > self._rows
 
-    def _epoch(self, loader: DataLoader, validation: DataLoader | Dataset | None) -> None:
+    def _epoch(self, loader: DataLoader, validation: Data | None) -> None:
         """What is left of this epoch."""
         self.model.train()
-        self.epoch_images = len(loader.dataset)
+        self.epoch_images = loader.images
         self._loader_epoch, loader.start = loader.epoch, self._batch
         watchers = [c for c in self.callbacks if getattr(c.on_step_end, "__func__", None) is not Callback.on_step_end]
         self._patient = not any(getattr(watcher, "every_step", True) for watcher in watchers)
         start = time.perf_counter() - self._seconds
         try:
-            self._steps(loader, watchers, start)
+            with closing(self._parts().batches(loader, self._together)) as batches:     # and so end what reads ahead
+                self._steps(batches, watchers, start)
         finally:
             self._give_back()
         self._seconds = time.perf_counter() - start
-        measured = {}
+        measured: dict[str, Any] = {}
         if validation is not None:
             with self.measuring():
                 measured = self.evaluate(validation)
         states.end_epoch(self, measured)
 
-    def _steps(self, loader: DataLoader, watchers: list[Callback], start: float) -> None:
+    def _steps(self, batches: Iterator[Batch], watchers: list[Callback], start: float) -> None:
         """Take the steps that are left of this epoch."""
         step, last, prepared = self._parts(), None, None
         fused = step.fused
-        for batch in step.batches(loader, self._together):
+        for batch in batches:
             begun, self._rates, before = time.perf_counter(), [], (self.step, getattr(self.optimizer, "steps", None))
             try:
                 if not fused:
@@ -228,7 +230,8 @@ class Trainer:
                 images = batch.images if batch.dataset is None else None
                 raise TrainingDiverged.of_loss(self, self._rates[len(self.recent)], images)
             if self.stop:
-                break
+                return
+        self._passed = checks.some_step("Trainer.fit", self)
 
     def _set_rate(self, step: int) -> None:
         """Set the learning rate of one of the steps that are taken next, together."""
@@ -336,7 +339,8 @@ class Trainer:
 
     @property
     def _complete(self) -> bool:
-        return self._recorded and self._loader is not None and self._batch == len(self._loader)
+        return self._recorded and self._loader is not None and (
+            self._batch == len(self._loader) if self._loader.sized else self._passed)
 
     def state_dict(self) -> dict[str, Any]:
         """All that `fit` needs to continue after this step, also in another process: dicts of arrays and JSON values.
@@ -367,8 +371,8 @@ class Trainer:
                 stack.enter_context(callback.measuring())
             yield
 
-    def evaluate(self, data: DataLoader | Dataset, tta: str | None = None) -> dict[str, Any]:
-        """Loss and accuracy on a Dataset or DataLoader: {"loss", "accuracy", "images"}, NaN without images.
+    def evaluate(self, data: Data, tta: str | None = None) -> dict[str, Any]:
+        """Loss and accuracy on a Dataset, or what else `fit` takes: {"loss", "accuracy", "images"}, NaN without images.
 
         tta: see `predict`; loss and accuracy are then those of the averaged scores. After `fit`, classes are matched
         by name with those of the training data, and images are normalised as these. The model is in evaluation mode
@@ -381,17 +385,16 @@ class Trainer:
         step = Step(self.model, self.criterion)
         return backend.using(self.backend, evaluation.evaluate, step, self._programs, dataset, tta)
 
-    def predict(self, x: Dataset | np.ndarray, tta: str | None = None) -> np.ndarray:
-        """Scores (N, K) of x, a Dataset, or images (N, C, H, W) as the model takes them.
+    def predict(self, x: AnyDataset | np.ndarray, tta: str | None = None) -> np.ndarray:
+        """Scores (N, K) of x, a Dataset (or BatchedDataset, ...), or images (N, C, H, W) as the model takes them.
 
         After `fit`, a Dataset is normalised as the training data are. The model is in evaluation mode meanwhile.
-
         tta (test-time augmentation): None; "flip", the mean of the scores (logits) of each image and its mirror
         image; or "flip+shift", which gives that mean a weight of 1/2, and 1/4 to the same mean of the image moved
         by one pixel down and right, and of the one moved up and left, reflected at its edges.
         """
         evaluation.check_tta("Trainer.predict", tta)
-        if not isinstance(x, Dataset):
+        if not isinstance(x, AnyDataset):
             x = evaluation.checked_images("Trainer.predict", x, self.model, tta)
         elif self._loader is not None:
             x = checks.normalised("Trainer.predict", "x", x, self._loader.dataset, stacklevel=3)

@@ -43,8 +43,8 @@ class Progress(Callback):
             # here, because importing it takes longer than importing all of cnn; `auto` takes longer still
             bar: Any = import_module("tqdm.auto" if self._notebook else "tqdm").tqdm
             file = None if self._notebook else streams.Tolerant(self.file)
-            self._bar = bar(total=trainer.epoch_images, unit=" images", file=file, leave=False, dynamic_ncols=True,
-                            desc=f"epoch {trainer.epoch + 1}/{trainer.epochs}")
+            self._bar = bar(total=trainer.epoch_images or None, unit=" images", file=file, leave=False,
+                            dynamic_ncols=True, desc=f"epoch {trainer.epoch + 1}/{trainer.epochs}")
             self._next = now
         if now >= self._next:
             self._bar.n = trainer.seen

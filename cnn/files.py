@@ -109,6 +109,25 @@ def _replace(path, content, there):
             os.unlink(temporary)
 
 
+@contextmanager
+def writing(path):
+    """A new file, open for reading and writing bytes without a buffer, for what is too large for `write`.
+
+    When the block ends it is flushed to the disk and becomes `path`; an exception leaves nothing of it.
+    """
+    path = Path(path)
+    handle, temporary = _temporary(path.parent, path.name, 0o666)
+    try:
+        with os.fdopen(handle, "w+b", buffering=0) as file:
+            yield file
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
 def _keep_owner(handle, there):
     now = os.fstat(handle)
     if (now.st_uid, now.st_gid) != (there.st_uid, there.st_gid):
@@ -128,7 +147,7 @@ def _temporary(folder, name, mode):
     """A new file beside the one to be replaced, locked as long as it is open: its handle and its path."""
     while True:
         path = os.path.join(folder, f".{name[:80]}.{os.urandom(4).hex()}{_TEMPORARY}")
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
         _flock(handle)
         if os.fstat(handle).st_nlink:
             return handle, path

@@ -15,11 +15,12 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def read_ahead(read: Callable[[Job], Result], jobs: Iterable[Job], depth: int, again: bool = True) -> Iterator[Result]:
-    """Yield `read(job)` for each job, in their order, read in one thread; 0: in the caller's.
+def read_ahead(read: Callable[[Job], Result], jobs: Iterable[Job], depth: int, again: bool = True,
+               threads: int = 1) -> Iterator[Result]:
+    """Yield `read(job)` for each job, in their order, read in one thread or in several.
 
-    depth: how many results may wait to be asked for. again: whether a job can be read once more. After a fork the
-    child has no such thread: it then starts its own, and otherwise raises RuntimeError.
+    depth: how many results may wait to be asked for; with 0 the caller's thread reads. again: whether a job can be
+    read once more: after a fork the child has no such thread, and then starts its own; else it raises RuntimeError.
 
     An exception is raised where the result would be yielded. The thread has ended when this iterator has, also when
     it is closed or nobody holds it any more.
@@ -29,7 +30,7 @@ def read_ahead(read: Callable[[Job], Result], jobs: Iterable[Job], depth: int, a
         return
     from concurrent.futures import ThreadPoolExecutor  # here, to keep "import cnn" fast
 
-    jobs, process, thread = iter(jobs), os.getpid(), ThreadPoolExecutor(1, "cnn-read-ahead")
+    jobs, process, thread = iter(jobs), os.getpid(), ThreadPoolExecutor(threads, "cnn-read-ahead")
     waiting: deque[tuple[Job, Future[Result]]] = deque()
     try:
         while True:
@@ -37,7 +38,7 @@ def read_ahead(read: Callable[[Job], Result], jobs: Iterable[Job], depth: int, a
                 if not again:
                     raise RuntimeError("this pass over the batches has begun before a fork; begin a new one in the "
                                        "child")
-                process, thread = os.getpid(), ThreadPoolExecutor(1, "cnn-read-ahead")
+                process, thread = os.getpid(), ThreadPoolExecutor(threads, "cnn-read-ahead")
                 waiting = deque((job, thread.submit(read, job)) for job, _ in waiting)
             for job in islice(jobs, depth + 1 - len(waiting)):
                 waiting.append((job, thread.submit(read, job)))

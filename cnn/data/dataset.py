@@ -125,8 +125,8 @@ class Dataset(AnyDataset):
         """The images, (N, C, H, W), uint8 or float32.
 
         An array. Only where some have been chosen out of a file that is mapped into memory (`subset`, `split`), or lie
-        there in another order than (N, C, H, W), it is an object with `shape`, `dtype` and the same indices along its
-        first axis, which reads what is asked for.
+        there in another order than (N, C, H, W), it is an object with `shape`, `dtype` and the same indices, which
+        reads what is asked for; `np.asarray` reads all.
         """
         return self._images
 

@@ -21,7 +21,7 @@ NAMES = tuple(SOURCES)
 
 
 def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, image_size: int | None = None,
-         channels: int | None = None, seed: int = 0) -> tuple[Dataset, Dataset]:
+         channels: int | None = None, seed: int = 0, cache: bool = True) -> tuple[Dataset, Dataset]:
     """Load a data set: (training set, test set), each a Dataset with images (N, C, H, W).
 
     name: one of NAMES. "mnist-sample" comes with this package: 4,000 and 1,000 images out of MNIST's
@@ -34,6 +34,8 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, ima
     image_size, channels: pixels a side and channels (1 or 3) that a folder's pictures are brought to. Images
         from elsewhere are taken as they are, and must have them.
     seed: of the fifth of your own images that becomes the test set, where they have no part to test on.
+    cache: whether the pictures of a folder are decoded only once and kept in its sub-folder .cnn-cache
+        (docs/own-data.md). The environment variable CNN_PICTURE_CACHE=0 has the same effect as False.
 
     Every file of a named data set is checked against its published MD5, and where it is known its SHA-256; its images
     are uint8. Your own may be float32. Mean and std of both sets are the training set's. A DataWarning tells what
@@ -42,30 +44,31 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, ima
     Raises ValueError for an unknown name, DataFileError (a ValueError) if a file is not the right one,
     DataNotFoundError (a FileNotFoundError) if the files are not here and cannot be downloaded.
     """
-    train, _, test = _load(name, data_dir, image_size, channels, seed, validation=False)
+    train, _, test = _load(name, data_dir, image_size, channels, seed, validation=False, cache=cache)
     return train, test
 
 
 def load_parts(name: str | os.PathLike, data_dir: str | os.PathLike | None = None, image_size: int | None = None,
-               channels: int | None = None, seed: int = 0) -> tuple[Dataset, Dataset | None, Dataset]:
+               channels: int | None = None, seed: int = 0,
+               cache: bool = True) -> tuple[Dataset, Dataset | None, Dataset]:
     """Load a data set: (training set, validation set or None, test set).
 
     Only data of your own have a validation set: a folder with `val` (or `valid`, `validation`) beside `train` and
     `test`, arrays called `val_images` and `val_labels` (docs/own-data.md). name, data_dir, image_size, channels,
-    seed and all else are as in `load`.
+    seed, cache and all else are as in `load`.
     """
-    return _load(name, data_dir, image_size, channels, seed, validation=True)
+    return _load(name, data_dir, image_size, channels, seed, validation=True, cache=cache)
 
 
 def _load(name: str | os.PathLike, data_dir: str | os.PathLike | None, image_size: int | None, channels: int | None,
-          seed: int, validation: bool) -> tuple[Dataset, Dataset | None, Dataset]:
+          seed: int, validation: bool, cache: bool) -> tuple[Dataset, Dataset | None, Dataset]:
     source = SOURCES.get(name) if isinstance(name, str) else None
     if source is not None:
         parts = _load_named(source, data_dir)
     elif _is_path(name):
         from .own import load_own  # imported here to keep "import cnn" fast
 
-        parts = load_own(expanded(name, "load: "), image_size, channels, seed, validation)
+        parts = load_own(expanded(name, "load: "), image_size, channels, seed, validation, cache)
     else:
         raise ValueError(f"load: name must be one of {', '.join(NAMES)}, or the path of a folder or .npz file, "
                          f"not {name!r}{_meant(name)}")

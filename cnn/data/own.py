@@ -10,13 +10,14 @@ import numpy as np
 
 from . import npy
 from .dataset import Dataset, altered
+from .decoded import decoded
 from .described import whole_number
 from .errors import DataFileError, DataNotFoundError, DataWarning
 from .fetch import expanded
 from .moments import constant_images, mean_std
 from .npy import has_arrays, read_npy_parts
 from .npz import has_test, read_npz, read_npz_parts
-from .pictures import NAMES, find, hidden, is_picture, kinds, look_at, read_pixels
+from .pictures import NAMES, find, hidden, is_picture, kinds, look_at
 
 __all__ = ["Survey", "UnreadableFiles", "load_own", "read_folder", "read_npz", "read_npz_parts", "survey"]
 
@@ -50,14 +51,14 @@ class UnreadableFiles(DataWarning):
         super().__init__("\n  ".join(lines))
 
 
-def load_own(path, image_size=None, channels=None, seed=0, validation=True):
+def load_own(path, image_size=None, channels=None, seed=0, validation=True, cache=True):
     """Load images of one's own: (training set, validation set or None, test set), Datasets.
 
     path: a folder of pictures (see `read_folder`) or of .npy files (see `read_npy_parts`), or an .npz file (see
         `read_npz_parts`). image_size, channels: of a folder's
         images. seed: of the test set where there is no part to test on: a fifth of each class, of
         less than 3 images none. validation: whether a validation set is wanted; else one is not read, and a
-        DataWarning says so.
+        DataWarning says so. cache: see `read_folder`.
 
     Mean and std of all are those of the training set's pixels. A DataWarning tells of what was passed over, and of
     pictures that are the same all over.
@@ -67,7 +68,7 @@ def load_own(path, image_size=None, channels=None, seed=0, validation=True):
     path = Path(path)
     seed = whole_number("load", "seed", seed, least=0)
     if path.is_dir() and not has_arrays(path):
-        parts = read_folder(path, image_size, channels, validation)
+        parts = read_folder(path, image_size, channels, validation, cache)
     elif path.is_file() or path.is_dir():
         parts = _read_arrays(path, validation)
     elif path.exists():
@@ -159,7 +160,7 @@ def _some(texts):
 # ------------------------------------------------------------------------------------------ folders
 
 
-def read_folder(path, image_size=None, channels=None, validation=True):
+def read_folder(path, image_size=None, channels=None, validation=True, cache=True):
     """Read the pictures of a folder: (training set, validation set or None, test set or None), with mean 0 and std 1.
 
     path: a folder with one sub-folder a class, named as the class; or one that has nothing in it but train, test and
@@ -169,6 +170,7 @@ def read_folder(path, image_size=None, channels=None, validation=True):
         side that most pictures have, if that is at most 64; else 32.
     channels: 1 (grey) or 3 (RGB). Default: grey where all pictures are stored as grey.
     validation: whether to read a validation set, too.
+    cache: whether to keep the decoded pictures for the next time, in a file that is mapped into memory (decoded.py).
 
     Hidden files and links to folders are passed over. So are files that are no pictures by their names, with a
     DataWarning that counts their kinds. Pictures that can't be read are left out, with a warning, UnreadableFiles,
@@ -184,16 +186,9 @@ def read_folder(path, image_size=None, channels=None, validation=True):
     if channels not in (None, 1, 3):
         raise ValueError(f"load: channels must be 1 (grey), 3 (RGB) or None, not {channels!r}")
     folder = _Folder(path, validation)
-    looks = {file: look for part in folder.parts.values() for file, _ in part
-             if (look := folder.attempt(look_at, file)) is not None}
-    if channels is None:
-        channels = 1 if all(grey for grey, _ in looks.values()) else 3
-    if image_size is None:
-        side, count = Counter(side for _, side in looks.values()).most_common(1)[0] if looks else (_SIZE, 0)
-        image_size = side if 2 * count > len(looks) and side <= _LARGEST_UNASKED else _SIZE
     if unused := not validation and "validation" in folder.parts:
-        del folder.parts["validation"]
-    sets = {use: folder.read(use, channels, image_size, looks) for use in folder.parts}
+        folder.left_out = "validation"
+    sets = folder.read(channels, image_size, cache)
     if folder.unreadable:
         warnings.warn(UnreadableFiles(path, folder.unreadable), stacklevel=4)
     folder.refuse_what_is_empty(sets)
@@ -212,7 +207,7 @@ class _Folder:
 
     def __init__(self, path, validation):
         self.path, self.tops = path, _tops(path)
-        self.unreadable, self._same, self._dark, self._brightest = [], [], [], None
+        self.unreadable, self.left_out = [], None
         self._passed_over = {}  # a Counter of kinds of files for each class's folder
         tops = {use: _subfolders(top) for use, top in self.tops.items()}
         self.classes = list(tops["training"])
@@ -240,30 +235,28 @@ class _Folder:
         except (OSError, ValueError) as error:
             self.unreadable.append(str(error))
 
-    def read(self, use, channels, size, looks):
-        """The Dataset of one part."""
-        files = [(file, label) for file, label in self.parts[use] if file in looks]
-        try:
-            images, labels = np.empty((len(files), channels, size, size), np.uint8), []
-        except MemoryError:
-            raise DataFileError(f"{self.path}: {len(files):,} images of {channels}x{size}x{size} do not fit into the "
-                                "memory of this machine; choose a smaller image size") from None
-        for file, label in files:
-            if (found := self.attempt(read_pixels, file, channels, size)) is None:
+    def read(self, channels, size, cache):
+        """{use: Dataset} of the parts that are not left out."""
+        parts = [(use, file, label) for use, part in self.parts.items() for file, label in part]
+        taken = [number for number, (use, _, _) in enumerate(parts) if use != self.left_out]
+        paths = [file for _, file, _ in parts]
+        images, found = decoded(self.path, paths, taken, lambda looks: _chosen(channels, size, looks),
+                                [channels, size, self.left_out], cache)
+        self.unreadable = [f"{paths[number]}{wrong}" for number, wrong in found.unreadable]
+        self._same, self._dark = ([paths[number] for number in numbers] for numbers in (found.same, found.dark))
+        self._brightest = found.brightest
+        odd = {number for number, _ in found.unreadable}
+        good, sets, at = [number for number in taken if number not in odd], {}, 0
+        for use in self.parts:
+            if use == self.left_out:
                 continue
-            pixels, brightest = found
-            if size > 1 and (pixels == pixels[:, :1, :1]).all():
-                self._same.append(file)
-            if brightest is not None:
-                self._brightest = max(brightest, self._brightest or 0)
-                if brightest < _DARK:
-                    self._dark.append(file)
-            images[len(labels)] = pixels
-            labels.append(label)
-        name = self.path.resolve().name
-        if self.tops[use].name.lower() in _VALIDATION_FOLDERS:
-            name = f"{name}/{self.tops[use].name}"
-        return Dataset(images[: len(labels)], labels, self.classes, name=name)
+            labels = [parts[number][2] for number in good if parts[number][0] == use]
+            name = self.path.resolve().name
+            if self.tops[use].name.lower() in _VALIDATION_FOLDERS:
+                name = f"{name}/{self.tops[use].name}"
+            sets[use] = Dataset(images[at : at + len(labels)], labels, self.classes, name=name)
+            at += len(labels)
+        return sets
 
     def refuse_what_is_empty(self, sets):
         """Raise DataFileError where a part, or a class to train on, has no pictures."""
@@ -297,6 +290,17 @@ class _Folder:
         if same := sorted(set(self._same) - set(self._dark)):
             _warn(f"{self.path}: {len(same)} picture(s) hold one value only, from which nothing can be learnt: "
                   f"{', '.join(_some(same))}")
+
+
+def _chosen(channels, size, looks):
+    """(channels, pixels a side) of the images, by what the heads of the pictures say where they are not given."""
+    looks = [look for look in looks if look is not None]
+    if channels is None:
+        channels = 1 if all(grey for grey, _ in looks) else 3
+    if size is None:
+        side, count = Counter(side for _, side in looks).most_common(1)[0] if looks else (_SIZE, 0)
+        size = side if 2 * count > len(looks) and side <= _LARGEST_UNASKED else _SIZE
+    return channels, size
 
 
 _PURPOSE = {"training": "", "validation": " to validate on", "test": " to test on"}

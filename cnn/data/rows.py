@@ -21,8 +21,8 @@ class Rows:
 
     images: (N, C, H, W), usually of a numpy.memmap. numbers: int64 (n,), from 0 to N - 1.
 
-    It is indexed along its first axis, by an integer, a slice, integers or booleans, and returns a new C-contiguous
-    array of these images alone. `np.asarray` reads all.
+    It is indexed as an array, but reads all of the images that the first index chooses, an integer, a slice, integers
+    or booleans: a new C-contiguous array. `np.asarray` reads all.
     """
 
     ndim = 4
@@ -35,6 +35,12 @@ class Rows:
         return len(self.numbers)
 
     def __getitem__(self, which: Any) -> np.ndarray:
+        if isinstance(which, tuple):
+            first, *rest = which or (...,)
+            if first is Ellipsis:
+                return self[:][which]
+            return self[first][tuple(rest) if np.ndim(first) == 0 and not isinstance(first, slice)
+                               else (slice(None), *rest)]  # fmt: skip
         return np.ascontiguousarray(self.base[self.numbers[which]])
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:

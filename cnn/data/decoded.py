@@ -1,0 +1,297 @@
+"""The pictures of a folder, decoded in threads, once: they are kept in a file that is mapped into memory.
+
+A cache is a folder, `.cnn-cache` among the pictures, or in the user's cache folder where that cannot be written. For
+each size and number of channels that was asked for it holds two files: the pixels, uint8 (N, C, H, W) as they are in
+memory, and a JSON file, which names them and says what they are of. That is written last, so that a cache is whole or
+not there; and whoever writes it holds the folder's lock, so that a second process waits and then reads.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import time
+import warnings
+import zlib
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cnn import files, ranks
+from cnn.runtime import get_num_threads
+
+from .ahead import read_ahead
+from .errors import DataFileError, DataWarning
+from .fetch import cache_folder
+from .pictures import look_at, pillow, read_pixels
+
+VERSION = 1  # of the format, and of what is made of a picture
+FOLDER = ".cnn-cache"
+OFF = "CNN_PICTURE_CACHE"  # the environment variable that is 0 where there is to be no cache
+_TOGETHER = 16  # files that a thread takes at once
+_DARK = 256  # 16-bit values below become 0
+_PIECE = 1 << 24  # bytes that are checked at once
+_SMALL = 1 << 28  # bytes up to which images are read into memory, as those of other data sets are
+
+
+class Found(NamedTuple):
+    """What reading the pictures has brought; pictures go by their number among those read.
+
+    channels, size: of the images. unreadable: (number, what is wrong, which follows the path), same: those of one
+    value only, dark: those of 16 bits that become black. brightest: the largest value of 16 bits, or None.
+    """
+
+    channels: int
+    size: int
+    unreadable: list
+    same: list
+    dark: list
+    brightest: int | None
+
+
+def decoded(path, paths, taken, choose, request, cache=True):
+    """The pictures at some paths: (images uint8 (n, C, size, size), which are those that can be read, and a Found).
+
+    path: the folder of them all. paths: of all pictures. taken: the numbers, in these, of the pictures to decode, in
+    order. choose: function that makes (channels, size) of a list with what `look_at` says of each picture of `paths`,
+    None where it cannot be read. request: what it depends on besides, which JSON can hold. cache: whether to keep
+    the result, and to take one that was kept.
+
+    A DataWarning tells of a cache that was damaged or is out of date, and where none could be written; the images are
+    then in memory. Raises DataFileError where they do not fit in there.
+    """
+    pillow()
+    if cache and os.environ.get(OFF) != "0" and taken:
+        key = hashlib.blake2b(json.dumps(request).encode(), digest_size=8).hexdigest()
+        about, failed = _fingerprint(path, paths, taken, request), None
+        for folder in _places(Path(path)):
+            cached = _Cache(folder, key, about)
+            try:
+                if (kept := cached.read()) or (ranks.leads() and (kept := cached.made(paths, taken, choose))):
+                    return kept
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            warnings.warn(DataWarning(f"{path}: the decoded pictures could not be kept ({failed}); they are in memory, "
+                                      "for this time only"), stacklevel=5)
+    found, unreadable = _looked_at(paths, choose)
+    images = _empty(path, (len(taken), *_shape(found)))
+
+    def put(number, pixels):
+        images[number] = pixels
+
+    found = _read(paths, taken, found, unreadable, put)
+    if rows := {number for number, _ in found.unreadable}:
+        good = [number for number in range(len(taken)) if taken[number] not in rows]
+        for to, number in enumerate(good):
+            images[to] = images[number]
+        images = images[: len(good)]
+    return images, found
+
+
+def _empty(path, shape):
+    try:
+        return np.empty(shape, np.uint8)
+    except MemoryError:
+        sizes = "x".join(map(str, shape[1:]))
+        raise DataFileError(f"{path}: {shape[0]:,} images of {sizes} do not fit into the memory of this machine; "
+                            "choose a smaller image size") from None
+
+
+def _shape(found):
+    return found.channels, found.size, found.size
+
+
+# ------------------------------------------------------------------------------------------ reading pictures
+
+
+def _looked_at(paths, choose):
+    """A Found with channels and size, and {number: what is wrong} of those that cannot be read."""
+    looks, unreadable = [], {}
+    for number, (look, wrong) in enumerate(_in_threads(look_at, [(file,) for file in paths])):
+        looks.append(look)
+        if wrong is not None:
+            unreadable[number] = wrong
+    return Found(*choose(looks), [], [], [], None), unreadable
+
+
+def _read(paths, taken, found, unreadable, put):
+    """Decode pictures: put(row, pixels) is called for each that can be read, in any order. Returns the Found."""
+    channels, size = found.channels, found.size
+
+    def read(row, file):
+        pixels, brightest = read_pixels(file, channels, size)
+        put(row, pixels)
+        return size > 1 and bool((pixels == pixels[:, :1, :1]).all()), brightest
+
+    rows = [row for row, number in enumerate(taken) if number not in unreadable]
+    same, dark, most, wrongs = [], [], None, dict(unreadable)
+    for row, (said, wrong) in zip(rows, _in_threads(read, [(row, paths[taken[row]]) for row in rows]), strict=True):
+        number = taken[row]
+        if wrong is not None:
+            wrongs[number] = wrong
+            continue
+        alike, brightest = said
+        if alike:
+            same.append(number)
+        if brightest is not None:
+            most = max(brightest, most or 0)
+            if brightest < _DARK:
+                dark.append(number)
+    return Found(channels, size, list(wrongs.items()), same, dark, most)
+
+
+def _in_threads(read, calls):
+    """Yield, in order, (read(*call), None) of each call, or (None, what is wrong behind the file's path)."""
+    threads = get_num_threads()
+
+    def some(part):
+        return [_attempt(read, call) for call in part]
+
+    parts = (calls[at : at + _TOGETHER] for at in range(0, len(calls), _TOGETHER))
+    for results in read_ahead(some, parts, 2 * threads, threads=threads):
+        yield from results
+
+
+def _attempt(read, call):
+    try:
+        return read(*call), None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):  # of the cache's disk: no picture is to blame
+            raise
+        return None, str(error).removeprefix(str(call[-1]))
+    except ValueError as error:
+        return None, str(error).removeprefix(str(call[-1]))
+
+
+# ------------------------------------------------------------------------------------------ keeping them
+
+
+def _fingerprint(path, paths, taken, request):
+    """A hash of all that the decoded pictures depend on."""
+    import PIL
+
+    state = hashlib.blake2b(json.dumps([VERSION, PIL.__version__, request, taken]).encode(), digest_size=16)
+    for file in paths:
+        try:
+            there = os.stat(file)
+            said = there.st_size, there.st_mtime_ns
+        except OSError:  # a link that leads nowhere
+            said = None
+        state.update(repr((os.path.relpath(file, path), said)).encode(errors="surrogateescape"))
+    return state.hexdigest()
+
+
+def _places(path):
+    """The folders that may hold a cache, the best first."""
+    yield path / FOLDER
+    if home := cache_folder():
+        yield Path(home) / "pictures" / hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).hexdigest()
+
+
+class _Cache:
+    """Decoded pictures in a folder. key: of the request. about: fingerprint of all that they depend on."""
+
+    def __init__(self, folder, key, about):
+        self._folder, self._key, self._about = folder, key, about
+        self._index = folder / f"{key}.json"
+
+    def read(self, say=False):
+        """What `decoded` returns, if it is here, whole and up to date; else None. say: a warning tells why not."""
+        wrong = None
+        try:
+            said = json.loads(self._index.read_bytes())
+            if said["about"] != self._about:
+                wrong = "are out of date, because pictures, settings or versions have changed"
+            else:
+                found, name = Found(*said["found"]), said["pixels"]
+                if os.path.basename(name) != name or not name.startswith(self._key):
+                    raise ValueError("odd name")
+                images = _opened(self._folder / name, (said["count"], *_shape(found)))
+                if _checksum(images) == said["checksum"]:
+                    return images, found
+                wrong = "are damaged"
+        except FileNotFoundError:
+            wrong = "are damaged" if self._index.exists() else None
+        except OSError:
+            raise
+        except Exception:  # whatever else a damaged file may lead to
+            wrong = "are damaged"
+        if wrong and say:
+            warnings.warn(DataWarning(f"{self._folder}: the decoded pictures {wrong}; they are decoded anew"),
+                          stacklevel=6)
+        return None
+
+    def made(self, paths, taken, choose):
+        """Decode the pictures and keep them; returns what `decoded` does."""
+        with _alone(self._folder):
+            if kept := self.read(say=True):  # another process was faster
+                return kept
+            files.clean(self._folder)
+            found, unreadable = _looked_at(paths, choose)
+            size = int(np.prod(_shape(found)))
+            pixels = self._folder / f"{self._key}-{os.urandom(4).hex()}.pixels"
+            with files.writing(pixels) as file:
+                handle = file.fileno()
+                found = _read(paths, taken, found, unreadable, lambda row, image: _put(handle, image, row * size))
+                rows = {number for number, _ in found.unreadable}
+                good = [row for row, number in enumerate(taken) if number not in rows]
+                for to, row in enumerate(good) if rows else ():
+                    _put(handle, os.pread(handle, size, row * size), to * size)
+                os.ftruncate(handle, len(good) * size)
+            if not good:
+                pixels.unlink()
+                return np.empty((0, *_shape(found)), np.uint8), found
+            images = _opened(pixels, (len(good), *_shape(found)))
+            files.write(self._index, json.dumps({"about": self._about, "found": found, "pixels": pixels.name,
+                                                 "count": len(good), "checksum": _checksum(images)}).encode())
+            for old in self._folder.glob(f"{self._key}-*.pixels"):
+                if old != pixels:
+                    with suppress(OSError):
+                        old.unlink()  # whoever has mapped it keeps it
+            return images, found
+
+
+def _opened(path, shape):
+    """The images in a file: an array, mapped into memory if they are many. Raises ValueError for another size."""
+    images = np.memmap(path, np.uint8, "r", shape=shape)
+    if os.path.getsize(path) != images.nbytes:
+        raise ValueError("odd size")
+    return np.array(images) if images.nbytes <= _SMALL else np.asarray(images)
+
+
+def _put(handle, content, offset):
+    """Write at a place in a file. Not by a map of it: on a full disk that would end the process."""
+    rest = memoryview(content).cast("B")
+    while rest:
+        written = os.pwrite(handle, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def _checksum(images):
+    """CRC-32 of all bytes."""
+    result, data = 0, images.reshape(-1)
+    for start in range(0, len(data), _PIECE):
+        result = zlib.crc32(data[start : start + _PIECE], result)
+    return result
+
+
+@contextmanager
+def _alone(folder):
+    """Hold the folder's lock; wait where another process has it."""
+    waits = False
+    while True:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(files.locked(folder, make=True))
+            except files.Locked:
+                if not waits:
+                    warnings.warn(DataWarning(f"{folder}: another process decodes pictures; waiting for it"),
+                                  stacklevel=7)
+                waits = True
+                time.sleep(0.1)
+                continue
+            yield
+            return

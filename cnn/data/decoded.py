@@ -55,8 +55,8 @@ def decoded(path, paths, taken, choose, request, cache=True):
     """The pictures at some paths: (images uint8 (n, C, size, size), which are those that can be read, and a Found).
 
     path: the folder of them all. paths: of all pictures. taken: the numbers, in these, of the pictures to decode, in
-    order. choose: function that makes (channels, size) of a list with what `look_at` says of each picture of `paths`,
-    None where it cannot be read. request: what it depends on besides, which JSON can hold. cache: whether to keep
+    order. choose: (channels, size), or a function that makes them of a list with what `look_at` says of each picture of
+    `paths`, None where it cannot be read. request: what it depends on besides, which JSON can hold. cache: whether to keep
     the result, and to take one that was kept.
 
     A DataWarning tells of a cache that was damaged or is out of date, and where none could be written; the images are
@@ -109,6 +109,8 @@ def _shape(found):
 
 def _looked_at(paths, choose):
     """A Found with channels and size, and {number: what is wrong} of those that cannot be read."""
+    if isinstance(choose, tuple):
+        return Found(*choose, [], [], [], None), {}
     looks, unreadable = [], {}
     for number, (look, wrong) in enumerate(_in_threads(look_at, [(file,) for file in paths])):
         looks.append(look)
@@ -140,7 +142,7 @@ def _read(paths, taken, found, unreadable, put):
             most = max(brightest, most or 0)
             if brightest < _DARK:
                 dark.append(number)
-    return Found(channels, size, list(wrongs.items()), same, dark, most)
+    return Found(channels, size, sorted(wrongs.items()), same, dark, most)
 
 
 def _in_threads(read, calls):

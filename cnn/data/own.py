@@ -240,8 +240,8 @@ class _Folder:
         parts = [(use, file, label) for use, part in self.parts.items() for file, label in part]
         taken = [number for number, (use, _, _) in enumerate(parts) if use != self.left_out]
         paths = [file for _, file, _ in parts]
-        images, found = decoded(self.path, paths, taken, lambda looks: _chosen(channels, size, looks),
-                                [channels, size, self.left_out], cache)
+        choose = (channels, size) if channels and size else lambda looks: _chosen(channels, size, looks)
+        images, found = decoded(self.path, paths, taken, choose, [channels, size, self.left_out], cache)
         self.unreadable = [f"{paths[number]}{wrong}" for number, wrong in found.unreadable]
         self._same, self._dark = ([paths[number] for number in numbers] for numbers in (found.same, found.dark))
         self._brightest = found.brightest

@@ -56,8 +56,8 @@ def decoded(path, paths, taken, choose, request, cache=True):
 
     path: the folder of them all. paths: of all pictures. taken: the numbers, in these, of the pictures to decode, in
     order. choose: (channels, size), or a function that makes them of a list with what `look_at` says of each picture of
-    `paths`, None where it cannot be read. request: what it depends on besides, which JSON can hold. cache: whether to keep
-    the result, and to take one that was kept.
+    `paths`, None where it cannot be read. request: what it depends on besides, which JSON can hold. cache: whether to
+    keep the result, and to take one that was kept.
 
     A DataWarning tells of a cache that was damaged or is out of date, and where none could be written; the images are
     then in memory. Raises DataFileError where they do not fit in there.

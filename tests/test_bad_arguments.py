@@ -885,7 +885,7 @@ def test_what_is_no_data_set(value):
     if not isinstance(value, np.ndarray):
         refuses(lambda: trainer.predict(value), TypeError, "Trainer.predict: x")
     if not isinstance(value, tuple):
-        refuses(lambda: trainer.fit(value, 1), TypeError, "dataset")
+        refuses(lambda: trainer.fit(value, 1), TypeError, "Trainer.fit: train")
     if value is not None:
         refuses(lambda: trainer.fit(small_data(), 1, validation=value), TypeError, "Trainer.fit: validation")
 

@@ -113,6 +113,10 @@ def test_a_pass_over_batches_has_the_bits_of_images_in_that_order(transform, dro
 
 def test_fit_takes_them_as_they_are(tmp_path):
     wanted = trained(Dataset(IMAGES, LABELS), seed=4)
+    model = mlp()
+    cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.1, momentum=0.9), progress=False).fit(
+        (IMAGES, LABELS), 2, seed=4)
+    assert [p.data.tobytes() for p in model.parameters()] == wanted[0]
     assert same(trained(Source(), seed=4), wanted) and same(trained(Dataset(in_file(tmp_path), LABELS), seed=4), wanted)
     assert same(trained(Batches(), seed=4), trained(DataLoader((IMAGES, LABELS), 64)))
     assert same(trained(Source(), validation=Batches()), trained(Source(), validation=Source()))

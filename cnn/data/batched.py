@@ -251,10 +251,13 @@ def as_dataset(owner: str, name: str, value: Any) -> AnyDataset:
     if isinstance(value, AnyDataset):
         return value
     if not isinstance(value, (str, bytes, dict, np.ndarray, type, tuple)):
-        if hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, list):
-            return BatchedDataset(value)
-        if hasattr(value, "__iter__"):
-            return IterableDataset(value)
+        try:
+            if hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, list):
+                return BatchedDataset(value)
+            if hasattr(value, "__iter__"):
+                return IterableDataset(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise type(error)(f"{owner}: {name} can't be read as a data set; {error}") from error
     raise TypeError(f"{owner}: {name} must be a Dataset, an object with __len__ and __getitem__, or an iterable of "
                     f"batches (images, labels), got {_kind(value)}")
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn import files, ranks
+import cnn.files as files
+from cnn.ranks import leads
 from cnn.runtime import get_num_threads
 
 from .ahead import read_ahead
@@ -69,7 +70,7 @@ def decoded(path, paths, taken, choose, request, cache=True):
         for folder in _places(Path(path)):
             cached = _Cache(folder, key, about)
             try:
-                if (kept := cached.read()) or (ranks.leads() and (kept := cached.made(paths, taken, choose))):
+                if (kept := cached.read()) or (leads() and (kept := cached.made(paths, taken, choose))):
                     return kept
             except OSError as error:
                 failed = error

@@ -50,7 +50,7 @@ def loader_of(owner, train, batch_size, seed):
     """The DataLoader itself, or one of what can be read as a data set."""
     if isinstance(train, DataLoader):
         return train
-    train = as_dataset(owner, "train", train)
+    train = Dataset(*train) if isinstance(train, tuple) and len(train) == 2 else as_dataset(owner, "train", train)
     return DataLoader(train, batch_size, shuffle=not isinstance(train, IterableDataset), seed=seed)
 
 

@@ -281,8 +281,9 @@ def test_two_processes_at_once(tmp_path):
     processes = [started(tmp_path) for _ in range(3)]
     wanted = int(by_hand(paths).sum(dtype=np.int64))
     for process in processes:
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0 and int(out) == wanted
+        with process.stdout as out:
+            said = out.read()
+        assert process.wait(timeout=120) == 0 and int(said) == wanted
     assert len(list((tmp_path / "data" / ".cnn-cache").iterdir())) == 2
 
 

@@ -123,7 +123,8 @@ def test_pictures_are_brought_to_what_the_model_wants(tmp_path, capsys):
     assert exit_code("evaluate", tmp_path / "run") == 0
     said = capsys.readouterr()
     assert f"accuracy {summary['test_accuracy']:.2%}" in said.out
-    assert said.err.startswith(f"warning: {tmp_path / 'own'}: left out 1 file(s)") and "own.py" not in said.err
+    assert f"warning: {tmp_path / 'own'}: left out 1 file(s)" in said.err and ".py" not in said.err
+    assert said.err.startswith("warning: ") and "decoded anew" in said.err.splitlines()[0]
 
 
 def test_classes_are_matched_by_name():

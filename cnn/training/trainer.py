@@ -172,10 +172,9 @@ class Trainer:
         return any(callback is restored for restored in self._restored)
 
     def _begin(self, epoch: int) -> None:
-        """Nothing of this epoch is done yet."""
-        self.epoch, self.seen, self._batch, self._rows = epoch, 0, 0, len(self.history)
+        """Nothing of this epoch is done yet; `_passed` tells whether there are no more batches in it."""
+        self.epoch, self.seen, self._batch, self._rows, self._passed = epoch, 0, 0, len(self.history), False
         self._loss_sum = self._weight_sum = self._correct = self._seconds = 0.0
-        self._passed = False        # whether there are no more batches in this epoch
 
     @property
     def _recorded(self) -> bool:

@@ -22,6 +22,7 @@ from cnn.engine.parameter import Parameter
 from cnn.graph import Value
 from cnn.graph.build import cat
 from cnn.layers import (
+    ELU,
     GELU,
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
@@ -34,19 +35,26 @@ from cnn.layers import (
     Flatten,
     GlobalAvgPool2d,
     GroupNorm,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
     Layer,
     LeakyReLU,
     Linear,
     LogSoftmax,
     MaxPool2d,
+    Mish,
     Module,
     ModuleList,
+    PReLU,
     ReLU,
+    ReLU6,
     Residual,
     Sequential,
     Sigmoid,
     SiLU,
     Softmax,
+    Softplus,
     Tanh,
     init,
     losses,
@@ -76,14 +84,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback", "CompiledModel",
-    "Concat", "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "EMA", "Flatten", "GELU", "GlobalAvgPool2d",
-    "GroupNorm", "Layer", "LeakyReLU", "Linear", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Module",
-    "ModuleList", "Parameter", "Prediction", "Predictor", "RMSprop", "ReLU", "Residual", "SGD", "Sequential", "SiLU",
-    "Sigmoid", "Softmax", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat", "clip_grad_norm", "compile", "data",
-    "debug", "features", "find_lr", "functional", "get_num_threads", "get_winograd", "gradcheck", "load", "load_model",
-    "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head", "save", "save_model",
-    "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback",
+    "CompiledModel", "Concat", "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "ELU", "EMA", "Flatten",
+    "GELU", "GlobalAvgPool2d", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "Layer", "LeakyReLU", "Linear",
+    "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Mish", "Module", "ModuleList", "PReLU", "Parameter",
+    "Prediction", "Predictor", "RMSprop", "ReLU", "ReLU6", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid",
+    "Softmax", "Softplus", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat", "clip_grad_norm", "compile",
+    "data", "debug", "features", "find_lr", "functional", "get_num_threads", "get_winograd", "gradcheck", "load",
+    "load_model", "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head",
+    "save", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.

@@ -60,6 +60,11 @@ class Case:
         args = [arg.make(dtype) if isinstance(arg, Case) else arg for arg in self.args]
         return getattr(cnn, self.layer)(*args, **self.options).to(dtype)
 
+    @property
+    def torch_tolerance(self):
+        """How far PyTorch may be off in float64, None for the usual: its 1/6 is that of float32."""
+        return 1e-7 if self.layer in ("Hardswish", "Hardsigmoid") else None
+
     def torch_twin(self, torch, layer):
         """PyTorch's module with the weights of `layer`, in float64."""
         module = self.torch_module(torch).double()
@@ -235,6 +240,20 @@ CASES = [
     Case("SiLU", (), (3,), (3,)),
     Case("GELU", (), (2, 3, 5), (2, 3, 5)),
     Case("GELU", ("tanh",), (2, 3, 5), (2, 3, 5)),
+    Case("ReLU6", (), (2, 3, 5), (2, 3, 5)),
+    Case("Hardtanh", (-0.51, 0.77), (2, 3, 5), (2, 3, 5)),
+    Case("ELU", (), (2, 3, 5), (2, 3, 5)),
+    Case("ELU", (0.3,), (17,), (17,)),
+    Case("Hardswish", (), (2, 3, 5), (2, 3, 5)),
+    Case("Hardsigmoid", (), (2, 3, 5), (2, 3, 5)),
+    Case("Mish", (), (2, 3, 5), (2, 3, 5)),
+    Case("Softplus", (), (2, 3, 5), (2, 3, 5)),
+    Case("Softplus", (2.0, 1.5), (7,), (7,)),
+    Case("PReLU", (), (2, 3, 5), (2, 3, 5)),
+    Case("PReLU", (18, 0.1), (18, 3, 2), (18, 3, 2)),
+    Case("PReLU", (7,), (7,), (7,)),
+    Case("Softmax", (2,), (4, 3, 2), (4, 3, 2)),
+    Case("LogSoftmax", (-1,), (17, 3, 2), (17, 3, 2)),
     Case("Softmax", (1,), (4, 3, 2), (4, 3, 2)),
     Case("Softmax", (1,), (5,), (5,)),
     Case("LogSoftmax", (1,), (4, 3, 2), (4, 3, 2)),
@@ -320,6 +339,47 @@ def _from_output(name):
     return operation
 
 
+def _map(name, *attributes):
+    """A function of each element; cnn.functional has no backward passes of these, the layers have."""
+    def operation(m, layer, x, dy):
+        numbers = [getattr(layer, attribute) for attribute in attributes]
+        if m is not reference:
+            y = getattr(m, name)(x, *numbers)
+            layer.train()(x)
+            return y, layer.backward(dy), {}
+        return getattr(m, name)(x, *numbers), getattr(m, f"{name}_backward")(dy, x, *numbers), {}
+
+    return operation
+
+
+def _relu6(m, layer, x, dy):
+    if m is not reference:
+        return _map("relu6")(m, layer, x, dy)
+    return m.hardtanh(x, 0, 6), m.hardtanh_backward(dy, x, 0, 6), {}
+
+
+def _softmax(name):
+    def operation(m, layer, x, dy):
+        if m is not reference and layer.dim != 1:
+            y = getattr(m, name)(x, layer.dim)
+            layer.train()(x)
+            return y, layer.backward(dy), {}
+        y = getattr(m, name)(x, layer.dim)
+        return y, getattr(m, f"{name}_backward")(dy, y, layer.dim), {}
+
+    return operation
+
+
+def _prelu(m, layer, x, dy):
+    w, = layer.state_dict().values()
+    if m is not reference:
+        y = m.prelu(x, w.astype(x.dtype))
+        layer.train()(x)
+        return y, layer.backward(dy), {"weight": layer.weight.grad.copy()}
+    y, dx, dw = m.prelu(x, w), *m.prelu_backward(dy, x, w)
+    return y, dx, {"weight": dw}
+
+
 def _silu(m, layer, x, dy):
     return m.silu(x), m.silu_backward(dy, x), {}
 
@@ -386,8 +446,16 @@ OPERATIONS = {
     "Sigmoid": _from_output("sigmoid"),
     "SiLU": _silu,
     "GELU": _gelu,
-    "Softmax": _from_output("softmax"),
-    "LogSoftmax": _from_output("log_softmax"),
+    "ReLU6": _relu6,
+    "Hardtanh": _map("hardtanh", "min_val", "max_val"),
+    "ELU": _map("elu", "alpha"),
+    "Hardswish": _map("hardswish"),
+    "Hardsigmoid": _map("hardsigmoid"),
+    "Mish": _map("mish"),
+    "Softplus": _map("softplus", "beta", "threshold"),
+    "PReLU": _prelu,
+    "Softmax": _softmax("softmax"),
+    "LogSoftmax": _softmax("log_softmax"),
     "Dropout": _reshaped,
     "Dropout2d": _reshaped,
     "Flatten": _reshaped,

@@ -217,11 +217,25 @@ def weight():
 
 NUMBERS = {
     "LeakyReLU: negative_slope": LeakyReLU,
+    "ELU: alpha": cnn.ELU,
+    "Hardtanh: min_val": cnn.Hardtanh,
+    "Hardtanh: max_val": lambda v: cnn.Hardtanh(-1, v),
+    "Softplus: threshold": lambda v: cnn.Softplus(1, v),
+    "PReLU: init": lambda v: cnn.PReLU(1, v),
+    "elu: alpha": lambda v: functional.elu(zeros(2), v),
+    "hardtanh: max_val": lambda v: functional.hardtanh(zeros(2), -1, v),
+    "softplus: threshold": lambda v: functional.softplus(zeros(2), 1, v),
+    "pow: exponent": lambda v: functional.pow(zeros(2), v),
+    "clamp: min": lambda v: functional.clamp(zeros(2), "a" if v is None else v),
+    "clamp: max": lambda v: functional.clamp(zeros(2), 1, "a" if v is None else v),
     "leaky_relu: negative_slope": lambda v: functional.leaky_relu(zeros(2), v),
     "leaky_relu_backward: negative_slope": lambda v: functional.leaky_relu_backward(zeros(2), zeros(2), v),
 }
 NOT_NEGATIVE = {
     "Dropout: p": Dropout,
+    "Softplus: beta": cnn.Softplus,
+    "softplus: beta": lambda v: functional.softplus(zeros(2), v),
+    "normalize: eps": lambda v: functional.normalize(zeros(2, 2), eps=v),
     "Dropout2d: p": cnn.Dropout2d,
     "BatchNorm2d: eps": lambda v: BatchNorm2d(1, v),
     "BatchNorm2d: momentum": lambda v: BatchNorm2d(1, momentum=[] if v is None else v),
@@ -286,7 +300,7 @@ def test_options_that_contradict_each_other():
 
 @pytest.mark.parametrize(
     "value, error",
-    [(v, ValueError) for v in (0, 2, -1, 2**63)] + [(v, TypeError) for v in (None, 1.0, "1", True)],
+    [(v, ValueError) for v in (0, 5, -5, 2**63)] + [(v, TypeError) for v in (None, 1.0, "1", True)],
     ids=short,
 )
 def test_dim(value, error):
@@ -302,7 +316,7 @@ def test_dim(value, error):
 
 
 def test_softmax_of_what_is_no_image():
-    for shape in ((2, 0), (2, 3, 0, 4), (2, 0, 3, 4), (), (3,), (2, 3, 4)):
+    for shape in ((2, 0), (2, 3, 0, 4), (2, 0, 3, 4), (), (3,), (2, 3, 4, 5, 6)):
         refuses(lambda shape=shape: functional.softmax(zeros(*shape)), ValueError, "softmax: ", str(shape))
 
 
@@ -585,6 +599,37 @@ def test_class_weights(weight):
 
 # ------------------------------------------------------------------------------------------ layers
 
+@pytest.mark.parametrize("value, error", [
+    *((v, ValueError) for v in (0, 2, (1, 1), (1, -1), (), (0, 1), 2**63)),
+    *((v, TypeError) for v in (1.0, "1", True, (1, None), zeros(1)))], ids=short)
+@pytest.mark.parametrize("name", ["sum", "mean", "amax", "amin", "normalize"])
+def test_dims_of_reductions(name, value, error):
+    refuses(lambda: getattr(functional, name)(zeros(1, 2), dim=value), error, f"{name}: dim")
+
+
+def test_operands_that_do_not_fit():
+    a = zeros(2, 3)
+    for name in ("maximum", "minimum"):
+        function = getattr(functional, name)
+        refuses(lambda function=function: function(1.0, 2.0), TypeError, f"{name}: a must be a NumPy array")
+        refuses(lambda function=function: function(a, "x"), TypeError, f"{name}: b must be", "got str")
+        refuses(lambda function=function: function(a, zeros(3, 3)), ValueError, f"{name}: b must hold 2 images", "3")
+        refuses(lambda function=function: function(a, zeros(2, 4)), ValueError, f"{name}: (N, 3) and (N, 4)")
+        double = zeros(2, 3, dtype=float)
+        refuses(lambda function=function, b=double: function(a, b), TypeError, f"{name}: b must be float32")
+        refuses(lambda function=function: function(a, zeros(2, 3, 1, 1)), ValueError, f"{name}: ", "reshape")
+    refuses(lambda: functional.where(a, None, a), TypeError, "where: ")
+    refuses(lambda: functional.exp(zeros(2, 1, 1, 1, 1)), ValueError, "exp: x must have shape")
+    refuses(lambda: functional.exp([1.0]), TypeError, "exp: x must be a NumPy array", "got list")
+    refuses(lambda: functional.clamp(a), ValueError, "clamp: min or max must be given")
+    refuses(lambda: functional.hardtanh(a, 2, 1), ValueError, "hardtanh: max_val must be at least min_val")
+    refuses(lambda: functional.normalize(a, p=1), ValueError, "normalize: p must be 2, got 1")
+    refuses(lambda: functional.prelu(a, zeros(2)), ValueError, "prelu: weight must have shape (3,) or (1,), got (2,)")
+    refuses(lambda: functional.prelu(a, zeros(3, dtype=float)), TypeError, "prelu: weight must be float32")
+    refuses(lambda: cnn.PReLU(2)(a), ValueError, "prelu: weight must have shape (3,) or (1,), got (2,)")
+    refuses(lambda: functional.amax(zeros(2, 0)), ValueError, "amax: every image must have elements")
+
+
 LAYERS = [
     Conv2d(3, 2, 3),
     MaxPool2d(2),
@@ -600,6 +645,14 @@ LAYERS = [
     cnn.Sigmoid(),
     cnn.SiLU(),
     cnn.GELU(),
+    cnn.ReLU6(),
+    cnn.Hardtanh(),
+    cnn.ELU(),
+    cnn.Hardswish(),
+    cnn.Hardsigmoid(),
+    cnn.Mish(),
+    cnn.Softplus(),
+    cnn.PReLU(),
     cnn.Softmax(),
     cnn.LogSoftmax(),
     Dropout(),

@@ -70,3 +70,53 @@ def test_normal_distribution(dtype):
     assert np.abs(got - wanted).max() < (2.5e-7 if dtype == np.float32 else 1e-15)
     # relatively too, so that the tail is no noise
     assert np.abs(got / wanted - 1).max() < (2e-6 if dtype == np.float32 else 1e-13)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_log(dtype):
+    info = np.finfo(dtype)
+    x = np.concatenate([np.logspace(np.log10(float(info.tiny)), np.log10(float(info.max)) - 0.01, 100_000),
+                        np.linspace(0.5, 2, 100_000), 1 + np.logspace(-7, -1, 1000), 1 - np.logspace(-7, -1, 1000)])
+    x = x.astype(dtype)
+    x = x[(x != 1) & (x >= info.tiny)]
+    assert in_ulps(functional.log(x), np.log(x.astype(np.longdouble))) <= 1.01
+    with np.errstate(all="ignore"):
+        special = np.array([0, -0.0, -1, np.nan, np.inf, -np.inf, 1], dtype)
+        np.testing.assert_array_equal(functional.log(special), np.log(special))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softplus(dtype):
+    x = numbers(80, dtype)
+    wide = x.astype(np.longdouble)
+    wanted = np.maximum(wide, 0) + np.log1p(np.exp(-np.abs(wide)))
+    assert in_ulps(functional.softplus(x, 1, 100), wanted) <= 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_expm1_below_zero(dtype):
+    x = numbers(80, dtype)
+    x = x[x < 0]
+    assert in_ulps(functional.elu(x), np.expm1(x.astype(np.longdouble))) <= 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mish(dtype):
+    x = numbers(40, dtype)
+    wide = x.astype(np.longdouble)
+    square = np.exp(wide) * (np.exp(wide) + 2)
+    assert in_ulps(functional.mish(x), wide * square / (square + 2)) <= 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_square_root_is_rounded_correctly(dtype):
+    x = np.abs(numbers(1e6, dtype))
+    np.testing.assert_array_equal(functional.sqrt(x), np.sqrt(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("exponent", [0, 1, 2, 3, 4, -1, -2, -4, 5, 0.5, 1.5, -0.3])
+def test_powers(dtype, exponent):
+    x = np.abs(numbers(20, dtype))
+    x = x[x > 1e-6]
+    assert in_ulps(functional.pow(x, exponent), x.astype(np.longdouble) ** np.longdouble(exponent)) <= 3.5

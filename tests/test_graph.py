@@ -50,6 +50,9 @@ def inputs(*shapes, n=5):
 IMAGE, PIXEL, ROW, COLUMN = (3, 4, 5), (3, 1, 1), (1, 4, 1), (1, 1, 5)
 PAIRS = [(IMAGE, IMAGE), (IMAGE, PIXEL), (PIXEL, IMAGE), (IMAGE, ROW), (COLUMN, IMAGE), (PIXEL, ROW), (ROW, COLUMN),
          ((7,), (7,)), ((7,), (1,)), ((1,), (7,))]
+REDUCTIONS = ("sum", "mean", "amax", "amin")
+COMPARISONS = {">": lambda u, v: u > v, ">=": lambda u, v: u >= v, "<": lambda u, v: u < v, "<=": lambda u, v: u <= v,
+               "==": lambda u, v: u == v, "!=": lambda u, v: u != v}
 # what both libraries write alike, by name: a function of the values, and their shapes
 ALIKE = {
     **{f"{name} of {a} and {b}": (operator, (a, b)) for a, b in PAIRS for name, operator in (
@@ -66,8 +69,37 @@ ALIKE = {
     "reshape to features": (lambda x: x.reshape(-1, 10, 1, 6).relu().reshape((-1, 60)), (IMAGE,)),
     **{f"{name} over {dim}{', kept' * keep}": (lambda x, name=name, dim=dim, keep=keep: getattr(x, name)(dim, keep),
                                               (IMAGE,))
-       for name in ("mean", "sum", "amax") for dim, keep in (((2, 3), False), ((-1, -2), True), (2, True), (-1, True),
-                                                             ((3,), True))},
+       for name in ("mean", "sum", "amax", "amin") for dim, keep in (
+           ((2, 3), False), ((-1, -2), True), (2, True), (-1, True), ((3,), True), (1, True), (1, False), (2, False),
+           ((1, 3), False), ((3, 1), True), ((1, 2, 3), False), ((1, 2, 3), True))},
+    **{f"{name} of a vector": (lambda x, name=name: getattr(x, name)(1), ((7,),)) for name in REDUCTIONS},
+    **{f"{name} of a plane": (lambda x, name=name: getattr(getattr(x, name)(1), name)((1, 2)), (IMAGE,))
+       for name in REDUCTIONS},
+    **{f"{name} of a plane's rows": (lambda x, name=name: getattr(x.sum(1), name)(2, keepdim=True), (IMAGE,))
+       for name in REDUCTIONS},
+    "planes and numbers": (lambda x: x.sum(1) * x.mean(1) + x.amax((1, 2, 3)).reshape((-1, 1, 1)), ((3, 4, 4),)),
+    "numbers of images": (lambda x: x.sum((1, 2, 3)) * x.mean((1, 2, 3)) - 2 / x.amin((1, 2, 3)), (IMAGE,)),
+    **{f"{name}({options}) of {shape}": (
+        lambda x, name=name, options=options: getattr(x, name)(**options), (shape,))
+       for shape in (IMAGE, (7,)) for name, options in (
+           ("abs", {}), ("exp", {}),
+           ("clamp", {"min": -1.2}), ("clamp", {"max": 1.1}), ("clamp", {"min": -1, "max": 1}),
+           ("softmax", {"dim": 1}), ("log_softmax", {"dim": -1}), *[("pow", {"exponent": n}) for n in (
+               0, 1, 2, 3, 4, 7, -1, -2, -3)])},
+    **{f"{name} over {dim}": (lambda x, name=name, dim=dim: getattr(x, name)(dim), (IMAGE,))
+       for name in ("softmax", "log_softmax") for dim in (1, 2, 3, -2)},
+    **{f"{name} of a plane over {dim}": (lambda x, name=name, dim=dim: getattr(x.sum(1), name)(dim), (IMAGE,))
+       for name in ("softmax", "log_softmax") for dim in (1, 2)},
+    "log": (lambda x: x.abs().log(), (IMAGE,)), "sqrt": (lambda x: x.abs().sqrt(), (IMAGE,)),
+    "a root": (lambda x: abs(x) ** 0.5, (IMAGE,)), "a broken power": (lambda x: (x * x) ** 1.7, (IMAGE,)),
+    "powers": (lambda x: x**2 - x**3 + x ** -1, (IMAGE,)),
+    "power by the C library": (lambda x: (x * x) ** -2.5, ((7,),)),
+    **{f"mask {name} of {a} and {b}": (lambda u, v, compare=compare: compare(u, v) * (u * v), (a, b))
+       for a, b in PAIRS[:3] for name, compare in COMPARISONS.items()},
+    **{f"mask {name} a number": (lambda x, compare=compare: compare(x, 0.25) * x, (IMAGE,))
+       for name, compare in COMPARISONS.items()},
+    "equal to itself": (lambda x: (x == x) * x + (x != x) * x + (x >= x) * x, (IMAGE,)),
+    "x > 0 by hand": (lambda x: (x > 0) * x - (x < 0) * x * 0.1, (IMAGE,)),
     "slices": (lambda x: (x[:, :2], x[:, -1:], x[:, 1:2] * x[:, 2:]), (IMAGE,)),
     "a slice of features": (lambda x: x[:, 2:5], ((7,),)),
     "a slice of a slice": (lambda x: x[:, 1:][:, :1] + x, (IMAGE,)),
@@ -90,6 +122,111 @@ def test_operators(name, torch):
         return sum((y * dy).sum() for y, dy in zip(ys if isinstance(ys, tuple) else [ys], dys, strict=True))
     for gradient, x in zip(got[len(dys):], xs, strict=True):
         assert_gradient(gradient, loss, x)
+
+
+PYTORCH = {"hardswish": 1e-7, "hardsigmoid": 1e-7}      # whose 1/6 is that of float32
+# what both libraries have as functions, PyTorch perhaps in torch and not in torch.nn.functional: options, shapes
+FUNCTIONS = [
+    *[(name, {}, (IMAGE,)) for name in ("relu6", "elu", "hardswish", "hardsigmoid", "hardtanh", "mish", "softplus")],
+    ("elu", {"alpha": 0.3}, ((7,),)), ("hardtanh", {"min_val": -0.7, "max_val": 1.3}, ((7,),)),
+    ("softplus", {"beta": 2.0, "threshold": 1.5}, (IMAGE,)), ("normalize", {}, (IMAGE,)), ("normalize", {}, ((7,),)),
+    ("normalize", {"dim": 3}, (IMAGE,)), ("normalize", {"dim": (1, 2, 3), "eps": 1e-3}, (IMAGE,)),
+    *[(name, {}, pair) for name in ("maximum", "minimum") for pair in PAIRS],
+]
+
+
+@pytest.mark.parametrize("name, options, shapes", FUNCTIONS)
+def test_functions(name, options, shapes, torch):
+    theirs = getattr(torch.nn.functional, name, None) or getattr(torch, name)
+    xs = [2.4 * x for x in inputs(*shapes)]     # beyond the kinks at 3 and 6
+    model = module(lambda self, *xs: getattr(F, name)(*xs, **options))
+    got, wanted = of_both(torch, model, twin_of(torch, lambda self, *xs: theirs(*xs, **options)), xs)
+    assert_all_close(got, wanted, PYTORCH.get(name))
+    assert_all_close([getattr(F, name)(*xs, **options)], got[:1])
+    graph = graph_of(model, shapes, np.dtype(np.float64))
+    assert_all_close(got, by_twins(graph, xs, [standard_normal(5, *got[0].shape[1:])]))
+
+    def loss():
+        return (model(*xs) * standard_normal(5, *got[0].shape[1:])).sum()
+    for gradient, x in zip(got[1:], xs, strict=True):
+        assert_gradient(gradient, loss, x)
+
+
+@pytest.mark.parametrize("condition, a, b", [
+    (IMAGE, IMAGE, IMAGE), (PIXEL, IMAGE, ROW), (IMAGE, PIXEL, COLUMN), (ROW, COLUMN, PIXEL), ((7,), (1,), (7,))])
+def test_where(condition, a, b, torch):
+    xs = inputs(condition, a, b)
+    model = module(lambda self, c, a, b: F.where(c > 0.1, a, b) * 2 + F.where(c, 1.5, b) + F.where(c < 0, b, -2))
+    got, wanted = of_both(torch, model, twin_of(torch, lambda self, c, a, b: torch.where(c > 0.1, a, b) * 2
+                          + torch.where(c != 0, torch.tensor(1.5, dtype=b.dtype), b)
+                          + torch.where(c < 0, b, torch.tensor(-2.0, dtype=b.dtype))), xs)
+    assert not got[1].any()
+    assert_all_close(got, [wanted[0], np.zeros_like(xs[0]), *wanted[2:]])
+    graph = graph_of(model, (condition, a, b), np.dtype(np.float64))
+    assert_all_close(got, by_twins(graph, xs, [standard_normal(*got[0].shape)]))
+
+
+def test_ties_share_the_gradient_as_in_pytorch(torch):
+    a, b = np.array([[1.0, 2, 3, 3, 0]]), np.array([[1.0, 3, 2, 3, 0]])
+    for function in ("maximum", "minimum"):
+        got, wanted = of_both(torch, module(lambda self, a, b, f=function: getattr(F, f)(a, b)),
+                              twin_of(torch, lambda self, a, b, f=function: getattr(torch, f)(a, b)), [a, b])
+        assert_all_close(got, wanted)
+    for function in ("amax", "amin"):
+        for n in (1, 16):
+            x = np.tile(a, (n, 1)).reshape(n, 5, 1, 1)
+            got, wanted = of_both(torch, module(lambda self, x, f=function: getattr(x, f)((1, 2))),
+                                  twin_of(torch, lambda self, x, f=function: getattr(x, f)((1, 2))), [x])
+            assert_all_close(got, wanted)
+
+
+@pytest.mark.parametrize("n", [1, 3, 16, 17])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nan_and_infinity_stay_where_they_are(n, dtype):
+    x = np.random.default_rng(0).standard_normal((n, 19, 2, 3)).astype(dtype)
+    x[0, 3, 0, 1], x[-1, 17, 1, 2] = np.nan, np.inf
+    with np.errstate(all="ignore"):
+        for got, wanted in (
+                (F.amax(x, 1), x.max(1)), (F.amin(x, (1, 2)), x.min((1, 2))), (F.sum(x), x.sum((1, 2, 3))),
+                (F.maximum(x, 0.0), np.maximum(x, 0)), (F.minimum(x, 1.0), np.minimum(x, 1)), (F.exp(x), np.exp(x)),
+                (F.log(x), np.log(x)), (F.sqrt(x), np.sqrt(x)), (F.clamp(x, -1, 1), np.clip(x, -1, 1)),
+                (F.relu6(x), np.clip(x, 0, 6)), (F.pow(x, -1), 1 / x), (F.abs(x), np.abs(x)),
+                (F.softplus(x), np.logaddexp(x, 0)), (F.where(x, x, 1.0), x)):
+            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+class Leaking(cnn.Module):
+    """Functions that make of 0 something else, and layers that sum over images: what they make of lanes and channels
+    that hold nothing must not reach the sums."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = cnn.Conv2d(5, 21, 3, padding=1, seed=0)
+        self.norm = cnn.BatchNorm2d(21)
+        self.prelu = cnn.PReLU(21)
+        self.head = cnn.Linear(21, 3, seed=1)
+
+    def forward(self, x):
+        x = self.norm(self.conv((x * x).log() + 1 / x))
+        x = self.prelu(x).exp() + F.softplus(x) - (x.abs() ** -0.5).clamp(max=3)
+        x = F.normalize(x) * x.softmax(2) + (x.sigmoid() if hasattr(x, "sigmoid") else x) / x.amax(1, keepdim=True)
+        return self.head(x.mean((2, 3)).abs().sqrt()).log_softmax(1)
+
+
+@pytest.mark.parametrize("n", range(1, 18))
+def test_empty_lanes_do_not_leak_into_sums(n):
+    model = Leaking().to(np.float64)
+    rng = np.random.default_rng(n)
+    x, dy = rng.uniform(0.5, 2, (n, 5, 4, 3)), rng.standard_normal((n, 3))
+    spoilt = np.full((33, 5, 4, 3), np.nan)     # leftovers of a larger batch
+    model(spoilt)
+    model(spoilt[:8])
+    y, dx = model(x), model.backward(dy)
+    graph = graph_of(model, [(5, 4, 3)], np.dtype(np.float64))
+    wanted = by_twins(graph, [x], [dy])
+    assert_all_close([y, dx], wanted[:2], 1e-8)
+    for p in model.parameters():
+        assert np.isfinite(p.grad).all()
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "softmax", "log_softmax"])

@@ -1,27 +1,55 @@
 """Arithmetic of one block: values with each other and with numbers, repeated and summed. Twins in cnn/reference.
 
-    binary:      y = a + b, a - b, a * b, a / b; or a itself, repeated
+    binary:      y = a + b, a - b, a * b, a / b, max(a, b), ...; or a itself, repeated
+    where:       y = a where a condition holds, else b
     affine:      y = factor x + summand
     reciprocal:  y = number / x
-    reduce_sum:  y[c', h', w'] = sum of x[c, h, w] over the axes of which y has one
+    reduce:      y[c', h', w'] = the sum or an extreme of x[c, h, w] over the axes of which y has one
 
 In lanes without an image y is 0, whatever is divided there.
 """
-from cnn._ext.op cimport Image, Place, begin, end, pixels
-from cnn._ext.vec cimport LANES, ROWV, VL, ivec, real, vec, vec_div, vec_gt, vec_keep, vec_load, vec_splat, vec_store
+from libc.math cimport INFINITY
 
-cdef enum:
-    ADD, SUBTRACT, MULTIPLY, DIVIDE, REPEAT     # as KINDS in cnn/ops/arithmetic.py
+from cnn._ext.instances cimport Tile
+from cnn._ext.op cimport Image, Place, begin, end, held, pixels
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, ivec_or, real, vec, vec_clear, vec_div, vec_eq, vec_gt, vec_isnan,
+                           vec_keep, vec_le, vec_load, vec_lt, vec_select, vec_splat, vec_store)
+
+cdef enum:      # as KINDS in cnn/ops/arithmetic.py
+    ADD = 1
+    SUBTRACT, MULTIPLY, DIVIDE, REPEAT, MAXIMUM, MINIMUM, GREATER, GREATER_EQUAL, EQUAL, UNEQUAL, SHARE, KEEP, DROP
 
 
-cdef inline void _holds(const Place* place, ivec* holds) noexcept nogil:
-    """Which lanes hold an image."""
-    cdef real lanes[16]
-    cdef int i, q
-    for i in range(LANES):
-        lanes[i] = i < place.images
-    for q in range(ROWV):
-        holds[q] = vec_gt(vec_load(lanes + q * VL), vec_splat(0))
+cdef inline vec combined(int kind, vec a, vec b) noexcept nogil:
+    """Comparisons are 1 where they hold, else 0. A NaN wins a maximum or minimum, as in NumPy."""
+    cdef vec zero = vec_splat(0), one = vec_splat(1)
+    if kind == ADD:
+        return a + b
+    if kind == SUBTRACT:
+        return a - b
+    if kind == MULTIPLY:
+        return a * b
+    if kind == DIVIDE:
+        return vec_div(a, b)
+    if kind == MAXIMUM:
+        return vec_select(ivec_or(vec_gt(a, b), vec_isnan(a)), a, b)
+    if kind == MINIMUM:
+        return vec_select(ivec_or(vec_lt(a, b), vec_isnan(a)), a, b)
+    if kind == GREATER:
+        return vec_keep(vec_gt(a, b), one)
+    if kind == GREATER_EQUAL:
+        return vec_keep(vec_le(b, a), one)
+    if kind == EQUAL:
+        return vec_keep(vec_eq(a, b), one)
+    if kind == UNEQUAL:
+        return vec_clear(vec_eq(a, b), one)
+    if kind == SHARE:       # of a in the gradient of max(a, b)
+        return vec_select(vec_eq(a, b), vec_splat(0.5), vec_clear(vec_lt(a, b), one))
+    if kind == KEEP:        # a where b is not 0
+        return vec_clear(vec_eq(b, zero), a)
+    if kind == DROP:        # a where b is 0
+        return vec_keep(vec_eq(b, zero), a)
+    return a
 
 
 ctypedef struct Binary:
@@ -33,34 +61,73 @@ ctypedef struct Binary:
     Py_ssize_t b_channel, b_row, b_pixel
     Py_ssize_t channels, height, width
 
-cdef void binary(const Binary* a, const Place* place) noexcept nogil:
-    """y = a + b, a - b, a * b or a / b, or y = a"""
-    cdef Py_ssize_t c, h, i
+cdef struct Call:
+    const void* a
+    const Place* place
+
+cdef inline void combine "combine"(void* address, int kind) noexcept nogil:
+    cdef const Binary* a = <const Binary*>(<Call*>address).a
+    cdef const Place* place = (<Call*>address).place
+    cdef Py_ssize_t item, c, h, i, u_step = a.a_pixel * LANES, v_step = a.b_pixel * LANES
     cdef int q
     cdef const real* u
     cdef const real* v
     cdef real* y
-    cdef vec s, t
-    cdef ivec holds[8]
-    _holds(place, holds)
-    for c in range(begin(a.channels, place), end(a.channels, place)):
-        for h in range(a.height):
-            u = a.a.data + c * a.a_channel + h * a.a_row
-            v = a.b.data + c * a.b_channel + h * a.b_row
-            y = pixels(&a.y, c, h)
-            for i in range(a.width):
-                for q in range(ROWV):
-                    s = vec_load(u + i * a.a_pixel * LANES + q * VL)
-                    t = vec_load(v + i * a.b_pixel * LANES + q * VL)
-                    if a.kind == ADD:
-                        s = s + t
-                    elif a.kind == SUBTRACT:
-                        s = s - t
-                    elif a.kind == MULTIPLY:
-                        s = s * t
-                    elif a.kind == DIVIDE:
-                        s = vec_div(s, t)
-                    vec_store(y + i * LANES + q * VL, vec_keep(holds[q], s))
+    cdef ivec lanes[8]
+    held(place, lanes)
+    for item in range(begin(a.channels * a.height, place), end(a.channels * a.height, place)):
+        c, h = item // a.height, item % a.height
+        u = a.a.data + c * a.a_channel + h * a.a_row
+        v = a.b.data + c * a.b_channel + h * a.b_row
+        y = pixels(&a.y, c, h)
+        for i in range(a.width):
+            for q in range(ROWV):
+                vec_store(y + i * LANES + q * VL, vec_keep(lanes[q], combined(
+                    kind, vec_load(u + i * u_step + q * VL), vec_load(v + i * v_step + q * VL))))
+
+cdef extern from *:
+    """
+    TILES(combine, 14)
+    """
+    const Tile* combine_tiles       # by the kind
+
+cdef void binary(const Binary* a, const Place* place) noexcept nogil:
+    """y = a + b and the like, see `combined`"""
+    cdef Call call = Call(a, place)
+    combine_tiles[a.kind](&call)
+
+
+ctypedef struct Where:
+    Image condition             # IN  (C, H, W, 16), or with one channel, row or column that is repeated
+    Image a                     # IN  likewise
+    Image b                     # IN  likewise
+    Image y                     # OUT (C, H, W, 16)
+    Py_ssize_t condition_channel, condition_row, condition_pixel        # steps, as in Binary
+    Py_ssize_t a_channel, a_row, a_pixel
+    Py_ssize_t b_channel, b_row, b_pixel
+    Py_ssize_t channels, height, width
+
+cdef void where(const Where* a, const Place* place) noexcept nogil:
+    """y = a where the condition is not 0, else b"""
+    cdef Py_ssize_t item, c, h, i
+    cdef int q
+    cdef const real* t
+    cdef const real* u
+    cdef const real* v
+    cdef real* y
+    cdef ivec lanes[8]
+    held(place, lanes)
+    for item in range(begin(a.channels * a.height, place), end(a.channels * a.height, place)):
+        c, h = item // a.height, item % a.height
+        t = a.condition.data + c * a.condition_channel + h * a.condition_row
+        u = a.a.data + c * a.a_channel + h * a.a_row
+        v = a.b.data + c * a.b_channel + h * a.b_row
+        y = pixels(&a.y, c, h)
+        for i in range(a.width):
+            for q in range(ROWV):
+                vec_store(y + i * LANES + q * VL, vec_keep(lanes[q], vec_select(
+                    vec_eq(vec_load(t + i * a.condition_pixel * LANES + q * VL), vec_splat(0)),
+                    vec_load(v + i * a.b_pixel * LANES + q * VL), vec_load(u + i * a.a_pixel * LANES + q * VL))))
 
 
 ctypedef struct Affine:
@@ -77,7 +144,7 @@ cdef void affine(const Affine* a, const Place* place) noexcept nogil:
     cdef real* y
     cdef vec factor = vec_splat(<real>a.factor), summand = vec_splat(<real>a.summand), v
     cdef ivec holds[8]
-    _holds(place, holds)
+    held(place, holds)
     for c in range(begin(a.channels, place), end(a.channels, place)):
         for h in range(a.height):
             x = pixels(&a.x, c, h)
@@ -102,7 +169,7 @@ cdef void reciprocal(const Reciprocal* a, const Place* place) noexcept nogil:
     cdef real* y
     cdef vec number = vec_splat(<real>a.number)
     cdef ivec holds[8]
-    _holds(place, holds)
+    held(place, holds)
     for c in range(begin(a.channels, place), end(a.channels, place)):
         for h in range(a.height):
             x = pixels(&a.x, c, h)
@@ -113,20 +180,34 @@ cdef void reciprocal(const Reciprocal* a, const Place* place) noexcept nogil:
                               vec_keep(holds[q], vec_div(number, vec_load(x + i * LANES + q * VL))))
 
 
-ctypedef struct ReduceSum:
+cdef enum:      # as REDUCTIONS in cnn/ops/arithmetic.py
+    SUM = 1
+    LARGEST, SMALLEST
+
+cdef inline vec merged(int kind, vec s, vec v) noexcept nogil:
+    """s + v, or the larger or smaller of both; a NaN wins."""
+    if kind == SUM:
+        return s + v
+    if kind == LARGEST:
+        return vec_select(ivec_or(vec_gt(v, s), vec_isnan(v)), v, s)
+    return vec_select(ivec_or(vec_lt(v, s), vec_isnan(v)), v, s)
+
+ctypedef struct Reduce:
     Image x                     # IN  (C, H, W, 16)
     Image y                     # OUT (C', H', W', 16), each C' and so on either C or 1
+    Py_ssize_t kind
     Py_ssize_t y_channels, y_height, y_width
     Py_ssize_t channels, height, width
 
-cdef void reduce_sum(const ReduceSum* a, const Place* place) noexcept nogil:
-    """y = sums of x"""
+cdef inline void reduce_by "reduce_by"(void* address, int kind) noexcept nogil:
+    cdef const Reduce* a = <const Reduce*>(<Call*>address).a
+    cdef const Place* place = (<Call*>address).place
     cdef Py_ssize_t c, h, i, first = 0, stop = a.channels
     cdef bint over = a.y_channels < a.channels, rows = a.y_height < a.height, columns = a.y_width < a.width
     cdef int q
     cdef const real* x
     cdef real* y
-    cdef vec s
+    cdef vec s, none = vec_splat(0 if kind == SUM else <real>(-INFINITY if kind == LARGEST else INFINITY))
     if over:                    # one thread does it all
         if place.part:
             return
@@ -137,20 +218,30 @@ cdef void reduce_sum(const ReduceSum* a, const Place* place) noexcept nogil:
             for h in range(a.y_height):
                 y = pixels(&a.y, 0 if over else c, h)
                 for i in range(a.y_width * ROWV):
-                    vec_store(y + i * VL, vec_splat(0))
+                    vec_store(y + i * VL, none)
         for h in range(a.height):
             x = pixels(&a.x, c, h)
             y = pixels(&a.y, 0 if over else c, 0 if rows else h)
-            for q in range(ROWV):
-                if columns:
-                    s = vec_load(y + q * VL)
+            if columns:
+                for q in range(ROWV):
+                    s = none        # of each row by itself: shorter sums round less
                     for i in range(a.width):
-                        s = s + vec_load(x + i * LANES + q * VL)
-                    vec_store(y + q * VL, s)
-                else:
-                    for i in range(a.width):
-                        vec_store(y + i * LANES + q * VL,
-                                  vec_load(y + i * LANES + q * VL) + vec_load(x + i * LANES + q * VL))
+                        s = merged(kind, s, vec_load(x + i * LANES + q * VL))
+                    vec_store(y + q * VL, merged(kind, vec_load(y + q * VL), s))
+            else:
+                for i in range(a.width * ROWV):
+                    vec_store(y + i * VL, merged(kind, vec_load(y + i * VL), vec_load(x + i * VL)))
+
+cdef extern from *:
+    """
+    TILES(reduce_by, 3)
+    """
+    const Tile* reduce_by_tiles     # by the kind
+
+cdef void reduce(const Reduce* a, const Place* place) noexcept nogil:
+    """y = sums or extremes of x"""
+    cdef Call call = Call(a, place)
+    reduce_by_tiles[a.kind](&call)
 
 
 ctypedef struct Spread:
@@ -163,11 +254,11 @@ cdef void spread(const Spread* a, const Place* place) noexcept nogil:
     cdef Py_ssize_t c
     cdef int q
     cdef ivec holds[8]
-    _holds(place, holds)
+    held(place, holds)
     for c in range(begin(a.channels, place), end(a.channels, place)):
         for q in range(ROWV):
             vec_store(pixels(&a.y, c, 0) + q * VL, vec_keep(holds[q], vec_splat(a.x[c])))
 
 
-SPLITS = ("binary", "affine", "reciprocal", "reduce_sum", "spread")
+SPLITS = ("binary", "where", "affine", "reciprocal", "reduce", "spread")
 include "kernels/arithmetic.pxi"      # KERNELS

@@ -159,20 +159,26 @@ cdef void spread_channel(const SpreadChannel* a, const Place* place) noexcept no
                 vec_store(pixels(&a.y, 0, h) + j * LANES + q * VL, vec_splat(pixels(&a.x, 0, h)[j * LANES]))
 
 
-ctypedef struct SumChannels:
+ctypedef struct ReduceChannels:
     Image x                     # IN  (C / 16, H, W, 16)
     Image y                     # OUT (1, H, W, 16), of which only the first lane counts
+    Py_ssize_t kind             # 1: sum, 2: largest, 3: smallest, as REDUCTIONS in cnn/ops/arithmetic.py
     Py_ssize_t channels, height, width
 
-cdef void sum_channels(const SumChannels* a, const Place* place) noexcept nogil:
-    """y[h, w] = sum over the channels c of x[c, h, w]. Twin: `reduce_sum` in cnn/reference."""
+cdef void reduce_channels(const ReduceChannels* a, const Place* place) noexcept nogil:
+    """y[h, w] = sum, largest or smallest over the channels c of x[c, h, w]; a NaN wins. Twins: `reduce_sum`, `amax` and
+    `amin` in cnn/reference."""
     cdef Py_ssize_t h, j, c
-    cdef real total
+    cdef real total, v
     for h in range(begin(a.height, place), end(a.height, place)):
         for j in range(a.width):
-            total = 0
+            total = 0 if a.kind == 1 else (pixels(&a.x, 0, h) + j * LANES)[0]
             for c in range(a.channels):
-                total += (pixels(&a.x, c // LANES, h) + j * LANES)[c % LANES]
+                v = (pixels(&a.x, c // LANES, h) + j * LANES)[c % LANES]
+                if a.kind == 1:
+                    total += v
+                elif v != v or (v > total if a.kind == 2 else v < total):
+                    total = v
             (pixels(&a.y, 0, h) + j * LANES)[0] = total
 
 
@@ -418,6 +424,6 @@ cdef void depthwise_channels_dw(const DepthwiseChannelsDw* a, const Place* place
             n0 += 4
 
 
-SPLITS = ("pack_channels", "pack_bytes_channels", "unpack_channels", "move_channels", "spread_channel", "sum_channels",
+SPLITS = ("pack_channels", "pack_bytes_channels", "unpack_channels", "move_channels", "spread_channel", "reduce_channels",
           "dropout_channels", "scale_channels", "softmax_channels", "softmax_channels_backward", "depthwise_channels")
 include "kernels/channels.pxi"      # KERNELS

@@ -1,9 +1,12 @@
 """Elementary functions of vectors, without a branch. NaN stays NaN. tests/test_elementary.py holds them to the
 errors given, mostly in units in the last place (ulp).
 """
-from cnn._ext.vec cimport (EXP_MAX, EXP_MIN, EXP_TERMS, INV_FACTORIAL, LN2_HIGH, LN2_LOW, LOG2_E, TANH_MAX, VL,
-                           real, real_erfc, vec, vec_abs, vec_copysign, vec_div, vec_gt, vec_load, vec_pow2,
-                           vec_round, vec_select, vec_splat, vec_store)
+from libc.math cimport INFINITY, NAN
+
+from cnn._ext.vec cimport (EXP_MAX, EXP_MIN, EXP_TERMS, INV_FACTORIAL, LEAST_NORMAL, LN2_HIGH, LN2_LOW, LOG2_E,
+                           LOG1P_TERMS, LOG_TERMS, MANTISSA, TANH_MAX, VL, ivec, real, real_erfc, real_pow, vec, vec_abs,
+                           vec_copysign, vec_div, vec_eq, vec_exponent, vec_fraction, vec_gt, vec_load, vec_lt,
+                           vec_pow2, vec_round, vec_select, vec_splat, vec_store)
 
 
 cdef inline vec exp_parts(vec x, vec* rest) noexcept nogil:
@@ -27,6 +30,69 @@ cdef inline vec vec_exp(vec x) noexcept nogil:
     cdef vec n = exp_parts(x, &rest)
     half = vec_round(n * vec_splat(0.5))        # 2^n itself may be no number of this type
     return (vec_splat(1) + rest) * vec_pow2(half) * vec_pow2(n - half)
+
+
+cdef inline vec vec_expm1(vec x) noexcept nogil:
+    """e^x - 1 where x <= 0, precise near 0; to 2 ulp."""
+    cdef vec rest, two_n
+    x = vec_select(vec_gt(vec_splat(-40), x), vec_splat(-40), x)        # -1 from here
+    two_n = vec_pow2(exp_parts(x, &rest))
+    return two_n * rest + (two_n - vec_splat(1))
+
+
+cdef inline vec vec_log(vec x) noexcept nogil:
+    """The natural logarithm, to 1 ulp; NaN below 0. Of x = 2^e m it is e log 2 + log m, and with f = m - 1 and
+    s = f / (2 + f) log m = log (1 + s) / (1 - s) = f - f^2/2 + s (f^2/2 + 2/3 s^2 + 2/5 s^4 + ...), as in FreeBSD's
+    e_log.c."""
+    cdef ivec small = vec_lt(x, vec_splat(LEAST_NORMAL))
+    cdef vec scaled = vec_select(small, x * vec_splat(<real>(<long long>1 << MANTISSA)), x)
+    cdef vec e = vec_exponent(scaled) - vec_select(small, vec_splat(MANTISSA), vec_splat(0))
+    cdef vec f = vec_fraction(scaled) - vec_splat(1), s, z, r, half, y
+    cdef int k
+    s = vec_div(f, vec_splat(2) + f)
+    z = s * s
+    r = vec_splat(2.0 / (2 * LOG_TERMS + 1))
+    for k in range(LOG_TERMS - 1, 0, -1):
+        r = r * z + vec_splat(2.0 / (2 * k + 1))
+    half = vec_splat(0.5) * f * f
+    y = e * vec_splat(LN2_HIGH) + (f - (half - (s * (half + z * r) + e * vec_splat(LN2_LOW))))
+    y = vec_select(vec_lt(x, vec_splat(<real>INFINITY)), y, x)          # infinity and NaN stay
+    y = vec_select(vec_eq(x, vec_splat(0)), vec_splat(<real>-INFINITY), y)
+    return vec_select(vec_lt(x, vec_splat(0)), vec_splat(<real>NAN), y)
+
+
+cdef inline vec vec_log1p(vec x) noexcept nogil:
+    """log(1 + x) for x from 0 to 1, to 2 ulp: log (1 + s) / (1 - s) = 2 s (1 + s^2/3 + s^4/5 + ...), s = x / (2 + x)."""
+    cdef vec s = vec_div(x, vec_splat(2) + x), z = s * s, r = vec_splat(1.0 / (2 * LOG1P_TERMS + 1))
+    cdef int k
+    for k in range(LOG1P_TERMS - 1, 0, -1):
+        r = r * z + vec_splat(1.0 / (2 * k + 1))
+    s = s + s
+    return s + s * z * r
+
+
+cdef inline vec vec_softplus(vec x) noexcept nogil:
+    """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|); to 3 ulp."""
+    return vec_select(vec_gt(vec_splat(0), x), vec_splat(0), x) + vec_log1p(vec_exp(vec_splat(0) - vec_abs(x)))
+
+
+cdef inline vec vec_pow(vec x, real n) noexcept nogil:
+    """x^n: whole powers up to 4 by multiplication, to 2 ulp; others by the C library, because a logarithm of this
+    type, times n, is not precise enough."""
+    cdef vec y = x
+    cdef real numbers[16]
+    cdef real size = n if n >= 0 else -n
+    cdef int i
+    if size == 0:
+        return vec_splat(1)
+    if size > 4 or size != <int>size:
+        vec_store(numbers, x)
+        for i in range(VL):
+            numbers[i] = real_pow(numbers[i], n)
+        return vec_load(numbers)
+    for i in range(1, <int>size):
+        y = y * x
+    return vec_div(vec_splat(1), y) if n < 0 else y
 
 
 cdef inline vec vec_tanh(vec x) noexcept nogil:

@@ -155,6 +155,45 @@ cdef void mse(const Mse* a, const Place* place) noexcept nogil:
         a.loss[lane] = sums[lane]
 
 
+ctypedef struct BatchMean:
+    Image y                     # IN  (1, 1, 1, 16) one loss per image
+    const double* total         # IN  (1,) what their sum is divided by
+    Image dy                    # OUT (1, 1, 1, 16) or NULL
+    double* loss                # OUT (16,) of each image, not divided
+    Py_ssize_t by_channels      # whether a block is one image, in the first lane
+
+cdef void batch_mean(const BatchMean* a, const Place* place) noexcept nogil:
+    """L = sum of y / total, dL/dy = 1 / total, or 0 where the total is 0."""
+    cdef real share = <real>(1 / a.total[0]) if a.total[0] > 0 else 0
+    cdef Py_ssize_t lane, images = 1 if a.by_channels else place.images
+    for lane in range(images):
+        a.loss[lane] = a.y.data[lane]
+    if a.dy.data:
+        for lane in range(LANES):
+            a.dy.data[lane] = share if lane < images else 0
+
+
+ctypedef struct Correct:
+    Image z                     # IN  (K, 1, 1, 16) scores
+    Image target                # IN  (1, 1, 1, 16) numbers of classes
+    uint8_t* correct            # OUT (16,) is the largest score the target's?
+    Py_ssize_t classes          # K
+    Py_ssize_t by_channels      # whether z is (K / 16, 1, 1, 16), of one image
+
+cdef void correct(const Correct* a, const Place* place) noexcept nogil:
+    """Which images are classified correctly; NaN counts as the largest score."""
+    cdef Py_ssize_t lane, k, best
+    cdef real top, z
+    for lane in range(1 if a.by_channels else place.images):
+        best = 0
+        top = a.z.data[lane]
+        for k in range(1, a.classes):
+            z = (a.z.data + k // LANES * a.z.plane)[k % LANES] if a.by_channels else a.z.data[k * a.z.plane + lane]
+            if z > top or z != z:
+                best, top = k, z
+        a.correct[lane] = a.target.data[lane] == best and top == top
+
+
 # ---------------------------------------------------------------- one image, channels side by side
 
 cdef void cross_entropy_channels(const CrossEntropy* a, const Place* place) noexcept nogil:

@@ -12,7 +12,7 @@ three of them. setup.py makes each module's table KERNELS from its structs, so t
 A program is a flat list of `Op`. Each holds a kernel, its struct, and which of the addresses in it change from place to
 place. cnn/engine/program.py writes it; the two sides agree by size and order, which a test checks.
 """
-from cnn._ext.vec cimport integer, real
+from cnn._ext.vec cimport LANES, ROWV, VL, integer, ivec, real, vec_gt, vec_load, vec_splat
 
 cdef enum:
     MAX_WORDS = 32      # of a kernel's struct, and of these
@@ -86,3 +86,13 @@ cdef inline Py_ssize_t end(Py_ssize_t count, const Place* place) noexcept nogil:
 cdef inline real* pixels(const Image* x, Py_ssize_t c, Py_ssize_t h) noexcept nogil:
     """Row h of channel c."""
     return x.data + c * x.plane + h * x.row
+
+
+cdef inline void held(const Place* place, ivec* lanes) noexcept nogil:
+    """Masks of the lanes of a row that hold an image."""
+    cdef real numbers[16]
+    cdef int i, q
+    for i in range(LANES):
+        numbers[i] = i < place.images
+    for q in range(ROWV):
+        lanes[q] = vec_gt(vec_load(numbers + q * VL), vec_splat(0))

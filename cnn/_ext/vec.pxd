@@ -48,12 +48,16 @@ cdef extern from *:
     #define real_log log
     #define real_erfc erfc
     #define real_sqrt sqrt
+    #define real_pow pow
     #define MANTISSA 52
     #define LN2_HIGH 6.93145751953125e-1        /* so few digits that its multiples are exact */
     #define LN2_LOW 1.42860682030941723212e-6
     #define EXP_MIN -746                        /* e^x is 0 below, infinite above */
     #define EXP_MAX 710
     #define EXP_TERMS 13                        /* the next is less than half an ulp of the sum */
+    #define LOG_TERMS 10                        /* likewise */
+    #define LOG1P_TERMS 16
+    #define LEAST_NORMAL 2.2250738585072014e-308
     #define TANH_MAX 20                         /* tanh is 1 from here */
     #else
     typedef int32_t integer;
@@ -61,12 +65,16 @@ cdef extern from *:
     #define real_log logf
     #define real_erfc erfcf
     #define real_sqrt sqrtf
+    #define real_pow powf
     #define MANTISSA 23
     #define LN2_HIGH 0.693359375
     #define LN2_LOW -2.12194440054690583e-4
     #define EXP_MIN -104
     #define EXP_MAX 89
     #define EXP_TERMS 7
+    #define LOG_TERMS 5
+    #define LOG1P_TERMS 8
+    #define LEAST_NORMAL 1.17549435e-38
     #define TANH_MAX 10
     #endif
     #define LOG2_E 1.44269504088896340736
@@ -109,6 +117,9 @@ cdef extern from *:
     #define vec_keep(mask, a) ((vec)((mask) & (ivec)(a)))
     #define vec_clear(mask, a) ((vec)(~(mask) & (ivec)(a)))
     #define ivec_or(a, b) ((a) | (b))
+    #define ivec_and(a, b) ((a) & (b))
+    #define vec_lt(a, b) ((ivec)((a) < (b)))
+    #define vec_eq(a, b) ((ivec)((a) == (b)))
     /* x < 0 becomes 0; NaN stays NaN */
     #define vec_relu(a) vec_clear((ivec)((a) < 0), a)
 
@@ -121,6 +132,16 @@ cdef extern from *:
     /* 2^a for a vector of whole numbers within the exponents of the type */
     #define vec_pow2(a) ((vec)(((nvec)((a) + ROUNDER) + (((natural)1 << (sizeof(real) * 8 - MANTISSA - 2)) - 1)) \
                                << MANTISSA))
+    /* A positive normal number is 2^e m with sqrt(1/2) <= m < sqrt(2): its whole number e, and m */
+    #define HALF_ROOT ((integer)(MANTISSA == 23 ? 0x3F3504F3 : 0x3FE6A09E667F3BCD))
+    #define BIAS (((integer)1 << (sizeof(real) * 8 - MANTISSA - 2)) - 1)
+    #define vec_exponent(a) ((vec)((nvec)((ivec)(a) - HALF_ROOT + (BIAS << MANTISSA)) >> MANTISSA \
+                                   | (nvec)vec_splat(ROUNDER)) - (ROUNDER + BIAS))
+    #define vec_fraction(a) ((vec)(((((ivec)(a) - HALF_ROOT)) & (((integer)1 << MANTISSA) - 1)) + HALF_ROOT))
+    static inline vec vec_sqrt(vec a) {
+        for (int i = 0; i < VL; i++) a[i] = real_sqrt(a[i]);
+        return a;
+    }
 
     /* Sum of a vector's numbers, by halves: always in the same order. */
     static inline real vec_sum(vec v) {
@@ -194,6 +215,9 @@ cdef extern from *:
         ROWV
         TILE_VECS
         EXP_TERMS
+        LOG_TERMS
+        LOG1P_TERMS
+        MANTISSA
     void prefetch_second(const real* p) nogil
     void prefetch_write(const real* p) nogil
     dvec dvec_load(const real* p) nogil
@@ -215,6 +239,13 @@ cdef extern from *:
     vec vec_keep(ivec mask, vec a) nogil
     vec vec_clear(ivec mask, vec a) nogil
     ivec ivec_or(ivec a, ivec b) nogil
+    ivec ivec_and(ivec a, ivec b) nogil
+    ivec vec_lt(vec a, vec b) nogil
+    ivec vec_eq(vec a, vec b) nogil
+    vec vec_exponent(vec a) nogil
+    vec vec_fraction(vec a) nogil
+    vec vec_sqrt(vec a) nogil
+    real real_pow(real x, real n) nogil
     vec vec_relu(vec a) nogil
     real vec_sum(vec v) nogil
     void transpose(const real* x, Py_ssize_t x_step, real* y, Py_ssize_t y_step) nogil
@@ -227,4 +258,4 @@ cdef extern from *:
     real real_erfc(real x) nogil
     real real_sqrt(real x) nogil
     const double INV_FACTORIAL[14]
-    const real LN2_HIGH, LN2_LOW, EXP_MIN, EXP_MAX, LOG2_E, TANH_MAX
+    const real LEAST_NORMAL, LN2_HIGH, LN2_LOW, EXP_MIN, EXP_MAX, LOG2_E, TANH_MAX

@@ -62,6 +62,15 @@ def _cat(F, operation, p, *xs):
     return torch.cat(xs, 1)
 
 
+def _where(F, operation, p, condition, a, b):
+    import torch
+    return torch.where(condition != 0, a, b)
+
+
+def _dims(operation):
+    return [i + 1 for i in operation.axes]
+
+
 # from the names of our operations: a function of torch.nn.functional, the operation, its parameters by name, its inputs
 TABLE = {
     "conv2d": _conv2d, "batch_norm": _batch_norm, "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d,
@@ -74,8 +83,20 @@ TABLE = {
     "silu": lambda F, o, p, x: F.silu(x),
     "gelu": lambda F, o, p, x: F.gelu(x),
     "gelu_tanh": lambda F, o, p, x: F.gelu(x, approximate="tanh"),
-    "softmax": lambda F, o, p, x: x.softmax(1),
-    "log_softmax": lambda F, o, p, x: x.log_softmax(1),
+    "softmax": lambda F, o, p, x: x.softmax(o.axis + 1),
+    "log_softmax": lambda F, o, p, x: x.log_softmax(o.axis + 1),
+    "clamp": lambda F, o, p, x: x.clamp(*o.numbers.values()),
+    "hardtanh": lambda F, o, p, x: F.hardtanh(x, *o.numbers.values()),
+    "elu": lambda F, o, p, x: F.elu(x, *o.numbers.values()),
+    "hardswish": lambda F, o, p, x: F.hardswish(x),
+    "hardsigmoid": lambda F, o, p, x: F.hardsigmoid(x),
+    "mish": lambda F, o, p, x: F.mish(x),
+    "softplus": lambda F, o, p, x: F.softplus(x, *o.numbers.values()),
+    "absolute": lambda F, o, p, x: x.abs(),
+    "exp": lambda F, o, p, x: x.exp(),
+    "log": lambda F, o, p, x: x.log(),
+    "sqrt": lambda F, o, p, x: x.sqrt(),
+    "power": lambda F, o, p, x: x ** o.numbers["exponent"],
     "dropout": lambda F, o, p, x: (F.dropout2d if o.whole else F.dropout)(x, o.p, p["module"].training),
     "add": lambda F, o, p, a, b: a + b,
     "subtract": lambda F, o, p, a, b: a - b,
@@ -83,7 +104,17 @@ TABLE = {
     "divide": lambda F, o, p, a, b: a / b,
     "affine": lambda F, o, p, x: o.factor * x + o.summand,
     "reciprocal": lambda F, o, p, x: o.number / x,
-    "sum": lambda F, o, p, x: x.sum([i + 1 for i in o.axes], keepdim=True),
+    "maximum": lambda F, o, p, a, b: a.maximum(b),
+    "minimum": lambda F, o, p, a, b: a.minimum(b),
+    "greater": lambda F, o, p, a, b: (a > b).to(a.dtype),
+    "greater_equal": lambda F, o, p, a, b: (a >= b).to(a.dtype),
+    "equal": lambda F, o, p, a, b: (a == b).to(a.dtype),
+    "not_equal": lambda F, o, p, a, b: (a != b).to(a.dtype),
+    "where": _where,
+    "sum": lambda F, o, p, x: x.sum(_dims(o), keepdim=True),
+    "mean": lambda F, o, p, x: x.mean(_dims(o), keepdim=True),
+    "amax": lambda F, o, p, x: x.amax(_dims(o), keepdim=True),
+    "amin": lambda F, o, p, x: x.amin(_dims(o), keepdim=True),
     "reshape": lambda F, o, p, x: x.reshape(len(x), *o.image),
     "parameter": lambda F, o, p: p["parameter"].reshape(1, *o.image),
     "slice": _channels, "cat": _cat,

@@ -9,6 +9,30 @@ In the `forward` of a module they take values, too, and return what PyTorch's fu
 the pooled value alone. Weights are then Parameters, or arrays, whose numbers are looked at in each run. The `_backward`
 of a function takes arrays only: what is done with values is differentiated by itself.
 """
+from cnn.functional.arithmetic import (
+    abs,
+    amax,
+    amin,
+    clamp,
+    elu,
+    exp,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    log,
+    maximum,
+    mean,
+    minimum,
+    mish,
+    normalize,
+    pow,
+    prelu,
+    relu6,
+    softplus,
+    sqrt,
+    sum,
+    where,
+)
 from cnn.functional.conv import conv2d, conv2d_backward, linear, linear_backward
 from cnn.functional.loss import cross_entropy, mse_loss
 from cnn.functional.norm import batch_norm, batch_norm_backward, group_norm, group_norm_backward
@@ -41,9 +65,11 @@ from cnn.functional.pool import (
 )
 from cnn.graph.build import cat, flatten
 
-__all__ = ["adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "avg_pool2d",
-           "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "cat", "conv2d", "conv2d_backward",
-           "cross_entropy", "flatten", "gelu", "gelu_backward", "group_norm", "group_norm_backward", "leaky_relu",
-           "leaky_relu_backward", "linear", "linear_backward", "log_softmax", "log_softmax_backward", "max_pool2d",
-           "max_pool2d_backward", "mse_loss", "relu", "relu_backward", "sigmoid", "sigmoid_backward", "silu",
-           "silu_backward", "softmax", "softmax_backward", "tanh", "tanh_backward"]
+__all__ = ["abs", "adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "amax", "amin",
+           "avg_pool2d", "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "cat", "clamp", "conv2d",
+           "conv2d_backward", "cross_entropy", "elu", "exp", "flatten", "gelu", "gelu_backward", "group_norm",
+           "group_norm_backward", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "leaky_relu_backward",
+           "linear", "linear_backward", "log", "log_softmax", "log_softmax_backward", "max_pool2d",
+           "max_pool2d_backward", "maximum", "mean", "minimum", "mish", "mse_loss", "normalize", "pow", "prelu",
+           "relu", "relu6", "relu_backward", "sigmoid", "sigmoid_backward", "silu", "silu_backward", "softmax",
+           "softmax_backward", "softplus", "sqrt", "sum", "tanh", "tanh_backward", "where"]

@@ -10,12 +10,17 @@ from cnn import shapes
 from cnn.engine.parameter import Parameter
 from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import Pool
-from cnn.graph import Value
+from cnn.graph import Value, trace
+from cnn.graph.lower import few, slot, written
+from cnn.graph.passes import optimised
+from cnn.graph.value import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 Images = TypeVar("Images", np.ndarray, Value)   # arrays give arrays, values give values
+Operand = Value | Parameter | np.ndarray | float
 Gradients = tuple[np.ndarray | None, np.ndarray, np.ndarray]    # dx, dw, db
 
 _programs = Pool()
@@ -38,6 +43,53 @@ def program(key: tuple, dtype: np.dtype, images: int, write: Callable[[Program],
         yield taken
     finally:
         _programs.give(taken)
+
+
+def computed(name: str, function: Callable[..., Value], operands: dict[str, Any], key: tuple = ()) -> Any:
+    """What a function of values makes of operands: of values a value. Of arrays, of one dtype and for as many images
+    each, it is traced and compiled once for their shapes, and the result is an array. Numbers are passed on.
+
+    key: all else that the function depends on.
+    """
+    if any(isinstance(operand, Value) for operand in operands.values()):
+        return function(*operands.values())
+    operands = dict(zip(operands, numbers(*operands.values()), strict=True))
+    arrays = {what: operand for what, operand in operands.items() if isinstance(operand, np.ndarray)}
+    rest = {what: operand for what, operand in operands.items() if what not in arrays}
+    wrong = {what: operand for what, operand in rest.items() if not number(operand)} or ({} if arrays else rest)
+    for what, operand in wrong.items():
+        raise TypeError(f"{name}: {what} must be a NumPy array of float32 or float64, or a value, got "
+                        f"{type(operand).__name__}")
+    first, *others = arrays
+    xs = {first: shapes.array(name, first, arrays[first])}
+    dtype, count = xs[first].dtype, len(xs[first]) if xs[first].ndim else 0
+    xs |= {what: shapes.array(name, what, arrays[what], None, dtype) for what in others}
+    for what, x in xs.items():
+        if not 1 <= x.ndim <= 4:
+            raise ValueError(f"{name}: {what} must have shape (N, C, H, W), (N, H, W), (N, features) or (N,), got "
+                             f"{x.shape}")
+        if len(x) != count:
+            raise ValueError(f"{name}: {what} must hold {count} images, as {first} does, got {len(x)}")
+        shapes.element_count(name, *x.shape)
+
+    def traced(*values: Value) -> Value:
+        given = dict(zip(xs, values, strict=True)) | rest
+        return function(*(given[what] for what in operands))
+
+    def make() -> Program:
+        graph = trace(traced, [x.shape[1:] for x in xs.values()], dtype, name)
+        return written(optimised(graph, False), dtype, count, False)
+
+    key = (name, key, *((what, x.shape[1:]) for what, x in xs.items()), tuple(rest.items()), dtype, few(count, False),
+           circumstances())
+    program = None
+    try:
+        program = _programs.take(key, count, make)
+        y = np.empty((count, *program.shapes[0]), dtype)
+        program.run(count, y=y, **{slot("x", i): x for i, x in enumerate(xs.values())})
+    finally:
+        _programs.give(program)
+    return y
 
 
 def bias(name: str, b: np.ndarray | None, outputs: int, dtype: np.dtype) -> np.ndarray | None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
+from cnn.functional.common import computed
 from cnn.functional.common import program as run
-from cnn.graph import Value, apply
+from cnn.graph import Value, apply, build
 from cnn.ops import pointwise
 
 if TYPE_CHECKING:
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from cnn.functional.common import Images
 
 # what the backward kernel of an activation needs of the forward pass: its input or its output
-SAVED = {"relu": "y", "leaky_relu": "x", "tanh": "y", "sigmoid": "y", "silu": "x", "gelu": "x", "gelu_tanh": "x",
-         "softmax": "y", "log_softmax": "y"}
+SAVED = {"relu": "y", "leaky_relu": "x", "tanh": "y", "sigmoid": "y", "silu": "x", "gelu": "x", "gelu_tanh": "x"}
 
 
 def _pointwise(name: str, kernel: str, saved: str | None, arrays: dict[str, Images], **scalars: float) -> Images:
@@ -123,8 +123,10 @@ def gelu_backward(dy: np.ndarray, x: np.ndarray, approximate: str = "none") -> n
 
 
 def softmax(x: Images, dim: int = 1) -> Images:
-    """exp(x_c) / sum of exp(x_k) over the channels or features k; x: (N, C, H, W) or (N, features); dim: 1."""
-    return _over_channels("softmax", None, {"x": x}, dim)
+    """exp(x_i) / sum of exp(x_k) over the axis `dim`, 1 (channels or features) and up; x: a value or an array,
+    (N, C, H, W), (N, H, W) or (N, features)."""
+    dim = shapes.integer("softmax", "dim", dim, -2**31)
+    return computed("softmax", lambda x: build.softmax("softmax", x, dim), {"x": _with_elements("softmax", x)}, (dim,))
 
 
 def softmax_backward(dy: np.ndarray, y: np.ndarray, dim: int = 1) -> np.ndarray:
@@ -132,15 +134,17 @@ def softmax_backward(dy: np.ndarray, y: np.ndarray, dim: int = 1) -> np.ndarray:
 
     dy, y: (N, C, H, W) or (N, features); y is what `softmax` returned; dim: 1.
     """
-    return _over_channels("softmax", "y", {"dy": dy, "y": y}, dim)
+    return _over_channels("softmax", {"dy": dy, "y": y}, dim)
 
 
 def log_softmax(x: Images, dim: int = 1) -> Images:
-    """log of `softmax`, without its overflows: x_c - log of the sum of exp(x_k).
+    """log of `softmax`, without its overflows: x_i - log of the sum of exp(x_k) over the axis `dim`.
 
-    x: (N, C, H, W) or (N, features); dim: 1.
+    x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); dim: 1 and up.
     """
-    return _over_channels("log_softmax", None, {"x": x}, dim)
+    dim = shapes.integer("log_softmax", "dim", dim, -2**31)
+    return computed("log_softmax", lambda x: build.softmax("log_softmax", x, dim),
+                    {"x": _with_elements("log_softmax", x)}, (dim,))
 
 
 def log_softmax_backward(dy: np.ndarray, y: np.ndarray, dim: int = 1) -> np.ndarray:
@@ -148,41 +152,35 @@ def log_softmax_backward(dy: np.ndarray, y: np.ndarray, dim: int = 1) -> np.ndar
 
     dy, y: (N, C, H, W) or (N, features); y is what `log_softmax` returned; dim: 1.
     """
-    return _over_channels("log_softmax", "y", {"dy": dy, "y": y}, dim)
+    return _over_channels("log_softmax", {"dy": dy, "y": y}, dim)
 
 
-def channel_axis(name: str, dim: int) -> int:
-    """dim, which must be 1."""
+def _with_elements(name: str, x: Images) -> Images:
+    if isinstance(x, np.ndarray) and (not 2 <= x.ndim <= 4 or 0 in x.shape[1:]):
+        raise ValueError(f"{name}: x must have shape (N, C, H, W), (N, H, W) or (N, features), and every image "
+                         f"elements, got {x.shape}")
+    return x
+
+
+def _over_channels(kernel: str, arrays: dict[str, np.ndarray], dim: int) -> np.ndarray:
+    """Run the backward pass of softmax or of its logarithm."""
+    name = f"{kernel}_backward"
     if shapes.integer(name, "dim", dim, -2**31) != 1:
         raise ValueError(f"{name}: dim must be 1 (channels or features), got {dim}")
-    return 1
-
-
-def _over_channels(kernel: str, saved: str | None, arrays: dict[str, Images], dim: int) -> Images:
-    """Run softmax or its logarithm, or the backward pass where `saved` says what it gets besides dy."""
-    name = kernel if saved is None else f"{kernel}_backward"
-    channel_axis(name, dim)
-    first, *others = arrays
-    x = arrays[first]
-    if isinstance(x, Value):
-        if saved is not None:
-            raise TypeError(f"{name}: it takes arrays; values are differentiated by themselves")
-        return apply(pointwise.Softmax(kernel, kernel), x)
-    checked = {first: shapes.images(name, first, x)}
-    shape, dtype = checked[first].shape, checked[first].dtype
+    for what, value in arrays.items():
+        if isinstance(value, Value):
+            raise TypeError(f"{name}: {what} must be an array; values are differentiated by themselves")
+    checked = {"dy": shapes.images(name, "dy", arrays["dy"])}
+    shape, dtype = checked["dy"].shape, checked["dy"].dtype
     if 0 in shape[1:]:
-        raise ValueError(f"{name}: every image of {first} must have pixels, got shape {shape}")
+        raise ValueError(f"{name}: every image of dy must have pixels, got shape {shape}")
     shapes.element_count(name, *shape)
-    checked.update({what: shapes.array(name, what, arrays[what], shape, dtype) for what in others})
+    checked["y"] = shapes.array(name, "y", arrays["y"], shape, dtype)
 
     def write(program: Program) -> None:
-        tensors = [program.input(*shape[1:], flat=len(shape) == 2, name=what) for what in arrays]
-        if saved is None:
-            program.output(pointwise.forward(program, kernel, *tensors), "out")
-        else:
-            dy, kept = tensors
-            program.output(pointwise.backward(program, kernel, dy, kept, saved), "out")
+        dy, y = (program.input(*shape[1:], flat=len(shape) == 2, name=what) for what in arrays)
+        program.output(pointwise.backward(program, kernel, dy, y, "y"), "out")
     out = np.empty(shape, dtype)
-    with run((name, shape[1:]), dtype, len(checked[first]), write) as program:
+    with run((name, shape[1:]), dtype, len(checked["dy"]), write) as program:
         program.run(len(out), out=out, **checked)
     return out

@@ -11,25 +11,107 @@ from cnn.engine.parameter import Parameter
 from cnn.graph.trace import add, apply
 from cnn.graph.value import Value, number
 from cnn.ops import arithmetic as ops
-from cnn.ops import pointwise, pool
+from cnn.ops import pointwise, pool, reduction, reshaping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+LINEAR = ("add", "subtract", "multiply", "divide")
+COMPARISONS = ("greater", "greater_equal", "equal", "not_equal")
+TURNED = {"less": "greater", "less_equal": "greater_equal"}     # a < b is b > a
+
+
 def arithmetic(kind, a, b):
-    """a + b and the like; either may be a number, a Parameter or an array instead of a value."""
-    if number(b):
+    """a + b and the like, the larger or smaller of both, or a comparison; either may be a number, a Parameter or an
+    array instead of a value."""
+    if kind in TURNED:
+        return arithmetic(TURNED[kind], b, a)
+    if kind in LINEAR and number(b):
         return _with_number(kind, a, float(b))
-    if number(a):
+    if kind in LINEAR and number(a):
         return _from_number(kind, float(a), b)
-    value = a if isinstance(a, Value) else b
-    a, b = (_value(kind, operand, value) for operand in (a, b))
-    if a is NotImplemented or b is NotImplemented:
+    operands = values(kind, a, b)
+    if any(operand is NotImplemented for operand in operands):
         return NotImplemented
-    if kind == "add" and a.image == b.image:
-        return apply(ops.Add(), a, b)
-    return apply(ops.Arithmetic(kind), a, b)
+    if kind == "add" and operands[0].image == operands[1].image:
+        return apply(ops.Add(), *operands)
+    return apply((ops.Comparison if kind in COMPARISONS else ops.Arithmetic)(kind), *operands)
+
+
+def values(kind, *operands):
+    """Operands as values of one graph, to which one of them belongs."""
+    like = next(operand for operand in operands if isinstance(operand, Value))
+    return [_value(kind, operand, like) for operand in operands]
+
+
+def where(condition, a, b):
+    operands = values("where", condition, a, b)
+    for operand, given in zip(operands, (condition, a, b), strict=True):
+        if operand is NotImplemented:
+            raise TypeError(f"where: it takes values, numbers, Parameters and arrays, got {type(given).__name__}")
+    return apply(ops.Where(), *operands)
+
+
+def mapped(name, x, owner=None, **numbers):
+    """A function of each element, one of MAPS."""
+    return apply(pointwise.Map(owner or name, name, **numbers), x)
+
+
+def power(x, n):
+    n = shapes.number("pow", "the exponent", n)
+    return mapped("sqrt", x) if n == 0.5 else mapped("power", x, "pow", exponent=n)
+
+
+def clamp(x, low=None, high=None, owner="clamp"):
+    if low is None and high is None:
+        raise ValueError(f"{owner}: min or max must be given")
+    return mapped("clamp", x, owner, min=-math.inf if low is None else shapes.number(owner, "min", low),
+                  max=math.inf if high is None else shapes.number(owner, "max", high))
+
+
+def prelu(x, weight):
+    """max(x, 0) + weight min(x, 0)"""
+    channels = x.image[:1] or (1,)
+    if isinstance(weight, Value) or tuple(weight.shape) not in ((1,), channels):
+        raise ValueError(f"prelu: weight must have shape ({channels[0]},) or (1,), got {tuple(weight.shape)}")
+    sources = ()
+    if not isinstance(weight, Parameter):
+        array, weight = weight, Parameter(np.asarray(weight, x.dtype), requires_grad=False)
+        sources = (array, weight),
+    slopes = constant(weight, (*weight.shape, *(1,) * (len(x.image) - 1)), x, sources)
+    return relu(x) + slopes * clamp(x, high=0.0)
+
+
+def softmax(kernel, x, dim, owner=None):
+    """Softmax or its logarithm over an axis."""
+    owner = owner or kernel
+    axis, = axes_of(owner, x, dim)
+    if len(x.image) != 2 and axis == 0:
+        return apply(pointwise.Softmax(owner, kernel), x)
+    return apply(reduction.SoftmaxOver(owner, kernel, axis, len(x.image) == 2), x)
+
+
+def dims_of(owner, dim, count=None):
+    """`dim` as a tuple of integers, or None for all axes where `count` is None, too."""
+    if dim is None and count is None:
+        return None
+    if not isinstance(dim, (tuple, list)):
+        dim = (dim,)
+    return tuple(shapes.integer(owner, "dim", d, -2**31) for d in dim)
+
+
+def axes_of(owner, x, dim, count=1):
+    """Axes of an image, from 0, for axes of a batch; count: how many are wanted, None: any, `dim` None: all."""
+    dims = dims_of(owner, dim, count)
+    if dims is None:
+        return list(range(len(x.image)))
+    axes = [shapes.integer(owner, "dim", d, -x.ndim, x.ndim - 1) % x.ndim - 1 for d in dims]
+    if -1 in axes:
+        raise ValueError(f"{owner}: dim must not be that of the images, 0, got {dim}")
+    if len(set(axes)) != len(axes) or not axes or count not in (None, len(axes)):
+        raise ValueError(f"{owner}: dim must be {'one axis' if count == 1 else 'different axes'}, got {dim}")
+    return sorted(axes)
 
 
 def _with_number(kind, x, n):
@@ -51,6 +133,8 @@ def _value(kind, operand, like):
     if isinstance(operand, Value):
         return operand
     sources = ()
+    if number(operand):
+        operand = Parameter(np.full(1, operand, like.dtype), requires_grad=False)
     if isinstance(operand, np.ndarray):
         if operand.dtype.kind not in "fiub":
             raise TypeError(f"{kind}: an array beside a value must hold numbers, got {operand.dtype}")
@@ -91,17 +175,16 @@ def flatten(x: Value, start_dim: int = 1) -> Value:
         raise ValueError(f"flatten: start_dim must be 1, got {start_dim}")
     if isinstance(x, np.ndarray):
         return x.reshape(len(x), math.prod(x.shape[1:])).copy()
-    return x if len(x.image) == 1 else apply(ops.Reshape("flatten", (math.prod(x.image),)), x)
+    return x if len(x.image) == 1 else apply(reshaping.Reshape("flatten", (math.prod(x.image),)), x)
 
 
 def reshape(x, shape):
     sizes = [shapes.integer("reshape", "shape", n, -1) for n in shape]
-    if len(sizes) not in (2, 4) or sizes[0] != -1 or 0 in sizes or sizes[1:].count(-1) > 1:
-        raise ValueError(f"reshape: shape must be (-1, C, H, W) or (-1, features), -1 being the images and at most one "
-                         f"other size, got {tuple(shape)}")
+    if len(sizes) not in (1, 2, 3, 4) or sizes[0] != -1 or 0 in sizes or sizes[1:].count(-1) > 1:
+        raise ValueError(f"reshape: shape must be (-1, C, H, W), (-1, H, W), (-1, features) or (-1,), -1 being the "
+                         f"images and at most one other size, got {tuple(shape)}")
     count, known = math.prod(x.image), math.prod(n for n in sizes[1:] if n != -1)
-    image = tuple(count // known if n == -1 else n for n in sizes[1:])
-    return x if image == x.image else apply(ops.Reshape("reshape", image), x)
+    return reshaped(x, tuple(count // known if n == -1 else n for n in sizes[1:]))
 
 
 def channels(x, index):
@@ -114,7 +197,7 @@ def channels(x, index):
     first, stop, _ = index[1].indices(x.image[0])
     if stop <= first:
         raise ValueError(f"slice: there must be a channel left of {x.image[0]}, got [{first}:{stop}]")
-    return x if (first, stop) == (0, x.image[0]) else apply(ops.Channels(first, stop), x)
+    return x if (first, stop) == (0, x.image[0]) else apply(reshaping.Channels(first, stop), x)
 
 
 def cat(values: Iterable[Value], dim: int = 1) -> Value:
@@ -125,25 +208,22 @@ def cat(values: Iterable[Value], dim: int = 1) -> Value:
         raise TypeError("cat: it must get a list of values, at least one, in a module's forward")
     if shapes.integer("cat", "dim", dim, -3) not in (1, 1 - values[0].ndim):
         raise ValueError(f"cat: dim must be 1 (channels or features), got {dim}")
-    return values[0] if len(values) == 1 else apply(ops.Concat(), *values)
+    return values[0] if len(values) == 1 else apply(reshaping.Concat(), *values)
 
 
-def reduced(kind, x, dim, keepdim):
-    """The mean, sum or maximum over rows and columns."""
-    if len(x.image) != 3:
-        raise ValueError(f"{kind}: x must have shape (N, C, H, W), got {shapes.batch(x.image)}")
-    dims = (dim,) if isinstance(dim, (int, np.integer)) else tuple(dim)
-    axes = sorted({shapes.integer(kind, "dim", d, -2) % 4 - 1 for d in dims})
-    if not axes or not set(axes) <= {1, 2} or len(axes) != len(dims):
-        raise ValueError(f"{kind}: dim must be of H and W, (2, 3), 2 or 3, got {dim}")
-    if len(axes) < 2 and not keepdim:
-        raise ValueError(f"{kind}: over one axis only keepdim=True makes sense here, because values have four axes or "
-                         f"two")
-    if kind == "mean" and axes == [1, 2] and not keepdim:
-        return apply(pool.AvgPool2d(kind, output_size=(1, 1)).changed(flat=True), x)
-    if kind == "sum":
-        y = apply(ops.Sum(tuple(axes)), x)
-    else:
-        size = tuple(1 if i in axes else x.image[i] for i in (1, 2))
-        y = apply((pool.MaxPool2d if kind == "amax" else pool.AvgPool2d)(kind, output_size=size), x)
-    return y if keepdim else flatten(y)
+def reduced(kind, x, dim, keepdim, owner=None):
+    """The mean, sum, largest or smallest elements over axes of an image."""
+    axes = axes_of(owner or kind, x, dim, None)
+    kept = tuple(1 if i in axes else n for i, n in enumerate(x.image))
+    image = tuple(n for i, n in enumerate(x.image) if i not in axes)
+    if kind == "mean" and len(x.image) == 3 and axes in ([1], [2], [1, 2]):
+        y = pool.AvgPool2d(kind, output_size=kept[1:])
+        return apply(y, x) if keepdim else apply(y.changed(flat=True), x) if len(axes) == 2 else reshaped(
+            apply(y, x), image)
+    y = apply(reduction.Reduce(kind, tuple(axes), len(x.image) == 2), x) if axes else x
+    return y if keepdim else reshaped(y, image)
+
+
+def reshaped(x, image):
+    """A value in another shape of as many elements."""
+    return x if x.image == tuple(image) else apply(reshaping.Reshape("reshape", image), x)

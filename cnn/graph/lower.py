@@ -6,6 +6,7 @@ from cnn.engine.program import Program
 from cnn.graph.differentiate import differentiate
 from cnn.graph.passes import with_deferred_norms, with_summands
 from cnn.ops import pointwise
+from cnn.ops.operation import laid
 
 FEW = 8     # so many images are computed one by one, with channels side by side, where there is no backward pass
 FEW_LEARN = 8   # the same where there is one
@@ -74,7 +75,7 @@ def written(graph, dtype, images, gradients, **options):
         images = LANES << max(0, -(-images // LANES) - 1).bit_length()
     program = Program(dtype, images, keep=gradients, gradients=gradients, by_channels=by_channels, **options)
     share(program, graph)
-    tensors = [program.input(*value.image, flat=len(value.image) == 1, name=slot("x", i))
+    tensors = [program.input(**laid(value.image), name=slot("x", i))
                for i, value in enumerate(graph.inputs)]
     program.results, program.pull = write(program, graph, tensors)
     program.structure = graph.structure
@@ -93,7 +94,7 @@ def write_backward(program, phase, given, wanted):
     input whether there is one.
     """
     program.begin(phase)
-    dys = [program.input(*shape, flat=len(shape) == 1, name=slot("dy", i)) if there else None
+    dys = [program.input(**laid(shape), name=slot("dy", i)) if there else None
            for i, (shape, there) in enumerate(zip(program.shapes, given, strict=True))]
     dxs = program.pull(dys, wanted)
     for i, dx in enumerate(dxs):

@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 
     Operand: TypeAlias = "Value | Parameter | np.ndarray | float"
 
+# functions of NumPy whose operators arrays leave to values
+_UFUNCS = ("add", "subtract", "multiply", "divide", "negative", "maximum", "minimum", "greater", "greater_equal",
+           "less", "less_equal", "equal", "not_equal")
 PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 class Value:
     """A symbolic array: it has a shape and no elements.
 
-    shape: (-1, C, H, W) or (-1, features); -1 is the number of images, any. image: the shape of one image. dtype:
-    float32 or float64. graph: what it belongs to, None once that is traced.
+    shape: (-1, C, H, W), (-1, H, W), (-1, features) or (-1,); -1 is the number of images, any. image: the shape of one
+    image. dtype: float32 or float64. graph: what it belongs to, None once that is traced.
 
-    Values are added, subtracted, multiplied and divided with each other, with numbers, Parameters and arrays; shapes
-    are broadcast as NumPy does, but for the images. What needs numbers, `if x > 0`, `float(x)` or `np.asarray(x)`,
-    raises TypeError.
+    Values are added, subtracted, multiplied, divided and compared with each other, with numbers, Parameters and arrays;
+    shapes are broadcast as NumPy does, but for the images. A comparison gives a value of ones and zeros, a mask. What
+    needs numbers, `if x > 0`, `float(x)` or `np.asarray(x)`, raises TypeError.
     """
 
     __slots__ = ("dtype", "graph", "image")
@@ -37,12 +40,12 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(-1, C, H, W) or (-1, features); -1 stands for the number of images."""
+        """(-1, C, H, W), (-1, H, W), (-1, features) or (-1,); -1 stands for the number of images."""
         return (-1, *self.image)
 
     @property
     def ndim(self) -> int:
-        """Number of axes (int), the images' among them: 4 or 2."""
+        """Number of axes (int), the images' among them: 1 to 4."""
         return 1 + len(self.image)
 
     def __repr__(self) -> str:
@@ -80,10 +83,34 @@ class Value:
     def __pos__(self) -> Value:
         return self
 
+    def __abs__(self) -> Value:
+        return self.abs()
+
+    def __pow__(self, exponent: float) -> Value:
+        return self.pow(exponent) if number(exponent) else NotImplemented
+
+    def __gt__(self, other: Operand) -> Value:
+        return _arithmetic("greater", self, other)
+
+    def __ge__(self, other: Operand) -> Value:
+        return _arithmetic("greater_equal", self, other)
+
+    def __lt__(self, other: Operand) -> Value:
+        return _arithmetic("less", self, other)
+
+    def __le__(self, other: Operand) -> Value:
+        return _arithmetic("less_equal", self, other)
+
+    def __eq__(self, other: Operand) -> Value:      # type: ignore[override]
+        return _arithmetic("equal", self, other)
+
+    def __ne__(self, other: Operand) -> Value:      # type: ignore[override]
+        return _arithmetic("not_equal", self, other)
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         """Arrays leave operators to values, and NumPy's functions of the same meaning are the same."""
         kind = ufunc.__name__
-        if method == "__call__" and kind in ("add", "subtract", "multiply", "divide", "negative") and not options:
+        if method == "__call__" and kind in _UFUNCS and not options:
             return -self if kind == "negative" else _arithmetic(kind, *inputs)
         raise TypeError(f"{where()}numpy.{kind} takes arrays, and got a value; cnn.functional has functions of values")
 
@@ -112,21 +139,67 @@ class Value:
 
     view = reshape
 
-    def mean(self, dim: int | Sequence[int], keepdim: bool = False) -> Value:
-        """The mean over the axes `dim`, of H (2) and W (3): (N, C) over both, or (N, C, 1, 1) with `keepdim`."""
+    def mean(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Value:
+        """The mean over the axes `dim` of each image, 1 and up or negative, by default all; `keepdim` keeps them with
+        size 1."""
         from cnn.graph import build
         return build.reduced("mean", self, dim, keepdim)
 
-    def sum(self, dim: int | Sequence[int], keepdim: bool = False) -> Value:
+    def sum(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Value:
         """The sum over the axes `dim`; dim and keepdim as in `mean`."""
         from cnn.graph import build
         return build.reduced("sum", self, dim, keepdim)
 
-    def amax(self, dim: int | Sequence[int], keepdim: bool = False) -> Value:
-        """The largest element over the axes `dim`; dim and keepdim as in `mean`. The gradient goes to the first of
-        equal elements."""
+    def amax(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Value:
+        """The largest element over the axes `dim`; dim and keepdim as in `mean`. Equal elements share the gradient
+        evenly."""
         from cnn.graph import build
         return build.reduced("amax", self, dim, keepdim)
+
+    def amin(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Value:
+        """The smallest element over the axes `dim`; dim, keepdim and the gradient as in `amax`."""
+        from cnn.graph import build
+        return build.reduced("amin", self, dim, keepdim)
+
+    def abs(self) -> Value:
+        """|x|; the derivative at 0 is 0."""
+        from cnn.graph import build
+        return build.mapped("absolute", self)
+
+    def exp(self) -> Value:
+        """e^x."""
+        from cnn.graph import build
+        return build.mapped("exp", self)
+
+    def log(self) -> Value:
+        """The natural logarithm."""
+        from cnn.graph import build
+        return build.mapped("log", self)
+
+    def sqrt(self) -> Value:
+        """The square root."""
+        from cnn.graph import build
+        return build.mapped("sqrt", self)
+
+    def pow(self, exponent: float) -> Value:
+        """x to the power of a number, `exponent`."""
+        from cnn.graph import build
+        return build.power(self, exponent)
+
+    def clamp(self, min: float | None = None, max: float | None = None) -> Value:
+        """x, but at least `min` and at most `max`, numbers, of which one may be missing."""
+        from cnn.graph import build
+        return build.clamp(self, min, max)
+
+    def softmax(self, dim: int = 1) -> Value:
+        """exp(x) / sum of exp(x) over the axis `dim`."""
+        from cnn.graph import build
+        return build.softmax("softmax", self, dim)
+
+    def log_softmax(self, dim: int = 1) -> Value:
+        """The logarithm of `softmax` over the axis `dim`."""
+        from cnn.graph import build
+        return build.softmax("log_softmax", self, dim)
 
     # ------------------------------------------------------------ what a value cannot tell
 
@@ -154,8 +227,6 @@ def _refuse(words: str) -> Callable:
 
 for _name in ("__float__", "__int__", "__complex__", "__index__", "item", "tolist", "numpy"):
     setattr(Value, _name, _refuse("its elements"))
-for _name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
-    setattr(Value, _name, _refuse("how its elements compare"))
 
 
 def where() -> str:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn import shapes
-from cnn.functional.pointwise import channel_axis, gelu_kernel
-from cnn.graph import apply
+from cnn import functional, shapes
+from cnn.engine.parameter import Parameter
+from cnn.functional.pointwise import gelu_kernel
+from cnn.graph import apply, build
 from cnn.layers.module import Module
 from cnn.ops import pointwise
 from cnn.ops.operation import spatial
@@ -90,9 +91,104 @@ class GELU(Module):
         return f"approximate={self.approximate!r}"
 
 
+class ReLU6(Module):
+    """min(max(x, 0), 6). Howard et al. 2017."""
+
+    def forward(self, x: Value) -> Value:
+        return functional.relu6(x)
+
+
+class Hardtanh(Module):
+    """min(max(x, min_val), max_val), whose derivative at both limits is 0. Raises TypeError or ValueError unless both
+    are finite numbers and min_val <= max_val."""
+
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
+        super().__init__()
+        self.min_val = shapes.number("Hardtanh", "min_val", min_val)
+        self.max_val = shapes.number("Hardtanh", "max_val", max_val, self.min_val)
+
+    def forward(self, x: Value) -> Value:
+        return functional.hardtanh(x, self.min_val, self.max_val)
+
+    def extra_repr(self) -> str:
+        return f"min_val={self.min_val}, max_val={self.max_val}"
+
+
+class ELU(Module):
+    """x where x > 0, else alpha (e^x - 1). Clevert et al. 2016. Raises TypeError or ValueError unless alpha is a finite
+    number."""
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.alpha = shapes.number("ELU", "alpha", alpha)
+
+    def forward(self, x: Value) -> Value:
+        return functional.elu(x, self.alpha)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class Hardswish(Module):
+    """x min(max(x + 3, 0), 6) / 6. Howard et al. 2019."""
+
+    def forward(self, x: Value) -> Value:
+        return functional.hardswish(x)
+
+
+class Hardsigmoid(Module):
+    """min(max(x + 3, 0), 6) / 6."""
+
+    def forward(self, x: Value) -> Value:
+        return functional.hardsigmoid(x)
+
+
+class Mish(Module):
+    """x tanh(log(1 + e^x)). Misra 2020."""
+
+    def forward(self, x: Value) -> Value:
+        return functional.mish(x)
+
+
+class Softplus(Module):
+    """log(1 + e^(beta x)) / beta, or x itself where beta x is above `threshold`. Raises TypeError or ValueError unless
+    both are finite numbers and beta is above 0."""
+
+    def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
+        super().__init__()
+        self.beta = shapes.number("Softplus", "beta", beta, above=0)
+        self.threshold = shapes.number("Softplus", "threshold", threshold)
+
+    def forward(self, x: Value) -> Value:
+        return functional.softplus(x, self.beta, self.threshold)
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}, threshold={self.threshold}"
+
+
+class PReLU(Module):
+    """x where x > 0, else weight x, where the weight is learnt. He et al. 2015.
+
+    num_parameters: 1, or the number of channels (or features) of x, for a weight of each. init: the first weight, a
+    finite number. Parameter: weight (num_parameters,). Raises TypeError or ValueError for other arguments.
+    """
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
+        super().__init__()
+        count = shapes.integer("PReLU", "num_parameters", num_parameters, 1)
+        self.num_parameters = count
+        self.weight = Parameter(np.full(count, shapes.number("PReLU", "init", init), np.float32))
+
+    def forward(self, x: Value) -> Value:
+        return functional.prelu(x, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"num_parameters={self.num_parameters}"
+
+
 class Softmax(Module):
-    """exp(x_c) / sum of exp(x_k) over the channels (or features) k, for each pixel; shifted by the largest x, so
-    that nothing overflows. dim: 1, there is no other; raises ValueError or TypeError for anything else.
+    """exp(x_i) / sum of exp(x_k) over an axis, by default the channels (or features); shifted by the largest x, so that
+    nothing overflows. dim: the axis, 1 and up or negative; raises ValueError or TypeError for another.
 
     CrossEntropyLoss wants scores and has its own softmax.
     """
@@ -101,10 +197,12 @@ class Softmax(Module):
 
     def __init__(self, dim: int = 1) -> None:
         super().__init__()
-        self.dim = channel_axis(type(self).__name__, dim)
+        self.dim = shapes.integer(type(self).__name__, "dim", dim, -3, 3)
+        if not self.dim:
+            raise ValueError(f"{type(self).__name__}: dim must not be that of the images, 0, got {dim}")
 
     def forward(self, x: Value) -> Value:
-        return apply(pointwise.Softmax(type(self).__name__, self.kernel), x)
+        return build.softmax(self.kernel, x, self.dim, type(self).__name__)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"

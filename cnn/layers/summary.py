@@ -15,7 +15,8 @@ from cnn.layers import running
 from cnn.layers.in_numpy import Opaque
 from cnn.layers.module import Module
 from cnn.layers.parts import in_evaluation
-from cnn.ops.arithmetic import Reshape
+from cnn.ops.operation import laid
+from cnn.ops.reshaping import Reshape
 from cnn.text import html, html_table
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _training_memory(model: Module, shape: tuple[int, ...], dtype: np.dtype, bat
     if not model.fused:
         return None
     program = Program(dtype, batch_size, gradients=True)
-    outputs, backward = write(program, graph, [program.input(*shape, flat=len(shape) == 1)])
+    outputs, backward = write(program, graph, [program.input(**laid(shape))])
     backward([program.like(y) for y in outputs], [False])
     program.add_gradients()
     program.compile()

@@ -1,14 +1,15 @@
-"""Arithmetic of values, and other shapes of them; the formulas stand beside the kernels in _ext/arithmetic.pyx.
+"""Arithmetic of values; the formulas stand beside the kernels in _ext/arithmetic.pyx.
 
 Where shapes differ, what has one channel, row or column is repeated; its gradient is the sum over all repetitions.
 """
-import math
-
 from cnn import shapes
 from cnn.ops import pointwise
-from cnn.ops.operation import Operation
+from cnn.ops.operation import Operation, laid
 
-KINDS = ("add", "subtract", "multiply", "divide", "repeat")      # as in the kernel
+# as in the kernels, which count from 1
+KINDS = ("add", "subtract", "multiply", "divide", "repeat", "maximum", "minimum", "greater", "greater_equal", "equal",
+         "not_equal", "share", "keep", "drop")
+REDUCTIONS = ("sum", "amax", "amin")
 
 
 def broadcast(owner, a, b):
@@ -20,13 +21,24 @@ def broadcast(owner, a, b):
 
 
 def binary(program, kind, a, b):
-    """y = a + b, a - b, a * b or a / b; returns y."""
+    """y = a + b and the like, see `combined` in the kernel's file; returns y."""
     shape = broadcast(kind, a.shape, b.shape)
     y = program.tensor(*shape, flat=a.flat and b.flat)
     if program.by_channels and y.channels > 1:
         a, b = _spread(program, a), _spread(program, b)
-    program.add("binary", lambda: dict(a=a, b=b, y=y, kind=KINDS.index(kind), **_steps("a", a, y), **_steps("b", b, y),
-                                       **y.pixels))
+    program.add("binary", lambda: dict(a=a, b=b, y=y, kind=1 + KINDS.index(kind), **_steps("a", a, y),
+                                       **_steps("b", b, y), **y.pixels))
+    return y
+
+
+def where(program, condition, a, b):
+    """y = a where the condition is not 0, else b; returns y."""
+    shape = broadcast("where", broadcast("where", condition.shape, a.shape), b.shape)
+    y = program.tensor(*shape, flat=condition.flat)
+    if program.by_channels and y.channels > 1:
+        condition, a, b = (_spread(program, x) for x in (condition, a, b))
+    program.add("where", lambda: dict(condition=condition, a=a, b=b, y=y, **_steps("condition", condition, y),
+                                      **_steps("a", a, y), **_steps("b", b, y), **y.pixels))
     return y
 
 
@@ -62,7 +74,9 @@ def zeros_like(program, x):
 def repeated(program, x, shape):
     """x with its one channel, row or column repeated to this shape; returns y."""
     y = program.tensor(*shape, flat=x.flat)
-    program.add("binary", lambda: dict(a=x, b=x, y=y, kind=KINDS.index("repeat"), **_steps("a", x, y),
+    if program.by_channels and y.channels > 1:
+        x = _spread(program, x)
+    program.add("binary", lambda: dict(a=x, b=x, y=y, kind=1 + KINDS.index("repeat"), **_steps("a", x, y),
                                        **_steps("b", x, y), **y.pixels))
     return y
 
@@ -79,17 +93,19 @@ def by_divisor(program, dy, y, b):
     return affine(program, binary(program, "divide", binary(program, "multiply", dy, y), b), -1.0)
 
 
-def reduced(program, x, shape):
-    """The sums of x over all channels, rows or columns of which `shape` has one; returns y, or x where that is none."""
+def reduced(program, x, shape, kind="sum"):
+    """The sums (or largest or smallest elements) of x over all channels, rows or columns of which `shape` has one;
+    returns y, or x where that is none."""
     if x.shape == tuple(shape):
         return x
+    number = 1 + REDUCTIONS.index(kind)
     if program.by_channels and x.channels > shape[0] == 1:
         together = program.tensor(1, *x.shape[1:], flat=x.flat)
-        program.add("sum_channels", lambda: dict(x=x, y=together, **x.size))
-        return reduced(program, together, shape)
+        program.add("reduce_channels", lambda: dict(x=x, y=together, kind=number, **x.size))
+        return reduced(program, together, shape, kind)
     y = program.tensor(*shape, flat=x.flat)
-    program.add("reduce_sum", lambda: dict(x=x, y=y, y_channels=y.planes, y_height=y.height, y_width=y.width,
-                                           **x.pixels))
+    program.add("reduce", lambda: dict(x=x, y=y, kind=number, y_channels=y.planes, y_height=y.height, y_width=y.width,
+                                       **x.pixels))
     return y
 
 
@@ -116,7 +132,7 @@ class Add(Operation):
 
 
 class Arithmetic(Operation):
-    """a + b, a - b, a * b or a / b, repeated to one shape."""
+    """a + b, a - b, a * b, a / b, max(a, b) or min(a, b), repeated to one shape."""
 
     def __init__(self, kind):
         self.name = self.twin = kind
@@ -128,25 +144,58 @@ class Arithmetic(Operation):
     def emit(self, program, a, b):
         kind = self.name
         y = binary(program, kind, a, b)
-        a_shape, b_shape = a.shape, b.shape
 
         def backward(dy, wanted):
-            da = db = None
-            if wanted[0]:
-                da = dy if kind in ("add", "subtract") else binary(program, kind, dy, b)
-                da = reduced(program, da, a_shape)
-            if wanted[1]:
-                if kind == "add":
-                    db = dy
-                elif kind == "subtract":
-                    db = affine(program, dy, -1.0)
-                elif kind == "multiply":
-                    db = binary(program, "multiply", dy, a)
-                else:
-                    db = by_divisor(program, dy, y, b)
-                db = reduced(program, db, b_shape)
-            return da, db
+            return tuple(reduced(program, _SHARES[kind][i](program, dy, a, b, y), x.shape) if want else None
+                         for i, (x, want) in enumerate(zip((a, b), wanted, strict=True)))
         return y, backward
+
+
+def _of_larger(program, dy, a, b):
+    """The share of a in the gradient dy of max(a, b): all where a is larger, half where both are equal."""
+    return binary(program, "multiply", dy, binary(program, "share", a, b))
+
+
+# the gradients of a and of b, before they are summed over repetitions
+_SHARES = {
+    "add": (lambda p, dy, a, b, y: dy, lambda p, dy, a, b, y: dy),
+    "subtract": (lambda p, dy, a, b, y: dy, lambda p, dy, a, b, y: affine(p, dy, -1.0)),
+    "multiply": (lambda p, dy, a, b, y: binary(p, "multiply", dy, b), lambda p, dy, a, b, y: binary(
+        p, "multiply", dy, a)),
+    "divide": (lambda p, dy, a, b, y: binary(p, "divide", dy, b), lambda p, dy, a, b, y: by_divisor(p, dy, y, b)),
+    "maximum": (lambda p, dy, a, b, y: _of_larger(p, dy, a, b), lambda p, dy, a, b, y: _of_larger(p, dy, b, a)),
+    "minimum": (lambda p, dy, a, b, y: _of_larger(p, dy, b, a), lambda p, dy, a, b, y: _of_larger(p, dy, a, b)),
+}
+
+
+class Comparison(Operation):
+    """1 where a > b (greater), a >= b (greater_equal), a = b (equal) or not (not_equal), else 0; repeated to one shape.
+    It has no gradient."""
+
+    def __init__(self, kind):
+        self.name = self.twin = kind
+        super().__init__()
+
+    def shape(self, a, b):
+        return broadcast(self.owner, a, b)
+
+    def emit(self, program, a, b):
+        return binary(program, self.name, a, b), lambda dy, wanted: (None, None)
+
+
+class Where(Operation):
+    """a where a condition is not 0, else b; all three repeated to one shape."""
+
+    name = twin = "where"
+
+    def shape(self, condition, a, b):
+        return broadcast(self.owner, broadcast(self.owner, condition, a), b)
+
+    def emit(self, program, condition, a, b):
+        def backward(dy, wanted):
+            return None, *(reduced(program, binary(program, kind, dy, condition), x.shape) if want else None
+                           for kind, x, want in zip(("keep", "drop"), (a, b), wanted[1:], strict=True))
+        return where(program, condition, a, b), backward
 
 
 class Affine(Operation):
@@ -198,117 +247,6 @@ class Reciprocal(Operation):
         return y, backward
 
 
-class Sum(Operation):
-    """Sums over rows and columns, which stay with size 1. axes: of (H, W), 1 and 2 being their places in the shape of
-    an image."""
-
-    name = "sum"
-    twin = "reduce_sum"
-
-    def __init__(self, axes):
-        super().__init__()
-        self.axes = axes
-
-    def shape(self, x):
-        return tuple(1 if i in self.axes else n for i, n in enumerate(x))
-
-    def attributes(self):
-        return {"dim": tuple(i + 1 for i in self.axes)}
-
-    def emit(self, program, x):
-        size = x.shape
-
-        def backward(dy, need_dx):
-            return repeated(program, dy, size) if need_dx else None
-        return reduced(program, x, self.shape(size)), backward
-
-
-class Reshape(Operation):
-    """The same numbers of each image in another shape. Costs nothing."""
-
-    name = twin = "reshape"
-
-    def __init__(self, owner, image):
-        super().__init__(owner)
-        self.image = tuple(image)
-
-    def shape(self, x):
-        if math.prod(x) != math.prod(self.image):
-            raise ValueError(f"{self.owner}: {shapes.batch(x)} has {math.prod(x)} elements per image, but "
-                             f"{shapes.batch(self.image)} {math.prod(self.image)}")
-        return self.image
-
-    def emit(self, program, x):
-        channels, height, width, flat = x.channels, x.height, x.width, x.flat
-        y = program.view(x, *self.image, flat=len(self.image) == 1)
-        return y, lambda dy, need_dx: program.view(dy, channels, height, width, flat) if need_dx else None
-
-
-def move(program, x, x_first, y, y_first, like):
-    """Channels of y from `y_first` are those of x from `x_first`, as many as `like` has."""
-    if program.by_channels:
-        program.add("move_channels", lambda: dict(x=x, y=y, x_first=x_first, y_first=y_first, **like.size))
-    else:
-        pointwise.copy(program, x.part(x_first, like), y.part(y_first, like))
-
-
-class Concat(Operation):
-    """The channels (or features) of all inputs one after the other."""
-
-    name = twin = "cat"
-
-    def shape(self, *inputs):
-        if len({shape[1:] for shape in inputs}) > 1 or len({len(shape) for shape in inputs}) > 1:
-            raise ValueError(f"{self.owner}: {', '.join(map(shapes.batch, inputs))}: they may differ in channels only")
-        return sum(shape[0] for shape in inputs), *inputs[0][1:]
-
-    def emit(self, program, *inputs):
-        first = [sum(t.channels for t in inputs[:i]) for i in range(len(inputs))]
-        shape = self.shape(*(t.shape for t in inputs))
-        y = program.tensor(*shape, flat=inputs[0].flat)
-        for t, c in zip(inputs, first, strict=True):
-            move(program, t, 0, y, c, t)
-        likes = inputs
-
-        def backward(dy, wanted):
-            shares = []
-            for t, c, want in zip(likes, first, wanted, strict=True):
-                shares.append(program.like(t) if want else None)
-                if want:
-                    move(program, dy, c, shares[-1], 0, t)
-            return tuple(shares)
-        return y, backward
-
-
-class Channels(Operation):
-    """Channels (or features) from `first` to before `stop`."""
-
-    name, twin = "slice", "slice_channels"
-
-    def __init__(self, first, stop):
-        super().__init__()
-        self.first, self.stop = first, stop
-
-    def shape(self, x):
-        return self.stop - self.first, *x[1:]
-
-    def attributes(self):
-        return {"channels": f"{self.first}:{self.stop}"}
-
-    def emit(self, program, x):
-        first = self.first
-        y = program.tensor(*self.shape(x.shape), flat=x.flat)
-        move(program, x, first, y, 0, y)
-
-        def backward(dy, need_dx):
-            if not need_dx:
-                return None
-            dx = zeros_like(program, x)
-            move(program, dy, 0, dx, first, dy)
-            return dx
-        return y, backward
-
-
 class Constant(Operation):
     """A Parameter's numbers, the same for every image. image: the shape of one image, of as many numbers."""
 
@@ -326,12 +264,12 @@ class Constant(Operation):
         count = p.size
         if program.by_channels:
             data = program.kept(p.data)
-            y = program.tensor(*self.image, flat=len(self.image) == 1)
+            y = program.tensor(**laid(self.image))
             program.add("pack_channels", lambda: dict(x=data, y=y, size=0, **y.size))
             return y, lambda dy, wanted: self._summed(program, dy)
         y = program.tensor(count, flat=True)
         program.add("spread", lambda: dict(x=p.data, y=y, channels=count))
-        view = y if len(self.image) == 1 else program.view(y, *self.image)
+        view = y if len(self.image) < 2 else program.view(y, **laid(self.image))
 
         def backward(dy, wanted):
             dp = program.gradient(p)

@@ -69,3 +69,12 @@ def spatial(owner, shape, what="x"):
     if len(shape) != 3:
         raise ValueError(f"{owner}: {what} must have shape (N, C, H, W), got {shapes.batch(shape)}")
     return shape
+
+
+def laid(image):
+    """How a value of this image shape lies in a tensor: arguments of `Program.tensor`. A vector has its elements as
+    channels, a single number is a vector of one, a plane (H, W) has one channel."""
+    if len(image) < 2:
+        return {"channels": image[0] if image else 1, "height": 1, "width": 1, "flat": True}
+    channels, height, width = (1,) * (3 - len(image)) + tuple(image)
+    return {"channels": channels, "height": height, "width": width, "flat": False}

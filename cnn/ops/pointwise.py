@@ -47,6 +47,50 @@ def dropout(program, x, key, p, whole=False):
     return y
 
 
+# Maps with two numbers at most, as in the kernel, which counts from 1; of some the backward pass gets y, not x.
+MAPS = ("clamp", "hardtanh", "elu", "hardswish", "hardsigmoid", "mish", "softplus", "absolute", "exp", "log", "sqrt",
+        "power")
+FROM_OUTPUT = ("exp", "sqrt")
+
+
+def mapped(program, name, x, a=0.0, b=0.0):
+    """y = f(x), for a name in MAPS."""
+    y = program.like(x)
+    program.add("map", lambda: dict(x=x, y=y, kind=1 + MAPS.index(name), a=a, b=b, **x.pixels))
+    return y
+
+
+def mapped_backward(program, name, dy, saved, a=0.0, b=0.0):
+    """dx = dy f'(x), from x or y."""
+    dx = program.like(dy)
+    program.add("map_backward", lambda: dict(dy=dy, x=saved, dx=dx, kind=1 + MAPS.index(name), a=a, b=b, **dy.pixels))
+    return dx
+
+
+class Map(Operation):
+    """One of MAPS. numbers: what the formula takes besides x, by name, at most two."""
+
+    def __init__(self, owner, name, **numbers):
+        self.name = self.twin = name
+        super().__init__(owner)
+        self.numbers = numbers
+
+    def shape(self, x):
+        return x
+
+    def attributes(self):
+        return self.numbers
+
+    def emit(self, program, x):
+        name, numbers = self.name, self.numbers.values()
+        y = mapped(program, name, x, *numbers)
+        saved = y if name in FROM_OUTPUT else x
+
+        def back(dy, need_dx):
+            return mapped_backward(program, name, dy, saved, *numbers) if need_dx else None
+        return y, back
+
+
 class Activation(Operation):
     """kernel: the name of the forward kernel, `<kernel>_backward` being that of the other; saved: what the backward
     kernel needs besides dy, "x" or "y"; scalars: what both take."""
@@ -81,6 +125,8 @@ class ReLU(Activation):
 
 class Softmax(Activation):
     """Over the channels; kernel: softmax or log_softmax."""
+
+    axis = 0        # of an image
 
     def __init__(self, owner, kernel):
         super().__init__(owner, kernel, "y")

@@ -6,7 +6,10 @@ the operation's parameters, by name.
 
 The twins are looked up in cnn.reference at each call, so that one that has been replaced there is used from then on.
 """
+import numpy as np
+
 from cnn import reference
+from cnn.ops.pointwise import FROM_OUTPUT, MAPS
 
 
 def refuse_unknown(owner, graph):
@@ -94,6 +97,24 @@ def _activation(name, saved, **more):
     return run
 
 
+def _map(name, saved="x"):
+    """A map with its numbers."""
+    def run(operation, n, x):
+        numbers = operation.numbers.values()
+        y = getattr(reference, name)(x, *numbers)
+        kept = x if saved == "x" else y
+        return y, lambda dy: ([getattr(reference, f"{name}_backward")(dy, kept, *numbers)], {})
+    return run
+
+
+def _softmax(name):
+    def run(operation, n, x):
+        dim = operation.axis + 1
+        y = getattr(reference, name)(x, dim)
+        return y, lambda dy: ([getattr(reference, f"{name}_backward")(dy, y, dim)], {})
+    return run
+
+
 def _dropout(operation, n, x):
     operation.own[1] += 1
     drop = reference.dropout2d if operation.whole else reference.dropout
@@ -109,6 +130,18 @@ def _binary(name):
     return run
 
 
+def _comparison(name):
+    """What has no gradient."""
+    def run(operation, n, a, b):
+        return getattr(reference, name)(a, b), lambda dy: ([np.zeros_like(a), np.zeros_like(b)], {})
+    return run
+
+
+def _where(operation, n, condition, a, b):
+    return (reference.where(condition, a, b),
+            lambda dy: ([np.zeros_like(condition), *reference.where_backward(dy, condition, a, b)], {}))
+
+
 def _affine(operation, n, x):
     return (reference.affine(x, operation.factor, operation.summand),
             lambda dy: ([reference.affine_backward(dy, operation.factor)], {}))
@@ -122,6 +155,19 @@ def _reciprocal(operation, n, x):
 def _reduce_sum(operation, n, x):
     return (reference.reduce_sum(x, [i + 1 for i in operation.axes]),
             lambda dy: ([reference.reduce_sum_backward(dy, x.shape)], {}))
+
+
+def _reduce_mean(operation, n, x):
+    return (reference.reduce_mean(x, [i + 1 for i in operation.axes]),
+            lambda dy: ([reference.reduce_mean_backward(dy, x.shape)], {}))
+
+
+def _extreme(name):
+    def run(operation, n, x):
+        axes = [i + 1 for i in operation.axes]
+        y = getattr(reference, name)(x, axes)
+        return y, lambda dy: ([reference.extreme_backward(dy, x, y, axes)], {})
+    return run
 
 
 def _reshape(operation, n, x):
@@ -147,10 +193,13 @@ TWINS = {
     "conv2d": _conv2d, "linear": _linear, "batch_norm": _batch_norm, "group_norm": _group_norm,
     "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d, "dropout": _dropout,
     "relu": _activation("relu", "y"), "tanh": _activation("tanh", "y"), "sigmoid": _activation("sigmoid", "y"),
-    "softmax": _activation("softmax", "y"), "log_softmax": _activation("log_softmax", "y"),
+    "softmax": _softmax("softmax"), "log_softmax": _softmax("log_softmax"),
+    **{name: _map(name, "y" if name in FROM_OUTPUT else "x") for name in MAPS},
     "leaky_relu": _activation("leaky_relu", "x"), "silu": _activation("silu", "x"), "gelu": _activation("gelu", "x"),
     "gelu_tanh": _activation("gelu", "x", approximate="tanh"),
-    **{name: _binary(name) for name in ("add", "subtract", "multiply", "divide")},
-    "affine": _affine, "reciprocal": _reciprocal, "reduce_sum": _reduce_sum, "reshape": _reshape, "cat": _cat,
+    **{name: _binary(name) for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum")},
+    **{name: _comparison(name) for name in ("greater", "greater_equal", "equal", "not_equal")}, "where": _where,
+    "affine": _affine, "reciprocal": _reciprocal, "reduce_sum": _reduce_sum,
+    "reduce_mean": _reduce_mean, "amax": _extreme("amax"), "amin": _extreme("amin"), "reshape": _reshape, "cat": _cat,
     "slice_channels": _slice_channels, "spread": _spread,
 }

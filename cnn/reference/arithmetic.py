@@ -46,6 +46,57 @@ def divide_backward(dy, a, b):
     return _summed(dy / b, a.shape), _summed(-dy * a / b**2, b.shape)
 
 
+def maximum(a, b):
+    """The larger of a and b; NaN if one is."""
+    return np.maximum(a, b)
+
+
+def maximum_backward(dy, a, b):
+    """dy goes to the larger one, half of it to each where they are equal (PyTorch's rule)."""
+    share = np.where(a == b, 0.5, ~(a < b))
+    return _summed(dy * share, a.shape), _summed(dy * np.where(a == b, 0.5, ~(b < a)), b.shape)
+
+
+def minimum(a, b):
+    """The smaller of a and b; NaN if one is."""
+    return np.minimum(a, b)
+
+
+def minimum_backward(dy, a, b):
+    """As `maximum_backward`, with the roles swapped."""
+    return maximum_backward(dy, -a, -b)
+
+
+def greater(a, b):
+    """1 where a > b, else 0; it has no gradient."""
+    return (a > b).astype(a.dtype)
+
+
+def greater_equal(a, b):
+    """1 where a >= b, else 0; it has no gradient."""
+    return (a >= b).astype(a.dtype)
+
+
+def equal(a, b):
+    """1 where a = b, else 0; it has no gradient."""
+    return (a == b).astype(a.dtype)
+
+
+def not_equal(a, b):
+    """0 where a = b, else 1; it has no gradient."""
+    return (a != b).astype(a.dtype)
+
+
+def where(condition, a, b):
+    """a where the condition is not 0, else b."""
+    return np.where(condition != 0, a, b)
+
+
+def where_backward(dy, condition, a, b):
+    """dy goes to a where the condition holds, else to b."""
+    return _summed(np.where(condition != 0, dy, 0), a.shape), _summed(np.where(condition != 0, 0, dy), b.shape)
+
+
 def affine(x, factor, summand):
     """factor x + summand, with two numbers."""
     return factor * x + summand
@@ -73,6 +124,32 @@ def reduce_sum(x, axes):
 def reduce_sum_backward(dy, x_shape):
     """Every number of a sum gets its gradient."""
     return np.broadcast_to(dy, x_shape)
+
+
+def reduce_mean(x, axes):
+    """The means of x over these axes, which stay with size 1."""
+    return x.mean(tuple(axes), keepdims=True)
+
+
+def reduce_mean_backward(dy, x_shape):
+    """Every number of a mean gets its share of the gradient."""
+    return np.broadcast_to(dy, x_shape) * (dy.size / np.prod(x_shape))
+
+
+def amax(x, axes):
+    """The largest elements of x over these axes, which stay with size 1."""
+    return x.max(tuple(axes), keepdims=True)
+
+
+def amin(x, axes):
+    """The smallest elements of x over these axes, which stay with size 1."""
+    return x.min(tuple(axes), keepdims=True)
+
+
+def extreme_backward(dy, x, y, axes):
+    """The gradient of `amax` and `amin`: all elements of x that equal y share dy evenly."""
+    winners = x == y
+    return winners * (dy / winners.sum(tuple(axes), keepdims=True))
 
 
 def spread(p, n, image):

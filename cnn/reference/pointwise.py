@@ -82,26 +82,163 @@ def _normal(x):
     return np.vectorize(lambda v: math.erfc(-v / math.sqrt(2)) / 2, otypes=[x.dtype])(x)
 
 
-def softmax(x):
-    """p_i = e^{x_i} / Σ_j e^{x_j} over axis 1; shifting x by its maximum changes nothing but the overflow."""
-    exp = np.exp(x - x.max(axis=1, keepdims=True))
-    return exp / exp.sum(axis=1, keepdims=True)
+def clamp(x, low, high):
+    """y = min(max(x, low), high)."""
+    return np.clip(x, low, high)
 
 
-def softmax_backward(dy, y):
+def clamp_backward(dy, x, low, high):
+    """dx = dy where low <= x <= high, else 0."""
+    return np.where((x < low) | (x > high), 0, dy)
+
+
+def hardtanh(x, low=-1.0, high=1.0):
+    """y = min(max(x, low), high); with 0 and 6 it is ReLU6."""
+    return np.clip(x, low, high)
+
+
+def hardtanh_backward(dy, x, low=-1.0, high=1.0):
+    """dx = dy where low < x < high, else 0."""
+    return np.where((x <= low) | (x >= high), 0, dy)
+
+
+def elu(x, alpha=1.0):
+    """y = x where x > 0, else α (e^x - 1) (Clevert et al. 2016)."""
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def elu_backward(dy, x, alpha=1.0):
+    """dx = dy where x > 0, else dy α e^x."""
+    return dy * np.where(x > 0, 1, alpha * np.exp(np.minimum(x, 0)))
+
+
+def hardswish(x):
+    """y = x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019)."""
+    return x * np.clip(x + 3, 0, 6) / 6
+
+
+def hardswish_backward(dy, x):
+    """dx = dy (x / 3 + 1/2) between -3 and 3, 0 below and dy above."""
+    return dy * np.where(x <= -3, 0, np.where(x < 3, x / 3 + 0.5, 1))
+
+
+def hardsigmoid(x):
+    """y = min(max(x + 3, 0), 6) / 6."""
+    return np.clip(x + 3, 0, 6) / 6
+
+
+def hardsigmoid_backward(dy, x):
+    """dx = dy / 6 between -3 and 3, else 0."""
+    return np.where(np.abs(x) < 3, dy / 6, 0)
+
+
+def mish(x):
+    """y = x tanh(log(1 + e^x)) (Misra 2020)."""
+    return x * np.tanh(np.logaddexp(x, 0))
+
+
+def mish_backward(dy, x):
+    """dx = dy (t + x (1 - t²) σ(x)) with t = tanh(log(1 + e^x)), σ the sigmoid."""
+    t = np.tanh(np.logaddexp(x, 0))
+    return dy * (t + x * (1 - t * t) * sigmoid(x))
+
+
+def softplus(x, beta=1.0, threshold=20.0):
+    """y = log(1 + e^{βx}) / β, or x where βx is above the threshold."""
+    return np.where(beta * x > threshold, x, np.logaddexp(beta * x, 0) / beta)
+
+
+def softplus_backward(dy, x, beta=1.0, threshold=20.0):
+    """dx = dy σ(βx), or dy above the threshold."""
+    return dy * np.where(beta * x > threshold, 1, sigmoid(beta * x))
+
+
+def prelu(x, w):
+    """y = x where x > 0, else w_c x (He et al. 2015). w: (C,), C the channels, or (1,)."""
+    return np.where(x > 0, x, _per_channel(w, x) * x)
+
+
+def prelu_backward(dy, x, w):
+    """dx = dy where x > 0, else w_c dy; dw_c = Σ dy x over the elements of the channel where x <= 0."""
+    negative = x <= 0
+    axes = tuple(i for i in range(x.ndim) if i != 1 or len(w) == 1)
+    return np.where(negative, _per_channel(w, x) * dy, dy), np.where(negative, dy * x, 0).sum(axes).reshape(w.shape)
+
+
+def _per_channel(w, x):
+    return w.reshape(-1, *(1,) * (x.ndim - 2))
+
+
+def absolute(x):
+    """y = |x|."""
+    return np.abs(x)
+
+
+def absolute_backward(dy, x):
+    """dx = dy sign(x), 0 at 0."""
+    return dy * np.sign(x)
+
+
+def exp(x):
+    """y = e^x."""
+    return np.exp(x)
+
+
+def exp_backward(dy, y):
+    """dx = dy y."""
+    return dy * y
+
+
+def log(x):
+    """y = log x."""
+    return np.log(x)
+
+
+def log_backward(dy, x):
+    """dx = dy / x."""
+    return dy / x
+
+
+def sqrt(x):
+    """y = √x."""
+    return np.sqrt(x)
+
+
+def sqrt_backward(dy, y):
+    """dx = dy / 2y."""
+    return dy / (2 * y)
+
+
+def power(x, exponent):
+    """y = x^n."""
+    return x ** exponent
+
+
+def power_backward(dy, x, exponent):
+    """dx = dy n x^{n-1}."""
+    return dy * exponent * x ** (exponent - 1) if exponent else np.zeros_like(x)
+
+
+def softmax(x, dim=1):
+    """p_i = e^{x_i} / Σ_j e^{x_j} over an axis; shifting x by its maximum changes nothing but the overflow."""
+    exp = np.exp(x - x.max(axis=dim, keepdims=True))
+    return exp / exp.sum(axis=dim, keepdims=True)
+
+
+def softmax_backward(dy, y, dim=1):
     """dx_i = y_i (dy_i - Σ_j dy_j y_j), from dy_j/dx_i = y_j ([i = j] - y_i)."""
-    return y * (dy - (dy * y).sum(axis=1, keepdims=True))
+    return y * (dy - (dy * y).sum(axis=dim, keepdims=True))
 
 
-def log_softmax(x):
-    """log p_i = x_i - log Σ_j e^{x_j} over axis 1, shifted by the maximum."""
-    shifted = x - x.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+def log_softmax(x, dim=1):
+    """log p_i = x_i - log Σ_j e^{x_j} over an axis, shifted by the maximum."""
+    shifted = x - x.max(axis=dim, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=dim, keepdims=True))
 
 
-def log_softmax_backward(dy, y):
+def log_softmax_backward(dy, y, dim=1):
     """dx_i = dy_i - e^{y_i} Σ_j dy_j."""
-    return dy - np.exp(y) * dy.sum(axis=1, keepdims=True)
+    return dy - np.exp(y) * dy.sum(axis=dim, keepdims=True)
 
 
 def dropout(x, p, seed, step):

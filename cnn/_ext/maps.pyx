@@ -1,0 +1,160 @@
+"""Maps of one element by itself: y = f(x) and dx = dy f'(x), each with up to two numbers a and b. Twins in cnn/reference,
+of the names in MAPS (cnn/ops/pointwise.py).
+
+A formula is a case of `formula`, value and derivative side by side; everything else is the same for all. In lanes
+without an image y and dx are 0, whatever f(0) is.
+"""
+from cnn._ext.elementary cimport vec_exp, vec_expm1, vec_log, vec_pow, vec_sigmoid, vec_softplus
+from cnn._ext.instances cimport Tile
+from cnn._ext.op cimport Image, Place, begin, end, held, pixels
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_abs, vec_clear, vec_div, vec_gt, vec_keep, vec_le,
+                           vec_load, vec_lt, vec_select, vec_splat, vec_sqrt, vec_store)
+
+cdef enum:      # as MAPS in cnn/ops/pointwise.py
+    CLAMP = 1
+    HARDTANH, ELU, HARDSWISH, HARDSIGMOID, MISH, SOFTPLUS, ABS, EXP, LOG, SQRT, POWER
+
+
+cdef inline vec limited(vec x, vec low, vec high) noexcept nogil:
+    """x, but at least `low` and at most `high`; NaN stays NaN."""
+    x = vec_select(vec_lt(x, low), low, x)
+    return vec_select(vec_gt(x, high), high, x)
+
+
+cdef inline vec formula(int kind, bint slope, vec x, real a, real b) noexcept nogil:
+    """f(x), or with `slope` its derivative; of EXP and SQRT that gets y = f(x) in place of x."""
+    cdef vec e, n, t, zero = vec_splat(0), one = vec_splat(1)
+    if kind == CLAMP:               # min(max(x, a), b); its derivative is 1 at a and b, too
+        if slope:
+            return vec_clear(vec_gt(x, vec_splat(b)), vec_clear(vec_lt(x, vec_splat(a)), one))
+        return limited(x, vec_splat(a), vec_splat(b))
+    if kind == HARDTANH:            # the same with derivative 0 there
+        if slope:
+            return vec_clear(vec_le(vec_splat(b), x), vec_clear(vec_le(x, vec_splat(a)), one))
+        return limited(x, vec_splat(a), vec_splat(b))
+    if kind == ELU:                 # x where x > 0, else a (e^x - 1)
+        if slope:
+            return vec_select(vec_gt(x, zero), one, vec_splat(a) * vec_exp(x))
+        return vec_select(vec_gt(x, zero), x, vec_splat(a) * vec_expm1(x))
+    if kind == HARDSWISH:           # x min(max(x + 3, 0), 6) / 6
+        if slope:
+            t = vec_select(vec_lt(x, vec_splat(3)), x * vec_splat(1.0 / 3) + vec_splat(0.5), one)
+            return vec_clear(vec_le(x, vec_splat(-3)), t)
+        return x * limited(x + vec_splat(3), zero, vec_splat(6)) * vec_splat(1.0 / 6)
+    if kind == HARDSIGMOID:         # min(max(x + 3, 0), 6) / 6
+        if slope:
+            return vec_keep(vec_lt(vec_abs(x), vec_splat(3)), vec_splat(1.0 / 6))
+        return limited(x + vec_splat(3), zero, vec_splat(6)) * vec_splat(1.0 / 6)
+    if kind == MISH:                # x t with t = tanh(log(1 + e)) = n / (n + 2), e = e^x, n = e^2 + 2e
+        e = vec_exp(limited(x, x, vec_splat(20)))       # where t is 1
+        n = e * (e + vec_splat(2))
+        t = vec_div(n, n + vec_splat(2))
+        if slope:                   # t + x (1 - t^2) e / (1 + e)
+            return t + x * vec_div(vec_splat(4) * (one + e) * e, (n + vec_splat(2)) * (n + vec_splat(2)))
+        return x * t
+    if kind == SOFTPLUS:            # log(1 + e^ax) / a where ax <= b, else x
+        e = vec_splat(a) * x
+        if slope:
+            return vec_select(vec_gt(e, vec_splat(b)), one, vec_sigmoid(e))
+        return vec_select(vec_gt(e, vec_splat(b)), x, vec_div(vec_softplus(e), vec_splat(a)))
+    if kind == ABS:
+        if slope:
+            return vec_keep(vec_gt(x, zero), one) - vec_keep(vec_lt(x, zero), one)
+        return vec_abs(x)
+    if kind == EXP:
+        return x if slope else vec_exp(x)
+    if kind == LOG:
+        return vec_div(one, x) if slope else vec_log(x)
+    if kind == SQRT:
+        return vec_div(vec_splat(0.5), x) if slope else vec_sqrt(x)
+    if kind == POWER:               # x^a
+        if slope:
+            return vec_splat(a) * vec_pow(x, a - 1) if a != 0 else zero
+        return vec_pow(x, a)
+    return x
+
+
+ctypedef struct Map:
+    Image x                     # IN
+    Image y                     # OUT
+    Py_ssize_t channels, height, width
+    Py_ssize_t kind             # one of the numbers above
+    double a, b
+
+ctypedef struct MapBackward:
+    Image dy                    # IN
+    Image x                     # IN  of EXP and SQRT y
+    Image dx                    # OUT
+    Py_ssize_t channels, height, width
+    Py_ssize_t kind
+    double a, b
+
+cdef struct Call:
+    const void* a
+    const Place* place
+
+
+cdef inline void forward "map_forward"(void* address, int kind) noexcept nogil:
+    cdef const Map* a = <const Map*>(<Call*>address).a
+    cdef const Place* place = (<Call*>address).place
+    cdef Py_ssize_t item, i, H = a.height
+    cdef const real* x
+    cdef real* y
+    cdef real p = <real>a.a, r = <real>a.b
+    cdef ivec lanes[8]
+    cdef int q
+    held(place, lanes)
+    for item in range(begin(a.channels * H, place), end(a.channels * H, place)):
+        x = pixels(&a.x, item // H, item % H)
+        y = pixels(&a.y, item // H, item % H)
+        for i in range(a.width):
+            for q in range(ROWV):
+                vec_store(y + i * LANES + q * VL,
+                          vec_keep(lanes[q], formula(kind, False, vec_load(x + i * LANES + q * VL), p, r)))
+
+
+cdef inline void backward "map_slope"(void* address, int kind) noexcept nogil:
+    cdef const MapBackward* a = <const MapBackward*>(<Call*>address).a
+    cdef const Place* place = (<Call*>address).place
+    cdef Py_ssize_t item, i, H = a.height
+    cdef const real* x
+    cdef const real* dy
+    cdef real* dx
+    cdef real p = <real>a.a, r = <real>a.b
+    cdef ivec lanes[8]
+    cdef int q
+    held(place, lanes)
+    for item in range(begin(a.channels * H, place), end(a.channels * H, place)):
+        x = pixels(&a.x, item // H, item % H)
+        dy = pixels(&a.dy, item // H, item % H)
+        dx = pixels(&a.dx, item // H, item % H)
+        for i in range(a.width):
+            for q in range(ROWV):
+                vec_store(dx + i * LANES + q * VL,
+                          vec_keep(lanes[q], vec_load(dy + i * LANES + q * VL) * formula(
+                              kind, True, vec_load(x + i * LANES + q * VL), p, r)))
+
+
+cdef extern from *:
+    """
+    TILES(map_forward, 12)
+    TILES(map_slope, 12)
+    """
+    const Tile* map_forward_tiles       # by the number of the formula
+    const Tile* map_slope_tiles
+
+
+cdef void map(const Map* a, const Place* place) noexcept nogil:
+    """y = f(x)"""
+    cdef Call call = Call(a, place)
+    map_forward_tiles[a.kind](&call)
+
+
+cdef void map_backward(const MapBackward* a, const Place* place) noexcept nogil:
+    """dx = dy f'(x)"""
+    cdef Call call = Call(a, place)
+    map_slope_tiles[a.kind](&call)
+
+
+SPLITS = ("map", "map_backward")
+include "kernels/maps.pxi"      # KERNELS

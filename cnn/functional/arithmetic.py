@@ -1,0 +1,176 @@
+"""Arithmetic, comparisons and functions of each element, and reductions; of values and of arrays."""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from cnn import shapes
+from cnn.engine.parameter import Parameter
+from cnn.functional.common import computed
+from cnn.graph import build
+from cnn.graph.value import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cnn.functional.common import Images, Operand
+
+
+def maximum(a: Operand, b: Operand) -> Any:
+    """The larger of a and b, element by element; NaN if one is. Each a value, an array or a number; shapes are
+    broadcast. Where both are equal each gets half of the gradient."""
+    return computed("maximum", lambda a, b: _of_values("maximum", a, b), {"a": a, "b": b})
+
+
+def minimum(a: Operand, b: Operand) -> Any:
+    """The smaller of a and b, otherwise as `maximum`."""
+    return computed("minimum", lambda a, b: _of_values("minimum", a, b), {"a": a, "b": b})
+
+
+def where(condition: Operand, a: Operand, b: Operand) -> Any:
+    """a where the condition is not 0, else b. condition: a comparison of values, or any value or float array; a, b:
+    values, arrays or numbers; shapes are broadcast. What is not chosen gets the gradient 0."""
+    return computed("where", build.where, {"condition": condition, "a": a, "b": b})
+
+
+def _of_values(kind: str, a: Operand, b: Operand) -> Value:
+    y = build.arithmetic(kind, a, b)
+    if y is NotImplemented:
+        wrong = b if isinstance(a, Value) else a
+        raise TypeError(f"{kind}: it takes values, numbers, Parameters and arrays, got {type(wrong).__name__}")
+    return y
+
+
+def abs(x: Images) -> Images:
+    """|x|; the derivative at 0 is 0. x: a value or an array (N, ...)."""
+    return _mapped("abs", "absolute", x)
+
+
+def exp(x: Images) -> Images:
+    """e^x. x: a value or an array (N, ...)."""
+    return _mapped("exp", "exp", x)
+
+
+def log(x: Images) -> Images:
+    """The natural logarithm: NaN below 0, -infinity at 0. x: a value or an array (N, ...)."""
+    return _mapped("log", "log", x)
+
+
+def sqrt(x: Images) -> Images:
+    """The square root; NaN below 0. x: a value or an array (N, ...)."""
+    return _mapped("sqrt", "sqrt", x)
+
+
+def pow(x: Images, exponent: float) -> Images:
+    """x to the power of a number, `exponent`. x: a value or an array (N, ...)."""
+    exponent = shapes.number("pow", "exponent", exponent)
+    return computed("pow", lambda x: build.power(x, exponent), {"x": x}, (exponent,))
+
+
+def clamp(x: Images, min: float | None = None, max: float | None = None) -> Images:
+    """x, but at least `min` and at most `max`, numbers, of which one may be missing. x: a value or an array
+    (N, ...)."""
+    low, high = (bound if bound is None else shapes.number("clamp", what, bound)
+                 for what, bound in (("min", min), ("max", max)))
+    return computed("clamp", lambda x: build.clamp(x, low, high), {"x": x}, (low, high))
+
+
+def hardtanh(x: Images, min_val: float = -1.0, max_val: float = 1.0) -> Images:
+    """min(max(x, min_val), max_val); the derivative at both limits is 0. x: a value or an array (N, ...)."""
+    low, high = shapes.number("hardtanh", "min_val", min_val), shapes.number("hardtanh", "max_val", max_val)
+    if low > high:
+        raise ValueError(f"hardtanh: max_val must be at least min_val, {low}, got {high}")
+    return _mapped("hardtanh", "hardtanh", x, min_val=low, max_val=high)
+
+
+def relu6(x: Images) -> Images:
+    """min(max(x, 0), 6). x: a value or an array (N, ...). Howard et al. 2017."""
+    return _mapped("relu6", "hardtanh", x, min_val=0.0, max_val=6.0)
+
+
+def elu(x: Images, alpha: float = 1.0) -> Images:
+    """x where x > 0, else alpha (e^x - 1). x: a value or an array (N, ...). Clevert et al. 2016."""
+    return _mapped("elu", "elu", x, alpha=shapes.number("elu", "alpha", alpha))
+
+
+def hardswish(x: Images) -> Images:
+    """x min(max(x + 3, 0), 6) / 6. x: a value or an array (N, ...). Howard et al. 2019."""
+    return _mapped("hardswish", "hardswish", x)
+
+
+def hardsigmoid(x: Images) -> Images:
+    """min(max(x + 3, 0), 6) / 6. x: a value or an array (N, ...)."""
+    return _mapped("hardsigmoid", "hardsigmoid", x)
+
+
+def mish(x: Images) -> Images:
+    """x tanh(log(1 + e^x)). x: a value or an array (N, ...). Misra 2020."""
+    return _mapped("mish", "mish", x)
+
+
+def softplus(x: Images, beta: float = 1.0, threshold: float = 20.0) -> Images:
+    """log(1 + e^(beta x)) / beta, or x itself where beta x is above `threshold`. x: a value or an array (N, ...);
+    beta: a number above 0."""
+    return _mapped("softplus", "softplus", x, beta=shapes.number("softplus", "beta", beta, above=0),
+                   threshold=shapes.number("softplus", "threshold", threshold))
+
+
+def prelu(x: Images, weight: Operand) -> Images:
+    """x where x > 0, else weight x. x: a value or an array (N, ...); weight: a Parameter or an array, (C,) or (1,), of
+    x's dtype. He et al. 2015."""
+    if isinstance(x, Value):
+        return build.prelu(x, weight)
+    slopes = shapes.array("prelu", "weight", weight.data if isinstance(weight, Parameter) else weight, ("C",))
+    x = shapes.array("prelu", "x", x, None)
+    if x.dtype != slopes.dtype:
+        raise TypeError(f"prelu: weight must be {x.dtype}, as x is, got {slopes.dtype}")
+    kept = Parameter(slopes, requires_grad=False)       # a copy
+    return computed("prelu", lambda x: build.prelu(x, kept), {"x": x}, (slopes.tobytes(),))
+
+
+def _mapped(owner: str, name: str, x: Images, **numbers: float) -> Images:
+    return computed(owner, lambda x: build.mapped(name, x, owner, **numbers), {"x": x}, tuple(numbers.values()))
+
+
+def sum(x: Images, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Images:
+    """The sum over axes of each image. x: a value or an array, (N, C, H, W), (N, H, W), (N, features) or (N,); dim: an
+    axis or several, 1 and up or negative, by default all; keepdim: whether they stay, with size 1."""
+    return _reduced("sum", x, dim, keepdim)
+
+
+def mean(x: Images, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Images:
+    """The mean over axes of each image. x: a value or an array, (N, C, H, W), (N, H, W), (N, features) or (N,); dim and
+    keepdim as in `sum`."""
+    return _reduced("mean", x, dim, keepdim)
+
+
+def amax(x: Images, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Images:
+    """The largest element over axes of each image; equal ones share the gradient evenly. x: a value or an array,
+    (N, C, H, W), (N, H, W), (N, features) or (N,); dim and keepdim as in `sum`."""
+    return _reduced("amax", x, dim, keepdim)
+
+
+def amin(x: Images, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Images:
+    """The smallest element over axes of each image, otherwise as `amax`. x: a value or an array, (N, C, H, W),
+    (N, H, W), (N, features) or (N,); dim and keepdim as in `sum`."""
+    return _reduced("amin", x, dim, keepdim)
+
+
+def _reduced(kind: str, x: Images, dim: int | Sequence[int] | None, keepdim: bool) -> Images:
+    dims = build.dims_of(kind, dim)
+    return computed(kind, lambda x: build.reduced(kind, x, dims, bool(keepdim)), {"x": x}, (dims, bool(keepdim)))
+
+
+def normalize(x: Images, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12) -> Images:
+    """x / max(|x|, eps), where |x| is the Euclidean length over the axes `dim`; p: 2, there is no other.
+
+    x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); eps: a number above 0.
+    """
+    if shapes.number("normalize", "p", p) != 2:
+        raise ValueError(f"normalize: p must be 2, got {p}")
+    dims = build.dims_of("normalize", dim)
+    least = max(shapes.number("normalize", "eps", eps, above=0) ** 2, math.ulp(0.0))
+
+    def of_value(x: Value) -> Value:
+        return x / build.clamp(build.reduced("sum", x * x, dims, True, "normalize"), least).sqrt()
+    return computed("normalize", of_value, {"x": x}, (dims, least))

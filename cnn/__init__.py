@@ -20,7 +20,7 @@ from cnn import data, functional, models, optim, schedules
 from cnn.engine.debugging import debug
 from cnn.engine.parameter import Parameter
 from cnn.graph import Value
-from cnn.graph.build import cat
+from cnn.graph.moving import cat
 from cnn.layers import (
     ELU,
     GELU,
@@ -28,7 +28,9 @@ from cnn.layers import (
     AdaptiveMaxPool2d,
     AvgPool2d,
     BatchNorm2d,
+    ChannelShuffle,
     Concat,
+    ConstantPad2d,
     Conv2d,
     Dropout,
     Dropout2d,
@@ -46,9 +48,13 @@ from cnn.layers import (
     Mish,
     Module,
     ModuleList,
+    PixelShuffle,
+    PixelUnshuffle,
     PReLU,
+    ReflectionPad2d,
     ReLU,
     ReLU6,
+    ReplicationPad2d,
     Residual,
     Sequential,
     Sigmoid,
@@ -56,11 +62,22 @@ from cnn.layers import (
     Softmax,
     Softplus,
     Tanh,
+    Upsample,
+    ZeroPad2d,
     init,
     losses,
 )
 from cnn.layers.head import replace_head
-from cnn.layers.losses import CrossEntropyLoss, MSELoss
+from cnn.layers.losses import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
 from cnn.optim import SGD, Adam, AdamW, RMSprop, clip_grad_norm, named_groups, parameter_groups, split_biases
 from cnn.reports import metrics
 from cnn.runtime import get_num_threads, get_winograd, set_num_threads, set_winograd, show_config
@@ -84,12 +101,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Callback",
-    "CompiledModel", "Concat", "Conv2d", "CrossEntropyLoss", "Dropout", "Dropout2d", "ELU", "EMA", "Flatten",
-    "GELU", "GlobalAvgPool2d", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "Layer", "LeakyReLU", "Linear",
-    "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Mish", "Module", "ModuleList", "PReLU", "Parameter",
-    "Prediction", "Predictor", "RMSprop", "ReLU", "ReLU6", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid",
-    "Softmax", "Softplus", "Tanh", "Trainer", "TrainingDiverged", "Value", "cat", "clip_grad_norm", "compile",
+    "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm2d",
+    "Callback", "ChannelShuffle", "CompiledModel", "Concat", "ConstantPad2d", "Conv2d", "CrossEntropyLoss",
+    "Dropout", "Dropout2d", "ELU", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "GroupNorm", "Hardsigmoid",
+    "Hardswish", "Hardtanh", "HuberLoss", "KLDivLoss", "L1Loss", "Layer", "LeakyReLU", "Linear", "LogSoftmax",
+    "Lookahead", "MSELoss", "MaxPool2d", "Mish", "Module", "ModuleList", "NLLLoss", "PReLU", "Parameter",
+    "PixelShuffle", "PixelUnshuffle", "Prediction", "Predictor", "RMSprop", "ReLU", "ReLU6", "ReflectionPad2d",
+    "ReplicationPad2d", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus",
+    "Tanh", "Trainer", "TrainingDiverged", "Upsample", "Value", "ZeroPad2d", "cat", "clip_grad_norm", "compile",
     "data", "debug", "features", "find_lr", "functional", "get_num_threads", "get_winograd", "gradcheck", "load",
     "load_model", "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head",
     "save", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",

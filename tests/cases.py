@@ -10,6 +10,7 @@ import numpy as np
 
 import cnn
 from cnn import reference
+from cnn.ops import twins
 
 DTYPES = [np.float32, np.float64]
 
@@ -263,6 +264,20 @@ CASES = [
     Case("Dropout2d", (0.0,), (2, 3, 4), (2, 3, 4)),
     Case("Flatten", (), (2, 3, 4), (24,)),
     Case("Flatten", (), (5,), (5,)),
+    Case("Flatten", (2,), (3, 4, 5), (3, 20)),
+    Case("Flatten", (1, -2), (3, 4, 5), (12, 5)),
+    Case("Upsample", (), (2, 3, 4), (2, 6, 8), {"scale_factor": 2}),
+    Case("Upsample", ((5, 3),), (17, 3, 4), (17, 5, 3), {"mode": "bilinear"}),
+    Case("Upsample", (), (2, 3, 4), (2, 6, 8), {"scale_factor": 2, "mode": "bilinear", "align_corners": True}),
+    Case("PixelShuffle", (2,), (8, 2, 3), (2, 4, 6)),
+    Case("PixelShuffle", (3,), (153, 1, 2), (17, 3, 6)),
+    Case("PixelUnshuffle", (2,), (5, 4, 2), (20, 2, 1)),
+    Case("ChannelShuffle", (3,), (6, 2, 3), (6, 2, 3)),
+    Case("ChannelShuffle", (2,), (34, 1, 3), (34, 1, 3)),
+    Case("ZeroPad2d", (1,), (3, 2, 3), (3, 4, 5)),
+    Case("ConstantPad2d", ((1, 0, 2, -1), 0.5), (3, 2, 3), (3, 3, 4)),
+    Case("ReflectionPad2d", ((2, 1, 0, 1),), (17, 3, 3), (17, 4, 6)),
+    Case("ReplicationPad2d", (2,), (2, 1, 3), (2, 5, 7)),
 ]
 
 
@@ -427,6 +442,30 @@ def _reshaped(m, layer, x, dy):
     return x.reshape(dy.shape), dy.reshape(x.shape), {}
 
 
+MOVERS = {"Upsample": "interpolate", "PixelShuffle": "pixel_shuffle", "PixelUnshuffle": "pixel_unshuffle",
+          "ChannelShuffle": "channel_shuffle", "ZeroPad2d": "pad", "ConstantPad2d": "pad", "ReflectionPad2d": "pad",
+          "ReplicationPad2d": "pad"}      # the functions of layers that move elements
+
+
+def _moved(m, layer, x, dy):
+    """cnn.functional has a function of values and arrays, cnn.reference what the nodes of the layer's graph are."""
+    if m is not reference:
+        options = [value for key, value in vars(layer).items() if key in (
+            "size", "scale_factor", "mode", "align_corners", "upscale_factor", "downscale_factor", "groups", "padding")]
+        more = [layer.mode, layer.value] if "Pad" in type(layer).__name__ else []
+        y = getattr(m, MOVERS[type(layer).__name__])(x, *options, *more)
+        layer.train()(x)
+        return y, layer.backward(dy), {}
+    from cnn.layers.running import graph_of
+    y, back = x, []
+    for node in graph_of(layer, [x.shape[1:]], x.dtype):
+        y, pull = twins.TWINS[node.operation.twin](node.operation, len(x), y)
+        back.append(pull)
+    for pull in reversed(back):
+        (dy,), _ = pull(dy)
+    return y, dy, {}
+
+
 OPERATIONS = {
     "Conv2d": _conv2d,
     "MaxPool2d": _max_pool2d,
@@ -459,6 +498,7 @@ OPERATIONS = {
     "Dropout": _reshaped,
     "Dropout2d": _reshaped,
     "Flatten": _reshaped,
+    **dict.fromkeys(MOVERS, _moved),
 }
 
 

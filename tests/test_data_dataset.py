@@ -58,11 +58,10 @@ WRONG = [
     (TypeError, {"images": IMAGES.astype(np.float64)}, "images must be uint8 or float32, not float64"),
     (TypeError, {"images": IMAGES.astype(">f4")}, "images must be uint8 or float32"),
     (TypeError, {"images": None}, "images must be uint8 or float32, not object"),
-    (ValueError, {"labels": LABELS[:5]}, r"labels must be of shape \(6,\), one per image, not \(5,\)"),
+    (ValueError, {"labels": LABELS[:5]}, r"labels must be of shape \(6,\), one per image, or .* not \(5,\)"),
     (ValueError, {"labels": []}, r"labels must be of shape \(6,\)"),
-    (ValueError, {"labels": np.zeros((6, 1), int)}, r"labels .*not \(6, 1\)"),
-    (TypeError, {"labels": [0.0] * 6}, "labels must be integers, not float64"),
-    (TypeError, {"labels": [True] * 6}, "labels must be integers, not bool"),
+    (ValueError, {"labels": np.zeros((6, 1, 1, 1, 1), int)}, r"labels .*not \(6, 1, 1, 1, 1\)"),
+    (TypeError, {"labels": [True] * 6}, "labels must be integers or floats, not bool"),
     (ValueError, {"labels": [0, 1, 2, 3, -1, 0]}, "labels must be from 0 to 3 .*one is -1"),
     (ValueError, {"labels": [10**12] * 6}, "label 1000000000000 is too large"),
     (
@@ -83,7 +82,7 @@ WRONG = [
     (ValueError, {"images": [IMAGES[0], IMAGES[0][:1]]}, "images must be an array, all parts of the same shape"),
     (ValueError, {"labels": [[0], [0, 1]]}, "labels must be an array"),
     (TypeError, {"images": IMAGES.astype(np.float64)}, r"not float64; use images.astype\(np.float32\)"),
-    (TypeError, {"labels": [0.5] * 6}, r"not float64; use labels.astype\(np.int64\)"),
+    (ValueError, {"labels": [0.5] * 6, "classes": ["a"]}, "classes must not be given where labels are no numbers"),
     (ValueError, {"labels": np.array([2**64 - 1] * 6, np.uint64), "classes": ["a"]}, "but one is 18446744073709551615"),
     (ValueError, {"classes": ["a", "b", "a"]}, "classes must be different names, but 'a' is there twice"),
 ]

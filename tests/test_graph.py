@@ -50,6 +50,16 @@ def inputs(*shapes, n=5):
 IMAGE, PIXEL, ROW, COLUMN = (3, 4, 5), (3, 1, 1), (1, 4, 1), (1, 1, 5)
 PAIRS = [(IMAGE, IMAGE), (IMAGE, PIXEL), (PIXEL, IMAGE), (IMAGE, ROW), (COLUMN, IMAGE), (PIXEL, ROW), (ROW, COLUMN),
          ((7,), (7,)), ((7,), (1,)), ((1,), (7,))]
+
+
+def functions_for(x):
+    """The module of functions for a value or a tensor."""
+    if isinstance(x, cnn.Value):
+        return F
+    import torch
+    return torch.nn.functional
+
+
 REDUCTIONS = ("sum", "mean", "amax", "amin")
 COMPARISONS = {">": lambda u, v: u > v, ">=": lambda u, v: u >= v, "<": lambda u, v: u < v, "<=": lambda u, v: u <= v,
                "==": lambda u, v: u == v, "!=": lambda u, v: u != v}
@@ -102,6 +112,19 @@ ALIKE = {
     "x > 0 by hand": (lambda x: (x > 0) * x - (x < 0) * x * 0.1, (IMAGE,)),
     "slices": (lambda x: (x[:, :2], x[:, -1:], x[:, 1:2] * x[:, 2:]), (IMAGE,)),
     "a slice of features": (lambda x: x[:, 2:5], ((7,),)),
+    **{f"x[{text}]": (lambda x, index=index: x[index], (IMAGE,)) for text, index in {
+        ":, :, 1:3": np.s_[:, :, 1:3], ":, :, :, ::2": np.s_[:, :, :, ::2], ":, ::2": np.s_[:, ::2],
+        ":, 1:, -2:, 1:4:2": np.s_[:, 1:, -2:, 1:4:2], ":, 0": np.s_[:, 0], ":, :, 2": np.s_[:, :, 2],
+        ":, 1, :, -1": np.s_[:, 1, :, -1], ":, 2, 3, 4": np.s_[:, 2, 3, 4]}.items()},
+    "parts of planes": (lambda x: x[:, 0][:, 1:3, ::2] + x[:, 1, 2:, :3], (IMAGE,)),
+    "every second feature": (lambda x: x[:, 1::2], ((7,),)), "one feature": (lambda x: x[:, 3], ((7,),)),
+    "pads of planes": (lambda x: functions_for(x).pad(x[:, 1], (2, 1), "reflect"), (IMAGE,)),
+    "flatten(2)": (lambda x: x.flatten(2), (IMAGE,)), "flatten(1, 2)": (lambda x: x.flatten(1, 2) * 2, (IMAGE,)),
+    "flatten of planes": (lambda x: x[:, 0].flatten(1), (IMAGE,)),
+    "split": (lambda x: x.split(2, 3), (IMAGE,)), "split by sizes": (lambda x: x.split([1, 3], 2)[::-1], (IMAGE,)),
+    "chunk": (lambda x: x.chunk(2, 1), (IMAGE,)), "chunk of features": (lambda x: x.chunk(3, -1)[2] + 1, ((7,),)),
+    "chunk of many channels": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], ((36, 2, 3),)),
+    "x[:, ::3] of many channels": (lambda x: x[:, 1::3, 1:], ((50, 2, 3),)),
     "a slice of a slice": (lambda x: x[:, 1:][:, :1] + x, (IMAGE,)),
 }
 
@@ -132,6 +155,17 @@ FUNCTIONS = [
     ("softplus", {"beta": 2.0, "threshold": 1.5}, (IMAGE,)), ("normalize", {}, (IMAGE,)), ("normalize", {}, ((7,),)),
     ("normalize", {"dim": 3}, (IMAGE,)), ("normalize", {"dim": (1, 2, 3), "eps": 1e-3}, (IMAGE,)),
     *[(name, {}, pair) for name in ("maximum", "minimum") for pair in PAIRS],
+    *[("pad", {"pad": sides, "mode": mode}, (shape,)) for mode in ("constant", "reflect", "replicate")
+      for sides, shape in (((2, 0, 1, 3), IMAGE), ((0, 3), (7,)))],
+    ("pad", {"pad": (1, 2)}, (IMAGE,)),
+    ("pad", {"pad": (-1, 2, 1, -2), "value": 1.5}, (IMAGE,)), ("pad", {"pad": (1, 1), "value": -2.0}, ((7,),)),
+    *[("interpolate", {"mode": "nearest", **how}, (IMAGE,)) for how in (
+        {"scale_factor": 2}, {"size": (7, 3)}, {"scale_factor": (1.7, 0.6)}, {"size": 1})],
+    *[("interpolate", {"mode": "bilinear", "align_corners": align, **how}, (IMAGE,)) for align in (False, True)
+      for how in ({"scale_factor": 2}, {"size": (7, 3)}, {"scale_factor": (1.7, 0.6)}, {"size": 1}, {"size": (4, 5)})],
+    ("pixel_shuffle", {"upscale_factor": 2}, ((8, 2, 3),)), ("pixel_shuffle", {"upscale_factor": 3}, ((18, 2, 1),)),
+    ("pixel_unshuffle", {"downscale_factor": 2}, ((5, 4, 6),)), ("channel_shuffle", {"groups": 2}, ((6, 2, 3),)),
+    ("channel_shuffle", {"groups": 4}, ((36, 2, 1),)),
 ]
 
 
@@ -164,6 +198,32 @@ def test_where(condition, a, b, torch):
     assert_all_close(got, [wanted[0], np.zeros_like(xs[0]), *wanted[2:]])
     graph = graph_of(model, (condition, a, b), np.dtype(np.float64))
     assert_all_close(got, by_twins(graph, xs, [standard_normal(*got[0].shape)]))
+
+
+@pytest.mark.parametrize("shapes, dim", [
+    (((3, 4, 5), (3, 2, 5)), 2), (((3, 4, 5), (3, 4, 1), (3, 4, 2)), -1), (((18, 4, 5), (2, 4, 5)), 1),
+    (((7,), (2,)), -1), (((20, 3, 2), (20, 1, 2)), 2)])
+def test_cat_along_any_axis(shapes, dim, torch):
+    got, wanted = of_both(torch, module(lambda self, *xs: cnn.cat(xs, dim)),
+                          twin_of(torch, lambda self, *xs: torch.cat(xs, dim)), inputs(*shapes))
+    assert_all_close(got, wanted)
+    graph = graph_of(module(lambda self, *xs: cnn.cat(xs, dim)), shapes, np.dtype(np.float64))
+    assert_all_close(got, by_twins(graph, inputs(*shapes), [standard_normal(*got[0].shape)]))
+
+
+@pytest.mark.parametrize("pick", [lambda x: x, lambda x: x[:, 0], lambda x: x[:, 0, 0], lambda x: x[:, 0, 0, 0]])
+def test_stack(pick, torch):
+    xs = inputs(IMAGE, IMAGE)
+    dims = range(1, pick(np.zeros((1, *IMAGE))).ndim + 1)
+    for dim in dims:
+        if pick(np.zeros((1, *IMAGE))).ndim == 4:
+            with pytest.raises(ValueError, match="stack: values must have at most 3 axes"):
+                module(lambda self, x, y: F.stack([x, y]))(*xs)
+            return
+        got, wanted = of_both(torch, module(lambda self, x, y, dim=dim: F.stack([pick(x), pick(y), pick(x)], dim)),
+                              twin_of(torch, lambda self, x, y, dim=dim: torch.stack([pick(x), pick(y), pick(x)], dim)),
+                              xs)
+        assert_all_close(got, wanted)
 
 
 def test_ties_share_the_gradient_as_in_pytorch(torch):

@@ -3,7 +3,7 @@ errors given, mostly in units in the last place (ulp).
 """
 from libc.math cimport INFINITY, NAN
 
-from cnn._ext.vec cimport (EXP_MAX, EXP_MIN, EXP_TERMS, INV_FACTORIAL, LEAST_NORMAL, LN2_HIGH, LN2_LOW, LOG2_E,
+from cnn._ext.vec cimport (EXP_MAX, EXP_MIN, EXP_TERMS, INV_FACTORIAL, INV_ODD, LEAST_NORMAL, LN2_HIGH, LN2_LOW, LOG2_E,
                            LOG1P_TERMS, LOG_TERMS, MANTISSA, TANH_MAX, VL, ivec, real, real_erfc, real_pow, vec, vec_abs,
                            vec_copysign, vec_div, vec_eq, vec_exponent, vec_fraction, vec_gt, vec_load, vec_lt,
                            vec_pow2, vec_round, vec_select, vec_splat, vec_store)
@@ -51,9 +51,9 @@ cdef inline vec vec_log(vec x) noexcept nogil:
     cdef int k
     s = vec_div(f, vec_splat(2) + f)
     z = s * s
-    r = vec_splat(2.0 / (2 * LOG_TERMS + 1))
+    r = vec_splat(2 * INV_ODD[LOG_TERMS])
     for k in range(LOG_TERMS - 1, 0, -1):
-        r = r * z + vec_splat(2.0 / (2 * k + 1))
+        r = r * z + vec_splat(2 * INV_ODD[k])
     half = vec_splat(0.5) * f * f
     y = e * vec_splat(LN2_HIGH) + (f - (half - (s * (half + z * r) + e * vec_splat(LN2_LOW))))
     y = vec_select(vec_lt(x, vec_splat(<real>INFINITY)), y, x)          # infinity and NaN stay
@@ -63,10 +63,10 @@ cdef inline vec vec_log(vec x) noexcept nogil:
 
 cdef inline vec vec_log1p(vec x) noexcept nogil:
     """log(1 + x) for x from 0 to 1, to 2 ulp: log (1 + s) / (1 - s) = 2 s (1 + s^2/3 + s^4/5 + ...), s = x / (2 + x)."""
-    cdef vec s = vec_div(x, vec_splat(2) + x), z = s * s, r = vec_splat(1.0 / (2 * LOG1P_TERMS + 1))
+    cdef vec s = vec_div(x, vec_splat(2) + x), z = s * s, r = vec_splat(INV_ODD[LOG1P_TERMS])
     cdef int k
     for k in range(LOG1P_TERMS - 1, 0, -1):
-        r = r * z + vec_splat(1.0 / (2 * k + 1))
+        r = r * z + vec_splat(INV_ODD[k])
     s = s + s
     return s + s * z * r
 

@@ -81,6 +81,9 @@ cdef extern from *:
     static const double INV_FACTORIAL[] __attribute__((unused)) = {
         1, 1, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
         1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+    static const double INV_ODD[] __attribute__((unused)) = {
+        1, 1.0 / 3, 1.0 / 5, 1.0 / 7, 1.0 / 9, 1.0 / 11, 1.0 / 13, 1.0 / 15, 1.0 / 17, 1.0 / 19, 1.0 / 21, 1.0 / 23,
+        1.0 / 25, 1.0 / 27, 1.0 / 29, 1.0 / 31, 1.0 / 33};
     typedef real vec __attribute__((vector_size(VEC_BYTES), may_alias));
     typedef integer ivec __attribute__((vector_size(VEC_BYTES), may_alias));
     typedef natural nvec __attribute__((vector_size(VEC_BYTES), may_alias));
@@ -258,4 +261,5 @@ cdef extern from *:
     real real_erfc(real x) nogil
     real real_sqrt(real x) nogil
     const double INV_FACTORIAL[14]
+    const double INV_ODD[17]
     const real LEAST_NORMAL, LN2_HIGH, LN2_LOW, EXP_MIN, EXP_MAX, LOG2_E, TANH_MAX

@@ -35,14 +35,15 @@ class Dataset(AnyDataset):
     images: (N, C, H, W), or (N, H, W) for one channel. uint8 with values 0 to 255, or float32, finite, in a unit of
         your own. Kept as they are (no copy if they are C-contiguous). A numpy.memmap, as
         np.load(path, mmap_mode="r") returns it, is never copied: its images are read as they are needed.
-    labels: (N,), any integer type, from 0 to number of classes - 1. Kept as int64.
+    labels: (N,), any integer type, from 0 to number of classes - 1. Kept as int64. Or targets that are no classes of
+        images: floats (N, ...), such as numbers or masks, and integers (N, H, W), the class of each pixel.
     classes: names of the classes, all different. Default "0", "1", ... up to the largest label.
     mean, std: one number per channel. In units of pixel / 255 for uint8 images, in the images' own unit for
         float32 ones. Default 0 and 1.
     name: what to call the data set in messages.
 
-    Attributes: images (N, C, H, W), labels int64 (N,), classes (tuple of str), mean, std (tuples of float),
-    name, and float32 arrays `scale` and `shift` of shape (C,) such that
+    Attributes: images (N, C, H, W), labels int64 (N,), or as given, classes (tuple of str), mean, std (tuples of
+    float),     name, and float32 arrays `scale` and `shift` of shape (C,) such that
     normalised = pixel * scale + shift.
 
     N may be 0. Raises TypeError or ValueError for wrong arguments.
@@ -58,14 +59,17 @@ class Dataset(AnyDataset):
         labels = _array("labels", labels)
         if labels.size == 0 and labels.ndim == 1:
             labels = labels.astype(np.int64)  # np.asarray([]) is float64
-        if labels.dtype.kind not in "iu":
-            hint = "; use labels.astype(np.int64)" if labels.dtype.kind == "f" else ""
-            raise TypeError(f"Dataset: labels must be integers, not {labels.dtype}{hint}")
-        if labels.shape != images.shape[:1]:
+        if labels.dtype.kind not in "iuf":
+            raise TypeError(f"Dataset: labels must be integers or floats, not {labels.dtype}")
+        if labels.shape[:1] != images.shape[:1] or labels.ndim > 4:
             raise ValueError(
-                f"Dataset: labels must be of shape ({len(images)},), one per image, not {labels.shape}"
+                f"Dataset: labels must be of shape ({len(images)},), one per image, or ({len(images)}, ...) with at "
+                f"most four axes, not {labels.shape}"
             )
-        lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) else (0, -1)
+        dense = labels.ndim > 1 or labels.dtype.kind == "f"
+        if dense and classes:
+            raise ValueError("Dataset: classes must not be given where labels are no numbers of classes, one per image")
+        lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) and not dense else (0, -1)
         if classes is None:
             if highest >= _MOST_UNNAMED:
                 raise ValueError(f"Dataset: label {highest} is too large to do without classes=")
@@ -78,7 +82,7 @@ class Dataset(AnyDataset):
                 f"(there are {len(self.classes)} classes), but one is {wrong}"
             )
         self._images = images
-        self._labels = labels.astype(np.int64)
+        self._labels = labels.astype(labels.dtype.newbyteorder("=") if labels.dtype.kind == "f" else np.int64)
         self._labels.flags.writeable = False  # they have been checked
         self.name = name
         self._set_constants(images.shape[1], mean, std, images.dtype)
@@ -87,8 +91,9 @@ class Dataset(AnyDataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        """Image i, (C, H, W) as in `images`, and its label. i: int, negative from the end; `subset` takes several.
+    def __getitem__(self, i: int) -> tuple[np.ndarray, Any]:
+        """Image i, (C, H, W) as in `images`, and its label, an int or what there is in its place. i: int, negative
+        from the end; `subset` takes several.
 
         Raises IndexError beyond the last image, TypeError for what is no integer.
         """
@@ -98,7 +103,7 @@ class Dataset(AnyDataset):
             raise TypeError(f"Dataset: an index must be an integer, got {i!r}; subset takes several") from None
         if not -len(self) <= i < len(self):
             raise IndexError(f"Dataset: there are {len(self)} images, got index {i}")
-        return self.images[i], int(self.labels[i])
+        return self.images[i], int(self.labels[i]) if self.classes else self.labels[i]
 
     def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images (n, C, H, W), a copy, and labels int64 (n,), of these indices: int64 (n,), from 0 to N - 1."""
@@ -111,14 +116,14 @@ class Dataset(AnyDataset):
         ValueError for another count, ModuleNotFoundError where matplotlib is missing.
         """
         count = whole_number("Dataset.show", "count", count, 1, 400)
-        return _drawn(self.images[:count], [self.classes[k] for k in self.labels[:count]])
+        return _drawn(self.images[:count], [self.classes[k] if self.classes else "" for k in self.labels[:count]])
 
     def __repr__(self) -> str:
         sizes = "x".join(map(str, self.images.shape[1:]))
         name = f"{printable(self.name)}: " if self.name else ""
-        return (
-            f"<Dataset {name}{len(self)} images of {sizes} {self.images.dtype}, {self.num_classes} classes>"
-        )
+        dense = not self.classes and len(self) > 0
+        labels = f"targets {self.labels.dtype} {self.labels.shape}" if dense else f"{self.num_classes} classes"
+        return f"<Dataset {name}{len(self)} images of {sizes} {self.images.dtype}, {labels}>"
 
     @property
     def images(self) -> Any:
@@ -142,7 +147,7 @@ class Dataset(AnyDataset):
 
     @property
     def labels(self) -> np.ndarray:
-        """The labels, int64 (N,), read-only."""
+        """The labels, int64 (N,), or targets (N, ...) as they were given; read-only."""
         return self._labels
 
     def subset(self, indices: slice | ArrayLike) -> Dataset:
@@ -164,7 +169,7 @@ class Dataset(AnyDataset):
         return altered(self, images=images, labels=self.labels[indices])
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
-        """Split at random into (rest, held_out), every class in the same proportion.
+        """Split at random into (rest, held_out), every class, where there are classes, in the same proportion.
 
         fraction: share of each class to hold out, 0 <= fraction < 1. Of n images of a class, n * fraction
             are held out, rounded to the nearest whole number; at least one stays in `rest`.
@@ -181,8 +186,8 @@ class Dataset(AnyDataset):
             raise ValueError(f"Dataset.split: fraction must be at least 0 and less than 1, not {fraction}")
         rng = np.random.Generator(np.random.PCG64(whole_number("Dataset.split", "seed", seed, least=0)))
         held_out = np.zeros(len(self), bool)
-        for k in range(self.num_classes):
-            members = np.flatnonzero(self.labels == k)
+        alike = [np.flatnonzero(self.labels == k) for k in range(self.num_classes)] or [np.arange(len(self))]
+        for members in alike:
             count = min(math.floor(len(members) * fraction + 0.5), len(members) - 1)
             if count > 0:
                 held_out[rng.permutation(members)[:count]] = True

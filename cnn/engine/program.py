@@ -321,14 +321,14 @@ class Program:
 
     # ------------------------------------------------------------ steps that many layers share
 
-    def input(self, channels, height=1, width=1, *, flat=False, name="x"):
-        """A tensor packed from the NCHW array of the slot `name`."""
+    def input(self, channels, height=1, width=1, *, flat=False, name="x", per_step=False):
+        """A tensor packed from the NCHW array of the slot `name`; per_step: see Slot."""
         x = self.tensor(channels, height, width, flat)
         if self.by_channels:
-            self.add("pack_channels", lambda: dict(x=Slot(name), y=x, channels=channels, height=height, width=width,
-                                                   size=channels * height * width))
+            self.add("pack_channels", lambda: dict(x=Slot(name, per_step), y=x, channels=channels, height=height,
+                                                   width=width, size=channels * height * width))
         else:
-            self.add("pack", lambda: dict(x=Slot(name), y=x, **x.pixels))
+            self.add("pack", lambda: dict(x=Slot(name, per_step), y=x, **x.pixels))
         return x
 
     def output(self, tensor, name="y"):

@@ -53,13 +53,32 @@ def _avg_pool2d(F, operation, p, x):
     return y.flatten(1) if operation.flat else y
 
 
-def _channels(F, operation, p, x):
-    return x[:, operation.first:operation.stop]
-
-
 def _cat(F, operation, p, *xs):
     import torch
-    return torch.cat(xs, 1)
+    return torch.cat(xs, 1 + getattr(operation, "axis", 0))
+
+
+def _pick(F, operation, p, x):
+    """By the tables of its operation."""
+    import torch
+    for dim, table in enumerate(operation.tables[operation.plane:x.ndim - 1 + operation.plane], 1):
+        if table is not None:
+            x = x.index_select(dim, torch.as_tensor(table.clip(0), device=x.device).long())
+            if (table < 0).any():
+                outside = torch.as_tensor(table < 0, device=x.device).reshape(-1, *(1,) * (x.ndim - dim - 1))
+                x = torch.where(outside, torch.tensor(operation.value, dtype=x.dtype, device=x.device), x)
+    return x
+
+
+def _bilinear(F, operation, p, x):
+    import torch
+
+    def matrix(size, table, share):
+        made = np.zeros((len(table), size))
+        np.add.at(made, (np.arange(len(table)), table[:, 0]), 1 - share)
+        np.add.at(made, (np.arange(len(table)), table[:, 1]), share)
+        return torch.as_tensor(made, dtype=x.dtype, device=x.device)
+    return matrix(x.shape[2], *operation.rows) @ x @ matrix(x.shape[3], *operation.columns).T
 
 
 def _where(F, operation, p, condition, a, b):
@@ -117,7 +136,11 @@ TABLE = {
     "amin": lambda F, o, p, x: x.amin(_dims(o), keepdim=True),
     "reshape": lambda F, o, p, x: x.reshape(len(x), *o.image),
     "parameter": lambda F, o, p: p["parameter"].reshape(1, *o.image),
-    "slice": _channels, "cat": _cat,
+    "cat": _cat, "bilinear": _bilinear,
+    "slice": lambda F, o, p, x: _pick(F, o, p, x) if hasattr(o, "tables") else x[:, o.first:o.stop],
+    **dict.fromkeys(("pad", "interpolate", "permute_channels"), _pick),
+    "pixel_shuffle": lambda F, o, p, x: F.pixel_shuffle(x, o.factor),
+    "pixel_unshuffle": lambda F, o, p, x: F.pixel_unshuffle(x, o.factor),
 }
 
 

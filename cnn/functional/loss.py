@@ -11,10 +11,13 @@ from cnn.engine import backend
 from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
 from cnn.functional.common import program as run
+from cnn.functional.criteria import _reduced, cross_entropy_value, mse_elements, reduction_of
+from cnn.graph.value import Value
 from cnn.ops import loss
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 
 def targets(name: str, value: np.ndarray, count: int, classes: int) -> np.ndarray:
@@ -48,18 +51,30 @@ def class_weights(name: str, weight: Sequence[float] | np.ndarray | None, classe
     return values
 
 
-def cross_entropy(logits: np.ndarray, targets_: np.ndarray, label_smoothing: float = 0.0,
-                  weight: Sequence[float] | np.ndarray | None = None) -> tuple[float, np.ndarray]:
+def cross_entropy(logits: np.ndarray | Value, targets_: np.ndarray | Value, label_smoothing: float = 0.0,
+                  weight: Sequence[float] | np.ndarray | None = None, ignore_index: int | None = None,
+                  reduction: str = "mean") -> Any:
     """Softmax and log loss, fused: L = -log softmax(logits)[target], the (weighted) mean over the batch.
 
-    logits: (N, K); targets_: integers (N,) in [0, K); weight: (K,) or None; label_smoothing in [0, 1]. Derivation:
-    docs/gradients.md. Returns the loss (float) and dlogits (N, K). Of an empty batch, and where all targets have weight
-    0, the loss is NaN, as in PyTorch; the gradient is then 0.
+    Of arrays, logits: (N, K); targets_: integers (N,) in [0, K); weight: (K,) or None; label_smoothing in [0, 1].
+    Derivation: docs/gradients.md. Returns the loss (float) and dlogits (N, K). Of an empty batch, and where all targets
+    have weight 0, the loss is NaN, as in PyTorch; the gradient is then 0.
+
+    Of values, logits: (N, K) or (N, K, H, W); targets_: numbers of classes, (N,) or (N, H, W), of which ignore_index
+    does not count, or distributions over the classes, of logits' shape. Returns one loss per image, a value (N,), by
+    `reduction` "mean" or "sum" of its pixels; or with "none" one per pixel.
     """
     name = "cross_entropy"
+    reduction_of(name, reduction)
+    if isinstance(logits, Value) and isinstance(targets_, Value):
+        given: Any = np.asarray(weight) if isinstance(weight, (list, tuple)) else weight
+        return cross_entropy_value(logits, targets_, label_smoothing, given, ignore_index, reduction)
+    if ignore_index is not None or reduction != "mean":
+        raise ValueError(f"{name}: of arrays, ignore_index must be None and reduction 'mean'; CrossEntropyLoss has "
+                         f"others")
     logits = shapes.array(name, "logits", logits, ("N", "K"))
     classes = shapes.integer(name, "the number of classes", logits.shape[1], 1)
-    target = targets(name, targets_, len(logits), classes)
+    target = targets(name, np.asarray(targets_), len(logits), classes)
     smoothing = shapes.number(name, "label_smoothing", label_smoothing, 0, 1)
     shares = class_weights(name, weight, classes)
     if backend.by_twins():
@@ -81,13 +96,18 @@ def cross_entropy(logits: np.ndarray, targets_: np.ndarray, label_smoothing: flo
     return summed / float(total[0]) if total[0] else math.nan, dlogits
 
 
-def mse_loss(prediction: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
+def mse_loss(prediction: np.ndarray | Value, target: np.ndarray | Value, reduction: str = "mean") -> Any:
     """Mean squared error over all elements: L = sum of (prediction - target)^2 / count (docs/gradients.md).
 
     prediction, target: arrays of one shape, (N, C, H, W) or (N, features). Returns the loss (float) and its gradient by
-    the prediction. Of an empty batch the loss is NaN.
+    the prediction. Of an empty batch the loss is NaN. Of values, of any one shape: one loss per image, a value (N,), by
+    `reduction` "mean" or "sum" of its elements; or with "none" one per element.
     """
     name = "mse_loss"
+    if isinstance(prediction, Value) and isinstance(target, Value):
+        return _reduced(mse_elements(prediction, target), reduction_of(name, reduction))
+    if reduction != "mean":
+        raise ValueError(f"{name}: of arrays, reduction must be 'mean', got {reduction!r}; MSELoss has others")
     prediction = shapes.array(name, "prediction", prediction)
     if prediction.ndim not in (2, 4) or 0 in prediction.shape[1:]:
         raise ValueError(f"{name}: prediction must have shape (N, C, H, W) or (N, features), got {prediction.shape}")

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,10 +11,6 @@ from cnn.graph.trace import add, apply
 from cnn.graph.value import Value, number
 from cnn.ops import arithmetic as ops
 from cnn.ops import pointwise, pool, reduction, reshaping
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 
 LINEAR = ("add", "subtract", "multiply", "divide")
 COMPARISONS = ("greater", "greater_equal", "equal", "not_equal")
@@ -165,19 +160,6 @@ def relu(x):
     return apply(pointwise.ReLU(), x)
 
 
-def flatten(x: Value, start_dim: int = 1) -> Value:
-    """(N, C, H, W) to (N, C * H * W). x: a value; start_dim: 1, there is no other. Vectors stay as they are."""
-    if isinstance(x, np.ndarray):
-        x = shapes.images("flatten", "x", x)
-    elif not isinstance(x, Value):
-        raise TypeError(f"flatten: x must be a value or an array, got {type(x).__name__}")
-    if shapes.integer("flatten", "start_dim", start_dim, -3) not in (1, 1 - x.ndim):
-        raise ValueError(f"flatten: start_dim must be 1, got {start_dim}")
-    if isinstance(x, np.ndarray):
-        return x.reshape(len(x), math.prod(x.shape[1:])).copy()
-    return x if len(x.image) == 1 else apply(reshaping.Reshape("flatten", (math.prod(x.image),)), x)
-
-
 def reshape(x, shape):
     sizes = [shapes.integer("reshape", "shape", n, -1) for n in shape]
     if len(sizes) not in (1, 2, 3, 4) or sizes[0] != -1 or 0 in sizes or sizes[1:].count(-1) > 1:
@@ -185,30 +167,6 @@ def reshape(x, shape):
                          f"images and at most one other size, got {tuple(shape)}")
     count, known = math.prod(x.image), math.prod(n for n in sizes[1:] if n != -1)
     return reshaped(x, tuple(count // known if n == -1 else n for n in sizes[1:]))
-
-
-def channels(x, index):
-    """x[:, a:b]"""
-    index = index if isinstance(index, tuple) else (index,)
-    whole = slice(None)
-    if len(index) < 2 or index[0] != whole or any(part != whole for part in index[2:]) or len(index) > x.ndim \
-            or not isinstance(index[1], slice) or index[1].step not in (None, 1):
-        raise TypeError("a value can be cut along its channels only, as in x[:, 2:5]")
-    first, stop, _ = index[1].indices(x.image[0])
-    if stop <= first:
-        raise ValueError(f"slice: there must be a channel left of {x.image[0]}, got [{first}:{stop}]")
-    return x if (first, stop) == (0, x.image[0]) else apply(reshaping.Channels(first, stop), x)
-
-
-def cat(values: Iterable[Value], dim: int = 1) -> Value:
-    """The channels (or features) of all values one after the other. values: a list of values, at least one, of shapes
-    that differ in channels only; dim: 1, there is no other. Raises TypeError or ValueError for anything else."""
-    values = list(values)
-    if not values or not all(isinstance(value, Value) for value in values):
-        raise TypeError("cat: it must get a list of values, at least one, in a module's forward")
-    if shapes.integer("cat", "dim", dim, -3) not in (1, 1 - values[0].ndim):
-        raise ValueError(f"cat: dim must be 1 (channels or features), got {dim}")
-    return values[0] if len(values) == 1 else apply(reshaping.Concat(), *values)
 
 
 def reduced(kind, x, dim, keepdim, owner=None):

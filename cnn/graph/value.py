@@ -114,10 +114,10 @@ class Value:
             return -self if kind == "negative" else _arithmetic(kind, *inputs)
         raise TypeError(f"{where()}numpy.{kind} takes arrays, and got a value; cnn.functional has functions of values")
 
-    def __getitem__(self, index: slice | tuple[slice, ...]) -> Value:
-        """A slice along channels or features: x[:, 2:5]."""
-        from cnn.graph import build
-        return build.channels(self, index)
+    def __getitem__(self, index: Any) -> Value:
+        """A part of each image: x[:, 2:5], x[:, :, ::2, 1:-1]; an integer, as in x[:, 0], leaves its axis out."""
+        from cnn.graph import moving
+        return moving.sliced(self, index)
 
     # ------------------------------------------------------------ methods, as arrays and PyTorch's tensors have them
 
@@ -126,10 +126,10 @@ class Value:
         from cnn.graph import build
         return build.relu(self)
 
-    def flatten(self, start_dim: int = 1) -> Value:
-        """(N, C, H, W) to (N, C * H * W). start_dim: must be 1."""
-        from cnn.graph import build
-        return build.flatten(self, start_dim)
+    def flatten(self, start_dim: int = 1, end_dim: int = -1) -> Value:
+        """The axes from start_dim to end_dim in one, (N, C, H, W) to (N, C * H * W) by default."""
+        from cnn.graph import moving
+        return moving.flatten(self, start_dim, end_dim)
 
     def reshape(self, *shape: int | Sequence[int]) -> Value:
         """The elements of each image in another shape, (-1, C, H, W) or (-1, features). The first size, -1 or
@@ -138,6 +138,16 @@ class Value:
         return build.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
     view = reshape
+
+    def split(self, split_size: int | Sequence[int], dim: int = 1) -> tuple[Value, ...]:
+        """Parts of `split_size` elements along the axis `dim`; see cnn.functional.split."""
+        from cnn.graph import moving
+        return moving.split(self, split_size, dim)
+
+    def chunk(self, chunks: int, dim: int = 1) -> tuple[Value, ...]:
+        """So many parts, `chunks`, along the axis `dim`; see cnn.functional.chunk."""
+        from cnn.graph import moving
+        return moving.chunk(self, chunks, dim)
 
     def mean(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Value:
         """The mean over the axes `dim` of each image, 1 and up or negative, by default all; `keepdim` keeps them with

@@ -26,11 +26,22 @@ from cnn.layers.linear import Flatten, Linear
 from cnn.layers.module import Module
 from cnn.layers.norm import BatchNorm2d, GroupNorm
 from cnn.layers.pool import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from cnn.layers.reshape import (
+    ChannelShuffle,
+    ConstantPad2d,
+    PixelShuffle,
+    PixelUnshuffle,
+    ReflectionPad2d,
+    ReplicationPad2d,
+    Upsample,
+    ZeroPad2d,
+)
 
 Layer = Module      # its name before
 
-__all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "Concat", "Conv2d", "Dropout",
-           "Dropout2d", "ELU", "Flatten", "GELU", "GlobalAvgPool2d", "GraphModule", "GroupNorm", "Hardsigmoid",
-           "Hardswish", "Hardtanh", "Layer", "LeakyReLU", "Linear", "LogSoftmax", "MaxPool2d", "Mish", "Module",
-           "ModuleList", "OperationNode", "PReLU", "ReLU", "ReLU6", "Residual", "Sequential", "SiLU", "Sigmoid",
-           "Softmax", "Softplus", "Tanh", "graph_module"]
+__all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "ChannelShuffle", "Concat",
+           "ConstantPad2d", "Conv2d", "Dropout", "Dropout2d", "ELU", "Flatten", "GELU", "GlobalAvgPool2d",
+           "GraphModule", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "Layer", "LeakyReLU", "Linear",
+           "LogSoftmax", "MaxPool2d", "Mish", "Module", "ModuleList", "OperationNode", "PReLU", "PixelShuffle",
+           "PixelUnshuffle", "ReLU", "ReLU6", "ReflectionPad2d", "ReplicationPad2d", "Residual", "Sequential", "SiLU",
+           "Sigmoid", "Softmax", "Softplus", "Tanh", "Upsample", "ZeroPad2d", "graph_module"]

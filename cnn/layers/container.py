@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cnn.engine.watch import WatchedList
-from cnn.graph.build import cat
+from cnn.graph.moving import cat
 from cnn.layers.module import Module
 from cnn.layers.parts import number_dropouts
 from cnn.shapes import batch

@@ -44,7 +44,17 @@ class Linear(Module):
 
 
 class Flatten(Module):
-    """(N, C, H, W) to (N, C * H * W); vectors stay as they are. Costs nothing."""
+    """(N, C, H, W) to (N, C * H * W); vectors stay as they are. Costs nothing. start_dim, end_dim: the first and the
+    last axis of those that become one, 1 and up or negative. Raises TypeError or ValueError for others."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        super().__init__()
+        self.start_dim = shapes.integer("Flatten", "start_dim", start_dim, -3, 3)
+        self.end_dim = shapes.integer("Flatten", "end_dim", end_dim, -3, 3)
 
     def forward(self, x: Value) -> Value:
-        return x.flatten()
+        return x.flatten(self.start_dim, self.end_dim)
+
+    def extra_repr(self) -> str:
+        whole = (self.start_dim, self.end_dim) == (1, -1)
+        return "" if whole else f"start_dim={self.start_dim}, end_dim={self.end_dim}"

@@ -1,12 +1,17 @@
 """Losses: a value to report and the gradient to start the backward pass from."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnn import functional, shapes
+from cnn.functional.criteria import REDUCTIONS, cross_entropy_value, nll_elements, reduction_of
 from cnn.functional.loss import class_weights
+from cnn.functional.loss import targets as class_numbers
+from cnn.graph import Value
+from cnn.layers.criterion import Criterion as Criterion
+from cnn.layers.module import Module
 from cnn.ops import loss as ops
 
 if TYPE_CHECKING:
@@ -14,14 +19,64 @@ if TYPE_CHECKING:
 
     from cnn.engine.program import Program
     from cnn.engine.tensors import Slot, Table, Tensor
+    from cnn.graph import Graph
 
 
-class CrossEntropyLoss:
+class _OfClasses(Criterion):
+    """A loss of targets that are numbers of classes, perhaps with weights; the mean divides by the sum of these."""
+
+    def __init__(self, weight: Any, ignore_index: int | None, reduction: str) -> None:
+        owner = type(self).__name__
+        self.weight = weight
+        self.ignore_index = ignore_index if ignore_index is None else shapes.integer(
+            owner, "ignore_index", ignore_index, -2**31)
+        self.reduction = reduction_of(owner, reduction)
+        self._prepare()
+
+    def _weights(self, classes: int) -> np.ndarray | None:
+        return class_weights(type(self).__name__, self.weight, classes)
+
+    def divisor(self, targets: np.ndarray) -> float:
+        """The sum of the weights of all targets that count."""
+        if self.reduction == "sum":
+            return 1.0
+        if targets.dtype.kind == "f":       # distributions over the classes
+            return float(targets.size // max(1, targets.shape[1]))
+        counted = targets if self.ignore_index is None else targets[targets != self.ignore_index]
+        weight = self.weight if self.weight is None else np.asarray(self.weight, np.float64)
+        return float(counted.size if weight is None else weight[counted].sum())
+
+    def checked(self, targets: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
+        """Numbers of classes, int64 (n, ...), or distributions over them as they are."""
+        owner = type(self).__name__
+        self._weights(image[0] if image else 0)
+        if targets.dtype.kind == "f":
+            if targets.shape[1:] != tuple(image) or not self.soft:
+                raise (ValueError if self.soft and targets.ndim > 1 else TypeError)(
+                    f"{owner}: targets must be integers"
+                    f"{f', or floats of shape (N, {self._sizes(image)})' * self.soft}, got {targets.dtype} "
+                    f"{targets.shape}")
+            return targets
+        if targets.shape[1:] != tuple(image[1:]) or len(image) not in (1, 3):
+            raise ValueError(f"{owner}: scores must have shape (N, K) and targets (N,), or (N, K, H, W) and (N, H, W), "
+                             f"got (N, {self._sizes(image)}) and {targets.shape}")
+        counted = targets if self.ignore_index is None else targets[targets != self.ignore_index]
+        class_numbers(owner, counted.ravel().astype(np.int64), counted.size, image[0])
+        return targets.astype(np.int64)
+
+    soft = False        # whether targets may be distributions
+
+    def _sizes(self, image: tuple[int, ...]) -> str:
+        return ", ".join(map(str, image))
+
+
+class CrossEntropyLoss(_OfClasses):
     """Softmax and log loss, the mean over the batch: L = -log softmax(z)[g] (docs/gradients.md).
 
     label_smoothing: a share of the target, from 0 to 1, that is spread evenly over the K classes. weight: (K,), the
-    weight of each class's images in the mean. Both are defined as in PyTorch, but a batch in which all images have
-    weight 0 has the gradient 0.
+    weight of each class's images in the mean. ignore_index: a target that does not count, such as -100; None: all do.
+    reduction: "mean", "sum", or "none" for each loss by itself. All are defined as in PyTorch, but a batch in which all
+    images have weight 0 has the gradient 0.
 
         >>> loss = cnn.CrossEntropyLoss()
         >>> logits, targets = np.log([[1.0, 2, 5], [3, 3, 2]]), np.array([1, 0])    # (N, K) and integers (N,)
@@ -30,48 +85,187 @@ class CrossEntropyLoss:
         >>> (2 * loss.backward()).round(3).tolist()             # of N images: softmax, less 1 for the target
         [[0.125, -0.75, 0.625], [-0.625, 0.375, 0.25]]
 
-    `model.backward(loss.backward())` then sets the gradients of a model. Attribute `total`: the sum of the weights of
-    the images of the last call, by which the sum of the losses was divided.
+    Scores (N, K, H, W) have targets (N, H, W), the class of each pixel. Targets may be floats of the scores' shape,
+    too: distributions over the classes. `model.backward(loss.backward())` then sets the gradients of a model. Attribute
+    `total`: the sum of the weights of the targets of the last call, by which the sum of the losses was divided.
 
     Raises TypeError or ValueError for arguments that do not fit.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, weight: Sequence[float] | np.ndarray | None = None) -> None:
-        self.label_smoothing = shapes.number("CrossEntropyLoss", "label_smoothing", label_smoothing, 0, 1)
-        self.weight = weight
-        self._gradient: np.ndarray | None = None
+    soft = True
 
-    def __call__(self, logits: np.ndarray, targets: np.ndarray) -> float:
-        value, self._gradient = functional.cross_entropy(logits, targets, self.label_smoothing, self.weight)
-        weight = class_weights("CrossEntropyLoss", self.weight, logits.shape[1])
+    def __init__(self, label_smoothing: float = 0.0, weight: Sequence[float] | np.ndarray | None = None,
+                 ignore_index: int | None = None, reduction: str = "mean") -> None:
+        self.label_smoothing = shapes.number("CrossEntropyLoss", "label_smoothing", label_smoothing, 0, 1)
+        super().__init__(weight, ignore_index, reduction)
+
+    def forward(self, scores: Value, target: Value) -> Value:
+        """One loss per image (or, with reduction "none", per target) of values."""
+        kept = self._weights(scores.image[0])
+        weight = None if kept is None else kept.astype(scores.dtype)
+        return cross_entropy_value(scores, target, self.label_smoothing, weight, self.ignore_index,
+                                   "none" if self.reduction == "none" else "sum")
+
+    def _simple(self, scores: tuple[int, ...], targets: Any) -> bool:
+        """Whether there is a kernel for it."""
+        targets = np.asarray(targets)
+        return (len(scores) == 1 and targets.dtype.kind != "f" and self.ignore_index is None
+                and self.reduction == "mean")
+
+    def __call__(self, scores: Any, targets: Any) -> Any:
+        if isinstance(scores, Value) or isinstance(targets, Value) or not self._simple(
+                np.shape(scores)[1:], targets):
+            return super().__call__(scores, targets)
+        value, self._gradient = functional.cross_entropy(scores, targets, self.label_smoothing, self.weight)
+        weight = self._weights(scores.shape[1])
         self.total = float(len(targets) if weight is None else weight[np.asarray(targets)].sum())
         return value
 
-    def backward(self) -> np.ndarray:
-        """The gradient by the logits of the last call."""
-        if self._gradient is None:
-            raise RuntimeError("CrossEntropyLoss: backward needs a call before it")
-        return self._gradient
+    def in_program(self, scores: tuple[int, ...], targets: np.ndarray, dtype: np.dtype, learns: bool) -> Graph | None:
+        """As Criterion's, of images of scores and of targets (n, ...) of a program of this dtype, which learns or not.
+        Raises ValueError for what does not fit."""
+        if len(scores) not in (1, 3):
+            raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K) or (N, K, H, W), got "
+                             f"{shapes.batch(scores)}")
+        if np.ndim(targets) == 1 and len(scores) == 3 and np.asarray(targets).dtype.kind != "f":
+            raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K), got "
+                             f"{shapes.batch(scores)}")
+        return None if self._simple(scores, targets) else super().in_program(scores, targets, dtype, learns)
 
-    def key(self) -> tuple:
-        """What a program with this loss is made from."""
-        weight = self.weight if self.weight is None else np.asarray(self.weight).tobytes()
-        return self.label_smoothing, weight
+    def emit(self, program: Program, scores: Tensor, need_gradient: bool = True, chosen: Slot | None = None,
+             graph: Graph | None = None, labels: bool = False) -> Any:
+        """Add the loss to a program.
 
-    def emit(self, program: Program, scores: Tensor, need_gradient: bool = True,
-             chosen: Slot | None = None) -> FusedCrossEntropy:
-        """Add the loss to a program, see `FusedCrossEntropy`.
-
-        scores: the tensor of the logits. need_gradient: whether there is to be a backward pass. chosen: a Slot for the
-        numbers of the targets, or None. Raises ValueError for scores that are no vectors.
+        scores: the tensor of the scores. need_gradient: whether there is to be a backward pass. chosen: a Slot for the
+        numbers of the targets, or None. graph: what `in_program` returned; without one a `FusedCrossEntropy` is
+        returned, for scores (N, K) and integers (N,). labels: whether to count which images are right. Raises
+        ValueError for scores that are no vectors.
         """
+        if graph is not None:
+            return super().emit(program, scores, need_gradient, chosen, graph, labels)
         if not scores.flat:
             raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K), got "
                              f"(N, {', '.join(map(str, scores.shape))})")
-        weight = class_weights("CrossEntropyLoss", self.weight, scores.channels)
+        weight = self._weights(scores.channels)
         total = program.per_step(1)
         dy, sums = ops.cross_entropy(program, scores, total, self.label_smoothing, weight, need_gradient, chosen)
         return FusedCrossEntropy(dy, sums, weight, total, scores.channels)
+
+
+class NLLLoss(_OfClasses):
+    """Negative log likelihood: L = -x[g], where x are logarithms of probabilities, as `LogSoftmax` gives them.
+
+    Scores (N, K) have targets (N,), integers; (N, K, H, W) have (N, H, W). weight: (K,), the weights of the classes in
+    the mean. ignore_index: a target that does not count. reduction: "mean", "sum" or "none". All as in PyTorch.
+    Raises TypeError or ValueError for arguments that do not fit.
+    """
+
+    def __init__(self, weight: Sequence[float] | np.ndarray | None = None, ignore_index: int = -100,
+                 reduction: str = "mean") -> None:
+        super().__init__(weight, ignore_index, reduction)
+
+    def forward(self, scores: Value, target: Value) -> Value:
+        """One loss per image (or, with reduction "none", per target) of values."""
+        kept = self._weights(scores.image[0])
+        y, _ = nll_elements("NLLLoss", scores, target, None if kept is None else kept.astype(scores.dtype),
+                            self.ignore_index)
+        return y if self.reduction == "none" else y.sum()
+
+
+class _OfElements(Criterion):
+    """A loss of each element, of scores and targets of one shape."""
+
+    def __init__(self, reduction: str = "mean") -> None:
+        self.reduction = reduction_of(type(self).__name__, reduction)
+        self._prepare()
+
+    def checked(self, targets: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
+        """Targets of the scores' shape."""
+        if targets.shape[1:] != tuple(image):
+            raise ValueError(f"{type(self).__name__}: targets must have the shape of the scores, "
+                             f"({', '.join(map(str, (len(targets), *image)))}), got {targets.shape}")
+        return targets
+
+
+class L1Loss(_OfElements):
+    """|x - t| of scores x and targets t, arrays of one shape. reduction: "mean", "sum" or "none". Raises TypeError or
+    ValueError for arguments that do not fit."""
+
+    def forward(self, scores: Value, target: Value) -> Value:
+        """One loss per image, or element, of values."""
+        return functional.l1_loss(scores, target, self.reduction)
+
+
+class SmoothL1Loss(_OfElements):
+    """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, with d = x - t, of scores x and targets t, arrays of one
+    shape. Girshick 2015. reduction: "mean", "sum" or "none". Raises TypeError or ValueError for arguments that do not
+    fit."""
+
+    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
+        self.beta = shapes.number("SmoothL1Loss", "beta", beta, 0)
+        super().__init__(reduction)
+
+    def forward(self, scores: Value, target: Value) -> Value:
+        """One loss per image, or element, of values."""
+        return functional.smooth_l1_loss(scores, target, self.reduction, self.beta)
+
+
+class HuberLoss(_OfElements):
+    """d^2 / 2 where |d| < delta, else delta (|d| - delta / 2), with d = x - t, of scores x and targets t, arrays of one
+    shape. Huber 1964. reduction: "mean", "sum" or "none". Raises TypeError or ValueError for arguments that do not
+    fit."""
+
+    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
+        self.delta = shapes.number("HuberLoss", "delta", delta, above=0)
+        super().__init__(reduction)
+
+    def forward(self, scores: Value, target: Value) -> Value:
+        """One loss per image, or element, of values."""
+        return functional.huber_loss(scores, target, self.reduction, self.delta)
+
+
+class BCEWithLogitsLoss(_OfElements):
+    """Sigmoid and binary log loss -(p t log s + (1 - t) log(1 - s)), s = sigmoid(x), of scores x and targets t from 0
+    to 1, arrays of one shape.
+
+    weight, pos_weight (p): arrays that are broadcast to an image, or None: the weight of each element, and of the share
+    of t. reduction: "mean", "sum" or "none". As in PyTorch. Raises TypeError or ValueError for arguments that do not
+    fit.
+    """
+
+    def __init__(self, weight: np.ndarray | None = None, reduction: str = "mean",
+                 pos_weight: np.ndarray | None = None) -> None:
+        self.weight, self.pos_weight = (self._weight(what, w) for what, w in (
+            ("weight", weight), ("pos_weight", pos_weight)))
+        super().__init__(reduction)
+
+    def _weight(self, what: str, value: Any) -> np.ndarray | None:
+        array = None if value is None else np.asarray(value)
+        if array is not None and array.dtype.kind not in "fiub":
+            raise TypeError(f"BCEWithLogitsLoss: {what} must be an array of numbers, got {value!r}")
+        return array if array is None or array.ndim else array.reshape(1)
+
+    def forward(self, scores: Value, target: Value) -> Value:
+        """One loss per image, or element, of values."""
+        return functional.binary_cross_entropy_with_logits(scores, target, self.weight, self.reduction, self.pos_weight)
+
+
+class KLDivLoss(_OfElements):
+    """Kullback-Leibler divergence t (log t - x) of scores x, logarithms of probabilities, and targets t, probabilities,
+    or their logarithms with log_target; arrays of one shape.
+
+    reduction: "mean" of all elements, "batchmean", the sum of each image, "sum" or "none". As in PyTorch. Raises
+    TypeError or ValueError for arguments that do not fit.
+    """
+
+    def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
+        self.log_target = bool(log_target)
+        self.reduction = reduction_of("KLDivLoss", reduction, (*REDUCTIONS, "batchmean"))
+        self._prepare()
+
+    def forward(self, scores: Value, target: Value) -> Value:
+        """One loss per image, or element, of values."""
+        return functional.kl_div(scores, target, self.reduction, self.log_target)
 
 
 class FusedCrossEntropy:
@@ -85,6 +279,23 @@ class FusedCrossEntropy:
     def __init__(self, dy: Tensor, sums: Table, weight: np.ndarray | None, total: Table, classes: int) -> None:
         self.dy, self.weight, self.classes, self.total, self._sums = dy, weight, classes, total.array, sums.array
 
+    def given(self, batch: Any) -> dict[str, np.ndarray]:
+        """The targets of `batch`, a Batch, as slots take them; sets `total`. Raises TypeError or ValueError for targets
+        that are no classes of the scores."""
+        steps, count = batch.steps, batch.count
+        if batch.dataset is not None and batch.dataset.num_classes > self.classes:
+            raise ValueError(f"Trainer: the data set has {batch.dataset.num_classes} classes, but the model's output "
+                             f"only {self.classes}")
+        found = batch.labels
+        if batch.dataset is None:
+            found = class_numbers("Trainer", found, count, self.classes)
+        self.total[:steps, 0] = count if self.weight is None else self.weight[batch.targets].sum(-1)
+        return {"target": found}
+
+    def blame(self, batch: Any) -> None:
+        """Raises ValueError if the targets of `batch` are to blame for a loss that is not finite."""
+        class_numbers("Trainer", batch.targets.ravel(), batch.steps * batch.count, self.classes)
+
     def results(self, steps: int) -> list[tuple[float, float, int]]:
         """Of each step of the last run: the sum of the losses, what to divide it by for the mean, and how many images
         have their largest score at their target."""
@@ -92,22 +303,26 @@ class FusedCrossEntropy:
                 zip(self._sums[:steps].tolist(), self.total[:steps].tolist(), strict=True)]
 
 
-class MSELoss:
+class MSELoss(_OfElements):
     """Mean squared error over all elements, with gradient 2 (y - t) / count (docs/gradients.md).
 
-    Called with the prediction y and the target t, float arrays of one shape; returns the value (float). Raises
-    TypeError or ValueError for others.
+    Called with the prediction y and the target t, float arrays of one shape; returns the value (float). reduction:
+    "mean", "sum" or "none". Raises TypeError or ValueError for others.
     """
 
-    def __init__(self) -> None:
-        self._gradient: np.ndarray | None = None
+    def forward(self, scores: Value, target: Value) -> Value:
+        """One loss per image, or element, of values."""
+        return functional.mse_loss(scores, target, self.reduction)
 
-    def __call__(self, prediction: np.ndarray, target: np.ndarray) -> float:
-        value, self._gradient = functional.mse_loss(prediction, target)
-        return value
 
-    def backward(self) -> np.ndarray:
-        """The gradient by the prediction of the last call."""
-        if self._gradient is None:
-            raise RuntimeError("MSELoss: backward needs a call before it")
-        return self._gradient
+def criterion_of(owner: str, criterion: Any, loss: Any) -> Any:
+    """What a Trainer minimises, of two names for the same: a function or a Module becomes a Criterion, None cross
+    entropy. Raises TypeError where both are given. owner: who speaks in an error."""
+    if criterion is not None and loss is not None:
+        raise TypeError(f"{owner}: criterion and loss are the same, and only one of them must be given")
+    chosen = loss if criterion is None else criterion
+    if chosen is None:
+        return CrossEntropyLoss()
+    if isinstance(chosen, Module) or (callable(chosen) and not hasattr(chosen, "backward")):
+        return Criterion(chosen)
+    return chosen

@@ -27,6 +27,20 @@ def mse(program, y, t):
     return dy, _sums(program, loss)
 
 
+def per_image(program, y, total, need_dy=True, scores=None, target=None):
+    """The mean of one loss per image: y, a tensor of one number. total: float64 (1,) of each step, what their sum is
+    divided by. Returns dy and a table as `cross_entropy` does; scores, target: tensors of scores (K,) and of the
+    classes' numbers, for how many images are right."""
+    dy = program.like(y) if need_dy else None
+    loss, right = program.copies(LANES, PER_BLOCK, np.float64), None
+    program.add("batch_mean", lambda: dict(y=y, total=total, dy=dy, loss=loss, by_channels=program.by_channels))
+    if scores is not None:
+        right = program.copies(LANES, PER_BLOCK, np.uint8)
+        program.add("correct", lambda: dict(z=scores, target=target, correct=right, classes=scores.channels,
+                                            by_channels=program.by_channels))
+    return dy, _sums(program, loss, right)
+
+
 def _sums(program, loss, correct=None):
     """A table, float64 (2,) of each step: what images have, summed over the batch in their order."""
     result = program.per_step(2)

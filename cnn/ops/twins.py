@@ -183,6 +183,33 @@ def _slice_channels(operation, n, x):
             lambda dy: ([reference.slice_channels_backward(dy, operation.first, x.shape)], {}))
 
 
+def _tables(operation, x):
+    return operation.tables[operation.plane:] if x.ndim > 2 else operation.tables[:1]
+
+
+def _pick(operation, n, x):
+    tables = _tables(operation, x)
+    return (reference.pick(x, tables, operation.value),
+            lambda dy: ([reference.pick_backward(dy, x.shape, tables)], {}))
+
+
+def _cat_along(operation, n, *xs):
+    axis = operation.axis + 1
+    return (reference.cat_along(xs, axis),
+            lambda dy: (list(reference.cat_along_backward(dy, [x.shape[axis] for x in xs], axis)), {}))
+
+
+def _bilinear(operation, n, x):
+    return (reference.bilinear(x, operation.rows, operation.columns),
+            lambda dy: ([reference.bilinear_backward(dy, x.shape, operation.rows, operation.columns)], {}))
+
+
+def _pixel_shuffle(operation, n, x):
+    there, back = ((reference.pixel_unshuffle, reference.pixel_shuffle) if operation.back else
+                   (reference.pixel_shuffle, reference.pixel_unshuffle))
+    return there(x, operation.factor), lambda dy: ([back(dy, operation.factor)], {})
+
+
 def _spread(operation, n):
     p, = _data(operation, "parameter")
     return (reference.spread(p, n, operation.image),
@@ -201,5 +228,6 @@ TWINS = {
     **{name: _comparison(name) for name in ("greater", "greater_equal", "equal", "not_equal")}, "where": _where,
     "affine": _affine, "reciprocal": _reciprocal, "reduce_sum": _reduce_sum,
     "reduce_mean": _reduce_mean, "amax": _extreme("amax"), "amin": _extreme("amin"), "reshape": _reshape, "cat": _cat,
-    "slice_channels": _slice_channels, "spread": _spread,
+    "slice_channels": _slice_channels, "pick": _pick, "cat_along": _cat_along, "bilinear": _bilinear,
+    "pixel_shuffle": _pixel_shuffle, "pixel_unshuffle": _pixel_shuffle, "spread": _spread,
 }

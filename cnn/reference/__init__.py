@@ -53,7 +53,17 @@ from cnn.reference.arithmetic import (
 from cnn.reference.augment import affine_map, crop, cutout, flip
 from cnn.reference.conv import conv2d, conv2d_backward
 from cnn.reference.linear import linear, linear_backward
-from cnn.reference.loss import cross_entropy, mse
+from cnn.reference.loss import bce_with_logits, cross_entropy, huber, kl_div, l1, mse, nll, smooth_l1
+from cnn.reference.moving import (
+    bilinear,
+    bilinear_backward,
+    cat_along,
+    cat_along_backward,
+    pick,
+    pick_backward,
+    pixel_shuffle,
+    pixel_unshuffle,
+)
 from cnn.reference.norm import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from cnn.reference.pointwise import (
     absolute,
@@ -132,7 +142,12 @@ __all__ = [
     "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_backward",
+    "bce_with_logits",
+    "bilinear",
+    "bilinear_backward",
     "cat",
+    "cat_along",
+    "cat_along_backward",
     "cat_backward",
     "clamp",
     "clamp_backward",
@@ -165,6 +180,9 @@ __all__ = [
     "hardswish_backward",
     "hardtanh",
     "hardtanh_backward",
+    "huber",
+    "kl_div",
+    "l1",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
@@ -184,7 +202,12 @@ __all__ = [
     "mse",
     "multiply",
     "multiply_backward",
+    "nll",
     "not_equal",
+    "pick",
+    "pick_backward",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "power",
     "power_backward",
     "prelu",
@@ -207,6 +230,7 @@ __all__ = [
     "silu_backward",
     "slice_channels",
     "slice_channels_backward",
+    "smooth_l1",
     "softmax",
     "softmax_backward",
     "softplus",

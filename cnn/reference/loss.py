@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
-from cnn.reference.pointwise import log_softmax
+from cnn.reference.pointwise import log_softmax, sigmoid
 
 
-def cross_entropy(logits, targets, label_smoothing=0.0, weight=None):
-    """Log loss of p = softmax(logits), averaged over the images, and its gradient.
+def cross_entropy(logits, targets, label_smoothing=0.0, weight=None, ignore_index=None):
+    """Log loss of p = softmax(logits), averaged over the images (or pixels), and its gradient.
 
     For one image of class g with scores y it is L = -log p_g, and dL/dy_i = p_i - [i = g].
 
@@ -17,23 +17,92 @@ def cross_entropy(logits, targets, label_smoothing=0.0, weight=None):
     the images divides by their number, or by the sum of their classes' weights (PyTorch's rule). Where that is 0,
     L is NaN, and its gradient is taken as 0.
 
-    logits: (N, K). targets: (N,) integers in [0, K). label_smoothing: ε in [0, 1]. weight: (K,) or None.
-    Returns loss (a float) and dlogits: (N, K). Raises ValueError for a target outside [0, K).
+    logits: (N, K) or (N, K, H, W). targets: (N,) or (N, H, W), integers in [0, K), or `ignore_index`, which does not
+    count; or floats, distributions t over the classes, shaped as logits, of which the mean divides by their number:
+    q_i = (1 - ε) t_i + ε/K. label_smoothing: ε in [0, 1]. weight: (K,) or None. Returns loss (a float) and dlogits,
+    shaped as logits. Raises ValueError for a target outside [0, K).
     """
-    n, classes = logits.shape
-    if np.any((targets < 0) | (targets >= classes)):
-        raise ValueError(f"cross_entropy: targets must be in [0, {classes})")
+    classes = logits.shape[1]
     weight = np.ones(classes, logits.dtype) if weight is None else weight
-    wanted = np.full((n, classes), label_smoothing / classes, logits.dtype)
-    wanted[np.arange(n), targets] += 1 - label_smoothing
-    wanted *= weight
-    total = weight[targets].sum()
+    per_class = weight.reshape(-1, *(1,) * (logits.ndim - 2))
+    if targets.dtype.kind == "f":
+        wanted = ((1 - label_smoothing) * targets + label_smoothing / classes) * per_class
+        total = targets.size / classes
+    else:
+        hot, total = _one_hot("cross_entropy", targets, logits, weight, ignore_index)
+        wanted = ((1 - label_smoothing) * hot + label_smoothing / classes * hot.sum(1, keepdims=True)) * per_class
 
     log_p = log_softmax(logits)
     counts = wanted != 0  # 0·log p is 0, even where p is 0 and its logarithm infinite
     loss = -(wanted[counts] * log_p[counts]).sum() / total if total else math.nan
     dlogits = (np.exp(log_p) * wanted.sum(axis=1, keepdims=True) - wanted) / (total or math.inf)
     return float(loss), dlogits
+
+
+def _one_hot(name, targets, like, weight, ignore_index):
+    """1 for each target's class along axis 1, shaped as `like`, 0 where it is ignored; and the sum of the weights."""
+    counted = np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
+    if np.any(counted & ((targets < 0) | (targets >= like.shape[1]))):
+        raise ValueError(f"{name}: targets must be in [0, {like.shape[1]})")
+    numbers = np.arange(like.shape[1]).reshape(-1, *(1,) * (like.ndim - 2))
+    hot = ((targets[:, np.newaxis] == numbers) & counted[:, np.newaxis]).astype(like.dtype)
+    return hot, weight[targets[counted]].sum()
+
+
+def nll(log_p, targets, weight=None, ignore_index=-100):
+    """Negative log likelihood L = -Σ w_g log p_g / Σ w_g over the images (or pixels) of classes g; dL/dlog p_g =
+    -w_g / Σ w_g.
+
+    log_p: (N, K) or (N, K, H, W). targets: integers (N,) or (N, H, W). weight: (K,) or None. Returns loss (a float) and
+    its gradient, shaped as log_p.
+    """
+    weight = np.ones(log_p.shape[1], log_p.dtype) if weight is None else weight
+    hot, total = _one_hot("nll", targets, log_p, weight, ignore_index)
+    gradient = -hot * weight.reshape(-1, *(1,) * (log_p.ndim - 2)) / (total or math.inf)
+    return float((gradient * log_p).sum()) if total else math.nan, gradient
+
+
+def l1(prediction, target):
+    """Mean of |d|, d = prediction - target; its gradient is sign(d) / n. Returns loss (a float) and gradient."""
+    d = prediction - target
+    return float(np.abs(d).mean()), np.sign(d) / d.size
+
+
+def huber(prediction, target, delta=1.0):
+    """Mean of d²/2 where |d| < δ, else δ (|d| - δ/2), d = prediction - target (Huber 1964); its gradient is d,
+    limited to ±δ, over n. Returns loss (a float) and gradient."""
+    d = prediction - target
+    loss = np.where(np.abs(d) < delta, d * d / 2, delta * (np.abs(d) - delta / 2))
+    return float(loss.mean()), np.clip(d, -delta, delta) / d.size
+
+
+def smooth_l1(prediction, target, beta=1.0):
+    """`huber` with δ = β, divided by β (Girshick 2015); for β = 0 it is `l1`."""
+    if beta == 0:
+        return l1(prediction, target)
+    loss, gradient = huber(prediction, target, beta)
+    return loss / beta, gradient / beta
+
+
+def bce_with_logits(logits, target, weight=1.0, pos_weight=1.0):
+    """Mean of -w (p t log s + (1 - t) log(1 - s)), s = sigmoid(logits), t = target, p = pos_weight; the gradient by
+    logits is w ((1 - t) s - p t (1 - s)) / n.
+
+    weight, pos_weight: numbers or arrays that are broadcast. Returns loss (a float) and gradient.
+    """
+    s = sigmoid(logits)
+    loss = weight * ((1 - target) * np.logaddexp(0, logits) + pos_weight * target * np.logaddexp(0, -logits))
+    gradient = weight * ((1 - target) * s - pos_weight * target * (1 - s))
+    return float(loss.mean()), gradient / logits.size
+
+
+def kl_div(log_p, target, log_target=False):
+    """Mean of t (log t - log p), 0 where t is 0, t = target (or its logarithm, with log_target); its gradient by log p
+    is -t / n. Returns loss (a float) and gradient."""
+    t = np.exp(target) if log_target else target
+    there = t > 0
+    loss = np.where(there, t * (np.log(np.where(there, t, 1)) - log_p), 0)
+    return float(loss.mean()), -t / t.size
 
 
 def mse(prediction, target):

@@ -13,7 +13,6 @@ from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import left_to_emit
 from cnn.engine.shards import shards_of
 from cnn.engine.tensors import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Slot
-from cnn.functional.loss import targets
 from cnn.graph.lower import few, goes_by_channels, share, write
 from cnn.graph.passes import optimised
 from cnn.layers.in_numpy import run_backward, run_forward
@@ -41,7 +40,7 @@ def together(seconds_per_step):
 
 
 class Batch:
-    """Images (n, C, H, W) and labels (n,); or places in a data set, (steps, n), for one or more batches.
+    """Images (n, C, H, W) and labels (n, ...); or places in a data set, (steps, n), for one or more batches.
 
     pixels: bytes to take the images from, and `labels` their labels, instead of the data set's; they are normalised
     like these. All `changes` are made to them before, by `numbers` drawn for each: see DataLoader.ready_batches.
@@ -66,13 +65,15 @@ class Batch:
 
     @property
     def targets(self):
-        """The labels of these images, (n,) or (steps, n)."""
+        """The labels of these images, (n, ...) or (steps, n, ...)."""
         return self.labels if self.dataset is None else self.labels[self.images]
 
     @property
     def form(self):
         """Batches of the same form, with the same data set, can use the same program."""
-        return (self.images if self.dataset is None else self.pixels).shape[1:], self.dataset is None, self.changes
+        labels = np.asarray(self.labels)
+        return ((self.images if self.dataset is None else self.pixels).shape[1:], self.dataset is None, self.changes,
+                labels.shape[1:], labels.dtype.kind)
 
 
 class Step(NamedTuple):
@@ -137,16 +138,19 @@ class Step(NamedTuple):
         dtype = batch.images.dtype if batch.dataset is None else self.model.dtype or np.dtype(np.float32)
         shape, learns = batch.form[0], self.optimizer is not None
         graph = optimised(graph_of(self.model, [shape], dtype), learns)
-        program = Program(dtype, batch.count, steps=STEPS, gradients=learns,
-                          by_channels=learns and batch.layout == CHANNELS and goes_by_channels(graph),
+        if len(graph.outputs) != 1:
+            raise ValueError(f"Trainer: the model must return one output, (N, K), got {len(graph.outputs)}")
+        image, labels = graph.outputs[0].image, np.asarray(batch.labels)
+        loss = self.criterion.in_program(image, labels, dtype, learns)      # a graph, unless it has a kernel
+        by_channels = learns and batch.layout == CHANNELS and all(map(goes_by_channels, (graph, loss) if loss else (
+            graph,)))
+        program = Program(dtype, batch.count, steps=STEPS, gradients=learns, by_channels=by_channels,
                           processes=processes or ranks.place().size)
         share(program, graph)
         x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
-        (scores, *others), backward = write(program, graph, [x])
-        if others:
-            raise ValueError(f"Trainer: the model must return one output, (N, K), got {1 + len(others)}")
-        program.loss = self.criterion.emit(program, scores, learns,
-                                           None if batch.dataset is None else Slot("chosen", True))
+        (scores,), backward = write(program, graph, [x])
+        program.loss = self.criterion.emit(program, scores, learns, None if batch.dataset is None else Slot(
+            "chosen", True), loss, are_classes(image, labels))
         if learns:
             backward([program.loss.dy], [False])
             program.add_gradients()
@@ -196,25 +200,20 @@ def _fetch(program, shape, batch):
 
 def execute(program, batch, before=None, world=None):
     """Run a program that `Step.written` returned: for each step the sum of its losses, what to divide it by, and how
-    many images were right. `before(step)`: see Program.run. world: the ranks that share it; default: all there are."""
+    many images were right, NaN where there are no classes. `before(step)`: see Program.run. world: the ranks that share
+    it; default: all there are."""
     steps, count, fused = batch.steps, batch.count, program.loss
     shared = _shared(program, batch.count, world or ranks.world())
-    if batch.dataset is not None and batch.dataset.num_classes > fused.classes:
-        raise ValueError(f"Trainer: the data set has {batch.dataset.num_classes} classes, but the model's output "
-                         f"only {fused.classes}")
-    fused.total[:steps, 0] = count if fused.weight is None else fused.weight[batch.targets].sum(-1)
+    given = fused.given(batch)
     if batch.dataset is None:
-        labels = targets("Trainer", batch.labels, count, fused.classes)
-        program.run(count, before=before, **shared, x=batch.images, target=labels)
+        program.run(count, before=before, **shared, x=batch.images, **given)
     else:
         numbers = {f"numbers{i}": numbers for i, numbers in enumerate(batch.numbers)}
-        if not batch.dataset.classes:       # nobody has checked the labels
-            targets("Trainer", batch.targets.ravel(), steps * count, fused.classes)
-        program.run(count, steps=steps, before=before, **shared, images=batch.pixels, chosen=batch.images,
-                    target=batch.labels, **numbers)
+        program.run(count, steps=steps, before=before, **shared, images=batch.pixels, chosen=batch.images, **given,
+                    **numbers)
     results = fused.results(steps)
     if not all(math.isfinite(loss) for loss, _, _ in results):      # are the labels to blame?
-        targets("Trainer", batch.targets.ravel(), steps * count, fused.classes)
+        fused.blame(batch)
     return results
 
 
@@ -229,4 +228,11 @@ def _shared(program, count, world):
 def result(criterion, loss, scores, labels):
     """What `execute` returns for each step, of a step that was no program."""
     total = getattr(criterion, "total", len(scores))
-    return loss * total if total else 0.0, total, int((scores.argmax(1) == labels).sum())
+    labels = np.asarray(labels)
+    right = int((scores.argmax(1) == labels).sum()) if are_classes(scores.shape[1:], labels) else math.nan
+    return loss * total if total else 0.0, total, right
+
+
+def are_classes(image, labels):
+    """Whether labels are the classes of scores (N, K), such that some are right."""
+    return len(image) == 1 and labels.ndim == 1 and labels.dtype.kind in "iu"

@@ -12,7 +12,7 @@ from cnn import ranks, shapes
 from cnn.data.described import AnyDataset
 from cnn.engine import backend, debugging
 from cnn.engine.programs import Pool, Use, guards
-from cnn.layers.losses import CrossEntropyLoss
+from cnn.layers.losses import criterion_of
 from cnn.training import checks, evaluation
 from cnn.training import state as states
 from cnn.training.callbacks.base import Callback, TrainingDiverged, end_fit
@@ -41,7 +41,8 @@ class Trainer:
         >>> trainer.evaluate(test)["accuracy"] > 0.9
         True
 
-    model: a Module with the output (N, K). optimizer: of its parameters. loss: CrossEntropyLoss() by default.
+    model: a Module with one output, (N, K) for classes. optimizer: of its parameters. criterion: a loss, by default
+    CrossEntropyLoss(), or a function or Module as cnn.losses.Criterion takes them. loss: its name before.
     schedule: function from the step, from 0, to its learning rate (see cnn.schedules); where it has a method
     `observe(row)`, this is called with each complete epoch's row of the history. callbacks: see cnn.callbacks.
     progress: whether to show a progress bar. max_grad_norm: scale gradients down to this norm. backend: "kernels", or
@@ -63,14 +64,15 @@ class Trainer:
     _program: Program | None
     _rates: list[float]
 
-    def __init__(self, model: Module, optimizer: Optimizer | None, loss: Callable[..., float] | None = None,
+    def __init__(self, model: Module, optimizer: Optimizer | None, criterion: Callable[..., Any] | None = None,
                  schedule: Callable[[int], float] | None = None, callbacks: Iterable[Callback] = (),
-                 max_grad_norm: float | None = None, progress: bool = True, backend: str = "kernels") -> None:
+                 max_grad_norm: float | None = None, progress: bool = True, backend: str = "kernels", *,
+                 loss: Callable[..., Any] | None = None) -> None:
         callbacks = list(callbacks)
         checks.parts("Trainer", optimizer, model, schedule, callbacks)
         self.backend = checks.backend_of("Trainer", backend)
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
-        self.criterion = CrossEntropyLoss() if loss is None else loss
+        self.criterion = criterion_of("Trainer", criterion, loss)
         self.max_grad_norm = (None if max_grad_norm is None
                               else shapes.number("Trainer", "max_grad_norm", max_grad_norm, above=0))
         self.callbacks = [*([Progress()] if progress else []), *callbacks]
@@ -274,9 +276,9 @@ class Trainer:
     def train_step(self, images: np.ndarray, labels: np.ndarray) -> float:
         """One step on a batch; returns its mean loss (float), before the step.
 
-        images: (N, C, H, W) of the model's dtype, N of at least 1; labels: integers (N,). The learning rate
-        is the optimizer's; the schedule is not used. If all labels have class weight 0, the loss is NaN and
-        the gradient 0. Raises TypeError or ValueError for wrong images or labels.
+        images: (N, C, H, W) of the model's dtype, N of at least 1; labels: integers (N,), or as the loss
+        wants them. The learning rate is the optimizer's; the schedule is not used. If all labels have class weight 0,
+        the loss is NaN and the gradient 0. Raises TypeError or ValueError for wrong images or labels.
         """
         loss, weight, _ = self._train_step(images, labels)
         return loss / weight if weight else math.nan

@@ -48,8 +48,9 @@ class Progress(Callback):
             self._next = now
         if now >= self._next:
             self._bar.n = trainer.seen
-            self._bar.set_postfix_str(f"loss {trainer.running_loss:.4f}, accuracy "
-                                      f"{trainer.running_accuracy:.4f}", refresh=False)
+            accuracy = trainer.running_accuracy
+            self._bar.set_postfix_str(f"loss {trainer.running_loss:.4f}" + f", accuracy {accuracy:.4f}" * (
+                not math.isnan(accuracy)), refresh=False)
             self._bar.refresh()
             self._next = now + self.every
 
@@ -69,8 +70,12 @@ class EpochLog(Callback):
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         row = trainer.history[-1]
-        text = (f"epoch {trainer.epoch + 1:3d}/{trainer.epochs}  loss {row['train_loss']:.4f}  "
-                f"accuracy {row['train_accuracy']:.4f}")
-        if not math.isnan(row["val_accuracy"]):
-            text += f"  {self.measured}: loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
+        text = f"epoch {trainer.epoch + 1:3d}/{trainer.epochs}{self._measured(row, 'train')}"
+        if not math.isnan(row["val_loss"]):
+            text += f"  {self.measured}:{self._measured(row, 'val')}"
         streams.say(f"{text}  {row['images_per_second']:,.0f} images/s")
+
+    def _measured(self, row: Any, part: str) -> str:
+        """Loss and, where there are classes, accuracy of a part of the data."""
+        accuracy = row[f"{part}_accuracy"]
+        return f"  loss {row[f'{part}_loss']:.4f}" + f"  accuracy {accuracy:.4f}" * (not math.isnan(accuracy))

@@ -1,0 +1,213 @@
+"""Elements in other places: resampled, padded, permuted. All of one image at a time, or of sixteen side by side; twins in
+cnn/reference.
+
+    pick:           y[c, i, j] = x[of channel c, of row i, of column j], by a table for each axis
+    bilinear:       y[c, i, j] = the mean of four pixels of x, weighted by how near they are
+    pixel_shuffle:  y[c, i r + m, j r + n] = x[c r^2 + m r + n, i, j]
+
+With channels side by side an element is one lane, else it is the row of sixteen images. A table entry of -1 stands for
+a place outside of x. In lanes without an image y is 0.
+"""
+from cnn._ext.op cimport Image, Place, begin, end, held, pixels
+from cnn._ext.vec cimport LANES, ROWV, VL, ivec, real, vec, vec_keep, vec_load, vec_splat, vec_store
+
+
+cdef inline real* _lane(const Image* x, Py_ssize_t c, Py_ssize_t h) noexcept nogil:
+    """Where row h of channel c begins, with channels side by side."""
+    return pixels(x, c // LANES, h) + c % LANES
+
+
+ctypedef struct Pick:
+    Image x                     # IN  (C', H', W', 16)
+    const int* channel          # IN  (C,) of each of y's channels, or NULL: the same
+    const int* row              # IN  (H,) of each of y's rows
+    const int* column           # IN  (W,) of each of y's columns
+    Image y                     # OUT (C, H, W, 16)
+    Py_ssize_t channels, height, width      # of y; without `channel` planes
+    Py_ssize_t lanes            # whether an element is one lane: channels are side by side, and change places
+    double value                # of what is outside
+
+cdef void pick(const Pick* a, const Place* place) noexcept nogil:
+    """y[c, i, j] = x[channel c, row i, column j], or a value outside"""
+    cdef Py_ssize_t item, c, i, j, from_channel
+    cdef int q
+    cdef const real* x
+    cdef real* y
+    cdef real outside = <real>a.value
+    cdef ivec holds[8]
+    held(place, holds)
+    for item in range(begin(a.height, place) * a.channels, end(a.height, place) * a.channels):
+        i, c = item // a.channels, item % a.channels
+        from_channel = a.channel[c] if a.channel else c
+        if a.lanes:
+            x = _lane(&a.x, from_channel, a.row[i])
+            y = _lane(&a.y, c, i)
+            for j in range(a.width):
+                y[j * LANES] = outside if a.row[i] < 0 or a.column[j] < 0 else x[a.column[j] * LANES]
+            continue
+        x = pixels(&a.x, from_channel, a.row[i])
+        y = pixels(&a.y, c, i)
+        for j in range(a.width):
+            for q in range(ROWV):
+                if a.row[i] < 0 or a.column[j] < 0:
+                    vec_store(y + j * LANES + q * VL, vec_keep(holds[q], vec_splat(outside)))
+                else:
+                    vec_store(y + j * LANES + q * VL, vec_load(x + a.column[j] * LANES + q * VL))
+
+
+ctypedef struct PickBackward:
+    Image dy                    # IN  (C, H, W, 16)
+    const int* channel          # IN  as in Pick
+    const int* row              # IN
+    const int* column           # IN
+    Image dx                    # OUT (C', H', W', 16)
+    Py_ssize_t channels, height, width      # of y
+    Py_ssize_t x_channels, x_height, x_width        # of x; without `channel` planes
+    Py_ssize_t lanes
+
+cdef void pick_backward(const PickBackward* a, const Place* place) noexcept nogil:
+    """dx[c, h, w] = the sum of dy over all places that were taken from there"""
+    cdef Py_ssize_t c, i, j, to_channel
+    cdef int q
+    cdef const real* dy
+    cdef real* dx
+    for c in range(a.x_channels):
+        for i in range(a.x_height):
+            dx = _lane(&a.dx, c, i) if a.lanes else pixels(&a.dx, c, i)
+            for j in range(a.x_width):
+                if a.lanes:
+                    dx[j * LANES] = 0
+                else:
+                    for q in range(ROWV):
+                        vec_store(dx + j * LANES + q * VL, vec_splat(0))
+    for c in range(a.channels):
+        to_channel = a.channel[c] if a.channel else c
+        for i in range(a.height):
+            if a.row[i] < 0:
+                continue
+            dy = _lane(&a.dy, c, i) if a.lanes else pixels(&a.dy, c, i)
+            dx = _lane(&a.dx, to_channel, a.row[i]) if a.lanes else pixels(&a.dx, to_channel, a.row[i])
+            for j in range(a.width):
+                if a.column[j] < 0:
+                    continue
+                if a.lanes:
+                    dx[a.column[j] * LANES] += dy[j * LANES]
+                else:
+                    for q in range(ROWV):
+                        vec_store(dx + a.column[j] * LANES + q * VL, vec_load(
+                            dx + a.column[j] * LANES + q * VL) + vec_load(dy + j * LANES + q * VL))
+
+
+ctypedef struct Bilinear:
+    Image x                     # IN  (C, H', W', 16)
+    const int* row              # IN  (H, 2) rows above and below
+    const double* down          # IN  (H,) the share of the one below
+    const int* column           # IN  (W, 2) columns to the left and right
+    const double* right         # IN  (W,) the share of the one to the right
+    Image y                     # OUT (C, H, W, 16)
+    Py_ssize_t channels, height, width      # of y
+
+cdef void bilinear(const Bilinear* a, const Place* place) noexcept nogil:
+    """y = (1 - d) ((1 - r) x[above, left] + r x[above, right]) + d ((1 - r) x[below, left] + r x[below, right])"""
+    cdef Py_ssize_t item, c, i, j, left, right
+    cdef int q
+    cdef const real* above
+    cdef const real* below
+    cdef real* y
+    cdef real d, r
+    cdef vec upper, lower, one = vec_splat(1)
+    for item in range(begin(a.channels * a.height, place), end(a.channels * a.height, place)):
+        c, i = item // a.height, item % a.height
+        above, below = pixels(&a.x, c, a.row[2 * i]), pixels(&a.x, c, a.row[2 * i + 1])
+        y = pixels(&a.y, c, i)
+        d = <real>a.down[i]
+        for j in range(a.width):
+            r = <real>a.right[j]
+            left, right = a.column[2 * j] * LANES, a.column[2 * j + 1] * LANES
+            for q in range(ROWV):
+                upper = (one - r) * vec_load(above + left + q * VL) + r * vec_load(above + right + q * VL)
+                lower = (one - r) * vec_load(below + left + q * VL) + r * vec_load(below + right + q * VL)
+                vec_store(y + j * LANES + q * VL, (one - d) * upper + d * lower)
+
+
+ctypedef struct BilinearBackward:
+    Image dy                    # IN  (C, H, W, 16)
+    const int* row              # IN  as in Bilinear
+    const double* down          # IN
+    const int* column           # IN
+    const double* right         # IN
+    Image dx                    # OUT (C, H', W', 16)
+    Py_ssize_t channels, height, width      # of y
+    Py_ssize_t x_height, x_width
+
+cdef inline void _share(real* dx, vec dy, real share) noexcept nogil:
+    vec_store(dx, vec_load(dx) + share * dy)
+
+cdef void bilinear_backward(const BilinearBackward* a, const Place* place) noexcept nogil:
+    """Each of the four pixels gets its share of dy"""
+    cdef Py_ssize_t c, i, j, left, right
+    cdef int q
+    cdef const real* dy
+    cdef real* above
+    cdef real* below
+    cdef real d, r
+    cdef vec v
+    for c in range(begin(a.channels, place), end(a.channels, place)):
+        for i in range(a.x_height):
+            for j in range(a.x_width * ROWV):
+                vec_store(pixels(&a.dx, c, i) + j * VL, vec_splat(0))
+        for i in range(a.height):
+            dy = pixels(&a.dy, c, i)
+            above, below = pixels(&a.dx, c, a.row[2 * i]), pixels(&a.dx, c, a.row[2 * i + 1])
+            d = <real>a.down[i]
+            for j in range(a.width):
+                r = <real>a.right[j]
+                left, right = a.column[2 * j] * LANES, a.column[2 * j + 1] * LANES
+                for q in range(ROWV):
+                    v = vec_load(dy + j * LANES + q * VL)
+                    _share(above + left + q * VL, v, <real>((1 - d) * (1 - r)))
+                    _share(above + right + q * VL, v, <real>((1 - d) * r))
+                    _share(below + left + q * VL, v, <real>(d * (1 - r)))
+                    _share(below + right + q * VL, v, d * r)
+
+
+ctypedef struct PixelShuffle:
+    Image small                 # (C r^2, H, W, 16)
+    Image large                 # (C, H r, W r, 16)
+    Py_ssize_t channels, height, width      # C, H, W
+    Py_ssize_t factor           # r
+    Py_ssize_t lanes            # whether channels are side by side
+    Py_ssize_t back             # whether `small` is made of `large`
+
+cdef void pixel_shuffle(const PixelShuffle* a, const Place* place) noexcept nogil:
+    """large[c, i r + m, j r + n] = small[c r^2 + m r + n, i, j], or the other way round"""
+    cdef Py_ssize_t c, i, j, m, n, k, r = a.factor
+    cdef int q
+    cdef real* s
+    cdef real* t
+    for i in range(begin(a.height, place), end(a.height, place)):
+        for c in range(a.channels):
+            for m in range(r):
+                for n in range(r):
+                    k = (c * r + m) * r + n
+                    if a.lanes:
+                        s = _lane(&a.small, k, i)
+                        t = _lane(&a.large, c, i * r + m) + n * LANES
+                        for j in range(a.width):
+                            if a.back:
+                                s[j * LANES] = t[j * r * LANES]
+                            else:
+                                t[j * r * LANES] = s[j * LANES]
+                        continue
+                    s = pixels(&a.small, k, i)
+                    t = pixels(&a.large, c, i * r + m) + n * LANES
+                    for j in range(a.width):
+                        for q in range(ROWV):
+                            if a.back:
+                                vec_store(s + j * LANES + q * VL, vec_load(t + j * r * LANES + q * VL))
+                            else:
+                                vec_store(t + j * r * LANES + q * VL, vec_load(s + j * LANES + q * VL))
+
+
+SPLITS = ("pick", "bilinear", "bilinear_backward", "pixel_shuffle")
+include "kernels/moving.pxi"      # KERNELS

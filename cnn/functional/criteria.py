@@ -1,0 +1,258 @@
+"""Losses as functions of values and of arrays. Of values they give what a loss of one's own adds up: one number per
+image, whose mean over the batch a Trainer takes. The derivations are in docs/gradients.md.
+"""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnn import shapes
+from cnn.functional.common import computed
+from cnn.graph import build
+from cnn.graph.value import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cnn.engine.parameter import Parameter
+    from cnn.functional.common import Images
+
+    Weight = np.ndarray | Parameter | None
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def reduction_of(owner: str, value: str, choices: tuple[str, ...] = REDUCTIONS) -> str:
+    """`reduction`, checked."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{owner}: reduction must be {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def l1_loss(x: Images, target: Images, reduction: str = "mean") -> Any:
+    """|x - target|. x, target: values, or arrays, of one shape, (N, C, H, W), (N, H, W), (N, features) or (N,).
+
+    reduction: "none", "mean" or "sum" of the elements; of values those of each image, (N,), of arrays of all, a float.
+    """
+    return _loss("l1_loss", lambda x, t: _difference("l1_loss", x, t).abs(), {"x": x, "target": target}, reduction)
+
+
+def mse_elements(x: Value, target: Value) -> Value:
+    """(x - target)^2"""
+    d = _difference("mse_loss", x, target)
+    return d * d
+
+
+def smooth_l1_loss(x: Images, target: Images, reduction: str = "mean", beta: float = 1.0) -> Any:
+    """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, with d = x - target. Girshick 2015.
+
+    x, target: values, or arrays, of one shape; reduction as in `l1_loss`; beta: a number, at least 0, which gives
+    `l1_loss`.
+    """
+    name, beta = "smooth_l1_loss", shapes.number("smooth_l1_loss", "beta", beta, 0)
+
+    def elements(x: Value, t: Value) -> Value:
+        size = _difference(name, x, t).abs()
+        return _capped(size, beta) / beta if beta else size
+    return _loss(name, elements, {"x": x, "target": target}, reduction, beta)
+
+
+def huber_loss(x: Images, target: Images, reduction: str = "mean", delta: float = 1.0) -> Any:
+    """d^2 / 2 where |d| < delta, else delta (|d| - delta / 2), with d = x - target. Huber 1964.
+
+    x, target: values, or arrays, of one shape; reduction as in `l1_loss`; delta: a number above 0.
+    """
+    name, delta = "huber_loss", shapes.number("huber_loss", "delta", delta, above=0)
+    return _loss(name, lambda x, t: _capped(_difference(name, x, t).abs(), delta), {"x": x, "target": target},
+                 reduction, delta)
+
+
+def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight = None, reduction: str = "mean",
+                                     pos_weight: Weight = None) -> Any:
+    """-(p t log s + (1 - t) log(1 - s)) with s = sigmoid(x), t = target, p = pos_weight; without overflow.
+
+    x: scores, target: from 0 to 1; values, or arrays, of one shape; reduction as in `l1_loss`. weight, pos_weight:
+    arrays that are broadcast to an image, or None: of each element, and of the share of t.
+    """
+    name = "binary_cross_entropy_with_logits"
+    weight, pos_weight = _frozen(weight, x), _frozen(pos_weight, x)
+    weights = {what: w for what, w in (("weight", weight), ("pos_weight", pos_weight)) if w is not None}
+
+    def elements(x: Value, t: Value) -> Value:
+        soft = build.mapped("softplus", -x, name, beta=1.0, threshold=math.inf)     # -log s
+        if pos_weight is not None:
+            soft = soft * (1 + t * (_constant(name, "pos_weight", pos_weight, x) - 1))
+        y = (1 - t) * _alike(name, x, t) + soft
+        return y if weight is None else y * _constant(name, "weight", weight, x)
+    return _loss(name, elements, {"x": x, "target": target}, reduction, *_bytes(weights))
+
+
+def kl_div(x: Images, target: Images, reduction: str = "mean", log_target: bool = False) -> Any:
+    """Kullback-Leibler divergence t (log t - x), where x are logarithms of probabilities, and t = target.
+
+    x, target: values, or arrays, of one shape; log_target: whether the target, too, is given by logarithms; reduction:
+    as in `l1_loss`, or "batchmean", the sum of each image.
+    """
+    def elements(x: Value, t: Value) -> Value:
+        _alike("kl_div", x, t)
+        if log_target:
+            return t.exp() * (t - x)
+        there = t > 0
+        return build.where(there, t * (build.where(there, t, 1.0).log() - x), 0.0)
+    return _loss("kl_div", elements, {"x": x, "target": target}, reduction, bool(log_target),
+                 choices=(*REDUCTIONS, "batchmean"))
+
+
+def one_hot(target: Images, num_classes: int) -> Images:
+    """1 for the target's class, else 0, along axis 1 (PyTorch's has the classes last): (N,) gives (N, K), (N, H, W)
+    gives (N, K, H, W). target: a value, or a float array, of numbers of classes; num_classes: K."""
+    count = shapes.integer("one_hot", "num_classes", num_classes, 1)
+
+    def of_value(t: Value) -> Value:
+        if len(t.image) not in (0, 2):
+            raise ValueError(f"one_hot: target must have shape (N,) or (N, H, W), got {shapes.batch(t.image)}")
+        numbers = np.arange(count, dtype=t.dtype).reshape(count, *(1,) * len(t.image))
+        return build.arithmetic("equal", build.reshaped(t, (1, *t.image)), numbers)
+    return computed("one_hot", of_value, {"target": target}, (count,))
+
+
+def nll_elements(name: str, log_p: Value, target: Value, weight: Weight, ignore_index: int | None,
+                 smoothing: float = 0.0) -> tuple[Value, Value]:
+    """The losses -w_g log p_g of each pixel (or image) of class g, 0 where it is ignored, and their weights.
+
+    smoothing: the share of the target that is spread evenly over all classes.
+    """
+    classes, *pixels = log_p.image
+    if tuple(target.image) != tuple(pixels):
+        raise ValueError(f"{name}: target must have shape {shapes.batch(pixels) if pixels else '(N,)'} for scores "
+                         f"{shapes.batch(log_p.image)}, got {shapes.batch(target.image) if target.image else '(N,)'}")
+    hot = one_hot(target, classes)
+    if ignore_index is not None and 0 <= ignore_index < classes:
+        hot = hot * (build.reshaped(target, (1, *target.image)) != float(ignore_index))
+    weighted = hot if weight is None else hot * _per_class(name, weight, log_p)
+    weights = build.reduced("sum", weighted, 1, False)
+    y = -build.reduced("sum", build.where(weighted, log_p * weighted, 0.0), 1, False)
+    if smoothing:
+        counts = build.reduced("sum", hot, 1, False)        # 0 where it is ignored
+        all_p = log_p if weight is None else log_p * _per_class(name, weight, log_p)
+        y = (1 - smoothing) * y - smoothing / classes * counts * build.reduced("sum", all_p, 1, False)
+    return y, weights
+
+
+def soft_elements(name: str, log_p: Value, target: Value, weight: Weight, smoothing: float) -> Value:
+    """The losses -sum of w_c t_c log p_c of each pixel (or image), t being a distribution over the classes c."""
+    t = _alike(name, target, log_p)
+    if smoothing:
+        t = t * (1 - smoothing) + smoothing / log_p.image[0]
+    t = t if weight is None else t * _per_class(name, weight, log_p)
+    return -build.reduced("sum", t * log_p, 1, False)
+
+
+def nll_loss(x: Images, target: Images, weight: Weight = None, ignore_index: int = -100,
+             reduction: str = "mean") -> Any:
+    """-w_g x_g, where x are logarithms of probabilities and g is the target's class.
+
+    x: (N, K, H, W) or (N, K); target: numbers of classes, (N, H, W) or (N,), as floats; both values or both arrays.
+    weight: (K,) or None. Where the target is ignore_index the loss is 0. reduction: "none", "sum", or "mean", which
+    divides by the sum of the weights of all targets (of a value, of those of each image).
+    """
+    weight = _frozen(weight, x)
+    ignored = shapes.integer("nll_loss", "ignore_index", ignore_index, -2**31)
+    return _weighted("nll_loss", lambda x, t: nll_elements("nll_loss", x, t, weight, ignored), x, target, reduction,
+                     ignored, *_bytes({} if weight is None else {"weight": weight}))
+
+
+def cross_entropy_value(x: Value, target: Value, label_smoothing: float, weight: Weight, ignore_index: int | None,
+                        reduction: str) -> Any:
+    """`cross_entropy` of values."""
+    name = "cross_entropy"
+    smoothing = shapes.number(name, "label_smoothing", label_smoothing, 0, 1)
+    log_p = build.softmax("log_softmax", x, 1, name)
+    if tuple(target.image) == tuple(x.image):
+        return _reduced(soft_elements(name, log_p, target, weight, smoothing), reduction)
+    return _weighted(name, lambda x, t: nll_elements(name, x, t, weight, ignore_index, smoothing), log_p, target,
+                     reduction)
+
+
+def _weighted(name: str, elements: Callable[..., tuple[Value, Value]], x: Any, target: Any, reduction: str,
+              *key: Any) -> Any:
+    """A loss whose mean divides by weights."""
+    reduction = reduction_of(name, reduction)
+    if isinstance(x, Value) or isinstance(target, Value):
+        y, weights = elements(x, target)
+        return y.sum() / weights.sum() if reduction == "mean" else _reduced(y, reduction)
+    operands = {"x": x, "target": target}
+    y = computed(name, lambda x, t: elements(x, t)[0], operands, key)
+    if reduction == "none":
+        return y
+    total = computed(f"{name} ", lambda x, t: elements(x, t)[1], operands, key).sum(dtype=np.float64)
+    with np.errstate(all="ignore"):
+        return float(y.sum(dtype=np.float64) / (total if reduction == "mean" else 1))
+
+
+def _loss(name: str, elements: Callable[..., Value], operands: dict[str, Any], reduction: str, *key: Any,
+          choices: tuple[str, ...] = REDUCTIONS) -> Any:
+    """The losses of elements, reduced."""
+    reduction = reduction_of(name, reduction, choices)
+    y = computed(name, lambda *values: _reduced(elements(*values), reduction), operands, (reduction, *key))
+    if isinstance(y, Value) or reduction == "none":
+        return y
+    total = y.sum(dtype=np.float64)
+    with np.errstate(all="ignore"):
+        return float(total if reduction == "sum" else np.divide(total, len(y)))
+
+
+def _reduced(y: Value, reduction: str) -> Value:
+    """Of each image the mean or the sum, (N,), or all elements."""
+    return y if reduction == "none" else build.reduced("mean" if reduction == "mean" else "sum", y, None, False)
+
+
+def _capped(size: Value, limit: float) -> Value:
+    """size^2 / 2 where it is below the limit, else a straight line from there on."""
+    c = build.clamp(size, high=limit)
+    return c * (size - 0.5 * c)
+
+
+def _difference(name: str, x: Value, target: Value) -> Value:
+    return _alike(name, x, target) - target
+
+
+def _alike(name: str, x: Value, target: Value) -> Value:
+    """x; refuse what has another shape."""
+    for what, value in (("x", x), ("target", target)):
+        if not isinstance(value, Value):
+            raise TypeError(f"{name}: {what} must be a value, as the other is, got {type(value).__name__}")
+    if x.image != target.image:
+        raise ValueError(f"{name}: target must have the shape of x, {tuple(x.shape)}, got {tuple(target.shape)}")
+    return x
+
+
+def _constant(name: str, what: str, weight: Any, like: Value) -> Value:
+    """An array or a Parameter as a value."""
+    value, _ = build.values(f"{name}: {what}", weight, like)
+    if value is NotImplemented:
+        raise TypeError(f"{name}: {what} must be an array, got {type(weight).__name__}")
+    return value
+
+
+def _per_class(name: str, weight: Any, like: Value) -> Value:
+    """Weights of classes, beside scores."""
+    classes, *pixels = like.image
+    if tuple(getattr(weight, "shape", ())) != (classes,):
+        raise ValueError(f"{name}: weight must have shape ({classes},), got {getattr(weight, 'shape', weight)}")
+    return build.reshaped(_constant(name, "weight", weight.reshape(-1, *(1,) * len(pixels)) if isinstance(
+        weight, np.ndarray) else weight, like), (classes, *(1,) * len(pixels)))
+
+
+def _frozen(weight: Any, x: Any) -> Any:
+    """Weights beside arrays: a copy, which nobody changes while a program is kept for them."""
+    if weight is None or isinstance(x, Value):
+        return weight
+    return np.array(getattr(weight, "data", weight) if not isinstance(weight, np.ndarray) else weight)
+
+
+def _bytes(weights: dict[str, Any]) -> tuple:
+    """What a program with these arrays as constants is looked up by."""
+    return tuple((what, np.shape(w), np.asarray(w).tobytes()) for what, w in weights.items())

@@ -1,0 +1,118 @@
+"""Parts of values, several in one, padding and resampling."""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnn import shapes
+from cnn.functional.common import computed
+from cnn.graph import moving
+from cnn.graph.value import Value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cnn.functional.common import Images
+    from cnn.shapes import Size
+
+
+def flatten(x: Images, start_dim: int = 1, end_dim: int = -1) -> Images:
+    """Axes in one: (N, C, H, W) to (N, C * H * W). x: a value or an array, (N, C, H, W), (N, H, W) or (N, features);
+    start_dim, end_dim: the first and the last axis of those that become one. Vectors stay as they are."""
+    name = "flatten"
+    if isinstance(x, np.ndarray):
+        x = shapes.array(name, "x", x)
+        if not 2 <= x.ndim <= 4:
+            raise ValueError(f"{name}: x must have shape (N, C, H, W), (N, H, W) or (N, features), got {x.shape}")
+        ends = [shapes.integer(name, what, dim, -x.ndim, x.ndim - 1) % x.ndim
+                for what, dim in (("start_dim", start_dim), ("end_dim", end_dim))]
+        if not 1 <= ends[0] <= ends[1]:
+            raise ValueError(f"{name}: start_dim and end_dim must be axes of an image, 1 and up, in this order, got "
+                             f"{start_dim} and {end_dim}")
+        return x.reshape(*x.shape[:ends[0]], math.prod(x.shape[ends[0]:ends[1] + 1]), *x.shape[ends[1] + 1:]).copy()
+    if not isinstance(x, Value):
+        raise TypeError(f"{name}: x must be a value or an array, got {type(x).__name__}")
+    return moving.flatten(x, start_dim, end_dim)
+
+
+def pad(x: Images, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Images:
+    """x with elements around it. x: a value or an array, (N, C, H, W), (N, H, W) or (N, features).
+
+    pad: (left, right) or (left, right, top, bottom), in elements; with "constant" negative numbers cut. mode:
+    "constant", `value` outside; "reflect", mirrored at the edge, which is not repeated; or "replicate", the edge
+    repeated. value: a number.
+    """
+    if not isinstance(pad, (tuple, list)):
+        raise TypeError(f"pad: pad must be a tuple of integers, got {shapes.shown(pad)}")
+    sides = tuple(shapes.integer("pad", "pad", n, -2**31) for n in pad)
+    if len(sides) not in (2, 4):
+        raise ValueError(f"pad: pad must be (left, right) or (left, right, top, bottom), got {sides}")
+    if not isinstance(mode, str) or mode not in moving.MODES:
+        raise ValueError(f"pad: mode must be one of {', '.join(map(repr, moving.MODES))}, got {mode!r}")
+    value = shapes.number("pad", "value", value)
+    return computed("pad", lambda x: moving.pad(x, sides, mode, value), {"x": x}, (sides, mode, value))
+
+
+def interpolate(x: Images, size: Size | None = None, scale_factor: float | tuple[float, float] | None = None,
+                mode: str = "nearest", align_corners: bool | None = None) -> Images:
+    """x resampled. x: a value or an array, (N, C, H, W).
+
+    size: of the result, an int or (height, width); or scale_factor, by how much larger it is, a number or a pair. mode:
+    "nearest", or "bilinear", with align_corners as in PyTorch: whether the corners' centres stay where they are,
+    instead of their outer edges.
+    """
+    name = "interpolate"
+    if (size is None) == (scale_factor is None):
+        raise ValueError(f"{name}: size or scale_factor must be given, and not both")
+    if not isinstance(mode, str) or mode not in ("nearest", "bilinear"):
+        raise ValueError(f"{name}: mode must be 'nearest' or 'bilinear', got {mode!r}")
+    if mode == "nearest" and align_corners is not None:
+        raise ValueError(f"{name}: align_corners must be None with mode 'nearest', got {align_corners!r}")
+    pair = None if size is None else shapes.pair(name, "size", size, 1)
+    factors = None if scale_factor is None else scale_factor if isinstance(scale_factor, (tuple, list)) else (
+        scale_factor, scale_factor)
+    if factors is not None:
+        factors = tuple(shapes.number(name, "scale_factor", f, above=0) for f in factors)
+        if len(factors) != 2:
+            raise ValueError(f"{name}: scale_factor must be a number or a pair, got {shapes.shown(scale_factor)}")
+
+    def of_value(x: Value) -> Value:
+        to = pair or tuple(int(n * f) for n, f in zip(x.image[-2:], factors or (), strict=True))
+        if min(to) < 1:
+            raise ValueError(f"{name}: scale_factor must leave a pixel, got {scale_factor} for {shapes.batch(x.image)}")
+        return moving.interpolated(x, to, mode, bool(align_corners), factors or (None, None))
+    return computed(name, of_value, {"x": x}, (pair, factors, mode, bool(align_corners)))
+
+
+def pixel_shuffle(x: Images, upscale_factor: int) -> Images:
+    """(N, C r^2, H, W) to (N, C, H r, W r): y[c, i r + m, j r + n] = x[c r^2 + m r + n, i, j]. x: a value or an array;
+    upscale_factor: r. Shi et al. 2016."""
+    factor = shapes.integer("pixel_shuffle", "upscale_factor", upscale_factor, 1)
+    return computed("pixel_shuffle", lambda x: moving.shuffled(x, factor, False, "pixel_shuffle"), {"x": x}, (factor,))
+
+
+def pixel_unshuffle(x: Images, downscale_factor: int) -> Images:
+    """`pixel_shuffle` the other way round: (N, C, H r, W r) to (N, C r^2, H, W). x: a value or an array;
+    downscale_factor: r."""
+    factor = shapes.integer("pixel_unshuffle", "downscale_factor", downscale_factor, 1)
+    return computed("pixel_unshuffle", lambda x: moving.shuffled(x, factor, True, "pixel_unshuffle"), {"x": x},
+                    (factor,))
+
+
+def channel_shuffle(x: Images, groups: int) -> Images:
+    """Channels c of g groups of n in the order (c mod g) n + c div g: those of all groups in turn. x: a value or an
+    array, (N, C, H, W); groups: g, a divisor of C. Zhang et al. 2018."""
+    shapes.integer("channel_shuffle", "groups", groups, 1)
+
+    def of_value(x: Value) -> Value:
+        if len(x.image) != 3:
+            raise ValueError(f"channel_shuffle: x must have shape (N, C, H, W), got {shapes.batch(x.image)}")
+        channels = x.image[0]
+        g = shapes.divisor("channel_shuffle", "groups", groups, channels)
+        return moving.permuted(x, np.arange(channels).reshape(g, -1).T.ravel().tolist())
+    return computed("channel_shuffle", of_value, {"x": x}, (groups,))
+
+
+cat, chunk, split, stack = moving.cat, moving.chunk, moving.split, moving.stack

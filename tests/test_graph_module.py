@@ -31,6 +31,7 @@ class Everything(cnn.Module):
         z = (abs(a) + 0.5).log().exp().sqrt().clamp(max=3) ** 3
         z = F.where(z > a, F.maximum(z, b), F.minimum(a, 0.5)) + (a >= b) * z - (a == b) * a + (a != 2) * b
         z = z.mean(1, keepdim=True) + z.amin((1, 3), keepdim=True) * z.softmax(3) + z[:, 1:, ::2, 1:2].amax(2, True)
+        z = cnn.cat([z, z.log_softmax(2)[:, :, 1:]], 2)
         y = y + z.sum((1, 2, 3)).reshape(-1, 1, 1, 1)
         return {"mean": y.mean((2, 3)), "largest": y.amax((2, 3), keepdim=True), "y": y}
 

@@ -93,10 +93,13 @@ ROWS = {
     "maximum": _plain("Max"), "minimum": _plain("Min"), "greater": _compared("Greater"),
     "greater_equal": _compared("GreaterOrEqual"), "equal": _compared("Equal"),
     "not_equal": _compared("Equal", negated=True), "where": _where, "mean": _reduced("ReduceMean"),
-    "amax": _reduced("ReduceMax"), "amin": _reduced("ReduceMin"), "softmax": _softmax("Softmax"),
-    "log_softmax": _softmax("LogSoftmax"), **dict.fromkeys(("pad", "interpolate", "permute_channels"), pick),
+    "amax": _reduced("ReduceMax"), "amin": _reduced("ReduceMin"),
+    **dict.fromkeys(("softmax", "softmax_over"), _softmax("Softmax")),
+    **dict.fromkeys(("log_softmax", "log_softmax_over"), _softmax("LogSoftmax")),
+    **dict.fromkeys(("strided_slice", "pad", "interpolate", "permute_channels"), pick),
     "bilinear": _bilinear, "pixel_unshuffle": _pixel_unshuffle,
     "pixel_shuffle": lambda w, node, x: w.add("DepthToSpace", x, blocksize=node.operation.factor, mode="CRD"),
-    "cat": lambda w, node, *xs: w.add("Concat", *xs, axis=1 + getattr(node.operation, "axis", 0)),
+    **dict.fromkeys(("cat", "cat_along"), lambda w, node, *xs: w.add(
+        "Concat", *xs, axis=1 + getattr(node.operation, "axis", 0))),
 }
 BROADCASTING = {"maximum", "minimum", "greater", "greater_equal", "equal", "not_equal", "where"}

@@ -13,7 +13,7 @@ import numpy as np
 from cnn import files, shapes
 from cnn.export.onnx_extra import require_onnx
 from cnn.export.onnx_rows import BROADCASTING as REPEATING
-from cnn.export.onnx_rows import ROWS, pick
+from cnn.export.onnx_rows import ROWS
 
 if TYPE_CHECKING:
     import os
@@ -215,8 +215,6 @@ def _reshape(w, node, x):
 
 
 def _slice(w, node, x):
-    if hasattr(node.operation, "tables"):
-        return pick(w, node, x)
     return w.add("Slice", x, *(w.constant([n], np.int64) for n in (node.operation.first, node.operation.stop, 1)))
 
 

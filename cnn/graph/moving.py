@@ -56,7 +56,7 @@ def _taken(x, ranges):
         ranges, whole = [range(1), *ranges], [True, *whole]
     tables = [None if entire else np.array(chosen) for chosen, entire in zip(ranges, whole, strict=True)]
     words = {"index": ", ".join(["all", *(f"{c.start}:{c.stop}:{c.step}" for c in ranges[plane:])])}
-    return apply(reshaping.Pick("slice", tables + [None] * (3 - len(tables)), plane=plane, words=words), x)
+    return apply(reshaping.Pick("strided_slice", tables + [None] * (3 - len(tables)), plane=plane, words=words), x)
 
 
 def permuted(x, order):

@@ -182,12 +182,10 @@ def _tell_clamp(operation):
 
 
 def _tell_dim(operation):
-    return {"dim": operation.axis + 1} if getattr(operation, "axis", 0) else {}
+    return {"dim": operation.axis + 1}
 
 
-def _slice(module, node, values, things, *, first=0, stop=0, tables=None, **more):
-    if tables is not None:
-        return _pick(module, node, values, things, tables=tables, **more)
+def _slice(module, node, values, things, *, first, stop):
     x, = values
     return x[:, shapes.integer("slice", "first", first):shapes.integer("slice", "stop", stop)]
 
@@ -205,7 +203,8 @@ OPERATIONS: dict[str, Row] = {
     "avg_pool2d": Row(_pooled("avg", functional.adaptive_avg_pool2d), _tell_pool),
     **{name: Row(_of_one(getattr(functional, name))) for name in (
         "relu", "tanh", "sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "mish", "exp", "log", "sqrt")},
-    **{name: Row(_of_one(getattr(functional, name)), _tell_dim) for name in ("softmax", "log_softmax")},
+    **{name: Row(_of_one(getattr(functional, name))) for name in ("softmax", "log_softmax")},
+    **{f"{name}_over": Row(_of_one(getattr(functional, name)), _tell_dim) for name in ("softmax", "log_softmax")},
     **{name: Row(_of_one(getattr(functional, name)), lambda o: dict(o.numbers)) for name in (
         "hardtanh", "elu", "softplus")},
     "absolute": Row(_of_one(functional.abs)), "clamp": Row(_clamp, _tell_clamp),
@@ -222,14 +221,14 @@ OPERATIONS: dict[str, Row] = {
         "sum", "mean", "amax", "amin")},
     "reshape": Row(_reshape, lambda o: {"image": o.image}),
     "parameter": Row(_parameter, lambda o: {"image": o.image}, ("parameter",)),
-    "slice": Row(_slice, lambda o: _tell_pick(o) if hasattr(o, "tables") else {"first": o.first, "stop": o.stop}),
-    **{name: Row(_pick, _tell_pick) for name in ("pad", "interpolate", "permute_channels")},
+    "slice": Row(_slice, lambda o: {"first": o.first, "stop": o.stop}),
+    **{name: Row(_pick, _tell_pick) for name in ("strided_slice", "pad", "interpolate", "permute_channels")},
     "bilinear": Row(_bilinear, _tell_bilinear),
-    "pixel_shuffle": Row(lambda module, node, values, things, *, factor: functional.pixel_shuffle(*values, factor),
-                         lambda o: {"factor": o.factor}),
-    "pixel_unshuffle": Row(lambda module, node, values, things, *, factor: functional.pixel_unshuffle(*values, factor),
-                           lambda o: {"factor": o.factor}),
-    "cat": Row(lambda module, node, values, things, *, dim=1: moving.cat(values, dim), _tell_dim),
+    **{name: Row(lambda module, node, values, things, *, factor: getattr(functional, node.operation)(*values, factor),
+                 lambda o: {"factor": o.factor}) for name in ("pixel_shuffle", "pixel_unshuffle")},
+    "cat": Row(lambda module, node, values, things: moving.cat(values)),
+    "cat_along": Row(lambda module, node, values, things, *, dim: moving.cat(values, dim), lambda o: {
+        "dim": o.axis + 1}),
 }
 
 

@@ -59,6 +59,7 @@ class SoftmaxOver(Softmax):
 
     def __init__(self, owner, kernel, axis, plane):
         super().__init__(owner, kernel)
+        self.name = f"{kernel}_over"        # of its own: a format must not take it for one over the channels
         self.axis, self.plane = axis, plane
 
     def attributes(self):

@@ -100,7 +100,7 @@ class ConcatAlong(Operation):
     """All inputs one after the other along rows (axis 1 of C, H, W) or columns (2). plane: whether images are
     (H, W)."""
 
-    name, twin = "cat", "cat_along"
+    name = twin = "cat_along"
 
     def __init__(self, axis, plane=False):
         super().__init__()

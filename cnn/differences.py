@@ -10,6 +10,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.layers import Module
+from cnn.layers.criterion import Criterion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -147,10 +148,12 @@ class _Object(_Pair):
     """An object that remembers in `forward` what `backward` needs."""
 
     def __init__(self, thing: Any, arrays: list[np.ndarray]) -> None:
-        super().__init__((getattr(thing, "forward", thing), thing.backward), arrays)
+        forward = thing if isinstance(thing, Criterion) else getattr(thing, "forward", thing)
+        super().__init__((forward, thing.backward), arrays)
         self.name = f"{type(thing).__name__}.backward"
         try:
-            self.takes_nothing = not inspect.signature(thing.backward).parameters
+            given = inspect.signature(thing.backward).parameters.values()
+            self.takes_nothing = all(parameter.default is not parameter.empty for parameter in given)
         except (TypeError, ValueError):
             self.takes_nothing = False
 

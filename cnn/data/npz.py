@@ -80,6 +80,9 @@ def datasets(path, arrays, classes, parts):
             raise DataFileError(f"{path}: {name} holds {images.shape[1:]} of {images.dtype} an image, but those to "
                                 f"train on are {shape} of {dtype}")
         labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+        if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+            wanted = "integers" if labels.dtype.kind not in "iu" else f"of shape ({len(images)},), one per image"
+            raise DataFileError(f"{path}: labels must be {wanted}, not {labels.dtype} {labels.shape}")
         sets[part] = images, labels
     try:
         found = {part: Dataset(*pair, classes, name=path.stem) for part, pair in sets.items() if pair}

@@ -12,10 +12,11 @@ import numpy as np
 from cnn import functional, shapes
 from cnn.engine.parameter import Parameter
 from cnn.graph import apply, build, moving
+from cnn.layers import graph_rows as more
 from cnn.layers.activation import Dropout, Dropout2d
 from cnn.layers.module import Module
 from cnn.layers.parts import named_modules, number_dropouts
-from cnn.ops import arithmetic, norm, reshaping
+from cnn.ops import arithmetic, norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -138,53 +139,6 @@ def _parameter(module, node, values, things, *, image):
     return build.constant(things["parameter"], image, like)
 
 
-def _pick(module, node, values, things, *, tables, value=0.0, plane=False):
-    """See Pick in cnn/ops/reshaping.py, which checks the tables."""
-    name = node.operation
-    if not isinstance(tables, (tuple, list)) or len(tables) != 3:
-        raise ValueError(f"{name}: tables must be three lists or None, got {shapes.shown(tables)}")
-    arrays = [None if table is None else _integers(name, table) for table in tables]
-    return apply(reshaping.Pick(name, arrays, shapes.number(name, "value", value), bool(plane)), *values)
-
-
-def _integers(name, table):
-    if not isinstance(table, (tuple, list)) or not table:
-        raise TypeError(f"{name}: a table must be a list of integers, got {shapes.shown(table)}")
-    return np.array([shapes.integer(name, "table", n, -1) for n in table], np.int32)
-
-
-def _tell_pick(operation):
-    return {"tables": [None if table is None else table.tolist() for table in operation.tables],
-            "value": float(operation.value), "plane": bool(operation.plane)}
-
-
-def _bilinear(module, node, values, things, *, rows, columns):
-    pairs = [(_integers("bilinear", [n for two in table for n in two]).reshape(-1, 2),
-              np.array([shapes.number("bilinear", "share", n, 0, 1) for n in shares]))
-             for table, shares in (rows, columns)]
-    return apply(reshaping.Bilinear("bilinear", *pairs), *values)
-
-
-def _tell_bilinear(operation):
-    return {name: [array.tolist() for array in getattr(operation, name)] for name in ("rows", "columns")}
-
-
-def _reduced(kind):
-    return lambda module, node, values, things, *, dim: build.reduced(kind, *values, dim, keepdim=True)
-
-
-def _clamp(module, node, values, things, *, min=None, max=None):
-    return build.clamp(*values, min, max)
-
-
-def _tell_clamp(operation):
-    return {name: None if np.isinf(n) else n for name, n in operation.numbers.items()}
-
-
-def _tell_dim(operation):
-    return {"dim": operation.axis + 1}
-
-
 def _slice(module, node, values, things, *, first, stop):
     x, = values
     return x[:, shapes.integer("slice", "first", first):shapes.integer("slice", "stop", stop)]
@@ -204,10 +158,10 @@ OPERATIONS: dict[str, Row] = {
     **{name: Row(_of_one(getattr(functional, name))) for name in (
         "relu", "tanh", "sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "mish", "exp", "log", "sqrt")},
     **{name: Row(_of_one(getattr(functional, name))) for name in ("softmax", "log_softmax")},
-    **{f"{name}_over": Row(_of_one(getattr(functional, name)), _tell_dim) for name in ("softmax", "log_softmax")},
+    **{f"{name}_over": Row(_of_one(getattr(functional, name)), more.tell_dim) for name in ("softmax", "log_softmax")},
     **{name: Row(_of_one(getattr(functional, name)), lambda o: dict(o.numbers)) for name in (
         "hardtanh", "elu", "softplus")},
-    "absolute": Row(_of_one(functional.abs)), "clamp": Row(_clamp, _tell_clamp),
+    "absolute": Row(_of_one(functional.abs)), "clamp": Row(more.clamp, more.tell_clamp),
     "power": Row(_of_one(functional.pow), lambda o: dict(o.numbers)),
     "gelu_tanh": Row(_of_one(functional.gelu, approximate="tanh")),
     "leaky_relu": Row(_of_one(functional.leaky_relu), lambda o: {"negative_slope": o.scalars["slope"]}),
@@ -217,13 +171,13 @@ OPERATIONS: dict[str, Row] = {
     "where": Row(lambda module, node, values, things: build.where(*values)),
     "affine": Row(_affine, lambda o: {"factor": o.factor, "summand": o.summand}),
     "reciprocal": Row(_reciprocal, lambda o: {"number": o.number}),
-    **{kind: Row(_reduced(kind), lambda o: {"dim": [i + 1 for i in o.axes]}) for kind in (
+    **{kind: Row(more.reduced(kind), lambda o: {"dim": [i + 1 for i in o.axes]}) for kind in (
         "sum", "mean", "amax", "amin")},
     "reshape": Row(_reshape, lambda o: {"image": o.image}),
     "parameter": Row(_parameter, lambda o: {"image": o.image}, ("parameter",)),
     "slice": Row(_slice, lambda o: {"first": o.first, "stop": o.stop}),
-    **{name: Row(_pick, _tell_pick) for name in ("strided_slice", "pad", "interpolate", "permute_channels")},
-    "bilinear": Row(_bilinear, _tell_bilinear),
+    **{name: Row(more.pick, more.tell_pick) for name in ("strided_slice", "pad", "interpolate", "permute_channels")},
+    "bilinear": Row(more.bilinear, more.tell_bilinear),
     **{name: Row(lambda module, node, values, things, *, factor: getattr(functional, node.operation)(*values, factor),
                  lambda o: {"factor": o.factor}) for name in ("pixel_shuffle", "pixel_unshuffle")},
     "cat": Row(lambda module, node, values, things: moving.cat(values)),

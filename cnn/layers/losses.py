@@ -289,6 +289,8 @@ class FusedCrossEntropy:
         found = batch.labels
         if batch.dataset is None:
             found = class_numbers("Trainer", found, count, self.classes)
+        elif not batch.dataset.classes:     # nobody has checked the labels
+            self.blame(batch)
         self.total[:steps, 0] = count if self.weight is None else self.weight[batch.targets].sum(-1)
         return {"target": found}
 
@@ -316,8 +318,8 @@ class MSELoss(_OfElements):
 
 
 def criterion_of(owner: str, criterion: Any, loss: Any) -> Any:
-    """What a Trainer minimises, of two names for the same: a function or a Module becomes a Criterion, None cross
-    entropy. Raises TypeError where both are given. owner: who speaks in an error."""
+    """What a Trainer minimises, `criterion` or `loss`, two names for the same: a function or a Module becomes a
+    Criterion, None cross entropy. Raises TypeError where both are given. owner: who speaks in an error."""
     if criterion is not None and loss is not None:
         raise TypeError(f"{owner}: criterion and loss are the same, and only one of them must be given")
     chosen = loss if criterion is None else criterion

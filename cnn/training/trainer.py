@@ -68,8 +68,7 @@ class Trainer:
                  schedule: Callable[[int], float] | None = None, callbacks: Iterable[Callback] = (),
                  max_grad_norm: float | None = None, progress: bool = True, backend: str = "kernels", *,
                  loss: Callable[..., Any] | None = None) -> None:
-        callbacks = list(callbacks)
-        checks.parts("Trainer", optimizer, model, schedule, callbacks)
+        checks.parts("Trainer", optimizer, model, schedule, callbacks := list(callbacks))
         self.backend = checks.backend_of("Trainer", backend)
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.criterion = criterion_of("Trainer", criterion, loss)
@@ -79,8 +78,7 @@ class Trainer:
         self.history = History()
         self.epochs = self.step = self.epoch_images = 0
         self.loss, self._seconds_per_step, self.recent = math.nan, math.inf, []
-        self.stop = self.validates = False
-        self._loader = self._data = None
+        self.stop, self.validates, self._loader, self._data = False, False, None, None
         self._loader_epoch, self._next_epoch, self._resumed, self._restored = 0, 0, False, []
         self._begin(0)
         self._programs, self._program = Pool(), None
@@ -276,9 +274,9 @@ class Trainer:
     def train_step(self, images: np.ndarray, labels: np.ndarray) -> float:
         """One step on a batch; returns its mean loss (float), before the step.
 
-        images: (N, C, H, W) of the model's dtype, N of at least 1; labels: integers (N,), or as the loss
-        wants them. The learning rate is the optimizer's; the schedule is not used. If all labels have class weight 0,
-        the loss is NaN and the gradient 0. Raises TypeError or ValueError for wrong images or labels.
+        images: (N, C, H, W) of the model's dtype, N of at least 1; labels: (N, ...), as the loss wants them. The
+        rate is the optimizer's, not the schedule's. If all labels have weight 0, the loss is NaN and the gradient 0.
+        Raises TypeError or ValueError for wrong images or labels.
         """
         loss, weight, _ = self._train_step(images, labels)
         return loss / weight if weight else math.nan

@@ -1,0 +1,53 @@
+"""Rows of a GraphModule's operations with tables and axes: how to apply them, and how to tell their attributes."""
+import numpy as np
+
+from cnn import shapes
+from cnn.graph import apply, build
+from cnn.ops import reshaping
+
+
+def pick(module, node, values, things, *, tables, value=0.0, plane=False):
+    """See Pick in cnn/ops/reshaping.py, which checks the tables."""
+    name = node.operation
+    if not isinstance(tables, (tuple, list)) or len(tables) != 3:
+        raise ValueError(f"{name}: tables must be three lists or None, got {shapes.shown(tables)}")
+    arrays = [None if table is None else integers(name, table) for table in tables]
+    return apply(reshaping.Pick(name, arrays, shapes.number(name, "value", value), bool(plane)), *values)
+
+
+def integers(name, table):
+    if not isinstance(table, (tuple, list)) or not table:
+        raise TypeError(f"{name}: a table must be a list of integers, got {shapes.shown(table)}")
+    return np.array([shapes.integer(name, "table", n, -1) for n in table], np.int32)
+
+
+def tell_pick(operation):
+    return {"tables": [None if table is None else table.tolist() for table in operation.tables],
+            "value": float(operation.value), "plane": bool(operation.plane)}
+
+
+def bilinear(module, node, values, things, *, rows, columns):
+    pairs = [(integers("bilinear", [n for two in table for n in two]).reshape(-1, 2),
+              np.array([shapes.number("bilinear", "share", n, 0, 1) for n in shares]))
+             for table, shares in (rows, columns)]
+    return apply(reshaping.Bilinear("bilinear", *pairs), *values)
+
+
+def tell_bilinear(operation):
+    return {name: [array.tolist() for array in getattr(operation, name)] for name in ("rows", "columns")}
+
+
+def reduced(kind):
+    return lambda module, node, values, things, *, dim: build.reduced(kind, *values, dim, keepdim=True)
+
+
+def clamp(module, node, values, things, *, min=None, max=None):
+    return build.clamp(*values, min, max)
+
+
+def tell_clamp(operation):
+    return {name: None if np.isinf(n) else n for name, n in operation.numbers.items()}
+
+
+def tell_dim(operation):
+    return {"dim": operation.axis + 1}

@@ -14,7 +14,8 @@ ctypedef struct CrossEntropy:
     Image z                     # IN  (K, 1, 1, 16)
     const int64_t* target       # IN  (N,)
     const double* weight        # IN  (K,) or NULL
-    const double* total         # IN  (1,) sum of v_g
+    const double* share         # IN  (N,) weight of each image, or NULL
+    const double* total         # IN  (1,) sum of w v_g
     Image dz                    # OUT (K, 1, 1, 16) or NULL
     double* loss                # OUT (16,) of each image, not divided
     uint8_t* correct            # OUT (16,) is the largest score g's?
@@ -28,8 +29,8 @@ cdef void cross_entropy(const CrossEntropy* a, const Place* place) noexcept nogi
     With label smoothing e and class weights v, as PyTorch defines them:
         L = (1 - e) v_g (-log p_g) + e/K sum_i v_i (-log p_i)
         dL/dz_i = ((1 - e) v_g + e/K sum_j v_j) p_i - (1 - e) v_g [i = g] - e/K v_i
-    and both are divided by the sum of v_g over the batch. Lanes without an image get gradient 0, and so does a batch
-    whose v_g are all 0.
+    and both, times the weight w of the image, are divided by the sum of w v_g over the batch. Lanes without an image
+    get gradient 0, and so does a batch whose w v_g are all 0. An image of weight 0 has loss 0, whatever its scores are.
     """
     cdef const real* z = a.z.data
     cdef const int64_t* target = a.target
@@ -40,7 +41,7 @@ cdef void cross_entropy(const CrossEntropy* a, const Place* place) noexcept nogi
     cdef uint8_t* correct = a.correct
     cdef const int64_t* chosen = a.chosen
     cdef Py_ssize_t K = a.classes, z_step = a.z.plane, dz_step = a.dz.plane, k
-    cdef double smoothing = a.smoothing, weight_sum = 0, smooth, v_g
+    cdef double smoothing = a.smoothing, weight_sum = 0, smooth, v_g, w
     cdef double divisor = total[0] if total[0] > 0 else INFINITY
     cdef vec top, v, s
     cdef ivec best, wins
@@ -87,22 +88,26 @@ cdef void cross_entropy(const CrossEntropy* a, const Place* place) noexcept nogi
                 correct[lane] = 0
             continue
         correct[lane] = winner[lane] == g and tops[lane] == tops[lane]
+        w = a.share[chosen[n] if chosen else n] if a.share else 1
+        if w == 0:
+            loss[lane] = 0
+            continue
         nll = real_log(sums[lane])              # -log p_k = log s - (z_k - top)
         v_g = weight[g] if weight else 1
         smooth = 0
         if smoothing > 0:
             for k in range(K):
                 smooth += (weight[k] if weight else 1) * (nll - (z[k * z_step + lane] - tops[lane]))
-        loss[lane] = (1 - smoothing) * v_g * (nll - (z[g * z_step + lane] - tops[lane])) + smoothing / K * smooth
-        pull[lane] = <real>(((1 - smoothing) * v_g + smoothing / K * weight_sum) / divisor) / sums[lane]
-        push[lane] = <real>((1 - smoothing) * v_g / divisor)
-        alive[lane] = 1
+        loss[lane] = w * ((1 - smoothing) * v_g * (nll - (z[g * z_step + lane] - tops[lane])) + smoothing / K * smooth)
+        pull[lane] = <real>(w * ((1 - smoothing) * v_g + smoothing / K * weight_sum) / divisor) / sums[lane]
+        push[lane] = <real>(w * (1 - smoothing) * v_g / divisor)
+        alive[lane] = <real>w
     if not dz:
         return
     for k in range(K):
         for q in range(ROWV):
             v = vec_load(dz + k * dz_step + q * VL) * vec_load(pull + q * VL)
-            v = v - vec_splat(<real>(smoothing / K / divisor * (weight[k] if weight else 1)))
+            v = v - vec_load(alive + q * VL) * vec_splat(<real>(smoothing / K / divisor * (weight[k] if weight else 1)))
             vec_store(dz + k * dz_step + q * VL, vec_keep(vec_gt(vec_load(alive + q * VL), vec_splat(0)), v))
     for lane in range(LANES):
         if alive[lane] > 0:
@@ -128,18 +133,29 @@ ctypedef struct Mse:
     Image y                     # IN  (C, H, W, 16)
     Image t                     # IN  (C, H, W, 16)
     Image dy                    # OUT (C, H, W, 16)
-    double* loss                # OUT (16,) sum of squares of each image
+    const double* share         # IN  (N,) weight of each image, or NULL
+    const double* total         # IN  (1,) sum of the weights, or NULL
+    double* loss                # OUT (16,) sum of squares of each image, times its weight
     Py_ssize_t channels, height, width
 
 cdef void mse(const Mse* a, const Place* place) noexcept nogil:
-    """L = mean (y - t)^2 over all elements of the batch, dL/dy = 2 (y - t) / count."""
-    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i, lane
-    cdef real scale = <real>(2.0 / (<double>(C * H * W) * place.total)), d
+    """L = mean (y - t)^2 over all elements of the batch, dL/dy = 2 (y - t) / count.
+
+    With a weight w of each image it is the mean with these weights: dL/dy = 2 w (y - t) / (elements of an image * sum
+    of w), 0 where all w of the batch are 0.
+    """
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i, lane, n
+    cdef double total = a.total[0] if a.total else place.total
+    cdef double divisor = <double>(C * H * W) * total if total > 0 else INFINITY
+    cdef real scale[16]
+    cdef real d
     cdef const real* y
     cdef const real* t
     cdef real* dy
     cdef double sums[16]
     for lane in range(LANES):
+        n = place.at[PER_BLOCK] * LANES + lane
+        scale[lane] = <real>(2.0 * (a.share[n] if a.share and lane < place.images else 1) / divisor)
         sums[lane] = 0
     for c in range(C):
         for h in range(H):
@@ -150,9 +166,9 @@ cdef void mse(const Mse* a, const Place* place) noexcept nogil:
                 for lane in range(LANES):
                     d = y[i * LANES + lane] - t[i * LANES + lane] if lane < place.images else 0
                     sums[lane] += <double>d * d
-                    dy[i * LANES + lane] = scale * d
+                    dy[i * LANES + lane] = scale[lane] * d
     for lane in range(place.images):
-        a.loss[lane] = sums[lane]
+        a.loss[lane] = sums[lane] * (a.share[place.at[PER_BLOCK] * LANES + lane] if a.share else 1)
 
 
 ctypedef struct BatchMean:
@@ -200,7 +216,8 @@ cdef void cross_entropy_channels(const CrossEntropy* a, const Place* place) noex
     """`cross_entropy` of one image, whose scores z are (K / 16, 1, 1, 16)."""
     cdef Py_ssize_t K = a.classes, n = place.at[PER_BLOCK], k, best = 0
     cdef Py_ssize_t g = a.target[a.chosen[n] if a.chosen else n]
-    cdef double divisor = a.total[0] if a.total[0] > 0 else INFINITY, weight_sum = 0, smooth = 0, v, v_g, share, nll
+    cdef double divisor = a.total[0] if a.total[0] > 0 else INFINITY, weight_sum = 0, smooth = 0, v, v_g, pull, nll
+    cdef double w = a.share[a.chosen[n] if a.chosen else n] if a.share else 1
     cdef real top = a.z.data[0], total = 0, z
     cdef real* dz = a.dz.data
     cdef int q
@@ -218,6 +235,9 @@ cdef void cross_entropy_channels(const CrossEntropy* a, const Place* place) noex
         a.loss[0], a.correct[0] = NAN, 0
         return
     a.correct[0] = best == g and top == top
+    if w == 0:
+        a.loss[0] = 0
+        return
     nll = real_log(total)           # -log p_k = log total - (z_k - top)
     v_g = a.weight[g] if a.weight else 1
     for k in range(K):
@@ -227,14 +247,37 @@ cdef void cross_entropy_channels(const CrossEntropy* a, const Place* place) noex
     a.loss[0] = (1 - a.smoothing) * v_g * (nll - ((a.z.data + g // LANES * a.z.plane)[g % LANES] - top))
     if a.smoothing > 0:
         a.loss[0] += a.smoothing / K * smooth
+    a.loss[0] *= w
     if not dz:
         return
-    share = ((1 - a.smoothing) * v_g + a.smoothing / K * weight_sum) / divisor / total
+    divisor /= w
+    pull = ((1 - a.smoothing) * v_g + a.smoothing / K * weight_sum) / divisor / total
     for k in range(K):
         v = a.weight[k] if a.weight else 1
         (dz + k // LANES * a.dz.plane)[k % LANES] = <real>(
-            share * exp((a.z.data + k // LANES * a.z.plane)[k % LANES] - top) - a.smoothing / K / divisor * v
+            pull * exp((a.z.data + k // LANES * a.z.plane)[k % LANES] - top) - a.smoothing / K / divisor * v
             - ((1 - a.smoothing) * v_g / divisor if k == g else 0))
+
+
+cdef void mse_channels(const Mse* a, const Place* place) noexcept nogil:
+    """`mse` of one image, whose elements y and t are (C / 16, H, W, 16)."""
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, n = place.at[PER_BLOCK], c, h, i, lane
+    cdef double w = a.share[n] if a.share else 1, total = a.total[0] if a.total else place.total, summed = 0
+    cdef real scale = <real>(2.0 * w / (<double>(C * H * W) * total) if total > 0 else 0), d
+    cdef const real* y
+    cdef const real* t
+    cdef real* dy
+    for c in range((C + LANES - 1) // LANES):
+        for h in range(H):
+            y = pixels(&a.y, c, h)
+            t = pixels(&a.t, c, h)
+            dy = pixels(&a.dy, c, h)
+            for i in range(W):
+                for lane in range(LANES):
+                    d = y[i * LANES + lane] - t[i * LANES + lane] if c * LANES + lane < C else 0
+                    summed += <double>d * d
+                    dy[i * LANES + lane] = scale * d
+    a.loss[0] = w * summed
 
 
 include "kernels/loss.pxi"      # KERNELS

@@ -5,25 +5,30 @@ from cnn.engine.memory import LANES
 from cnn.engine.tensors import PER_BLOCK, Slot
 
 
-def cross_entropy(program, z, total, smoothing=0.0, weight=None, need_dz=True, chosen=None):
+def cross_entropy(program, z, total, smoothing=0.0, weight=None, need_dz=True, chosen=None, share=None, target=None):
     """Softmax and log loss of the scores z (N, K).
 
-    total: float64 (1,) of each step, the sum of the targets' weights. The targets are the slot `target`, int64 (N,),
+    total: float64 (1,) of each step, the sum of the targets' weights. share: float64 (N,), by which the weight of each
+    image is multiplied, or None. target: the targets' slot. By default the targets are the slot `target`, int64 (N,),
     or with `chosen`, an int64 (N,), as many of its numbers. Returns dz, and a table of two numbers for each step: the
     sum of the losses, not yet divided by the total, and how many images have their largest score at their target.
     """
     dz = program.like(z) if need_dz else None
     loss, correct = program.copies(LANES, PER_BLOCK, np.float64), program.copies(LANES, PER_BLOCK, np.uint8)
     program.add("cross_entropy_channels" if program.by_channels else "cross_entropy", lambda: dict(
-        z=z, target=Slot("target"), chosen=chosen, weight=weight, total=total, dz=dz, loss=loss, correct=correct,
-        classes=z.channels, smoothing=smoothing))
+        z=z, target=target or Slot("target"), chosen=chosen, weight=weight, share=share, total=total, dz=dz, loss=loss,
+        correct=correct, classes=z.channels, smoothing=smoothing))
     return dz, _sums(program, loss, correct)
 
 
-def mse(program, y, t):
-    """Squared error of y against t: returns dy, of the mean, and a table: the sum of the squares, and 0."""
+def mse(program, y, t, share=None, total=None):
+    """Squared error of y against t: returns dy, of the mean, and a table: the sum of the squares, and 0.
+
+    share: float64 (N,), the weight of each image in the mean and the sum; total: float64 (1,) of each step, their sum.
+    """
     dy, loss = program.like(y), program.copies(LANES, PER_BLOCK, np.float64)
-    program.add("mse", lambda: dict(y=y, t=t, dy=dy, loss=loss, **y.pixels))
+    program.add("mse_channels" if program.by_channels else "mse", lambda: dict(
+        y=y, t=t, dy=dy, share=share, total=total, loss=loss, **y.size))
     return dy, _sums(program, loss)
 
 

@@ -7,20 +7,21 @@ import numpy as np
 from cnn.reference.pointwise import log_softmax, sigmoid
 
 
-def cross_entropy(logits, targets, label_smoothing=0.0, weight=None, ignore_index=None):
+def cross_entropy(logits, targets, label_smoothing=0.0, weight=None, ignore_index=None,
+                  image_weight=None):
     """Log loss of p = softmax(logits), averaged over the images (or pixels), and its gradient.
 
     For one image of class g with scores y it is L = -log p_g, and dL/dy_i = p_i - [i = g].
 
     In general the image's wanted distribution is q_i = (1 - ε) [i = g] + ε/K with label smoothing ε, times
-    weight_i if classes are weighted; then L = -Σ_i q_i log p_i and dL/dy_i = p_i Σ_j q_j - q_i. The mean over
-    the images divides by their number, or by the sum of their classes' weights (PyTorch's rule). Where that is 0,
-    L is NaN, and its gradient is taken as 0.
+    weight_i if classes are weighted, and times the image's own weight; then L = -Σ_i q_i log p_i and
+    dL/dy_i = p_i Σ_j q_j - q_i. The mean over the images divides by their number, or by the sum of their classes'
+    weights (PyTorch's rule), times their own. Where that is 0, L is NaN, and its gradient is taken as 0.
 
     logits: (N, K) or (N, K, H, W). targets: (N,) or (N, H, W), integers in [0, K), or `ignore_index`, which does not
     count; or floats, distributions t over the classes, shaped as logits, of which the mean divides by their number:
-    q_i = (1 - ε) t_i + ε/K. label_smoothing: ε in [0, 1]. weight: (K,) or None. Returns loss (a float) and dlogits,
-    shaped as logits. Raises ValueError for a target outside [0, K).
+    q_i = (1 - ε) t_i + ε/K. label_smoothing: ε in [0, 1]. weight: (K,) or None. image_weight: (N,) or None.
+    Returns loss (a float) and dlogits, shaped as logits. Raises ValueError for a target outside [0, K).
     """
     classes = logits.shape[1]
     weight = np.ones(classes, logits.dtype) if weight is None else weight
@@ -31,6 +32,9 @@ def cross_entropy(logits, targets, label_smoothing=0.0, weight=None, ignore_inde
     else:
         hot, total = _one_hot("cross_entropy", targets, logits, weight, ignore_index)
         wanted = ((1 - label_smoothing) * hot + label_smoothing / classes * hot.sum(1, keepdims=True)) * per_class
+    if image_weight is not None:
+        wanted *= image_weight.reshape(-1, *(1,) * (logits.ndim - 1))
+        total = (weight[targets] * image_weight).sum()
 
     log_p = log_softmax(logits)
     counts = wanted != 0  # 0·log p is 0, even where p is 0 and its logarithm infinite
@@ -105,10 +109,17 @@ def kl_div(log_p, target, log_target=False):
     return float(loss.mean()), -t / t.size
 
 
-def mse(prediction, target):
+def mse(prediction, target, image_weight=None):
     """Mean squared error L = 1/n Σ (prediction - target)² over all n elements; dL/dp = 2/n (p - t).
 
-    prediction, target: the same shape. Returns loss (a float) and dprediction, shaped as prediction.
+    With a weight w of each image it is the mean with these weights, and dL/dp = 2 w (p - t) / Σ w over all elements,
+    0 where all w are 0. prediction, target: the same shape. image_weight: (N,) or None. Returns loss (a float) and
+    dprediction, shaped as prediction.
     """
     difference = prediction - target
+    if image_weight is not None:
+        shares = image_weight.reshape(-1, *(1,) * (difference.ndim - 1)) / ((image_weight.sum() or math.inf)
+                                                                           * (difference.size // len(difference)))
+        loss = float((shares * difference * difference).sum()) if image_weight.any() else math.nan
+        return loss, 2 * shares * difference
     return float(np.mean(difference * difference)), 2 / difference.size * difference

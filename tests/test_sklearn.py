@@ -1,4 +1,4 @@
-"""The estimators of scikit-learn: its own checks, shapes of X, the same training as Trainer's, searches by processes."""
+"""The estimators of scikit-learn: its own checks, shapes of X, the training of a Trainer, searches by processes."""
 
 import os
 import pickle
@@ -78,8 +78,9 @@ def test_bytes_and_numbers_are_in_the_same_unit():
     np.testing.assert_allclose(classifier.predict_proba(X.astype(float)), classifier.predict_proba(X), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape, image", [((9,), (1, 3, 3)), ((10,), (1, 1, 10)), ((1,), (1, 1, 1)), ((4, 7), (1, 4, 7)),
-                                          ((1, 1, 1), (1, 1, 1)), ((1, 40, 30), (1, 40, 30)), ((100,), (1, 10, 10))])
+@pytest.mark.parametrize("shape, image", [((9,), (1, 3, 3)), ((10,), (1, 1, 10)), ((1,), (1, 1, 1)),
+                                          ((4, 7), (1, 4, 7)), ((1, 1, 1), (1, 1, 1)),
+                                          ((1, 40, 30), (1, 40, 30)), ((100,), (1, 10, 10))])
 def test_small_images_and_features(shape, image):
     X, y = RNG.standard_normal((18, *shape)), np.arange(18) % 3
     classifier = CNNClassifier(max_iter=1).fit(X, y)
@@ -243,11 +244,11 @@ def threads_there(_):
 
 
 def test_processes_share_the_cores():
-    code = ("import joblib, cnn, os; from test_sklearn import threads_there; "
+    code = ("import os; [os.environ.pop(f'{name}_NUM_THREADS', None) for name in ('CNN', 'OMP')]; "
+            "import joblib, cnn; from test_sklearn import threads_there; "
             "print(max(joblib.Parallel(2)(joblib.delayed(threads_there)(i) for i in range(4))), cnn.get_num_threads())")
-    variables = {name: value for name, value in os.environ.items() if name not in ("CNN_NUM_THREADS", "OMP_NUM_THREADS")}
     here = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(cnn.__file__))])
-    result = run_python("-c", code, env={**variables, "PYTHONPATH": here})
+    result = run_python("-c", code, PYTHONPATH=here)
     assert result.returncode == 0, result.stderr
     each, alone = map(int, result.stdout.split())
     assert 2 * each <= max(2, alone)

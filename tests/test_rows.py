@@ -61,7 +61,7 @@ def test_kernels_agree_with_the_twins(dtype, by_channels, squared, smoothing, n,
     if squared:
         wanted = reference.mse(scores.astype(float), targets.astype(float), weights)
     else:
-        wanted = reference.cross_entropy(scores.astype(float), targets, smoothing, None, weights)
+        wanted = reference.cross_entropy(scores.astype(float), targets, smoothing, None, image_weight=weights)
     program = Program(dtype, n, by_channels=by_channels)
     z = program.input(outputs, flat=True)
     if squared:

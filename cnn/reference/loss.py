@@ -7,8 +7,7 @@ import numpy as np
 from cnn.reference.pointwise import log_softmax, sigmoid
 
 
-def cross_entropy(logits, targets, label_smoothing=0.0, weight=None, ignore_index=None,
-                  image_weight=None):
+def cross_entropy(logits, targets, label_smoothing=0.0, weight=None, ignore_index=None, image_weight=None):
     """Log loss of p = softmax(logits), averaged over the images (or pixels), and its gradient.
 
     For one image of class g with scores y it is L = -log p_g, and dL/dy_i = p_i - [i = g].

@@ -54,6 +54,9 @@ class RowLoss:
         """The gradient by the scores of the last call."""
         return self._gradient
 
+    def in_program(self, *_: Any) -> None:
+        """No graph: it has kernels."""
+
     def key(self) -> tuple:
         """What a program with this loss is made from."""
         return RowLoss, self.squared

@@ -1,0 +1,123 @@
+"""What the functions of a C file are made of: constants, sizes, sums of products."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+TAPS = range(8, 3, -1)      # products that are added at once, if they divide all: so many floats stay in registers
+
+
+class Function:
+    """A function in C that computes one node: `body`, its lines; `arrays`, its constants.
+
+    scratch: floats that it needs for itself (int). inplace: whether its output may be its input. order: the place in
+    Python's order of each element of a flattened image, None where both are the same.
+    """
+
+    inplace = False
+    order: np.ndarray | None = None
+
+    def __init__(self, number: int, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> None:
+        self.number, self.inputs, self.output = number, inputs, output
+        self.scratch = 0
+        self.body: list[str] = []
+        self.arrays: list[str] = []
+
+    def array(self, name: str, numbers: Any, kind: str = "float") -> str:
+        """Add a constant array. Returns its name in C. Raises ValueError where it has NaN or infinity."""
+        numbers = np.asarray(numbers)
+        name = f"{name}_{self.number}"
+        self.arrays.append(constant(name, numbers, kind))
+        return name
+
+    def add(self, *lines: str) -> None:
+        self.body += lines
+
+
+def literal(number: float) -> str:
+    """A float32 in C, exactly. Raises ValueError for NaN and infinity."""
+    if not np.isfinite(np.float32(number)):
+        raise ValueError(f"its constants must be finite in float32, got {number}")
+    text = f"{np.float32(number):.9g}"
+    return f"{text}f" if "e" in text or "." in text else f"{text}.0f"
+
+
+def constant(name: str, numbers: np.ndarray, kind: str) -> str:
+    """The definition of a constant array in C. Raises ValueError where a float has no finite float32."""
+    flat = numbers.ravel()
+    if kind == "float":
+        with np.errstate(over="ignore"):
+            flat = flat.astype(np.float32)
+        if not np.isfinite(flat).all():
+            raise ValueError(f"its constants must be finite in float32, got {numbers.ravel()[~np.isfinite(flat)][0]}")
+        texts = [f"{n:.9g}" for n in flat.tolist()]
+        texts = [f"{text}f" if "." in text or "e" in text else f"{text}.0f" for text in texts]
+    else:
+        texts = list(map(str, flat.tolist()))
+    row = 8 if kind == "float" else 16
+    lines = [f"    {', '.join(texts[i:i + row])}," for i in range(0, len(texts), row)]
+    return f"static const {kind} {name}[{len(texts)}] = {{\n" + "\n".join(lines) + "\n};"
+
+
+def sizes(image: tuple[int, ...]) -> tuple[int, int, int]:
+    """Height, width and channels of a shape of one image."""
+    return (*image[1:], image[0]) if len(image) == 3 else (1, 1, image[0])
+
+
+def channels_last(array: np.ndarray) -> np.ndarray:
+    """(C, H, W) to (H, W, C); vectors as they are."""
+    return array.transpose(1, 2, 0) if array.ndim == 3 else array
+
+
+def indented(lines: list[str], depth: int) -> list[str]:
+    return ["    " * depth + line for line in lines]
+
+
+def products(row: str, inputs: str, weights: str, taps: int, outputs: int, pixels: int = 1, step: int = 0,
+             gap: int = 0) -> list[str]:
+    """Lines that add products to `pixels` rows of `outputs` sums: row[k] += sum over q of inputs[q] weights[q][k].
+
+    step: inputs from one pixel to the next; gap: sums from one pixel to the next, as many as outputs if 0.
+    """
+    block = next((n for n in TAPS if taps % n == 0), min(4, taps))
+    lines = []
+    for first, count, n in ((0, taps // block, block), (taps // block * block, 1, taps % block)):
+        if not n or not count:
+            continue
+        q, at, to = "q" if count > 1 else str(first), "", ""
+        if pixels > 1:
+            at, to = f" + j * {step}", f" + j * {gap or outputs}"
+        inner = [f"const float *restrict a = {inputs}{at} + {q};", f"float *restrict sum = {row}{to};",
+                 "const float " + ", ".join(f"a{i} = a[{i}]" for i in range(n)) + ";",
+                 f"for (int k = 0; k < {outputs}; k++)",
+                 *summed("k", [f"a{i} * v[{i * outputs} + k]" for i in range(n)])]
+        if pixels > 1:
+            inner = [f"for (int j = 0; j < {pixels}; j++) {{", *indented(inner, 1), "}"]
+        lines += [f"for (int q = 0; q < {count * n}; q += {n}) {{" if count > 1 else "{",
+                  f"    const float *restrict v = {weights} + {q} * {outputs};", *indented(inner, 1), "}"]
+    return lines
+
+
+def summed(place: str, terms: list[str]) -> list[str]:
+    """Lines that add terms to the sum at a place, four a line."""
+    lines = [" + ".join(terms[i:i + 4]) for i in range(0, len(terms), 4)]
+    whole = [f"    sum[{place}] = sum[{place}] + {lines[0]}", *(f"        + {line}" for line in lines[1:])]
+    return [*whole[:-1], f"{whole[-1]};"]
+
+
+def folded(o: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of a convolution in float64, with the batch norm after it, if there is one."""
+    w = o.weight._data.astype(np.float64)
+    b = np.zeros(len(w)) if o.bias is None else o.bias._data.astype(np.float64)
+    if o.norm is None:
+        return w, b
+    scale, shift = normalising(o.norm)
+    return w * scale[:, None, None, None], b * scale + shift
+
+
+def normalising(o: Any) -> tuple[np.ndarray, np.ndarray]:
+    """scale and shift of a batch norm by its running statistics, float64 (channels,)."""
+    gamma, beta = (fill if p is None else p._data.astype(np.float64) for p, fill in ((o.weight, 1.0), (o.bias, 0.0)))
+    scale = gamma / np.sqrt(o.var.astype(np.float64) + o.eps)
+    return scale, beta - o.mean.astype(np.float64) * scale

@@ -1,0 +1,307 @@
+"""From our operations to C, in float32. A new operation is one row of TABLE.
+
+Values lie with channels last, (H, W, C), whatever their order is in Python: the inner loop runs over channels, which
+compilers turn into vectors. A row gets the `Function` to be written and the node; it writes the function's body.
+"""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnn.export.c_function import (
+    TAPS,
+    Function,
+    folded,
+    indented,
+    literal,
+    normalising,
+    products,
+    sizes,
+    summed,
+)
+from cnn.ops.pool import side_by_side
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from cnn.graph.graph import Node
+
+RELU = "{0} = {0} > 0.0f ? {0} : 0.0f;"
+
+
+# ---------------------------------------------------------------- rows: the function and its node
+
+def _conv2d(f: Function, node: Node) -> None:
+    o: Any = node.operation
+    height, width, channels = sizes(f.inputs[0])
+    g = o.geometry(f.inputs[0])
+    (out_h, out_w), outputs = g.out, o.outputs
+    w, b = folded(o)
+    f.array("bias", b)
+    f.add(f"const float *bias = bias_{f.number}, *weight = weight_{f.number};")
+    win = o.pool and o.pool.windows(g.out)
+    square = win and side_by_side(win)
+    (left, right), border = g.padding[1], 0
+    if left or right:       # a row of the input with its border
+        border = (left + width + right) * channels
+        f.add(f"float *line = scratch;        /* a row of x between {left} and {right} zeros */",
+              f"for (int n = 0; n < {border}; n++)", "    line[n] = 0.0f;")
+    f.scratch = border
+    lines = _conv_row(f, o, g, w, channels, width)
+    turned = _by_pixels(o, g)
+    place = f"k * {out_w} + j * {{}} + n" if turned else f"(j * {{}} + n) * {outputs} + k"
+    if not win and turned:
+        f.scratch += out_w * outputs
+        number = f"row[k * {out_w} + j]"
+        f.add(f"float *restrict row = scratch + {border};", f"for (int i = 0; i < {out_h}; i++) {{",
+              *indented(lines, 1), f"    for (int j = 0; j < {out_w}; j++)",
+              f"        for (int k = 0; k < {outputs}; k++)", f"            y[(i * {out_w} + j) * {outputs} + k] = "
+              f"{number + ' > 0.0f ? ' + number + ' : 0.0f' if o.relu else number};", "}")
+    elif not win:
+        f.add(f"for (int i = 0; i < {out_h}; i++) {{", f"    float *restrict row = y + i * {out_w * outputs};",
+              *indented(lines, 1))
+        if o.relu:
+            f.add(f"    for (int n = 0; n < {out_w * outputs}; n++)", f"        {RELU.format('row[n]')}")
+        f.add("}")
+    elif square:
+        tall, wide = square
+        f.scratch += out_w * outputs
+        f.add(f"float *restrict row = scratch + {border};",
+              f"for (int p = 0; p < {win['out_h']}; p++) {{",
+              f"    float *restrict best = y + p * {win['out_w'] * outputs};",
+              f"    for (int n = 0; n < {win['out_w'] * outputs}; n++)",
+              f"        best[n] = {'0.0f' if o.relu else '-INFINITY'};",
+              f"    for (int i = p * {tall}; i < p * {tall} + {tall}; i++) {{", *indented(lines, 2),
+              f"        for (int j = 0; j < {win['out_w']}; j++)",
+              f"            for (int n = 0; n < {wide}; n++)",
+              f"                for (int k = 0; k < {outputs}; k++) {{",
+              f"                    const float a = row[{place.format(wide)}], "
+              f"m = best[j * {outputs} + k];",
+              f"                    best[j * {outputs} + k] = a > m ? a : m;",
+              "                }", "    }", "}")
+    else:
+        f.scratch += out_h * out_w * outputs
+        f.add(f"float *restrict map = scratch + {border};", f"for (int i = 0; i < {out_h}; i++) {{",
+              f"    float *restrict row = map + i * {out_w * outputs};", *indented(lines, 1), "}")
+        _windows(f, win, outputs, "map", "max", o.relu)
+
+
+def _by_pixels(o, g):
+    """Whether a row of sums is (K, out_w) and the inner loop runs over pixels: gcc does worse on few channels."""
+    return (o.channels == o.groups == o.stride[1] == o.dilation[1] == 1 and o.outputs <= 16 and g.out[1] >= 8
+            and (o.pool is None or side_by_side(o.pool.windows(g.out)) is not None))
+
+
+def _conv_row(f, o, g, w, channels, width):
+    """Lines that make row i of a convolution: (out_w, outputs) sums from `row` on."""
+    height, (rows, columns), groups, outputs = g.size[0], o.kernel, o.groups, o.outputs
+    out_w, inner = g.out[1], channels // o.groups
+    (top, _), (left, right) = g.padding
+    reading = [f"const float *line = x + h * {width * channels};"]
+    if left or right:
+        reading = [f"memcpy(line + {left * channels}, x + h * {width * channels}, {width * channels} * sizeof *line);"]
+    start = [f"for (int j = 0; j < {out_w}; j++)", f"    for (int k = 0; k < {outputs}; k++)",
+             f"        row[j * {outputs} + k] = bias[k];"]
+    depthwise, whole = inner == 1 and outputs == groups, groups == 1 and o.dilation[1] == 1
+    if _by_pixels(o, g):        # (R, K, S)
+        f.array("weight", w.transpose(2, 0, 1, 3))
+        start = [f"for (int k = 0; k < {outputs}; k++)", f"    for (int j = 0; j < {out_w}; j++)",
+                 f"        row[k * {out_w} + j] = bias[k];"]
+        body = [f"for (int k = 0; k < {outputs}; k++) {{", f"    float *restrict sum = row + k * {out_w};",
+                f"    const float *restrict v = weight + (r * {outputs} + k) * {columns};"]
+        for s in range(0, columns, TAPS[0]):
+            n = min(TAPS[0], columns - s)
+            body += [f"    for (int j = 0; j < {out_w}; j++)",
+                     *indented(summed("j", [f"v[{i}] * line[j + {i}]" for i in range(s, s + n)]), 1)]
+        body.append("}")
+    elif depthwise:     # (R, S, C)
+        f.array("weight", w.transpose(2, 3, 1, 0))
+        body = [f"for (int s = 0; s < {columns}; s++)", f"    for (int j = 0; j < {out_w}; j++) {{",
+                f"        const float *restrict a = line + (j * {o.stride[1]} + s * {o.dilation[1]}) * {channels};",
+                f"        const float *restrict v = weight + (r * {columns} + s) * {channels};",
+                f"        float *restrict sum = row + j * {channels};", f"        for (int k = 0; k < {channels}; k++)",
+                "            sum[k] += a[k] * v[k];", "    }"]
+    elif whole:         # (R, S, C, K): the taps of a kernel's row lie side by side in x, too
+        f.array("weight", w.transpose(2, 3, 1, 0))
+        taps = columns * channels
+        body = products("row", "line", f"weight + r * {taps * outputs}", taps, outputs, out_w, o.stride[1] * channels)
+    else:               # (R, S, groups, C / groups, K / groups)
+        each = outputs // groups
+        f.array("weight", w.reshape(groups, each, inner, rows, columns).transpose(3, 4, 0, 2, 1))
+        inside = products(f"row + g * {each}", f"line + s * {o.dilation[1] * channels} + g * {inner}",
+                          f"weight + ((r * {columns} + s) * {groups} + g) * {inner * each}", inner, each, out_w,
+                          o.stride[1] * channels, outputs)
+        body = [f"for (int s = 0; s < {columns}; s++)", f"    for (int g = 0; g < {groups}; g++) {{",
+                *indented(inside, 2), "    }"]
+    return [*start, f"for (int r = 0; r < {rows}; r++) {{",
+            f"    const int h = i * {o.stride[0]} + r * {o.dilation[0]} - {top};",
+            *([f"    if (h < 0 || h >= {height})", "        continue;"] if any(g.padding[0]) else []),
+            *indented(reading, 1), *indented(body, 1), "}"]
+
+
+def _linear(f: Function, node: Node) -> None:
+    o: Any = node.operation
+    outputs, inputs = o.weight.shape
+    w = o.weight._data if f.order is None else o.weight._data[:, f.order]
+    f.array("weight", w.T)
+    f.array("bias", np.zeros(outputs) if o.bias is None else o.bias._data)
+    f.add(f"const float *weight = weight_{f.number};", f"memcpy(y, bias_{f.number}, {outputs} * sizeof *y);",
+          *products("y", "x", "weight", inputs, outputs))
+    if o.relu:
+        f.add(f"for (int k = 0; k < {outputs}; k++)", f"    {RELU.format('y[k]')}")
+
+
+def _pool(kind: str) -> Callable:
+    def write(f, node):
+        o = node.operation
+        _windows(f, o.windows(f.inputs[0][1:]), f.inputs[0][0], "x", kind, getattr(o, "relu", False))
+    return write
+
+
+def _windows(f, win, channels, x, kind, relu):
+    """The maximum or the mean of each window."""
+    width = win["width"]
+    f.array("rows", win["rows"], "int")         # first, one past the last, divisor
+    f.array("columns", win["columns"], "int")
+    start = "0.0f" if kind == "mean" or relu else "-INFINITY"
+    work = "sum[k] += a[k];" if kind == "mean" else "sum[k] = a[k] > sum[k] ? a[k] : sum[k];"
+    f.add(f"for (int i = 0; i < {win['out_h']}; i++)", f"    for (int j = 0; j < {win['out_w']}; j++) {{",
+          f"        const int *down = rows_{f.number} + 3 * i, *across = columns_{f.number} + 3 * j;",
+          f"        float *restrict sum = y + (i * {win['out_w']} + j) * {channels};",
+          f"        for (int k = 0; k < {channels}; k++)", f"            sum[k] = {start};",
+          "        for (int h = down[0]; h < down[1]; h++)",
+          "            for (int u = across[0]; u < across[1]; u++) {",
+          f"                const float *restrict a = {x} + (h * {width} + u) * {channels};",
+          f"                for (int k = 0; k < {channels}; k++)", f"                    {work}", "            }")
+    if kind == "mean":
+        f.add("        const float divisor = (float)(down[2] * across[2]);",
+              f"        for (int k = 0; k < {channels}; k++)", "            sum[k] /= divisor;")
+    f.add("    }")
+
+
+def elementwise(formula: str) -> Callable:
+    """y = formula, in which x is an element, and {name} an attribute."""
+    def write(f, node):
+        f.inplace = True
+        o = node.operation
+        numbers = {name: literal(n) for name, n in (vars(o) | getattr(o, "scalars", {})).items()
+                   if isinstance(n, (int, float))}
+        f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++) {{", "    const float a = x[n];",
+              f"    y[n] = {formula.format(**numbers)};", "}")
+    return write
+
+
+def _softmax(logs: bool) -> Callable:
+    def write(f, node):
+        f.inplace = True
+        channels = f.output[0]
+        last = "a[k] - most - logf(sum)" if logs else "b[k] / sum"
+        f.add(f"for (int i = 0; i < {math.prod(f.output[1:])}; i++) {{",
+              f"    const float *a = x + i * {channels};", f"    float *b = y + i * {channels};",
+              "    float most = a[0], sum = 0.0f;", f"    for (int k = 1; k < {channels}; k++)",
+              "        most = a[k] > most ? a[k] : most;", f"    for (int k = 0; k < {channels}; k++)",
+              "        sum += expf(a[k] - most);" if logs else "        sum += b[k] = expf(a[k] - most);",
+              f"    for (int k = 0; k < {channels}; k++)", f"        b[k] = {last};", "}")
+    return write
+
+
+def _batch_norm(f, node):
+    f.inplace = True
+    scale, shift = normalising(node.operation)
+    height, width, channels = sizes(f.output)
+    f.array("scale", scale)
+    f.array("shift", shift)
+    f.add(f"for (int i = 0; i < {height * width}; i++)", f"    for (int k = 0; k < {channels}; k++) {{",
+          f"        const float a = x[i * {channels} + k] * scale_{f.number}[k] + shift_{f.number}[k];",
+          f"        y[i * {channels} + k] = {'a > 0.0f ? a : 0.0f' if node.operation.relu else 'a'};", "    }")
+
+
+def _group_norm(f, node):
+    f.inplace = True
+    o = node.operation
+    height, width, channels = sizes(f.output)
+    each, pixels = channels // o.groups, height * width
+    scale, shift = (np.full(channels, fill) if p is None else p._data for p, fill in ((o.weight, 1.0), (o.bias, 0.0)))
+    f.array("scale", scale)
+    f.array("shift", shift)
+    at = f"i * {channels} + g * {each} + k"
+    loops = [f"    for (int i = 0; i < {pixels}; i++)", f"        for (int k = 0; k < {each}; k++)"]
+    f.add(f"for (int g = 0; g < {o.groups}; g++) {{", "    float mean = 0.0f, var = 0.0f;", *loops,
+          f"            mean += x[{at}];", f"    mean /= {each * pixels}.0f;", *loops,
+          f"            var += (x[{at}] - mean) * (x[{at}] - mean);",
+          f"    const float by = 1.0f / sqrtf(var / {each * pixels}.0f + {literal(o.eps)});", *loops,
+          f"            y[{at}] = (x[{at}] - mean) * by * scale_{f.number}[g * {each} + k] + "
+          f"shift_{f.number}[g * {each} + k];", "}")
+
+
+def _arithmetic(sign: str) -> Callable:
+    def write(f, node):
+        relu, size = getattr(node.operation, "relu", False), math.prod(f.output)
+        if f.inputs[0] == f.inputs[1]:
+            f.inplace = True
+            f.add(f"for (int n = 0; n < {size}; n++) {{", f"    const float a = x[n] {sign} x1[n];",
+                  f"    y[n] = {'a > 0.0f ? a : 0.0f' if relu else 'a'};", "}")
+            return
+        whole = sizes(f.output)
+        places = []
+        for image in f.inputs:      # what has one row, column or channel is repeated
+            (height, width, channels) = sizes(image)
+            terms = [term for term, n in ((f"i * {width * channels}", height), (f"j * {channels}", width),
+                                          ("k", channels)) if n > 1]
+            places.append(" + ".join(terms) or "0")
+        f.add(f"for (int i = 0; i < {whole[0]}; i++)", f"    for (int j = 0; j < {whole[1]}; j++)",
+              f"        for (int k = 0; k < {whole[2]}; k++)",
+              f"            y[(i * {whole[1]} + j) * {whole[2]} + k] = x[{places[0]}] {sign} x1[{places[1]}];")
+    return write
+
+
+def _sum(f, node):
+    (height, width, channels), (out_h, out_w, _) = sizes(f.inputs[0]), sizes(f.output)
+    place = " + ".join(term for term, n in ((f"i * {out_w * channels}", out_h), (f"j * {channels}", out_w), ("k", 2))
+                       if n > 1)
+    f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++)", "    y[n] = 0.0f;", f"for (int i = 0; i < {height}; i++)",
+          f"    for (int j = 0; j < {width}; j++)", f"        for (int k = 0; k < {channels}; k++)",
+          f"            y[{place}] += x[(i * {width} + j) * {channels} + k];")
+
+
+def _cat(f, node):
+    height, width, channels = sizes(f.output)
+    first = 0
+    for i, image in enumerate(f.inputs):
+        f.add(f"for (int i = 0; i < {height * width}; i++)",
+              f"    memcpy(y + i * {channels} + {first}, x{i or ''} + i * {image[0]}, {image[0]} * sizeof *y);")
+        first += image[0]
+
+
+def _slice(f, node):
+    height, width, channels = sizes(f.output)
+    f.add(f"for (int i = 0; i < {height * width}; i++)",
+          f"    memcpy(y + i * {channels}, x + i * {f.inputs[0][0]} + {node.operation.first}, {channels} * sizeof *y);")
+
+
+def _reshape(f, node):
+    """Moves elements: their order is by channels, rows, columns in both shapes."""
+    height, width, channels = sizes(f.inputs[0])
+    out_h, out_w, _ = sizes(f.output)
+    pixels = out_h * out_w
+    f.add("int n = 0;", f"for (int k = 0; k < {channels}; k++)",
+          f"    for (int i = 0; i < {height * width}; i++, n++)",
+          f"        y[n % {pixels} * {f.output[0]} + n / {pixels}] = x[i * {channels} + k];")
+
+
+# from the names of our operations: a function of the C function to be written and the node
+TABLE: dict[str, Callable] = {
+    "conv2d": _conv2d, "linear": _linear, "batch_norm": _batch_norm, "group_norm": _group_norm,
+    "max_pool2d": _pool("max"), "avg_pool2d": _pool("mean"),
+    "relu": elementwise("a > 0.0f ? a : 0.0f"), "leaky_relu": elementwise("a > 0.0f ? a : {slope} * a"),
+    "tanh": elementwise("tanhf(a)"), "sigmoid": elementwise("1.0f / (1.0f + expf(-a))"),
+    "silu": elementwise("a / (1.0f + expf(-a))"), "gelu": elementwise("0.5f * a * (1.0f + erff(a * 0.707106781f))"),
+    "gelu_tanh": elementwise("0.5f * a * (1.0f + tanhf(0.797884561f * (a + 0.044715f * a * a * a)))"),
+    "softmax": _softmax(False), "log_softmax": _softmax(True),
+    "add": _arithmetic("+"), "subtract": _arithmetic("-"), "multiply": _arithmetic("*"), "divide": _arithmetic("/"),
+    "affine": elementwise("{factor} * a + {summand}"), "reciprocal": elementwise("{number} / a"),
+    "sum": _sum, "reshape": _reshape, "slice": _slice, "cat": _cat,
+}

@@ -61,8 +61,8 @@ def constant(name: str, numbers: np.ndarray, kind: str) -> str:
 
 
 def sizes(image: tuple[int, ...]) -> tuple[int, int, int]:
-    """Height, width and channels of a shape of one image."""
-    return (*image[1:], image[0]) if len(image) == 3 else (1, 1, image[0])
+    """Height, width and channels of a shape of one image; (H, W) is one channel."""
+    return (*image[1:], image[0]) if len(image) == 3 else (*image, 1) if len(image) == 2 else (1, 1, image[0])
 
 
 def channels_last(array: np.ndarray) -> np.ndarray:

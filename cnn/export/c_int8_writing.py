@@ -143,6 +143,9 @@ class _Writer:
 
     def add(self, node):
         o, kind, ranges = node.operation, _kind(node), self.network.ranges
+        if any(len(value.image) == 2 for value in (*node.inputs, node.output)):
+            raise ValueError(f"export.c: module {node.modules[0]!r}: {o.name}: images must have the shape (C, H, W) or "
+                             f"(features,) in int8, got {node.output.image}")
         if kind == "reshape" and without_move(self, self.graph, node):
             image = node.output.image
             self.network.twins.append((node, lambda x: x.reshape(len(x), *image)))

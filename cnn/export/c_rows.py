@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from cnn.graph.graph import Node
 
+CLIPPED = "a < {0} ? {0} : a > {1} ? {1} : a"
 RELU = "{0} = {0} > 0.0f ? {0} : 0.0f;"
 
 
@@ -183,14 +184,16 @@ def _windows(f, win, channels, x, kind, relu):
 
 
 def elementwise(formula: str) -> Callable:
-    """y = formula, in which x is an element, and {name} an attribute."""
+    """y = formula, in which a is an element, {name} an attribute and {0} the first of the operation's numbers."""
     def write(f, node):
         f.inplace = True
         o = node.operation
         numbers = {name: literal(n) for name, n in (vars(o) | getattr(o, "scalars", {})).items()
                    if isinstance(n, (int, float))}
+        more = [("-" if n < 0 else "") + "INFINITY" if math.isinf(n) else literal(n)
+                for n in getattr(o, "numbers", {}).values()]
         f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++) {{", "    const float a = x[n];",
-              f"    y[n] = {formula.format(**numbers)};", "}")
+              f"    y[n] = {formula.format(*more, **numbers)};", "}")
     return write
 
 
@@ -259,12 +262,15 @@ def _arithmetic(sign: str) -> Callable:
 
 
 def _sum(f, node):
-    (height, width, channels), (out_h, out_w, _) = sizes(f.inputs[0]), sizes(f.output)
-    place = " + ".join(term for term, n in ((f"i * {out_w * channels}", out_h), (f"j * {channels}", out_w), ("k", 2))
-                       if n > 1)
+    (height, width, channels), (out_h, out_w, channels_out) = sizes(f.inputs[0]), sizes(f.output)
+    place = " + ".join(term for term, n in ((f"i * {out_w * channels_out}", out_h), (f"j * {channels_out}", out_w), (
+        "k", channels_out)) if n > 1) or "0"
     f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++)", "    y[n] = 0.0f;", f"for (int i = 0; i < {height}; i++)",
           f"    for (int j = 0; j < {width}; j++)", f"        for (int k = 0; k < {channels}; k++)",
           f"            y[{place}] += x[(i * {width} + j) * {channels} + k];")
+    if node.operation.name == "mean":
+        f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++)",
+              f"    y[n] /= {math.prod(f.inputs[0]) // math.prod(f.output)}.0f;")
 
 
 def _cat(f, node):
@@ -285,11 +291,11 @@ def _slice(f, node):
 def _reshape(f, node):
     """Moves elements: their order is by channels, rows, columns in both shapes."""
     height, width, channels = sizes(f.inputs[0])
-    out_h, out_w, _ = sizes(f.output)
+    out_h, out_w, channels_out = sizes(f.output)
     pixels = out_h * out_w
     f.add("int n = 0;", f"for (int k = 0; k < {channels}; k++)",
           f"    for (int i = 0; i < {height * width}; i++, n++)",
-          f"        y[n % {pixels} * {f.output[0]} + n / {pixels}] = x[i * {channels} + k];")
+          f"        y[n % {pixels} * {channels_out} + n / {pixels}] = x[i * {channels} + k];")
 
 
 # from the names of our operations: a function of the C function to be written and the node
@@ -300,8 +306,14 @@ TABLE: dict[str, Callable] = {
     "tanh": elementwise("tanhf(a)"), "sigmoid": elementwise("1.0f / (1.0f + expf(-a))"),
     "silu": elementwise("a / (1.0f + expf(-a))"), "gelu": elementwise("0.5f * a * (1.0f + erff(a * 0.707106781f))"),
     "gelu_tanh": elementwise("0.5f * a * (1.0f + tanhf(0.797884561f * (a + 0.044715f * a * a * a)))"),
+    "clamp": elementwise(CLIPPED), "hardtanh": elementwise(CLIPPED), "absolute": elementwise("fabsf(a)"),
+    "elu": elementwise("a > 0.0f ? a : {0} * expm1f(a)"), "exp": elementwise("expf(a)"), "log": elementwise("logf(a)"),
+    "sqrt": elementwise("sqrtf(a)"), "hardswish": elementwise("a * fminf(fmaxf(a + 3.0f, 0.0f), 6.0f) / 6.0f"),
+    "hardsigmoid": elementwise("fminf(fmaxf(a + 3.0f, 0.0f), 6.0f) / 6.0f"),
+    "mish": elementwise("a * tanhf(fmaxf(a, 0.0f) + log1pf(expf(-fabsf(a))))"),
+    "softplus": elementwise("{0} * a > {1} ? a : (fmaxf({0} * a, 0.0f) + log1pf(expf(-fabsf({0} * a)))) / {0}"),
     "softmax": _softmax(False), "log_softmax": _softmax(True),
     "add": _arithmetic("+"), "subtract": _arithmetic("-"), "multiply": _arithmetic("*"), "divide": _arithmetic("/"),
     "affine": elementwise("{factor} * a + {summand}"), "reciprocal": elementwise("{number} / a"),
-    "sum": _sum, "reshape": _reshape, "slice": _slice, "cat": _cat,
+    "sum": _sum, "mean": _sum, "reshape": _reshape, "slice": _slice, "cat": _cat,
 }

@@ -152,7 +152,7 @@ def test_pictures_that_have_changed(tmp_path, change, counted):
 def test_another_version(tmp_path, monkeypatch):
     paths = pictures(tmp_path / "data")
     read_folder(tmp_path / "data", 8)
-    monkeypatch.setattr(decoded, "VERSION", 2)
+    monkeypatch.setattr(decoded, "VERSION", 99)
     with pytest.warns(DataWarning, match="out of date"):
         check(read_folder(tmp_path / "data", 8)[0], paths)
     monkeypatch.setattr("PIL.__version__", "99.0")
@@ -167,7 +167,9 @@ def flip(path, at=100):
 
 
 def edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    """Change an index, and seal it anew."""
+    text = json.dumps({**json.loads(path.read_bytes().rsplit(b"\n", 1)[0]), **changes}).encode()
+    path.write_bytes(text + b"\n" + decoded._seal(text))
 
 
 @pytest.mark.parametrize("spoil", [
@@ -180,6 +182,7 @@ def edit(path, **changes):
     lambda pixels, index: index.write_bytes(b""),
     lambda pixels, index: index.write_text("[]"),
     lambda pixels, index: index.write_bytes(b"\xff\xfe" * 9),
+    *[lambda pixels, index, at=at: flip(index, at) for at in range(5, 200, 17)],
     lambda pixels, index: edit(index, count=10**15),
     lambda pixels, index: edit(index, count=-1),
     lambda pixels, index: edit(index, pixels="../../a/00.png"),
@@ -195,6 +198,16 @@ def test_a_damaged_cache_is_made_anew(tmp_path, spoil, counted):
     assert len(counted) == 40
     check(read_folder(tmp_path / "data", 8)[0], paths)
     assert len(counted) == 40 and len(list(folder.iterdir())) == 2
+
+
+def test_the_switch_is_0_or_1(tmp_path, monkeypatch):
+    paths = pictures(tmp_path / "data")
+    monkeypatch.setenv("CNN_PICTURE_CACHE", "false")
+    with pytest.raises(ValueError, match="CNN_PICTURE_CACHE must be 0 or 1, got 'false'"):
+        read_folder(tmp_path / "data", 8)
+    monkeypatch.setenv("CNN_PICTURE_CACHE", "0")
+    check(read_folder(tmp_path / "data", 8)[0], paths)
+    assert not (tmp_path / "data" / ".cnn-cache").exists()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, counted, monkeypatch):

@@ -580,3 +580,14 @@ def test_callbacks_see_a_pass_of_unknown_length(tmp_path, capsys):
         warnings.simplefilter("error")
         trainer.fit(Batches(), 2, validation=Batches())
     assert see.seen == (0, N, (2, 0)) and len(trainer.history) == 2
+
+
+def test_rows_index_as_an_array_or_refuse():
+    images = np.arange(5 * 2 * 3 * 4, dtype=np.uint8).reshape(5, 2, 3, 4)
+    rows, plain = Rows(images, np.array([4, 0, 2, 2])), images[[4, 0, 2, 2]]
+    for index in (1, slice(1, 3), [3, 0], np.array([True, False, True, True]), (slice(None), 1), ([0, 2], 1), (2, 0, 1),
+                  (..., 2), (1, [0, 1]), ([1, 2], slice(None), 2, slice(0, 2))):
+        assert np.array_equal(rows[index], plain[index]), index
+    for index in (([0, 1], 0, [0, 1]), ([0], [0], [0], [0]), plain > 3):
+        with pytest.raises(TypeError, match="Rows: "):
+            rows[index]

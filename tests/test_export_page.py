@@ -170,6 +170,10 @@ def test_the_command_writes_a_page_beside_the_model(tmp_path):
     command.main([str(tmp_path / "model.safetensors"), "--to", "html"])
     source = (tmp_path / "model.html").read_text("utf-8")
     assert '"classes": ["a", "b"' in source and '"mean": [0.1]' in source
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path), "--to", "html", "--out", str(tmp_path / "model.safetensors")])
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
 
 
 class Square(cnn.Layer):
@@ -186,6 +190,7 @@ class Square(cnn.Layer):
     (lambda: cnn.models.lenet5(), (1, 28, 28), {"classes": ["a"]}, "classes must have 10 names"),
     (lambda: cnn.models.lenet5(), (1, 28, 28), {"mean": [0.1, 0.2]}, "mean must have 1 numbers"),
     (lambda: cnn.models.lenet5(), (1, 28, 28), {"std": [0]}, "std must be"),
+    (lambda: cnn.models.lenet5(), (1, 28, 28), {"pixels": "float32"}, 'pixels must be "uint8"'),
     (lambda: cnn.models.lenet5(), (1, 28, 28), {"examples": np.zeros((1, 28, 28), np.uint8)}, "examples must be a"),
     (lambda: cnn.Conv2d(1, 2, 3), (1, 8, 8), {}, r"one output, \(N, classes\), got \(N, 2, 6, 6\)"),
     (lambda: cnn.Sequential(cnn.Flatten(), Square()), (1, 2, 2), {}, "a page cannot compute"),

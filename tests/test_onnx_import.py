@@ -234,6 +234,15 @@ def test_weights_that_are_inputs_are_given(tmp_path):
         cnn.load_onnx(path, {"w": [1]})
 
 
+def test_parameters_that_the_file_does_not_have(tmp_path):
+    path = tmp_path / "x.onnx"
+    cnn.export.onnx(cnn.Sequential(cnn.Flatten(), cnn.Linear(4, 2)), path, (1, 2, 2))
+    with pytest.raises(ValueError, match="must be inputs or weights of the file, got '1.wieght'; it has 1.bias, 1.w"):
+        cnn.load_onnx(path, {"1.wieght": np.zeros((2, 4), np.float32)})
+    with pytest.raises(TypeError, match="load_onnx: parameters must be a dict of arrays, got int"):
+        cnn.load_onnx(path, 5)
+
+
 def test_a_matrix_that_is_used_twice_is_one_parameter(tmp_path):
     nodes = [node("MatMul", "x", "w", outputs=["h"]), node("Relu", "h", outputs=["r"]), node("MatMul", "r", "w")]
     path = file_of(tmp_path / "x.onnx", nodes, ["N", 3], {"w": rng_array(3, 3)})

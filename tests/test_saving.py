@@ -254,3 +254,10 @@ def test_a_damaged_file_is_refused_by_name(file, tmp_path):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1 << int(rng.integers(8))]) + content[place + 1:])
         with pytest.raises(ValueError, match=f"{path}: "):
             cnn.load_model(path)
+
+
+def test_classes_that_are_not_as_many_as_the_scores(tmp_path):
+    train, _ = cnn.data.load("mnist-sample")
+    with pytest.raises(ValueError, match="a class for each output of the model, 3, got 10 classes"):
+        cnn.save(cnn.models.lenet5(num_classes=3), tmp_path / "x.safetensors", train)
+    assert not (tmp_path / "x.safetensors").exists()

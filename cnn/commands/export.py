@@ -41,7 +41,8 @@ def _page(model, description, out, given):
         about += f"; {description['test_accuracy']:.1%} of the test images are right"
     examples = load(dataset)[1].images[:12] if dataset == "mnist-sample" else None      # it ships with the package
     export.page(model, out, _shape(description, given), classes=description.get("classes"),
-                mean=description.get("mean"), std=description.get("std"), about=about, examples=examples)
+                mean=description.get("mean"), std=description.get("std"),
+                pixels=description.get("pixels") or "uint8", about=about, examples=examples)
 
 
 def _calibration(description, given):
@@ -107,5 +108,7 @@ def main(arguments=None, prog=None):
         model, description = checkpoint.load_model(given.model)
         model_file = Path(given.model, "model.safetensors") if Path(given.model).is_dir() else Path(given.model)
         out = given.out or model_file.with_suffix(f".{given.to}")
+        if Path(out).exists() and Path(out).samefile(model_file):
+            raise ValueError(f"--out must not be the model's own file, {model_file}")
         FORMATS[given.to](model, description, out, given)
         say(f"wrote {out}")

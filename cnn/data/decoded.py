@@ -2,8 +2,9 @@
 
 A cache is a folder, `.cnn-cache` among the pictures, or in the user's cache folder where that cannot be written. For
 each size and number of channels that was asked for it holds two files: the pixels, uint8 (N, C, H, W) as they are in
-memory, and a JSON file, which names them and says what they are of. That is written last, so that a cache is whole or
-not there; and whoever writes it holds the folder's lock, so that a second process waits and then reads.
+memory, and a JSON file with a hash below it, which names them and says what they are of. That is written last, so
+that a cache is whole or not there; and whoever writes it holds the folder's lock, so that a second process waits and
+then reads.
 """
 
 import errno
@@ -28,13 +29,21 @@ from .errors import DataFileError, DataWarning
 from .fetch import cache_folder
 from .pictures import look_at, pillow, read_pixels
 
-VERSION = 1  # of the format, and of what is made of a picture
+VERSION = 2  # of the format, and of what is made of a picture
 FOLDER = ".cnn-cache"
 OFF = "CNN_PICTURE_CACHE"  # the environment variable that is 0 where there is to be no cache
 _TOGETHER = 16  # files that a thread takes at once
 _DARK = 256  # 16-bit values below become 0
 _PIECE = 1 << 24  # bytes that are checked at once
 _SMALL = 1 << 28  # bytes up to which images are read into memory, as those of other data sets are
+
+
+def off():
+    """Whether the environment says that there is to be no cache. Raises ValueError for what it does not understand."""
+    said = os.environ.get(OFF, "1")
+    if said not in ("0", "1"):
+        raise ValueError(f"{OFF} must be 0 or 1, got {said!r}")
+    return said == "0"
 
 
 class Found(NamedTuple):
@@ -64,7 +73,7 @@ def decoded(path, paths, taken, choose, request, cache=True):
     then in memory. Raises DataFileError where they do not fit in there.
     """
     pillow()
-    if cache and os.environ.get(OFF) != "0" and taken:
+    if cache and not off() and taken:
         key = hashlib.blake2b(json.dumps(request).encode(), digest_size=8).hexdigest()
         about, failed = _fingerprint(path, paths, taken, request), None
         for folder in _places(Path(path)):
@@ -205,7 +214,10 @@ class _Cache:
         """What `decoded` returns, if it is here, whole and up to date; else None. say: a warning tells why not."""
         wrong = None
         try:
-            said = json.loads(self._index.read_bytes())
+            text, seal = self._index.read_bytes().rsplit(b"\n", 1)
+            if seal != _seal(text):
+                raise ValueError("odd seal")
+            said = json.loads(text)
             if said["about"] != self._about:
                 wrong = "are out of date, because pictures, settings or versions have changed"
             else:
@@ -248,8 +260,9 @@ class _Cache:
                 pixels.unlink()
                 return np.empty((0, *_shape(found)), np.uint8), found
             images = _opened(pixels, (len(good), *_shape(found)))
-            files.write(self._index, json.dumps({"about": self._about, "found": found, "pixels": pixels.name,
-                                                 "count": len(good), "checksum": _checksum(images)}).encode())
+            text = json.dumps({"about": self._about, "found": found, "pixels": pixels.name, "count": len(good),
+                               "checksum": _checksum(images)}).encode()
+            files.write(self._index, text + b"\n" + _seal(text))
             for old in self._folder.glob(f"{self._key}-*.pixels"):
                 if old != pixels:
                     with suppress(OSError):
@@ -271,6 +284,11 @@ def _put(handle, content, offset):
     while rest:
         written = os.pwrite(handle, rest, offset)
         rest, offset = rest[written:], offset + written
+
+
+def _seal(text):
+    """The last line of an index, by which damage is found."""
+    return hashlib.blake2b(text, digest_size=16).hexdigest().encode()
 
 
 def _checksum(images):

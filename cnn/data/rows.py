@@ -39,8 +39,12 @@ class Rows:
             first, *rest = which or (...,)
             if first is Ellipsis:
                 return self[:][which]
+            if np.ndim(first) and any(np.ndim(index) for index in rest):
+                raise TypeError("Rows: only the first index may be an array; take self[first], then index that")
             return self[first][tuple(rest) if np.ndim(first) == 0 and not isinstance(first, slice)
                                else (slice(None), *rest)]  # fmt: skip
+        if isinstance(which, np.ndarray) and which.dtype == bool and which.ndim != 1:
+            raise TypeError(f"Rows: a mask must have one axis, got {which.ndim}; take np.asarray, then index that")
         return np.ascontiguousarray(self.base[self.numbers[which]])
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from cnn.layers.graph_module import OPERATIONS, GraphModule, OperationNode
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from cnn.graph import Value
@@ -279,7 +280,13 @@ def load_onnx(path: str | os.PathLike, parameters: Mapping[str, np.ndarray] | No
     from cnn.export.onnx_operators import TABLE
     file = File(path, require_onnx("load_onnx"))
     given = {}
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise TypeError(f"load_onnx: parameters must be a dict of arrays, got {type(parameters).__name__}")
+    known = {thing.name for thing in (*file.graph.input, *file.graph.initializer)}
     for name, array in (parameters or {}).items():
+        if name not in known:
+            raise ValueError(f"load_onnx: parameters must be inputs or weights of the file, got {name!r}; it has "
+                             f"{', '.join(sorted(known))}")
         if not isinstance(array, np.ndarray):
             raise TypeError(f"load_onnx: parameters[{name!r}] must be an array, got {type(array).__name__}")
         given[name] = array

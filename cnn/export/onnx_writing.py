@@ -265,6 +265,9 @@ def onnx(model: Module, path: str | os.PathLike, *image_shapes: Sequence[int], o
         f"y{i or ''}" for i in range(len(graph.outputs))]
     outputs = [writer.fresh(str(name)) for name in outputs]
     metadata = _metadata(images[0], classes, mean, std, pixels, normalise)
+    if classes is not None and len(graph.outputs[0].image) == 1 and len(classes) != graph.outputs[0].image[0]:
+        raise ValueError(f"export.onnx: classes must have {graph.outputs[0].image[0]} names, one for each output, got "
+                         f"{len(classes)}")
     inputs = [writer.fresh(f"x{i or ''}") for i in range(len(images))]
     writer.values = {id(value): name for value, name in zip(graph.inputs, inputs, strict=True)}
     if normalise:

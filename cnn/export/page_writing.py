@@ -95,15 +95,16 @@ TABLE: dict[str, Callable] = {
 
 
 def page(model: Module, path: str | os.PathLike, shape: Sequence[int], *, classes: Sequence[str] | None = None,
-         mean: Sequence[float] | None = None, std: Sequence[float] | None = None, title: str = "What is it?",
-         about: str = "", examples: np.ndarray | None = None) -> None:
+         mean: Sequence[float] | None = None, std: Sequence[float] | None = None, pixels: str = "uint8",
+         title: str = "What is it?", about: str = "", examples: np.ndarray | None = None) -> None:
     """Write a model, as it is in evaluation mode, as a web page: whole or not at all.
 
     The page classifies what one draws, a picture or what the camera sees, and shows the outputs of each layer. It needs
     no network and sends nothing.
 
     path: the file. shape: of one image, (C, H, W), C being 1 or 3. classes: names; default: "0", "1", ... mean, std:
-    one number a channel, in units of pixel / 255, as in Dataset; default: 0 and 1. title, about: plain text.
+    one number a channel, in units of pixel / 255, as in Dataset; default: 0 and 1. pixels: what the model was trained
+    on; a browser has "uint8" only. title, about: plain text.
     examples: uint8 (n, C, H, W), up to 20 images to choose from.
 
     Raises TypeError or ValueError for wrong arguments and, naming module and operation, for what the page cannot
@@ -114,6 +115,9 @@ def page(model: Module, path: str | os.PathLike, shape: Sequence[int], *, classe
     image = image_shape("export.page", shape)
     if len(image) != 3 or image[0] not in (1, 3):
         raise ValueError(f"export.page: shape must be (1 or 3, height, width), got {tuple(shape)}")
+    if pixels != "uint8":
+        raise ValueError('export.page: pixels must be "uint8", which pictures in a browser have: mean and std of a '
+                         f"model trained on {pixels} are in another unit")
     graph = in_evaluation(model, graph_of, model, [image])
     if len(graph.outputs) != 1 or len(graph.outputs[0].image) != 1:
         raise ValueError("export.page: the model must return one output, (N, classes), got "

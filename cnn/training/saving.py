@@ -7,6 +7,8 @@ from cnn import shapes
 from cnn.data import Dataset
 from cnn.layers.described import describe
 from cnn.layers.module import Module
+from cnn.layers.parts import in_evaluation
+from cnn.layers.running import graph_of
 from cnn.training import checkpoint
 
 if TYPE_CHECKING:
@@ -53,7 +55,16 @@ def save(model: Module, path: str | os.PathLike, data: Dataset | Sequence[int] |
         description["tta"] = tta
     checkpoint.check_description({**description, "network": None})
     description["network"], arrays = describe(model, image_shapes)
+    _check_classes(model, image_shapes, description.get("classes"))
     checkpoint.write_model(path, arrays, description)
+
+
+def _check_classes(model: Module, image_shapes: list[Any], classes: Any) -> None:
+    """Raise ValueError for names of classes that are not as many as the scores: `cnn.load` could not use the file."""
+    outputs = in_evaluation(model, graph_of, model, image_shapes).outputs
+    if classes and len(outputs) == 1 and len(outputs[0].image) == 1 and len(classes) != outputs[0].image[0]:
+        raise ValueError(f"save: data must have a class for each output of the model, {outputs[0].image[0]}, got "
+                         f"{len(classes)} classes")
 
 
 def _shapes(data: Any) -> list[Any]:

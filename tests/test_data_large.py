@@ -244,6 +244,8 @@ def test_a_folder_of_arrays(tmp_path):
     (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"train_images.npy: not a readable .npy file"),
     (lambda path: path.write_bytes(b""), r"train_images.npy: not a readable .npy file"),
     (lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\xff\xff{"), r"train_images.npy: not a readable .npy file"),
+    (lambda path: np.save(path.with_name("train_labels.npy"), LABELS + 0.5),
+     r"train_labels.npy: labels must be integers, not float64"),
     (lambda path: path.with_name("train_labels.npy").unlink(), "there is no array 'train_labels'"),
 ])
 def test_arrays_that_will_not_do(tmp_path, spoil, words):

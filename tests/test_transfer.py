@@ -152,6 +152,13 @@ def test_a_head_that_is_not_known():
 # ------------------------------------------------------------------------------------------ features
 
 
+def test_what_is_no_module_has_no_head():
+    with pytest.raises(TypeError, match="replace_head: model must be a Module, got int"):
+        cnn.replace_head(5, 3)
+    with pytest.raises(TypeError, match="features: model must be a Module, got NoneType"):
+        cnn.features(None, cnn.data.load("mnist-sample")[1])
+
+
 def test_features_are_what_the_head_reads():
     model, data = net(), made_up()
     model.train()

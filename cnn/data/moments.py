@@ -28,8 +28,8 @@ def mean_std(dataset: AnyDataset | Any) -> tuple[np.ndarray, np.ndarray]:
         (array([0.4]), array([0.2]))
         >>> data = cnn.data.Dataset(images, labels, mean=mean, std=std)
 
-    dataset: a Dataset, or what else a DataLoader takes. Its images are read twice, in pieces of four million pixels:
-        the bits are the same wherever they are. A data set's own mean and std do not count.
+    dataset: a Dataset, or what else a DataLoader takes but a pair of arrays. Its images are read twice, in pieces of
+        four million pixels: the bits are the same wherever they are. A data set's own mean and std do not count.
 
     The unit is that of the arguments `mean` and `std` of a Dataset: pixel / 255 for uint8 images. The standard
     deviation is the square root of the mean square of pixel - mean (NumPy's std); 1 where all pixels are the same.

@@ -59,6 +59,9 @@ class _Files(Arrays):
             raise DataFileError(f"{path}: not a readable .npy file ({error})") from None
         if not isinstance(array, np.memmap):
             raise DataFileError(f"{path}: is an archive of several arrays, not one")
+        if array.dtype.kind == "f" and (name.endswith("labels") or name.startswith("y")):
+            raise DataFileError(f"{path}: labels must be integers, not {array.dtype}; use numpy.save(path, "
+                                "labels.astype(numpy.int64))")
         if array.dtype.kind == "f" and array.dtype != np.float32:
             raise DataFileError(f"{path}: must be uint8 or float32, not {array.dtype}, of which a copy would be taken; "
                                 "use numpy.save(path, images.astype(numpy.float32))")

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 from cnn import shapes
 from cnn.layers.conv import Conv2d
 from cnn.layers.linear import Linear
+from cnn.layers.module import Module
 from cnn.layers.parts import named_modules
 
 if TYPE_CHECKING:
     from typing import TypeGuard
 
     import numpy as np
-
-    from cnn.layers.module import Module
 
 
 def head_of(model: Module, name: str | None = None, owner: str = "head_of") -> tuple[str, Linear | Conv2d]:
@@ -23,6 +22,8 @@ def head_of(model: Module, name: str | None = None, owner: str = "head_of") -> t
     name: of the layer, where that does not tell. owner: who speaks in an error. Raises ValueError, naming layers, where
     there is none, or where the one before it could be meant as well: it has the same inputs.
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"{owner}: model must be a Module, got {type(model).__name__}")
     named = [(title, layer) for title, layer in named_modules(model)
              if any(len(p.shape) > 1 for _, p in layer.own_parameters())]
     if name is not None:

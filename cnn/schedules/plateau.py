@@ -12,7 +12,7 @@ class ReduceLROnPlateau(Schedule):
     """`lr`, multiplied by `factor` whenever a figure has not improved for more than `patience` epochs.
 
     PyTorch's ReduceLROnPlateau. A Trainer hands it each epoch's row of the history (`observe`) and saves its state in
-    checkpoints.
+    checkpoints. It goes on from what it has seen: make a new one for another Trainer.
 
     monitor: the figure, a key of the rows (see cnn.history.History): "val_loss", "val_accuracy", "train_loss",
     "train_accuracy". mode: "min" or "max", what is better; default: "max" for accuracies, else "min". factor: in

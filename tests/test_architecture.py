@@ -18,7 +18,7 @@ from cnn.data import DataLoader, Dataset, RandomFlip
 from cnn.engine import compiling
 from cnn.layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 from cnn.optim import SGD
-from cnn.training.rows import RowLoss, Rows
+from cnn.training.rows import NumberedImages, RowLoss
 from cnn.training.trainer import Trainer
 
 ROOT = Path(cnn.__file__).parent
@@ -185,7 +185,7 @@ def all_that_the_package_does():
     functional.mse_loss(np.zeros((2, 3)), np.zeros((2, 3)))
     linear = Sequential(Flatten(), Linear(4, 3))
     Trainer(linear, SGD(linear.parameters()), RowLoss(np.zeros((2, 3))), progress=False).fit(
-        Rows(np.zeros((2, 1, 2, 2), np.float32), [0], [1]), 1, batch_size=2)
+        NumberedImages(np.zeros((2, 1, 2, 2), np.float32), [0], [1]), 1, batch_size=2)
     data = Dataset(np.zeros((5, 1, 4, 4), np.uint8), np.arange(5))
     for optimizer in cnn.optim.OPTIMIZERS.values():
         model = Sequential(Conv2d(1, 2, 3), Flatten(), Linear(8, 5), ReLU(), Dropout()).to(np.float64)

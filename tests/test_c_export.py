@@ -264,6 +264,8 @@ def test_refusals(tmp_path):
         export.c(net, tmp_path / "net.h", (1, 5, 5))
     with pytest.raises(TypeError, match="classes must be a list of texts"):
         export.c(net, path, (1, 5, 5), classes="ab")
+    with pytest.raises(ValueError, match="classes must have 10 names, one for each output, got 1"):
+        export.c(cnn.models.lenet5(), path, (1, 28, 28), classes=["a"])
     with pytest.raises(ValueError, match="mean and std must be given together"):
         export.c(net, path, (1, 5, 5), mean=[0.5])
     with pytest.raises(ValueError, match="std must have 1 numbers"):

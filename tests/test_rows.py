@@ -9,7 +9,7 @@ from cnn import reference
 from cnn.data import DataLoader
 from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
-from cnn.training.rows import RowLoss, Rows
+from cnn.training.rows import NumberedImages, RowLoss
 
 RNG = np.random.default_rng(0)
 
@@ -93,7 +93,8 @@ def test_a_weight_is_as_good_as_a_repetition_in_one_batch(squared, pixels, batch
     for chosen, given in ((np.arange(len(images)), times.astype(float)), (repeated, None)):
         rng = np.random.default_rng(1)
         model = cnn.Sequential(cnn.Conv2d(1, 4, 3, seed=rng), cnn.ReLU(), cnn.Flatten(), cnn.Linear(64, 3, seed=rng))
-        rows = Rows(images[chosen], [0.5 * (255 if pixels == np.float32 else 1)], [255 if pixels == np.float32 else 1])
+        unit = 255 if pixels == np.float32 else 1
+        rows = NumberedImages(images[chosen], [0.5 * unit], [unit])
         trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), 0.1), RowLoss(targets[chosen], given), progress=False)
         history = trainer.fit(DataLoader(rows, len(rows)), 3)
         weights.append([*(p.data for p in model.parameters()), np.array([row["train_loss"] for row in history])])
@@ -109,7 +110,7 @@ def test_numpy_backend_and_debugging_train_alike(squared):
         model = cnn.Sequential(cnn.Flatten(), cnn.Linear(25, 3, seed=0))
         trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), 0.05), RowLoss(targets, weights), progress=False,
                               backend=backend)
-        trainer.fit(Rows(images, [0.5], [1]), 2, batch_size=8)
+        trainer.fit(NumberedImages(images, [0.5], [1]), 2, batch_size=8)
         results.append([p.data.copy() for p in model.parameters()])
     for a, b in zip(*results, strict=True):
         assert_close(a, b, 1e-5)
@@ -120,7 +121,7 @@ def test_a_batch_of_weight_0_teaches_nothing():
     before = [p.data.copy() for p in model.parameters()]
     loss = RowLoss(np.zeros(9, np.int64), np.zeros(9))
     trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), 0.05), loss, progress=False)
-    trainer.fit(Rows(np.ones((9, 1, 5, 5), np.float32), [0], [1]), 1, batch_size=9)
+    trainer.fit(NumberedImages(np.ones((9, 1, 5, 5), np.float32), [0], [1]), 1, batch_size=9)
     assert all(np.array_equal(a, p.data) for a, p in zip(before, model.parameters(), strict=True))
 
 
@@ -128,4 +129,4 @@ def test_another_number_of_outputs_is_refused():
     model = cnn.Sequential(cnn.Flatten(), cnn.Linear(25, 3, seed=0))
     trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), 0.05), RowLoss(np.zeros((9, 2))), progress=False)
     with pytest.raises(ValueError, match=r"output must have shape \(N, 2\), got \(N, 3"):
-        trainer.fit(Rows(np.ones((9, 1, 5, 5), np.float32), [0], [1]), 1)
+        trainer.fit(NumberedImages(np.ones((9, 1, 5, 5), np.float32), [0], [1]), 1)

@@ -28,10 +28,15 @@ def _shape(description, given):
     return shape
 
 
+def _told(description):
+    """What a description tells of the data, as the functions of `export` take it."""
+    return {**{name: description.get(name) for name in ("classes", "mean", "std")},
+            "pixels": description.get("pixels") or "uint8"}
+
+
 def _onnx(model, description, out, given):
-    export.onnx(model, out, _shape(description, given), opset=given.opset, classes=description.get("classes"),
-                mean=description.get("mean"), std=description.get("std"), pixels=description.get("pixels") or "uint8",
-                normalise=given.normalise)
+    export.onnx(model, out, _shape(description, given), opset=given.opset, normalise=given.normalise,
+                **_told(description))
 
 
 def _page(model, description, out, given):
@@ -40,9 +45,7 @@ def _page(model, description, out, given):
     if "test_accuracy" in description:
         about += f"; {description['test_accuracy']:.1%} of the test images are right"
     examples = load(dataset)[1].images[:12] if dataset == "mnist-sample" else None      # it ships with the package
-    export.page(model, out, _shape(description, given), classes=description.get("classes"),
-                mean=description.get("mean"), std=description.get("std"),
-                pixels=description.get("pixels") or "uint8", about=about, examples=examples)
+    export.page(model, out, _shape(description, given), about=about, examples=examples, **_told(description))
 
 
 def _calibration(description, given):
@@ -73,9 +76,8 @@ def _say_errors(model, found, measured, what):
 
 def _c(model, description, out, given):
     calibration = _calibration(description, given) if given.int8 else None
-    found = export.c(model, out, _shape(description, given), classes=description.get("classes"),
-                     mean=description.get("mean"), std=description.get("std"),
-                     pixels=description.get("pixels") or "uint8", calibration=calibration[0] if calibration else None)
+    found = export.c(model, out, _shape(description, given), calibration=calibration[0] if calibration else None,
+                     **_told(description))
     if calibration:
         _say_errors(model, found, *calibration[1:])
     say(f"{found['weights'] / 1000:.1f} kB of weights, {found['memory'] / 1000:.1f} kB of memory")

@@ -112,12 +112,5 @@ def folded(o: Any) -> tuple[np.ndarray, np.ndarray]:
     b = np.zeros(len(w)) if o.bias is None else o.bias._data.astype(np.float64)
     if o.norm is None:
         return w, b
-    scale, shift = normalising(o.norm)
+    scale, shift = o.norm.scale_and_shift()
     return w * scale[:, None, None, None], b * scale + shift
-
-
-def normalising(o: Any) -> tuple[np.ndarray, np.ndarray]:
-    """scale and shift of a batch norm by its running statistics, float64 (channels,)."""
-    gamma, beta = (fill if p is None else p._data.astype(np.float64) for p, fill in ((o.weight, 1.0), (o.bias, 0.0)))
-    scale = gamma / np.sqrt(o.var.astype(np.float64) + o.eps)
-    return scale, beta - o.mean.astype(np.float64) * scale

@@ -16,7 +16,6 @@ from cnn.export.c_function import (
     folded,
     indented,
     literal,
-    normalising,
     products,
     sizes,
     summed,
@@ -213,7 +212,7 @@ def _softmax(logs: bool) -> Callable:
 
 def _batch_norm(f, node):
     f.inplace = True
-    scale, shift = normalising(node.operation)
+    scale, shift = node.operation.scale_and_shift()
     height, width, channels = sizes(f.output)
     f.array("scale", scale)
     f.array("shift", shift)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import files, shapes
+from cnn.export import told
 from cnn.export.c_function import Function, channels_last, constant, literal, sizes
 from cnn.export.c_memory import Buffer, Step, place
 from cnn.export.c_rows import TABLE
@@ -87,6 +88,7 @@ def c(model: Module, path: str | os.PathLike, *image_shapes: Sequence[int], name
     head = _Head(path, name, images, classes, mean, std, pixels)
     from cnn.graph.passes import optimised
     raw = _traced(model, images)
+    told.check_count("export.c", head.classes, raw)
     graph = optimised(raw, gradients=False)     # batch norm is folded; ReLU and max pooling are joined
     if calibration is not None:
         from cnn.export.c_int8_writing import write_int8
@@ -118,25 +120,18 @@ class _Head:
     """Arguments of `c` that do not depend on the graph, checked, and the parts of both files that they make."""
 
     def __init__(self, path, name, images, classes, mean, std, pixels):
-        self.path, self.name, self.images, self.classes = path, name, images, classes
+        self.path, self.name, self.images = path, name, images
         if path.suffix == ".h":
             raise ValueError(f"export.c: path must not end with .h, which is the header's name, got {path}")
-        if classes is not None and (isinstance(classes, str) or not all(isinstance(text, str) for text in classes)):
-            raise TypeError(f"export.c: classes must be a list of texts, got {shapes.shown(classes)}")
-        if pixels not in ("uint8", "float32"):
-            raise ValueError(f'export.c: pixels must be "uint8" or "float32", got {shapes.shown(pixels)}')
+        self.classes = None if classes is None else told.class_names("export.c", classes)
+        self.unit = told.white("export.c", pixels)
         if (mean is None) != (std is None):
             raise ValueError("export.c: mean and std must be given together, got one of them")
         self.predicts = mean is not None and len(images) == 1 and len(images[0]) == 3
         if not self.predicts:
             return
-        for what, numbers in (("mean", mean), ("std", std)):
-            if len(numbers) != images[0][0]:
-                raise ValueError(f"export.c: {what} must have {images[0][0]} numbers, one a channel, got "
-                                 f"{len(numbers)}")
-        self.mean = [shapes.number("export.c", "mean", n) for n in mean]
-        self.std = [shapes.number("export.c", "std", n, above=0) for n in std]
-        self.unit = 255.0 if pixels == "uint8" else 1.0
+        self.mean, self.std = (told.per_channel("export.c", what, numbers, images[0][0])
+                               for what, numbers in (("mean", mean), ("std", std)))
 
     def signatures(self, graph):
         """Of both functions; the second is None where there is none."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import files, shapes
+from cnn.export import told
 from cnn.export.onnx_extra import require_onnx
 from cnn.export.onnx_rows import BROADCASTING as REPEATING
 from cnn.export.onnx_rows import ROWS
@@ -265,9 +266,7 @@ def onnx(model: Module, path: str | os.PathLike, *image_shapes: Sequence[int], o
         f"y{i or ''}" for i in range(len(graph.outputs))]
     outputs = [writer.fresh(str(name)) for name in outputs]
     metadata = _metadata(images[0], classes, mean, std, pixels, normalise)
-    if classes is not None and len(graph.outputs[0].image) == 1 and len(classes) != graph.outputs[0].image[0]:
-        raise ValueError(f"export.onnx: classes must have {graph.outputs[0].image[0]} names, one for each output, got "
-                         f"{len(classes)}")
+    told.check_count("export.onnx", classes, graph)
     inputs = [writer.fresh(f"x{i or ''}") for i in range(len(images))]
     writer.values = {id(value): name for value, name in zip(graph.inputs, inputs, strict=True)}
     if normalise:
@@ -302,17 +301,11 @@ def _metadata(image, classes, mean, std, pixels, normalise):
     """The file's metadata: texts by name."""
     result = {}
     if classes is not None:
-        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
-            raise TypeError(f"export.onnx: classes must be a list of texts, got {shapes.shown(classes)}")
-        result["classes"] = json.dumps(list(classes))
+        result["classes"] = json.dumps(told.class_names("export.onnx", classes))
     for name, numbers in (("mean", mean), ("std", std)):
         if numbers is not None:
-            values = [shapes.number("export.onnx", name, n, above=0 if name == "std" else None) for n in numbers]
-            if len(values) != image[0]:
-                raise ValueError(f"export.onnx: {name} must have {image[0]} numbers, one a channel, got {len(values)}")
-            result[name] = json.dumps(values)
-    if pixels not in ("uint8", "float32"):
-        raise ValueError(f'export.onnx: pixels must be "uint8" or "float32", got {shapes.shown(pixels)}')
+            result[name] = json.dumps(told.per_channel("export.onnx", name, numbers, image[0]))
+    told.white("export.onnx", pixels)
     if normalise and ("mean" not in result or "std" not in result):
         raise ValueError("export.onnx: normalise needs mean and std, got none")
     if mean is not None and std is not None:
@@ -326,15 +319,15 @@ def _normalised(writer, x, image, mean, std, pixels):
     shape = (1, -1, *(1,) * (len(image) - 1))
     mean, std = (np.asarray(numbers, np.float64).reshape(shape) for numbers in (mean, std))
     writer.where = "normalise"
-    x = writer.add("Mul", x, writer.constant(1 / ((255 if pixels == "uint8" else 1) * std)))
+    x = writer.add("Mul", x, writer.constant(1 / (told.white("export.onnx", pixels) * std)))
     return writer.add("Sub", x, writer.constant(mean / std))
 
 
 def _to_file(package, writer, graph, path, inputs, outputs, metadata):
     kind = package.helper.np_dtype_to_tensor_dtype(writer.dtype)
-    told = [package.helper.make_tensor_value_info(name, kind, ["N", *value.image]) for name, value in (
+    ends = [package.helper.make_tensor_value_info(name, kind, ["N", *value.image]) for name, value in (
         *zip(inputs, graph.inputs, strict=True), *zip(outputs, graph.outputs, strict=True))]
-    made = package.helper.make_graph(writer.nodes, graph.title, told[:len(inputs)], told[len(inputs):],
+    made = package.helper.make_graph(writer.nodes, graph.title, ends[:len(inputs)], ends[len(inputs):],
                                      list(writer.initializers.values()))
     whole = package.helper.make_model(made, opset_imports=[package.helper.make_opsetid("", writer.opset)],
                                       producer_name="cnn",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import files, shapes
+from cnn.export import told
 from cnn.text import html
 
 if TYPE_CHECKING:
@@ -59,11 +60,8 @@ def _conv2d(w: _Writer, node: Node) -> dict:
 
 
 def _batch_norm(w: _Writer, node: Node) -> dict:
-    """y = x s + (bias - mean s), s = weight / sqrt(var + eps)"""
-    o = node.operation
-    weight, bias = (default if p is None else p._data.astype(np.float64) for p, default in ((o.weight, 1), (o.bias, 0)))
-    scale = weight / np.sqrt(o.var.astype(np.float64) + o.eps)
-    return {"kind": "scale", "w": w.add(scale), "b": w.add(bias - o.mean * scale)}
+    scale, shift = node.operation.scale_and_shift()
+    return {"kind": "scale", "w": w.add(scale), "b": w.add(shift)}
 
 
 def _pool(kind: str) -> Callable:
@@ -122,20 +120,17 @@ def page(model: Module, path: str | os.PathLike, shape: Sequence[int], *, classe
     if len(graph.outputs) != 1 or len(graph.outputs[0].image) != 1:
         raise ValueError("export.page: the model must return one output, (N, classes), got "
                          + ", ".join(shapes.batch(value.image) for value in graph.outputs))
-    names = [str(i) for i in range(graph.outputs[0].image[0])] if classes is None else list(classes)
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"export.page: classes must be a list of texts, got {shapes.shown(classes)}")
-    if len(names) != graph.outputs[0].image[0]:
-        raise ValueError(f"export.page: classes must have {graph.outputs[0].image[0]} names, one for each output, got "
-                         f"{len(names)}")
+    names = told.class_names("export.page", map(str, range(graph.outputs[0].image[0])) if classes is None else classes)
+    told.check_count("export.page", names, graph)
     steps, weights, numbers = described(graph)
     if not steps or numbers[id(graph.outputs[0])] != len(steps):
         raise ValueError("export.page: the model's output must be what it computes last")
-    told = {"shape": image, "classes": names, "about": about, "steps": steps, "shown": _shown(graph, numbers),
-            "mean": _per_channel("mean", mean, image[0], 0.0), "std": _per_channel("std", std, image[0], 1.0),
-            "question": "Draw something" if image[0] == 1 else "Choose a picture",
-            "end": graph.nodes[-1].operation.name, **_examples(examples, image)}
-    files.write(path, _document(title, told, weights).encode())
+    mean, std = (told.per_channel("export.page", name, [fill] * image[0] if given is None else given, image[0])
+                 for name, given, fill in (("mean", mean, 0.0), ("std", std, 1.0)))
+    content = {"shape": image, "classes": names, "about": about, "steps": steps, "shown": _shown(graph, numbers),
+               "mean": mean, "std": std, "question": "Draw something" if image[0] == 1 else "Choose a picture",
+               "end": graph.nodes[-1].operation.name, **_examples(examples, image)}
+    files.write(path, _document(title, content, weights).encode())
 
 
 def described(graph: Graph) -> tuple[list[dict], bytes, dict[int, int]]:
@@ -176,15 +171,6 @@ def _shown(graph: Graph, numbers: dict[int, int]) -> list[dict]:
     return shown
 
 
-def _per_channel(name: str, numbers: Sequence[float] | None, channels: int, default: float) -> list[float]:
-    if numbers is None:
-        return [default] * channels
-    values = [shapes.number("export.page", name, n, above=0 if name == "std" else None) for n in numbers]
-    if len(values) != channels:
-        raise ValueError(f"export.page: {name} must have {channels} numbers, one a channel, got {len(values)}")
-    return values
-
-
 def _examples(examples: np.ndarray | None, image: Sequence[int]) -> dict:
     if examples is None:
         return {}
@@ -195,13 +181,13 @@ def _examples(examples: np.ndarray | None, image: Sequence[int]) -> dict:
     return {"examples": [base64.b64encode(one.tobytes()).decode() for one in examples]}
 
 
-def _document(title: str, told: dict, weights: bytes) -> str:
+def _document(title: str, content: dict, weights: bytes) -> str:
     script = "".join((_HERE / name).read_text("utf-8") for name in ("page_network.js", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # what a page may do: run this script, show its own pictures, and nothing else: it cannot reach any other machine
     policy = f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     parts = {"POLICY": policy, "TITLE": html(title),
-             "MODEL": json.dumps(told, allow_nan=False).replace("<", "\\u003c"),
+             "MODEL": json.dumps(content, allow_nan=False).replace("<", "\\u003c"),
              "WEIGHTS": base64.b64encode(weights).decode(), "SCRIPT": script}
     pieces: list[str] = []
     rest = (_HERE / "page.html").read_text("utf-8")

@@ -125,6 +125,13 @@ class BatchNorm2d(Operation):
     def attributes(self):
         return {"training": True} if self.training else {}
 
+    def scale_and_shift(self):
+        """y = scale x + shift by the running statistics: two arrays, float64 (channels,)."""
+        gamma, beta = (fill if p is None else p.data.astype(np.float64) for p, fill in (
+            (self.weight, 1.0), (self.bias, 0.0)))
+        scale = gamma / np.sqrt(self.var.astype(np.float64) + self.eps)
+        return scale, beta - self.mean.astype(np.float64) * scale
+
     def emit(self, program, x):
         gamma, beta = (p and p.data for p in (self.weight, self.bias))
         if program.by_channels and not program.gradients:

@@ -20,7 +20,7 @@ from cnn.sklearn import inputs
 from cnn.sklearn.network import network
 from cnn.training import evaluation
 from cnn.training.callbacks import Callback
-from cnn.training.rows import Rows
+from cnn.training.rows import NumberedImages
 from cnn.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Estimator(BaseEstimator):
         raise NotImplementedError
 
     def _loss(self, targets: np.ndarray, weights: np.ndarray | None) -> tuple[Any, Any]:
-        """The loss, and the labels for a Dataset, or None for `Rows`."""
+        """The loss, and the labels for a Dataset, or None for `NumberedImages`."""
         raise NotImplementedError
 
     def _quality(self, scores: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> float:
@@ -232,7 +232,7 @@ class Estimator(BaseEstimator):
         white = 255 if images.dtype == np.uint8 else 1
         mean, std = self._mean / white, self._std / white
         if labels is None:
-            return Rows(images, mean, std)
+            return NumberedImages(images, mean, std)
         return Dataset(images, labels, map(str, range(self._outputs())), mean, std)
 
     def _batches(self, owner: str, count: int) -> tuple[int, int]:

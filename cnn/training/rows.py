@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cnn.engine.tensors import Table, Tensor
 
 
-class Rows(Dataset):
+class NumberedImages(Dataset):
     """Images whose labels are their own numbers, 0 to N - 1: the rows of the table of targets that `RowLoss` has."""
 
     def __init__(self, images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> None:

@@ -399,6 +399,25 @@ def test_the_command_serves_until_it_is_told_to_stop(saved, number):
     assert re.fullmatch(r"127.0.0.1 'POST /predict HTTP/1.1' 200 \d+ ms\nstopped\n", out)
 
 
+def test_ctrl_c_while_a_thread_is_started_is_not_lost(saved, monkeypatch):
+    """The thread may have answered, and have been forgotten, before the one that started it goes on."""
+    def started(server, request, address):
+        server.process_request_thread(request, address)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serving.ThreadingHTTPServer, "process_request", started)
+    server = Server(cnn.load(saved), port=0, say=lambda line: None)
+    with contextlib.closing(server), ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, server, "GET", "/health")
+        with pytest.raises(KeyboardInterrupt):
+            server.handle_request()
+        assert answer.result()[0] == 200
+        assert [server._free.acquire(blocking=False) for _ in range(serving.CONNECTIONS + 1)].count(True) \
+            == serving.CONNECTIONS
+        for _ in range(serving.CONNECTIONS):
+            server._free.release()
+
+
 def test_options_of_the_command(saved):
     process = start(saved, "--quiet", "--invert", "--max-megabytes", "1", "--name", "a.example")
     try:

@@ -154,8 +154,9 @@ class Server(ThreadingHTTPServer):
 
     def _forget(self, request: Any) -> None:
         with self._lock:
-            del self._ends[request]
             self._asked.discard(request)
+            if self._ends.pop(request, None) is None:   # Ctrl-C while its thread was started: both came here
+                return
         self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

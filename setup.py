@@ -68,6 +68,8 @@ if "CNN_SANITIZE" in os.environ:
 # By themselves GCC stops at 16 rounds and Clang earlier (LeNet-5, AVX-512: 21,000 instead of 81,000 images/s).
 UNROLL_GCC = ["--param", "max-completely-peel-times=64", "--param", "max-completely-peeled-insns=4000"]
 UNROLL_CLANG = ["-mllvm", "-unroll-threshold=10000", "-mllvm", "-unroll-full-max-count=64"]
+# Takes a row's vectors side by side: each is a long chain of operations, in which one waits for another.
+INTERLEAVE = ["-fschedule-insns"]
 
 # The tiles' constants reach the compiler by inlining, so inlining must not be left to its taste.
 ALWAYS_INLINE = ("CYTHON_INLINE", "inline __attribute__((always_inline))")
@@ -90,8 +92,9 @@ class BuildKernels(build_ext):
             unroll = []
         for ext in self.extensions:
             # only where it is needed: with it, GCC 12 compiles some other loops wrongly
-            tiles = unroll if ext.name.rpartition(".")[2] in TILE_MODULES else []
-            ext.extra_compile_args[:0] = [*FLAGS, *tiles, "-pthread"]
+            name = ext.name.rpartition(".")[2]
+            flags = unroll if name in TILE_MODULES else INTERLEAVE if name == "maps" and not clang else []
+            ext.extra_compile_args[:0] = [*FLAGS, *flags, "-pthread"]
             ext.extra_link_args += ["-pthread"]
         super().build_extensions()
 

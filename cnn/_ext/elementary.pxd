@@ -22,14 +22,18 @@ cdef inline vec exp_parts(vec x, vec* rest) noexcept nogil:
     return n
 
 
-cdef inline vec vec_exp(vec x) noexcept nogil:
-    """e^x to 1 ulp; infinite or 0 where the number type ends, before that with the subnormals that are kept."""
+cdef inline vec vec_exp_limited(vec x) noexcept nogil:
+    """vec_exp of an x that is at most EXP_MAX."""
     cdef vec rest, half
-    x = vec_select(vec_gt(x, vec_splat(EXP_MAX)), vec_splat(EXP_MAX), x)
     x = vec_select(vec_gt(vec_splat(EXP_MIN), x), vec_splat(EXP_MIN), x)
     cdef vec n = exp_parts(x, &rest)
     half = vec_round(n * vec_splat(0.5))        # 2^n itself may be no number of this type
     return (vec_splat(1) + rest) * vec_pow2(half) * vec_pow2(n - half)
+
+
+cdef inline vec vec_exp(vec x) noexcept nogil:
+    """e^x to 1 ulp; infinite or 0 where the number type ends, before that with the subnormals that are kept."""
+    return vec_exp_limited(vec_select(vec_gt(x, vec_splat(EXP_MAX)), vec_splat(EXP_MAX), x))
 
 
 cdef inline vec vec_expm1(vec x) noexcept nogil:
@@ -62,18 +66,21 @@ cdef inline vec vec_log(vec x) noexcept nogil:
 
 
 cdef inline vec vec_log1p(vec x) noexcept nogil:
-    """log(1 + x) for x from 0 to 1, to 2 ulp: log (1 + s) / (1 - s) = 2 s (1 + s^2/3 + s^4/5 + ...), s = x / (2 + x)."""
-    cdef vec s = vec_div(x, vec_splat(2) + x), z = s * s, r = vec_splat(INV_ODD[LOG1P_TERMS])
+    """log(1 + x) for x from 0 to 1, to 2 ulp: log (1 + s) / (1 - s) = 2 s (1 + s^2/3 + s^4/5 + ...), s = x / (2 + x).
+    Of the series, even and odd powers of s^2 side by side: a sum waits for the one before it."""
+    cdef vec s = vec_div(x, vec_splat(2) + x), z = s * s, w = z * z
+    cdef vec even = vec_splat(INV_ODD[LOG1P_TERMS - 1]), odd = vec_splat(INV_ODD[LOG1P_TERMS])
     cdef int k
-    for k in range(LOG1P_TERMS - 1, 0, -1):
-        r = r * z + vec_splat(INV_ODD[k])
+    for k in range(LOG1P_TERMS - 2, 1, -2):
+        odd = odd * w + vec_splat(INV_ODD[k])
+        even = even * w + vec_splat(INV_ODD[k - 1])
     s = s + s
-    return s + s * z * r
+    return s + s * z * (even + z * odd)
 
 
 cdef inline vec vec_softplus(vec x) noexcept nogil:
     """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|); to 3 ulp."""
-    return vec_select(vec_gt(vec_splat(0), x), vec_splat(0), x) + vec_log1p(vec_exp(vec_splat(0) - vec_abs(x)))
+    return vec_select(vec_gt(vec_splat(0), x), vec_splat(0), x) + vec_log1p(vec_exp_limited(vec_splat(0) - vec_abs(x)))
 
 
 cdef inline vec vec_pow(vec x, real n) noexcept nogil:
@@ -107,7 +114,7 @@ cdef inline vec vec_tanh(vec x) noexcept nogil:
 
 cdef inline vec vec_sigmoid(vec x) noexcept nogil:
     """1 / (1 + e^-x), as e^x / (1 + e^x) where x < 0; to 3 ulp."""
-    cdef vec e = vec_exp(vec_splat(0) - vec_abs(x))
+    cdef vec e = vec_exp_limited(vec_splat(0) - vec_abs(x))
     return vec_div(vec_select(vec_gt(vec_splat(0), x), e, vec_splat(1)), vec_splat(1) + e)
 
 

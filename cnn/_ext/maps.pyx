@@ -4,7 +4,7 @@ of the names in MAPS (cnn/ops/pointwise.py).
 A formula is a case of `formula`, value and derivative side by side; everything else is the same for all. In lanes
 without an image y and dx are 0, whatever f(0) is.
 """
-from cnn._ext.elementary cimport vec_exp, vec_expm1, vec_log, vec_pow, vec_sigmoid, vec_softplus
+from cnn._ext.elementary cimport vec_exp, vec_exp_limited, vec_expm1, vec_log, vec_pow, vec_sigmoid, vec_softplus
 from cnn._ext.instances cimport Tile
 from cnn._ext.op cimport Image, Place, begin, end, held, pixels
 from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_abs, vec_clear, vec_div, vec_gt, vec_keep, vec_le,
@@ -46,7 +46,7 @@ cdef inline vec formula(int kind, bint slope, vec x, real a, real b) noexcept no
             return vec_keep(vec_lt(vec_abs(x), vec_splat(3)), vec_splat(1.0 / 6))
         return limited(x + vec_splat(3), zero, vec_splat(6)) * vec_splat(1.0 / 6)
     if kind == MISH:                # x t with t = tanh(log(1 + e)) = n / (n + 2), e = e^x, n = e^2 + 2e
-        e = vec_exp(limited(x, x, vec_splat(20)))       # where t is 1
+        e = vec_exp_limited(vec_select(vec_gt(x, vec_splat(20)), vec_splat(20), x))       # where t is 1
         n = e * (e + vec_splat(2))
         t = vec_div(n, n + vec_splat(2))
         if slope:                   # t + x (1 - t^2) e / (1 + e)
@@ -56,7 +56,7 @@ cdef inline vec formula(int kind, bint slope, vec x, real a, real b) noexcept no
         e = vec_splat(a) * x
         if slope:
             return vec_select(vec_gt(e, vec_splat(b)), one, vec_sigmoid(e))
-        return vec_select(vec_gt(e, vec_splat(b)), x, vec_div(vec_softplus(e), vec_splat(a)))
+        return vec_select(vec_gt(e, vec_splat(b)), x, vec_softplus(e) * vec_splat(1 / a))
     if kind == ABS:
         if slope:
             return vec_keep(vec_gt(x, zero), one) - vec_keep(vec_lt(x, zero), one)
@@ -102,6 +102,7 @@ cdef inline void forward "map_forward"(void* address, int kind) noexcept nogil:
     cdef real* y
     cdef real p = <real>a.a, r = <real>a.b
     cdef ivec lanes[8]
+    cdef vec row[8]
     cdef int q
     held(place, lanes)
     for item in range(begin(a.channels * H, place), end(a.channels * H, place)):
@@ -109,8 +110,9 @@ cdef inline void forward "map_forward"(void* address, int kind) noexcept nogil:
         y = pixels(&a.y, item // H, item % H)
         for i in range(a.width):
             for q in range(ROWV):
-                vec_store(y + i * LANES + q * VL,
-                          vec_keep(lanes[q], formula(kind, False, vec_load(x + i * LANES + q * VL), p, r)))
+                row[q] = formula(kind, False, vec_load(x + i * LANES + q * VL), p, r)
+            for q in range(ROWV):
+                vec_store(y + i * LANES + q * VL, vec_keep(lanes[q], row[q]))
 
 
 cdef inline void backward "map_slope"(void* address, int kind) noexcept nogil:
@@ -122,6 +124,7 @@ cdef inline void backward "map_slope"(void* address, int kind) noexcept nogil:
     cdef real* dx
     cdef real p = <real>a.a, r = <real>a.b
     cdef ivec lanes[8]
+    cdef vec row[8]
     cdef int q
     held(place, lanes)
     for item in range(begin(a.channels * H, place), end(a.channels * H, place)):
@@ -130,9 +133,9 @@ cdef inline void backward "map_slope"(void* address, int kind) noexcept nogil:
         dx = pixels(&a.dx, item // H, item % H)
         for i in range(a.width):
             for q in range(ROWV):
-                vec_store(dx + i * LANES + q * VL,
-                          vec_keep(lanes[q], vec_load(dy + i * LANES + q * VL) * formula(
-                              kind, True, vec_load(x + i * LANES + q * VL), p, r)))
+                row[q] = vec_load(dy + i * LANES + q * VL) * formula(kind, True, vec_load(x + i * LANES + q * VL), p, r)
+            for q in range(ROWV):
+                vec_store(dx + i * LANES + q * VL, vec_keep(lanes[q], row[q]))
 
 
 cdef extern from *:

@@ -13,6 +13,7 @@ import contextlib
 import contextvars
 import math
 import reprlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -295,6 +296,19 @@ def _axes(shape):
 
 def _by(sizes):
     return "×".join(str(int(size)) for size in sizes)
+
+
+def instance(owner, name, value, kind):
+    """Refuse what is no instance of a class, `kind`, by TypeError."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{owner}: {name} must be a {kind.__name__}, got {type(value).__name__}")
+
+
+def listed(owner, name, value, what):
+    """What can be iterated over, as a list. what: of its members, in words, for the TypeError about anything else."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{owner}: {name} must be a list of {what}, got {shown(value)}")
+    return list(value)
 
 
 def shown(value):

@@ -1033,3 +1033,20 @@ def test_sizes_beyond_the_machine(name):
     """
     result = run_python("-c", code)
     assert result.stdout.startswith("refused:"), result.stderr[-500:]
+
+
+@pytest.mark.parametrize("value", [None, 5, "text"])
+@pytest.mark.parametrize("where, call", [
+    ("Sequential: schedules must be a list of functions", lambda v: cnn.schedules.Sequential(v, [1])),
+    ("ModuleList: modules must be a list of modules", cnn.ModuleList),
+    ("cat: values must be a list of values", cnn.cat),
+    ("clip_grad_norm: params must be a list of Parameters", lambda v: cnn.clip_grad_norm(v, 1)),
+    ("Trainer: model must be a Module", lambda v: cnn.Trainer(v, None)),
+    ("EMA: model must be a Module", cnn.EMA),
+    ("Lookahead: model must be a Module", cnn.Lookahead),
+    ("export.c: classes must be a list of texts",
+     lambda v: cnn.export.c(cnn.models.lenet5(), "x", (1, 28, 28), classes=5 if v is None else v)),
+    ("export.c: mean must be a list of numbers",
+     lambda v: cnn.export.c(cnn.models.lenet5(), "x", (1, 28, 28), mean=5 if v is None else v, std=[1]))])
+def test_lists_and_modules(where, call, value):
+    refuses(lambda: call(value), TypeError, where, repr(value) if value == "text" and "list" in where else "")

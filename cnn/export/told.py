@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def class_names(owner: str, classes: Any) -> list[str]:
     """Names of classes. Raises TypeError for what is no list of texts."""
-    names = [] if isinstance(classes, str) else list(classes)
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
+    names = shapes.listed(owner, "classes", classes, "texts")
+    if not all(isinstance(name, str) for name in names):
         raise TypeError(f"{owner}: classes must be a list of texts, got {shapes.shown(classes)}")
     return names
 
@@ -29,6 +29,7 @@ def check_count(owner: str, classes: Sequence[str] | None, graph: Graph) -> None
 def per_channel(owner: str, name: str, numbers: Sequence[float], channels: int) -> list[float]:
     """The mean or the standard deviation of each channel. name: "mean" or "std", which is above 0. Raises TypeError or
     ValueError for what does not fit."""
+    numbers = shapes.listed(owner, name, numbers, "numbers")
     if len(numbers) != channels:
         raise ValueError(f"{owner}: {name} must have {channels} numbers, one a channel, got {len(numbers)}")
     return [shapes.number(owner, name, n, above=0 if name == "std" else None) for n in numbers]

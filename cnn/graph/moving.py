@@ -70,7 +70,7 @@ def cat(values: Sequence[Value], dim: int = 1) -> Value:
     """All values one after the other along an axis. values: a list of values, at least one, of shapes that differ in
     that axis only; dim: 1 (channels or features) and up, or negative. Raises TypeError or ValueError for anything
     else."""
-    listed = list(values)
+    listed = shapes.listed("cat", "values", values, "values")
     if not listed or not all(isinstance(value, Value) for value in listed):
         raise TypeError("cat: it must get a list of values, at least one, in a module's forward")
     axis, = axes_of("cat", listed[0], dim)
@@ -85,7 +85,7 @@ def cat(values: Sequence[Value], dim: int = 1) -> Value:
 def stack(values: Sequence[Value], dim: int = 1) -> Value:
     """Values of one shape side by side along a new axis. values: a list of values, (N, H, W), (N, features) or (N,);
     dim: the axis of the result, 1 and up, or negative. Raises TypeError or ValueError for anything else."""
-    values = list(values)
+    values = shapes.listed("stack", "values", values, "values")
     if not values or not all(isinstance(value, Value) for value in values):
         raise TypeError("stack: it must get a list of values, at least one, in a module's forward")
     image = values[0].image

@@ -178,8 +178,7 @@ def compile(model: Module, *image_shapes: Sequence[int], threads: int = 1) -> Co
     if not image_shapes:
         raise ValueError("compile: the shape of an image is missing: (C, H, W) or (features,)")
     threads = shapes.integer("compile", "threads", threads, 1)
-    if not isinstance(model, Module):
-        raise TypeError(f"compile: model must be a Module, got {type(model).__name__}")
+    shapes.instance("compile", "model", model, Module)
     model = copy.deepcopy(model).eval()
     graph = optimised(running.graph_of(model, [running.image_shape("compile", shape) for shape in image_shapes]), False)
     for node in graph:

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cnn import shapes
 from cnn.engine.watch import WatchedList
 from cnn.graph.moving import cat
 from cnn.layers.module import Module
 from cnn.layers.parts import number_dropouts
-from cnn.shapes import batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ class ModuleList(Module):
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__()
-        self.layers = list(modules)
+        self.layers = shapes.listed(type(self).__name__, "modules", modules, "modules")
         # layers that were given no seed of their own must not draw the same masks
         number_dropouts(self.modules())
 
@@ -97,8 +97,8 @@ class Residual(Module):
     def forward(self, x: Value) -> Value:
         body, shortcut = self.body(x), self.shortcut(x) if self.shortcut else x
         if body.image != shortcut.image:
-            raise ValueError(f"Residual: the body gives {batch(body.image)}, but the shortcut {batch(shortcut.image)}: "
-                             f"they must be equal")
+            raise ValueError(f"Residual: the body gives {shapes.batch(body.image)}, but the shortcut "
+                             f"{shapes.batch(shortcut.image)}: they must be equal")
         return body + shortcut
 
 
@@ -127,6 +127,6 @@ class Concat(Module):
     def forward(self, x: Value) -> Value:
         outputs = [branch(x) for branch in self.branches]
         if len({y.image[1:] for y in outputs}) > 1 or len({y.ndim for y in outputs}) > 1:
-            raise ValueError(f"Concat: the branches give {', '.join(batch(y.image) for y in outputs)}: they may differ "
-                             f"in channels only")
+            raise ValueError(f"Concat: the branches give {', '.join(shapes.batch(y.image) for y in outputs)}: they may "
+                             f"differ in channels only")
         return cat(outputs)

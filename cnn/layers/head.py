@@ -22,8 +22,7 @@ def head_of(model: Module, name: str | None = None, owner: str = "head_of") -> t
     name: of the layer, where that does not tell. owner: who speaks in an error. Raises ValueError, naming layers, where
     there is none, or where the one before it could be meant as well: it has the same inputs.
     """
-    if not isinstance(model, Module):
-        raise TypeError(f"{owner}: model must be a Module, got {type(model).__name__}")
+    shapes.instance(owner, "model", model, Module)
     named = [(title, layer) for title, layer in named_modules(model)
              if any(len(p.shape) > 1 for _, p in layer.own_parameters())]
     if name is not None:

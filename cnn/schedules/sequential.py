@@ -4,6 +4,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
+from cnn import shapes
 from cnn.schedules.base import Schedule
 from cnn.schedules.plateau import ReduceLROnPlateau
 
@@ -20,7 +21,8 @@ class Sequential(Schedule):
     def __init__(self, schedules: Sequence[Callable[[int], float]], milestones: Sequence[int],
                  warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
-        self.schedules, self.milestones = list(schedules), self._milestones(milestones)
+        self.schedules = shapes.listed("Sequential", "schedules", schedules, "functions of the step")
+        self.milestones = self._milestones(milestones)
         for schedule in self.schedules:
             if not callable(schedule) or isinstance(schedule, (ReduceLROnPlateau, type)):
                 raise TypeError(f"Sequential: schedules must be functions of the step, got {schedule!r}")

@@ -11,6 +11,7 @@ from cnn import shapes
 from cnn.engine import backend
 from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import Pool, Use, guards
+from cnn.layers.module import Module
 from cnn.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any
 
-    from cnn.layers import Module
     from cnn.training.trainer import Trainer
 
 
@@ -49,6 +49,7 @@ class EMA(Callback):
     def __init__(self, model: Module, decay: float | Callable[[int], float] = 0.999, every: int = 1,
                  warmup: bool = True, apply: bool = False) -> None:
         name = type(self).__name__
+        shapes.instance(name, "model", model, Module)
         self.model = model
         self.decay = decay if callable(decay) else shapes.number(name, "decay", decay, 0, 1)
         self.every = shapes.integer(name, "every", every, 1)

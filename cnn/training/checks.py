@@ -5,12 +5,13 @@ import warnings
 
 import numpy as np
 
-from cnn import ranks, runtime
+from cnn import ranks, runtime, shapes
 from cnn.data import DataLoader, Dataset, IterableDataset
 from cnn.data.batched import as_dataset
 from cnn.data.dataset import altered
 from cnn.engine import backend
 from cnn.engine.parameter import Parameter
+from cnn.layers.module import Module
 
 
 def optimizer_of(owner, optimizer, model):
@@ -33,6 +34,7 @@ def backend_of(owner, name):
 
 def parts(owner, optimizer, model, schedule, callbacks):
     """Refuse what a Trainer cannot be made of."""
+    shapes.instance(owner, "model", model, Module)
     optimizer_of(owner, optimizer, model)
     if schedule is not None and not callable(schedule):
         raise TypeError(f"{owner}: schedule must be a function of the step or None, got {schedule!r}")

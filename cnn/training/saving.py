@@ -38,8 +38,7 @@ def save(model: Module, path: str | os.PathLike, data: Dataset | Sequence[int] |
     Raises TypeError or ValueError for what does not fit, ValueError naming it for a layer that is written in NumPy,
     OSError naming the file.
     """
-    if not isinstance(model, Module):
-        raise TypeError(f"save: model must be a Module, got {type(model).__name__}")
+    shapes.instance("save", "model", model, Module)
     description: dict[str, Any] = {"model": type(model).__name__, "arguments": {}}
     if isinstance(data, Dataset):
         channels, height, width = data.images.shape[1:]

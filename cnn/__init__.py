@@ -122,8 +122,8 @@ for _module in (averaging, callbacks, checkpoint, history, init, losses, metrics
 # What is imported when it is first used, to keep `import cnn` fast: the module, and the name in it or "" for itself.
 _LATER = {
     "compile": ("cnn.layers.compiled", "compile"), "CompiledModel": ("cnn.layers.compiled", "CompiledModel"),
-    "evaluation": ("cnn.reports.evaluation", ""), "export": ("cnn.export", ""), "plots": ("cnn.plots", ""),
-    "reference": ("cnn.reference", ""), "sklearn": ("cnn.sklearn", ""),
+    "evaluation": ("cnn.reports.evaluation", ""), "explain": ("cnn.explain", ""), "export": ("cnn.export", ""),
+    "plots": ("cnn.plots", ""), "reference": ("cnn.reference", ""), "sklearn": ("cnn.sklearn", ""),
     "find_lr": ("cnn.training.lr_finder", "find_lr"), "gradcheck": ("cnn.differences", "gradcheck"),
     "load": ("cnn.prediction", "load"), "load_onnx": ("cnn.export.onnx_importing", "load_onnx"),
     "Prediction": ("cnn.prediction", "Prediction"), "Predictor": ("cnn.prediction", "Predictor"),

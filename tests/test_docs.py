@@ -40,7 +40,7 @@ def test_examples(path):
     assert results.attempted and not results.failed, "".join(said)
 
 
-SHOWING = ("homework", "models", "optimizers", "reports", "runs")
+SHOWING = ("explain", "homework", "models", "optimizers", "reports", "runs")
 
 
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in SHOWING)])

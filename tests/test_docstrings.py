@@ -15,7 +15,7 @@ import pytest
 import cnn
 
 MODULES = ["cnn", *(f"cnn.{name}" for name in (
-    "averaging", "callbacks", "checkpoint", "data", "export", "functional", "history", "init", "losses", "metrics",
+    "averaging", "callbacks", "checkpoint", "data", "explain", "export", "functional", "history", "init", "losses", "metrics",
     "models", "optim", "schedules"))]
 # how a docstring says what an array looks like
 SHAPE = re.compile(r"\((N|n|C|K|out|in|total|classes|steps|num_features|\w+_channels)\b|any shape|"

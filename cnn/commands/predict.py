@@ -5,6 +5,7 @@ Files that cannot be read are named, and the exit code is then 1.
 from cnn import streams
 from cnn.commands import THREADS, Parser, command, path, running
 from cnn.prediction import files
+from cnn.reports import explained
 
 
 def parser(prog=None):
@@ -14,6 +15,8 @@ def parser(prog=None):
     p.add_argument("--top", type=int, default=1, metavar="K", help="print the K most probable classes; default: 1")
     p.add_argument("--invert", action="store_true", help="invert the pictures: for dark digits on light paper")
     p.add_argument("--json", action="store_true", help="print one JSON list instead of lines")
+    p.add_argument("--explain", type=path, metavar="FILE.png", help="write a picture of the images with what speaks "
+                   "for the predicted class, by Grad-CAM and occlusion (needs Matplotlib: pip install 'cnn[plot]')")
     p.add_argument("--threads", **THREADS)
     return p
 
@@ -28,6 +31,12 @@ def main(arguments=None, prog=None):
             raise error if isinstance(error, BrokenPipeError) else OSError(f"could not print: {error}")
 
     with running(p, given.threads):
+        if given.explain is not None:
+            explained.check(given.explain)
         failed = files.predict(given.model, given.images, given.top, given.invert, given.json, out,
                                complain=lambda text: streams.complain(f"{p.prog}: {text}"))
+        if given.explain is not None:
+            left_out = explained.write(given.explain, given.model, given.images, given.invert)
+            words = f", the first {explained.MOST} images" if left_out else ""
+            (streams.complain if given.json else streams.say)(f"wrote {given.explain}{words}")
     return 1 if failed else 0

@@ -55,6 +55,7 @@ class Program:
         run by itself needs them. Otherwise a thread has one copy, which stays in its cache, of those that
         are not used on both sides of a `cut`.
     gradients: whether there is to be a backward pass, in this phase or another.
+    learns: whether a backward pass computes gradients of parameters, besides those of inputs.
     by_channels: whether a block is one image with sixteen channels side by side, instead of sixteen images: for few
         images, and a forward pass only.
     snapshot: a list, if it is to keep the weights that there are when it is compiled; else a run takes them as they are
@@ -69,11 +70,11 @@ class Program:
     loss: Any       # what those who write a program may note in it
 
     def __init__(self, dtype, images, keep=False, steps=1, gradients=False, by_channels=False, snapshot=None,
-                 threads=None, processes=1):
+                 threads=None, processes=1, learns=True):
         self.dtype = np.dtype(dtype)
         self.kernels = _ext.kernels(self.dtype)
         self.images, self.keep, self.steps, self.gradients = images, keep, steps, gradients
-        self.processes = processes
+        self.processes, self.learns = processes, learns
         self.made_from = None       # what a Pool looks it up by
         self.threads = self.sharing = threads or runtime.get_num_threads()
         self.by_channels, self.per_block = by_channels, 1 if by_channels else LANES
@@ -178,7 +179,7 @@ class Program:
     def gradient(self, parameter):
         """An array for the gradient of a parameter, or None where it is not wanted. The first is the parameter's own;
         what further uses fill is added to it by `add_gradients`."""
-        if parameter is None or not parameter.requires_grad:
+        if parameter is None or not (self.learns and parameter.requires_grad):
             return None
         uses = self._uses.setdefault(id(parameter), [])
         uses.append(self.zeros(parameter.size).reshape(parameter.shape) if uses else parameter.grad)

@@ -27,7 +27,7 @@ class Opaque(Operation):
         self.layer, self.dtype = layer, dtype
 
     def shape(self, x):
-        trial = _copied(self.layer)
+        trial = copied(self.layer)
 
         def run():
             with np.errstate(all="ignore"):
@@ -37,7 +37,7 @@ class Opaque(Operation):
     def calls(self, x):
         """The modules inside that the layer calls with arrays, for an input of this shape: (module, image shape)."""
         modules = list(self.layer.modules())
-        trial = _copied(self.layer)
+        trial = copied(self.layer)
         originals = {id(made): module for made, module in zip(trial.modules(), modules, strict=True)}
         noted = []
 
@@ -54,7 +54,7 @@ class Opaque(Operation):
         return any(p.requires_grad for p in self.layer.parameters())
 
 
-def _copied(layer):
+def copied(layer):
     """A copy of a layer, which other threads may be running: they may add something to what is being copied."""
     while True:
         try:

@@ -11,9 +11,9 @@ from cnn.layers import in_numpy
 
 class Piece:
     """Nodes that run as one, an opaque one alone. inputs: the values that they read of others; outputs: those that
-    others read of them; layer: the layer in NumPy, or None."""
+    others read of them; layer: the layer in NumPy, or None; learning: whether gradients of parameters are wanted."""
 
-    def __init__(self, nodes, inputs, outputs, training):
+    def __init__(self, nodes, inputs, outputs, training, learning=True):
         self.inputs, self.outputs = inputs, outputs
         self.layer = getattr(nodes[0].operation, "layer", None)
         self.where = ", ".join(dict.fromkeys(
@@ -21,16 +21,16 @@ class Piece:
         graph = Graph()
         graph.inputs, graph.outputs, graph.nodes = inputs, outputs, nodes
         graph.structure = len(outputs)
-        self.parameters = list({id(p): p for node in nodes for p in node.operation.parameters.values()}.values()) \
-            if self.layer is None else self.layer.parameters()
-        self._learns = nodes
+        self.parameters = [] if not learning else self.layer.parameters() if self.layer is not None else list(
+            {id(p): p for node in nodes for p in node.operation.parameters.values()}.values())
+        self._learns = nodes if learning else []
         self.graph = optimised(graph, training) if self.layer is None else None
 
     def learns(self):
         return any(node.learns() for node in self._learns)
 
 
-def split(graph, training, every):
+def split(graph, training, every, learning=True):
     """The graph's pieces in order; with `every` each node is one."""
     groups, run = [], []
     for node in graph.nodes:
@@ -54,18 +54,19 @@ def split(graph, training, every):
         inputs = {id(value): value for node in nodes for value in node.inputs if id(value) not in made}
         outputs = [node.output for node in nodes if last.get(id(node.output), -1) > i]
         if outputs or any(node.operation.effects for node in nodes):
-            result.append(Piece(nodes, list(inputs.values()), outputs, training))
+            result.append(Piece(nodes, list(inputs.values()), outputs, training, learning))
     return result
 
 
 class Pieces:
-    """A graph that is run piece by piece, one after the other."""
+    """A graph that is run piece by piece, one after the other. learning: whether a backward pass computes gradients of
+    parameters, besides those of the inputs."""
 
-    def __init__(self, graph, training, every=False):
-        self.training = training
+    def __init__(self, graph, training, every=False, learning=True):
+        self.training, self.learning = training, learning
         self.graph = prune(graph)
         self.structure = self.graph.structure
-        self.pieces = split(self.graph, training, every)
+        self.pieces = split(self.graph, training, every, learning)
         readers, made = self.graph.readers(), {id(v) for piece in self.pieces if piece.layer is None
                                                for v in piece.outputs}
         # values that nobody else has: a layer in NumPy may work in place on them
@@ -89,8 +90,8 @@ class Pieces:
                                          f"{y.shape[1:]}")
                     ys = [y]
                 else:
-                    program = pool.take((key, i), images, lambda piece=piece: written(piece.graph, dtype, images,
-                                                                                    self.training))
+                    program = pool.take((key, i), images, lambda piece=piece: written(
+                        piece.graph, dtype, images, self.training, learns=self.learning))
                     taken.append(program)
                     ys = [np.empty((images, *value.image), dtype) for value in piece.outputs]
                     program.run(images, **{slot("x", j): x for j, x in enumerate(given)},

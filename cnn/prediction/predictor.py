@@ -10,6 +10,7 @@ from cnn.data import Dataset
 from cnn.prediction.inputs import Wanted, images
 from cnn.reference import softmax
 from cnn.training import checkpoint
+from cnn.training.step import normalised
 from cnn.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Predictor:
         self.tta: str | None = description.get("tta")
         self.pixels = self._wanted.pixels or "uint8"
         self._trainer = Trainer(model, None, progress=False)
-        self._dataset(np.empty((0, *self.shape), np.uint8))     # refuses what no images could be normalised with
+        self._data = self._dataset(np.empty((0, *self.shape), self.pixels))     # refuses what can't be normalised with
 
     def __repr__(self) -> str:
         return f"<Predictor {self.description.get('model')}: {shapes.times(self.shape)}, {len(self.classes)} classes>"
@@ -114,11 +115,29 @@ class Predictor:
         probabilities, single = self._probabilities("Predictor.predict_proba", x)
         return probabilities[0] if single else probabilities
 
+    def images(self, x: File | np.ndarray | Several) -> np.ndarray:
+        """The images of x as the model's data set would hold them, inverted with `invert`: uint8, or float32 where
+        `pixels` says so, (N, C, H, W) with the `shape` of the model; N is 1 where x is one image.
+
+        x: see above. Raises what `predict` raises.
+        """
+        return self._pixels("Predictor.images", x)[0]
+
+    def inputs(self, images: np.ndarray) -> np.ndarray:
+        """Images as `model` takes them: normalised by `mean` and `std`, in the model's number type, (N, C, H, W).
+
+        images: uint8 or float32 (N, C, H, W), as `images` returns them. Raises TypeError or ValueError for others.
+        """
+        return normalised(self._data, images, self.model.dtype)
+
+    def _pixels(self, owner: str, x: Any) -> tuple[np.ndarray, bool]:
+        """(images, whether x is one image)."""
+        pixels, single = images(owner, self._wanted, x)
+        return 255 - pixels if self.invert else pixels, single
+
     def _probabilities(self, owner: str, x: Any) -> tuple[np.ndarray, bool]:
         """(probabilities (N, K), whether x is one image)."""
-        pixels, single = images(owner, self._wanted, x)
-        if self.invert:
-            pixels = 255 - pixels
+        pixels, single = self._pixels(owner, x)
         scores = self._trainer.predict(self._dataset(pixels), self.tta)
         if scores.ndim != 2 or scores.shape[1] != len(self.classes):
             raise ValueError(f"the model's file names {len(self.classes)} classes, its output has "

@@ -10,7 +10,7 @@ import numpy as np
 from cnn import files, plots, runtime
 from cnn.layers.running import observed
 from cnn.plots.images import image_png, said, worst
-from cnn.reports import evaluation, svg, theme, verdict
+from cnn.reports import evaluation, explained, svg, theme, verdict
 from cnn.text import html, html_table
 from cnn.training import checkpoint
 from cnn.training.history import History
@@ -19,7 +19,7 @@ _LARGEST_SUMMARY = 512      # pixels a side of an image that is passed through t
 _LARGEST_IMAGE = 112        # pixels a side of an image on the page, to keep the page small
 _MOST_TRAINING = 10_000     # training images to measure
 _LONG_NAME = 8              # letters of a class from which on five columns do not fit on a phone
-_MOST_ROWS, _MOST_ERRORS, _MOST_MISTAKES = 20, 10, 16
+_MOST_ROWS, _MOST_ERRORS, _MOST_MISTAKES, _MOST_EXPLAINED = 20, 10, 16, 6
 # what odd values in a run's files can raise on their way into a table or a picture
 _ODD = OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError
 
@@ -195,7 +195,7 @@ class _Page:
             theme.cards(*self._figures("confusion_matrix", "Confusion matrix", matrix, [(matrix, _MATRIX)]),
                    f'<div class="card"><h3>Most frequent errors</h3>'
                    f'{html_table(("true → predicted", "images", "of the class"), errors)}</div>' if errors else "",
-                   f'<div class="card{stack}">{table}</div>', self._mistakes()))
+                   f'<div class="card{stack}">{table}</div>', self._mistakes(), *self._looks()))
 
     def _mistakes(self):
         """The worst mistakes, each with its words in the page's own type."""
@@ -214,6 +214,31 @@ class _Page:
         which = f"The {len(chosen)} of {wrong:,} wrong images" if len(chosen) < wrong else "The wrong images, those"
         return (f'<div class="card wide"><h3>Worst mistakes</h3><p>{which} with the least probability for the true '
                 f'class{"" if len(chosen) < wrong else " first"}.</p><div class="tiles">{tiles}</div></div>')
+
+    def _looks(self):
+        """Where the network looks, in wrong and right images: a card for each."""
+        if self.model is None or not len(self.measured.labels):
+            return []
+        cards = []
+        try:
+            for name, which, words, shown in zip(
+                    ("wrong", "right"), ("Where it looks when it is wrong", "Where it looks when it is right"),
+                    ("The most confidently wrong images, with what speaks for the predicted class and what speaks for "
+                     "the true one", "Right images of different classes, with what speaks for the class"),
+                    explained.examples(self.model, self.dataset, self.measured, _MOST_EXPLAINED), strict=True):
+                if not shown:
+                    continue
+                self._save(f"grad_cam_{name}", explained.figure(self.dataset, shown))
+                tiles = "".join(
+                    f'<figure><div class="row">{_image(self.dataset.images[one.number])}'
+                    + "".join(_image(picture) for _, picture in one.maps)
+                    + f'</div><figcaption>{", ".join(map(html, one.words))}</figcaption></figure>' for one in shown)
+                kind = "rows" if name == "wrong" else "rows pairs"
+                cards.append(f'<div class="card wide"><h3>{which}</h3><p>{words}, by Grad-CAM: nothing in violet, the '
+                             f'most of the image in yellow.</p><div class="{kind}">{tiles}</div></div>')
+        except _ODD as error:
+            self.missing.append(f"Grad-CAM: {error}")
+        return cards
 
     def _network(self):
         if self.model is None:

@@ -33,7 +33,11 @@ svg { display: block; max-width: 100%; height: auto; margin-bottom: 0.4rem; } sv
   font-size: SIZEpx; font-variant-numeric: tabular-nums; }
 svg path { stroke-linejoin: round; } svg image, img { image-rendering: pixelated; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.6rem, 1fr)); gap: 12px; margin-top: 0.6rem; }
-.tiles figure { margin: 0; }
+.rows { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); gap: 12px;
+  margin-top: 0.6rem; }
+.pairs { grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); }
+.tiles figure, .rows figure { margin: 0; } .row { display: flex; gap: 4px; }
+.row img { flex: 1 1 0; min-width: 0; max-width: 7rem; height: auto; display: block; margin-bottom: 0.2rem; }
 .tiles img, .one { width: 100%; max-width: 7rem; height: auto; display: block; margin-bottom: 0.2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { padding: 0.15rem 0 0.15rem 0.5rem; text-align: right; border-bottom: 1px solid var(--line);

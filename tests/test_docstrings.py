@@ -15,8 +15,8 @@ import pytest
 import cnn
 
 MODULES = ["cnn", *(f"cnn.{name}" for name in (
-    "averaging", "callbacks", "checkpoint", "data", "explain", "export", "functional", "history", "init", "losses", "metrics",
-    "models", "optim", "schedules"))]
+    "averaging", "callbacks", "checkpoint", "data", "explain", "export", "functional", "history", "init", "losses",
+    "metrics", "models", "optim", "schedules"))]
 # how a docstring says what an array looks like
 SHAPE = re.compile(r"\((N|n|C|K|out|in|total|classes|steps|num_features|\w+_channels)\b|any shape|"
                    r"of (one|that|the same|x's|y's) shape")

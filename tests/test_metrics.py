@@ -120,7 +120,61 @@ def test_top_k_of_nan_is_wrong():
     assert metrics.top_k_accuracy(scores, [0, 0, 0], 3) == pytest.approx(1 / 3)
 
 
+@given(pairs=pairs_of_labels(4))
+def test_iou_of_sets(pairs):
+    targets, predictions = [t for t, _ in pairs], [p for _, p in pairs]
+    wanted = []
+    for c in range(4):
+        there = {i for i, t in enumerate(targets) if t == c}
+        named = {i for i, p in enumerate(predictions) if p == c}
+        wanted.append(len(there & named) / len(there | named) if there | named else NAN)
+    np.testing.assert_allclose(metrics.iou(metrics.confusion_matrix(targets, predictions, 4)), wanted, rtol=1e-15)
+
+
+ranked = st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=20)
+
+
+@given(rows=ranked, missed=st.integers(0, 3))
+def test_average_precision_by_thresholds(rows, missed):
+    """One threshold after the other, each a count of what lies above."""
+    scores, targets = np.array([s for s, _ in rows], np.float32), np.array([t for _, t in rows], bool)
+    positives, area, before = int(targets.sum()) + missed, 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        found = [t for s, t in zip(scores, targets, strict=True) if s >= threshold]
+        recall = sum(found) / positives if positives else NAN
+        area, before = area + (recall - before) * sum(found) / len(found), recall
+    got = metrics.average_precision(scores, targets, positives)
+    np.testing.assert_allclose(got, area if positives else NAN)
+    if not missed:
+        np.testing.assert_equal(metrics.average_precision(scores, targets.astype(int)), got)
+        both = metrics.average_precision(np.stack([scores, -scores], 1), np.stack([targets, ~targets], 1))
+        assert both.shape == (2,)
+        np.testing.assert_equal(both[0], got)
+
+
+@given(rows=ranked.filter(lambda rows: any(t for _, t in rows)))
+def test_average_precision_against_scikit_learn(rows):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    scores, targets = np.array([s for s, _ in rows], float), np.array([t for _, t in rows])
+    assert metrics.average_precision(scores, targets) == pytest.approx(sklearn.average_precision_score(targets, scores))
+
+
+def test_average_precision_by_hand():
+    # found at ranks 1 and 3 of what is to be found 3 times: (1 + 2/3) / 3
+    assert metrics.average_precision(np.array([0.9, 0.8, 0.7]), [1, 0, 1], positives=3) == pytest.approx(5 / 9)
+    assert metrics.average_precision(np.array([]), np.array([]), positives=2) == 0
+    assert np.isnan(metrics.average_precision(np.array([0.5]), [0]))
+    assert metrics.average_precision(np.zeros((0, 3)), np.zeros((0, 3))).shape == (3,)
+
+
 @pytest.mark.parametrize(("error", "call", "words"), [
+    (TypeError, lambda: metrics.iou(np.eye(2)), "iou: matrix must hold integers"),
+    (TypeError, lambda: metrics.average_precision([1], [1]), "average_precision: scores must be floats, got int64"),
+    (ValueError, lambda: metrics.average_precision([0.5], [[1]]), r"must both have shape .* got \(1,\) and \(1, 1\)"),
+    (ValueError, lambda: metrics.average_precision([NAN], [1]), "scores must be numbers, got NaN"),
+    (ValueError, lambda: metrics.average_precision([0.5], [2]), "targets must be 0 or 1"),
+    (ValueError, lambda: metrics.average_precision([0.5], [1], 0), "positives must be an integer of at least 1"),
+    (ValueError, lambda: metrics.average_precision([[0.5]], [[1]], 1), "positives must be None"),
     (TypeError, lambda: metrics.confusion_matrix([0.5], [0]), "confusion_matrix: targets must be integers"),
     (TypeError, lambda: metrics.confusion_matrix([0], [True]), "confusion_matrix: predictions must be integers"),
     (ValueError, lambda: metrics.confusion_matrix([[0]], [0]), r"targets must have shape \(N,\), got \(1, 1\)"),

@@ -201,6 +201,20 @@ def test_grid(rng):
         plots.grid(images, "ab")
 
 
+def test_grid_in_columns_without_titles(rng):
+    images = rng.integers(0, 256, (7, 1, 5, 5), dtype=np.uint8)
+    figure = plots.grid(images, columns=3)
+    assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (3, 3)
+    assert sum(bool(ax.images) for ax in figure.axes) == 7 and not any(texts(figure))
+    titled = plots.grid(images, ["a"] * 7, columns=3)
+    assert titled.get_size_inches()[1] > figure.get_size_inches()[1]
+    drawn(figure)
+    with pytest.raises(ValueError, match="grid: columns must be an integer of at least 1, got 0"):
+        plots.grid(images, columns=0)
+    with pytest.raises(ValueError, match=r"grid: pixels must have shape \(N, C, H, W\)"):
+        plots.grid(images[0])
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_mistakes_of_odd_images(channels, rng):

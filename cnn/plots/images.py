@@ -22,20 +22,28 @@ _COLUMNS, _MOST_MAPS, _MOST_FILTERS, _MOST_IMAGES = 8, 16, 64, 400
 
 
 @styled
-def grid(pixels: ArrayLike, titles: Sequence[str], title: str = "") -> Figure:
+def grid(pixels: ArrayLike, titles: Sequence[str] | None = None, title: str = "",
+         columns: int | None = None) -> Figure:
     """Images side by side, each under its own title.
 
-    pixels: uint8 or float (N, C, H, W); of other than 1 or 3 channels the mean is shown. titles: N texts of a line or
-    more. title: of the whole. Raises ValueError for another number of axes or titles.
+    pixels: uint8 or float (N, C, H, W); of other than 1 or 3 channels the mean is shown. Floats are stretched from the
+    smallest of each image to its largest. titles: N texts of a line or more; None: none. title: of the whole. columns:
+    images in a row; default: as many as 8 inches hold. Raises ValueError for another number of axes or titles, or less
+    than one column.
     """
     pixels = np.asarray(pixels)
-    if pixels.ndim != 4 or len(titles) != len(pixels):
-        raise ValueError(f"grid: pixels must have shape ({len(titles)}, C, H, W), one image for each title, got "
+    if pixels.ndim != 4 or (titles is not None and len(titles) != len(pixels)):
+        count = "N" if titles is None else len(titles)
+        raise ValueError(f"grid: pixels must have shape ({count}, C, H, W), one image for each title, got "
                          f"{pixels.shape}")
-    lines = max((text.count("\n") + 1 for text in titles), default=1)
+    lines = 0 if titles is None else max((text.count("\n") + 1 for text in titles), default=1)
+    titles = [""] * len(pixels) if titles is None else titles
     width = max(0.85, 0.08 * style.longest(line for text in titles for line in text.split("\n")))
-    rows = max(1, math.ceil(len(pixels) / max(1, int(8 / width))))
-    columns = max(1, math.ceil(len(pixels) / rows))
+    if columns is None:
+        rows = max(1, math.ceil(len(pixels) / max(1, int(8 / width))))
+        columns = max(1, math.ceil(len(pixels) / rows))
+    columns = shapes.integer("grid", "columns", columns, 1)
+    rows = max(1, math.ceil(len(pixels) / columns))
     figure = style.figure(columns * width, rows * (0.8 + 0.18 * lines) + (0.25 if title else 0))
     if title:
         figure.suptitle(title)

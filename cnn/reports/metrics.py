@@ -1,4 +1,4 @@
-"""How well a classifier does: confusion matrix, accuracy, precision, recall, F1, top-k.
+"""How well a classifier does: confusion matrix, accuracy, precision, recall, F1, IoU, top-k, average precision.
 
 A figure of a single class that is 0/0 is NaN. The means over the classes count it as 0, as scikit-learn does.
 """
@@ -111,6 +111,55 @@ def per_class(matrix: np.ndarray) -> PerClass:
     matrix = _matrix("per_class", matrix)
     right, named, support = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
     return PerClass(_ratio(right, named), _ratio(right, support), _ratio(2 * right, named + support), support)
+
+
+def iou(matrix: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, TP / (TP + FP + FN), float64 (K,): of pixels, how well segmentation does.
+
+    matrix: integers (K, K), as confusion_matrix counts pixels. NaN where a class neither occurs nor was predicted.
+    Raises TypeError or ValueError for anything else.
+    """
+    matrix = _matrix("iou", matrix)
+    right = np.diag(matrix)
+    return _ratio(right, matrix.sum(axis=0) + matrix.sum(axis=1) - right)
+
+
+def average_precision(scores: np.ndarray, targets: np.ndarray, positives: int | None = None) -> np.ndarray | float:
+    """Average precision, the area below the steps of precision over recall: a float, or float64 (K,).
+
+    scores: float (N,), or (N, K) for K classes that are there or not, independently. targets: of the same shape, 1
+    (or True) where the class is there, else 0. positives: how many there are to be found, where some have no score,
+    such as objects that a detector missed; at least as many as `targets` hold; default that number.
+
+    AP = sum over thresholds n of (R_n - R_{n-1}) P_n, where precision P_n and recall R_n count the scores of at least
+    the n-th largest value as found; equal scores are found together. The same as scikit-learn's
+    average_precision_score. NaN where nothing is to be found. Its mean over the classes is known as mAP.
+    Raises TypeError or ValueError for anything else, such as a score that is NaN.
+    """
+    owner = "average_precision"
+    scores, targets = np.asarray(scores), np.asarray(targets)
+    if scores.dtype.kind != "f":
+        raise TypeError(f"{owner}: scores must be floats, got {scores.dtype}")
+    if scores.ndim not in (1, 2) or targets.shape != scores.shape:
+        raise ValueError(f"{owner}: scores and targets must both have shape (N,) or (N, K), got {scores.shape} and "
+                         f"{targets.shape}")
+    if np.isnan(scores).any():
+        raise ValueError(f"{owner}: scores must be numbers, got NaN")
+    if targets.dtype.kind not in "biuf" or not np.isin(targets, (0, 1)).all():
+        raise ValueError(f"{owner}: targets must be 0 or 1")
+    if scores.ndim == 2:
+        if positives is not None:
+            raise ValueError(f"{owner}: positives must be None for scores (N, K), got {positives!r}")
+        return np.array([average_precision(*column) for column in zip(scores.T, targets.T, strict=True)], np.float64)
+    there = int(targets.sum())
+    positives = there if positives is None else shapes.integer(owner, "positives", positives, there)
+    if not positives:
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)[:len(order)]    # of each run of equal scores
+    found = np.cumsum(targets[order], dtype=np.float64)[last]
+    precision = found / (np.flatnonzero(last) + 1)
+    return float(np.sum(np.diff(found, prepend=0.0) * precision) / positives)
 
 
 def top_k_accuracy(scores: np.ndarray, targets: np.ndarray, k: int = 5) -> float:

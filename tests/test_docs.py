@@ -90,7 +90,8 @@ def test_code_that_the_gradients_name():
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)?(?:#([^)\s]+))?\)")
 
 
-@pytest.mark.parametrize("path", [*sorted(DOCS.glob("*.md")), *sorted(DOCS.parent.glob("*.md"))],
+@pytest.mark.parametrize("path", [*sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("examples/*.md")),
+                                  *sorted(DOCS.parent.glob("*.md"))],
                          ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
     for file, section in LINK.findall(path.read_text()):

@@ -84,8 +84,9 @@ from cnn.runtime import get_num_threads, get_winograd, set_num_threads, set_wino
 from cnn.training import averaging, callbacks, checkpoint, history, trainer
 from cnn.training.averaging import EMA, Lookahead
 from cnn.training.callbacks import Callback
+from cnn.training.callbacks.base import TrainingDiverged
 from cnn.training.checkpoint import load_model, save_model
-from cnn.training.trainer import Trainer, TrainingDiverged
+from cnn.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from typing import Any

@@ -120,6 +120,17 @@ def test_any_number_of_ranks_trains_to_the_same_bits(tmp_path):
 
 
 @needs_mpi
+@pytest.mark.parametrize("more", [("--accumulate", "3"), ("--model", "resnet20", "--channels", "4,4,8", "--accumulate",
+                                                          "2", "--batch-size", "300")], ids=["plain", "batch norm"])
+def test_training_in_other_ways_has_the_same_bits(more, tmp_path):
+    digests = set()
+    for count in (1, 2, 3):
+        run(count, *TRAIN, *more, "--out", f"run{count}", folder=tmp_path)
+        digests.add(digest(tmp_path / f"run{count}"))
+    assert len(digests) == 1
+
+
+@needs_mpi
 def test_the_first_rank_finds_a_folder_for_all(tmp_path):
     run(2, *TRAIN, folder=tmp_path)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mnist-sample-lenet5-1"]
@@ -195,14 +206,15 @@ def test_a_signal_to_one_rank_saves_once(tmp_path):
 import os, signal, sys
 import cnn
 from cnn.commands import train
-step = cnn.Trainer._record
+from cnn.training import epoch
+step = epoch._record
 def record(self, *rest):
     result = step(self, *rest)
     if cnn.ranks.place().rank == 1 and self.step >= 30 and not hasattr(self, "sent"):
         self.sent = True
         os.kill(os.getpid(), signal.SIGTERM)
     return result
-cnn.Trainer._record = record
+epoch._record = record
 train.main(sys.argv[1:])
 """
     run(1, *TRAIN, "--out", "alone", folder=tmp_path)

@@ -24,6 +24,8 @@ _HELP = {
         "model": (f"network: {', '.join(models.MODELS)}", "NAME"),
         "epochs": ("passes over the training images", "N"),
         "batch_size": ("images per training step", "N"),
+        "accumulate": ("batches whose gradients make up one training step: N batches learn as one that is N times as "
+                       "large, but batch norm sees one batch at a time", "N"),
         "lr": ("learning rate; the largest one if a schedule changes it", "RATE"),
         "optimizer": (f"update rule: {', '.join(optim.OPTIMIZERS)}", "NAME"),
         "seed": ("seed of weights, order and random changes; the same seed gives bit-identical weights on any number "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,7 +125,30 @@ class DataLoader:
         if transform is not None and self.drawable:  # so that one that doesn't fit the images is refused now
             none = np.empty(0, np.int64)
             draw(transform, (0, *self.dataset.image_shape), self.dataset.dtype, self._rng(_TRANSFORM), none, 0)
+        self.accumulate = 1  # batches that an iteration yields as one
         self.epoch = self.start = 0
+
+    def grouped(self, count: int) -> DataLoader:
+        """The same batches, `count` of them at a time: a DataLoader that yields groups of count * batch_size images.
+
+        `len`, `start` and what iterating yields are then of groups; the last may hold fewer batches. `drop_last` still
+        leaves out no more than a batch of `batch_size` that is not full. Attribute `accumulate`: count. Raises
+        TypeError or ValueError unless count is a whole number of at least 1.
+        """
+        other = copy.copy(self)
+        other.accumulate = whole_number("DataLoader.grouped", "count", count, least=1)
+        return other
+
+    @property
+    def _size(self) -> int:
+        """Images in a group."""
+        return self.batch_size * self.accumulate
+
+    @property
+    def _used(self) -> int:
+        """Images in an epoch."""
+        count = len(self._sized("length"))
+        return count - count % self.batch_size if self.drop_last else count
 
     @property
     def epoch(self) -> int:
@@ -156,8 +180,7 @@ class DataLoader:
 
     def __len__(self) -> int:
         """Batches in an epoch. Raises TypeError for an iterable of batches, of which nobody knows it."""
-        whole, left_over = divmod(len(self._sized("length")), self.batch_size)
-        return whole + (left_over > 0 and not self.drop_last)
+        return math.ceil(self._used / self._size)
 
     def __repr__(self) -> str:
         count = f"{len(self)} " if self.sized else ""
@@ -229,11 +252,11 @@ class DataLoader:
     def _cut(self, epoch: int, start: int) -> Iterator[np.ndarray]:
         order = self.indices(epoch)
         for number in range(start, len(self)):
-            yield order[number * self.batch_size : (number + 1) * self.batch_size]
+            yield order[number * self._size : min((number + 1) * self._size, self._used)]
 
     def _groups(self, epoch: int, start: int, apart: bool) -> Iterator[Group]:
         """The groups of batches of an epoch; apart: whether their images must be arrays of their own."""
-        data, size = self.dataset, self.batch_size
+        data, size = self.dataset, self._size
         together = max(1, _TOGETHER // (size * math.prod(data.image_shape) * data.dtype.itemsize or 1))  # batches
         prefetch = self.prefetch
         # where other ranks need the other images, the kernels read no more than their own
@@ -247,7 +270,7 @@ class DataLoader:
 
         def planned() -> Iterator[tuple[np.ndarray, int, int]]:
             for number in range(start // together * together, len(self), together):
-                chosen = order[number * size : min(number + together, len(self)) * size]
+                chosen = order[number * size : min((number + together) * size, self._used)]
                 yield chosen, number // together, max(0, start - number) * size
 
         def read(plan: tuple[np.ndarray, int, int]) -> Group:
@@ -263,9 +286,9 @@ class DataLoader:
 
     def _passing(self, data: IterableDataset, start: int, together: int, prefetch: int) -> Iterator[Group]:
         """The groups of a pass over batches; images are numbered as they come."""
-        at, size = 0, self.batch_size
+        at, size = 0, self._size
         for number, (images, labels) in enumerate(data.batches(together * size, prefetch)):
-            count = len(images) // size * size if self.drop_last else len(images)
+            count = len(images) - (len(images) % self.batch_size if self.drop_last else 0)
             first, chosen, where = max(0, start * size - at), np.arange(at, at + count), np.arange(count)
             at += len(images)
             if first < count:
@@ -276,12 +299,12 @@ class DataLoader:
             images = images[: len(where)]
             if self.transform is not None:
                 images = self._transformed(images, chosen, epoch, number)
-            for at in range(first, len(chosen), self.batch_size):
-                part = slice(at, at + self.batch_size)
+            for at in range(first, len(chosen), self._size):
+                part = slice(at, at + self._size)
                 yield images[part], labels[part]
 
     def _draw(self, epoch: int, start: int, together: Callable[[], int]) -> Iterator[Drawn]:
-        size = self.batch_size
+        size = self._size
         for chosen, number, at, images, labels, where in self._groups(epoch, start, apart=False):
             drawn: list = []
             if self.transform is not None:

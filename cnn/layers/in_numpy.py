@@ -18,8 +18,11 @@ seen: ContextVar[list | None] = ContextVar("seen", default=None)
 class Opaque(Operation):
     """A layer written in NumPy, as a node at which the graph is cut.
 
-    Its shape is found out by a copy of the layer that works on an image of zeros, in evaluation mode.
+    It may couple the images of a batch. Its shape is found out by a copy of the layer that works on an image of zeros,
+    in evaluation mode.
     """
+
+    couples = True
 
     def __init__(self, layer, dtype):
         self.name = type(layer).__name__

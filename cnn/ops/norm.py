@@ -114,7 +114,7 @@ class BatchNorm2d(Operation):
         super().__init__(owner)
         self.weight, self.bias, self.mean, self.var, self.eps = weight, bias, mean, var, eps
         self.training, self.momentum, self.tracked = training, momentum, tracked
-        self.effects = training
+        self.effects = self.couples = training
         self.parameters = {name: p for name, p in (("weight", weight), ("bias", bias)) if p is not None}
 
     def shape(self, x):

@@ -16,11 +16,12 @@ class Operation:
 
     name: what it is called in print. twin: the function of cnn.reference that computes the same. owner: who speaks in
     an error. parameters: the Parameters that it reads, by name. effects: whether it must be run even where nobody
-    reads its result. fused: names of the operations that it has taken over.
+    reads its result. couples: whether what it makes of an image depends on the others in the batch. fused: names of the
+    operations that it has taken over.
     """
 
     name = twin = ""
-    effects = False
+    effects = couples = False
     fused = sources = ()
 
     def __init__(self, owner=None):

@@ -136,7 +136,7 @@ def _words(settings: Settings, looks: own.Survey, sets: Sets, why: dict) -> list
         low, high = min(looks.sides), max(looks.sides)
         seen = f"the shorter sides have {low if low == high else f'{low} to {high}'} pixels"
     numbers = np.bincount(train.labels, minlength=train.num_classes)
-    steps = settings.epochs * max(1, len(train) // settings.batch_size)
+    steps = settings.epochs * max(1, len(train) // (settings.batch_size * settings.accumulate))
     mirrored = f": {why['mirror'].words}" if why["mirror"] else ""
     return [
         f"{height}x{width}, {colour}; {seen}",

@@ -71,13 +71,19 @@ def make(settings, train_set, say=lambda text: None, fresh=True):
     loader = data.DataLoader(train_set, settings.batch_size, shuffle=True, seed=settings.seed,
                              transform=make_transform(settings, train_set), drop_last=settings.drop_last)
     trainer = Trainer(model, make_optimizer(settings, model), make_loss(settings, train_set),
-                      schedule=make_schedule(settings, max(1, len(loader) * settings.epochs)),
-                      max_grad_norm=settings.max_grad_norm or None, progress=False, backend=settings.backend)
+                      schedule=make_schedule(settings, steps_of(settings, loader)),
+                      max_grad_norm=settings.max_grad_norm or None, progress=False, backend=settings.backend,
+                      accumulate=settings.accumulate)
     if not len(loader):
         raise ValueError(f"train: with drop last, batch size must be at most the {len(train_set):,} training images, "
                          f"got {settings.batch_size}")
     checks.single_values("train", model, loader)
     return trainer, loader, description
+
+
+def steps_of(settings, loader):
+    """How many steps the run takes, at least 1."""
+    return max(1, len(loader.grouped(settings.accumulate)) * settings.epochs)
 
 
 def inherited(run, dataset):

@@ -8,7 +8,7 @@ from cnn import data, files, plots, ranks, runtime, shapes, streams
 from cnn.reports import metrics
 from cnn.runs import choosing
 from cnn.runs.folder import read_summary, run_folder, write_summary
-from cnn.runs.parts import counts, load, make, make_averages, make_callbacks, watched
+from cnn.runs.parts import counts, load, make, make_averages, make_callbacks, steps_of, watched
 from cnn.runs.settings import FREE, Settings, check, check_each, checkpoint_every, read_config, write_settings
 from cnn.text import printable
 from cnn.training import checkpoint, lr_finder
@@ -172,7 +172,7 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False,
     keeper = Checkpoint(folder / "checkpoints", checkpoint_every(settings), settings.keep)
     stopper = StopOnSignal(keeper)
     limit = TimeLimit(settings.max_minutes) if settings.max_minutes else None
-    trainer.callbacks = [*make_averages(settings, trainer.model, max(1, len(loader) * settings.epochs)),
+    trainer.callbacks = [*make_averages(settings, trainer.model, steps_of(settings, loader)),
                          *([] if quiet else [Progress(), EpochLog("test" if validation is None else "validation")]),
                          *make_callbacks(settings, folder, validation, description),
                          *callbacks, *([limit] if limit else []), keeper, stopper]

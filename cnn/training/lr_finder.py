@@ -101,29 +101,27 @@ def find_lr(trainer: Trainer, train: DataLoader | Dataset, lowest: float = 1e-5,
     if not math.isfinite(highest / lowest):
         raise ValueError(f"find_lr: highest must be closer to lowest, got {highest:g} and {lowest:g}")
     loader = train if isinstance(train, DataLoader) else DataLoader(train, batch_size, shuffle=True, seed=seed)
+    loader = loader.grouped(trainer.accumulate)     # a copy: the epochs of this one count for nothing
     checks.some_batch("find_lr", loader)
-    rates, losses, epoch, loss = [], [], loader.epoch, None
-    try:
-        with trainer.unchanged():
-            trainer.model.train()
-            checks.single_values("find_lr", trainer.model, loader)
-            for step, (images, labels) in zip(range(steps), _forever(loader), strict=False):
-                rate = lowest * (highest / lowest) ** (step / (steps - 1))
-                trainer.optimizer.lr = rate
-                images = images.astype(trainer.model.dtype or images.dtype, copy=False)
-                total, weight, _ = trainer._train_step(images, labels)
-                if not weight:      # of labels that do not count there is nothing to learn
-                    continue
-                loss = total / weight
-                if not math.isfinite(loss):
-                    break
-                rates.append(rate)
-                losses.append(loss)
-                smoothed = LRCurve(rates, losses).smoothed
-                if smoothed[-1] > 4 * min(smoothed):
-                    break
-    finally:
-        loader.epoch = epoch
+    rates, losses, loss = [], [], None
+    with trainer.unchanged():
+        trainer.model.train()
+        checks.single_values("find_lr", trainer.model, loader)
+        for step, (images, labels) in zip(range(steps), _forever(loader), strict=False):
+            rate = lowest * (highest / lowest) ** (step / (steps - 1))
+            trainer.optimizer.lr = rate
+            images = images.astype(trainer.model.dtype or images.dtype, copy=False)
+            total, weight, _ = trainer._train_step(images, labels, loader.batch_size)
+            if not weight:      # of labels that do not count there is nothing to learn
+                continue
+            loss = total / weight
+            if not math.isfinite(loss):
+                break
+            rates.append(rate)
+            losses.append(loss)
+            smoothed = LRCurve(rates, losses).smoothed
+            if smoothed[-1] > 4 * min(smoothed):
+                break
     if not losses:
         raise ValueError("find_lr: all labels have class weight 0" if loss is None else
                          f"find_lr: the loss of the first batch is {loss}")

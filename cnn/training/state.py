@@ -78,14 +78,50 @@ def load_state_dict(trainer, state):
     trainer._resumed = True
 
 
-def facts(loader, known):
-    """What a state tells of the data, so that no others are taken for them, and of their layout in a step; known: the
-    same of a state from which training goes on, or None. States of before there was a choice do not tell it."""
-    data = loader.dataset
-    layout = layout_of(loader.batch_size) if known is None else known.get("layout", IMAGES)
-    return {"images": len(data) if loader.sized else None, "batch_size": loader.batch_size,
+def facts(trainer, loader):
+    """What a state tells of the data, so that no others are taken for them, and of their layout in a step, which stays
+    where training goes on from a state. States of before there was a choice do not tell it."""
+    data, known = loader.dataset, trainer._data if trainer._resumed else None
+    layout = _layout(trainer, loader) if known is None else known.get("layout", IMAGES)
+    accumulate = {"accumulate": loader.accumulate} if loader.accumulate > 1 else {}
+    return {**accumulate, "images": len(data) if loader.sized else None, "batch_size": loader.batch_size,
             "shuffle": loader.shuffle, "seed": loader.seed, "window": loader.window, "drop_last": loader.drop_last,
             "classes": list(data.classes), "mean": list(data.mean), "std": list(data.std), "layout": layout}
+
+
+def _layout(trainer, loader):
+    """The layout for the images that go through the network together."""
+    size = loader.batch_size
+    if loader.accumulate == 1:
+        return layout_of(size)
+    try:
+        couples = trainer._parts().couples(loader.dataset.image_shape)
+    except Exception:   # the first step will say what is wrong with the model
+        couples = True
+    return layout_of(size if couples else size * loader.accumulate)
+
+
+@contextmanager
+def as_before(trainer):
+    """A context manager that undoes what an exception leaves half done: where the optimizer has made no step, buffers
+    and the counters of random layers are as before."""
+    steps, layers = getattr(trainer.optimizer, "steps", None), _random_layers(trainer.model)
+    counters, buffers = [layer.step for layer in layers], [(a, a.copy()) for a in _buffers(trainer.model)]
+    try:
+        yield
+    except BaseException:
+        if steps is not None and trainer.optimizer.steps == steps:
+            for array, values in buffers:
+                array[...] = values
+            for layer, count in zip(layers, counters, strict=True):
+                layer.step = count
+        raise
+
+
+def _buffers(model):
+    """Arrays of the model's state that are no parameters."""
+    parameters = {id(p.data) for p in model.parameters()}
+    return [array for _, array in model._state() if id(array) not in parameters]
 
 
 @contextmanager

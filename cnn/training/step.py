@@ -44,15 +44,28 @@ class Batch:
 
     pixels: bytes to take the images from, and `labels` their labels, instead of the data set's; they are normalised
     like these. All `changes` are made to them before, by `numbers` drawn for each: see DataLoader.ready_batches.
-    layout: how a step lays them out, see `layout_of`; by default as suits so many.
+    layout: how a step lays them out, see `layout_of`; by default as suits so many. each: images in a part that goes
+    through the network by itself where that couples images; by default all.
     """
 
-    __slots__ = ("changes", "dataset", "images", "labels", "layout", "numbers", "pixels")
+    __slots__ = ("changes", "dataset", "each", "images", "labels", "layout", "numbers", "pixels")
 
-    def __init__(self, labels, images, dataset=None, pixels=None, changes=(), numbers=(), layout=None):
+    def __init__(self, labels, images, dataset=None, pixels=None, changes=(), numbers=(), layout=None, each=None):
         self.labels, self.images, self.dataset, self.changes, self.numbers = labels, images, dataset, changes, numbers
         self.pixels = dataset.images if dataset is not None and pixels is None else pixels
-        self.layout = layout or layout_of(self.count)
+        self.layout, self.each = layout or layout_of(self.count), each or self.count
+
+    def parts(self):
+        """A list of the batches of `each` images, or fewer, that a batch is made of."""
+        result = []
+        for first in range(0, self.count, self.each):
+            part = slice(first, first + self.each)
+            if self.dataset is None:
+                result.append(Batch(self.labels[part], self.images[part], layout=self.layout))
+            else:
+                result.append(Batch(self.labels, self.images[:, part], self.dataset, self.pixels, self.changes,
+                                    [numbers[:, part] for numbers in self.numbers], self.layout))
+        return result
 
     @property
     def steps(self):
@@ -77,13 +90,15 @@ class Batch:
 
 
 class Step(NamedTuple):
-    """What a step is made of. Without an optimizer it learns nothing and only measures."""
+    """What a step is made of. Without an optimizer it learns nothing and only measures; without `updates` it computes
+    gradients, which the caller uses."""
 
     model: object
     criterion: object
     optimizer: object = None
     max_grad_norm: float | None = None
     layout: str | None = None       # of the batches that `batches` makes
+    updates: bool = True
 
     @property
     def fused(self):
@@ -92,43 +107,55 @@ class Step(NamedTuple):
         return not (debugging.enabled() or backend.by_twins()) and self.model.fused and all(
             left_to_emit(type(part), "__call__", "backward", "step") for part in parts)
 
+    def couples(self, shape, dtype=None):
+        """Whether what it makes of an image of this shape may depend on the others in the batch, in the present mode:
+        where there is batch norm or a layer, or a loss, written in NumPy."""
+        if not self.model.fused or not left_to_emit(type(self.criterion), "__call__", "backward", "step"):
+            return True
+        return any(node.operation.couples for node in graph_of(self.model, [shape], dtype).nodes)
+
     def fetches(self, dataset):
         """Whether the program itself can take the images from the data set."""
         return dataset.dtype == np.uint8 and self.fused
 
     def batches(self, loader, at_once):
         """The batches of an epoch; the kernels fetch, change and normalise bytes. at_once(): see `together`."""
-        dataset, fused = loader.dataset, self.fused
+        dataset, fused, each = loader.dataset, self.fused, loader.batch_size
         if loader.drawable and self.fetches(dataset):
             batch = None        # the same object again and again: what it is for is known after the first
             for _, changes, numbers, images, labels, where in loader.ready_batches(at_once):
                 if batch is None or changes != batch.changes:
-                    batch = Batch(labels, where, dataset, images, changes, layout=self.layout)
+                    batch = Batch(labels, where, dataset, images, changes, layout=self.layout, each=each)
                 batch.labels, batch.images, batch.pixels, batch.numbers = labels, where, images, numbers
                 yield batch
             return
         by_twins = backend.by_twins() and loader.drawable
         for images, labels in _changed_by_twins(loader) if by_twins else loader.raw_batches():
             if fused and images.dtype == np.uint8:
-                yield Batch(labels, np.arange(len(images))[None], dataset, images, layout=self.layout)
+                yield Batch(labels, np.arange(len(images))[None], dataset, images, layout=self.layout,
+                            each=each)
             else:
-                yield Batch(labels, normalised(dataset, images, self.model.dtype), layout=self.layout)
+                yield Batch(labels, normalised(dataset, images, self.model.dtype), layout=self.layout, each=each)
 
     def gradients(self, batch):
         """Compute the gradients of a batch without a program; returns what `execute` does, for this step."""
         scores = run_forward(self.model, batch.images)
         loss = self.criterion(scores, batch.labels)
         run_backward(self.model, self.criterion.backward(), False, batch.images.shape)
+        self.clip()
+        return result(self.criterion, loss, scores, batch.labels)
+
+    def clip(self):
+        """Scale the gradients down where they are to be clipped."""
         if self.max_grad_norm is not None:
             clip_grad_norm(self.model.parameters(), self.max_grad_norm)
-        return result(self.criterion, loss, scores, batch.labels)
 
     def key(self, batch):
         """What a program for such batches is made from."""
         dataset, model = batch.dataset, self.model
         source = None if dataset is None else (dataset.scale.tobytes(), dataset.shift.tobytes())
         kind = ("evaluate",) if self.optimizer is None else (
-            "step", batch.layout, self.optimizer.key(), self.max_grad_norm)
+            "step", batch.layout, self.optimizer.key(), self.max_grad_norm, self.updates)
         return (*kind, *batch.form, source, model.dtype or batch.images.dtype, model.made_of(), model.modes(),
                 getattr(self.criterion, "key", lambda: id(self.criterion))(), circumstances())
 
@@ -154,7 +181,8 @@ class Step(NamedTuple):
         if learns:
             backward([program.loss.dy], [False])
             program.add_gradients()
-            self.optimizer.emit(program, self.max_grad_norm)
+            if self.updates:
+                self.optimizer.emit(program, self.max_grad_norm)
         program.compile()
         program.made_from = self.key(batch)     # as writing has left the model
         return program

@@ -2,23 +2,23 @@
 from __future__ import annotations
 
 import math
-import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnn import ranks, shapes
 from cnn.data.described import AnyDataset
-from cnn.engine import backend, debugging
+from cnn.engine import backend
 from cnn.engine.programs import Pool, Use, guards
 from cnn.layers.losses import criterion_of
 from cnn.training import checks, evaluation
+from cnn.training import epoch as epochs
 from cnn.training import state as states
-from cnn.training.callbacks.base import Callback, TrainingDiverged, end_fit
+from cnn.training.callbacks.base import Callback, end_fit
 from cnn.training.callbacks.progress import Progress
 from cnn.training.history import History
-from cnn.training.step import Batch, Step, execute, together
+from cnn.training.step import Batch, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,7 +46,9 @@ class Trainer:
     schedule: function from the step, from 0, to its learning rate (see cnn.schedules); where it has a method
     `observe(row)`, this is called with each complete epoch's row of the history. callbacks: see cnn.callbacks.
     progress: whether to show a progress bar. max_grad_norm: scale gradients down to this norm. backend: "kernels", or
-    "reference" for plain NumPy (cnn.reference): the same steps to rounding, slowly.
+    "reference" for plain NumPy (cnn.reference): the same steps to rounding, slowly. accumulate: batches whose gradients
+    make up one step of `fit`, the gradient of the mean loss of all their images; the last step of an epoch takes what
+    is left (docs/runs.md).
 
     Attributes for callbacks, while `fit` runs: `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images` (0 if
     unknown), `running_loss`, `running_accuracy`, `history`; `validates`, whether `fit` has validation data; `recent`, a
@@ -63,17 +65,19 @@ class Trainer:
     _data: dict | None
     _program: Program | None
     _rates: list[float]
+    _made: tuple
 
     def __init__(self, model: Module, optimizer: Optimizer | None, criterion: Callable[..., Any] | None = None,
                  schedule: Callable[[int], float] | None = None, callbacks: Iterable[Callback] = (),
                  max_grad_norm: float | None = None, progress: bool = True, backend: str = "kernels", *,
-                 loss: Callable[..., Any] | None = None) -> None:
+                 accumulate: int = 1, loss: Callable[..., Any] | None = None) -> None:
         checks.parts("Trainer", optimizer, model, schedule, callbacks := list(callbacks))
         self.backend = checks.backend_of("Trainer", backend)
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.criterion = criterion_of("Trainer", criterion, loss)
         self.max_grad_norm = (None if max_grad_norm is None
                               else shapes.number("Trainer", "max_grad_norm", max_grad_norm, above=0))
+        self.accumulate = shapes.integer("Trainer", "accumulate", accumulate, 1)
         self.callbacks = [*([Progress()] if progress else []), *callbacks]
         self.history = History()
         self.epochs = self.step = self.epoch_images = 0
@@ -82,6 +86,7 @@ class Trainer:
         self._loader_epoch, self._next_epoch, self._resumed, self._restored = 0, 0, False, []
         self._begin(0)
         self._programs, self._program = Pool(), None
+        self._couples: tuple[tuple | None, bool] = None, False
 
     @property
     def lr(self) -> float:
@@ -123,7 +128,11 @@ class Trainer:
             validation = checks.dataset_of("Trainer.fit", "validation", validation)
             validation = checks.matched("Trainer.fit", "validation", validation, loader.dataset, stacklevel=3)
         self.validates = validation is not None
-        data = states.facts(loader, self._data if self._resumed else None)
+        given = loader
+        if self.accumulate > 1:
+            loader = loader.grouped(self.accumulate)
+        self.model.train()
+        data = states.facts(self, loader)
         checks.before_fit("Trainer.fit", self, loader, data)
         self.stop, self._loader, self._data = False, loader, data
         if self._resumed:
@@ -134,7 +143,8 @@ class Trainer:
         try:
             backend.using(self.backend, self._fit, loader, validation)
         finally:
-            if loader is not train:
+            given.epoch, given.start = loader.epoch, loader.start
+            if given is not train:
                 self._next_epoch = loader.epoch
         return self.history
 
@@ -153,7 +163,7 @@ class Trainer:
                     break
                 if epoch > self.epoch:
                     self._begin(epoch)
-                self._epoch(loader, validation)
+                epochs.rest(self, loader, validation)
                 for callback in self.callbacks:
                     callback.on_epoch_end(self)
         except BaseException as error:
@@ -181,96 +191,6 @@ class Trainer:
         """Whether the history has this epoch's row."""
         return len(self.history) > self._rows
 
-    def _epoch(self, loader: DataLoader, validation: Data | None) -> None:
-        """What is left of this epoch."""
-        self.model.train()
-        self.epoch_images = loader.images
-        self._loader_epoch, loader.start = loader.epoch, self._batch
-        watchers = [c for c in self.callbacks if getattr(c.on_step_end, "__func__", None) is not Callback.on_step_end]
-        self._patient = not any(getattr(watcher, "every_step", True) for watcher in watchers)
-        start = time.perf_counter() - self._seconds
-        try:
-            with closing(self._parts().batches(loader, self._together)) as batches:     # and so end what reads ahead
-                self._steps(batches, watchers, start)
-        finally:
-            self._give_back()
-        self._seconds = time.perf_counter() - start
-        measured: dict[str, Any] = {}
-        if validation is not None:
-            with self.measuring():
-                measured = self.evaluate(validation)
-        states.end_epoch(self, measured)
-
-    def _steps(self, batches: Iterator[Batch], watchers: list[Callback], start: float) -> None:
-        """Take the steps that are left of this epoch."""
-        step, last, prepared = self._parts(), None, None
-        fused = step.fused
-        for batch in batches:
-            begun, self._rates, before = time.perf_counter(), [], (self.step, getattr(self.optimizer, "steps", None))
-            try:
-                if not fused:
-                    self._set_rate(0)
-                    results = [self._step(batch)]
-                else:
-                    if batch is not last or watchers:       # a callback may have changed anything
-                        prepared, last = self._prepared(batch), batch
-                    results = execute(prepared, batch, self._set_rate)
-                diverged = self._record(results, batch.count)
-            except BaseException:
-                self._catch_up(*before, batch, prepared)
-                raise
-            now = time.perf_counter()
-            self._seconds, self._seconds_per_step = now - start, (now - begun) / len(results)
-            for watcher in watchers if self.recent else ():
-                watcher.on_step_end(self)
-            self.stop = ranks.anywhere(self.stop)
-            if diverged is not None:
-                self.loss = diverged
-                images = batch.images if batch.dataset is None else None
-                raise TrainingDiverged.of_loss(self, self._rates[len(self.recent)], images)
-            if self.stop:
-                return
-        self._passed = checks.some_step("Trainer.fit", self)
-
-    def _set_rate(self, step: int) -> None:
-        """Set the learning rate of one of the steps that are taken next, together."""
-        if self.schedule is not None:
-            self.optimizer.lr = self.schedule(self.step + step)
-        self._rates.append(self.optimizer.lr)
-
-    def _record(self, results: list[tuple], count: int) -> float | None:
-        """Take down the results of these steps, each on `count` images, up to one whose loss is not finite; returns
-        that loss, or None."""
-        recent: list[tuple[int, float, float]] = []
-        diverged, loss = None, self.loss
-        loss_sum, weight_sum, correct = self._loss_sum, self._weight_sum, self._correct
-        for (total, weight, right), rate in zip(results, self._rates, strict=True):
-            mean = total / weight if weight else 0.0 * total    # where all labels have weight 0, nothing counts
-            if not math.isfinite(mean):
-                diverged = mean
-                break
-            loss = mean
-            loss_sum += total if weight else 0.0
-            weight_sum += weight
-            correct += right
-            recent.append((self.step + len(recent) + 1, rate, mean))
-        taken = len(recent)
-        # at once, so that an interruption finds all of it done or nothing
-        (self.recent, self.loss, self._loss_sum, self._weight_sum, self._correct, self.seen, self._batch, self.step) = (
-            recent, loss, loss_sum, weight_sum, correct, self.seen + taken * count, self._batch + taken,
-            self.step + taken)
-        return diverged
-
-    def _catch_up(self, step: int, updates: int | None, batch: Batch, prepared: Program | None) -> None:
-        """Record the steps that the optimizer has made, where an interruption came before they were recorded."""
-        made = 0 if self.step != step or updates is None else self.optimizer.steps - updates
-        if made and made == (1 if prepared is None else batch.steps):
-            self._record([self._made] if prepared is None else prepared.loss.results(made), batch.count)
-
-    def _together(self) -> int:
-        """How many steps to take in one call."""
-        return ranks.largest(together(self._seconds_per_step) if self._patient else 1)
-
     def train_step(self, images: np.ndarray, labels: np.ndarray) -> float:
         """One step on a batch; returns its mean loss (float), before the step.
 
@@ -281,8 +201,8 @@ class Trainer:
         loss, weight, _ = self._train_step(images, labels)
         return loss / weight if weight else math.nan
 
-    def _train_step(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, float, int]:
-        """`train_step` that returns what `_step` does."""
+    def _train_step(self, images: np.ndarray, labels: np.ndarray, each: int | None = None) -> tuple[float, float, int]:
+        """`train_step` that returns what `single` of epoch.py does. each: see Batch."""
         images = shapes.images("Trainer.train_step", "images", images, self.model.dtype)
         if len(images) == 0:
             raise ValueError("Trainer.train_step: images must hold at least one image, got none")
@@ -290,7 +210,7 @@ class Trainer:
         try:
             self._take(use)
             self.model.train()
-            return backend.using(self.backend, self._step, Batch(labels, images))
+            return backend.using(self.backend, epochs.single, self, Batch(labels, images, each=each))
         finally:
             self._give_back()
             use.leave()
@@ -300,25 +220,23 @@ class Trainer:
         getattr(self.optimizer, "settle", lambda: None)()       # before: parameters that move have other guards
         use.take(guards([*self.model.parameters(), *getattr(self.optimizer, "params", ())]), alone=True)
 
-    def _step(self, batch: Batch) -> tuple[float, float, int]:
-        """One step: the sum of the losses, what to divide it by, and how many images were right."""
-        step = self._parts()
-        if step.fused:
-            return execute(self._prepared(batch), batch)[0]
-        # before the update, see _catch_up
-        self._made = debugging.in_step(self.step + 1, step.gradients, batch)
-        self.optimizer.step()
-        return self._made
-
-    def _prepared(self, batch: Batch) -> Program:
+    def _prepared(self, step: Step, batch: Batch) -> Program:
         """The program of a step for such batches, which this trainer has until `_give_back`."""
         self.optimizer.settle()     # first of all, because it may move the parameters
-        step = self._parts()
         key = step.key(batch)
         if self._program is None or self._program.made_from != key or self._program.images < batch.count:
             self._give_back()
             self._program = self._programs.take(key, batch.count, lambda: step.written(batch))
         return self._program
+
+    def _apart(self, step: Step, batch: Batch) -> bool:
+        """Whether the batches that make up this one go through the network one by one."""
+        if batch.each >= batch.count:
+            return False
+        key = self.model.made_of(), self.model.modes(), self.criterion, batch.form[0]
+        if self._couples[0] != key:
+            self._couples = key, step.couples(batch.form[0])
+        return self._couples[1]
 
     def _give_back(self) -> None:
         taken, self._program = self._program, None

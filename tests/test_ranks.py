@@ -120,12 +120,12 @@ def test_any_number_of_ranks_trains_to_the_same_bits(tmp_path):
 
 
 @needs_mpi
-@pytest.mark.parametrize("more", [("--accumulate", "3"), ("--model", "resnet20", "--channels", "4,4,8", "--accumulate",
-                                                          "2", "--batch-size", "300")], ids=["plain", "batch norm"])
+@pytest.mark.parametrize("more", [
+    "--accumulate 3", "--accumulate 2 --model resnet20 --channels 4,4,8 --batch-size 300", "--mixup 0.4 --cutmix 1"])
 def test_training_in_other_ways_has_the_same_bits(more, tmp_path):
     digests = set()
     for count in (1, 2, 3):
-        run(count, *TRAIN, *more, "--out", f"run{count}", folder=tmp_path)
+        run(count, *TRAIN, *more.split(), "--out", f"run{count}", folder=tmp_path)
         digests.add(digest(tmp_path / f"run{count}"))
     assert len(digests) == 1
 

@@ -328,6 +328,7 @@ ALL = {
     "ema": 0.9, "lookahead": True, "class_weights": "balanced", "shift": 1, "shift_mode": "reflect",
     "flip": "alternating", "cutout": 5, "rotate": 20.0, "translate": 0.2, "scale": 0.2, "shear": 10.0,
     "tta": "flip+shift", "drop_last": True, "lr_factors": "*.weight=0.5",
+    "accumulate": 2, "mixup": 0.4, "cutmix": 1.0,
 }  # fmt: skip
 
 

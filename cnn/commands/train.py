@@ -54,6 +54,10 @@ _HELP = {
         "translate": ("move by up to SHARE of the image size, also by fractions of a pixel", "SHARE"),
         "scale": ("scale by up to SHARE: 0.1 is from 0.9 to 1.1", "SHARE"),
         "shear": ("shear by up to DEGREES degrees", "DEGREES"),
+        "mixup": ("replace each image, and its target, by a weighted mean with another of the batch; the weight is "
+                  "drawn from Beta(ALPHA, ALPHA)", "ALPHA"),
+        "cutmix": ("replace a rectangle of each image by that of another of the batch, and its target by their shares; "
+                   "with --mixup, one of the two is drawn for each batch", "ALPHA"),
     },
     "network and loss": {
         "from_run": ("start from the weights of this run or model file, with its network; a head for other classes "
@@ -129,8 +133,9 @@ _KINDS = {
     **dict.fromkeys(("list_recipes", "find_lr", "debug", "quiet"), {"action": "store_true"}),
 }
 _OFF = {      # where 0 or none means off
-    "class_weights", "cutout", "ema", "flip", "label_smoothing", "max_grad_norm", "max_minutes", "momentum", "patience",
-    "rotate", "scale", "shear", "shift", "translate", "tta", "validation_fraction", "weight_decay"}
+    "class_weights", "cutmix", "cutout", "ema", "flip", "label_smoothing", "max_grad_norm", "max_minutes", "mixup",
+    "momentum", "patience", "rotate", "scale", "shear", "shift", "translate", "tta", "validation_fraction",
+    "weight_decay"}
 
 
 def parser(prog=None):

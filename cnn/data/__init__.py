@@ -10,6 +10,7 @@ from .dataset import Dataset
 from .errors import DataFileError, DataNotFoundError, DataWarning
 from .idx import read_idx, read_idx_pair
 from .loader import DataLoader
+from .mixing import CutMix, MixUp
 from .moments import mean_std
 from .named import NAMES, load, load_parts
 from .transforms import AlternatingFlip, Compose, Cutout, RandomAffine, RandomCrop, RandomFlip
@@ -19,6 +20,7 @@ __all__ = [
     "AlternatingFlip",
     "BatchedDataset",
     "Compose",
+    "CutMix",
     "Cutout",
     "DataFileError",
     "DataLoader",
@@ -26,6 +28,7 @@ __all__ = [
     "DataWarning",
     "Dataset",
     "IterableDataset",
+    "MixUp",
     "RandomAffine",
     "RandomCrop",
     "RandomFlip",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,7 @@ from .ahead import read_ahead
 from .batched import IterableDataset, as_dataset
 from .dataset import Dataset
 from .described import AnyDataset, whole_number
+from .mixing import mixes_of
 from .transforms import apply, draw, drawable
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     DrawnBatches = tuple[np.ndarray, tuple[Change, ...], list[np.ndarray]]    # see DataLoader.drawn_batches
 
 # Each purpose draws from a stream of its own, so that adding a transform does not change the order.
-_ORDER, _TRANSFORM = 0, 1
+_ORDER, _TRANSFORM, _MIX = 0, 1, 2
 
 # Batches are transformed, or what happens to them is drawn, several at a time, about so many bytes: a call costs
 # Python and a pool of threads that has gone to sleep up to 450 microseconds, where a step of LeNet-5 takes 550.
@@ -90,8 +92,11 @@ class DataLoader:
         to read one by one; a window should hold all classes.
     prefetch: how many groups of batches, of about four megabytes each, to read ahead in a thread; 0 for none. The
         batches are the same. Default: 2, but 0 for images in memory.
+    mix: None; cnn.data.MixUp or cnn.data.CutMix; or a list of these, of which one is drawn for each batch. Images are
+        mixed after they are normalised, and labels become targets (n, classes). What is drawn depends on (seed, epoch,
+        number of the batch) only.
 
-    Iterating yields (images float32 (n, C, H, W), normalised; labels int64 (n,)).
+    Iterating yields (images float32 (n, C, H, W), normalised; labels int64 (n,), or with `mix` float32 (n, classes)).
     Attribute `epoch`: number of the next epoch, from 0. It grows by one when an iteration (or `batches()`) starts. Set
     it to continue where another run has stopped.
     Attribute `start`: number of batches of the next epoch to skip, for the same purpose; then 0 again.
@@ -101,7 +106,7 @@ class DataLoader:
 
     def __init__(self, dataset: AnyDataset | tuple | Any, batch_size: int, shuffle: bool = False, seed: int = 0,
                  transform: Callable[..., np.ndarray] | None = None, drop_last: bool = False,
-                 window: int | None = None, prefetch: int | None = None) -> None:
+                 window: int | None = None, prefetch: int | None = None, mix: Any = None) -> None:
         if isinstance(dataset, tuple) and len(dataset) == 2 and not isinstance(dataset[0], AnyDataset):
             dataset = Dataset(*dataset)
         self.dataset = as_dataset("DataLoader", "dataset", dataset)
@@ -125,6 +130,7 @@ class DataLoader:
         if transform is not None and self.drawable:  # so that one that doesn't fit the images is refused now
             none = np.empty(0, np.int64)
             draw(transform, (0, *self.dataset.image_shape), self.dataset.dtype, self._rng(_TRANSFORM), none, 0)
+        self.mix = mixes_of(mix, 0 if mix is None else self.dataset.num_classes)
         self.accumulate = 1  # batches that an iteration yields as one
         self.epoch = self.start = 0
 
@@ -234,12 +240,26 @@ class DataLoader:
         return self._draw(*self._next_epoch(), together)
 
     def raw_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Start the next epoch and yield (images (n, C, h, w), labels int64 (n,)), transformed but not
-        normalised: uint8 or float32."""
+        """Start the next epoch and yield (images (n, C, h, w), labels int64 (n,)), transformed but neither
+        normalised nor mixed: uint8 or float32."""
         return self._load(*self._next_epoch())
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return ((self.dataset.normalise(images), labels) for images, labels in self.raw_batches())
+        mixed = self.mixer()
+        return (mixed(self.dataset.normalise(images), labels) for images, labels in self.raw_batches())
+
+    def mixer(self) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """A function for the next epoch, to be called with the images, normalised, and labels of each of its batches,
+        in order: it returns them mixed, if they are to be."""
+        if not self.mix:
+            return lambda images, labels: (images, labels)
+        numbers, epoch = itertools.count(self.start), self.epoch
+
+        def mixed(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            rng = self._rng(_MIX, epoch, next(numbers))
+            chosen = self.mix[int(rng.integers(len(self.mix)))]
+            return chosen(images, labels, rng)
+        return mixed
 
     # The three methods above are no generators, so that the epoch is counted when an iteration starts, not
     # when its first batch is asked for.

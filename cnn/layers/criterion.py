@@ -46,6 +46,7 @@ class Criterion:
     """
 
     reduction = "mean"
+    soft = False        # whether targets may be distributions over the classes of scores (N, K)
 
     def __init__(self, function: Callable[[Value, Value], Value]) -> None:
         if not callable(function):
@@ -163,8 +164,8 @@ class Criterion:
 
         scores: the tensor of the scores. need_gradient: whether there is to be a backward pass. chosen: a Slot for the
         numbers of the targets, or None; with it the slot `target` has an array for each step. graph: what `in_program`
-        returned. labels: whether targets are the classes of scores (N, K), to count which images are right. Raises
-        ValueError for a loss that does not depend on the scores.
+        returned. labels: whether targets are the classes of scores (N, K), or distributions over them, to count which
+        images are right. Raises ValueError for a loss that does not depend on the scores.
         """
         if graph is None:
             raise TypeError(f"{self.owner()}: graph must be what in_program returned, got None")
@@ -172,7 +173,10 @@ class Criterion:
         target = program.input(**laid(image), name="target", per_step=chosen is not None)
         (y,), backward = write(program, graph, [scores, target])
         total, dscores = program.per_step(1), None
-        dy, sums = ops.per_image(program, y, total, need_gradient, *((scores, target) if labels else ()))
+        counted = target
+        if labels and image:
+            counted = program.input(**laid(()), name="largest", per_step=chosen is not None)
+        dy, sums = ops.per_image(program, y, total, need_gradient, *((scores, counted) if labels else ()))
         if need_gradient:
             dscores = backward([dy], [True, False])[0]
             if dscores is None:
@@ -200,7 +204,10 @@ class Fused:
         for step, targets in enumerate(steps):
             targets = self.criterion.checked(_numbers(self.criterion.owner(), targets, batch.count), self.image)
             self.total[step, 0] = self.criterion.divisor(targets)
-        return {"target": np.ascontiguousarray(found, self.dtype)}
+        given = {"target": np.ascontiguousarray(found, self.dtype)}
+        if self.labels and steps.ndim > 2:      # distributions
+            given["largest"] = found.argmax(-1).astype(self.dtype)
+        return given
 
     def blame(self, batch: Any) -> None:
         """Nothing: the targets of `batch` have been checked."""

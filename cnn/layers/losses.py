@@ -64,8 +64,6 @@ class _OfClasses(Criterion):
         class_numbers(owner, counted.ravel().astype(np.int64), counted.size, image[0])
         return targets.astype(np.int64)
 
-    soft = False        # whether targets may be distributions
-
     def _sizes(self, image: tuple[int, ...]) -> str:
         return ", ".join(map(str, image))
 

@@ -69,7 +69,8 @@ def make(settings, train_set, say=lambda text: None, fresh=True):
                    "dataset": anywhere(settings).dataset, "seed": settings.seed,
                    "tta": None if settings.tta == "none" else settings.tta}
     loader = data.DataLoader(train_set, settings.batch_size, shuffle=True, seed=settings.seed,
-                             transform=make_transform(settings, train_set), drop_last=settings.drop_last)
+                             transform=make_transform(settings, train_set), drop_last=settings.drop_last,
+                             mix=make_mix(settings))
     trainer = Trainer(model, make_optimizer(settings, model), make_loss(settings, train_set),
                       schedule=make_schedule(settings, steps_of(settings, loader)),
                       max_grad_norm=settings.max_grad_norm or None, progress=False, backend=settings.backend,
@@ -201,6 +202,12 @@ def make_transform(settings, train_set):
         fill = [round(255 * m) for m in mean] if train_set.images.dtype == np.uint8 else list(mean)
         transforms.append(data.Cutout(settings.cutout, fill))
     return data.Compose(*transforms) if transforms else None
+
+
+def make_mix(settings):
+    """How training images are mixed with one another: None, or a list of what is drawn from for each batch."""
+    mixes = [kind(alpha) for kind, alpha in ((data.MixUp, settings.mixup), (data.CutMix, settings.cutmix)) if alpha]
+    return mixes or None
 
 
 def make_loss(settings, train_set):

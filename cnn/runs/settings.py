@@ -81,6 +81,10 @@ class Settings:
     translate: float = option(0.0, "move them by up to this share of their size, by parts of pixels", metavar="F")
     scale: float = option(0.0, "scale them by up to this share, 0.1 from 0.9 to 1.1", metavar="F")
     shear: float = option(0.0, "shear them by up to so many degrees", metavar="DEGREES")
+    mixup: float = option(0.0, "mix each training image with another, by weights from Beta(A, A); default: 0, do not",
+                          metavar="ALPHA")
+    cutmix: float = option(0.0, "put a rectangle of another image into each, of a size from Beta(A, A); default: 0, do "
+                           "not; with mixup, one of the two for each batch", metavar="ALPHA")
     tta: str = option("none", "measure the test images by the mean of the scores of several views: mirrored, and "
                       "moved by a pixel", choices=TTA)
     backend: str = option("kernels", "what computes: the kernels, or cnn.reference, the same in plain NumPy, slowly; "

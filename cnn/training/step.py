@@ -121,7 +121,7 @@ class Step(NamedTuple):
     def batches(self, loader, at_once):
         """The batches of an epoch; the kernels fetch, change and normalise bytes. at_once(): see `together`."""
         dataset, fused, each = loader.dataset, self.fused, loader.batch_size
-        if loader.drawable and self.fetches(dataset):
+        if loader.drawable and self.fetches(dataset) and not loader.mix:
             batch = None        # the same object again and again: what it is for is known after the first
             for _, changes, numbers, images, labels, where in loader.ready_batches(at_once):
                 if batch is None or changes != batch.changes:
@@ -129,9 +129,13 @@ class Step(NamedTuple):
                 batch.labels, batch.images, batch.pixels, batch.numbers = labels, where, images, numbers
                 yield batch
             return
+        mixed = loader.mixer()
         by_twins = backend.by_twins() and loader.drawable
         for images, labels in _changed_by_twins(loader) if by_twins else loader.raw_batches():
-            if fused and images.dtype == np.uint8:
+            if loader.mix:
+                images, labels = mixed(normalised(dataset, images, self.model.dtype), labels)
+                yield Batch(labels, images, layout=self.layout, each=each)
+            elif fused and images.dtype == np.uint8:
                 yield Batch(labels, np.arange(len(images))[None], dataset, images, layout=self.layout,
                             each=each)
             else:
@@ -177,7 +181,7 @@ class Step(NamedTuple):
         x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
         (scores,), backward = write(program, graph, [x])
         program.loss = self.criterion.emit(program, scores, learns, None if batch.dataset is None else Slot(
-            "chosen", True), loss, are_classes(image, labels))
+            "chosen", True), loss, are_classes(image, labels, self.criterion))
         if learns:
             backward([program.loss.dy], [False])
             program.add_gradients()
@@ -257,10 +261,15 @@ def result(criterion, loss, scores, labels):
     """What `execute` returns for each step, of a step that was no program."""
     total = getattr(criterion, "total", len(scores))
     labels = np.asarray(labels)
-    right = int((scores.argmax(1) == labels).sum()) if are_classes(scores.shape[1:], labels) else math.nan
+    right = math.nan
+    if are_classes(scores.shape[1:], labels, criterion):
+        right = int((scores.argmax(1) == (labels if labels.ndim == 1 else labels.argmax(1))).sum())
     return loss * total if total else 0.0, total, right
 
 
-def are_classes(image, labels):
-    """Whether labels are the classes of scores (N, K), such that some are right."""
+def are_classes(image, labels, criterion=None):
+    """Whether labels are the classes of scores (N, K), such that some are right; or distributions over them, for a loss
+    that takes these: right is then the class with the largest share."""
+    if labels.dtype.kind == "f":
+        return len(image) == 1 and labels.ndim == 2 and getattr(criterion, "soft", False)
     return len(image) == 1 and labels.ndim == 1 and labels.dtype.kind in "iu"

@@ -3,6 +3,7 @@ for any number of them, errors and signals that end all, and going on with anoth
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -128,6 +129,27 @@ def test_training_in_other_ways_has_the_same_bits(more, tmp_path):
         run(count, *TRAIN, *more.split(), "--out", f"run{count}", folder=tmp_path)
         digests.add(digest(tmp_path / f"run{count}"))
     assert len(digests) == 1
+
+
+@needs_mpi
+def test_metrics_see_the_scores_of_all_images(tmp_path):
+    code = """
+import cnn, json, sys
+train, test = cnn.data.load("mnist-sample")
+model = cnn.models.lenet5(seed=0)
+metrics = {"mean": lambda scores, targets: scores[range(len(scores)), targets].mean(),
+           "all": cnn.metrics.OverAll(lambda scores, targets: scores.max() - (targets * scores[:, 3]).sum())}
+trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.05), progress=False, metrics=metrics)
+trainer.fit(train, 1, test.subset(slice(0, 777)))
+row = trainer.history[-1]
+print(json.dumps([row[name] for name in ("val_loss", "val_accuracy", "val_mean", "val_all")]))
+"""
+    lines = set()
+    for count in (1, 2, 3):
+        found = re.findall(r"\[.*?\]", run(count, "-c", code, folder=tmp_path)[0])
+        assert len(found) == count
+        lines.update(found)
+    assert len(lines) == 1 and "NaN" not in lines.pop()
 
 
 @needs_mpi

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cnn import shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def confusion_matrix(targets: np.ndarray, predictions: np.ndarray, num_classes: int | None = None) -> np.ndarray:
@@ -223,3 +226,33 @@ def _zero_division(owner: str, value: float | str) -> float:
 def _mean(values: np.ndarray) -> float:
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else float("nan")
+
+
+class OverAll:
+    """A metric for `Trainer(metrics=...)` that needs all scores at once, such as the area under a curve.
+
+    function: of scores (N, ...) and targets (N, ...), arrays of all images of the data set, that returns a number.
+    They are all kept until then.
+
+        >>> trainer = cnn.Trainer(model, optimizer, metrics={             # doctest: +SKIP
+        ...     "auc": cnn.metrics.OverAll(lambda scores, targets: roc_auc_score(targets, scores[:, 1]))})
+
+    Raises TypeError for what is no function, ValueError where there are no images.
+    """
+
+    def __init__(self, function: Callable[[np.ndarray, np.ndarray], float]) -> None:
+        if not callable(function):
+            raise TypeError(f"OverAll: function must be a function of scores and targets, got {shapes.shown(function)}")
+        self.function = function
+        self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def update(self, scores: np.ndarray, targets: np.ndarray) -> None:
+        """Keep a portion: scores (n, ...) and targets (n, ...)."""
+        self._parts.append((scores.copy(), targets.copy()))
+
+    def compute(self) -> float:
+        """What the function returns for all portions; a float."""
+        if not self._parts:
+            raise ValueError("OverAll: there must be at least one image, got none")
+        scores, targets = (np.concatenate(arrays) for arrays in zip(*self._parts, strict=True))
+        return self.function(scores, targets)

@@ -15,7 +15,8 @@ class ReduceLROnPlateau(Schedule):
     checkpoints. It goes on from what it has seen: make a new one for another Trainer.
 
     monitor: the figure, a key of the rows (see cnn.history.History): "val_loss", "val_accuracy", "train_loss",
-    "train_accuracy". mode: "min" or "max", what is better; default: "max" for accuracies, else "min". factor: in
+    "train_accuracy", or `val_` and the name of a metric of the Trainer's. mode: "min" or "max", what is better, which
+    such a metric needs; default: "max" for accuracies, else "min". factor: in
     (0, 1). threshold: the smallest change that counts, relative to the best figure or, with threshold_mode="abs", as it
     is. cooldown: epochs after a drop that are not counted. min_lr: the lowest rate. eps: smaller drops are left out.
     A figure that is NaN is no improvement.
@@ -26,7 +27,9 @@ class ReduceLROnPlateau(Schedule):
                  min_lr: float = 0.0, eps: float = 1e-8, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)
-        self.monitor = self._one_of("monitor", monitor, ("val_loss", "val_accuracy", "train_loss", "train_accuracy"))
+        if mode is None or not str(monitor).startswith("val_"):
+            self._one_of("monitor", monitor, ("val_loss", "val_accuracy", "train_loss", "train_accuracy"))
+        self.monitor = monitor
         self.mode = ("max" if monitor.endswith("accuracy") else "min") if mode is None else self._one_of(
             "mode", mode, ("min", "max"))
         self.factor = self._number("factor", factor, above=0, below=1)

@@ -209,6 +209,9 @@ def before_fit(owner, trainer, loader, facts):
     if monitor.startswith("val_") and not trainer.validates:
         raise ValueError(f"{owner}: the schedule {type(trainer.schedule).__name__} needs validation data for its "
                          f"monitor {monitor}: give fit some, or monitor train_loss")
+    if monitor and monitor not in trainer.history.columns:
+        raise ValueError(f"{owner}: the monitor of the schedule {type(trainer.schedule).__name__} must be one of "
+                         f"{', '.join(trainer.history.columns)}, got {monitor}")
     same_on_all_ranks(owner, trainer, loader, facts)
     optimizer_of(owner, trainer.optimizer, trainer.model)
     if trainer._resumed and trainer._data is not None:

@@ -12,6 +12,7 @@ from cnn.data.described import AnyDataset
 from cnn.engine.programs import Use, guards
 from cnn.layers import parts
 from cnn.layers.in_numpy import run_forward
+from cnn.training.measures import Running
 from cnn.training.step import Batch, execute, normalised, result
 
 IMAGES = 512        # at a time
@@ -32,44 +33,55 @@ def checked_images(owner, x, model, tta):
     return x
 
 
-def evaluate(step, programs, dataset, tta):
+def evaluate(step, programs, dataset, tta, metrics):
     """Loss and accuracy on a Dataset: see Trainer.evaluate.
 
-    step: a Step without an optimizer. programs: the Pool of its programs.
+    step: a Step without an optimizer. programs: the Pool of its programs. metrics: by name, see measures.checked.
     """
     loss_sum = weight_sum = correct = 0.0
     criterion = copy.copy(step.criterion)       # another thread may be measuring, too
+    running = Running("Trainer.evaluate", metrics) if metrics else None
+    step = step._replace(scores=running is not None)
     count, fetches = 0, tta is None and step.fetches(dataset)
     with closing(_portions(dataset, IMAGES, where_they_are=fetches)) as portions:
         for images, labels, where in portions:
             loss, weight, right = parts.in_evaluation(step.model, _measured, step, programs, criterion, dataset,
-                                                      images, labels, where, tta)
+                                                      images, labels, where, tta, running)
             loss_sum, weight_sum, correct = loss_sum + loss, weight_sum + weight, correct + right
             count += len(where)
     return {"loss": loss_sum / weight_sum if weight_sum else math.nan,
-            "accuracy": correct / count if count else math.nan, "images": count}
+            "accuracy": correct / count if count else math.nan, "images": count,
+            **(running.results() if running else {})}
 
 
-def _measured(step, programs, criterion, dataset, images, labels, where, tta):
+def _measured(step, programs, criterion, dataset, images, labels, where, tta, running):
     """The results of a portion of the images, as `execute` returns them; see `_portions`."""
     if tta is None and step.fetches(dataset):
-        return _run(step, programs, Batch(labels, where[None], dataset, images))
+        return _run(step, programs, Batch(labels, where[None], dataset, images), running)
     images = normalised(dataset, images, step.model.dtype)
     if tta is None and step.fused:
-        return _run(step, programs, Batch(labels, images))
+        return _run(step, programs, Batch(labels, images), running)
     found = scores(step.model, images, tta)
-    return result(criterion, criterion(found, labels), found, labels)
+    measured = result(criterion, criterion(found, labels), found, labels)
+    if running is not None:
+        running.add(found, labels.view())
+    return measured
 
 
-def _run(step, programs, batch):
+def _run(step, programs, batch, running):
     use, program = Use("Trainer.evaluate"), None
     try:
         use.take(guards(step.model.parameters()), alone=False)
         program = programs.borrow(use, step.key(batch), batch.count, lambda: step.written(batch))
-        return execute(program, batch)[0]
+        scores = np.empty((batch.count, *program.scores), program.dtype) if step.scores else None
+        measured = execute(program, batch, scores=scores)[0]
     finally:
         programs.give(program, use)
         use.leave()
+    if running is not None:
+        running.add(scores, np.asarray(batch.targets).reshape(batch.count, *batch.targets.shape[2:]) if (
+            batch.dataset is not None) else np.asarray(batch.labels).view())
+    return measured
 
 
 def predict(model, x, tta):

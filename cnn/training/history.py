@@ -21,11 +21,19 @@ class History(list):
 
     Keys: `epoch` (from 1), `lr` (of its last step), `train_loss` and `train_accuracy` (means over the
     epoch's images, each taken before the step that it led to), `val_loss` and `val_accuracy` (NaN without
-    validation data), `seconds` (of training), `images_per_second`.
+    validation data), `val_` and the name of each of the trainer's metrics, `seconds` (of training),
+    `images_per_second`. Attribute `extra`: tuple of the keys that there are besides COLUMNS.
     """
 
     TIMING = ("seconds", "images_per_second")
     COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", *TIMING)
+
+    extra: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All keys, in order: a tuple of str."""
+        return (*(name for name in self.COLUMNS if name not in self.TIMING), *self.extra, *self.TIMING)
 
     def column(self, name: str) -> list:
         """The figure `name` over all epochs, as a list."""
@@ -45,6 +53,7 @@ class History(list):
         try:
             if "epoch" not in (rows.fieldnames or ()):
                 raise ValueError("it has no column epoch")
+            history.extra = tuple(name for name in rows.fieldnames or () if name not in cls.COLUMNS)
             while True:
                 try:
                     history.append(_row(next(rows)))
@@ -58,7 +67,11 @@ class History(list):
             raise ValueError(f"{path}: not a history of a run ({error})") from None
 
     def __getitem__(self, i: Any) -> Any:
-        return History(super().__getitem__(i)) if isinstance(i, slice) else super().__getitem__(i)
+        if not isinstance(i, slice):
+            return super().__getitem__(i)
+        part = History(super().__getitem__(i))
+        part.extra = self.extra
+        return part
 
     def plot(self) -> Figure:
         """Loss and accuracy by epoch, as a matplotlib figure; see cnn.plots.curves. Raises ModuleNotFoundError where
@@ -68,7 +81,7 @@ class History(list):
 
     def _repr_html_(self) -> str:
         """The table that a notebook shows; columns without any number are left out."""
-        names = [name for name in self.COLUMNS if any(row.get(name, math.nan) == row.get(name) for row in self)]
+        names = [name for name in self.columns if any(row.get(name, math.nan) == row.get(name) for row in self)]
         return html_table([name.replace("_", " ") for name in names],
                           [[_short(name, row.get(name, math.nan)) for name in names] for row in self])
 
@@ -81,11 +94,12 @@ class History(list):
         return [{name: row[name] for name in self.TIMING} for row in self]
 
     @classmethod
-    def joined(cls, results: Iterable[Mapping], timing: Iterable[Mapping]) -> History:
-        """The History of such `results` and `timing`. Raises ValueError for anything else."""
+    def joined(cls, results: Iterable[Mapping], timing: Iterable[Mapping], extra: tuple[str, ...] = ()) -> History:
+        """The History of such `results` and `timing`, with these `extra` keys. Raises ValueError for anything else."""
         history = cls({**row, **times} for row, times in zip(results, timing, strict=True))
-        if any(set(row) != set(cls.COLUMNS) for row in history):
-            raise ValueError(f"History: each row must have {', '.join(cls.COLUMNS)}")
+        history.extra = extra
+        if any(set(row) != set(history.columns) for row in history):
+            raise ValueError(f"History: each row must have {', '.join(history.columns)}")
         return history
 
     def to_csv(self, header: bool = True) -> str:
@@ -93,7 +107,7 @@ class History(list):
         import csv  # here, to keep "import cnn" fast
 
         text = io.StringIO()
-        writer = csv.DictWriter(text, self.COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n", extrasaction="ignore")
         if header:
             writer.writeheader()
         writer.writerows(self)

@@ -38,9 +38,10 @@ def end_epoch(trainer, measured):
 
 def _row(trainer, measured):
     """The row of the history for the trainer's epoch."""
+    own = {name: measured.get(name.removeprefix("val_"), math.nan) for name in trainer.history.extra}
     return {"epoch": len(trainer.history) + 1, "lr": trainer.optimizer.lr, "train_loss": trainer.running_loss,
             "train_accuracy": trainer.running_accuracy, "val_loss": measured.get("loss", math.nan),
-            "val_accuracy": measured.get("accuracy", math.nan), "seconds": trainer._seconds,
+            "val_accuracy": measured.get("accuracy", math.nan), **own, "seconds": trainer._seconds,
             "images_per_second": trainer.seen / trainer._seconds}
 
 
@@ -62,7 +63,7 @@ def load_state_dict(trainer, state):
                 trainer._restored.append(part)
         for layer, step in zip(layers, counters, strict=True):
             layer.step = step
-        trainer.history[:] = History.joined(state["history"], timing["history"])    # before _begin, which counts them
+        trainer.history[:] = History.joined(state["history"], timing["history"], trainer.history.extra)
         for name in ("step", "epoch", "batch", "seen", "loader_epoch"):
             shapes.integer("Trainer", f"{name} of the state", position[name], 0, 2**63 - 1)
         trainer._begin(position["epoch"])

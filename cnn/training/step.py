@@ -1,6 +1,7 @@
 """A training step as one program: normalising, forward, loss, backward and update; and the same without learning."""
 import math
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from cnn.engine import backend, debugging
 from cnn.engine.memory import LANES
 from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import left_to_emit
-from cnn.engine.shards import shards_of
+from cnn.engine.shards import blocks_per_shard, shards_of
 from cnn.engine.tensors import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Slot
 from cnn.graph.lower import few, goes_by_channels, share, write
 from cnn.graph.passes import optimised
@@ -99,6 +100,7 @@ class Step(NamedTuple):
     max_grad_norm: float | None = None
     layout: str | None = None       # of the batches that `batches` makes
     updates: bool = True
+    scores: bool = False            # whether a program also gives the scores, see `execute`
 
     @property
     def fused(self):
@@ -160,8 +162,8 @@ class Step(NamedTuple):
         source = None if dataset is None else (dataset.scale.tobytes(), dataset.shift.tobytes())
         kind = ("evaluate",) if self.optimizer is None else (
             "step", batch.layout, self.optimizer.key(), self.max_grad_norm, self.updates)
-        return (*kind, *batch.form, source, model.dtype or batch.images.dtype, model.made_of(), model.modes(),
-                getattr(self.criterion, "key", lambda: id(self.criterion))(), circumstances())
+        return (*kind, self.scores, *batch.form, source, model.dtype or batch.images.dtype, model.made_of(),
+                model.modes(), getattr(self.criterion, "key", lambda: id(self.criterion))(), circumstances())
 
     def written(self, batch, processes=None):
         """A program for such batches; `loss` is what its runs tell of the loss. processes: how many share it; default:
@@ -182,12 +184,15 @@ class Step(NamedTuple):
         (scores,), backward = write(program, graph, [x])
         program.loss = self.criterion.emit(program, scores, learns, None if batch.dataset is None else Slot(
             "chosen", True), loss, are_classes(image, labels, self.criterion))
+        if self.scores:
+            program.output(scores, "scores")
         if learns:
             backward([program.loss.dy], [False])
             program.add_gradients()
             if self.updates:
                 self.optimizer.emit(program, self.max_grad_norm)
         program.compile()
+        program.scores = image
         program.made_from = self.key(batch)     # as writing has left the model
         return program
 
@@ -230,19 +235,22 @@ def _fetch(program, shape, batch):
     return y
 
 
-def execute(program, batch, before=None, world=None):
+def execute(program, batch, before=None, world=None, scores=None):
     """Run a program that `Step.written` returned: for each step the sum of its losses, what to divide it by, and how
     many images were right, NaN where there are no classes. `before(step)`: see Program.run. world: the ranks that share
-    it; default: all there are."""
+    it; default: all there are. scores: an array (n, ...) to fill with those of one step, for a program that gives
+    them."""
     steps, count, fused = batch.steps, batch.count, program.loss
     shared = _shared(program, batch.count, world or ranks.world())
-    given = fused.given(batch)
+    given = fused.given(batch) | ({} if scores is None else {"scores": scores})
     if batch.dataset is None:
         program.run(count, before=before, **shared, x=batch.images, **given)
     else:
         numbers = {f"numbers{i}": numbers for i, numbers in enumerate(batch.numbers)}
         program.run(count, steps=steps, before=before, **shared, images=batch.pixels, chosen=batch.images, **given,
                     **numbers)
+    if shared and scores is not None:
+        _gather(world or ranks.world(), scores, program.per_block)
     results = fused.results(steps)
     if not all(math.isfinite(loss) for loss, _, _ in results):      # are the labels to blame?
         fused.blame(batch)
@@ -255,6 +263,12 @@ def _shared(program, count, world):
         return {}
     shards = shards_of(count, program.per_block)
     return {"share": (*world.shards(shards), world.rank), "at_seam": partial(exchange, world, shards)}
+
+
+def _gather(world, scores, per_block):
+    """Fill in the scores that other ranks have computed."""
+    cuts, each = world.cuts(shards_of(len(scores), per_block)), per_block * blocks_per_shard(len(scores), per_block)
+    world.gather([[scores[first * each:stop * each]] if first < stop else [] for first, stop in pairwise(cuts)])
 
 
 def result(criterion, loss, scores, labels):

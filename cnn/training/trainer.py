@@ -12,7 +12,7 @@ from cnn.data.described import AnyDataset
 from cnn.engine import backend
 from cnn.engine.programs import Pool, Use, guards
 from cnn.layers.losses import criterion_of
-from cnn.training import checks, evaluation
+from cnn.training import checks, evaluation, measures
 from cnn.training import epoch as epochs
 from cnn.training import state as states
 from cnn.training.callbacks.base import Callback, end_fit
@@ -48,7 +48,10 @@ class Trainer:
     progress: whether to show a progress bar. max_grad_norm: scale gradients down to this norm. backend: "kernels", or
     "reference" for plain NumPy (cnn.reference): the same steps to rounding, slowly. accumulate: batches whose gradients
     make up one step of `fit`, the gradient of the mean loss of all their images; the last step of an epoch takes what
-    is left (docs/runs.md).
+    is left (docs/runs.md). metrics: what else `evaluate`, and `fit` on its validation data, measure: by name a function
+    of scores (n, ...) and targets (n, ...), NumPy arrays of some of the images, that returns their mean, a number, of
+    which the mean over all images is taken; or an object with `update(scores, targets)` and `compute()`, of which each
+    pass takes a copy, such as `cnn.metrics.OverAll(function)` for what needs all images at once.
 
     Attributes for callbacks, while `fit` runs: `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images` (0 if
     unknown), `running_loss`, `running_accuracy`, `history`; `validates`, whether `fit` has validation data; `recent`, a
@@ -70,7 +73,8 @@ class Trainer:
     def __init__(self, model: Module, optimizer: Optimizer | None, criterion: Callable[..., Any] | None = None,
                  schedule: Callable[[int], float] | None = None, callbacks: Iterable[Callback] = (),
                  max_grad_norm: float | None = None, progress: bool = True, backend: str = "kernels", *,
-                 accumulate: int = 1, loss: Callable[..., Any] | None = None) -> None:
+                 accumulate: int = 1, metrics: Mapping[str, Any] | None = None,
+                 loss: Callable[..., Any] | None = None) -> None:
         checks.parts("Trainer", optimizer, model, schedule, callbacks := list(callbacks))
         self.backend = checks.backend_of("Trainer", backend)
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
@@ -79,7 +83,9 @@ class Trainer:
                               else shapes.number("Trainer", "max_grad_norm", max_grad_norm, above=0))
         self.accumulate = shapes.integer("Trainer", "accumulate", accumulate, 1)
         self.callbacks = [*([Progress()] if progress else []), *callbacks]
+        self.metrics = measures.checked("Trainer", metrics)
         self.history = History()
+        self.history.extra = tuple(f"val_{name}" for name in self.metrics)
         self.epochs = self.step = self.epoch_images = 0
         self.loss, self._seconds_per_step, self.recent = math.nan, math.inf, []
         self.stop, self.validates, self._loader, self._data = False, False, None, None
@@ -289,7 +295,8 @@ class Trainer:
             yield
 
     def evaluate(self, data: Data, tta: str | None = None) -> dict[str, Any]:
-        """Loss and accuracy on a Dataset, or what else `fit` takes: {"loss", "accuracy", "images"}, NaN without images.
+        """Loss and accuracy on a Dataset, or what else `fit` takes: {"loss", "accuracy", "images"}, NaN without images,
+        and the trainer's metrics by name.
 
         tta: see `predict`; loss and accuracy are then those of the averaged scores. After `fit`, classes are matched
         by name with those of the training data, and images are normalised as these. The model is in evaluation mode
@@ -300,7 +307,7 @@ class Trainer:
         if self._loader is not None:
             dataset = checks.matched("Trainer.evaluate", "data", dataset, self._loader.dataset, stacklevel=3)
         step = Step(self.model, self.criterion)
-        return backend.using(self.backend, evaluation.evaluate, step, self._programs, dataset, tta)
+        return backend.using(self.backend, evaluation.evaluate, step, self._programs, dataset, tta, self.metrics)
 
     def predict(self, x: AnyDataset | np.ndarray, tta: str | None = None) -> np.ndarray:
         """Scores (N, K) of x, a Dataset (or BatchedDataset, ...), or images (N, C, H, W) as the model takes them.

@@ -28,11 +28,15 @@ class _Best(Callback):
     that needs validation data where there are none.
     """
 
-    def __init__(self, monitor: str, min_delta: float) -> None:
+    def __init__(self, monitor: str, min_delta: float, mode: str | None) -> None:
         owner = type(self).__name__
-        if monitor not in History.COLUMNS:
-            raise ValueError(f"{owner}: monitor must be one of {', '.join(History.COLUMNS)}, got {monitor!r}")
-        self.monitor = monitor
+        own = isinstance(monitor, str) and monitor.startswith("val_") and mode is not None
+        if monitor not in History.COLUMNS and not own:
+            raise ValueError(f"{owner}: monitor must be one of {', '.join(History.COLUMNS)}, or with a mode val_ and "
+                             f"the name of a metric of the trainer, got {monitor!r}")
+        if mode not in (None, "min", "max"):
+            raise ValueError(f"{owner}: mode must be 'min', 'max' or None, got {mode!r}")
+        self.monitor, self.mode = monitor, mode or ("max" if "accuracy" in monitor else "min")
         self.min_delta = shapes.number(owner, "min_delta", min_delta, 0)
         self.best, self.best_epoch = None, 0
 
@@ -40,10 +44,13 @@ class _Best(Callback):
         if self.monitor.startswith("val_") and not trainer.validates:
             raise ValueError(f"{type(self).__name__}: monitor {self.monitor} needs validation data: give fit some, or "
                              f"monitor train_loss")
+        if self.monitor not in trainer.history.columns:
+            raise ValueError(f"{type(self).__name__}: monitor must be one of {', '.join(trainer.history.columns)}, got "
+                             f"{self.monitor!r}")
 
     def _improves(self, trainer: Trainer) -> bool:
         """Whether the epoch that has just ended is the best."""
-        value, sign = trainer.history[-1][self.monitor], 1 if "accuracy" in self.monitor else -1
+        value, sign = trainer.history[-1][self.monitor], 1 if self.mode == "max" else -1
         if math.isnan(value) or (self.best is not None and not sign * (value - self.best) > self.min_delta):
             return False
         with trainer.measuring():
@@ -65,7 +72,8 @@ class _Best(Callback):
 class EarlyStopping(_Best):
     """Ends training after `patience` epochs in a row that were no better than the best before them.
 
-    monitor: a column of the History; a larger accuracy is better, a smaller everything else. min_delta: what is
+    monitor: a column of the History; a larger accuracy is better, a smaller everything else, unless mode, "min" or
+    "max", says otherwise; it must be given for a metric of the trainer's (`val_` and its name). min_delta: what is
     better by no more than this does not count. restore_best: give the model the weights of the best epoch when
     training ends, for whatever reason: Ctrl-C, divergence and other exceptions, too.
 
@@ -73,8 +81,8 @@ class EarlyStopping(_Best):
     """
 
     def __init__(self, monitor: str = "val_loss", patience: int = 5, min_delta: float = 0.0,
-                 restore_best: bool = True) -> None:
-        super().__init__(monitor, min_delta)
+                 restore_best: bool = True, mode: str | None = None) -> None:
+        super().__init__(monitor, min_delta, mode)
         self.patience = shapes.integer("EarlyStopping", "patience", patience, 1)
         self.restore_best = bool(restore_best)
         self.wait = 0       # epochs since the best
@@ -126,7 +134,7 @@ class EarlyStopping(_Best):
 class BestCheckpoint(_Best):
     """Writes the model to a file (see cnn.save_model) whenever an epoch was the best so far.
 
-    path: the file. monitor, min_delta: as of EarlyStopping. description: what `cnn.save_model` takes; `epoch` and
+    path: the file. monitor, min_delta, mode: as of EarlyStopping. description: what `cnn.save_model` takes; `epoch` and
     the value of `monitor` are added.
 
     The best is that of all fits of a trainer, as the file is; another trainer starts afresh. Raises what `save_model`
@@ -134,8 +142,8 @@ class BestCheckpoint(_Best):
     """
 
     def __init__(self, path: str | os.PathLike, monitor: str = "val_loss", min_delta: float = 0.0,
-                 description: dict | None = None) -> None:
-        super().__init__(monitor, min_delta)
+                 description: dict | None = None, mode: str | None = None) -> None:
+        super().__init__(monitor, min_delta, mode)
         self.path = Path(path)
         self.description, self._shapes = checkpoint.described("BestCheckpoint", description or {})
 

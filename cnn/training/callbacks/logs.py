@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from cnn import files, ranks
 from cnn.training.callbacks.base import Callback, refuse_to_overwrite
-from cnn.training.history import History
 
 if TYPE_CHECKING:
     from cnn.training.trainer import Trainer
@@ -48,7 +47,7 @@ class CSVLog(_Log):
     """
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        refuse_to_overwrite(self.path, trainer, History().to_csv().encode())
+        refuse_to_overwrite(self.path, trainer, trainer.history[:0].to_csv().encode())
         self._open(trainer.history.to_csv().encode(), len(trainer.history))
 
     def on_epoch_end(self, trainer: Trainer) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cnn import ranks, streams
 from cnn.training.callbacks.base import Callback
+from cnn.training.history import History
 
 if TYPE_CHECKING:
     from typing import Any, TextIO
@@ -76,6 +77,8 @@ class EpochLog(Callback):
         streams.say(f"{text}  {row['images_per_second']:,.0f} images/s")
 
     def _measured(self, row: Any, part: str) -> str:
-        """Loss and, where there are classes, accuracy of a part of the data."""
-        accuracy = row[f"{part}_accuracy"]
-        return f"  loss {row[f'{part}_loss']:.4f}" + f"  accuracy {accuracy:.4f}" * (not math.isnan(accuracy))
+        """Loss and, where there are classes, accuracy of a part of the data, and metrics of the trainer's."""
+        accuracy, known = row[f"{part}_accuracy"], History.COLUMNS
+        own = "".join(f"  {name.removeprefix('val_')} {value:.4f}" for name, value in row.items()
+                      if name not in known and name.startswith(part))
+        return f"  loss {row[f'{part}_loss']:.4f}" + f"  accuracy {accuracy:.4f}" * (not math.isnan(accuracy)) + own

@@ -22,15 +22,15 @@ class OptunaPruning(Callback):
             return trainer.fit(train, 10, validation)[-1]["val_accuracy"]
 
     trial: an optuna.Trial, or anything with its `report(value, step)` and `should_prune()`; an epoch's step is its
-    number, from 1. monitor: a measure of the history (History.COLUMNS); the study's direction must suit it. NaN is not
-    reported. Needs Optuna: pip install 'cnn[sweep]'.
+    number, from 1. monitor: a measure of the history (`trainer.history.columns`); the study's direction must suit it.
+    NaN is not reported. Needs Optuna: pip install 'cnn[sweep]'.
 
     Raises ValueError for another monitor, at the start of `fit` also for one that needs validation data where there are
     none; TypeError for a trial that is none.
     """
 
     def __init__(self, trial: Any, monitor: str = "val_loss") -> None:
-        if monitor not in History.COLUMNS:
+        if monitor not in History.COLUMNS and not str(monitor).startswith("val_"):
             raise ValueError(f"OptunaPruning: monitor must be one of {', '.join(History.COLUMNS)}, got {monitor!r}")
         if not all(callable(getattr(trial, name, None)) for name in ("report", "should_prune")):
             raise TypeError(f"OptunaPruning: trial must be an optuna.Trial, got {type(trial).__name__}")
@@ -40,6 +40,9 @@ class OptunaPruning(Callback):
         if self.monitor.startswith("val_") and not trainer.validates:
             raise ValueError(f"OptunaPruning: monitor {self.monitor} needs validation data: give fit some, or monitor "
                              f"train_loss")
+        if self.monitor not in trainer.history.columns:
+            raise ValueError(f"OptunaPruning: monitor must be one of {', '.join(trainer.history.columns)}, got "
+                             f"{self.monitor!r}")
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         row = trainer.history[-1]

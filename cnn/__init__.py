@@ -32,6 +32,7 @@ from cnn.layers import (
     Concat,
     ConstantPad2d,
     Conv2d,
+    ConvTranspose2d,
     Dropout,
     Dropout2d,
     Flatten,
@@ -103,16 +104,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adam", "AdamW", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm2d",
-    "Callback", "ChannelShuffle", "CompiledModel", "Concat", "ConstantPad2d", "Conv2d", "CrossEntropyLoss",
-    "Dropout", "Dropout2d", "ELU", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "GroupNorm", "Hardsigmoid",
-    "Hardswish", "Hardtanh", "HuberLoss", "KLDivLoss", "L1Loss", "Layer", "LeakyReLU", "Linear", "LogSoftmax",
-    "Lookahead", "MSELoss", "MaxPool2d", "Mish", "Module", "ModuleList", "NLLLoss", "PReLU", "Parameter",
+    "Callback", "ChannelShuffle", "CompiledModel", "Concat", "ConstantPad2d", "Conv2d", "ConvTranspose2d",
+    "CrossEntropyLoss", "Dropout", "Dropout2d", "ELU", "EMA", "Flatten", "GELU", "GlobalAvgPool2d", "GroupNorm",
+    "Hardsigmoid", "Hardswish", "Hardtanh", "HuberLoss", "KLDivLoss", "L1Loss", "Layer", "LeakyReLU", "Linear",
+    "LogSoftmax", "Lookahead", "MSELoss", "MaxPool2d", "Mish", "Module", "ModuleList", "NLLLoss", "PReLU", "Parameter",
     "PixelShuffle", "PixelUnshuffle", "Prediction", "Predictor", "RMSprop", "ReLU", "ReLU6", "ReflectionPad2d",
     "ReplicationPad2d", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus",
-    "Tanh", "Trainer", "TrainingDiverged", "Upsample", "Value", "ZeroPad2d", "cat", "clip_grad_norm", "compile",
-    "data", "debug", "features", "find_lr", "functional", "get_num_threads", "get_winograd", "gradcheck", "load",
-    "load_model", "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head",
-    "save", "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "Tanh", "Trainer", "TrainingDiverged", "Upsample", "Value", "ZeroPad2d", "cat", "clip_grad_norm", "compile", "data",
+    "debug", "features", "find_lr", "functional", "get_num_threads", "get_winograd", "gradcheck", "load", "load_model",
+    "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head", "save", "save_model",
+    "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.

@@ -201,6 +201,38 @@ def conv_output(owner, size, kernel, stride, padding, dilation):
     return out_h, out_w
 
 
+def output_padding(owner, value, stride, dilation):
+    """Return a transposed convolution's output padding as (height, width), checked by PyTorch's rule.
+
+    value: an integer or a pair, less than the stride or less than the dilation on each axis. stride, dilation: pairs.
+    """
+    checked = pair(owner, "output_padding", value)
+    if any(more >= max(s, d) for more, s, d in zip(checked, stride, dilation, strict=True)):
+        raise ValueError(f"{owner}: output_padding must be less than stride {_by(stride)} or dilation {_by(dilation)}, "
+                         f"got {_by(checked)}")
+    return checked
+
+
+def conv_transpose_output(owner, size, kernel, stride, padding, output_padding, dilation):
+    """Return a transposed convolution's (out_h, out_w):
+    (size - 1)·stride - padding + dilation·(kernel - 1) + output_padding + 1.
+
+    size: (H, W) of the input. kernel, stride, dilation, output_padding: pairs. padding: as `sides` returns it.
+    Raises ValueError for an empty input, where nothing is left of the output, or for sizes beyond 2**31 - 1.
+    """
+    if min(size) < 1:
+        raise ValueError(f"{owner}: the input must not be empty, got {_by(size)}")
+    whole = [(side - 1) * s + d * (k - 1) + 1 + more for side, s, d, k, more in zip(
+        size, stride, dilation, kernel, output_padding, strict=True)]
+    if max(whole) > MAX_SIZE:
+        raise ValueError(f"{owner}: a side of the output {_by(whole)} is larger than {MAX_SIZE}")
+    out_h, out_w = (side - sum(pads) for side, pads in zip(whole, padding, strict=True))
+    if min(out_h, out_w) < 1:
+        raise ValueError(f"{owner}: padding leaves nothing of the output: both sides take away "
+                         f"{_by(map(sum, padding))} of {_by(whole)}")
+    return out_h, out_w
+
+
 def pool_output(owner, size, kernel, stride, padding, ceil_mode):
     """Return a pooling layer's (out_h, out_w) by PyTorch's rule.
 

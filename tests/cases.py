@@ -150,6 +150,37 @@ CASES = [
     Case("Conv2d", (6, 7, 5), (6, 9, 8), (7, 5, 4)),
     Case("Conv2d", (5, 9, 5), (5, 6, 7), (9, 6, 7), {"padding": 2}),
     Case("Conv2d", (5, 5, (7, 5)), (5, 3, 2), (5, 3, 4), {"padding": (3, 3), "bias": False}),  # wider than x
+    Case("ConvTranspose2d", (4, 3, 2), (4, 3, 5), (3, 6, 10), {"stride": 2}),
+    Case("ConvTranspose2d", (3, 2, 4), (3, 4, 3), (2, 8, 6), {"stride": 2, "padding": 1}),
+    Case("ConvTranspose2d", (2, 5, 3), (2, 3, 2), (5, 6, 4), {"stride": 2, "padding": 1, "output_padding": 1}),
+    Case("ConvTranspose2d", (2, 3, (3, 2)), (2, 4, 3), (3, 6, 4), {"bias": False}),
+    Case("ConvTranspose2d", (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    Case("ConvTranspose2d", (2, 3, (1, 2)), (2, 2, 3), (3, 4, 11), {"stride": (3, 4), "output_padding": (0, 1)}),
+    Case("ConvTranspose2d", (2, 3, 2), (2, 3, 2), (3, 8, 7), {"output_padding": (2, 1), "dilation": (3, 4)}),
+    Case(
+        "ConvTranspose2d",
+        (4, 6, (3, 2)),
+        (4, 3, 4),
+        (6, 7, 7),  # 2 2 - 2 + 2 2 + 1, 3 1 - 0 + 3 1 + 1
+        {"stride": (2, 1), "padding": (1, 0), "groups": 2, "dilation": (2, 3)},
+    ),
+    Case("ConvTranspose2d", (2, 3, 3), (2, 6, 5), (3, 2, 1), {"padding": (3, 3)}),  # padding beyond the kernel
+    Case("ConvTranspose2d", (2, 2, 3), (2, 5, 4), (2, 5, 4), {"padding": 1, "groups": 2}),  # depthwise kernels
+    Case("ConvTranspose2d", (3, 3, 3), (3, 4, 3), (3, 8, 6), {
+        "stride": 2, "padding": 1, "output_padding": 1, "groups": 3}),
+    Case("ConvTranspose2d", (2, 4, 2), (2, 3, 2), (4, 6, 4), {"stride": 2, "groups": 2}),
+    Case("ConvTranspose2d", (17, 19, 2), (17, 2, 3), (19, 4, 6), {"stride": 2}),  # more channels than a tile
+    Case("ConvTranspose2d", (8, 16, 1), (8, 3, 4), (16, 3, 4)),
+    Case("ConvTranspose2d", (13, 12, 3), (13, 6, 5), (12, 6, 5), {"padding": 1}),  # Winograd's algorithm
+    Case("ConvTranspose2d", (12, 13, 5), (12, 4, 5), (13, 8, 9)),
+    Case("ConvTranspose2d", (7, 6, 5), (7, 5, 4), (6, 9, 8)),  # and by pieces of rows
+    Case("ConvTranspose2d", (16, 32, 3), (16, 3, 2), (32, 5, 3), {"stride": 2, "padding": 1, "groups": 2}),
+    Case(
+        "Sequential",
+        (inner("ConvTranspose2d", 3, 2, 2, stride=2), RELU, inner("ConvTranspose2d", 2, 3, 3)),
+        (3, 2, 3),
+        (3, 6, 8),
+    ),
     Case("MaxPool2d", (2,), (2, 4, 6), (2, 2, 3)),
     Case("MaxPool2d", (2,), (1, 5, 7), (1, 2, 3)),  # the last row and column are dropped
     Case("MaxPool2d", (2,), (1, 5, 7), (1, 3, 4), {"ceil_mode": True}),
@@ -295,6 +326,13 @@ def _conv2d(m, layer, x, dy):
     w, b = _weights(layer, x.dtype)
     dx, dw, db = m.conv2d_backward(dy, x, w, *sizes)
     return m.conv2d(x, w, b, *sizes), dx, {"weight": dw, "bias": db}
+
+
+def _conv_transpose2d(m, layer, x, dy):
+    sizes = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
+    w, b = _weights(layer, x.dtype)
+    dx, dw, db = m.conv_transpose2d_backward(dy, x, w, *sizes)
+    return m.conv_transpose2d(x, w, b, *sizes), dx, {"weight": dw, "bias": db}
 
 
 def _linear(m, layer, x, dy):
@@ -468,6 +506,7 @@ def _moved(m, layer, x, dy):
 
 OPERATIONS = {
     "Conv2d": _conv2d,
+    "ConvTranspose2d": _conv_transpose2d,
     "MaxPool2d": _max_pool2d,
     "AvgPool2d": _avg_pool2d,
     "AdaptiveAvgPool2d": _adaptive_avg_pool2d,

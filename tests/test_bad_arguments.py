@@ -20,6 +20,7 @@ from cnn.layers import (
     AvgPool2d,
     BatchNorm2d,
     Conv2d,
+    ConvTranspose2d,
     Dropout,
     Flatten,
     GlobalAvgPool2d,
@@ -69,10 +70,14 @@ COUNTS = {
     "Conv2d: in_channels": lambda v: Conv2d(v, 1, 1),
     "Conv2d: out_channels": lambda v: Conv2d(1, v, 1),
     "Conv2d: groups": lambda v: Conv2d(2, 2, 1, groups=v),
+    "ConvTranspose2d: in_channels": lambda v: ConvTranspose2d(v, 1, 1),
+    "ConvTranspose2d: out_channels": lambda v: ConvTranspose2d(1, v, 1),
+    "ConvTranspose2d: groups": lambda v: ConvTranspose2d(2, 2, 1, groups=v),
     "Linear: in_features": lambda v: Linear(v, 1),
     "BatchNorm2d: num_features": BatchNorm2d,
     "Linear: out_features": lambda v: Linear(1, v),
     "conv2d: groups": lambda v: functional.conv2d(zeros(1, 2, 3, 3), zeros(2, 2, 1, 1), groups=v),
+    "conv_transpose2d: groups": lambda v: functional.conv_transpose2d(zeros(1, 2, 3, 3), zeros(2, 2, 1, 1), groups=v),
     "set_num_threads: n": cnn.set_num_threads,
     **{
         f"{name}: image_size": lambda v, make=make: make(image_size=v)
@@ -85,6 +90,10 @@ SIZES = {
     "Conv2d: kernel_size": lambda v: Conv2d(1, 1, v),
     "Conv2d: stride": lambda v: Conv2d(1, 1, 1, stride=v),
     "Conv2d: dilation": lambda v: Conv2d(1, 1, 1, dilation=v),
+    "ConvTranspose2d: kernel_size": lambda v: ConvTranspose2d(1, 1, v),
+    "ConvTranspose2d: stride": lambda v: ConvTranspose2d(1, 1, 1, stride=v),
+    "ConvTranspose2d: dilation": lambda v: ConvTranspose2d(1, 1, 1, dilation=v),
+    "conv_transpose2d: stride": lambda v: functional.conv_transpose2d(zeros(1, 1, 3, 3), zeros(1, 1, 1, 1), stride=v),
     "MaxPool2d: kernel_size": MaxPool2d,
     "AvgPool2d: kernel_size": AvgPool2d,
     "AdaptiveAvgPool2d: output_size": AdaptiveAvgPool2d,
@@ -143,6 +152,9 @@ def test_sizes_or_none(where, value, error):
 
 PADDINGS = {
     "Conv2d: padding": lambda v: Conv2d(1, 1, 2, padding=v),
+    "ConvTranspose2d: padding": lambda v: ConvTranspose2d(1, 1, 2, padding=v),
+    "conv_transpose2d: padding": lambda v: functional.conv_transpose2d(zeros(1, 1, 3, 3), zeros(1, 1, 2, 2), padding=v),
+    "ConvTranspose2d: output_padding": lambda v: ConvTranspose2d(1, 1, 2, output_padding=v),
     "MaxPool2d: padding": lambda v: MaxPool2d(2, padding=v),
     "AvgPool2d: padding": lambda v: AvgPool2d(2, padding=v),
     "conv2d: padding": lambda v: functional.conv2d(zeros(1, 1, 3, 3), zeros(1, 1, 2, 2), padding=v),
@@ -341,6 +353,7 @@ def test_names():
 
 X, W, B, C3 = zeros(2, 3, 5, 5), zeros(4, 3, 3, 3), zeros(4), zeros(3)
 DY = zeros(2, 4, 3, 3)
+UP_W, UP_DY = zeros(3, 4, 3, 2), zeros(2, 4, 11, 10)
 FLAT, FLAT_W, FLAT_DY = zeros(2, 6), zeros(4, 6), zeros(2, 4)
 INDICES = np.zeros((2, 3, 2, 2), np.int64)
 POOL_DY = zeros(2, 3, 2, 2)
@@ -349,6 +362,8 @@ POOL_DY = zeros(2, 3, 2, 2)
 CALLS = [
     ("conv2d", {"x": X, "w": W, "b": B}, {}),
     ("conv2d_backward", {"dy": DY, "x": X, "w": W}, {}),
+    ("conv_transpose2d", {"x": X, "w": UP_W, "b": B}, {"stride": 2}),
+    ("conv_transpose2d_backward", {"dy": UP_DY, "x": X, "w": UP_W}, {"stride": 2}),
     ("max_pool2d", {"x": X}, {"kernel_size": 2}),
     ("max_pool2d_backward", {"dy": POOL_DY, "indices": INDICES}, {"input_shape": X.shape}),
     ("adaptive_max_pool2d", {"x": X}, {"output_size": 2}),
@@ -438,11 +453,12 @@ def test_a_longer_axis(name, what, arrays, more):
             ("conv2d", "x", 0),
             ("conv2d", "x", 2),
             ("conv2d", "x", 3),
+            *(("conv_transpose2d", "x", axis) for axis in (0, 2, 3)),
             ("linear", "x", 0),
             *(("batch_norm", "x", axis) for axis in (0, 2, 3)),
         }:
             continue  # another batch or image
-        if (name, what) in {("conv2d", "w")} and axis in (2, 3):
+        if (name, what) in {("conv2d", "w"), ("conv_transpose2d", "w")} and axis in (2, 3):
             continue  # another kernel
         if name == "max_pool2d_backward" and what == "dy" and axis > 1:
             wrong = np.repeat(good, 2, axis=axis)  # which the indices do not follow
@@ -456,6 +472,10 @@ def test_more_axes_and_channels_named():
     refuses(lambda: functional.conv2d(X, zeros(4, 3, 0, 3)), ValueError, "conv2d: w", "empty")
     refuses(lambda: functional.conv2d(X, zeros(0, 3, 3, 3)), ValueError, "conv2d: ")
     refuses(lambda: functional.conv2d(zeros(2, 0, 5, 5), zeros(4, 0, 3, 3)), ValueError, "conv2d: ")
+    refuses(lambda: functional.conv_transpose2d(X, zeros(4, 2, 3, 3)), ValueError, "conv_transpose2d: w", "(4, 2, 3")
+    refuses(lambda: functional.conv_transpose2d(X, zeros(3, 4, 0, 3)), ValueError, "conv_transpose2d: w", "empty")
+    refuses(lambda: functional.conv_transpose2d(X, zeros(3, 0, 3, 3)), ValueError, "conv_transpose2d: ")
+    refuses(lambda: functional.conv_transpose2d(zeros(2, 0, 5, 5), zeros(0, 4, 3, 3)), ValueError, "conv_transpose2d: ")
     refuses(lambda: functional.linear(zeros(2, 0), zeros(4, 0)), ValueError, "linear: w", "empty")
     refuses(
         lambda: functional.cross_entropy(zeros(2, 0), np.array([0, 0])),
@@ -1001,6 +1021,9 @@ TOO_LARGE = {
     "padding": "functional.conv2d(one, one, padding=2**20)",
     "largest padding": "functional.conv2d(one, one, padding=2**30 - 1)",
     "one-sided padding": "functional.conv2d(one, one, padding=(0, 2**29))",
+    "transposed stride": "functional.conv_transpose2d(np.ones((1, 1, 2, 2)), one, stride=2**20)",
+    "transposed dilation": "functional.conv_transpose2d(one, np.ones((1, 1, 2, 2)), dilation=2**20)",
+    "transposed kernel": "cnn.ConvTranspose2d(1, 1, 2**31 - 1)",
     "padding of a layer": "cnn.Conv2d(1, 1, 1, padding=2**20)(one.astype('f'))",
     "image": "functional.conv2d(np.zeros((0, 1, 2**15, 2**15)), one)",
     "image of a layer": "cnn.Conv2d(1, 1, 1)(np.zeros((0, 1, 2**15, 2**15), np.float32))",

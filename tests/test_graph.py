@@ -316,6 +316,8 @@ def test_pools(name, options, torch):
 @pytest.mark.parametrize("name, shapes, call", [
     ("linear", {"w": (2, 60), "b": (2,)}, lambda f, m, x: f.linear(x.flatten(1), m.w, m.b)),
     ("conv2d", {"w": (6, 1, 3, 2), "b": (6,)}, lambda f, m, x: f.conv2d(x, m.w, m.b, padding=1, groups=3)),
+    ("conv_transpose2d", {"w": (3, 2, 3, 2), "b": (6,)}, lambda f, m, x: f.conv_transpose2d(
+        x, m.w, m.b, stride=2, padding=1, output_padding=1, groups=3)),
     ("batch_norm", {"w": (3,), "b": (3,)}, lambda f, m, x: f.batch_norm(x, None, None, m.w, m.b, True))])
 @pytest.mark.parametrize("kind", ["parameters", "arrays"])
 def test_functions_with_weights(name, shapes, call, kind, torch):
@@ -480,6 +482,7 @@ def operations(model, *shapes):
 
 
 C, N, R, P = cnn.Conv2d(3, 3, 3, padding=1), cnn.BatchNorm2d(3), cnn.ReLU(), cnn.MaxPool2d(2)
+T = cnn.ConvTranspose2d(3, 3, 2, stride=2)
 
 
 @pytest.mark.parametrize("forward, training, evaluation", [
@@ -491,6 +494,8 @@ C, N, R, P = cnn.Conv2d(3, 3, 3, padding=1), cnn.BatchNorm2d(3), cnn.ReLU(), cnn
     (lambda x: P(R(N(C(x)))), ["conv2d", "batch_norm", "relu + max_pool2d"],
      ["conv2d + batch_norm + relu + max_pool2d"]),
     (lambda x: N(R(C(x))), ["conv2d + relu", "batch_norm"], None),
+    (lambda x: R(T(x)), ["conv_transpose2d + relu"], None),
+    (lambda x: P(R(T(x))), ["conv_transpose2d", "relu + max_pool2d"], None),
     (lambda x: R(x + C(x)), ["conv2d", "add + relu"], None),
     (lambda x: R(x - C(x)), ["conv2d", "subtract", "relu"], None),
     (lambda x: (lambda y: R(y) + y)(C(x)), ["conv2d", "relu", "add"], None),        # read twice
@@ -502,7 +507,7 @@ C, N, R, P = cnn.Conv2d(3, 3, 3, padding=1), cnn.BatchNorm2d(3), cnn.ReLU(), cnn
     (lambda x: N(N(C(x))), ["conv2d", "batch_norm", "batch_norm"], ["conv2d + batch_norm", "batch_norm"]),
 ], ids=lambda value: "" if callable(value) else str(value))
 def test_what_is_fused(forward, training, evaluation):
-    model = module(lambda self, x: forward(x), c=C, n=N, r=R, p=P)
+    model = module(lambda self, x: forward(x), c=C, n=N, r=R, p=P, t=T)
     assert sorted(operations(model.train(), (3, 4, 4))) == sorted(training)
     assert sorted(operations(model.eval(), (3, 4, 4))) == sorted(evaluation or training)
 

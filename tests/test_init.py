@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import cnn
 from cnn.layers import init
 
 CONV, LINEAR = (40, 20, 5, 3), (70, 90)  # fans (300, 600) and (90, 70)
@@ -71,6 +72,16 @@ def test_kaiming_uniform_has_pytorchs_bounds():
     assert theirs.weight.abs().max().item() == pytest.approx(np.abs(ours[0]).max(), rel=1e-2)
     assert theirs.bias.abs().max().item() <= 1 / math.sqrt(300) * (1 + 1e-6)
     assert theirs.weight.std().item() == pytest.approx(ours[0].std(), rel=5e-2)
+
+
+def test_a_transposed_convolution_starts_within_pytorchs_bounds():
+    torch = pytest.importorskip("torch")
+    theirs, ours = torch.nn.ConvTranspose2d(40, 60, (5, 3), groups=2), cnn.ConvTranspose2d(40, 60, (5, 3), groups=2)
+    bound = 1 / math.sqrt(30 * 15)      # by the outputs of a group: PyTorch takes the weight's second axis
+    for of_both in ((theirs.weight.detach().numpy(), ours.weight.data), (theirs.bias.detach().numpy(), ours.bias.data)):
+        assert of_both[0].shape == of_both[1].shape
+        for values in of_both:
+            assert 0.9 * bound < np.abs(values).max() <= bound * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("name", SPREADS)

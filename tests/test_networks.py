@@ -37,6 +37,24 @@ class UNet(cnn.Module):
         return self.head(x)
 
 
+class TransposedUNet(UNet):
+    """The same with transposed convolutions, as in the paper: of kernel and stride 2, and 4 and 2."""
+
+    def __init__(self, widths=(8, 16, 24)):
+        super().__init__(widths)
+        self.larger = cnn.ModuleList([cnn.ConvTranspose2d(24, 24, 4, stride=2, padding=1, **D),
+                                      cnn.ConvTranspose2d(16, 16, 2, stride=2, **D)])
+
+    def forward(self, x):
+        skips = []
+        for i, level in enumerate(self.down):
+            x = level(F.max_pool2d(x, 2) if i else x)
+            skips.append(x)
+        for level, larger, skip in zip(self.up, self.larger, skips[-2::-1], strict=True):
+            x = level(cnn.cat([larger(x), skip]))
+        return self.head(x)
+
+
 class Inception(cnn.Module):
     """Szegedy et al. 2015."""
 
@@ -98,7 +116,7 @@ class Shuffle(cnn.Module):
 
 
 @pytest.mark.parametrize("images", [3, 17])     # channels side by side, and images
-@pytest.mark.parametrize("net", [UNet, Inception, SqueezeExcitation, Dense, Shuffle])
+@pytest.mark.parametrize("net", [UNet, TransposedUNet, Inception, SqueezeExcitation, Dense, Shuffle])
 def test_scores_and_gradients_are_those_of_pytorch(net, images):
     rng, model = np.random.default_rng(0), net()
     twin = cnn.export.to_torch(model, (2, 16, 16)).double().train()

@@ -11,6 +11,7 @@ from cnn.commands import export as command
 from cnn.export import onnx as export_onnx
 
 onnx = pytest.importorskip("onnx")
+UNWRITTEN = {"ConvTranspose2d(2, 3, 2, output_padding=(2, 1), dilation=(3, 4)) of 2x3x2"}
 UNEVEN = {"AdaptiveAvgPool2d((3, 5)) of 2x7x8", "AdaptiveAvgPool2d(4) of 1x3x5",
           "AdaptiveMaxPool2d((3, 5)) of 2x7x8", "AdaptiveMaxPool2d(4) of 1x3x5"}
 
@@ -49,7 +50,8 @@ def test_every_row_as_onnx_runtime_has_it(opset, tmp_path):
         try:
             export_onnx(model, path, case.shape, opset=opset)
         except ValueError as error:
-            assert "output_size must divide the input" in str(error) and "pool2d" in str(error)
+            assert "output_size must divide the input" in str(error) and "pool2d" in str(error) \
+                or "conv_transpose2d: output_padding must be less than stride 1×1 in ONNX, got 2×1" in str(error)
             refused.add(str(case))
             continue
         file = checked(path)
@@ -59,7 +61,7 @@ def test_every_row_as_onnx_runtime_has_it(opset, tmp_path):
             x, _ = case.arrays(n, np.float32)
             y, = run(path, x)
             assert_close(y, model(x))
-    assert refused == UNEVEN
+    assert refused == UNEVEN | UNWRITTEN
 
 
 @pytest.mark.parametrize("name", cnn.models.MODELS)

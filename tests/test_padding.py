@@ -39,6 +39,24 @@ def test_convolutions(pads, stride, dilation, channels, groups, n):
 
 
 @pytest.mark.parametrize("pads", PADS, ids=str)
+@pytest.mark.parametrize("stride, channels", [(1, (3, 5)), (2, (4, 3)), (1, (13, 14)), (1, (2, 2))], ids=str)
+@pytest.mark.parametrize("n", [2, 17])
+def test_transposed_convolutions_lose_what_falls_into_the_padding(pads, stride, channels, n):
+    groups = 2 if channels == (2, 2) else 1
+    layers = [cnn.ConvTranspose2d(*channels, 3, stride, padding, groups=groups, dtype=np.float64) for padding in (
+        pads, 0)]
+    x = spread((n, channels[0], 5, 4), np.random.default_rng(0))
+    dy = spread(inside(layers[1](x), pads).shape, np.random.default_rng(1))
+    wanted = by_layer(layers[1], x, padded(dy, pads))
+    wanted[0] = inside(wanted[0], pads)
+    wanted[-1] = dy.sum((0, 2, 3))
+    assert_all_close(by_layer(layers[0], x, dy), wanted)
+    w, b = (p.data for p in layers[0].parameters())
+    for m in (functional, reference):
+        assert_close(m.conv_transpose2d(x, w, b, stride, pads, 0, groups), wanted[0])
+
+
+@pytest.mark.parametrize("pads", PADS, ids=str)
 @pytest.mark.parametrize("n", [2, 17])
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_poolings(pads, n, ceil_mode):
@@ -91,7 +109,8 @@ def test_pytorch_has_the_same():
     torch = pytest.importorskip("torch")
     from cnn.export import to_torch
     x = spread((2, 3, 7, 6), np.random.default_rng(0))
-    for layer in (cnn.Conv2d(3, 4, 3, 2, PADS[0], dtype=np.float64), cnn.MaxPool2d(3, 2, PADS[1]),
+    for layer in (cnn.Conv2d(3, 4, 3, 2, PADS[0], dtype=np.float64),
+                  cnn.ConvTranspose2d(3, 4, 3, 2, PADS[1], 1, dtype=np.float64), cnn.MaxPool2d(3, 2, PADS[1]),
                   cnn.AvgPool2d(3, 2, PADS[2])):
         theirs = to_torch(layer, x.shape[1:])
         if layer.dtype is None:

@@ -369,10 +369,14 @@ class Program:
         return arrays
 
     def turned(self, kernel, arguments, tasks, count):
-        """An array of so many numbers that an operation, cut into tasks, makes of what others have `packed`;
-        `arguments(array)` are its arguments."""
-        array = self.zeros(count)
-        self._segments[1].ops.append((kernel, lambda: arguments(array), tasks))
+        """An array of so many numbers that an operation, cut into tasks, makes of what others have `packed`, before the
+        blocks or, in a snapshot, once and for all; `arguments(array)` are its arguments."""
+        array, = next(self._given, (None,))
+        if array is None:
+            array = self.zeros(count)
+            (self._packing or self._segments)[1].ops.append((kernel, lambda: arguments(array), tasks))
+            if self._snapshot is not None:
+                self._snapshot.append((array,))
         return array
 
     def kept(self, array):

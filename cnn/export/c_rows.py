@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnn import shapes
 from cnn.export.c_function import (
     TAPS,
     Function,
@@ -140,6 +141,40 @@ def _conv_row(f, o, g, w, channels, width):
             f"    const int h = i * {o.stride[0]} + r * {o.dilation[0]} - {top};",
             *([f"    if (h < 0 || h >= {height})", "        continue;"] if any(g.padding[0]) else []),
             *indented(reading, 1), *indented(body, 1), "}"]
+
+
+def _conv_transpose2d(f: Function, node: Node) -> None:
+    """Row i of y is made of the rows h of x with h stride + r dilation - top = i."""
+    o: Any = node.operation
+    height, width, channels = sizes(f.inputs[0])
+    out_h, out_w, outputs = sizes(f.output)
+    (top, _), (left, _) = shapes.sides(o.owner, o.padding)
+    (rows, columns), (down, across), each = o.kernel, o.stride, outputs // o.groups
+    inner = channels // o.groups
+    # (R, S, groups, C / groups, K / groups)
+    f.array("weight", o.weight._data.reshape(o.groups, inner, each, rows, columns).transpose(3, 4, 0, 1, 2))
+    f.array("bias", np.zeros(outputs) if o.bias is None else o.bias._data)
+    body = []
+    for s in range(columns):        # pixels first to stop - 1 of a row of x fall into y
+        at = s * o.dilation[1] - left
+        first, stop = max(0, -(at // across)), min(width, (out_w - 1 - at) // across + 1)
+        if first >= stop:
+            continue
+        body += [f"for (int g = 0; g < {o.groups}; g++) {{", *indented(products(
+            f"row + {(first * across + at) * outputs} + g * {each}", f"line + {first * channels} + g * {inner}",
+            f"weight + ((r * {columns} + {s}) * {o.groups} + g) * {inner * each}", inner, each, stop - first, channels,
+            across * outputs), 1), "}"]
+    f.add(f"for (int i = 0; i < {out_h}; i++) {{",
+          f"    float *restrict row = y + i * {out_w * outputs};", f"    for (int j = 0; j < {out_w}; j++)",
+          f"        memcpy(row + j * {outputs}, bias_{f.number}, {outputs} * sizeof *row);")
+    if body:
+        f.add(f"    for (int r = 0; r < {rows}; r++) {{", f"        const int h = i + {top} - r * {o.dilation[0]};",
+              f"        if (h < 0 || h % {down} || h / {down} >= {height})", "            continue;",
+              f"        const float *weight = weight_{f.number}, *line = x + h / {down} * {width * channels};",
+              *indented(body, 2), "    }")
+    if o.relu:
+        f.add(f"    for (int n = 0; n < {out_w * outputs}; n++)", f"        {RELU.format('row[n]')}")
+    f.add("}")
 
 
 def _linear(f: Function, node: Node) -> None:
@@ -299,7 +334,8 @@ def _reshape(f, node):
 
 # from the names of our operations: a function of the C function to be written and the node
 TABLE: dict[str, Callable] = {
-    "conv2d": _conv2d, "linear": _linear, "batch_norm": _batch_norm, "group_norm": _group_norm,
+    "conv2d": _conv2d, "conv_transpose2d": _conv_transpose2d, "linear": _linear, "batch_norm": _batch_norm,
+    "group_norm": _group_norm,
     "max_pool2d": _pool("max"), "avg_pool2d": _pool("mean"),
     "relu": elementwise("a > 0.0f ? a : 0.0f"), "leaky_relu": elementwise("a > 0.0f ? a : {slope} * a"),
     "tanh": elementwise("tanhf(a)"), "sigmoid": elementwise("1.0f / (1.0f + expf(-a))"),

@@ -12,6 +12,7 @@ import numpy as np
 
 from cnn.export import onnx_shapes
 from cnn.export.onnx_arithmetic import binary, erf, neg, power, reciprocal, variadic
+from cnn.export.onnx_conv import MOST, conv, conv_transpose, flat_or_not, padded, sizes, told, window
 from cnn.export.onnx_folding import axis_in
 from cnn.export.onnx_reading import Refused
 from cnn.export.onnx_values import Known, Live, Part
@@ -22,95 +23,17 @@ if TYPE_CHECKING:
     from cnn.export.onnx_importing import Importer
     from cnn.export.onnx_values import NodeView
 
-MOST = 2**20        # pixels of padding, and of a kernel's or a stride's side
-
-
 # ---------------------------------------------------------------- windows
-
-def _flat_or_not(node: NodeView, x: Live) -> bool:
-    """Whether windows have one axis, because values are (N, C, L). Raises Refused for vectors."""
-    if x.rank < 3:
-        raise Refused(f"its input must have shape (N, C, H, W), got (N, {', '.join(map(str, x.dims))})")
-    return x.rank == 3
-
-
-def _sizes(node: NodeView, x: Live, name: str, default: int) -> tuple[int, int]:
-    """A pair (height, width) from an attribute, of which (N, C, L) has one number."""
-    flat = _flat_or_not(node, x)
-    values = node.integers(name, [default] * (1 if flat else 2), MOST)
-    if min(values) < 1:
-        node.refuse(name, values, "integers of at least 1")
-    return (1, values[0]) if flat else (values[0], values[1])
-
-
-def _window(node: NodeView, x: Live, kernel: tuple[int, int], stride: tuple[int, int],
-            dilation: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) padding, by pads or auto_pad, and by a Pad before."""
-    auto, flat = node.get("auto_pad", "NOTSET"), _flat_or_not(node, x)
-    pads = node.integers("pads", [0] * (2 if flat else 4), MOST)
-    if min(pads) < 0:
-        node.refuse("pads", pads, "integers of at least 0")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        sides = []
-        for side, k, s, d in zip(x.value.image[1:], kernel, stride, dilation, strict=True):
-            total = max((-(-side // s) - 1) * s + (k - 1) * d + 1 - side, 0)
-            less, more = total // 2, total - total // 2
-            sides.append((less, more) if auto == "SAME_UPPER" else (more, less))
-        return sides[0], sides[1]
-    if auto not in ("NOTSET", "VALID"):
-        node.refuse("auto_pad", auto, "NOTSET, VALID, SAME_UPPER or SAME_LOWER")
-    if auto == "VALID":
-        return (0, 0), (0, 0)
-    return ((0, 0), (pads[0], pads[1])) if flat else ((pads[0], pads[2]), (pads[1], pads[3]))
-
-
-def _padded(node: NodeView) -> tuple[Live, tuple | None]:
-    """The first input, and how far a Pad before it has padded it with zeros."""
-    if isinstance(node.inputs[0], Part) and node.inputs[0].kind == "Pad":
-        return node.inputs[0].of, node.inputs[0].more["sides"]
-    return node.live(), None
-
-
-def _told(sides, kernel=None):
-    """Padding as our operations print it: a pair where it is the same on both sides."""
-    (top, bottom), (left, right) = sides
-    plain = top == bottom and left == right and (kernel is None or (2 * top <= kernel[0] and 2 * left <= kernel[1]))
-    return [top, left] if plain else [[top, bottom], [left, right]]
-
-
-def _conv(i: Importer, node: NodeView) -> Live:
-    x, pad = _padded(node)
-    known = node.known(1, "the weight")
-    flat = _flat_or_not(node, x)
-    w = known.array
-    if w.ndim != x.rank:
-        raise Refused(f"the weight must have {x.rank} axes, as the input has, got shape {w.shape}")
-    w = w[:, :, None] if flat else w
-    kernel = _sizes(node, x, "kernel_shape", 1) if node.get("kernel_shape") is not None else w.shape[2:]
-    if kernel != w.shape[2:]:
-        node.refuse("kernel_shape", list(kernel), f"the weight's, {list(w.shape[2:])}")
-    stride, dilation = _sizes(node, x, "strides", 1), _sizes(node, x, "dilations", 1)
-    sides = _window(node, x, kernel, stride, dilation)
-    if pad is not None:
-        sides = tuple((a + c, b + d) for (a, b), (c, d) in zip(sides, pad, strict=True))
-    things = {"weight": i.parameter(known, w, trained=True)}
-    if node.has(2):
-        bias = node.known(2, "the bias")
-        things["bias"] = i.parameter(bias, bias.array, trained=True)
-    return i.emit("conv2d", [x], x.rank, {
-        "stride": list(stride), "padding": _told(sides), "dilation": list(dilation), "groups": node.integer("group", 1)
-    }, things)
-
 
 def _pool(kind: str) -> Callable:
     def run(i: Importer, node: NodeView) -> Live:
-        x, pad = _padded(node)
-        kernel, stride = _sizes(node, x, "kernel_shape", 1), _sizes(node, x, "strides", 1)
+        x, pad = padded(node)
+        kernel, stride = sizes(node, x, "kernel_shape", 1), sizes(node, x, "strides", 1)
         if node.get("kernel_shape") is None:
             raise Refused("attribute kernel_shape is missing")
-        if _sizes(node, x, "dilations", 1) != (1, 1):
+        if sizes(node, x, "dilations", 1) != (1, 1):
             node.refuse("dilations", node.get("dilations"), "1")
-        sides = _window(node, x, kernel, stride, (1, 1))
+        sides = window(node, x, kernel, stride, (1, 1))
         more = {"ceil_mode": bool(node.integer("ceil_mode", 0))}
         if node.get("auto_pad", "NOTSET") != "NOTSET":
             more["ceil_mode"] = False       # the output's size is given
@@ -121,7 +44,7 @@ def _pool(kind: str) -> Callable:
         if pad is not None:
             sides = _pad_of_average(node, kind, x, pad, sides, kernel, stride, more)
         return i.emit(kind, [x], x.rank, {"kernel_size": list(kernel), "stride": list(stride),
-                                          "padding": _told(sides, kernel), **more})
+                                          "padding": told(sides, kernel), **more})
     return run
 
 
@@ -143,7 +66,7 @@ def _pad_of_average(node, kind, x, pad, sides, kernel, stride, more):
 def _global_pool(kind: str) -> Callable:
     def run(i: Importer, node: NodeView) -> Live:
         x = node.live()
-        _flat_or_not(node, x)
+        flat_or_not(node, x)
         return i.emit(kind, [x], x.rank, {"output_size": [1, 1]})
     return run
 
@@ -264,13 +187,13 @@ def _norm_of_groups(i, node, x, groups, per_channel):
 
 def _instance_norm(i: Importer, node: NodeView) -> Live:
     x = node.live()
-    _flat_or_not(node, x)
+    flat_or_not(node, x)
     return _norm_of_groups(i, node, x, x.value.image[0], True)
 
 
 def _group_norm(i: Importer, node: NodeView) -> Live:
     x = node.live()
-    _flat_or_not(node, x)
+    flat_or_not(node, x)
     node.only("stash_type", 1)
     groups = node.integer("num_groups", 0)
     if groups < 1 or x.value.image[0] % groups:
@@ -346,7 +269,7 @@ def _dropout(i: Importer, node: NodeView) -> Live:
 
 # from the names of ONNX's operators
 TABLE: dict[str, Callable] = {
-    "Conv": _conv, "MaxPool": _pool("max_pool2d"), "AveragePool": _pool("avg_pool2d"),
+    "Conv": conv, "ConvTranspose": conv_transpose, "MaxPool": _pool("max_pool2d"), "AveragePool": _pool("avg_pool2d"),
     "GlobalMaxPool": _global_pool("max_pool2d"), "GlobalAveragePool": _global_pool("avg_pool2d"), "Pad": _pad,
     "Gemm": _gemm, "MatMul": _matmul,
     "BatchNormalization": _batch_norm, "InstanceNormalization": _instance_norm, "GroupNormalization": _group_norm,

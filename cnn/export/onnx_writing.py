@@ -100,6 +100,16 @@ def _conv2d(w, node, x):
                  pads=_pads(shapes.padding(o.owner, o.padding, o.kernel, o.stride, o.dilation)))
 
 
+def _conv_transpose2d(w, node, x):
+    o, p = node.operation, node.operation.parameters
+    if any(more >= s for more, s in zip(o.output_padding, o.stride, strict=True)):
+        raise ValueError(f"output_padding must be less than stride {shapes.times(o.stride)} in ONNX, got "
+                         f"{shapes.times(o.output_padding)}")
+    return w.add("ConvTranspose", x, *(w.array(p[role]) for role in ("weight", "bias") if role in p),
+                 kernel_shape=o.kernel, strides=o.stride, dilations=o.dilation, group=o.groups,
+                 pads=_pads(shapes.sides(o.owner, o.padding)), output_padding=o.output_padding)
+
+
 def _pads(sides):
     """ONNX's order: what is before on each axis, then what is after."""
     (top, bottom), (left, right) = sides
@@ -221,7 +231,8 @@ def _slice(w, node, x):
 
 # from the names of our operations: a function of the writer, the node and the names of its inputs
 TABLE = {
-    "conv2d": _conv2d, "linear": _linear, "batch_norm": _batch_norm, "group_norm": _group_norm,
+    "conv2d": _conv2d, "conv_transpose2d": _conv_transpose2d, "linear": _linear,
+    "batch_norm": _batch_norm, "group_norm": _group_norm,
     "max_pool2d": _pool("Max"), "avg_pool2d": _pool("Average"),
     "relu": _plain("Relu"), "tanh": _plain("Tanh"), "sigmoid": _plain("Sigmoid"), "silu": _silu,
     "leaky_relu": lambda w, node, x: w.add("LeakyRelu", x, alpha=node.operation.scalars["slope"]),

@@ -49,6 +49,28 @@ const STEPS = {
     return y;
   },
 
+  // y[k, i stride + r dilation - top, j stride + s dilation - left] += x[c, i, j] w[c, k, r, s], from b[k] on
+  conv_transpose(step, x, [channels, height, width]) {
+    const [outputs, tall, wide] = step.shape, [kernelH, kernelW] = step.kernel, {w, b, stride, dilation} = step;
+    const inputs = channels / step.groups, each = outputs / step.groups, y = new Float32Array(outputs * tall * wide);
+    for (let k = 0; b && k < outputs; k++) y.fill(b[k], k * tall * wide, (k + 1) * tall * wide);
+    for (let c = 0; c < channels; c++) for (let m = 0; m < each; m++) {
+      const k = Math.floor(c / inputs) * each + m;
+      for (let r = 0; r < kernelH; r++) for (let s = 0; s < kernelW; s++) {
+        const weight = w[((c * each + m) * kernelH + r) * kernelW + s], left = s * dilation[1] - step.left;
+        const first = Math.max(0, Math.ceil(-left / stride[1]));
+        const stop = Math.min(width, Math.floor((wide - 1 - left) / stride[1]) + 1);
+        for (let i = 0; i < height; i++) {
+          const row = i * stride[0] + r * dilation[0] - step.top;
+          if (row < 0 || row >= tall) continue;
+          const from = (c * height + i) * width, to = (k * tall + row) * wide + left;
+          for (let j = first; j < stop; j++) y[to + j * stride[1]] += weight * x[from + j];
+        }
+      }
+    }
+    return y;
+  },
+
   linear(step, x) {
     const y = new Float32Array(size(step.shape));
     for (let k = 0; k < y.length; k++) {

@@ -59,6 +59,13 @@ def _conv2d(w: _Writer, node: Node) -> dict:
             "top": top, "left": left, **w.named(o.parameters)}
 
 
+def _conv_transpose2d(w: _Writer, node: Node) -> dict:
+    o = node.operation
+    (top, _), (left, _) = shapes.sides(o.owner, o.padding)
+    return {"kind": "conv_transpose", "kernel": o.kernel, "stride": o.stride, "dilation": o.dilation,
+            "groups": o.groups, "top": top, "left": left, **w.named(o.parameters)}
+
+
 def _batch_norm(w: _Writer, node: Node) -> dict:
     scale, shift = node.operation.scale_and_shift()
     return {"kind": "scale", "w": w.add(scale), "b": w.add(shift)}
@@ -79,7 +86,8 @@ def _plain(kind: str | None = None, *attributes: str) -> Callable:
 
 # from the names of our operations: a function of the writer and the node that returns the step
 TABLE: dict[str, Callable] = {
-    "conv2d": _conv2d, "batch_norm": _batch_norm, "max_pool2d": _pool("max"), "avg_pool2d": _pool("average"),
+    "conv2d": _conv2d, "conv_transpose2d": _conv_transpose2d, "batch_norm": _batch_norm,
+    "max_pool2d": _pool("max"), "avg_pool2d": _pool("average"),
     "linear": lambda w, node: {"kind": "linear", **w.named(node.operation.parameters)},
     "group_norm": lambda w, node: {"kind": "group_norm", "groups": node.operation.groups, "eps": node.operation.eps,
                                    **w.named(node.operation.parameters)},

@@ -21,6 +21,17 @@ def _conv2d(F, operation, p, x):
     return F.conv2d(x, p["weight"], p.get("bias"), operation.stride, padding, operation.dilation, operation.groups)
 
 
+def _conv_transpose2d(F, operation, p, x):
+    padding = operation.padding
+    own = not isinstance(padding, int) and not isinstance(padding[0], int)      # each side has its own
+    y = F.conv_transpose2d(x, p["weight"], p.get("bias"), operation.stride, 0 if own else padding,
+                           operation.output_padding, operation.groups, operation.dilation)
+    if own:
+        (top, bottom), (left, right) = padding
+        y = y[:, :, top:y.shape[2] - bottom, left:y.shape[3] - right]
+    return y
+
+
 def _batch_norm(F, operation, p, x):
     module = p["module"]
     mean, var = module.buffer(operation.mean), module.buffer(operation.var)
@@ -92,7 +103,8 @@ def _dims(operation):
 
 # from the names of our operations: a function of torch.nn.functional, the operation, its parameters by name, its inputs
 TABLE = {
-    "conv2d": _conv2d, "batch_norm": _batch_norm, "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d,
+    "conv2d": _conv2d, "conv_transpose2d": _conv_transpose2d, "batch_norm": _batch_norm,
+    "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d,
     "group_norm": lambda F, o, p, x: F.group_norm(x, o.groups, p.get("weight"), p.get("bias"), o.eps),
     "linear": lambda F, o, p, x: F.linear(x, p["weight"], p.get("bias")),
     "relu": lambda F, o, p, x: F.relu(x),

@@ -13,6 +13,7 @@ from cnn.functional.common import program as run
 from cnn.graph import Value, apply
 from cnn.ops import conv
 from cnn.ops import linear as linear_ops
+from cnn.ops.conv import transposed
 
 if TYPE_CHECKING:
     from cnn.engine.parameter import Parameter
@@ -98,6 +99,98 @@ def conv2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Size =
             program.output(tdx, "dx")
     dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(len(w), x.dtype)
     with run(("conv2d_backward", g, bool(need_dx)), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
+    return dx, dw, db
+
+
+def _transposed(name: str, x_shape: tuple[int, ...], w: np.ndarray, stride: Size, padding: Padding,
+                output_padding: Size, groups: int, dilation: Size) -> windows.Geometry:
+    """Checked geometry of a transposed convolution, and what identifies its program."""
+    groups = shapes.integer(name, "groups", groups, 1)
+    channels = x_shape[1]
+    if channels % groups or not channels:
+        raise ValueError(f"{name}: the {channels} channels of x must be divisible by groups {groups}")
+    if len(w) != channels:
+        raise ValueError(f"{name}: w must have shape ({channels}, K/groups, R, S) for {channels} channels, got "
+                         f"{w.shape}")
+    if 0 in w.shape:
+        raise ValueError(f"{name}: w must not be empty, got shape {w.shape}")
+    shapes.element_count(name, *x_shape)
+    stride, dilation = (shapes.pair(name, what, value, 1)
+                        for what, value in (("stride", stride), ("dilation", dilation)))
+    return transposed.geometry(name, x_shape[2:], channels, w.shape[1] * groups, w.shape[2:], stride, padding,
+                               shapes.output_padding(name, output_padding, stride, dilation), dilation, groups)
+
+
+def conv_transpose2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None, stride: Size = 1,
+                     padding: Padding = 0, output_padding: Size = 0, groups: int = 1, dilation: Size = 1) -> Images:
+    """Transposed 2-D convolution: y[k, i*s + m*d - p, j*s + n*d - p] += x[c, i, j] w[c, k, m, n], from b[k] on.
+
+    x: (N, C, H, W); w: (C, K / groups, R, S); b: (K,) or None. stride (s), dilation (d): int or pair; padding (p): int,
+    pair or ((top, bottom), (left, right)), which y loses at its edges; output_padding: int or pair, less than s or less
+    than d, rows and columns that y has more at its end. groups: number of independent convolutions that the channels
+    are divided into. Returns y: (N, K, OH, OW), OH = (H - 1)*s - top - bottom + d*(R - 1) + output_padding + 1.
+
+        >>> x = np.array([[1.0, 2], [3, 4]]).reshape(1, 1, 2, 2)
+        >>> w = np.array([[1.0, 10]]).reshape(1, 1, 1, 2)
+        >>> cnn.functional.conv_transpose2d(x, w, stride=(1, 2))[0, 0].tolist()      # each x times the whole kernel
+        [[1.0, 10.0, 2.0, 20.0], [3.0, 30.0, 4.0, 40.0]]
+    """
+    name = "conv_transpose2d"
+    if isinstance(x, Value):
+        weight, source = parameter(name, "w", w, x.dtype)
+        offset, other = parameter(name, "b", b, x.dtype)
+        groups = shapes.integer(name, "groups", groups, 1)
+        if (weight is None or len(weight.shape) != 4
+                or offset is not None and offset.shape != (weight.shape[1] * groups,)):
+            raise ValueError(f"{name}: w must have shape (C, K/groups, R, S) and b (K,), got "
+                             f"{weight and weight.shape} and {offset and offset.shape}")
+        stride, dilation = (shapes.pair(name, what, value, 1)
+                            for what, value in (("stride", stride), ("dilation", dilation)))
+        if weight.shape[0] % groups:
+            raise ValueError(f"{name}: the {weight.shape[0]} channels of w must be divisible by groups {groups}")
+        more = shapes.output_padding(name, output_padding, stride, dilation)
+        operation = transposed.ConvTranspose2d(name, weight, offset, stride, padding, more, groups, dilation)
+        return apply(operation.changed(sources=source + other), x)
+    weight, offset = numbers(w, b)
+    x = shapes.array(name, "x", x, ("N", "C", "H", "W"))
+    weight = shapes.array(name, "w", weight, ("C", "K/groups", "R", "S"), x.dtype)
+    g: windows.Geometry = _transposed(name, x.shape, weight, stride, padding, output_padding, groups, dilation)
+    outputs = g.channels * g.groups
+    offset = bias(name, offset, outputs, x.dtype)
+
+    def write(program: Program) -> None:
+        t = program.input(*x.shape[1:])
+        program.output(transposed.conv_transpose2d(program, t, Slot("w"), None if offset is None else Slot("b"), g))
+    y = np.empty((len(x), outputs, *g.size), x.dtype)
+    with run((name, g, offset is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, w=weight, y=y, **({} if offset is None else {"b": offset}))
+    return y
+
+
+def conv_transpose2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Size = 1, padding: Padding = 0,
+                              output_padding: Size = 0, groups: int = 1, dilation: Size = 1,
+                              need_dx: bool = True) -> Gradients:
+    """Gradients of `conv_transpose2d`. dy: the gradient of the loss by y, of y's shape.
+
+    x, w, stride, padding, output_padding, groups and dilation are those of `conv_transpose2d`. Returns dx like x (None
+    without `need_dx`), dw like w, db: (K,). dw and db are summed over the batch.
+    """
+    name = "conv_transpose2d_backward"
+    x = shapes.array(name, "x", x, ("N", "C", "H", "W"))
+    w = shapes.array(name, "w", w, ("C", "K/groups", "R", "S"), x.dtype)
+    g = _transposed(name, x.shape, w, stride, padding, output_padding, groups, dilation)
+    outputs = g.channels * g.groups
+    dy = shapes.array(name, "dy", dy, (len(x), outputs, *g.size), x.dtype)
+
+    def write(program: Program) -> None:
+        tx = program.input(*x.shape[1:])
+        tdy = program.input(*dy.shape[1:], name="dy")
+        tdx = transposed.conv_transpose2d_backward(program, tdy, tx, Slot("w"), g, Slot("dw"), Slot("db"), need_dx)
+        if need_dx:
+            program.output(tdx, "dx")
+    dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(outputs, x.dtype)
+    with run((name, g, bool(need_dx)), x.dtype, len(x), write) as program:
         program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
     return dx, dw, db
 

@@ -1,5 +1,6 @@
 """Passes: graph in, graph out."""
 from cnn.ops import arithmetic, conv, linear, norm, pointwise, pool
+from cnn.ops.conv import transposed
 
 
 def prune(graph):
@@ -31,7 +32,8 @@ def _with_pool(operation, following):
 FUSED = [
     {(pointwise.ReLU, pool.MaxPool2d): _pooled_relu},
     {(conv.Conv2d, pool.MaxPool2d): _with_pool},
-    {(kind, pointwise.ReLU): _with_relu for kind in (conv.Conv2d, linear.Linear, norm.BatchNorm2d, arithmetic.Add)},
+    {(kind, pointwise.ReLU): _with_relu for kind in (
+        conv.Conv2d, transposed.ConvTranspose2d, linear.Linear, norm.BatchNorm2d, arithmetic.Add)},
 ]
 
 

@@ -20,7 +20,7 @@ from cnn.layers.activation import (
     Tanh,
 )
 from cnn.layers.container import Concat, ModuleList, Residual, Sequential
-from cnn.layers.conv import Conv2d
+from cnn.layers.conv import Conv2d, ConvTranspose2d
 from cnn.layers.graph_module import GraphModule, OperationNode, graph_module
 from cnn.layers.linear import Flatten, Linear
 from cnn.layers.module import Module
@@ -40,8 +40,8 @@ from cnn.layers.reshape import (
 Layer = Module      # its name before
 
 __all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "ChannelShuffle", "Concat",
-           "ConstantPad2d", "Conv2d", "Dropout", "Dropout2d", "ELU", "Flatten", "GELU", "GlobalAvgPool2d",
-           "GraphModule", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "Layer", "LeakyReLU", "Linear",
-           "LogSoftmax", "MaxPool2d", "Mish", "Module", "ModuleList", "OperationNode", "PReLU", "PixelShuffle",
-           "PixelUnshuffle", "ReLU", "ReLU6", "ReflectionPad2d", "ReplicationPad2d", "Residual", "Sequential", "SiLU",
-           "Sigmoid", "Softmax", "Softplus", "Tanh", "Upsample", "ZeroPad2d", "graph_module"]
+           "ConstantPad2d", "Conv2d", "ConvTranspose2d", "Dropout", "Dropout2d", "ELU", "Flatten", "GELU",
+           "GlobalAvgPool2d", "GraphModule", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "Layer",
+           "LeakyReLU", "Linear", "LogSoftmax", "MaxPool2d", "Mish", "Module", "ModuleList", "OperationNode", "PReLU",
+           "PixelShuffle", "PixelUnshuffle", "ReLU", "ReLU6", "ReflectionPad2d", "ReplicationPad2d", "Residual",
+           "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh", "Upsample", "ZeroPad2d", "graph_module"]

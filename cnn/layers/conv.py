@@ -1,4 +1,4 @@
-"""2-D convolution."""
+"""2-D convolution and its transpose."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from cnn.graph import apply
 from cnn.layers import init
 from cnn.layers.module import Module
 from cnn.ops import conv
+from cnn.ops.conv import transposed
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -77,9 +78,71 @@ class Conv2d(Module):
         return text + ("" if self.bias else ", bias=False")
 
 
+class ConvTranspose2d(Module):
+    """Transposed 2-D convolution ("deconvolution"), the input gradient of a Conv2d, with optional bias: makes images
+    larger.
+
+    x: (N, in_channels, H, W); weight: (in_channels, out_channels / groups, R, S); bias: (out_channels,);
+    y: (N, out_channels, OH, OW) with OH = (H - 1)*stride - top - bottom + dilation*(R - 1) + output_padding + 1.
+
+    kernel_size, stride, dilation: an int or a pair (height, width). padding: what is taken away at the edges of y: an
+    int, a pair or ((top, bottom), (left, right)). output_padding: rows and columns that y has more at its end, an int
+    or a pair, less than stride or less than dilation. groups: number of independent convolutions that the channels are
+    divided into. init: a name from cnn.init.INITIALISERS, whose fan_in is that of this weight, out_channels / groups *
+    R * S, as in PyTorch; seed: int, or a numpy Generator to draw from; dtype: float32 or float64.
+
+        >>> up = cnn.ConvTranspose2d(16, 8, kernel_size=2, stride=2)
+        >>> up(np.zeros((1, 16, 7, 7), np.float32)).shape
+        (1, 8, 14, 14)
+        >>> {name: p.shape for name, p in up.named_parameters()}
+        {'weight': (16, 8, 2, 2), 'bias': (8,)}
+
+    Raises TypeError or ValueError for wrong arguments and, on first use, for inputs of a wrong shape or dtype.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size = 1, padding: Padding = 0,
+                 output_padding: Size = 0, groups: int = 1, bias: bool = True, dilation: Size = 1, *,
+                 init: str = "kaiming_uniform", seed: int | np.random.Generator = 0,
+                 dtype: DTypeLike = np.float32) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.in_channels = shapes.integer(name, "in_channels", in_channels, 1)
+        self.out_channels = shapes.integer(name, "out_channels", out_channels, 1)
+        self.kernel_size = shapes.pair(name, "kernel_size", kernel_size, 1)
+        self.stride = shapes.pair(name, "stride", stride, 1)
+        self.dilation = shapes.pair(name, "dilation", dilation, 1)
+        self.groups = shapes.integer(name, "groups", groups, 1)
+        shapes.sides(name, padding)
+        self.padding = padding
+        self.output_padding = shapes.output_padding(name, output_padding, self.stride, self.dilation)
+        for what, count in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
+            if count % self.groups:
+                raise ValueError(f"{name}: {what} {count} must be divisible by groups {self.groups}")
+        self.weight, self.bias = initial(name, (self.in_channels, self.out_channels // self.groups, *self.kernel_size),
+                                         bias, init, seed, dtype, self.out_channels)
+
+    def forward(self, x: Value) -> Value:
+        name = type(self).__name__
+        kernel, stride, dilation = (shapes.pair(name, what, getattr(self, what), 1)
+                                    for what in ("kernel_size", "stride", "dilation"))
+        outputs, groups = (shapes.integer(name, what, getattr(self, what), 1) for what in ("out_channels", "groups"))
+        more = shapes.output_padding(name, self.output_padding, stride, dilation)
+        w, b = self._weight(x.dtype, (self.in_channels, outputs // groups, *kernel), outputs)
+        return apply(transposed.ConvTranspose2d(name, w, b, stride, self.padding, more, groups, dilation), x)
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        plain = {"stride": (1, 1), "padding": 0, "output_padding": (0, 0), "groups": 1, "dilation": (1, 1)}
+        for name, usual in plain.items():
+            if getattr(self, name) != usual:
+                text += f", {name}={getattr(self, name)!r}"
+        return text + ("" if self.bias else ", bias=False")
+
+
 def initial(owner: str, shape: tuple[int, ...], bias: bool, name: str, seed: int | np.random.Generator,
-            dtype: DTypeLike) -> tuple[Parameter, Parameter | None]:
-    """Weight and bias (or None) of a layer, drawn from `seed` (an int or a Generator)."""
+            dtype: DTypeLike, outputs: int | None = None) -> tuple[Parameter, Parameter | None]:
+    """Weight of this shape and bias (outputs,), or None, of a layer, drawn from `seed` (an int or a Generator).
+    outputs: as many as the weight's first axis has, by default."""
     shapes.element_count(owner, *shape)
     if name not in init.INITIALISERS:
         raise ValueError(f"{owner}: init must be one of {', '.join(init.INITIALISERS)}, got {name!r}")
@@ -91,6 +154,7 @@ def initial(owner: str, shape: tuple[int, ...], bias: bool, name: str, seed: int
     if not bias:
         return weight, None
     # as PyTorch: the bias is drawn from the weight's fan-in; other initialisers start it at zero
-    start = init.bias_uniform(shape[:1], init.fans(shape)[0], seed, dtype) if name == "kaiming_uniform" \
-        else np.zeros(shape[:1], dtype)
+    count = (shape[0] if outputs is None else outputs,)
+    start = init.bias_uniform(count, init.fans(shape)[0], seed, dtype) if name == "kaiming_uniform" \
+        else np.zeros(count, dtype)
     return weight, Parameter(start)

@@ -149,6 +149,7 @@ _AFFINE_PARAMETERS = ("weight?", "bias?")
 OPERATIONS: dict[str, Row] = {
     "conv2d": Row(_conv2d, lambda o: {name: getattr(o, name) for name in ("stride", "padding", "dilation", "groups")},
                   ("weight", "bias?")),
+    "conv_transpose2d": Row(more.conv_transpose2d, more.tell_conv_transpose2d, ("weight", "bias?")),
     "linear": Row(_linear, roles=("weight", "bias?")),
     "batch_norm": Row(_batch_norm, lambda o: {"eps": o.eps, "momentum": o.momentum},
                       (*_AFFINE_PARAMETERS, "running_mean", "running_var", "num_batches_tracked?")),

@@ -1,9 +1,18 @@
 """Rows of a GraphModule's operations with tables and axes: how to apply them, and how to tell their attributes."""
 import numpy as np
 
-from cnn import shapes
+from cnn import functional, shapes
 from cnn.graph import apply, build
 from cnn.ops import reshaping
+
+
+def conv_transpose2d(module, node, values, things, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    return functional.conv_transpose2d(*values, things["weight"], things.get("bias"), stride, padding, output_padding,
+                                       groups, dilation)
+
+
+def tell_conv_transpose2d(operation):
+    return {name: getattr(operation, name) for name in ("stride", "padding", "output_padding", "groups", "dilation")}
 
 
 def pick(module, node, values, things, *, tables, value=0.0, plane=False):

@@ -20,10 +20,10 @@ def broadcast(owner, a, b):
     raise ValueError(f"{owner}: {shapes.batch(a)} and {shapes.batch(b)} do not go together{hint}")
 
 
-def binary(program, kind, a, b):
-    """y = a + b and the like, see `combined` in the kernel's file; returns y."""
+def binary(program, kind, a, b, y=None):
+    """y = a + b and the like, see `combined` in the kernel's file; returns y, by default a new tensor."""
     shape = broadcast(kind, a.shape, b.shape)
-    y = program.tensor(*shape, flat=a.flat and b.flat)
+    y = program.tensor(*shape, flat=a.flat and b.flat) if y is None else y
     if program.by_channels and y.channels > 1:
         a, b = _spread(program, a), _spread(program, b)
     program.add("binary", lambda: dict(a=a, b=b, y=y, kind=1 + KINDS.index(kind), **_steps("a", a, y),

@@ -37,6 +37,16 @@ def _conv2d(operation, n, x):
     return reference.conv2d(x, w, b, *sizes), back
 
 
+def _conv_transpose2d(operation, n, x):
+    w, b = _data(operation, "weight", "bias")
+    sizes = operation.stride, operation.padding, operation.output_padding, operation.groups, operation.dilation
+
+    def back(dy):
+        dx, dw, db = reference.conv_transpose2d_backward(dy, x, w, *sizes)
+        return [dx], {"weight": dw, "bias": db}
+    return reference.conv_transpose2d(x, w, b, *sizes), back
+
+
 def _linear(operation, n, x):
     w, b = _data(operation, "weight", "bias")
 
@@ -217,7 +227,8 @@ def _spread(operation, n):
 
 
 TWINS = {
-    "conv2d": _conv2d, "linear": _linear, "batch_norm": _batch_norm, "group_norm": _group_norm,
+    "conv2d": _conv2d, "conv_transpose2d": _conv_transpose2d, "linear": _linear, "batch_norm": _batch_norm,
+    "group_norm": _group_norm,
     "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d, "dropout": _dropout,
     "relu": _activation("relu", "y"), "tanh": _activation("tanh", "y"), "sigmoid": _activation("sigmoid", "y"),
     "softmax": _softmax("softmax"), "log_softmax": _softmax("log_softmax"),

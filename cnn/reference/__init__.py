@@ -51,7 +51,7 @@ from cnn.reference.arithmetic import (
     where_backward,
 )
 from cnn.reference.augment import affine_map, crop, cutout, flip
-from cnn.reference.conv import conv2d, conv2d_backward
+from cnn.reference.conv import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from cnn.reference.linear import linear, linear_backward
 from cnn.reference.loss import bce_with_logits, cross_entropy, huber, kl_div, l1, mse, nll, smooth_l1
 from cnn.reference.moving import (
@@ -153,6 +153,8 @@ __all__ = [
     "clamp_backward",
     "conv2d",
     "conv2d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
     "crop",
     "cross_entropy",
     "cutout",

@@ -1,8 +1,8 @@
-"""Convolution, forward and backward."""
+"""Convolution and transposed convolution, forward and backward."""
 
 import numpy as np
 
-from cnn.reference.windows import conv_windows
+from cnn.reference.windows import conv_windows, transposed_windows
 
 
 def conv2d(x, w, b=None, stride=1, padding=0, dilation=1, groups=1):
@@ -58,3 +58,59 @@ def conv2d_backward(dy, x, w, stride=1, padding=0, dilation=1, groups=1):
 def _by_group(x, groups):
     n, channels, height, width = x.shape
     return x.reshape(n, groups, channels // groups, height, width)
+
+
+def conv_transpose2d(x, w, b=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """Transposed convolution, the input gradient of a convolution: each pixel of x is multiplied by the whole kernel
+    and added to y there, per image
+
+        y[k, i·stride + r·dilation - top, j·stride + s·dilation - left] += x[c,i,j] w[c,k,r,s]
+
+    from b[k] on. What falls into the padding is lost. With groups the channels fall into that many independent ones.
+
+    x: (N, C, H, W). w: (C, K/groups, R, S). b: (K,) or None. padding: an int, a pair or ((top, bottom), (left, right)).
+    output_padding: rows and columns that y has more, at its end.
+    Returns y: (N, K, out_h, out_w), out_h = (H - 1)·stride - top - bottom + dilation·(R - 1) + output_padding + 1.
+    Raises ValueError where nothing is left of y.
+    """
+    n, (c, k) = len(x), w.shape[:2]
+    pads, out, reached = transposed_windows(x, w, stride, padding, output_padding, groups, dilation)
+    x = x.reshape(n, groups, c // groups, -1)
+    w = w.reshape(groups, c // groups, *w.shape[1:])
+    y = np.zeros((n, groups, k, *(side + sum(pad) for side, pad in zip(out, pads, strict=True))), x.dtype)
+    for r, s, rows, columns in reached:
+        # Where taps overlap in y their shares add up. Within one tap no pixel appears twice, so += is safe.
+        share = w[..., r, s].swapaxes(-1, -2) @ x
+        seen = y[..., rows, columns]
+        seen += share.reshape(seen.shape)
+    y = _within(y, pads, out).reshape(n, groups * k, *out)
+    return y if b is None else y + b.reshape(1, -1, 1, 1)
+
+
+def conv_transpose2d_backward(dy, x, w, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """Gradients of `conv_transpose2d`, from x and w as they were in the forward pass.
+
+        dw[c,k,r,s] = Σ_{i,j} x[c,i,j] dy[k, i·stride + r·dilation - top, j·stride + s·dilation - left]  (over images)
+        db[k]       = Σ_{u,v} dy[k,u,v]                                                                  (over images)
+        dx[c,i,j]   = Σ_{k,r,s} dy[k, i·stride + r·dilation - top, j·stride + s·dilation - left] w[c,k,r,s]
+
+    dy: (N, K, out_h, out_w). Returns dx, dw, db, shaped as x, w and b.
+    """
+    n, (c, k) = len(x), w.shape[:2]
+    pads, _, reached = transposed_windows(x, w, stride, padding, output_padding, groups, dilation)
+    whole = np.pad(dy, ((0, 0), (0, 0), *pads))
+    whole = whole.reshape(n, groups, k, *whole.shape[2:])
+    grouped = w.reshape(groups, c // groups, *w.shape[1:])
+    inputs = x.reshape(n, groups, c // groups, -1)
+    dx, dw = np.zeros_like(inputs), np.zeros_like(grouped)
+    for r, s, rows, columns in reached:
+        seen = whole[..., rows, columns].reshape(n, groups, k, -1)     # what tap (r, s) sees of dy
+        dx += grouped[..., r, s] @ seen
+        dw[..., r, s] = (inputs @ seen.swapaxes(-1, -2)).sum(axis=0)
+    return dx.reshape(x.shape), dw.reshape(w.shape), dy.sum(axis=(0, 2, 3))
+
+
+def _within(y, pads, out):
+    """y without its padding."""
+    (top, _), (left, _) = pads
+    return y[..., top : top + out[0], left : left + out[1]]

@@ -16,6 +16,21 @@ def conv_windows(x, w, stride, padding, dilation, groups):
     return pads, out, taps(kernel, out, stride, dilation)
 
 
+def transposed_windows(x, w, stride, padding, output_padding, groups, dilation):
+    """Check the sizes of a transposed convolution; return ((top, bottom), (left, right)) padding of its output,
+    (out_h, out_w) and the list of taps: where in the padded output each tap puts the pixels of x."""
+    owner, kernel = "conv_transpose2d", w.shape[2:]
+    stride = shapes.pair(owner, "stride", stride, minimum=1)
+    dilation = shapes.pair(owner, "dilation", dilation, minimum=1)
+    groups = shapes.integer(owner, "groups", groups, minimum=1)
+    if x.shape[1] != len(w) or len(w) % groups:
+        raise ValueError(f"{owner}: x {x.shape} and w {w.shape} do not fit together in {groups} groups")
+    more = shapes.output_padding(owner, output_padding, stride, dilation)
+    pads = shapes.sides(owner, padding)
+    out = shapes.conv_transpose_output(owner, x.shape[2:], kernel, stride, pads, more, dilation)
+    return pads, out, taps(kernel, x.shape[2:], stride, dilation)
+
+
 def pool_windows(owner, size, kernel_size, stride, padding, ceil_mode):
     """Check the sizes of a pooling; return how far to pad, ((top, bottom), (left, right)), up to the end of
     the last window, what of it is the padding that was asked for, (out_h, out_w) and the list of taps."""

@@ -30,18 +30,18 @@ def conv2d(program, x, w, b, g, relu=False):
 
     Returns y, and what the backward pass may use again.
     """
-    return _method(g).conv2d(program, x, w, b, g, relu)
+    return method(g).conv2d(program, x, w, b, g, relu)
 
 
 def ends_in_pool(g, win):
     """Whether `conv2d_pool` can be used."""
-    return hasattr(_method(g), "conv2d_pool") and g.groups == 1 and bool(side_by_side(win))
+    return hasattr(method(g), "conv2d_pool") and g.groups == 1 and bool(side_by_side(win))
 
 
 def conv2d_pool(program, x, w, b, g, relu, win, need_index=True):
     """Forward and `max_pool2d` in one, which keeps nothing in between: returns y, the winners' indices (or None), and
     what the backward pass may use again."""
-    return _method(g).conv2d_pool(program, x, w, b, g, relu, win, need_index)
+    return method(g).conv2d_pool(program, x, w, b, g, relu, win, need_index)
 
 
 def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True, saved=None):
@@ -50,10 +50,10 @@ def conv2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=True, saved=
         outputs = g.outputs * g.groups
         sums = program.shard_sum(db, outputs)
         program.add("bias_grad", lambda: dict(dy=dy, db=sums, outputs=outputs, out_h=g.out[0], out_w=g.out[1]))
-    return _method(g).conv2d_backward(program, dy, x, saved, w, g, dw, need_dx)
+    return method(g).conv2d_backward(program, dy, x, saved, w, g, dw, need_dx)
 
 
-def _method(g):
+def method(g):
     """How to compute it: the first that suits."""
     return next((method for method in (winograd, winograd_rows, depthwise, conv1x1) if method.suits(g)), direct)
 
@@ -90,7 +90,7 @@ class Conv2d(Operation):
 
     def normalises(self, program, x):
         g = self.geometry(x)
-        return not program.by_channels and _method(g) is conv1x1 and conv1x1.normalises(program, g)
+        return not program.by_channels and method(g) is conv1x1 and conv1x1.normalises(program, g)
 
     def takes_summand(self):
         """Whether `emit` may get a second tensor, to be added to the result before the ReLU: in programs that go by

@@ -27,13 +27,22 @@ def conv2d(program, x, w, b, g, norm=None, relu=False, z=None):
     """Forward. x: with the columns of zeros that it reads; w: (K, C / groups, R, S); b: (K,) or None; norm: a
     BatchNorm2d operation with constant statistics that follows, or None; then z, a tensor like y, is added, if there is
     one, and a ReLU applied. Returns y, and the weights as they are packed for the backward pass."""
-    y = program.tensor(g.outputs * g.groups, *g.out)
-    scale, shift = fitted(program, y.channels, b, norm)
-    taps = np.arange(math.prod(g.kernel), dtype=np.int32)
+    scale, shift = fitted(program, g.outputs * g.groups, b, norm)
+    packed = _packed(program, w, g)
+    return _forward(program, x, packed, g, scale, shift, relu, z), packed
+
+
+def _packed(program, w, g):
+    """Weights as `_forward` wants them."""
+    taps = math.prod(g.kernel)
     if _depthwise(g):
-        packed = _depthwise_weights(program, w, g, taps)
-    else:
-        first, packed = weights(program, w, g.channels, g.outputs, g.groups, len(taps))
+        return _depthwise_weights(program, w, g, np.arange(taps, dtype=np.int32))
+    return weights(program, w, g.channels, g.outputs, g.groups, taps)[1]
+
+
+def _forward(program, x, packed, g, scale, shift, relu=False, z=None):
+    y = program.tensor(g.outputs * g.groups, *g.out)
+    first = _first(g.outputs, g.channels, g.groups)
 
     def arguments():
         window = _window(g, y.planes, one_row=_level(g, x, y, z))
@@ -42,7 +51,7 @@ def conv2d(program, x, w, b, g, norm=None, relu=False, z=None):
         return dict(x=x, w=packed, z=z, y=y, y_pixel=LANES, first=first, count=g.channels, relu=relu, scale=scale,
                     shift=shift, **window)
     program.add("depthwise_channels" if _depthwise(g) else "conv_channels", arguments)
-    return y, packed
+    return y
 
 
 def conv2d_backward(program, dy, x, packed, w, g, dw=None, db=None, need_dx=True):
@@ -53,15 +62,38 @@ def conv2d_backward(program, dy, x, packed, w, g, dw=None, db=None, need_dx=True
     if db is not None:
         _bias_gradient(program, dy, db)
     if dw is not None:
-        x.root.kept = dy.root.kept = True
-        if _depthwise(g):
-            program.after("depthwise_channels_dw", lambda: dict(
-                x=x, dy=dy, dw=dw, x_image=x.step, dy_image=dy.step, channels=g.groups, relu=0,
-                **_window(g, dy.planes)), dy.planes)
-        else:
-            _weight_gradient(program, dy, x, dw, g.channels, g.outputs,
-                             lambda: _window(g, dy.planes, one_row=_level(g, x, dy)), g.kernel)
-    return _input_gradient(program, dy, w, packed, g) if need_dx else None
+        _weights_gradient(program, dy, x, dw, g)
+    return _input_gradient(program, dy, w, packed, g, *plain(program, g.channels * g.groups)) if need_dx else None
+
+
+def _weights_gradient(program, dy, x, dw, g):
+    x.root.kept = dy.root.kept = True
+    if _depthwise(g):
+        program.after("depthwise_channels_dw", lambda: dict(
+            x=x, dy=dy, dw=dw, x_image=x.step, dy_image=dy.step, channels=g.groups, relu=0,
+            **_window(g, dy.planes)), dy.planes)
+    else:
+        _weight_gradient(program, dy, x, dw, g.channels, g.outputs,
+                         lambda: _window(g, dy.planes, one_row=_level(g, x, dy)), g.kernel)
+
+
+def conv_transpose2d(program, x, w, b, g, relu=False):
+    """A transposed convolution, see transposed.py. Returns y, and the weights as they are packed for the backward
+    pass."""
+    x, packed = program.bordered(x, *g.gradient_border()), _packed(program, w, g)
+    scale, shift = fitted(program, g.channels * g.groups, b)
+    return _input_gradient(program, x, w, packed, g, scale, shift, relu), packed
+
+
+def conv_transpose2d_backward(program, dy, x, packed, g, dw=None, db=None, need_dx=True):
+    """Its backward pass: fills dw and db where they are wanted, returns dx or None. packed: what the forward pass
+    returned."""
+    dy = program.bordered(dy, *g.side_border())
+    if db is not None:
+        _bias_gradient(program, dy, db)
+    if dw is not None:
+        _weights_gradient(program, x, dy, dw, g)
+    return _forward(program, dy, packed, g, *plain(program, g.outputs * g.groups)) if need_dx else None
 
 
 def linear(program, x, w, b, outputs, relu):
@@ -169,16 +201,15 @@ def _weight_gradient(program, dy, x, dw, channels, outputs, window, kernel=(1, 1
         dy.planes * -(-sixteens // together) * -(-kernel[0] // rows))
 
 
-def _input_gradient(program, dy, w, packed, g):
+def _input_gradient(program, dy, w, packed, g, scale, shift, relu=False):
     """dx of a bordered dy: for the pixels of each residue by the stride a convolution of dy, with the taps that meet
     them turned around."""
     dx = program.tensor(g.channels * g.groups, *g.size)
-    scale, shift = plain(program, dx.channels)
     for residue in g.residues():
         axes = [g.turned(axis, residue[axis]) for axis in (0, 1)]
         rows, columns = axes
         taps = np.add.outer(rows.taps * g.kernel[1], columns.taps).ravel().astype(np.int32)
-        common = dict(x=dy, y_pixel=g.stride[1] * LANES, scale=scale, shift=shift, relu=0, sixteens=dx.planes,
+        common = dict(x=dy, y_pixel=g.stride[1] * LANES, scale=scale, shift=shift, relu=relu, sixteens=dx.planes,
                       height=g.out[0], out_h=rows.number, out_w=columns.number, rows=len(rows.taps),
                       columns=len(columns.taps), stride_h=1, stride_w=1, dilation_h=rows.step, dilation_w=columns.step,
                       top=rows.before, left=columns.before)

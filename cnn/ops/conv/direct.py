@@ -58,18 +58,18 @@ def weight_gradient(program, dy, x, parts, g):
 
 def bordered(program, dy, g):
     """dy with the columns of zeros that `input_gradient` reads."""
-    return dy if _scatters(program, g) else program.bordered(dy, *g.gradient_border())
+    return dy if scatters(program, g) else program.bordered(dy, *g.gradient_border())
 
 
-def input_gradient(program, dy, pack, g):
-    """dx of a bordered dy; `pack` as for `correlation`."""
+def input_gradient(program, dy, pack, g, b=None, relu=False):
+    """dx of a bordered dy; `pack` as for `correlation`. b: a number for each channel that is added, with a ReLU of the
+    sums, perhaps, where they are not scattered."""
     dx = program.tensor(g.channels * g.groups, *g.size)
-    if _scatters(program, g):
+    if scatters(program, g):
         _scatter(program, dy, dx, pack, g)
         return dx
-    for residue in g.residues():
-        _correlate(program, dy, dx, pack, None, g.channels, g, windows.gradient_weights(g, residue),
-                   lambda tile, residue=residue: windows.gradient_tables(g, dy, dx, tile, residue))
+    _correlate(program, dy, dx, pack, b, g.channels, g, windows.gradient_weights(g),
+               lambda tile: windows.gradient_tables(g, dy, dx, tile), relu)
     return dx
 
 
@@ -94,7 +94,7 @@ def _arguments(program, pack, outputs, weights, tables):
     return arguments
 
 
-def _scatters(program, g):
+def scatters(program, g):
     """Whether the input gradient is made tap by tap: where taking whole rows of pixels would visit many taps
     that lie outside dy (LeNet's second convolution: 280 to 245 us)."""
     return (max(g.stride) == 1 and not any(map(any, g.padding)) and 5 * g.size[1] > 6 * g.out[1]

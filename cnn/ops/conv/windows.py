@@ -154,9 +154,17 @@ def forward_weights(g):
     return np.arange(g.groups * g.outputs).reshape(g.groups, 1, g.outputs) * g.taps + within[:, None]
 
 
-def gradient_tables(g, dy, dx, tile, residue):
+def gradient_tables(g, dy, dx, tile):
     """Tables of the input gradient, dx[c, u, v] = sum of dy[k, i, j] w[k, c, r, s] over all (i, j, r, s)
-    with i*stride + r*dilation - padding = u, and likewise v, for the (u, v) of one residue by the stride."""
+    with i*stride + r*dilation - padding = u, and likewise v: one residue of (u, v) by the stride after the other."""
+    parts = [_residue_tables(g, dy, dx, tile, residue) for residue in g.residues()]
+    pixels, taps = (np.cumsum([0, *(len(getattr(part, name)) for part in parts)]) for name in ("pixel", "tap"))
+    runs = [part.run + [pixels[i], 0, taps[i], 0, 0, 0] for i, part in enumerate(parts)]
+    return _tables(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("pixel", "out", "tap")),
+                   np.concatenate(runs))
+
+
+def _residue_tables(g, dy, dx, tile, residue):
     (_, up), (_, left) = _kernel_rows(g, 0, residue[0]), _kernel_rows(g, 1, residue[1])
     (u, i), (v, j) = (np.array(g._positions(axis, residue[axis])).T for axis in (0, 1))
     tap = _grid(_grid(-up * dy.row, -left * LANES), np.arange(g.outputs) * dy.plane)
@@ -166,8 +174,13 @@ def gradient_tables(g, dy, dx, tile, residue):
     return _tables(i[m] * dy.row + j[n] * LANES, u[m] * dx.row + v[n] * LANES, tap, run)
 
 
-def gradient_weights(g, residue):
-    """Order of the weights for the input gradient: (groups, taps, channels) positions in the flat array."""
+def gradient_weights(g):
+    """Order of the weights for the input gradient: (groups, taps, channels) positions in the flat array, one residue
+    after the other."""
+    return np.concatenate([_residue_weights(g, residue) for residue in g.residues()], axis=1)
+
+
+def _residue_weights(g, residue):
     (r, _), (s, _) = _kernel_rows(g, 0, residue[0]), _kernel_rows(g, 1, residue[1])
     within = _grid(_grid(r * g.kernel[1], s), np.arange(g.outputs) * g.taps)
     return (np.arange(g.groups)[:, None, None] * g.outputs * g.taps + within[:, None]

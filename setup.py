@@ -29,8 +29,8 @@ from setuptools.command.build_ext import build_ext
 # The first are made of register tiles.
 TILE_MODULES = ("correlate", "scatter", "conv_dw", "linear_dw", "depthwise", "conv1x1", "conv1x1_dw", "winograd",
                 "winograd_dw", "winograd_rows", "conv_channels")
-KERNEL_MODULES = (*TILE_MODULES, "pool", "norm", "group_norm", "pointwise", "maps", "arithmetic", "moving", "loss",
-                  "pack", "update", "channels", "augment")
+KERNEL_MODULES = (*TILE_MODULES, "pool", "norm", "group_norm", "layer_norm", "layer_norm2d", "local_norm",
+                  "pointwise", "maps", "arithmetic", "moving", "loss", "pack", "update", "channels", "augment")
 UNTYPED_MODULES = ("augment",)      # they are compiled once, as those of float32
 SOURCES = Path("cnn/_ext")
 GENERATED = Path("build/cython")

@@ -36,11 +36,20 @@ def torch_concat(nn, *branches):
     return Concat(branches)
 
 
+def torch_layer_norm2d(nn, *args, **options):
+    class LayerNorm2d(nn.LayerNorm):
+        def forward(self, x):
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    return LayerNorm2d(*args, **options)
+
+
 # What PyTorch has under another name, or not at all: functions of torch.nn and the arguments that make it.
 OTHER_NAMES = {
     "GlobalAvgPool2d": lambda nn: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     "Residual": torch_residual,
     "Concat": torch_concat,
+    "LayerNorm2d": torch_layer_norm2d,
 }
 
 
@@ -75,8 +84,13 @@ class Case:
     def torch_module(self, torch):
         args = [arg.torch_module(torch) if isinstance(arg, Case) else arg for arg in self.args]
         if self.layer in OTHER_NAMES:
-            return OTHER_NAMES[self.layer](torch.nn, *args)
-        return getattr(torch.nn, self.layer)(*args, **self.options)
+            return OTHER_NAMES[self.layer](torch.nn, *args, **self.options)
+        options = {name: value for name, value in self.options.items() if name != "unbiased"}
+        scales = "Norm2d" in self.layer and not options.pop("bias", True)      # as newer versions of PyTorch spell it
+        module = getattr(torch.nn, self.layer)(*args, **options)
+        if scales:
+            module.bias = None
+        return module
 
     def arrays(self, n, dtype=np.float64, seed=0):
         """x and dy for n images; the values of x are all different and none is near 0, where kinks are."""
@@ -227,6 +241,25 @@ CASES = [
     Case("GroupNorm", (2, 6), (6, 3, 5), (6, 3, 5)),
     Case("GroupNorm", (1, 3), (3, 4, 4), (3, 4, 4), {"eps": 0.1, "affine": False}),
     Case("GroupNorm", (5, 5), (5, 1, 3), (5, 1, 3)),
+    Case("BatchNorm2d", (3,), (3, 4, 5), (3, 4, 5), {"bias": False, "unbiased": False}),
+    Case("InstanceNorm2d", (5,), (5, 3, 4), (5, 3, 4)),
+    Case("InstanceNorm2d", (17,), (17, 1, 3), (17, 1, 3), {"affine": True, "eps": 0.01}),
+    Case("InstanceNorm2d", (3,), (3, 5, 2), (3, 5, 2), {"affine": True, "bias": False}),
+    Case("LayerNorm", ((3, 4, 5),), (3, 4, 5), (3, 4, 5)),
+    Case("LayerNorm", ((18, 2, 3),), (18, 2, 3), (18, 2, 3), {"bias": False, "eps": 0.1}),
+    Case("LayerNorm", ([4, 5],), (3, 4, 5), (3, 4, 5)),
+    Case("LayerNorm", ((1, 6),), (17, 1, 6), (17, 1, 6), {"elementwise_affine": False}),
+    Case("LayerNorm", (7,), (5, 4, 7), (5, 4, 7)),
+    Case("LayerNorm", (3,), (18, 2, 3), (18, 2, 3), {"bias": False}),
+    Case("LayerNorm", (5,), (5,), (5,)),
+    Case("LayerNorm", (150,), (150,), (150,), {"eps": 0.01}),  # sums of more than are added at once
+    Case("LayerNorm2d", (6,), (6, 3, 5), (6, 3, 5)),
+    Case("LayerNorm2d", (33,), (33, 1, 2), (33, 1, 2), {"eps": 0.1, "bias": False}),
+    Case("LayerNorm2d", (16,), (16, 2, 9), (16, 2, 9), {"elementwise_affine": False}),
+    Case("LocalResponseNorm", (5,), (9, 3, 4), (9, 3, 4), {"alpha": 0.5}),
+    Case("LocalResponseNorm", (3, 2.0, 0.5, 0.7), (17, 2, 3), (17, 2, 3)),
+    Case("LocalResponseNorm", (4, 1.5, 1.2, 2.0), (6, 2, 3), (6, 2, 3)),  # one more before than after
+    Case("LocalResponseNorm", (9, 1.0), (4, 2, 2), (4, 2, 2)),  # more than there are
     Case("Sequential", (inner("BatchNorm2d", 16), RELU, inner("Conv2d", 16, 8, 1)), (16, 3, 4), (8, 3, 4)),
     Case("Sequential", (inner("BatchNorm2d", 16), inner("Conv2d", 16, 12, 1, bias=False)), (16, 3, 4), (12, 3, 4)),
     Case("Sequential", (NORM, RELU, inner("Conv2d", 3, 5, 1)), (3, 4, 5), (5, 4, 5)),
@@ -352,6 +385,36 @@ def _group_norm(m, layer, x, dy):
     w, b = _weights(layer, x.dtype)
     dx, dw, db = m.group_norm_backward(dy, x, layer.num_groups, w, layer.eps)
     return m.group_norm(x, layer.num_groups, w, b, layer.eps), dx, {"weight": dw, "bias": db}
+
+
+def _instance_norm(m, layer, x, dy):
+    w, b = _weights(layer, x.dtype)
+    groups = layer.num_features
+    dx, dw, db = m.group_norm_backward(dy, x, groups, w, layer.eps)
+    y = m.group_norm(x, groups, w, b, layer.eps) if m is reference else m.instance_norm(x, w, b, layer.eps)
+    return y, dx, {"weight": dw, "bias": db}
+
+
+def _layer_norm(m, layer, x, dy):
+    """cnn.functional has no backward passes of these, the layers have."""
+    w, b = _weights(layer, x.dtype)
+    name, axes = ("layer_norm2d", ()) if type(layer).__name__ == "LayerNorm2d" else (
+        "layer_norm", (layer.normalized_shape,))
+    y = getattr(m, name)(x, *axes, w, b, layer.eps)
+    if m is not reference:
+        layer.train()(x)
+        return y, layer.backward(dy), {name: p.grad.copy() for name, p in layer.named_parameters()}
+    dx, dw, db = getattr(m, f"{name}_backward")(dy, x, *axes, w, layer.eps)
+    return y, dx, {"weight": dw, "bias": db}
+
+
+def _local_response_norm(m, layer, x, dy):
+    numbers = layer.size, layer.alpha, layer.beta, layer.k
+    y = m.local_response_norm(x, *numbers)
+    if m is not reference:
+        layer.train()(x)
+        return y, layer.backward(dy), {}
+    return y, m.local_response_norm_backward(dy, x, *numbers), {}
 
 
 def _weights(layer, dtype):
@@ -514,6 +577,10 @@ OPERATIONS = {
     "AdaptiveMaxPool2d": _adaptive_max_pool2d,
     "BatchNorm2d": _batch_norm,
     "GroupNorm": _group_norm,
+    "InstanceNorm2d": _instance_norm,
+    "LayerNorm": _layer_norm,
+    "LayerNorm2d": _layer_norm,
+    "LocalResponseNorm": _local_response_norm,
     "Sequential": _sequential,
     "Residual": _residual,
     "Concat": _concat,

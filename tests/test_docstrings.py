@@ -122,8 +122,11 @@ def test_public_functions_have_type_hints(title, thing, above):
 
 # Where the formula of these comes from: a paper or, for what is in every textbook, docs/gradients.md.
 SOURCES = [cnn.CrossEntropyLoss, cnn.MSELoss, cnn.SGD, cnn.Adam, cnn.AdamW, cnn.RMSprop, cnn.BatchNorm2d, cnn.GroupNorm,
+           cnn.InstanceNorm2d, cnn.LayerNorm, cnn.LayerNorm2d, cnn.LocalResponseNorm,
            cnn.Dropout, cnn.Dropout2d, cnn.GELU, cnn.SiLU, cnn.EMA, cnn.Lookahead, cnn.find_lr, cnn.clip_grad_norm,
-           cnn.functional.batch_norm, cnn.functional.group_norm, cnn.functional.cross_entropy, cnn.functional.mse_loss,
+           cnn.functional.batch_norm, cnn.functional.group_norm, cnn.functional.layer_norm, cnn.functional.layer_norm2d,
+           cnn.functional.instance_norm, cnn.functional.local_response_norm,
+           cnn.functional.cross_entropy, cnn.functional.mse_loss,
            *(cnn.init.INITIALISERS[name] for name in cnn.init.INITIALISERS if name not in ("zeros", "ones")),
            cnn.schedules.Step, cnn.schedules.Cosine, cnn.schedules.Linear, cnn.schedules.OneCycle,
            cnn.schedules.MultiStep, cnn.schedules.Exponential, cnn.schedules.Polynomial, cnn.schedules.Cyclic,

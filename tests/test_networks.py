@@ -115,8 +115,55 @@ class Shuffle(cnn.Module):
         return self.head(cnn.cat([F.avg_pool2d(x, 3, stride=2, padding=1), y]).amax((2, 3)))
 
 
+class ConvNeXt(cnn.Module):
+    """Liu et al. 2022: blocks of a depthwise 7 x 7 convolution, a norm of each pixel, and two 1 x 1 convolutions."""
+
+    def __init__(self, channels=6):
+        super().__init__()
+        self.stem = cnn.Sequential(cnn.Conv2d(2, channels, 2, stride=2, **D), cnn.LayerNorm2d(channels, 1e-6, **D))
+        self.depth = cnn.ModuleList([cnn.Conv2d(channels, channels, 7, padding=3, groups=channels, **D) for _ in "ab"])
+        self.norm = cnn.ModuleList([cnn.LayerNorm2d(channels, 1e-6, **D) for _ in "ab"])
+        self.expand = cnn.ModuleList([cnn.Conv2d(channels, 4 * channels, 1, **D) for _ in "ab"])
+        self.project = cnn.ModuleList([cnn.Conv2d(4 * channels, channels, 1, **D) for _ in "ab"])
+        self.scale = cnn.Parameter(np.full((channels, 1, 1), 0.1))
+        self.last, self.head = cnn.LayerNorm(channels, 1e-6, **D), cnn.Linear(channels, 5, **D)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for depth, norm, expand, project in zip(self.depth, self.norm, self.expand, self.project, strict=True):
+            x = x + self.scale * project(F.gelu(expand(norm(depth(x)))))
+        return self.head(self.last(x.mean((2, 3))))
+
+
+class Siamese(cnn.Module):
+    """One body for both channels, compared by absolute differences, Koch et al. 2015."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = cnn.Sequential(conv(1, 6), cnn.MaxPool2d(2), conv(6, 8), cnn.MaxPool2d(2), cnn.Flatten(),
+                                   cnn.Linear(128, 10, **D))
+        self.head = cnn.Linear(10, 1, **D)
+
+    def forward(self, x):
+        return self.head(F.abs(self.body(x[:, :1]) - self.body(x[:, 1:])))
+
+
+class Contrastive(cnn.Module):
+    """The distance of both in the body's space, Hadsell, Chopra, LeCun 2006."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = cnn.Sequential(conv(1, 6), cnn.InstanceNorm2d(6, affine=True, **D), cnn.AvgPool2d(4), cnn.Flatten(),
+                                   cnn.Linear(96, 7, **D))
+
+    def forward(self, x):
+        difference = self.body(x[:, :1]) - self.body(x[:, 1:])
+        return F.sqrt((difference ** 2).sum(1) + 1e-3)
+
+
 @pytest.mark.parametrize("images", [3, 17])     # channels side by side, and images
-@pytest.mark.parametrize("net", [UNet, TransposedUNet, Inception, SqueezeExcitation, Dense, Shuffle])
+@pytest.mark.parametrize("net", [UNet, TransposedUNet, Inception, SqueezeExcitation, Dense, Shuffle, ConvNeXt, Siamese,
+                                 Contrastive])
 def test_scores_and_gradients_are_those_of_pytorch(net, images):
     rng, model = np.random.default_rng(0), net()
     twin = cnn.export.to_torch(model, (2, 16, 16)).double().train()

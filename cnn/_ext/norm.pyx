@@ -121,13 +121,13 @@ ctypedef struct Statistics:
     real* running_var           # IN/OUT (C,) or NULL
     const double* factor        # IN  (1,) f, or NULL
     Py_ssize_t channels
-    Py_ssize_t pixels           # of an image
-    Py_ssize_t images           # of a block
+    Py_ssize_t pixels, images   # of an image, of a block
     Py_ssize_t step             # numbers from one block's moments to the next one's
+    Py_ssize_t unbiased         # 1 or 0
 
 cdef void statistics(const Statistics* a, const Place* place) noexcept nogil:
     """mean and biased var of the batch from the blocks' moments, in their order, and the running ones:
-    r = (1 - f) r + f new, where the running variance takes the unbiased one."""
+    r = (1 - f) r + f new, where the running variance takes the unbiased one, or not."""
     cdef const double* m = a.moments
     cdef Py_ssize_t step = a.step, c, b
     cdef double k, total, centre, squares, d, f
@@ -149,7 +149,7 @@ cdef void statistics(const Statistics* a, const Place* place) noexcept nogil:
         if a.running_mean:
             f = a.factor[0]
             a.running_mean[c] = <real>((1 - f) * a.running_mean[c] + f * centre)
-            a.running_var[c] = <real>((1 - f) * a.running_var[c] + f * (squares / (total - 1)))
+            a.running_var[c] = <real>((1 - f) * a.running_var[c] + f * (squares / (total - a.unbiased)))
 
 
 cdef inline real inverse(real var, double eps) noexcept nogil:

@@ -14,6 +14,7 @@ from cnn.export import onnx_shapes
 from cnn.export.onnx_arithmetic import binary, erf, neg, power, reciprocal, variadic
 from cnn.export.onnx_conv import MOST, conv, conv_transpose, flat_or_not, padded, sizes, told, window
 from cnn.export.onnx_folding import axis_in
+from cnn.export.onnx_norms import layer_norm, local_response_norm
 from cnn.export.onnx_reading import Refused
 from cnn.export.onnx_values import Known, Live, Part
 
@@ -158,9 +159,8 @@ def _batch_norm_of(i, node, x):
     momentum = round(1 - node.number("momentum", 0.9), 6)
     scale, bias, mean, var = (node.known(j, what) for j, what in enumerate(("scale", "B", "mean", "var"), 1))
     things = {"running_mean": i.buffer(mean, x.value.image[:1]), "running_var": i.buffer(var, x.value.image[:1])}
-    if not (_is(scale, 1) and _is(bias, 0)):
-        things |= {"weight": i.parameter(scale, scale.array, trained=True),
-                   "bias": i.parameter(bias, bias.array, trained=True)}
+    things |= {role: i.parameter(known, known.array, trained=True)
+               for role, known, fill in (("weight", scale, 1), ("bias", bias, 0)) if not _is(known, fill)}
     if not 0 <= momentum <= 1:
         node.refuse("momentum", node.get("momentum"), "from 0 to 1")
     return i.emit("batch_norm", [x], x.rank, {"eps": node.number("epsilon", 1e-5), "momentum": momentum}, things)
@@ -273,6 +273,7 @@ TABLE: dict[str, Callable] = {
     "GlobalMaxPool": _global_pool("max_pool2d"), "GlobalAveragePool": _global_pool("avg_pool2d"), "Pad": _pad,
     "Gemm": _gemm, "MatMul": _matmul,
     "BatchNormalization": _batch_norm, "InstanceNormalization": _instance_norm, "GroupNormalization": _group_norm,
+    "LayerNormalization": layer_norm, "LRN": local_response_norm,
     "Relu": _plain("relu"), "Sigmoid": _plain("sigmoid"), "Tanh": _tanh, "LeakyRelu": _leaky_relu, "PRelu": _prelu,
     "Gelu": _gelu, "Erf": erf, "Pow": power, "Softmax": _softmax("softmax"), "LogSoftmax": _softmax("log_softmax"),
     "Dropout": _dropout,

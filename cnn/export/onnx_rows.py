@@ -79,11 +79,53 @@ def _pixel_unshuffle(w, node, x):
     return w.add("Reshape", x, w.constant((0, *node.output.image), np.int64))
 
 
+def by_the_batch(w, o, x):
+    """A batch norm that always takes the batch's statistics, which ONNX has for training only."""
+    def mean(x):
+        if w.opset >= 18:
+            return w.add("ReduceMean", x, w.constant((0, 2, 3), np.int64), keepdims=1)
+        return w.add("ReduceMean", x, axes=(0, 2, 3), keepdims=1)
+    x = w.add("Sub", x, mean(x))
+    s = w.add("Sqrt", w.add("Add", mean(w.add("Mul", x, x)), w.constant(o.eps)))
+    y = w.add("Div", x, s)
+    for kind, p in (("Mul", o.weight), ("Add", o.bias)):
+        if p is not None:
+            y = w.add(kind, y, w.add("Reshape", w.array(p), w.constant((1, -1, 1, 1), np.int64)))
+    return y
+
+
+def _layer_norm(w, node, x):
+    """Without a weight by ones, which the operator wants."""
+    o = node.operation
+    shape = o.normalized_shape if o.name == "layer_norm" else (o.channels,)
+    scale = w.constant(np.ones(shape)) if o.weight is None else w.array(o.weight)
+    return w.add("LayerNormalization", x, scale, *(() if o.bias is None else (w.array(o.bias),)), axis=-len(shape),
+                 epsilon=o.eps)
+
+
+def _layer_norm2d(w, node, x):
+    y = _layer_norm(w, node, w.add("Transpose", x, perm=(0, 2, 3, 1)))
+    return w.add("Transpose", y, perm=(0, 3, 1, 2))
+
+
+def _local_response_norm(w, node, x):
+    """Windows of an even size are sums by a 1 x 1 convolution: ONNX has one channel less before than after, and ONNX
+    Runtime refuses them."""
+    o, channels = node.operation, node.output.image[0]
+    if o.before == o.size - 1 - o.before:
+        return w.add("LRN", x, size=o.size, alpha=o.alpha, beta=o.beta, bias=o.k)
+    place = np.arange(channels) - np.arange(channels)[:, None] + o.before       # of an input in an output's window
+    within = ((place >= 0) & (place < o.size)) * (o.alpha / o.size)
+    sums = w.add("Conv", w.add("Mul", x, x), w.constant(within[..., None, None]), w.constant(np.full(channels, o.k)))
+    return w.add("Mul", x, w.add("Pow", sums, w.constant(-o.beta)))
+
+
 def _plain(kind):
     return lambda w, node, *xs: w.add(kind, *xs)
 
 
 ROWS = {
+    "layer_norm": _layer_norm, "layer_norm2d": _layer_norm2d, "local_response_norm": _local_response_norm,
     "clamp": _clip, "hardtanh": _clip, "hardswish": _plain("HardSwish"),
     "hardsigmoid": lambda w, node, x: w.add("HardSigmoid", x, alpha=1 / 6, beta=0.5),
     "elu": lambda w, node, x: w.add("Elu", x, alpha=node.operation.numbers["alpha"]), "mish": _mish,

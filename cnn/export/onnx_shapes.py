@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn.export.onnx_folding import axes_of, axis_in, slices
+from cnn.export.onnx_norms import LAST
 from cnn.export.onnx_reading import Refused
 from cnn.export.onnx_values import Known, Live, N, Part, shown
 
@@ -82,10 +83,15 @@ def unsqueeze(i: Importer, node: NodeView) -> Live:
     return i.reshaped(x, [1 if j in axes else next(dims) for j in range(1, rank)])
 
 
-def transpose(i: Importer, node: NodeView) -> Live:
+def transpose(i: Importer, node: NodeView) -> Live | Part:
+    given = node.inputs[0]
+    if isinstance(given, Part) and given.kind == LAST and node.get("perm") == [0, 3, 1, 2]:
+        return given.of
     x = node.live()
     perm = node.get("perm", list(range(x.rank))[::-1])
     sizes = [N, *x.dims]
+    if perm == [0, 2, 3, 1] and 1 not in (x.dims[0], math.prod(x.dims[1:])):
+        return Part(LAST, x)
     moved = [j for j in perm if isinstance(j, int) and 0 <= j < x.rank and sizes[j] != 1]
     if sorted(perm) != list(range(x.rank)) or moved != sorted(moved) or perm[0] != 0:
         node.refuse("perm", perm, "one that moves no elements")

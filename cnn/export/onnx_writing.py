@@ -14,7 +14,7 @@ from cnn import files, shapes
 from cnn.export import told
 from cnn.export.onnx_extra import require_onnx
 from cnn.export.onnx_rows import BROADCASTING as REPEATING
-from cnn.export.onnx_rows import ROWS
+from cnn.export.onnx_rows import ROWS, by_the_batch
 
 if TYPE_CHECKING:
     import os
@@ -123,7 +123,9 @@ def _linear(w, node, x):
 
 def _batch_norm(w, node, x):
     o = node.operation
-    scale, bias = (w.constant(np.full(len(o.mean), n)) if p is None else w.array(p)
+    if o.mean is None:
+        return by_the_batch(w, o, x)
+    scale, bias = (w.constant(np.full(o.channels, n)) if p is None else w.array(p)
                    for p, n in ((o.weight, 1), (o.bias, 0)))
     momentum = getattr(w.modules.get(node.modules[0]), "momentum", None)
     more = {} if momentum is None else {"momentum": 1 - momentum}
@@ -133,6 +135,10 @@ def _batch_norm(w, node, x):
 def _group_norm(w, node, x):
     """By instance norm of each group as one channel, as PyTorch writes it: one way for all opsets."""
     o, image = node.operation, node.output.image
+    if o.groups == o.channels:
+        scale, bias = (w.constant(np.full(o.channels, n)) if p is None else w.array(p)
+                       for p, n in ((o.weight, 1), (o.bias, 0)))
+        return w.add("InstanceNormalization", x, scale, bias, epsilon=o.eps)
     groups = w.add("Reshape", x, w.constant((0, o.groups, -1), np.int64))
     y = w.add("InstanceNormalization", groups, w.constant(np.ones(o.groups)), w.constant(np.zeros(o.groups)),
               epsilon=o.eps)

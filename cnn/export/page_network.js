@@ -101,6 +101,31 @@ const STEPS = {
     return y;
   },
 
+  layer_norm(step, x) {
+    const y = new Float32Array(x.length);
+    for (let first = 0; first < x.length; first += step.each) normal(step, x, y, step.each, first, 1);
+    return y;
+  },
+
+  // over the channels of each pixel
+  layer_norm2d(step, x, shape) {
+    const y = new Float32Array(x.length), pixels = x.length / shape[0];
+    for (let p = 0; p < pixels; p++) normal(step, x, y, shape[0], p, pixels);
+    return y;
+  },
+
+  local_response_norm(step, x, shape) {
+    const y = new Float32Array(x.length), pixels = x.length / shape[0];
+    for (let c = 0; c < shape[0]; c++) for (let p = 0; p < pixels; p++) {
+      let sum = 0;
+      for (let j = Math.max(0, c - step.before); j < Math.min(shape[0], c - step.before + step.size); j++) {
+        sum += x[j * pixels + p] ** 2;
+      }
+      y[c * pixels + p] = x[c * pixels + p] * (step.k + step.alpha / step.size * sum) ** -step.beta;
+    }
+    return y;
+  },
+
   max: (step, x, shape) => windows(step, x, shape, -Infinity, Math.max, value => value),
   average: (step, x, shape) => windows(step, x, shape, 0, (a, b) => a + b, (value, count) => value / count),
 
@@ -140,6 +165,17 @@ const STEPS = {
   },
   constant: step => step.w,
 };
+
+// y = w xhat + b of n elements, from `first` on, `apart` elements from one another
+function normal(step, x, y, n, first, apart) {
+  let mean = 0, variance = 0;
+  for (let i = 0; i < n; i++) mean += x[first + i * apart] / n;
+  for (let i = 0; i < n; i++) variance += (x[first + i * apart] - mean) ** 2 / n;
+  for (let i = 0; i < n; i++) {
+    const xhat = (x[first + i * apart] - mean) / Math.sqrt(variance + step.eps);
+    y[first + i * apart] = xhat * (step.w ? step.w[i] : 1) + (step.b ? step.b[i] : 0);
+  }
+}
 
 // step.rows, step.columns: of each window the first pixel, one past the last, and the pixels to divide by
 function windows(step, x, [channels, height, width], start, join, end) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 MOST_SHOWN = 24         # layers whose outputs the page shows
 MOST_EXAMPLES = 20
 _HERE = Path(__file__).parent
-_ACTIVATIONS = {"relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "batch_norm", "group_norm"}
+_ACTIVATIONS = {"relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "batch_norm", "group_norm",
+                "layer_norm", "layer_norm2d", "local_response_norm"}
 
 
 class _Writer:
@@ -91,6 +93,11 @@ TABLE: dict[str, Callable] = {
     "linear": lambda w, node: {"kind": "linear", **w.named(node.operation.parameters)},
     "group_norm": lambda w, node: {"kind": "group_norm", "groups": node.operation.groups, "eps": node.operation.eps,
                                    **w.named(node.operation.parameters)},
+    "layer_norm": lambda w, node: {"kind": "layer_norm", "each": math.prod(node.operation.normalized_shape),
+                                   "eps": node.operation.eps, **w.named(node.operation.parameters)},
+    "layer_norm2d": lambda w, node: {"kind": "layer_norm2d", "eps": node.operation.eps,
+                                     **w.named(node.operation.parameters)},
+    "local_response_norm": _plain(None, "size", "alpha", "beta", "k", "before"),
     "leaky_relu": lambda w, node: {"kind": "leaky_relu", "slope": node.operation.scalars["slope"]},
     **{name: _plain() for name in ("relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "softmax", "log_softmax",
                                    "add", "subtract", "multiply", "divide", "reshape")},
@@ -150,7 +157,11 @@ def described(graph: Graph) -> tuple[list[dict], bytes, dict[int, int]]:
         name = node.operation.name
         if name not in TABLE or hasattr(node.operation, "layer"):
             raise ValueError(f"export.page: module {node.modules[0]!r}: a page cannot compute {name}")
-        steps.append({**TABLE[name](writer, node), "from": [numbers[id(value)] for value in node.inputs],
+        try:
+            step = TABLE[name](writer, node)
+        except ValueError as error:
+            raise ValueError(f"export.page: module {node.modules[0]!r}: {name}: {error}") from None
+        steps.append({**step, "from": [numbers[id(value)] for value in node.inputs],
                       "shape": node.output.image})
         numbers[id(node.output)] = len(steps)
     return steps, np.concatenate([np.empty(0, "<f4"), *writer.weights]).tobytes(), numbers

@@ -34,13 +34,32 @@ def _conv_transpose2d(F, operation, p, x):
 
 def _batch_norm(F, operation, p, x):
     module = p["module"]
+    if operation.mean is None:
+        return F.batch_norm(x, None, None, p.get("weight"), p.get("bias"), True, 0.0, operation.eps)
     mean, var = module.buffer(operation.mean), module.buffer(operation.var)
     training = operation.training and module.training
     if training:
         count = module.buffer(operation.tracked)
         count += 1
     momentum = operation.momentum if operation.momentum is not None or not training else 1 / float(count)
+    if training and not operation.unbiased:
+        n = x.numel() // x.shape[1]
+        before = var.clone()
+        y = F.batch_norm(x, mean, var, p.get("weight"), p.get("bias"), True, momentum, operation.eps)
+        var.sub_(before).mul_((n - 1) / n).add_(before * (1 - momentum / n))    # the share of the batch is that of n
+        return y
     return F.batch_norm(x, mean, var, p.get("weight"), p.get("bias"), training, momentum or 0.0, operation.eps)
+
+
+def _local_response_norm(F, operation, p, x):
+    """PyTorch has size // 2 channels before a channel; as many after it, with the channels in reverse."""
+    numbers = operation.size, operation.alpha, operation.beta, operation.k
+    if operation.before == operation.size // 2:
+        return F.local_response_norm(x, *numbers)
+    if operation.size - 1 - operation.before != operation.size // 2:
+        raise ValueError(f"to_torch: {operation.before} channels before one in windows of {operation.size} are not "
+                         f"PyTorch's")
+    return F.local_response_norm(x.flip(1), *numbers).flip(1)
 
 
 def _padded(F, x, options, value):
@@ -106,6 +125,10 @@ TABLE = {
     "conv2d": _conv2d, "conv_transpose2d": _conv_transpose2d, "batch_norm": _batch_norm,
     "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d,
     "group_norm": lambda F, o, p, x: F.group_norm(x, o.groups, p.get("weight"), p.get("bias"), o.eps),
+    "layer_norm": lambda F, o, p, x: F.layer_norm(x, o.normalized_shape, p.get("weight"), p.get("bias"), o.eps),
+    "layer_norm2d": lambda F, o, p, x: F.layer_norm(x.permute(0, 2, 3, 1), (o.channels,), p.get("weight"),
+                                                    p.get("bias"), o.eps).permute(0, 3, 1, 2),
+    "local_response_norm": _local_response_norm,
     "linear": lambda F, o, p, x: F.linear(x, p["weight"], p.get("bias")),
     "relu": lambda F, o, p, x: F.relu(x),
     "leaky_relu": lambda F, o, p, x: F.leaky_relu(x, o.scalars["slope"]),

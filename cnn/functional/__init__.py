@@ -50,6 +50,7 @@ from cnn.functional.criteria import (
     one_hot,
     smooth_l1_loss,
 )
+from cnn.functional.layer_norm import instance_norm, layer_norm, layer_norm2d, local_response_norm
 from cnn.functional.loss import cross_entropy, mse_loss
 from cnn.functional.moving import (
     cat,
@@ -94,12 +95,13 @@ from cnn.functional.pool import (
 
 __all__ = ["abs", "adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "amax", "amin",
            "avg_pool2d", "avg_pool2d_backward", "batch_norm", "batch_norm_backward",
-           "binary_cross_entropy_with_logits", "cat", "channel_shuffle", "chunk", "clamp", "conv2d",
-           "conv2d_backward", "conv_transpose2d", "conv_transpose2d_backward", "cross_entropy", "elu", "exp",
-           "flatten", "gelu", "gelu_backward", "group_norm", "group_norm_backward", "hardsigmoid", "hardswish",
-           "hardtanh", "huber_loss", "interpolate", "kl_div", "l1_loss", "leaky_relu", "leaky_relu_backward",
-           "linear", "linear_backward", "log", "log_softmax", "log_softmax_backward", "max_pool2d",
-           "max_pool2d_backward", "maximum", "mean", "minimum", "mish", "mse_loss", "nll_loss", "normalize",
-           "one_hot", "pad", "pixel_shuffle", "pixel_unshuffle", "pow", "prelu", "relu", "relu6", "relu_backward",
-           "sigmoid", "sigmoid_backward", "silu", "silu_backward", "smooth_l1_loss", "softmax", "softmax_backward",
-           "softplus", "split", "sqrt", "stack", "sum", "tanh", "tanh_backward", "where"]
+           "binary_cross_entropy_with_logits", "cat", "channel_shuffle", "chunk", "clamp", "conv2d", "conv2d_backward",
+           "conv_transpose2d", "conv_transpose2d_backward", "cross_entropy", "elu", "exp", "flatten", "gelu",
+           "gelu_backward", "group_norm", "group_norm_backward", "hardsigmoid", "hardswish", "hardtanh", "huber_loss",
+           "instance_norm", "interpolate", "kl_div", "l1_loss", "layer_norm", "layer_norm2d", "leaky_relu",
+           "leaky_relu_backward", "linear", "linear_backward", "local_response_norm", "log", "log_softmax",
+           "log_softmax_backward", "max_pool2d", "max_pool2d_backward", "maximum", "mean", "minimum", "mish",
+           "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "pixel_shuffle", "pixel_unshuffle", "pow", "prelu",
+           "relu", "relu6", "relu_backward", "sigmoid", "sigmoid_backward", "silu", "silu_backward", "smooth_l1_loss",
+           "softmax", "softmax_backward", "softplus", "split", "sqrt", "stack", "sum", "tanh", "tanh_backward",
+           "where"]

@@ -24,7 +24,7 @@ from cnn.layers.conv import Conv2d, ConvTranspose2d
 from cnn.layers.graph_module import GraphModule, OperationNode, graph_module
 from cnn.layers.linear import Flatten, Linear
 from cnn.layers.module import Module
-from cnn.layers.norm import BatchNorm2d, GroupNorm
+from cnn.layers.norm import BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, LayerNorm2d, LocalResponseNorm
 from cnn.layers.pool import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from cnn.layers.reshape import (
     ChannelShuffle,
@@ -41,7 +41,8 @@ Layer = Module      # its name before
 
 __all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "ChannelShuffle", "Concat",
            "ConstantPad2d", "Conv2d", "ConvTranspose2d", "Dropout", "Dropout2d", "ELU", "Flatten", "GELU",
-           "GlobalAvgPool2d", "GraphModule", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "Layer",
-           "LeakyReLU", "Linear", "LogSoftmax", "MaxPool2d", "Mish", "Module", "ModuleList", "OperationNode", "PReLU",
-           "PixelShuffle", "PixelUnshuffle", "ReLU", "ReLU6", "ReflectionPad2d", "ReplicationPad2d", "Residual",
-           "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh", "Upsample", "ZeroPad2d", "graph_module"]
+           "GlobalAvgPool2d", "GraphModule", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "InstanceNorm2d",
+           "Layer", "LayerNorm", "LayerNorm2d", "LeakyReLU", "Linear", "LocalResponseNorm", "LogSoftmax", "MaxPool2d",
+           "Mish", "Module", "ModuleList", "OperationNode", "PReLU", "PixelShuffle", "PixelUnshuffle", "ReLU", "ReLU6",
+           "ReflectionPad2d", "ReplicationPad2d", "Residual", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus",
+           "Tanh", "Upsample", "ZeroPad2d", "graph_module"]

@@ -65,22 +65,26 @@ def _linear(module, node, values, things):
     return functional.linear(*values, things["weight"], things.get("bias"))
 
 
-def _batch_norm(module, node, values, things, *, eps=1e-5, momentum=0.1):
+def _batch_norm(module, node, values, things, *, eps=1e-5, momentum=0.1, unbiased=True):
     x, = values
     name, shape = "batch_norm", (x.image[0],)
     for role, thing in things.items():
         shapes.array(name, role, thing._data if isinstance(thing, Parameter) else thing,
                      () if role == "num_batches_tracked" else shape, np.int64 if "tracked" in role else x.dtype)
     momentum = momentum if momentum is None else shapes.number(name, "momentum", momentum, 0, 1)
-    fixed = (things.get("weight"), things.get("bias"), things["running_mean"], things["running_var"],
-             shapes.number(name, "eps", eps, 0))
+    mean, var, eps = things.get("running_mean"), things.get("running_var"), shapes.number(name, "eps", eps, 0)
+    if (mean is None) != (var is None):
+        raise ValueError(f"{name}: running_mean and running_var must both be given, or none of them")
+    fixed = things.get("weight"), things.get("bias"), mean, var, eps
+    if mean is None:
+        return apply(norm.BatchNorm2d(name, *fixed, True, channels=x.image[0]), x)
     if not module.training:
-        return apply(norm.BatchNorm2d(name, *fixed), x)
+        return apply(norm.BatchNorm2d(name, *fixed, unbiased=bool(unbiased)), x)
     tracked = things.get("num_batches_tracked")
     if tracked is None and momentum is None:
         raise ValueError(f"{name}: momentum must be a number where num_batches_tracked is missing, got None")
     tracked = np.zeros((), np.int64) if tracked is None else tracked
-    return apply(norm.BatchNorm2d(name, *fixed, True, momentum, tracked), x)
+    return apply(norm.BatchNorm2d(name, *fixed, True, momentum, tracked, bool(unbiased)), x)
 
 
 def _group_norm(module, node, values, things, *, groups, eps=1e-5):
@@ -151,9 +155,13 @@ OPERATIONS: dict[str, Row] = {
                   ("weight", "bias?")),
     "conv_transpose2d": Row(more.conv_transpose2d, more.tell_conv_transpose2d, ("weight", "bias?")),
     "linear": Row(_linear, roles=("weight", "bias?")),
-    "batch_norm": Row(_batch_norm, lambda o: {"eps": o.eps, "momentum": o.momentum},
-                      (*_AFFINE_PARAMETERS, "running_mean", "running_var", "num_batches_tracked?")),
+    "batch_norm": Row(_batch_norm, more.tell_batch_norm,
+                      (*_AFFINE_PARAMETERS, "running_mean?", "running_var?", "num_batches_tracked?")),
     "group_norm": Row(_group_norm, lambda o: {"groups": o.groups, "eps": o.eps}, _AFFINE_PARAMETERS),
+    "layer_norm": Row(more.layer_norm, more.tell_layer_norm, _AFFINE_PARAMETERS),
+    "layer_norm2d": Row(more.layer_norm2d, lambda o: {"eps": o.eps}, _AFFINE_PARAMETERS),
+    "local_response_norm": Row(more.local_response_norm, lambda o: {
+        name: getattr(o, name) for name in ("size", "alpha", "beta", "k", "before")}),
     "max_pool2d": Row(_pooled("max", functional.adaptive_max_pool2d), _tell_pool),
     "avg_pool2d": Row(_pooled("avg", functional.adaptive_avg_pool2d), _tell_pool),
     **{name: Row(_of_one(getattr(functional, name))) for name in (
@@ -367,7 +375,7 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
 def _things(operation: Operation) -> list[tuple[str, Any]]:
     """(what the operation calls it, Parameter or array) of its parameters and buffers."""
     result: list[tuple[str, Any]] = list(operation.parameters.items())
-    if isinstance(operation, norm.BatchNorm2d):
+    if isinstance(operation, norm.BatchNorm2d) and operation.mean is not None:
         result += [("running_mean", operation.mean), ("running_var", operation.var)]
         result += [("num_batches_tracked", operation.tracked)] if operation.tracked is not None else []
     return result

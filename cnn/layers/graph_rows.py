@@ -1,9 +1,11 @@
-"""Rows of a GraphModule's operations with tables and axes: how to apply them, and how to tell their attributes."""
+"""Rows of a GraphModule's operations with tables, axes and statistics: how to apply them, and how to tell their
+attributes."""
 import numpy as np
 
 from cnn import functional, shapes
+from cnn.functional.layer_norm import local_response
 from cnn.graph import apply, build
-from cnn.ops import reshaping
+from cnn.ops import local_norm, reshaping
 
 
 def conv_transpose2d(module, node, values, things, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
@@ -60,3 +62,26 @@ def tell_clamp(operation):
 
 def tell_dim(operation):
     return {"dim": operation.axis + 1}
+
+
+def tell_batch_norm(operation):
+    return {"eps": operation.eps, "momentum": operation.momentum} | ({} if operation.unbiased else {"unbiased": False})
+
+
+def layer_norm(module, node, values, things, *, normalized_shape, eps=1e-5):
+    return functional.layer_norm(*values, normalized_shape, things.get("weight"), things.get("bias"), eps)
+
+
+def tell_layer_norm(operation):
+    return {"normalized_shape": list(operation.normalized_shape), "eps": operation.eps}
+
+
+def layer_norm2d(module, node, values, things, *, eps=1e-5):
+    return functional.layer_norm2d(*values, things.get("weight"), things.get("bias"), eps)
+
+
+def local_response_norm(module, node, values, things, *, size, alpha=1e-4, beta=0.75, k=1.0, before=None):
+    name = "local_response_norm"
+    given = local_response(name, size, alpha, beta, k)
+    before = None if before is None else shapes.integer(name, "before", before, 0, given[0] - 1)
+    return apply(local_norm.LocalResponseNorm(name, *given, before), *values)

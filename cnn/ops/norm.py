@@ -29,10 +29,11 @@ class Norm(NamedTuple):
         return dict(mean=self.mean, var=self.var, gamma=self.gamma, beta=self.beta, eps=self.eps, relu=self.relu)
 
 
-def batch_statistics(program, x, gamma, beta, eps, running=(None, None), factor=None, relu=False):
+def batch_statistics(program, x, gamma, beta, eps, running=(None, None), factor=None, relu=False, unbiased=True):
     """The Norm of a batch, which is ready after the cut that this makes.
 
-    running: (mean, var), which move towards the batch's by `factor`, float64 (1,).
+    running: (mean, var), which move towards the batch's by `factor`, float64 (1,); var to the variance divided by
+    n - 1 if `unbiased`, else by n.
     """
     norm = Norm(zeros(x.channels, program.dtype), zeros(x.channels, program.dtype), gamma, beta, eps, relu)
     moments = _sums(program, x)
@@ -40,7 +41,7 @@ def batch_statistics(program, x, gamma, beta, eps, running=(None, None), factor=
     program.cut()
     program.before("statistics", lambda: dict(moments=moments, mean=norm.mean, var=norm.var,
                                               running_mean=running[0], running_var=running[1], factor=factor,
-                                              images=program.per_block,
+                                              images=program.per_block, unbiased=bool(unbiased),
                                               **_merged(x, moments)), program.kernels.norm.tasks(x.channels))
     return norm
 
@@ -103,30 +104,35 @@ def _merged(x, parts):
 
 class BatchNorm2d(Operation):
     """A batch normalisation. weight, bias: Parameters (channels,) or None. mean, var: the running statistics,
-    (channels,). training: whether those of the batch are taken; then `tracked`, int64 (), counts the batches, and
-    momentum is as in the layer. relu: whether a ReLU follows. deferred: whether those who read the result normalise
-    what they read instead."""
+    (channels,), or None. training: whether those of the batch are taken; then `tracked`, int64 () or None, counts the
+    batches, and momentum and unbiased are as in the layer. channels: needed where there are no running statistics.
+    relu: whether a ReLU follows. deferred: whether those who read the result normalise what they read instead."""
 
     name = twin = "batch_norm"
     relu = deferred = False
 
-    def __init__(self, owner, weight, bias, mean, var, eps, training=False, momentum=None, tracked=None):
+    def __init__(self, owner, weight, bias, mean, var, eps, training=False, momentum=None, tracked=None, unbiased=True,
+                 channels=None):
         super().__init__(owner)
         self.weight, self.bias, self.mean, self.var, self.eps = weight, bias, mean, var, eps
-        self.training, self.momentum, self.tracked = training, momentum, tracked
-        self.effects = self.couples = training
+        self.training, self.momentum, self.tracked, self.unbiased = training, momentum, tracked, unbiased
+        self.channels = len(mean) if channels is None else channels
+        self.effects, self.couples = training and mean is not None, training
         self.parameters = {name: p for name, p in (("weight", weight), ("bias", bias)) if p is not None}
 
     def shape(self, x):
-        if spatial(self.owner, x)[0] != len(self.mean):
-            raise ValueError(f"{self.owner}: x must have {len(self.mean)} channels, got {x[0]}")
+        if spatial(self.owner, x)[0] != self.channels:
+            raise ValueError(f"{self.owner}: x must have {self.channels} channels, got {x[0]}")
         return x
 
     def attributes(self):
         return {"training": True} if self.training else {}
 
     def scale_and_shift(self):
-        """y = scale x + shift by the running statistics: two arrays, float64 (channels,)."""
+        """y = scale x + shift by the running statistics: two arrays, float64 (channels,). Raises ValueError where there
+        are none."""
+        if self.mean is None:
+            raise ValueError("it must have running statistics where images come one by one, which are no batch")
         gamma, beta = (fill if p is None else p.data.astype(np.float64) for p, fill in (
             (self.weight, 1.0), (self.bias, 0.0)))
         scale = gamma / np.sqrt(self.var.astype(np.float64) + self.eps)
@@ -134,14 +140,14 @@ class BatchNorm2d(Operation):
 
     def emit(self, program, x):
         gamma, beta = (p and p.data for p in (self.weight, self.bias))
-        if program.by_channels and not program.gradients:
+        if program.by_channels and not program.gradients and not self.training:
             scale, shift = fitted(program, x.channels, None, self)
             y = program.like(x)
             program.add("scale_channels", lambda: dict(x=x, y=y, scale=scale, shift=shift, relu=self.relu, **x.pixels))
             return y, None
         if self.training:
             kept = batch_statistics(program, x, gamma, beta, self.eps, (self.mean, self.var),
-                                    self._factor(program, x.shape), self.relu)
+                                    self._factor(program, x.shape), self.relu, self.unbiased)
         else:
             kept = Norm(self.mean, self.var, gamma, beta, self.eps, self.relu)
         y = normalise(program, x, kept, self.deferred)
@@ -153,7 +159,10 @@ class BatchNorm2d(Operation):
         return y, backward
 
     def _factor(self, program, shape):
-        """By how much the running statistics move, for each step of a run."""
+        """By how much the running statistics move, for each step of a run; None where there are none."""
+        if self.mean is None:
+            program.on_run(lambda step: self.factor(1, program.batch, shape))
+            return None
         factor, number = program.per_step(1), program.count(self.tracked)
 
         def begin(step):

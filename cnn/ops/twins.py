@@ -59,11 +59,13 @@ def _linear(operation, n, x):
 def _batch_norm(operation, n, x):
     (w, b), constant = _data(operation, "weight", "bias"), {}
     if operation.training:
-        operation.tracked[...] += 1
-        momentum = operation.factor(int(operation.tracked), n, x.shape[1:])
+        if operation.tracked is not None:
+            operation.tracked[...] += 1
+        momentum = operation.factor(int(1 if operation.tracked is None else operation.tracked), n, x.shape[1:])
     else:
         momentum, constant = 0.0, {"mean": operation.mean, "var": operation.var}
-    y = reference.batch_norm(x, operation.mean, operation.var, w, b, operation.training, momentum, operation.eps)
+    y = reference.batch_norm(x, operation.mean, operation.var, w, b, operation.training, momentum, operation.eps,
+                             operation.unbiased)
 
     def back(dy):
         dx, dw, db = reference.batch_norm_backward(dy, x, w, operation.eps, **constant)
@@ -78,6 +80,23 @@ def _group_norm(operation, n, x):
         dx, dw, db = reference.group_norm_backward(dy, x, operation.groups, w, operation.eps)
         return [dx], {"weight": dw, "bias": db}
     return reference.group_norm(x, operation.groups, w, b, operation.eps), back
+
+
+def _layer_norm(operation, n, x):
+    w, b = _data(operation, "weight", "bias")
+    axes = (operation.normalized_shape,) if operation.name == "layer_norm" else ()
+    forward, backward = getattr(reference, operation.name), getattr(reference, f"{operation.name}_backward")
+
+    def back(dy):
+        dx, dw, db = backward(dy, x, *axes, w, operation.eps)
+        return [dx], {"weight": dw, "bias": db}
+    return forward(x, *axes, w, b, operation.eps), back
+
+
+def _local_response_norm(operation, n, x):
+    given = operation.size, operation.alpha, operation.beta, operation.k, operation.before
+    return (reference.local_response_norm(x, *given),
+            lambda dy: ([reference.local_response_norm_backward(dy, x, *given)], {}))
 
 
 def _max_pool2d(operation, n, x):
@@ -228,7 +247,8 @@ def _spread(operation, n):
 
 TWINS = {
     "conv2d": _conv2d, "conv_transpose2d": _conv_transpose2d, "linear": _linear, "batch_norm": _batch_norm,
-    "group_norm": _group_norm,
+    "group_norm": _group_norm, "layer_norm": _layer_norm, "layer_norm2d": _layer_norm,
+    "local_response_norm": _local_response_norm,
     "max_pool2d": _max_pool2d, "avg_pool2d": _avg_pool2d, "dropout": _dropout,
     "relu": _activation("relu", "y"), "tanh": _activation("tanh", "y"), "sigmoid": _activation("sigmoid", "y"),
     "softmax": _softmax("softmax"), "log_softmax": _softmax("log_softmax"),

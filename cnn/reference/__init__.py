@@ -64,7 +64,18 @@ from cnn.reference.moving import (
     pixel_shuffle,
     pixel_unshuffle,
 )
-from cnn.reference.norm import batch_norm, batch_norm_backward, group_norm, group_norm_backward
+from cnn.reference.norm import (
+    batch_norm,
+    batch_norm_backward,
+    group_norm,
+    group_norm_backward,
+    layer_norm,
+    layer_norm2d,
+    layer_norm2d_backward,
+    layer_norm_backward,
+    local_response_norm,
+    local_response_norm_backward,
+)
 from cnn.reference.pointwise import (
     absolute,
     absolute_backward,
@@ -185,10 +196,16 @@ __all__ = [
     "huber",
     "kl_div",
     "l1",
+    "layer_norm",
+    "layer_norm2d",
+    "layer_norm2d_backward",
+    "layer_norm_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
     "linear_backward",
+    "local_response_norm",
+    "local_response_norm_backward",
     "log",
     "log_backward",
     "log_softmax",

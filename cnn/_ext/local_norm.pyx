@@ -1,0 +1,143 @@
+"""Local response normalisation (Krizhevsky, Sutskever & Hinton 2012). Twins: `local_response_norm` and
+`local_response_norm_backward` in cnn/reference.
+
+    y_c = x_c b_c^-beta,  b_c = k + a sum of x_j^2 over the channels j from c - before to c + after
+
+x_c reaches y_c directly, and through the b of all channels in whose windows it is:
+
+    dx_c = dy_c b_c^-beta - 2 a beta x_c sum of r_j over j from c - after to c + before,  r = dy y / b
+"""
+from cnn._ext.elementary cimport vec_pow
+from cnn._ext.op cimport Image, Place, begin, end, held, pixels
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_div, vec_keep, vec_load, vec_splat, vec_sqrt,
+                           vec_store)
+
+
+cdef inline vec to_minus(vec b, real beta) noexcept nogil:
+    """b^-beta; the usual 3/4, and 1/2, by square roots."""
+    cdef vec root
+    if beta == 0.75:
+        root = vec_sqrt(b)
+        return vec_div(vec_splat(1), root * vec_sqrt(root))
+    if beta == 0.5:
+        return vec_div(vec_splat(1), vec_sqrt(b))
+    return vec_pow(b, -beta)
+
+
+cdef inline vec window(const Image* x, Py_ssize_t c, Py_ssize_t h, Py_ssize_t at, Py_ssize_t before, Py_ssize_t after,
+                       Py_ssize_t channels, bint square, bint lanes) noexcept nogil:
+    """The sum of x, or of x^2, over the channels around c, of the numbers `at` of row h. lanes: whether sixteen
+    channels lie side by side; c is the first of them then."""
+    cdef Py_ssize_t j, first, last, lane
+    cdef real numbers[16]
+    cdef real n
+    cdef vec v, total = vec_splat(0)
+    if not lanes:
+        for j in range(max(0, c - before), min(channels, c + after + 1)):
+            v = vec_load(pixels(x, j, h) + at)
+            total = total + (v * v if square else v)
+        return total
+    for lane in range(VL):
+        numbers[lane] = 0
+        first, last = max(0, c + at % LANES + lane - before), min(channels, c + at % LANES + lane + after + 1)
+        for j in range(first, last):
+            n = (pixels(x, j // LANES, h) + at // LANES * LANES)[j % LANES]
+            numbers[lane] += n * n if square else n
+    return vec_load(numbers)
+
+
+ctypedef struct LocalResponseNorm:
+    Image x                     # IN  (C, H, W, 16); with channels side by side (C / 16, H, W, 16), as all
+    Image y                     # OUT (C, H, W, 16)
+    Image b                     # OUT (C, H, W, 16)
+    Py_ssize_t channels, height, width
+    Py_ssize_t before, after    # channels of a window besides its own
+    double factor               # of the sum of squares
+    double beta, k
+
+ctypedef struct LocalResponseNormBackward:
+    Image dy                    # IN  (C, H, W, 16), as x
+    Image x                     # IN  (C, H, W, 16), as in `local_response_norm`
+    Image b                     # IN  (C, H, W, 16), as that has left it
+    Image r                     # OUT (C, H, W, 16)
+    Image dx                    # OUT (C, H, W, 16)
+    Py_ssize_t channels, height, width
+    Py_ssize_t before, after
+    double factor
+    double beta
+
+
+cdef inline void normal "lrn_normal"(const LocalResponseNorm* a, const Place* place, bint lanes) noexcept nogil:
+    cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES if lanes else a.channels, c, h, i, q
+    cdef const real* x
+    cdef real* y
+    cdef ivec holds[8]
+    cdef vec b
+    held(place, holds)
+    for h in range(begin(a.height, place), end(a.height, place)):
+        for c in range(planes):
+            x = pixels(&a.x, c, h)
+            y = pixels(&a.y, c, h)
+            for i in range(a.width):
+                for q in range(ROWV):
+                    b = window(&a.x, c * LANES if lanes else c, h, i * LANES + q * VL, a.before, a.after, a.channels,
+                               True, lanes)
+                    b = vec_splat(a.k) + vec_splat(a.factor) * b
+                    vec_store(pixels(&a.b, c, h) + i * LANES + q * VL, b)
+                    vec_store(y + i * LANES + q * VL, vec_keep(holds[q], vec_load(x + i * LANES + q * VL)
+                                                               * to_minus(b, a.beta)))
+
+
+cdef inline void back "lrn_back"(const LocalResponseNormBackward* a, const Place* place, bint lanes) noexcept nogil:
+    cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES if lanes else a.channels, c, h, i, q
+    cdef const real* x
+    cdef const real* dy
+    cdef const real* b
+    cdef real* r
+    cdef real* dx
+    cdef ivec holds[8]
+    cdef vec g, p, v, total, slope = vec_splat(2 * a.factor * a.beta)
+    held(place, holds)
+    for h in range(begin(a.height, place), end(a.height, place)):
+        for c in range(planes):     # dx = dy b^-beta, and r
+            x, dy, b = pixels(&a.x, c, h), pixels(&a.dy, c, h), pixels(&a.b, c, h)
+            r, dx = pixels(&a.r, c, h), pixels(&a.dx, c, h)
+            for i in range(a.width * ROWV):
+                v = vec_load(b + i * VL)
+                g = vec_load(dy + i * VL) * to_minus(v, a.beta)
+                vec_store(dx + i * VL, g)
+                vec_store(r + i * VL, vec_div(g * vec_load(x + i * VL), v))
+        for c in range(planes):
+            x, dx = pixels(&a.x, c, h), pixels(&a.dx, c, h)
+            for i in range(a.width):
+                for q in range(ROWV):
+                    total = window(&a.r, c * LANES if lanes else c, h, i * LANES + q * VL, a.after, a.before,
+                                   a.channels, False, lanes)
+                    g = vec_load(dx + i * LANES + q * VL)
+                    vec_store(dx + i * LANES + q * VL,
+                              vec_keep(holds[q], g - slope * vec_load(x + i * LANES + q * VL) * total))
+
+
+cdef void local_response_norm(const LocalResponseNorm* a, const Place* place) noexcept nogil:
+    """y, and b for the backward pass"""
+    normal(a, place, False)
+
+
+cdef void local_response_norm_channels(const LocalResponseNorm* a, const Place* place) noexcept nogil:
+    """The same of one image with its channels side by side."""
+    normal(a, place, True)
+
+
+cdef void local_response_norm_backward(const LocalResponseNormBackward* a, const Place* place) noexcept nogil:
+    """dx; dy y / b goes to r first."""
+    back(a, place, False)
+
+
+cdef void local_response_norm_channels_backward(const LocalResponseNormBackward* a, const Place* place) noexcept nogil:
+    """The same of one image with its channels side by side."""
+    back(a, place, True)
+
+
+SPLITS = ("local_response_norm", "local_response_norm_channels", "local_response_norm_backward",
+          "local_response_norm_channels_backward")
+include "kernels/local_norm.pxi"    # KERNELS

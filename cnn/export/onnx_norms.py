@@ -1,0 +1,60 @@
+"""ONNX's normalisations by layers and by neighbouring channels: rows of TABLE in onnx_operators.py."""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnn.export.onnx_folding import axis_in
+from cnn.export.onnx_reading import Refused
+from cnn.export.onnx_values import Live, Part
+
+if TYPE_CHECKING:
+    from cnn.export.onnx_importing import Importer
+    from cnn.export.onnx_values import NodeView
+
+LAST = "a transpose to (N, H, W, C)"    # a Part: ONNX normalises over last axes only
+
+
+def layer_norm(i: Importer, node: NodeView) -> Live | Part:
+    """Over the last axes; of a transpose to (N, H, W, C) over the channels of each pixel."""
+    given = node.inputs[0]
+    turned = given if isinstance(given, Part) and given.kind == LAST else None
+    x = node.live() if turned is None else turned.of
+    dims = x.dims if turned is None else (*x.dims[1:], x.dims[0])
+    axis = axis_in(node, node.integer("axis", -1), x.rank)
+    if axis == 0:
+        node.refuse("axis", axis, "another than 0, the images'")
+    shape = dims[axis - 1:]
+    if turned is not None and axis != 3:
+        node.refuse("axis", axis, f"3 (channels) after {LAST}")
+    node.only("stash_type", 1)
+    things = {}
+    for role, j in (("weight", 1), ("bias", 2)):
+        if not node.has(j):
+            continue
+        known = node.known(j, role)
+        if known.trained or not (known.array == (1, 0)[j - 1]).all():
+            if known.array.ndim > len(shape):
+                raise Refused(f"{role} must have shape {shape}, got {known.array.shape}")
+            i.spend(math.prod(shape))
+            array = np.broadcast_to(known.array, shape)
+            things[role] = i.parameter(known, array, trained=known.trained)
+    attributes = {"eps": node.number("epsilon", 1e-5)}
+    if turned is not None:
+        return Part(LAST, i.emit("layer_norm2d", [x], x.rank, attributes, things))
+    return i.emit("layer_norm", [x], x.rank, {"normalized_shape": list(shape), **attributes}, things)
+
+
+def local_response_norm(i: Importer, node: NodeView) -> Live:
+    """ONNX has one channel less before than after in windows of an even size."""
+    size = node.integer("size", 0)
+    if size < 1:
+        node.refuse("size", size, "from 1")
+    attributes = {"size": size, "alpha": node.number("alpha", 1e-4), "beta": node.number("beta", 0.75),
+                  "k": node.number("bias", 1.0), "before": (size - 1) // 2}
+    x = node.live()
+    if x.rank < 3:
+        raise Refused(f"its input must have shape (N, C, H, W), got (N, {', '.join(map(str, x.dims))})")
+    return i.emit("local_response_norm", [x], x.rank, attributes)

@@ -24,6 +24,8 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 Size = int | tuple[int, int]    # of something with rows and columns: (height, width), or one number for both
 Padding = Size | tuple[tuple[int, int], tuple[int, int]]    # a Size, or ((top, bottom), (left, right))
+Length = int | tuple[int]       # along a sequence
+RowPadding = Length | tuple[int, int] | str     # of a sequence: at both ends, (left, right), "same" or "valid"
 
 
 # ---------------------------------------------------------------------------------------------- numbers
@@ -102,6 +104,30 @@ def pair(owner, name, value, minimum=0):
     return size, size
 
 
+def row(owner, name, value, minimum=0):
+    """Return (1, value) for a sequence, which is an image of one row, from an integer or a tuple or list of one.
+
+    Raises TypeError for anything else and ValueError for the wrong length or range.
+    """
+    if isinstance(value, (tuple, list)):
+        if len(value) != 1:
+            raise ValueError(f"{owner}: {name} must be one integer, got {shown(value)}")
+        value, = value
+    return 1, integer(owner, name, value, minimum)
+
+
+def row_padding(owner, value):
+    """Return the padding of an image of one row from that of a sequence: an integer, (left, right), "same", "valid".
+
+    Raises TypeError or ValueError for anything else.
+    """
+    if isinstance(value, str):
+        return check_padding(owner, value)
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return (0, 0), pair(owner, "padding", value)
+    return 0, row(owner, "padding", value)[1]
+
+
 def element_count(owner, *sizes):
     """Return the product of `sizes` (an int); raises ValueError above 2**40 elements, or what `at_most` leaves."""
     count = math.prod(int(size) for size in sizes)
@@ -140,27 +166,31 @@ def block(owner, what, *sizes):
 # ----------------------------------------------------------------------------------------- output sizes
 
 
-def padding(owner, value, kernel, stride, dilation):
-    """Return a convolution's zero padding as ((top, bottom), (left, right)).
+def padding(owner, value, kernel, stride, dilation, size):
+    """Return the padding of a convolution or a pooling as ((top, bottom), (left, right)).
 
-    value: an integer, a pair (height, width), ((top, bottom), (left, right)), "valid" (none) or "same" (the output has
-    the input's size; stride 1 only; when the total is odd the extra row or column goes to the bottom or right, as in
-    PyTorch).
-    kernel, stride, dilation: pairs. Raises TypeError or ValueError for anything else.
+    value: an integer, a pair (height, width), ((top, bottom), (left, right)), "valid" (none) or "same": the output has
+    ceil(size / stride) rows and columns; when the total is odd the extra row or column goes to the bottom or right
+    (TensorFlow's rule; PyTorch's, which has stride 1 only, is the same).
+    kernel, stride, dilation: pairs; size: (H, W) of the input. Raises TypeError or ValueError for anything else.
     """
-    if isinstance(value, str):
-        if value == "valid":
-            return (0, 0), (0, 0)
-        if value != "same":
-            raise ValueError(
-                f'{owner}: padding must be an integer, a pair, "same" or "valid", got {shown(value)}'
-            )
-        if tuple(stride) != (1, 1):
-            raise ValueError(f'{owner}: padding "same" needs stride 1, got stride {_by(stride)}')
-        totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        top, left = (total // 2 for total in totals)
-        return (top, totals[0] - top), (left, totals[1] - left)
-    return sides(owner, value)
+    if not isinstance(value, str):
+        return sides(owner, value)
+    if check_padding(owner, value) == "valid":
+        return (0, 0), (0, 0)
+    totals = [max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+              for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)]
+    top, left = (total // 2 for total in totals)
+    return (top, totals[0] - top), (left, totals[1] - left)
+
+
+def check_padding(owner, value):
+    """Return `value`; raises TypeError or ValueError unless it is what `padding` takes."""
+    if not isinstance(value, str):
+        sides(owner, value)
+    elif value not in ("same", "valid"):
+        raise ValueError(f'{owner}: padding must be an integer, a pair, "same" or "valid", got {shown(value)}')
+    return value
 
 
 def sides(owner, value):
@@ -178,7 +208,10 @@ def sides(owner, value):
 
 
 def pool_padding(owner, value):
-    """Return a pooling's padding, checked: a pair (height, width), or ((top, bottom), (left, right)) if so given."""
+    """Return a pooling's padding, checked: a pair (height, width), or as it is given: ((top, bottom), (left, right)),
+    "same" or "valid"."""
+    if isinstance(value, str):
+        return check_padding(owner, value)
     height, width = sides(owner, value)
     nested = isinstance(value, (tuple, list)) and isinstance(value[0], (tuple, list))
     return (height, width) if nested else (height[0], width[0])
@@ -233,33 +266,36 @@ def conv_transpose_output(owner, size, kernel, stride, padding, output_padding, 
     return out_h, out_w
 
 
-def pool_output(owner, size, kernel, stride, padding, ceil_mode):
+def pool_output(owner, size, kernel, stride, pads, ceil_mode, dilation=(1, 1)):
     """Return a pooling layer's (out_h, out_w) by PyTorch's rule.
 
-    size: (H, W) of the input. kernel, stride: pairs. padding: as `pool_padding` returns it. With ceil_mode a last
-    window that hangs over the far edge counts too, provided that it starts inside the input or the near padding. Every
-    window holds at least one input element. Raises ValueError for an empty input, a padding of more than half the
-    kernel, or, where each side has its own, of a kernel or more, a kernel that leaves no output, or sizes beyond
+    size: (H, W) of the input. kernel, stride, dilation: pairs. pads: as `pool_padding` returns it. With ceil_mode a
+    last window that hangs over the far edge counts too, provided that it starts inside the input or the near padding.
+    A window spans dilation * (kernel - 1) + 1 pixels. Raises ValueError for an empty input, a padding of more than half
+    of that, or, where each side has its own, of all of it or more, a kernel that leaves no output, or sizes beyond
     2**31 - 1.
     """
-    nested = isinstance(padding[0], tuple)
-    if not nested and any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
-        raise ValueError(
-            f"{owner}: padding must be at most half of kernel_size {_by(kernel)}, got {_by(padding)}"
-        )
-    if nested and any(max(sides) >= k for sides, k in zip(padding, kernel, strict=True)):
-        raise ValueError(f"{owner}: padding must be less than kernel_size {_by(kernel)}, got {padding}")
-    pads = padding if nested else [(p, p) for p in padding]
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    what = f"kernel_size {_by(kernel)}"
+    if tuple(dilation) != (1, 1):
+        what += f" with dilation {_by(dilation)}, which spans {_by(spans)}"
+    if not isinstance(pads, str):
+        if not isinstance(pads[0], tuple) and any(2 * p > k for p, k in zip(pads, spans, strict=True)):
+            raise ValueError(f"{owner}: padding must be at most half of {what}, got {_by(pads)}")
+        if isinstance(pads[0], tuple) and any(max(sides) >= k for sides, k in zip(pads, spans, strict=True)):
+            raise ValueError(f"{owner}: padding must be less than {what}, got {pads}")
+    pads = padding(owner, pads, kernel, stride, dilation, size)
     padded = _padded(owner, size, pads)
     out = []
-    for extent, side, k, s, (p, _) in zip(padded, size, kernel, stride, pads, strict=True):
+    for extent, side, k, s, (p, _) in zip(padded, size, spans, stride, pads, strict=True):
         spare = extent - k + (s - 1 if ceil_mode else 0)
         count = spare // s + 1
         if ceil_mode and (count - 1) * s >= side + p:
             count -= 1
         out.append(count)
     if min(out) < 1:
-        raise ValueError(f"{owner}: kernel_size {_by(kernel)} is larger than the padded input {_by(padded)}")
+        verb = "is" if tuple(dilation) == (1, 1) else "and is"
+        raise ValueError(f"{owner}: {what} {verb} larger than the padded input {_by(padded)}")
     return out[0], out[1]
 
 
@@ -305,10 +341,10 @@ def array(owner, name, value, shape=None, dtype=None, allow_empty=True):
 
 
 def images(owner, name, value, dtype=None):
-    """`array` for a batch of images (N, C, H, W) or of vectors (N, features)."""
+    """`array` for a batch of images (N, C, H, W), sequences (N, C, L) or vectors (N, features)."""
     value = array(owner, name, value, dtype=dtype)
-    if value.ndim not in (2, 4):
-        raise ValueError(f"{owner}: {name} must have shape (N, C, H, W) or (N, features), got {value.shape}")
+    if value.ndim not in (2, 3, 4):
+        raise ValueError(f"{owner}: {name} must have shape (N, C, H, W), (N, C, L) or (N, features), got {value.shape}")
     return value
 
 

@@ -44,6 +44,23 @@ def torch_layer_norm2d(nn, *args, **options):
     return LayerNorm2d(*args, **options)
 
 
+def torch_same(torch, kind):
+    """A module of PyTorch that pads by TensorFlow's rule first: "SAME" in the documentation of tf.nn.convolution."""
+    class Same(kind):
+        def forward(self, x):
+            pads = []
+            for n, k, s, d in zip(x.shape[:1:-1], *(_pair(getattr(self, name, 1))[::-1] for name in (
+                    "kernel_size", "stride", "dilation")), strict=True):
+                last = (n - 1) // s * s + d * (k - 1)       # of the last window
+                pads += [max(last + 1 - n, 0) // 2, -(-max(last + 1 - n, 0) // 2)]
+            return super().forward(torch.nn.functional.pad(x, pads, value=-np.inf if "Max" in kind.__name__ else 0.0))
+    return Same
+
+
+def _pair(value):
+    return value if isinstance(value, tuple) else (value, value)
+
+
 # What PyTorch has under another name, or not at all: functions of torch.nn and the arguments that make it.
 OTHER_NAMES = {
     "GlobalAvgPool2d": lambda nn: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
@@ -87,7 +104,10 @@ class Case:
             return OTHER_NAMES[self.layer](torch.nn, *args, **self.options)
         options = {name: value for name, value in self.options.items() if name != "unbiased"}
         scales = "Norm2d" in self.layer and not options.pop("bias", True)      # as newer versions of PyTorch spell it
-        module = getattr(torch.nn, self.layer)(*args, **options)
+        kind = getattr(torch.nn, self.layer)
+        if options.get("padding") == "same" and max(_pair(options.get("stride", 1))) > 1:
+            kind, options = torch_same(torch, kind), {**options, "padding": 0}
+        module = kind(*args, **options)
         if scales:
             module.bias = None
         return module
@@ -122,6 +142,8 @@ CASES = [
     Case("Conv2d", (1, 7, (1, 3)), (1, 6, 3), (7, 4, 1), {"stride": 2, "padding": 1, "dilation": 2}),
     Case("Conv2d", (2, 5, (4, 3)), (2, 5, 6), (5, 5, 6), {"padding": "same", "dilation": (1, 2)}),
     Case("Conv2d", (2, 2, (2, 3)), (2, 4, 5), (2, 2, 2), {"padding": "valid", "stride": 2}),
+    Case("Conv2d", (2, 3, (3, 2)), (2, 6, 5), (3, 3, 2), {"padding": "same", "stride": (2, 3)}),
+    Case("Conv2d", (3, 3, 3), (3, 6, 7), (3, 3, 4), {"padding": "same", "stride": 2, "groups": 3}),
     Case("Conv2d", (1, 2, (3, 2)), (1, 8, 7), (2, 6, 6), {"padding": 1, "dilation": (2, 3)}),
     Case("Conv2d", (4, 6, (3, 2)), (4, 4, 4), (6, 4, 5), {"padding": 1, "groups": 2}),
     Case("Conv2d", (3, 6, 3), (3, 5, 5), (6, 3, 3), {"padding": 1, "stride": 2, "groups": 3}),  # depthwise
@@ -206,6 +228,16 @@ CASES = [
     Case("MaxPool2d", (2,), (2, 8, 9), (2, 3, 3), {"stride": (3, 4), "padding": (0, 1), "ceil_mode": True}),
     Case("MaxPool2d", ((3, 4),), (1, 3, 4), (1, 1, 1), {"stride": 1}),
     Case("MaxPool2d", (1,), (1, 3, 2), (1, 3, 2)),
+    Case("MaxPool2d", (2,), (2, 6, 7), (2, 3, 4), {"stride": 2, "padding": 1, "dilation": (3, 2)}),
+    Case("MaxPool2d", (2, 3), (2, 6, 7), (2, 2, 2), {"dilation": 2}),  # side by side, with pixels left out
+    Case(
+        "MaxPool2d",
+        ((3, 2), (2, 1)),
+        (17, 6, 5),
+        (17, 3, 2),
+        {"dilation": (2, 3), "ceil_mode": True, "padding": (1, 0)},
+    ),
+    Case("MaxPool2d", (3,), (2, 6, 7), (2, 3, 4), {"stride": 2, "padding": "same"}),
     Case("AvgPool2d", (2,), (2, 4, 6), (2, 2, 3)),
     Case("AvgPool2d", (2,), (1, 5, 7), (1, 2, 3)),
     Case("AvgPool2d", (2,), (1, 5, 7), (1, 3, 4), {"ceil_mode": True}),
@@ -220,6 +252,8 @@ CASES = [
         {"stride": (2, 3), "padding": 1, "ceil_mode": True, "count_include_pad": False},
     ),
     Case("AvgPool2d", (2,), (2, 8, 9), (2, 3, 3), {"stride": (3, 4), "padding": (0, 1), "ceil_mode": True}),
+    Case("AvgPool2d", (2,), (2, 5, 6), (2, 3, 3), {"ceil_mode": True, "divisor_override": 3}),
+    Case("AvgPool2d", (3,), (2, 6, 7), (2, 3, 4), {"stride": 2, "padding": "same"}),
     Case("AdaptiveAvgPool2d", ((2, 3),), (2, 4, 6), (2, 2, 3)),
     Case("AdaptiveAvgPool2d", ((3, 5),), (2, 7, 8), (2, 3, 5)),  # overlaps
     Case("AdaptiveAvgPool2d", (4,), (1, 3, 5), (1, 4, 4)),  # more than there are pixels
@@ -228,6 +262,24 @@ CASES = [
     Case("AdaptiveMaxPool2d", ((2, 3),), (2, 4, 6), (2, 2, 3)),
     Case("AdaptiveMaxPool2d", ((3, 5),), (2, 7, 8), (2, 3, 5)),
     Case("AdaptiveMaxPool2d", (4,), (1, 3, 5), (1, 4, 4)),
+    # sequences
+    Case("Conv1d", (3, 4, 3), (3, 7), (4, 5)),
+    Case("Conv1d", (2, 6, 3), (2, 9), (6, 5), {"stride": 2, "padding": 2, "dilation": 2, "groups": 2, "bias": False}),
+    Case("Conv1d", (17, 3, 2), (17, 5), (3, 5), {"padding": "same"}),
+    Case("MaxPool1d", (3,), (2, 8), (2, 4), {"stride": 2, "padding": 1}),
+    Case("MaxPool1d", (2, 3), (17, 9), (17, 3), {"dilation": 2, "ceil_mode": True}),
+    Case("AvgPool1d", (3,), (2, 8), (2, 4), {"stride": 2, "padding": 1, "count_include_pad": False}),
+    Case("AvgPool1d", (2,), (3, 5), (3, 3), {"ceil_mode": True}),
+    Case("AdaptiveAvgPool1d", (2,), (2, 6), (2, 2)),
+    Case("AdaptiveMaxPool1d", (3,), (2, 6), (2, 3)),
+    Case("BatchNorm1d", (3,), (3, 5), (3, 5)),
+    Case("BatchNorm1d", (18,), (18,), (18,), {"momentum": None}),
+    Case(
+        "Sequential",
+        (inner("Conv1d", 2, 3, 3, padding=1), inner("BatchNorm1d", 3), RELU, inner("MaxPool1d", 2), FLATTEN),
+        (2, 8),
+        (12,),
+    ),
     Case("Linear", (5, 3), (5,), (3,)),
     Case("Linear", (1, 1), (1,), (1,)),
     Case("Linear", (16, 17), (16,), (17,), {"bias": False}),
@@ -347,7 +399,8 @@ CASES = [
 
 def has_two_modes(case):
     """Whether it computes something else in evaluation mode."""
-    return case.layer == "BatchNorm2d" or any(isinstance(arg, Case) and has_two_modes(arg) for arg in case.args)
+    return case.layer in ("BatchNorm1d", "BatchNorm2d") or any(
+        isinstance(arg, Case) and has_two_modes(arg) for arg in case.args)
 
 
 # One entry for each operation, which does not depend on who computes it: `m` is cnn.reference or
@@ -368,6 +421,19 @@ def _conv_transpose2d(m, layer, x, dy):
     return m.conv_transpose2d(x, w, b, *sizes), dx, {"weight": dw, "bias": db}
 
 
+def _conv1d(m, layer, x, dy):
+    sizes = layer.stride, layer.padding, layer.dilation, layer.groups
+    w, b = _weights(layer, x.dtype)
+    if m is reference:      # which has images of one row
+        sizes = (1, layer.stride), layer.padding if isinstance(layer.padding, str) else (0, layer.padding), (
+            1, layer.dilation), layer.groups
+        x, w, dy = x[:, :, None], w[:, :, None], dy[:, :, None]
+        dx, dw, db = m.conv2d_backward(dy, x, w, *sizes)
+        return m.conv2d(x, w, b, *sizes)[:, :, 0], dx[:, :, 0], {"weight": dw[:, :, 0], "bias": db}
+    dx, dw, db = m.conv1d_backward(dy, x, w, *sizes)
+    return m.conv1d(x, w, b, *sizes), dx, {"weight": dw, "bias": db}
+
+
 def _linear(m, layer, x, dy):
     w, b = _weights(layer, x.dtype)
     dx, dw, db = m.linear_backward(dy, x, w)
@@ -376,6 +442,10 @@ def _linear(m, layer, x, dy):
 
 def _batch_norm(m, layer, x, dy):
     w, b = _weights(layer, x.dtype)
+    if x.ndim < 4:
+        image = (*x.shape[:2], 1, x.size // (len(x) * x.shape[1]))
+        y, dx, gradients = _batch_norm(m, layer, x.reshape(image), dy.reshape(image))
+        return y.reshape(x.shape), dx.reshape(x.shape), gradients
     dx, dw, db = m.batch_norm_backward(dy, x, w, layer.eps)
     y = m.batch_norm(x, None, None, w, b, training=True, eps=layer.eps)
     return y, dx, {"weight": dw, "bias": db}
@@ -423,13 +493,49 @@ def _weights(layer, dtype):
 
 
 def _max_pool2d(m, layer, x, dy):
-    y, indices = m.max_pool2d(x, layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode)
+    y, indices = m.max_pool2d(x, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
     return y, m.max_pool2d_backward(dy, indices, x.shape), {}
 
 
 def _avg_pool2d(m, layer, x, dy):
-    sizes = layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode, layer.count_include_pad
+    sizes = (layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode, layer.count_include_pad,
+             layer.divisor_override)
     return m.avg_pool2d(x, *sizes), m.avg_pool2d_backward(dy, x.shape, *sizes), {}
+
+
+def _max_pool1d(m, layer, x, dy):
+    sizes = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+    if m is reference:
+        sizes = [(0 if i == 2 else 1, n) for i, n in enumerate(sizes)]
+        y, indices = m.max_pool2d(x[:, :, None], *sizes, layer.ceil_mode)
+        return y[:, :, 0], m.max_pool2d_backward(dy[:, :, None], indices, x[:, :, None].shape)[:, :, 0], {}
+    y, indices = m.max_pool1d(x, *sizes, layer.ceil_mode)
+    return y, m.max_pool1d_backward(dy, indices, x.shape), {}
+
+
+def _avg_pool1d(m, layer, x, dy):
+    sizes, more = (layer.kernel_size, layer.stride, layer.padding), (layer.ceil_mode, layer.count_include_pad)
+    if m is reference:
+        sizes, x, dy = [(i < 2, n) for i, n in enumerate(sizes)], x[:, :, None], dy[:, :, None]
+        sizes = [(int(one), n) for one, n in sizes]
+        return m.avg_pool2d(x, *sizes, *more)[:, :, 0], m.avg_pool2d_backward(dy, x.shape, *sizes, *more)[:, :, 0], {}
+    return m.avg_pool1d(x, *sizes, *more), m.avg_pool1d_backward(dy, x.shape, *sizes, *more), {}
+
+
+def _adaptive_pool1d(name):
+    def operation(m, layer, x, dy):
+        size = layer.output_size
+        if m is not reference:
+            y = getattr(m, f"{name}1d")(x, size)
+            layer.train()(x)
+            return y[0] if isinstance(y, tuple) else y, layer.backward(dy), {}
+        image, dy = x[:, :, None], dy[:, :, None]
+        y = getattr(m, f"{name}2d")(image, (1, size))
+        if "avg" in name:
+            return y[:, :, 0], m.adaptive_avg_pool2d_backward(dy, image.shape)[:, :, 0], {}
+        return y[0][:, :, 0], m.max_pool2d_backward(dy, y[1], image.shape)[:, :, 0], {}
+
+    return operation
 
 
 def _adaptive_avg_pool2d(m, layer, x, dy):
@@ -570,6 +676,12 @@ def _moved(m, layer, x, dy):
 OPERATIONS = {
     "Conv2d": _conv2d,
     "ConvTranspose2d": _conv_transpose2d,
+    "Conv1d": _conv1d,
+    "MaxPool1d": _max_pool1d,
+    "AvgPool1d": _avg_pool1d,
+    "AdaptiveAvgPool1d": _adaptive_pool1d("adaptive_avg_pool"),
+    "AdaptiveMaxPool1d": _adaptive_pool1d("adaptive_max_pool"),
+    "BatchNorm1d": _batch_norm,
     "MaxPool2d": _max_pool2d,
     "AvgPool2d": _avg_pool2d,
     "AdaptiveAvgPool2d": _adaptive_avg_pool2d,

@@ -12,7 +12,7 @@ import pytest
 from processes import run_python
 
 import cnn
-from cnn import functional, models, schedules
+from cnn import functional, models, reference, schedules
 from cnn.data import Dataset
 from cnn.layers import (
     AdaptiveAvgPool2d,
@@ -176,10 +176,18 @@ def test_paddings(where, value, error):
 
 def test_words_as_paddings():
     refuses(lambda: Conv2d(1, 1, 2, padding="full"), ValueError, "Conv2d: padding must be an integer", "full")
-    refuses(
-        lambda: Conv2d(1, 1, 2, stride=2, padding="same"), ValueError, 'Conv2d: padding "same" needs stride 1'
-    )
-    refuses(lambda: MaxPool2d(2, padding="same"), TypeError, "MaxPool2d: padding", "same")
+    refuses(lambda: MaxPool2d(2, padding="full"), ValueError, "MaxPool2d: padding must be an integer", "full")
+    refuses(lambda: cnn.Conv1d(1, 1, 2, padding="full"), ValueError, "Conv1d: padding must be an integer", "full")
+
+
+def test_poolings_that_see_nothing():
+    row = zeros(1, 1, 1, 2)
+    for m in (functional, reference):
+        refuses(lambda m=m: m.max_pool2d(row, (1, 2), 1, (0, 2), (1, 3)), ValueError,
+                "max_pool2d: every window must see a pixel of the input 1×2")
+    refuses(lambda: cnn.AvgPool2d(2, divisor_override=0), ValueError, "AvgPool2d: divisor_override must not be 0")
+    refuses(lambda: cnn.AvgPool2d(2, divisor_override=1.5), TypeError, "AvgPool2d: divisor_override", "1.5")
+    refuses(lambda: MaxPool2d(2, 2, 0, True), TypeError, "MaxPool2d: dilation", "True")
 
 
 NOT_SEEDS = [(-1, ValueError), (2**64, ValueError), (1.5, TypeError), ("1", TypeError), (None, TypeError)]

@@ -31,7 +31,7 @@ def test_as_one_after_the_other(
     pad = min(pad, min(window) // 2)
     rng = np.random.default_rng(seed)
     conv = Conv2d(*channels, kernel, padding=padding, dtype=np.float64)
-    model = Sequential(conv, *[ReLU()] * relu, MaxPool2d(window, stride, pad, ceil_mode))
+    model = Sequential(conv, *[ReLU()] * relu, MaxPool2d(window, stride, pad, ceil_mode=ceil_mode))
     # halves, because all sums of them are exact and ties are many
     conv.weight.data[...] = rng.integers(-2, 3, conv.weight.shape) / 2
     conv.bias.data[...] = rng.integers(-2, 3, conv.bias.shape) / 2
@@ -43,7 +43,7 @@ def test_as_one_after_the_other(
         before = z = reference.conv2d(x, conv.weight.data, conv.bias.data, padding=padding)
         if relu:
             z = np.maximum(z, 0)
-        expected, index = reference.max_pool2d(z, window, stride, pad, ceil_mode)
+        expected, index = reference.max_pool2d(z, window, stride, pad, ceil_mode=ceil_mode)
         y = model.forward(x)
         np.testing.assert_array_equal(y, expected)
         dy = rng.standard_normal(y.shape)
@@ -65,6 +65,7 @@ def test_as_one_after_the_other(
         (6, 5, [MaxPool2d(5)], {"winograd_rows_pool"}),
         (1, 5, [ReLU(), MaxPool2d(3, 2)], {"correlate", "max_pool"}),  # windows overlap
         (1, 5, [MaxPool2d(2, padding=1)], {"correlate", "max_pool"}),
+        (1, 5, [MaxPool2d(2, 3, dilation=2)], {"correlate", "max_pool"}),  # which skips pixels
         (16, 3, [ReLU(), MaxPool2d(2)], {"winograd", "max_pool"}),
     ],
 )

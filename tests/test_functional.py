@@ -15,7 +15,7 @@ from cases import (
     by_twin,
     spread,
 )
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cnn import functional, reference
@@ -247,12 +247,16 @@ def poolings(draw):
     return x, kernel, stride, padding, draw(st.booleans())
 
 
+dilations = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @examples
-@given(case=poolings())
-def test_drawn_max_pool2d_agrees_with_the_twin(dtype, case):
-    x, *sizes = case
-    x = x.astype(dtype)
+@given(case=poolings(), dilation=dilations)
+def test_drawn_max_pool2d_agrees_with_the_twin(dtype, case, dilation):
+    x, *sizes, ceil_mode = case
+    assume(all(d * (k - 1) < n for d, k, n in zip(dilation, sizes[0], x.shape[2:], strict=True)))
+    x, sizes = x.astype(dtype), (*sizes, dilation, ceil_mode)
     y, indices = functional.max_pool2d(x, *sizes)
     wanted, wanted_indices = reference.max_pool2d(x, *sizes)
     np.testing.assert_array_equal(y, wanted)
@@ -264,14 +268,15 @@ def test_drawn_max_pool2d_agrees_with_the_twin(dtype, case):
 
 
 @examples
-@given(case=poolings())
-def test_drawn_max_pool2d_agrees_with_pytorch(torch, case):
+@given(case=poolings(), dilation=dilations)
+def test_drawn_max_pool2d_agrees_with_pytorch(torch, case, dilation):
     x, kernel, stride, padding, ceil_mode = case
+    assume(all(d * (k - 1) < n for d, k, n in zip(dilation, kernel, x.shape[2:], strict=True)))
     t = torch.tensor(x, requires_grad=True)
     wanted, wanted_indices = torch.nn.functional.max_pool2d(
-        t, kernel, stride, padding, ceil_mode=ceil_mode, return_indices=True
+        t, kernel, stride, padding, dilation, ceil_mode=ceil_mode, return_indices=True
     )
-    y, indices = functional.max_pool2d(x, kernel, stride, padding, ceil_mode)
+    y, indices = functional.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode)
     np.testing.assert_array_equal(y, wanted.detach().numpy())
     np.testing.assert_array_equal(indices, wanted_indices.numpy())
     dy = spread(y.shape, np.random.default_rng(1))
@@ -281,10 +286,10 @@ def test_drawn_max_pool2d_agrees_with_pytorch(torch, case):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @examples
-@given(case=poolings(), count_include_pad=st.booleans())
-def test_drawn_avg_pool2d_agrees_with_the_twin_and_pytorch(torch, dtype, case, count_include_pad):
+@given(case=poolings(), count_include_pad=st.booleans(), divisor=st.sampled_from([None, None, 1, 7, -3]))
+def test_drawn_avg_pool2d_agrees_with_the_twin_and_pytorch(torch, dtype, case, count_include_pad, divisor):
     x, *sizes = case
-    x, sizes = x.astype(dtype), (*sizes, count_include_pad)
+    x, sizes = x.astype(dtype), (*sizes, count_include_pad, divisor)
     y = functional.avg_pool2d(x, *sizes)
     assert y.dtype == dtype
     t = torch.tensor(x, requires_grad=True)

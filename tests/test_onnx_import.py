@@ -54,6 +54,8 @@ def test_every_row_there_and_back(opset, tmp_path):
         if str(case) in UNEVEN | UNWRITTEN or case.layer in NOT_READ or case.args[:2] == (4, 1.5) or (
                 case.layer in ("Softmax", "LogSoftmax", "Flatten") and case.args not in ((), (1,))):
             continue
+        if "divisor_override" in case.options:      # an average and a factor there
+            continue
         model = ready(case.make(np.float32))
         export_onnx(model, tmp_path / "x.onnx", case.shape, opset=opset)
         back = cnn.load_onnx(tmp_path / "x.onnx")
@@ -199,6 +201,7 @@ def windows():
     for pads in ([0, 1, 2, 0], [1, 0, 0, 1], [2, 1, 2, 1]):
         yield node("Conv", "x", "w", pads=pads, strides=[2, 1], dilations=[1, 2]), {"w": w}
         yield node("MaxPool", "x", pads=pads, kernel_shape=[3, 2], strides=[2, 1]), {}
+        yield node("MaxPool", "x", pads=pads, kernel_shape=[3, 2], strides=[2, 1], dilations=[2, 3]), {}
         for counts in (0, 1):
             yield node("AveragePool", "x", pads=pads, kernel_shape=[3, 2], strides=[2, 2], count_include_pad=counts), {}
 
@@ -342,8 +345,8 @@ def test_onnx_s_own_cases(tmp_path):
 # ------------------------------------------------------------------------------------------ refusals
 
 @pytest.mark.parametrize("made, words", [
-    (lambda: node("MaxPool", "x", kernel_shape=[2, 2], dilations=[2, 1]),
-     r"node 'the MaxPool' \(MaxPool\): attribute dilations must be 1, got \[2, 1\]"),
+    (lambda: node("AveragePool", "x", kernel_shape=[2, 2], dilations=[2, 1]),
+     r"node 'the AveragePool' \(AveragePool\): attribute dilations must be 1, got \[2, 1\]"),
     (lambda: node("Softmax", "x", axis=3), r"\(Softmax\): attribute axis must be 1 \(channels or features\), got 3"),
     (lambda: node("Softmax", "x", axis=9), r"attribute axis must be from -4 to 3, got 9"),
     (lambda: node("Relu", "x", strange=7), r"\(Relu\): attribute strange = 7 is not understood"),

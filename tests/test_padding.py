@@ -61,7 +61,7 @@ def test_transposed_convolutions_lose_what_falls_into_the_padding(pads, stride, 
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_poolings(pads, n, ceil_mode):
     x = spread((n, 2, 7, 6), np.random.default_rng(0))
-    largest = cnn.MaxPool2d(3, 2, pads, ceil_mode)
+    largest = cnn.MaxPool2d(3, 2, pads, ceil_mode=ceil_mode)
     zeros = cnn.AvgPool2d(3, 2, pads, ceil_mode)
     own = cnn.AvgPool2d(3, 2, pads, ceil_mode, count_include_pad=False)
     plain = {"kernel_size": 3, "stride": 2, "ceil_mode": ceil_mode}

@@ -236,7 +236,7 @@ def test_max_pool2d_by_hand():
 def test_max_pool2d_is_its_definition(case):
     height, width, kernel, stride, padding, ceil_mode = POOL[case]
     x = pool_input(2, 2, height, width)
-    y, indices = reference.max_pool2d(x, kernel, stride, padding, ceil_mode)
+    y, indices = reference.max_pool2d(x, kernel, stride, padding, ceil_mode=ceil_mode)
     stride = kernel if stride is None else stride
     wanted = pool_by_definition(x, as_pair(kernel), as_pair(stride), as_pair(padding), ceil_mode)
     assert np.array_equal(y, wanted[0]) and np.array_equal(indices, wanted[1])
@@ -244,7 +244,8 @@ def test_max_pool2d_is_its_definition(case):
 
 @pytest.mark.parametrize("case", POOL)
 def test_max_pool2d_gradient_by_central_differences(case):
-    height, width, *sizes = POOL[case]
+    height, width, kernel, stride, padding, ceil_mode = POOL[case]
+    sizes = kernel, stride, padding, 1, ceil_mode
     x = pool_input(1, 2, height, width)
     y, indices = reference.max_pool2d(x, *sizes)
     dy = rng(1).standard_normal(y.shape)
@@ -257,7 +258,7 @@ def assert_pool_is_torchs(torch, x, kernel, stride, padding, ceil_mode):
     wanted, wanted_indices = torch.nn.functional.max_pool2d(
         t, kernel, stride, padding, ceil_mode=ceil_mode, return_indices=True
     )
-    y, indices = reference.max_pool2d(x, kernel, stride, padding, ceil_mode)
+    y, indices = reference.max_pool2d(x, kernel, stride, padding, ceil_mode=ceil_mode)
     np.testing.assert_array_equal(y, wanted.detach().numpy())
     np.testing.assert_array_equal(indices, wanted_indices.numpy())
     dy = rng(1).standard_normal(y.shape)

@@ -53,13 +53,11 @@ BAD = [
      "A: k must be an integer or a pair of integers, got True"),
     (lambda: shapes.pair("A", "k", "33"), TypeError,
      "A: k must be an integer or a pair of integers, got '33'"),
-    (lambda: shapes.padding("Conv2d", "sam", (3, 3), (1, 1), (1, 1)), ValueError,
+    (lambda: shapes.padding("Conv2d", "sam", (3, 3), (1, 1), (1, 1), (9, 9)), ValueError,
      "Conv2d: padding must be an integer, a pair, \"same\" or \"valid\", got 'sam'"),
-    (lambda: shapes.padding("Conv2d", "same", (3, 3), (2, 1), (1, 1)), ValueError,
-     'Conv2d: padding "same" needs stride 1, got stride 2×1'),
-    (lambda: shapes.padding("Conv2d", -1, (3, 3), (1, 1), (1, 1)), ValueError,
+    (lambda: shapes.padding("Conv2d", -1, (3, 3), (1, 1), (1, 1), (9, 9)), ValueError,
      "Conv2d: padding must be an integer of at least 0, got -1"),
-    (lambda: shapes.padding("Conv2d", None, (3, 3), (1, 1), (1, 1)), TypeError,
+    (lambda: shapes.padding("Conv2d", None, (3, 3), (1, 1), (1, 1), (9, 9)), TypeError,
      "Conv2d: padding must be an integer or a pair of integers, got None"),
     (lambda: shapes.conv_output("Conv2d", (5, 5), (7, 7), (1, 1), NONE, (1, 1)), ValueError,
      "Conv2d: kernel_size 7×7 is larger than the padded input 5×5"),
@@ -73,6 +71,12 @@ BAD = [
      "Conv2d: a side of the padded input 5×2147483653 is larger than 2147483647"),
     (lambda: shapes.pool_output("MaxPool2d", (5, 5), (3, 4), (1, 1), (2, 2), False), ValueError,
      "MaxPool2d: padding must be at most half of kernel_size 3×4, got 2×2"),
+    (lambda: shapes.pool_output("MaxPool2d", (9, 9), (3, 2), (1, 1), (3, 1), False, (2, 1)), ValueError,
+     "MaxPool2d: padding must be at most half of kernel_size 3×2 with dilation 2×1, which spans 5×2, got 3×1"),
+    (lambda: shapes.pool_output("MaxPool2d", (9, 9), (3, 2), (1, 1), ((5, 0), (0, 0)), False, (2, 1)), ValueError,
+     "MaxPool2d: padding must be less than kernel_size 3×2 with dilation 2×1, which spans 5×2, got ((5, 0), (0, 0))"),
+    (lambda: shapes.pool_output("MaxPool2d", (4, 9), (3, 2), (1, 1), (0, 0), False, (2, 1)), ValueError,
+     "MaxPool2d: kernel_size 3×2 with dilation 2×1, which spans 5×2 and is larger than the padded input 4×9"),
     (lambda: shapes.pool_output("MaxPool2d", (2, 5), (3, 3), (2, 2), (0, 0), False), ValueError,
      "MaxPool2d: kernel_size 3×3 is larger than the padded input 2×5"),
     (lambda: shapes.pool_output("MaxPool2d", (5, 0), (2, 2), (2, 2), (1, 1), False), ValueError,
@@ -132,11 +136,15 @@ def test_good_numbers_become_python_numbers():
 
 def test_padding():
     one = (1, 1)
-    assert shapes.padding("A", 2, (3, 3), one, one) == ((2, 2), (2, 2))
-    assert shapes.padding("A", (0, 2), (3, 3), (2, 3), one) == ((0, 0), (2, 2))
-    assert shapes.padding("A", "valid", (3, 3), (2, 3), one) == ((0, 0), (0, 0))
-    assert shapes.padding("A", "same", (3, 4), one, one) == ((1, 1), (1, 2))
-    assert shapes.padding("A", "same", (4, 3), one, (3, 2)) == ((4, 5), (2, 2))
+    size = 9, 8
+    assert shapes.padding("A", 2, (3, 3), one, one, size) == ((2, 2), (2, 2))
+    assert shapes.padding("A", (0, 2), (3, 3), (2, 3), one, size) == ((0, 0), (2, 2))
+    assert shapes.padding("A", "valid", (3, 3), (2, 3), one, size) == ((0, 0), (0, 0))
+    assert shapes.padding("A", "same", (3, 4), one, one, size) == ((1, 1), (1, 2))
+    assert shapes.padding("A", "same", (4, 3), one, (3, 2), size) == ((4, 5), (2, 2))
+    # 5 windows of 3 rows every 2 reach from -1 to 10; 4 of 3 columns every 2 from 0 to 9, of which 8 are there
+    assert shapes.padding("A", "same", (3, 3), (2, 2), one, size) == ((1, 1), (0, 1))
+    assert shapes.padding("A", "same", (1, 1), (4, 3), one, size) == ((0, 0), (0, 0))
 
 
 # ------------------------------------------------------------- output sizes: count the windows one by one

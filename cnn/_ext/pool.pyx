@@ -2,8 +2,8 @@
 `..._backward` in cnn/reference.
 
 Where the windows lie is a table for the rows and one for the columns (cnn/ops/pool.py): for each of them
-the first pixel of the input, one past the last, and its share of what an average is divided by. So the
-same kernels serve strides, padding and adaptive pooling.
+the first pixel of the input, one past the last, and its share of what an average is divided by. The pixels
+lie a step apart, the dilation. So the same kernels serve strides, padding, dilation and adaptive pooling.
 
 Maximum: y[c, i, j] = max over the window of x, with PyTorch's rules: of equal values the first in row-major
 order wins, a NaN wins over everything, padding never wins. The index of the winner, kept for each
@@ -32,6 +32,7 @@ ctypedef struct Windows:
     const Side* rows            # IN  (OH,)
     const Side* columns         # IN  (OW,)
     Py_ssize_t channels, height, width, out_h, out_w
+    Py_ssize_t row_step, column_step        # from pixel to pixel of a window
     Py_ssize_t tiles            # whether the windows cover every pixel once
     Py_ssize_t pairs            # whether they are 2 x 2 and side by side
 
@@ -48,6 +49,7 @@ cdef void max_pool(const MaxPool* a, const Place* place) noexcept nogil:
     cdef integer* index = a.index.data
     cdef const Side* rows = a.win.rows
     cdef const Side* columns = a.win.columns
+    cdef Py_ssize_t down = a.win.row_step, right = a.win.column_step
     cdef Py_ssize_t C = a.win.channels, W = a.win.width, out_h = a.win.out_h, out_w = a.win.out_w
     cdef Py_ssize_t row = a.x.row, c, i, j, u0, u1, v0, v1
     cdef bint pairs = a.win.pairs, relu = a.relu
@@ -68,7 +70,7 @@ cdef void max_pool(const MaxPool* a, const Place* place) noexcept nogil:
             for j in range(out_w):
                 v0 = columns[j].first
                 v1 = columns[j].stop
-                window_max(xc, row, u0, u1, v0, v1, W, yp, ip, relu)
+                window_max(xc, row, u0, u1, v0, v1, down, right, W, yp, ip, relu)
                 yp += LANES
                 if index:
                     ip += LANES
@@ -79,7 +81,9 @@ cdef inline void window_spread(
     const integer* index,   # IN  (16,)
     real* dx,               # OUT one plane
     Py_ssize_t row,
-    Py_ssize_t u0, Py_ssize_t u1, Py_ssize_t v0, Py_ssize_t v1, Py_ssize_t W,
+    Py_ssize_t u0, Py_ssize_t u1, Py_ssize_t v0, Py_ssize_t v1,
+    Py_ssize_t down, Py_ssize_t right,      # steps from pixel to pixel
+    Py_ssize_t W,
     bint add,               # 0 where no other window reaches these pixels: assign
 ) noexcept nogil:
     cdef vec gradient, share
@@ -90,13 +94,17 @@ cdef inline void window_spread(
     for q in range(ROWV):
         gradient = vec_load(dy + q * VL)
         where = ivec_load(index + q * VL)
-        for u in range(u0, u1):
-            for v in range(v0, v1):
+        u = u0
+        while u < u1:
+            v = v0
+            while v < v1:
                 to = dx + u * row + v * LANES + q * VL
                 share = vec_keep(ivec_eq(where, ivec_splat(u * W + v)), gradient)
                 if add:
                     share = share + vec_load(to)
                 vec_store(to, share)
+                v += right
+            u += down
 
 
 cdef inline void pairs_spread(const real* dy, const integer* index, real* dx, Py_ssize_t row, Py_ssize_t first,
@@ -138,6 +146,7 @@ cdef void max_pool_backward(const MaxPoolBackward* a, const Place* place) noexce
     cdef const integer* index = a.index.data
     cdef const Side* rows = a.win.rows
     cdef const Side* columns = a.win.columns
+    cdef Py_ssize_t down = a.win.row_step, right = a.win.column_step
     cdef Py_ssize_t C = a.win.channels, H = a.win.height, W = a.win.width, out_h = a.win.out_h, out_w = a.win.out_w
     cdef Py_ssize_t row = a.dx.row, c, i, j, u, u0, u1, v0, v1
     cdef const real* dp
@@ -166,7 +175,7 @@ cdef void max_pool_backward(const MaxPoolBackward* a, const Place* place) noexce
             for j in range(out_w):
                 v0 = columns[j].first
                 v1 = columns[j].stop
-                window_spread(dp, ip, dxc, row, u0, u1, v0, v1, W, not tiles)
+                window_spread(dp, ip, dxc, row, u0, u1, v0, v1, down, right, W, not tiles)
                 dp += LANES
                 ip += LANES
         if sums:
@@ -203,6 +212,7 @@ cdef inline void window_mean(
     const real* x,          # IN  one plane
     Py_ssize_t row,
     Py_ssize_t u0, Py_ssize_t u1, Py_ssize_t v0, Py_ssize_t v1,
+    Py_ssize_t down, Py_ssize_t right,      # steps from pixel to pixel
     real divisor,
     real* y,                # OUT (16,)
 ) noexcept nogil:
@@ -211,9 +221,13 @@ cdef inline void window_mean(
     cdef int q
     for q in range(ROWV):
         total = vec_splat(0)
-        for u in range(u0, u1):
-            for v in range(v0, v1):
+        u = u0
+        while u < u1:
+            v = v0
+            while v < v1:
                 total = total + vec_load(x + u * row + v * LANES + q * VL)
+                v += right
+            u += down
         vec_store(y + q * VL, vec_div(total, vec_splat(divisor)))
 
 
@@ -226,6 +240,7 @@ cdef void avg_pool(const AvgPool* a, const Place* place) noexcept nogil:
     """y[c, i, j] = sum over the window of x / divisor"""
     cdef const Side* rows = a.win.rows
     cdef const Side* columns = a.win.columns
+    cdef Py_ssize_t down = a.win.row_step, right = a.win.column_step
     cdef Py_ssize_t C = a.win.channels, out_h = a.win.out_h, out_w = a.win.out_w
     cdef Py_ssize_t row = a.x.row, c, i, j, u0, u1, v0, v1
     cdef real divisor
@@ -241,10 +256,10 @@ cdef void avg_pool(const AvgPool* a, const Place* place) noexcept nogil:
                 v0 = columns[j].first
                 v1 = columns[j].stop
                 divisor = <real>rows[i].share * <real>columns[j].share
-                if u1 - u0 == 2 and v1 - v0 == 2:
-                    window_mean(xc, row, u0, u0 + 2, v0, v0 + 2, divisor, yp)
+                if down == right == 1 and u1 - u0 == 2 and v1 - v0 == 2:
+                    window_mean(xc, row, u0, u0 + 2, v0, v0 + 2, 1, 1, divisor, yp)
                 else:
-                    window_mean(xc, row, u0, u1, v0, v1, divisor, yp)
+                    window_mean(xc, row, u0, u1, v0, v1, down, right, divisor, yp)
                 yp += LANES
 
 
@@ -254,6 +269,7 @@ cdef inline void window_share(
     real* dx,               # OUT one plane
     Py_ssize_t row,
     Py_ssize_t u0, Py_ssize_t u1, Py_ssize_t v0, Py_ssize_t v1,
+    Py_ssize_t down, Py_ssize_t right,      # steps from pixel to pixel
     bint add,               # 0 where no other window reaches these pixels: assign
 ) noexcept nogil:
     cdef vec share
@@ -262,13 +278,17 @@ cdef inline void window_share(
     cdef int q
     for q in range(ROWV):
         share = vec_div(vec_load(dy + q * VL), vec_splat(divisor))
-        for u in range(u0, u1):
-            for v in range(v0, v1):
+        u = u0
+        while u < u1:
+            v = v0
+            while v < v1:
                 to = dx + u * row + v * LANES + q * VL
                 if add:
                     vec_store(to, share + vec_load(to))
                 else:
                     vec_store(to, share)
+                v += right
+            u += down
 
 
 ctypedef struct AvgPoolBackward:
@@ -280,6 +300,7 @@ cdef void avg_pool_backward(const AvgPoolBackward* a, const Place* place) noexce
     """dx[c, u, v] = sum of dy[c, i, j] / divisor over the windows (i, j) that see (u, v)."""
     cdef const Side* rows = a.win.rows
     cdef const Side* columns = a.win.columns
+    cdef Py_ssize_t down = a.win.row_step, right = a.win.column_step
     cdef Py_ssize_t C = a.win.channels, H = a.win.height, W = a.win.width, out_h = a.win.out_h, out_w = a.win.out_w
     cdef Py_ssize_t row = a.dx.row, c, i, j, u, u0, u1, v0, v1
     cdef bint tiles = a.win.tiles
@@ -300,9 +321,9 @@ cdef void avg_pool_backward(const AvgPoolBackward* a, const Place* place) noexce
                 v1 = columns[j].stop
                 divisor = <real>rows[i].share * <real>columns[j].share
                 if tiles and u1 - u0 == 2 and v1 - v0 == 2:
-                    window_share(dp, divisor, dxc, row, u0, u0 + 2, v0, v0 + 2, 0)
+                    window_share(dp, divisor, dxc, row, u0, u0 + 2, v0, v0 + 2, 1, 1, 0)
                 else:
-                    window_share(dp, divisor, dxc, row, u0, u1, v0, v1, not tiles)
+                    window_share(dp, divisor, dxc, row, u0, u1, v0, v1, down, right, not tiles)
                 dp += LANES
 
 

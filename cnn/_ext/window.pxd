@@ -7,6 +7,7 @@ cdef inline void window_max(
     const real* x,          # IN  one plane
     Py_ssize_t row,         # elements from one row of x to the next
     Py_ssize_t u0, Py_ssize_t u1, Py_ssize_t v0, Py_ssize_t v1,     # the window
+    Py_ssize_t down, Py_ssize_t right,      # steps from pixel to pixel
     Py_ssize_t W,           # columns of the unpadded plane
     real* y,                # OUT (16,)
     integer* index,         # OUT (16,) or NULL
@@ -19,12 +20,16 @@ cdef inline void window_max(
     for q in range(ROWV):
         best = vec_load(x + u0 * row + v0 * LANES + q * VL)
         where = ivec_splat(u0 * W + v0)
-        for u in range(u0, u1):
-            for v in range(v0, v1):
+        u = u0
+        while u < u1:
+            v = v0
+            while v < v1:
                 value = vec_load(x + u * row + v * LANES + q * VL)
                 wins = ivec_or(vec_gt(value, best), vec_isnan(value))
                 best = vec_select(wins, value, best)
                 where = ivec_select(wins, ivec_splat(u * W + v), where)
+                v += right
+            u += down
         if relu:
             dead = vec_le(best, vec_splat(0))
             best = vec_clear(dead, best)
@@ -80,7 +85,7 @@ cdef inline void window_row(const real* x, Py_ssize_t height, Py_ssize_t width, 
         return
     x -= first * W * LANES
     for j in range(count):
-        window_max(x, W * LANES, first, first + height, j * width, (j + 1) * width, W, y, index, relu)
+        window_max(x, W * LANES, first, first + height, j * width, (j + 1) * width, 1, 1, W, y, index, relu)
         y += LANES
         if index:
             index += LANES

@@ -174,7 +174,7 @@ def _conv2d(f: Layer, node: Node) -> Callable:
 
     def twin(x):
         y = int8.conv2d_int8(x, q, bias, zero, m, shift, f.range.zero, low, o.stride, g.padding, o.dilation, groups)
-        return int8.max_pool2d_int8(y, win["rows"], win["columns"], low) if win else y
+        return _max_pool_int8(y, win, low) if win else y
     return twin
 
 
@@ -206,8 +206,8 @@ def _windows(f, win, channels, x, low):
     else:
         f.add(f"            int8_t most = {low};")
         work, last = "most = a > most ? a : most;", "most"
-    f.add("            for (int h = down[0]; h < down[1]; h++)",
-          "                for (int u = across[0]; u < across[1]; u++) {",
+    f.add(f"            for (int h = down[0]; h < down[1]; h += {win['row_step']})",
+          f"                for (int u = across[0]; u < across[1]; u += {win['column_step']}) {{",
           f"                    const int8_t a = {x}[(h * {win['width']} + u) * {channels} + k];",
           f"                    {work}", "                }",
           f"            y[(i * {win['out_w']} + j) * {channels} + k] = {last};", "        }")
@@ -217,12 +217,18 @@ def _max_pool2d(f: Layer, node: Node) -> Callable:
     o: Any = node.operation
     win, low = o.windows(f.inputs[0][1:]), f.range.zero if o.relu else -128
     _windows(f, win, f.inputs[0][0], "x", low)
-    return lambda x: int8.max_pool2d_int8(x, win["rows"], win["columns"], low)
+    return lambda x: _max_pool_int8(x, win, low)
+
+
+def _max_pool_int8(x, win, low):
+    return int8.max_pool2d_int8(x, win["rows"], win["columns"], low, (win["row_step"], win["column_step"]))
 
 
 def _avg_pool2d(f: Layer, node: Node) -> Callable:
     o: Any = node.operation
     win = o.windows(f.inputs[0][1:])
+    if o.options.get("divisor_override", 1) < 1:
+        raise ValueError(f"divisor_override must be at least 1, got {o.options['divisor_override']}")
     _windows(f, win, f.inputs[0][0], "x", None)
 
     def twin(x):

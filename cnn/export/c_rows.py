@@ -208,8 +208,8 @@ def _windows(f, win, channels, x, kind, relu):
           f"        const int *down = rows_{f.number} + 3 * i, *across = columns_{f.number} + 3 * j;",
           f"        float *restrict sum = y + (i * {win['out_w']} + j) * {channels};",
           f"        for (int k = 0; k < {channels}; k++)", f"            sum[k] = {start};",
-          "        for (int h = down[0]; h < down[1]; h++)",
-          "            for (int u = across[0]; u < across[1]; u++) {",
+          f"        for (int h = down[0]; h < down[1]; h += {win['row_step']})",
+          f"            for (int u = across[0]; u < across[1]; u += {win['column_step']}) {{",
           f"                const float *restrict a = {x} + (h * {width} + u) * {channels};",
           f"                for (int k = 0; k < {channels}; k++)", f"                    {work}", "            }")
     if kind == "mean":

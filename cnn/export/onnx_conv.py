@@ -64,18 +64,18 @@ def told(sides, kernel=None):
     return [top, left] if plain else [[top, bottom], [left, right]]
 
 
-def _weights(i: Importer, node: NodeView, x: Live) -> tuple[tuple[int, int], dict]:
-    """The kernel's size, and the parameters weight and bias of a convolution."""
+def _weights(i: Importer, node: NodeView, x: Live, rows: bool = False) -> tuple[tuple[int, int], dict]:
+    """The kernel's size, and the parameters weight and bias of a convolution. rows: (K, C, L) becomes (K, C, 1, L)."""
     known = node.known(1, "the weight")
     flat = flat_or_not(node, x)
     w = known.array
     if w.ndim != x.rank:
         raise Refused(f"the weight must have {x.rank} axes, as the input has, got shape {w.shape}")
-    w = w[:, :, None] if flat else w
-    kernel = sizes(node, x, "kernel_shape", 1) if node.get("kernel_shape") is not None else w.shape[2:]
-    if kernel != w.shape[2:]:
-        node.refuse("kernel_shape", list(kernel), f"the weight's, {list(w.shape[2:])}")
-    things = {"weight": i.parameter(known, w, trained=True)}
+    found = (1, w.shape[2]) if flat else (w.shape[2], w.shape[3])
+    kernel = sizes(node, x, "kernel_shape", 1) if node.get("kernel_shape") is not None else found
+    if kernel != found:
+        node.refuse("kernel_shape", list(kernel), f"the weight's, {list(found)}")
+    things = {"weight": i.parameter(known, w[:, :, None] if rows and flat else w, trained=True)}
     if node.has(2):
         bias = node.known(2, "the bias")
         things["bias"] = i.parameter(bias, bias.array, trained=True)
@@ -98,7 +98,7 @@ def conv_transpose(i: Importer, node: NodeView) -> Live:
     """Its padding is told by pads, or by the output's size: output_shape, or by auto_pad the input's times the
     stride."""
     x = node.live()
-    kernel, things = _weights(i, node, x)
+    kernel, things = _weights(i, node, x, rows=True)
     flat = flat_or_not(node, x)
     stride, dilation = sizes(node, x, "strides", 1), sizes(node, x, "dilations", 1)
     more = node.integers("output_padding", [0] * (1 if flat else 2), MOST)

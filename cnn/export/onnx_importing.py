@@ -179,6 +179,8 @@ class Importer:
         """Go through all nodes; returns the outputs' values."""
         for told, name, value, rank in zip(self.told, self.inputs, values, self.ranks, strict=True):
             self.values[told] = self.live[name] = Live(value, name, rank)
+            if rank == 3:       # sequences are images of one row inside
+                self.values[told] = self.emit("reshape", [self.live[name]], 3, {"image": list(_inside(value.image))})
         for node in self.file.graph.node:
             self._node(node, table)
         outputs = []
@@ -187,6 +189,8 @@ class Importer:
             if not isinstance(found, Live):
                 raise Refused(f"output {words(told.name)!r} must depend on the graph's input, and " + (
                     "no node makes it" if found is None else "does not"))
+            if found.rank == 3:
+                found = self.emit("reshape", [found], 3, {"image": list(found.dims)})
             outputs.append(found)
         if not outputs:
             raise Refused("the graph has no output")
@@ -259,6 +263,10 @@ class Importer:
         return made.eval()
 
 
+def _inside(image: tuple[int, ...]) -> tuple[int, int, int]:
+    return image[0], 1, image[1]
+
+
 def load_onnx(path: str | os.PathLike, parameters: Mapping[str, np.ndarray] | None = None,
               shape: Sequence[int] | None = None) -> GraphModule:
     """The network of an ONNX file (opset 6 to 28) as a module in evaluation mode, which can be trained further.
@@ -268,7 +276,7 @@ def load_onnx(path: str | os.PathLike, parameters: Mapping[str, np.ndarray] | No
 
     path: the file. parameters: arrays by name, for weights that the file declares as inputs, or in place of those in
     it. shape: of one image, (C, H, W) or (features,), for files that leave sizes open. Initializers become Parameters
-    under their names, running statistics buffers. What the file has as (N, C, L) is (N, C, 1, L) here, (N,) is (N, 1).
+    under their names, running statistics buffers. What the file has as (N,) is (N, 1) here.
     Several inputs are arguments in the file's order, several outputs a dict by their names. `metadata` of the module:
     the file's, a dict of texts.
 
@@ -322,11 +330,12 @@ def _loaded(file: File, given: dict[str, np.ndarray], shape: tuple | None, table
         if None in dims[1:]:
             raise Refused(f"input {words(value.name)!r}: the file leaves sizes open, "
                           f"(N, {', '.join('?' if n is None else str(n) for n in dims[1:])}): give shape=(C, H, W)")
-        image = image_of(tuple(n for n in dims[1:] if n is not None))
+        sizes = tuple(n for n in dims[1:] if n is not None)
+        image = image_of(sizes)
         if max(image[1:], default=0) > LONGEST:
             raise Refused(f"input {words(value.name)!r}: a side of {shapes.times(image)} is larger than {LONGEST}")
         shapes.block("load_onnx", f"input {words(value.name)!r}", *image)
-        images.append(image)
+        images.append(sizes if len(sizes) == 2 else image)
         ranks.append(len(dims))
     importer = Importer(file, given, np.dtype(np.float32 if kinds == {"FLOAT"} else np.float64))
     importer.inputs = [f"x{i or ''}" for i in range(len(inputs))]

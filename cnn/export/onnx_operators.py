@@ -20,6 +20,7 @@ from cnn.export.onnx_values import Known, Live, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from cnn.export.onnx_importing import Importer
     from cnn.export.onnx_values import NodeView
@@ -32,16 +33,18 @@ def _pool(kind: str) -> Callable:
         kernel, stride = sizes(node, x, "kernel_shape", 1), sizes(node, x, "strides", 1)
         if node.get("kernel_shape") is None:
             raise Refused("attribute kernel_shape is missing")
-        if sizes(node, x, "dilations", 1) != (1, 1):
+        dilation = sizes(node, x, "dilations", 1)
+        if kind == "avg_pool2d" and dilation != (1, 1):
             node.refuse("dilations", node.get("dilations"), "1")
-        sides = window(node, x, kernel, stride, (1, 1))
-        more = {"ceil_mode": bool(node.integer("ceil_mode", 0))}
+        sides = window(node, x, kernel, stride, dilation)
+        more: dict[str, Any] = {"ceil_mode": bool(node.integer("ceil_mode", 0))}
         if node.get("auto_pad", "NOTSET") != "NOTSET":
             more["ceil_mode"] = False       # the output's size is given
         if kind == "avg_pool2d":
             more["count_include_pad"] = bool(node.integer("count_include_pad", 0))
         else:
             node.only("storage_order", 0, 1)       # of the indices only
+            more["dilation"] = list(dilation)
         if pad is not None:
             sides = _pad_of_average(node, kind, x, pad, sides, kernel, stride, more)
         return i.emit(kind, [x], x.rank, {"kernel_size": list(kernel), "stride": list(stride),

@@ -94,10 +94,13 @@ class Writer:
 # ---------------------------------------------------------------- rows: the writer, a node and its inputs' names
 
 def _conv2d(w, node, x):
-    o, p = node.operation, node.operation.parameters
-    return w.add("Conv", x, *(w.array(p[role]) for role in ("weight", "bias") if role in p),
-                 kernel_shape=o.kernel, strides=o.stride, dilations=o.dilation, group=o.groups,
-                 pads=_pads(shapes.padding(o.owner, o.padding, o.kernel, o.stride, o.dilation)))
+    o, p, pads = node.operation, node.operation.parameters, _pads(node.operation.geometry(node.inputs[0].image).padding)
+    row = len(p["weight"].shape) == 3       # of sequences
+    x = w.add("Squeeze", x, w.constant([2], np.int64)) if row else x
+    y = w.add("Conv", x, *(w.array(p[role]) for role in ("weight", "bias") if role in p),
+              kernel_shape=o.kernel[row:], strides=o.stride[row:], dilations=o.dilation[row:], group=o.groups,
+              pads=pads[1::2] if row else pads)
+    return w.add("Unsqueeze", y, w.constant([2], np.int64)) if row else y
 
 
 def _conv_transpose2d(w, node, x):
@@ -170,17 +173,20 @@ def _pool(kind):
 
 def _windows(w, kind, o, size, out, x):
     """A pooling by windows of one size. ceil_mode is written as padding: versions of ONNX differ in what it means."""
-    kernel, stride, pads = o.options["kernel_size"], o.options["stride"], shapes.sides(o.owner, o.options["padding"])
+    kernel, stride, dilation = o.options["kernel_size"], o.options["stride"], o.options.get("dilation", (1, 1))
+    pads = shapes.padding(o.owner, o.options["padding"], kernel, stride, dilation, size)
     counts = o.options.get("count_include_pad", False)
-    over = [max(0, (n - 1) * s + k - side - sum(p)) if o.options["ceil_mode"] else 0
-            for n, s, k, side, p in zip(out, stride, kernel, size, pads, strict=True)]
-    if counts and any(over):    # the padding counts, what hangs over it does not
+    over = [max(0, (n - 1) * s + d * (k - 1) + 1 - side - sum(p)) if o.options["ceil_mode"] else 0
+            for n, s, k, d, side, p in zip(out, stride, kernel, dilation, size, pads, strict=True)]
+    divisor = o.options.get("divisor_override")
+    if divisor is None and counts and any(over):    # the padding counts, what hangs over it does not
         if any(map(any, pads)):
             x = w.add("Pad", x, w.constant((0, 0, *_pads(pads)[:2], 0, 0, *_pads(pads)[2:]), np.int64))
         pads, counts = ((0, 0), (0, 0)), False
     pads = [(before, after + more) for (before, after), more in zip(pads, over, strict=True)]
-    more = {} if kind == "Max" else {"count_include_pad": int(counts)}
-    return w.add(f"{kind}Pool", x, kernel_shape=kernel, strides=stride, pads=_pads(pads), **more)
+    more = {"dilations": dilation} if kind == "Max" else {"count_include_pad": int(counts or divisor is not None)}
+    y = w.add(f"{kind}Pool", x, kernel_shape=kernel, strides=stride, pads=_pads(pads), **more)
+    return y if divisor is None else w.add("Mul", y, w.constant(math.prod(kernel) / divisor))
 
 
 def _plain(kind, **attributes):

@@ -177,14 +177,15 @@ function normal(step, x, y, n, first, apart) {
   }
 }
 
-// step.rows, step.columns: of each window the first pixel, one past the last, and the pixels to divide by
+// step.rows, step.columns: of each window the first pixel, one past the last, and the pixels to divide by;
+// step.steps: from pixel to pixel
 function windows(step, x, [channels, height, width], start, join, end) {
   const y = new Float32Array(size(step.shape));
   let at = 0;
   for (let c = 0; c < channels; c++) for (const [top, bottom, tall] of step.rows) {
     for (const [left, right, wide] of step.columns) {
       let value = start;
-      for (let i = top; i < bottom; i++) for (let j = left; j < right; j++) {
+      for (let i = top; i < bottom; i += step.steps[0]) for (let j = left; j < right; j += step.steps[1]) {
         value = join(value, x[(c * height + i) * width + j]);
       }
       y[at++] = end(value, tall * wide);

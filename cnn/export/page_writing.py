@@ -56,7 +56,7 @@ class _Writer:
 
 def _conv2d(w: _Writer, node: Node) -> dict:
     o = node.operation
-    (top, _), (left, _) = shapes.padding(o.owner, o.padding, o.kernel, o.stride, o.dilation)
+    (top, _), (left, _) = o.geometry(node.inputs[0].image).padding
     return {"kind": "conv", "kernel": o.kernel, "stride": o.stride, "dilation": o.dilation, "groups": o.groups,
             "top": top, "left": left, **w.named(o.parameters)}
 
@@ -76,7 +76,8 @@ def _batch_norm(w: _Writer, node: Node) -> dict:
 def _pool(kind: str) -> Callable:
     def write(w: _Writer, node: Node) -> dict:
         found = node.operation.windows(node.inputs[0].image[1:])
-        return {"kind": kind, "rows": found["rows"].tolist(), "columns": found["columns"].tolist()}
+        return {"kind": kind, "rows": found["rows"].tolist(), "columns": found["columns"].tolist(),
+                "steps": [found["row_step"], found["column_step"]]}
     return write
 
 

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def _conv2d(F, operation, p, x):
-    padding = operation.padding
-    if isinstance(padding, str) and max(operation.stride) > 1:
-        raise ValueError(f"to_torch: padding {padding!r} with stride {operation.stride} is not PyTorch's")
-    if not isinstance(padding, (str, int)) and not isinstance(padding[0], int):
-        x, padding = F.pad(x, (*padding[1], *padding[0])), 0
-    return F.conv2d(x, p["weight"], p.get("bias"), operation.stride, padding, operation.dilation, operation.groups)
+    (top, bottom), (left, right) = operation.geometry(tuple(x.shape[1:])).padding
+    padding = (top, left)
+    if top != bottom or left != right:
+        x, padding = F.pad(x, (left, right, top, bottom)), 0
+    return F.conv2d(x, operation.weights(p["weight"]), p.get("bias"), operation.stride, padding, operation.dilation,
+                    operation.groups)
 
 
 def _conv_transpose2d(F, operation, p, x):
@@ -64,9 +64,16 @@ def _local_response_norm(F, operation, p, x):
 
 def _padded(F, x, options, value):
     """x and the options of a pooling, where each side has a padding of its own padded before it."""
+    from cnn import shapes
     padding = options.get("padding", (0, 0))
+    if isinstance(padding, str):
+        padding = shapes.padding("to_torch", padding, options["kernel_size"], options["stride"],
+                                 options.get("dilation", (1, 1)), x.shape[2:])
+        options = {**options, "ceil_mode": False}       # the windows fit
+        if padding[0][0] == padding[0][1] and padding[1][0] == padding[1][1]:
+            padding = padding[0][0], padding[1][0]
     if isinstance(padding[0], int):
-        return x, options
+        return x, {**options, "padding": padding} if "padding" in options else options
     if options["ceil_mode"] or not options.get("count_include_pad", True):
         raise ValueError(f"to_torch: padding {padding} with ceil_mode or without count_include_pad is not PyTorch's")
     return F.pad(x, (*padding[1], *padding[0]), value=value), {**options, "padding": 0}

@@ -92,16 +92,27 @@ from cnn.functional.pool import (
     max_pool2d,
     max_pool2d_backward,
 )
+from cnn.functional.sequences import (
+    adaptive_avg_pool1d,
+    adaptive_max_pool1d,
+    avg_pool1d,
+    avg_pool1d_backward,
+    conv1d,
+    conv1d_backward,
+    max_pool1d,
+    max_pool1d_backward,
+)
 
-__all__ = ["abs", "adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool2d", "amax", "amin",
-           "avg_pool2d", "avg_pool2d_backward", "batch_norm", "batch_norm_backward",
-           "binary_cross_entropy_with_logits", "cat", "channel_shuffle", "chunk", "clamp", "conv2d", "conv2d_backward",
+__all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool1d",
+           "adaptive_max_pool2d", "amax", "amin", "avg_pool1d", "avg_pool1d_backward", "avg_pool2d",
+           "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "binary_cross_entropy_with_logits", "cat",
+           "channel_shuffle", "chunk", "clamp", "conv1d", "conv1d_backward", "conv2d", "conv2d_backward",
            "conv_transpose2d", "conv_transpose2d_backward", "cross_entropy", "elu", "exp", "flatten", "gelu",
            "gelu_backward", "group_norm", "group_norm_backward", "hardsigmoid", "hardswish", "hardtanh", "huber_loss",
            "instance_norm", "interpolate", "kl_div", "l1_loss", "layer_norm", "layer_norm2d", "leaky_relu",
            "leaky_relu_backward", "linear", "linear_backward", "local_response_norm", "log", "log_softmax",
-           "log_softmax_backward", "max_pool2d", "max_pool2d_backward", "maximum", "mean", "minimum", "mish",
-           "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "pixel_shuffle", "pixel_unshuffle", "pow", "prelu",
-           "relu", "relu6", "relu_backward", "sigmoid", "sigmoid_backward", "silu", "silu_backward", "smooth_l1_loss",
-           "softmax", "softmax_backward", "softplus", "split", "sqrt", "stack", "sum", "tanh", "tanh_backward",
-           "where"]
+           "log_softmax_backward", "max_pool1d", "max_pool1d_backward", "max_pool2d", "max_pool2d_backward", "maximum",
+           "mean", "minimum", "mish", "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "pixel_shuffle",
+           "pixel_unshuffle", "pow", "prelu", "relu", "relu6", "relu_backward", "sigmoid", "sigmoid_backward", "silu",
+           "silu_backward", "smooth_l1_loss", "softmax", "softmax_backward", "softplus", "split", "sqrt", "stack",
+           "sum", "tanh", "tanh_backward", "where"]

@@ -45,8 +45,8 @@ def conv2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | Non
     """2-D convolution: y[k, i, j] = b[k] + sum_{c, m, n} x[c, i*s + m*d - p, j*s + n*d - p] w[k, c, m, n].
 
     x: (N, C, H, W); w: (K, C / groups, R, S); b: (K,) or None. stride (s), dilation (d): int or pair; padding (p): int,
-    pair, ((top, bottom), (left, right)), "same" or "valid". groups: number of independent convolutions that the
-    channels are divided into. Returns y: (N, K, OH, OW).
+    pair, ((top, bottom), (left, right)), "valid" (none) or "same" (OH = ceil(H / s), the odd row or column at the end).
+    groups: number of independent convolutions that the channels are divided into. Returns y: (N, K, OH, OW).
 
         >>> x = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]).reshape(1, 1, 3, 3)
         >>> w = np.array([[1.0, 2], [3, 4]]).reshape(1, 1, 2, 2)
@@ -56,8 +56,8 @@ def conv2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | Non
     if isinstance(x, Value):
         weight, source = parameter("conv2d", "w", w, x.dtype)
         offset, other = parameter("conv2d", "b", b, x.dtype)
-        if weight is None or len(weight.shape) != 4 or offset is not None and offset.shape != weight.shape[:1]:
-            raise ValueError(f"conv2d: w must have shape (K, C/groups, R, S) and b (K,), got "
+        if weight is None or len(weight.shape) not in (3, 4) or offset is not None and offset.shape != weight.shape[:1]:
+            raise ValueError(f"conv2d: w must have shape (K, C/groups, R, S) or (K, C/groups, S) and b (K,), got "
                              f"{weight and weight.shape} and {offset and offset.shape}")
         stride, dilation = (shapes.pair("conv2d", name, value, 1)
                             for name, value in (("stride", stride), ("dilation", dilation)))

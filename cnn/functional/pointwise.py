@@ -171,6 +171,8 @@ def _over_channels(kernel: str, arrays: dict[str, np.ndarray], dim: int) -> np.n
         if isinstance(value, Value):
             raise TypeError(f"{name}: {what} must be an array; values are differentiated by themselves")
     checked = {"dy": shapes.images(name, "dy", arrays["dy"])}
+    if checked["dy"].ndim == 3:
+        raise ValueError(f"{name}: dy must have shape (N, C, H, W) or (N, features), got {checked['dy'].shape}")
     shape, dtype = checked["dy"].shape, checked["dy"].dtype
     if 0 in shape[1:]:
         raise ValueError(f"{name}: every image of dy must have pixels, got shape {shape}")

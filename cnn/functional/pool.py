@@ -17,20 +17,9 @@ if TYPE_CHECKING:
     from cnn.shapes import Padding, Size
 
 
-def _windows(name: str, size: tuple[int, ...], kernel_size: Size, stride: Size | None, padding: Padding,
-             *flags: bool) -> tuple[dict, tuple]:
+def _windows(name: str, size: tuple[int, ...], options: dict) -> tuple[dict, tuple]:
     """Windows of a pooling, and what tells them from others."""
-    kernel = shapes.pair(name, "kernel_size", kernel_size, 1)
-    stride = kernel if stride is None else shapes.pair(name, "stride", stride, 1)
-    key = (tuple(size), kernel, stride, shapes.pool_padding(name, padding), *map(bool, flags))
-    return pool.windows(name, *key), key
-
-
-def _options(name: str, kernel_size: Size, stride: Size | None, padding: Padding, ceil_mode: bool) -> dict:
-    """What a pooling operation of values takes."""
-    kernel = shapes.pair(name, "kernel_size", kernel_size, 1)
-    return {"kernel_size": kernel, "stride": kernel if stride is None else shapes.pair(name, "stride", stride, 1),
-            "padding": shapes.pool_padding(name, padding), "ceil_mode": bool(ceil_mode)}
+    return pool.windows(name, tuple(size), **options), (tuple(size), *options.items())
 
 
 def _adaptive_windows(name: str, size: tuple[int, ...], output_size: Size) -> tuple[dict, tuple]:
@@ -39,28 +28,29 @@ def _adaptive_windows(name: str, size: tuple[int, ...], output_size: Size) -> tu
 
 
 @overload
-def max_pool2d(x: np.ndarray, kernel_size: Size, stride: Size | None = None, padding: Padding = 0,
-               ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray]: ...
+def max_pool2d(x: np.ndarray, kernel_size: Size, stride: Size | None = None, padding: Padding | str = 0,
+               dilation: Size = 1, ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @overload
-def max_pool2d(x: Value, kernel_size: Size, stride: Size | None = None, padding: Padding = 0,
-               ceil_mode: bool = False) -> Value: ...
+def max_pool2d(x: Value, kernel_size: Size, stride: Size | None = None, padding: Padding | str = 0,
+               dilation: Size = 1, ceil_mode: bool = False) -> Value: ...
 
 
-def max_pool2d(x: np.ndarray | Value, kernel_size: Size, stride: Size | None = None, padding: Padding = 0,
-               ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray] | Value:
+def max_pool2d(x: np.ndarray | Value, kernel_size: Size, stride: Size | None = None, padding: Padding | str = 0,
+               dilation: Size = 1, ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray] | Value:
     """Max pooling. Returns y: (N, C, OH, OW), and the winners' indices, int64 of y's shape, into the flattened H*W
     plane.
 
-    x: (N, C, H, W). kernel_size, stride (default: kernel_size), padding: int, pair or
-    ((top, bottom), (left, right)); ceil_mode: whether a window that hangs over the far edge counts. Of equal values the
-    first in row-major order wins, a NaN wins over everything, padding never wins.
+    x: (N, C, H, W). kernel_size, stride (default: kernel_size), dilation: int or pair; padding: int, pair,
+    ((top, bottom), (left, right)), "same" or "valid"; ceil_mode: whether a window that hangs over the far edge counts.
+    Of equal values the first in row-major order wins, a NaN wins over everything, padding never wins.
     """
+    options = pool.max_options("max_pool2d", kernel_size, stride, padding, dilation, ceil_mode)
     if isinstance(x, Value):
-        return apply(pool.MaxPool2d("max_pool2d", **_options("max_pool2d", kernel_size, stride, padding, ceil_mode)), x)
+        return apply(pool.MaxPool2d("max_pool2d", **options), x)
     x = shapes.array("max_pool2d", "x", x, ("N", "C", "H", "W"))
-    return _max_pool("max_pool2d", x, *_windows("max_pool2d", x.shape[2:], kernel_size, stride, padding, ceil_mode))
+    return _max_pool("max_pool2d", x, *_windows("max_pool2d", x.shape[2:], options))
 
 
 @overload
@@ -144,33 +134,36 @@ def _input_size(name: str, input_shape: tuple[int, ...], dy: np.ndarray) -> tupl
     return height, width
 
 
-def avg_pool2d(x: Images, kernel_size: Size, stride: Size | None = None, padding: Padding = 0, ceil_mode: bool = False,
-               count_include_pad: bool = True) -> Images:
+def avg_pool2d(x: Images, kernel_size: Size, stride: Size | None = None, padding: Padding | str = 0,
+               ceil_mode: bool = False, count_include_pad: bool = True,
+               divisor_override: int | None = None) -> Images:
     """Average pooling. x: (N, C, H, W). Returns y: (N, C, OH, OW).
 
-    kernel_size, stride (default: kernel_size), padding: int or pair; ceil_mode: whether a window that hangs over the
-    far edge counts. y[c, i, j] is the sum of the window's pixels over their number. The padding counts in it, as zeros,
-    if count_include_pad; what a window of ceil_mode sees beyond the padding does not.
+    kernel_size, stride (default: kernel_size): int or pair; padding: as in `max_pool2d`; ceil_mode: whether a window
+    that hangs over the far edge counts. y[c, i, j] is the sum of the window's pixels over their number. The padding
+    counts in it, as zeros, if count_include_pad; what a window of ceil_mode sees beyond the padding does not.
+    divisor_override: an int, not 0, to divide by instead of the number of pixels.
     """
+    options = pool.avg_options("avg_pool2d", kernel_size, stride, padding, ceil_mode, count_include_pad,
+                               divisor_override)
     if isinstance(x, Value):
-        options = _options("avg_pool2d", kernel_size, stride, padding, ceil_mode)
-        return apply(pool.AvgPool2d("avg_pool2d", **options, count_include_pad=bool(count_include_pad)), x)
+        return apply(pool.AvgPool2d("avg_pool2d", **options), x)
     x = shapes.array("avg_pool2d", "x", x, ("N", "C", "H", "W"))
-    return _avg_pool("avg_pool2d", x, *_windows("avg_pool2d", x.shape[2:], kernel_size, stride, padding, ceil_mode,
-                                                count_include_pad))
+    return _avg_pool("avg_pool2d", x, *_windows("avg_pool2d", x.shape[2:], options))
 
 
 def avg_pool2d_backward(dy: np.ndarray, input_shape: tuple[int, ...], kernel_size: Size, stride: Size | None = None,
-                        padding: Padding = 0, ceil_mode: bool = False, count_include_pad: bool = True) -> np.ndarray:
+                        padding: Padding | str = 0, ceil_mode: bool = False, count_include_pad: bool = True,
+                        divisor_override: int | None = None) -> np.ndarray:
     """Gradient of `avg_pool2d`: each pixel of a window gets dy over the window's number of pixels.
 
-    dy: (N, C, OH, OW); input_shape: (N, C, H, W). kernel_size, stride, padding, ceil_mode and count_include_pad are
-    those of `avg_pool2d`. Returns dx: (N, C, H, W).
+    dy: (N, C, OH, OW); input_shape: (N, C, H, W). kernel_size, stride, padding, ceil_mode, count_include_pad and
+    divisor_override are those of `avg_pool2d`. Returns dx: (N, C, H, W).
     """
     name = "avg_pool2d_backward"
     dy = shapes.array(name, "dy", dy, ("N", "C", "OH", "OW"))
-    return _avg_pool_backward(name, dy, *_windows(name, _input_size(name, input_shape, dy), kernel_size, stride,
-                                                  padding, ceil_mode, count_include_pad))
+    options = pool.avg_options(name, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _avg_pool_backward(name, dy, *_windows(name, _input_size(name, input_shape, dy), options))
 
 
 def adaptive_avg_pool2d(x: Images, output_size: Size) -> Images:

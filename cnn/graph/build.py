@@ -169,6 +169,18 @@ def reshape(x, shape):
     return reshaped(x, tuple(count // known if n == -1 else n for n in sizes[1:]))
 
 
+def as_rows(owner, x):
+    """(C, L) as images of one row, (C, 1, L)."""
+    if len(x.image) != 2:
+        raise ValueError(f"{owner}: x must have shape (N, C, L), got {shapes.batch(x.image)}")
+    return reshaped(x, (x.image[0], 1, x.image[1]))
+
+
+def without_rows(y):
+    """(C, 1, L) as (C, L)."""
+    return reshaped(y, (y.image[0], y.image[2]))
+
+
 def reduced(kind, x, dim, keepdim, owner=None):
     """The mean, sum, largest or smallest elements over axes of an image."""
     axes = axes_of(owner or kind, x, dim, None)

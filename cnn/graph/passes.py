@@ -1,5 +1,6 @@
 """Passes: graph in, graph out."""
-from cnn.ops import arithmetic, conv, linear, norm, pointwise, pool
+from cnn.graph.value import Value
+from cnn.ops import arithmetic, conv, linear, norm, pointwise, pool, reshaping
 from cnn.ops.conv import transposed
 
 
@@ -68,6 +69,36 @@ def fuse(graph, tables=FUSED):
     return graph
 
 
+# what computes each element from the one at its place
+ELEMENTWISE = (pointwise.ReLU, pointwise.Activation, pointwise.Map, arithmetic.Affine, arithmetic.Reciprocal)
+
+
+def with_late_reshapes(graph):
+    """With reshapes behind the functions of each element that read them, and without those that undo each other: what
+    they stood between can be fused then."""
+    outputs, made, same, nodes = {id(value) for value in graph.outputs}, {}, {}, []
+    for node in graph.nodes:
+        inputs = [same.get(id(value), value) for value in node.inputs]
+        before = made.get(id(inputs[0])) if len(inputs) == 1 else None
+        if before is not None and type(before.operation) is reshaping.Reshape:
+            source, kind = before.inputs[0], type(node.operation)
+            if kind is reshaping.Reshape:
+                if source.image == node.output.image and id(node.output) not in outputs:
+                    same[id(node.output)] = source
+                    continue
+                inputs = [source]
+            elif kind in ELEMENTWISE and len(source.image) != 2:        # (H, W) is one channel, mostly empty lanes
+                moved = Value(None, source.image, source.dtype)
+                nodes.append(type(node)(node.operation, inputs=[source], output=moved, modules=node.modules))
+                made[id(moved)] = nodes[-1]
+                node = type(node)(before.operation, [moved], node.output, before.modules)
+                inputs = [moved]
+        node = type(node)(node.operation, inputs, node.output, node.modules)
+        nodes.append(node)
+        made[id(node.output)] = node
+    return prune(graph.like(nodes))
+
+
 def with_summands(graph):
     """With additions joined to a convolution that makes one of their inputs, which nothing else reads: for programs
     that go by channels."""
@@ -104,7 +135,7 @@ def with_deferred_norms(graph, program):
 
 def optimised(graph, gradients):
     """The graph as it is compiled. gradients: whether there is to be a backward pass."""
-    graph = prune(graph)
+    graph = with_late_reshapes(prune(graph))
     if not gradients:
         graph = fuse(graph, FOLDED)
     return fuse(graph)

@@ -36,13 +36,15 @@ from cnn.layers.reshape import (
     Upsample,
     ZeroPad2d,
 )
+from cnn.layers.sequences import AdaptiveAvgPool1d, AdaptiveMaxPool1d, AvgPool1d, BatchNorm1d, Conv1d, MaxPool1d
 
 Layer = Module      # its name before
 
-__all__ = ["AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool2d", "BatchNorm2d", "ChannelShuffle", "Concat",
-           "ConstantPad2d", "Conv2d", "ConvTranspose2d", "Dropout", "Dropout2d", "ELU", "Flatten", "GELU",
-           "GlobalAvgPool2d", "GraphModule", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "InstanceNorm2d",
-           "Layer", "LayerNorm", "LayerNorm2d", "LeakyReLU", "Linear", "LocalResponseNorm", "LogSoftmax", "MaxPool2d",
-           "Mish", "Module", "ModuleList", "OperationNode", "PReLU", "PixelShuffle", "PixelUnshuffle", "ReLU", "ReLU6",
+__all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d",
+           "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "ChannelShuffle", "Concat", "ConstantPad2d", "Conv1d", "Conv2d",
+           "ConvTranspose2d", "Dropout", "Dropout2d", "ELU", "Flatten", "GELU", "GlobalAvgPool2d", "GraphModule",
+           "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "InstanceNorm2d", "Layer", "LayerNorm", "LayerNorm2d",
+           "LeakyReLU", "Linear", "LocalResponseNorm", "LogSoftmax", "MaxPool1d", "MaxPool2d", "Mish", "Module",
+           "ModuleList", "OperationNode", "PReLU", "PixelShuffle", "PixelUnshuffle", "ReLU", "ReLU6",
            "ReflectionPad2d", "ReplicationPad2d", "Residual", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus",
            "Tanh", "Upsample", "ZeroPad2d", "graph_module"]

@@ -71,7 +71,7 @@ class CompiledModel:
         return sum(array.nbytes for array in arrays) + sum(c.program.nbytes for c in (*self._few, *self._many))
 
     def __call__(self, *xs: np.ndarray, out: np.ndarray | None = None) -> Any:
-        """The output y for x, (N, C, H, W) or (N, features); several of both as the model has them.
+        """The output y for x, (N, C, H, W), (N, C, L) or (N, features); several of both as the model has them.
 
         out: an array of y's shape and the model's dtype, apart from x, which is filled and returned, if there is one
         output; then nothing is allocated. N may be 0. Raises TypeError or ValueError for arrays that do not fit.

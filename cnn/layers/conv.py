@@ -27,7 +27,7 @@ class Conv2d(Module):
     y: (N, out_channels, OH, OW) with OH = (H + top + bottom - dilation*(R - 1) - 1) // stride + 1.
 
     kernel_size, stride, dilation: an int or a pair (height, width). padding: an int, a pair,
-    ((top, bottom), (left, right)), "valid" (none) or "same" (the output has the input's size; stride 1 only).
+    ((top, bottom), (left, right)), "valid" (none) or "same" (OH = ceil(H / stride), the odd row or column at the end).
     groups: number of independent convolutions that the channels are divided into; groups = in_channels is a depthwise
     convolution. init: a name from cnn.init.INITIALISERS; seed: int, or a numpy Generator to draw from; dtype: float32
     or float64.
@@ -53,8 +53,7 @@ class Conv2d(Module):
         self.stride = shapes.pair(name, "stride", stride, 1)
         self.dilation = shapes.pair(name, "dilation", dilation, 1)
         self.groups = shapes.integer(name, "groups", groups, 1)
-        shapes.padding(name, padding, self.kernel_size, self.stride, self.dilation)
-        self.padding = padding
+        self.padding = shapes.check_padding(name, padding)
         for what, count in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
             if count % self.groups:
                 raise ValueError(f"{name}: {what} {count} must be divisible by groups {self.groups}")

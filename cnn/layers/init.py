@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 def fans(shape: Sequence[int]) -> tuple[int, int]:
     """Return (fan_in, fan_out): how many inputs feed an output, and how many outputs an input feeds.
 
-    For OIHW weights these are I·H·W and O·H·W; for (out, in) they are in and out.
-    Raises ValueError unless the shape has 2 or 4 axes, each of length 1 or more.
+    For OIHW weights these are I·H·W and O·H·W, for (O, I, L) I·L and O·L; for (out, in) they are in and out.
+    Raises ValueError unless the shape has 2 to 4 axes, each of length 1 or more.
     """
-    if len(shape) not in (2, 4):
-        raise ValueError(f"fans: shape must be (out, in) or (O, I, H, W), got {tuple(shape)}")
+    if len(shape) not in (2, 3, 4):
+        raise ValueError(f"fans: shape must be (out, in), (O, I, L) or (O, I, H, W), got {tuple(shape)}")
     outputs, inputs, *kernel = (shapes.integer("fans", "a side of shape", side, minimum=1) for side in shape)
     taps = math.prod(kernel)
     return inputs * taps, outputs * taps

@@ -116,7 +116,7 @@ class Module:
     # ------------------------------------------------------------ running
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """The output y for the input x, (N, C, H, W) or (N, features).
+        """The output y for the input x, (N, C, H, W), (N, C, L) or (N, features).
 
         Arrays must have the dtype of the parameters, float32 or float64; the outputs are then arrays, too. N may be 0.
         If a layer of the model is in training mode, the model keeps what `backward` needs.

@@ -24,8 +24,7 @@ class _Windows(Module):
 class _Pool(_Windows):
     """Windows of one size, every `stride` pixels."""
 
-    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Padding = 0,
-                 ceil_mode: bool = False) -> None:
+    def __init__(self, kernel_size: Size, stride: Size | None, padding: Padding | str, ceil_mode: bool) -> None:
         super().__init__()
         name = type(self).__name__
         self.kernel_size = shapes.pair(name, "kernel_size", kernel_size, 1)
@@ -33,16 +32,9 @@ class _Pool(_Windows):
         self.padding = shapes.pool_padding(name, padding)
         self.ceil_mode = bool(ceil_mode)
 
-    def options(self) -> dict:
-        """What the operation takes, checked."""
-        name = type(self).__name__
-        kernel, stride = (shapes.pair(name, what, getattr(self, what), 1) for what in ("kernel_size", "stride"))
-        return {"kernel_size": kernel, "stride": stride, "padding": shapes.pool_padding(name, self.padding),
-                "ceil_mode": self.ceil_mode}
-
     def extra_repr(self) -> str:
         text = f"kernel_size={self.kernel_size}, stride={self.stride}"
-        text += f", padding={self.padding}" if self.padding != (0, 0) else ""
+        text += f", padding={self.padding!r}" if self.padding != (0, 0) else ""
         return text + (", ceil_mode=True" if self.ceil_mode else "")
 
 
@@ -77,36 +69,53 @@ class _Average(_Windows):
 class MaxPool2d(_Max, _Pool):
     """The largest value of each window; the gradient goes to that value alone.
 
-    x: (N, C, H, W); y: (N, C, OH, OW). kernel_size, stride (default: kernel_size), padding: an int or a
-    pair (height, width), at most half the kernel, or ((top, bottom), (left, right)), each less than the kernel; padding
-    never wins. With ceil_mode a window that
-    hangs over the far edge counts. Of equal values the first in row-major order wins; NaN wins over all.
+    x: (N, C, H, W); y: (N, C, OH, OW). kernel_size, stride (default: kernel_size), dilation: an int or a pair
+    (height, width); the pixels of a window lie `dilation` apart. padding: an int or a pair, at most half of what the
+    window spans, dilation * (kernel_size - 1) + 1; ((top, bottom), (left, right)), each less than that; "valid" (none)
+    or "same" (OH = ceil(H / stride), the odd row or column at the end). Padding never wins. With ceil_mode a window
+    that hangs over the far edge counts. Of equal values the first in row-major order wins; NaN wins over all.
 
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """
+
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Padding | str = 0, dilation: Size = 1,
+                 ceil_mode: bool = False) -> None:
+        super().__init__(kernel_size, stride, padding, ceil_mode)
+        self.dilation = shapes.pair(type(self).__name__, "dilation", dilation, 1)
+
+    def options(self) -> dict:
+        return pool.max_options(type(self).__name__, self.kernel_size, self.stride, self.padding, self.dilation,
+                                self.ceil_mode)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", dilation={self.dilation}" if self.dilation != (1, 1) else "")
 
 
 class AvgPool2d(_Average, _Pool):
     """The average of each window.
 
-    x: (N, C, H, W); y: (N, C, OH, OW). kernel_size, stride (default: kernel_size), padding: an int or a
-    pair (height, width), at most half the kernel, or ((top, bottom), (left, right)), each less than the kernel; padding
-    counts as zeros, or not at all without count_include_pad. With ceil_mode a window that hangs over the far edge
-    counts; what lies beyond the padding there belongs to no average.
+    x: (N, C, H, W); y: (N, C, OH, OW). kernel_size, stride (default: kernel_size): an int or a pair (height, width).
+    padding: as in `MaxPool2d`; it counts as zeros, or not at all without count_include_pad. With ceil_mode a window
+    that hangs over the far edge counts; what lies beyond the padding there belongs to no average. divisor_override: an
+    int, not 0, to divide each sum by instead of the number of pixels; None: that number.
 
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
     """
 
-    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Padding = 0, ceil_mode: bool = False,
-                 count_include_pad: bool = True) -> None:
+    def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Padding | str = 0,
+                 ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.count_include_pad = bool(count_include_pad)
+        self.divisor_override = divisor_override
+        self.options()      # checked
 
     def options(self) -> dict:
-        return super().options() | {"count_include_pad": self.count_include_pad}
+        return pool.avg_options(type(self).__name__, self.kernel_size, self.stride, self.padding, self.ceil_mode,
+                                self.count_include_pad, self.divisor_override)
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.count_include_pad else ", count_include_pad=False")
+        text = super().extra_repr() + ("" if self.count_include_pad else ", count_include_pad=False")
+        return text + ("" if self.divisor_override is None else f", divisor_override={self.divisor_override}")
 
 
 class AdaptiveMaxPool2d(_Max, _AdaptivePool):

@@ -317,8 +317,8 @@ def also_on_values(method):
 
 def image_shape(owner, shape):
     """The shape of one image, checked."""
-    if not isinstance(shape, (tuple, list)) or len(shape) not in (1, 3):
-        raise ValueError(f"{owner}: shape must be (C, H, W) or (features,), got {shape!r}")
+    if not isinstance(shape, (tuple, list)) or len(shape) not in (1, 2, 3):
+        raise ValueError(f"{owner}: shape must be (C, H, W), (C, L) or (features,), got {shape!r}")
     return tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
 
 

@@ -9,21 +9,30 @@ from cnn import shapes
 from cnn.ops.operation import Operation, spatial
 
 
-def windows(owner, size, kernel, stride, padding, ceil_mode, count_include_pad=True):
-    """Windows of `kernel` pixels every `stride` pixels of an input of `size` (H, W), checked: what the kernels
-    want to know of them, by name.
+def windows(owner, size, kernel_size, stride, padding, ceil_mode=False, count_include_pad=True, dilation=(1, 1),
+            divisor_override=None):
+    """Windows of `kernel_size` pixels every `stride` pixels of an input of `size` (H, W), checked: what the kernels
+    want to know of them, by name. The pixels of a window lie `dilation` apart.
 
     An average is divided by the pixels of its window, those of the padding included or not; where the window
-    hangs over the far padding (ceil_mode) what lies beyond never counts.
+    hangs over the far padding (ceil_mode) what lies beyond never counts. Or by `divisor_override`.
     """
-    out = shapes.pool_output(owner, size, kernel, stride, padding, ceil_mode)
+    out = shapes.pool_output(owner, size, kernel_size, stride, padding, ceil_mode, dilation)
+    pads = shapes.padding(owner, padding, kernel_size, stride, dilation, size)
     axes = []
-    for side, n, k, s, (before, after) in zip(size, out, kernel, stride, shapes.sides(owner, padding), strict=True):
+    for side, n, k, s, d, (before, after) in zip(size, out, kernel_size, stride, dilation, pads, strict=True):
         first = np.arange(n) * s - before
-        stop = np.minimum(first + k, side + after)
-        low, high = np.maximum(first, 0), np.minimum(stop, side)
-        axes.append((low, high, stop - first if count_include_pad else high - low))
-    return _tables(size, axes)
+        stop = np.minimum(first + d * (k - 1) + 1, side + after)
+        low, high = np.where(first < 0, first % d, first), np.minimum(stop, side)
+        if (low >= high).any():
+            raise ValueError(f"{owner}: every window must see a pixel of the input {shapes.times(size)}, but one of "
+                             f"kernel_size {shapes.times(kernel_size)}, dilation {shapes.times(dilation)} sees none")
+        counted = (stop, first) if count_include_pad else (high, low)
+        axes.append((low, high, -(-np.subtract(*counted) // d)))
+    if divisor_override is not None:
+        axes = [(low, high, np.full_like(low, fixed)) for (low, high, _), fixed in zip(
+            axes, (divisor_override, 1), strict=True)]
+    return _tables(size, axes, dilation)
 
 
 def adaptive_windows(owner, size, out):
@@ -39,21 +48,22 @@ def adaptive_windows(owner, size, out):
     return _tables(size, axes)
 
 
-def _tables(size, axes):
+def _tables(size, axes, steps=(1, 1)):
     """For each axis its size, and of every window the first pixel, one past the last, and the pixels to divide
-    by; `tiles` where the windows cover every pixel once, `pairs` where they are 2x2 and side by side."""
+    by; the step from pixel to pixel; `tiles` where the windows cover every pixel once, `pairs` where they are 2x2 and
+    side by side."""
     rows, columns = (np.stack(axis, 1).astype(np.int32) for axis in axes)
-    tiles = all(np.array_equal([0, *table[:, 1]], [*table[:, 0], side])
+    tiles = tuple(steps) == (1, 1) and all(np.array_equal([0, *table[:, 1]], [*table[:, 0], side])
                 for table, side in zip((rows, columns), size, strict=True))
     win = dict(height=size[0], width=size[1], out_h=len(rows), out_w=len(columns), tiles=tiles, rows=rows,
-               columns=columns)
+               columns=columns, row_step=steps[0], column_step=steps[1])
     return win | {"pairs": side_by_side(win) == (2, 2)}
 
 
 def side_by_side(win):
     """Height and width of the windows, where all are of one size and lie side by side from the first pixel on, as
     `correlate_pool` wants them; else None."""
-    if not win["out_h"] or not win["out_w"]:
+    if not win["out_h"] or not win["out_w"] or max(win["row_step"], win["column_step"]) > 1:
         return None
     size = int(win["rows"][0, 1]), int(win["columns"][0, 1])
     regular = all(np.array_equal(win[axis][:, 0], np.arange(len(win[axis])) * n)
@@ -109,9 +119,31 @@ def avg_pool2d_backward(program, dy, win):
     return dx
 
 
+def max_options(owner, kernel_size, stride, padding, dilation, ceil_mode):
+    """What a max pooling by windows of one size takes, checked."""
+    return {**_options(owner, kernel_size, stride, padding), "dilation": shapes.pair(owner, "dilation", dilation, 1),
+            "ceil_mode": bool(ceil_mode)}
+
+
+def avg_options(owner, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
+    """What an average pooling by windows of one size takes, checked."""
+    options = {**_options(owner, kernel_size, stride, padding), "ceil_mode": bool(ceil_mode),
+               "count_include_pad": bool(count_include_pad)}
+    if divisor_override is not None:
+        options["divisor_override"] = shapes.integer(owner, "divisor_override", divisor_override, -shapes.MAX_SIZE)
+        if not options["divisor_override"]:
+            raise ValueError(f"{owner}: divisor_override must not be 0")
+    return options
+
+
+def _options(owner, kernel_size, stride, padding):
+    kernel = shapes.pair(owner, "kernel_size", kernel_size, 1)
+    return {"kernel_size": kernel, "stride": kernel if stride is None else shapes.pair(owner, "stride", stride, 1),
+            "padding": shapes.pool_padding(owner, padding)}
+
+
 class _Pool(Operation):
-    """options: kernel_size, stride (pairs), padding (see shapes.pool_padding) and ceil_mode, perhaps
-    count_include_pad; or output_size (a pair), for windows that spread over the input."""
+    """options: what `windows` takes by name; or output_size (a pair), for windows that spread over the input."""
 
     def __init__(self, owner, **options):
         super().__init__(owner)
@@ -121,8 +153,7 @@ class _Pool(Operation):
         """The windows of an input of this size (H, W)."""
         if "output_size" in self.options:
             return adaptive_windows(self.owner, size, self.options["output_size"])
-        kernel, stride, padding, *flags = self.options.values()
-        return windows(self.owner, size, kernel, stride, padding, *flags)
+        return windows(self.owner, size, **self.options)
 
     def shape(self, x):
         win = self.windows(spatial(self.owner, x)[1:])
@@ -130,7 +161,10 @@ class _Pool(Operation):
 
     def attributes(self):
         name = "output_size" if "output_size" in self.options else "kernel_size"
-        return {name.split("_")[0]: shapes.times(self.options[name])}
+        shown = {name.split("_")[0]: shapes.times(self.options[name])}
+        if self.options.get("dilation", (1, 1)) != (1, 1):
+            shown["dilation"] = shapes.times(self.options["dilation"])
+        return shown
 
 
 class MaxPool2d(_Pool):

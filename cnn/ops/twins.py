@@ -29,11 +29,12 @@ def _data(operation, *names):
 
 def _conv2d(operation, n, x):
     w, b = _data(operation, "weight", "bias")
+    shape, w = w.shape, operation.weights(w)
     sizes = operation.stride, operation.padding, operation.dilation, operation.groups
 
     def back(dy):
         dx, dw, db = reference.conv2d_backward(dy, x, w, *sizes)
-        return [dx], {"weight": dw, "bias": db}
+        return [dx], {"weight": dw.reshape(shape), "bias": db}
     return reference.conv2d(x, w, b, *sizes), back
 
 

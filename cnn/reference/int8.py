@@ -71,10 +71,11 @@ def linear_int8(x, w, bias, zero_x, m, shift, zero_y, low=-128):
     return requantised(sums.astype(np.int64), m, shift, zero_y, low)
 
 
-def max_pool2d_int8(x, rows, columns, low=-128):
+def max_pool2d_int8(x, rows, columns, low=-128, steps=(1, 1)):
     """The maximum of each window, at least `low`. rows, columns: int (windows, 3): first, one past the last, and the
-    pixels to divide by, which an average needs."""
-    y = np.stack([np.stack([x[:, :, a:b, c:d].max((2, 3), initial=low) for c, d, _ in columns], -1)
+    pixels to divide by, which an average needs. steps: from pixel to pixel, (down, right)."""
+    down, right = steps
+    y = np.stack([np.stack([x[:, :, a:b:down, c:d:right].max((2, 3), initial=low) for c, d, _ in columns], -1)
                   for a, b, _ in rows], -2)
     return y.astype(np.int8)
 

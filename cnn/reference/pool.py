@@ -6,20 +6,22 @@ from cnn import shapes
 from cnn.reference.windows import pool_windows
 
 
-def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
+def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
     """The largest pixel of each window, per image and channel
 
-        y[c,i,j] = max_{r,s} x[c, i·stride + r, j·stride + s]
+        y[c,i,j] = max_{r,s} x[c, i·stride + r·dilation, j·stride + s·dilation]
 
     By PyTorch's rules: of equal pixels the first in row-major order wins; a NaN beats every number (and a
     later NaN an earlier one); padding never wins.
 
-    x: (N, C, H, W). stride: kernel_size if None. ceil_mode: a last window may hang over the far edge.
+    x: (N, C, H, W). stride: kernel_size if None. padding: also "same" or "valid". ceil_mode: a last window may
+    hang over the far edge.
     Returns y: (N, C, out_h, out_w) and indices: int64, as y, the winner's place u·W + v in its H×W plane.
-    Raises ValueError if the padding is more than half the kernel or no window fits.
+    Raises ValueError if the padding is more than half the kernel, no window fits or one sees padding only.
     """
     height, width = x.shape[2:]
-    pads, _, out, taps = pool_windows("max_pool2d", (height, width), kernel_size, stride, padding, ceil_mode)
+    pads, _, out, taps = pool_windows("max_pool2d", (height, width), kernel_size, stride, padding, ceil_mode,
+                                      dilation)
     padded = np.pad(x, ((0, 0), (0, 0), *pads))
     places = np.pad(np.arange(height * width).reshape(height, width), pads, constant_values=-1)
 
@@ -31,6 +33,8 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
         wins &= place >= 0  # padding never wins
         y = np.where(wins, value, y)
         indices = np.where(wins, place, indices)
+    if (indices < 0).any():
+        raise ValueError(f"max_pool2d: every window must see a pixel of the input {height}×{width}, but one sees none")
     return y, indices
 
 
@@ -50,13 +54,14 @@ def max_pool2d_backward(dy, indices, input_shape):
     return dx.reshape(input_shape)
 
 
-def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
     """The average of each window, per image and channel
 
         y[c,i,j] = Σ_{r,s} x[c, i·stride + r, j·stride + s] / count[i,j]
 
     where count is the number of pixels in the window. By PyTorch's rules the padding counts, as zeros, if
-    count_include_pad; what a window of ceil_mode sees beyond the far padding never does.
+    count_include_pad; what a window of ceil_mode sees beyond the far padding never does. divisor_override: what to
+    divide by instead.
 
     x: (N, C, H, W). The other arguments are those of `max_pool2d`. Returns y: (N, C, out_h, out_w).
     """
@@ -66,10 +71,11 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
     y = np.zeros(x.shape[:2] + out, x.dtype)
     for _, _, rows, columns in taps:
         y += padded[..., rows, columns]
-    return y / _window_counts(x.shape[2:], windows, count_include_pad).astype(x.dtype)
+    return y / _divisors(x.shape[2:], windows, count_include_pad, divisor_override).astype(x.dtype)
 
 
-def avg_pool2d_backward(dy, input_shape, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+def avg_pool2d_backward(dy, input_shape, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True,
+                        divisor_override=None):
     """Gradient of `avg_pool2d`: each pixel of a window gets its share, and overlapping windows add up
 
         dx[c,u,v] = Σ dy[c,i,j] / count[i,j] over the windows (i,j) that see (u,v)
@@ -79,7 +85,7 @@ def avg_pool2d_backward(dy, input_shape, kernel_size, stride=None, padding=0, ce
     height, width = input_shape[2:]
     windows = pool_windows("avg_pool2d", (height, width), kernel_size, stride, padding, ceil_mode)
     pads, _, _, taps = windows
-    share = dy / _window_counts((height, width), windows, count_include_pad).astype(dy.dtype)
+    share = dy / _divisors((height, width), windows, count_include_pad, divisor_override).astype(dy.dtype)
     dx = np.pad(np.zeros(input_shape, dy.dtype), ((0, 0), (0, 0), *pads))
     for _, _, rows, columns in taps:
         dx[..., rows, columns] += share
@@ -87,9 +93,12 @@ def avg_pool2d_backward(dy, input_shape, kernel_size, stride=None, padding=0, ce
     return dx[..., top : top + height, left : left + width]
 
 
-def _window_counts(size, windows, count_include_pad):
-    """How many pixels each window sees, (out_h, out_w): of the input, or of the input and its padding."""
+def _divisors(size, windows, count_include_pad, divisor_override):
+    """What to divide by, (out_h, out_w): how many pixels each window sees, of the input or of the input and its
+    padding; or divisor_override."""
     pads, asked, out, taps = windows
+    if divisor_override is not None:
+        return np.full(out, divisor_override)
     seen = np.pad(np.ones(size, np.int64), asked, constant_values=int(count_include_pad))
     beyond = [(0, after - some) for (_, after), (_, some) in zip(pads, asked, strict=True)]
     seen = np.pad(seen, beyond)

@@ -11,7 +11,7 @@ def conv_windows(x, w, stride, padding, dilation, groups):
     groups = shapes.integer("conv2d", "groups", groups, minimum=1)
     if x.shape[1] != groups * w.shape[1] or len(w) % groups:
         raise ValueError(f"conv2d: x {x.shape} and w {w.shape} do not fit together in {groups} groups")
-    pads = shapes.padding("conv2d", padding, kernel, stride, dilation)
+    pads = shapes.padding("conv2d", padding, kernel, stride, dilation, x.shape[2:])
     out = shapes.conv_output("conv2d", x.shape[2:], kernel, stride, pads, dilation)
     return pads, out, taps(kernel, out, stride, dilation)
 
@@ -31,18 +31,19 @@ def transposed_windows(x, w, stride, padding, output_padding, groups, dilation):
     return pads, out, taps(kernel, x.shape[2:], stride, dilation)
 
 
-def pool_windows(owner, size, kernel_size, stride, padding, ceil_mode):
+def pool_windows(owner, size, kernel_size, stride, padding, ceil_mode, dilation=1):
     """Check the sizes of a pooling; return how far to pad, ((top, bottom), (left, right)), up to the end of
     the last window, what of it is the padding that was asked for, (out_h, out_w) and the list of taps."""
     kernel = shapes.pair(owner, "kernel_size", kernel_size, minimum=1)
     stride = kernel if stride is None else shapes.pair(owner, "stride", stride, minimum=1)
+    dilation = shapes.pair(owner, "dilation", dilation, minimum=1)
     pad = shapes.pool_padding(owner, padding)
-    out = shapes.pool_output(owner, size, kernel, stride, pad, ceil_mode)
-    ends = [(o - 1) * s + k for o, s, k in zip(out, stride, kernel, strict=True)]
-    wanted = shapes.sides(owner, pad)
+    out = shapes.pool_output(owner, size, kernel, stride, pad, ceil_mode, dilation)
+    ends = [(o - 1) * s + d * (k - 1) + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
+    wanted = shapes.padding(owner, pad, kernel, stride, dilation, size)
     pads = [(p, max(end - p - side, 0)) for end, (p, _), side in zip(ends, wanted, size, strict=True)]
     asked = [(p, min(far, after)) for (p, far), (_, after) in zip(wanted, pads, strict=True)]
-    return pads, asked, out, taps(kernel, out, stride, dilation=(1, 1))
+    return pads, asked, out, taps(kernel, out, stride, dilation)
 
 
 def taps(kernel, out, stride, dilation):

@@ -15,7 +15,7 @@ from cnn.ops.pool import max_pool2d, max_pool2d_backward, side_by_side
 
 def geometry(owner, size, channels, outputs, kernel, stride, padding, dilation, groups):
     """Sizes of a convolution of `channels` onto `outputs` channels, checked."""
-    padding = shapes.padding(owner, padding, kernel, stride, dilation)
+    padding = shapes.padding(owner, padding, kernel, stride, dilation, size)
     out = shapes.conv_output(owner, size, kernel, stride, padding, dilation)
     # before any table is made for it
     for what, sizes in (("input", (channels, size[0], size[1] + sum(padding[1]))), ("output", (outputs, *out)),
@@ -61,7 +61,8 @@ def method(g):
 class Conv2d(Operation):
     """A convolution; perhaps with a normalisation folded into its weights, a ReLU and max pooling after it.
 
-    weight: Parameter (K, C / groups, R, S); bias: Parameter (K,) or None. kernel, stride, dilation: pairs.
+    weight: Parameter (K, C / groups, R, S), or (K, C / groups, S) for a kernel of one row; bias: Parameter (K,) or
+    None. kernel, stride, dilation: pairs.
     relu: whether a ReLU follows. pool: the MaxPool2d operation that follows, or None. norm: a BatchNorm2d operation
     with constant statistics that stands between, or None. summand: whether `emit` gets a second
     tensor, see `takes_summand`.
@@ -74,9 +75,13 @@ class Conv2d(Operation):
         super().__init__(owner)
         self.weight, self.bias = weight, bias
         self.outputs, inputs, *kernel = weight.shape
-        self.channels, self.kernel = inputs * groups, tuple(kernel)
+        self.channels, self.kernel = inputs * groups, (1,) * (2 - len(kernel)) + tuple(kernel)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.parameters = {"weight": weight, **({} if bias is None else {"bias": bias})}
+
+    def weights(self, array):
+        """An array like the weight as (K, C / groups, R, S)."""
+        return array.reshape(*array.shape[:2], *self.kernel)
 
     def geometry(self, shape):
         channels, height, width = spatial(self.owner, shape)

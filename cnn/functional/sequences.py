@@ -1,0 +1,156 @@
+"""Convolution and pooling of sequences, (N, C, L): those of images of one row."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from cnn import shapes
+from cnn.functional import conv, pool
+from cnn.functional.common import numbers
+from cnn.graph import Value, build
+
+if TYPE_CHECKING:
+    from cnn.engine.parameter import Parameter
+    from cnn.functional.common import Images
+    from cnn.shapes import Length, RowPadding
+
+
+def _images(name: str, x: Images) -> Images:
+    """(N, C, L) as (N, C, 1, L)."""
+    if isinstance(x, Value):
+        return build.as_rows(name, x)
+    x = shapes.array(name, "x", x, ("N", "C", "L"))
+    return x[:, :, None]
+
+
+def _sequences(y: Images) -> Images:
+    """(N, C, 1, L) as (N, C, L)."""
+    return build.without_rows(y) if isinstance(y, Value) else y[:, :, 0]
+
+
+def conv1d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None, stride: Length = 1,
+           padding: RowPadding = 0, dilation: Length = 1, groups: int = 1) -> Images:
+    """1-D convolution: y[k, i] = b[k] + sum_{c, m} x[c, i*s + m*d - p] w[k, c, m].
+
+    x: (N, C, L); w: (K, C / groups, R); b: (K,) or None. stride (s), dilation (d): int; padding (p): int, a pair
+    (left, right), "same" or "valid". groups: as in `conv2d`. Returns y: (N, K, OL).
+    """
+    name = "conv1d"
+    sizes = (shapes.row(name, "stride", stride, 1), shapes.row_padding(name, padding),
+             shapes.row(name, "dilation", dilation, 1), groups)
+    if len(getattr(w, "shape", ())) != 3:
+        raise ValueError(f"{name}: w must have shape (K, C/groups, R), got {getattr(w, 'shape', w)}")
+    if isinstance(x, Value):
+        return _sequences(conv.conv2d(_images(name, x), w, b, *sizes))
+    weight, offset = numbers(w, b)
+    return _sequences(conv.conv2d(_images(name, x), weight[:, :, None], offset, *sizes))
+
+
+def conv1d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Length = 1, padding: RowPadding = 0,
+                    dilation: Length = 1, groups: int = 1,
+                    need_dx: bool = True) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """Gradients of `conv1d`. dy: (N, K, OL), the gradient of the loss by y; x, w, stride, padding, dilation, groups: as
+    in `conv1d`. Returns dx like x (None without `need_dx`), dw like w, db: (K,), the last two summed over the
+    batch."""
+    name = "conv1d_backward"
+    x, w, dy = (shapes.array(name, what, a, axes) for what, a, axes in (
+        ("x", x, ("N", "C", "L")), ("w", w, ("K", "C/groups", "R")), ("dy", dy, ("N", "K", "OL"))))
+    dx, dw, db = conv.conv2d_backward(
+        dy[:, :, None], x[:, :, None], w[:, :, None], shapes.row(name, "stride", stride, 1),
+        shapes.row_padding(name, padding), shapes.row(name, "dilation", dilation, 1), groups, need_dx)
+    return None if dx is None else dx[:, :, 0], dw[:, :, 0], db
+
+
+def _pooled(y):
+    """A value, or the two arrays of max pooling."""
+    return tuple(map(_sequences, y)) if isinstance(y, tuple) else _sequences(y)
+
+
+@overload
+def max_pool1d(x: np.ndarray, kernel_size: Length, stride: Length | None = None, padding: RowPadding = 0,
+               dilation: Length = 1, ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+@overload
+def max_pool1d(x: Value, kernel_size: Length, stride: Length | None = None, padding: RowPadding = 0,
+               dilation: Length = 1, ceil_mode: bool = False) -> Value: ...
+
+
+def max_pool1d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """Max pooling of sequences. Returns y: (N, C, OL), and the winners' indices, int64 of y's shape.
+
+    x: (N, C, L). kernel_size, stride (default: kernel_size), dilation: int; padding: int, (left, right), "same" or
+    "valid"; ceil_mode: as in `max_pool2d`. Of a value the pooled value alone is returned.
+    """
+    name = "max_pool1d"
+    return _pooled(pool.max_pool2d(
+        _images(name, x), shapes.row(name, "kernel_size", kernel_size, 1),
+        None if stride is None else shapes.row(name, "stride", stride, 1), shapes.row_padding(name, padding),
+        shapes.row(name, "dilation", dilation, 1), ceil_mode))
+
+
+def max_pool1d_backward(dy: np.ndarray, indices: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
+    """Gradient of `max_pool1d`. dy: (N, C, OL); indices: int64 of that shape; input_shape: (N, C, L). Returns dx:
+    (N, C, L)."""
+    name = "max_pool1d_backward"
+    dy = shapes.array(name, "dy", dy, ("N", "C", "OL"))
+    indices = shapes.array(name, "indices", indices, dy.shape, np.int64)
+    return pool.max_pool2d_backward(dy[:, :, None], indices[:, :, None], _row_shape(name, input_shape))[:, :, 0]
+
+
+def avg_pool1d(x: Images, kernel_size: Length, stride: Length | None = None, padding: RowPadding = 0,
+               ceil_mode: bool = False, count_include_pad: bool = True) -> Images:
+    """Average pooling of sequences. x: (N, C, L). Returns y: (N, C, OL).
+
+    kernel_size, stride (default: kernel_size): int; padding: int, (left, right), "same" or "valid"; ceil_mode,
+    count_include_pad: as in `avg_pool2d`.
+    """
+    name = "avg_pool1d"
+    return _sequences(pool.avg_pool2d(_images(name, x), *_average(name, kernel_size, stride, padding), ceil_mode,
+                                      count_include_pad))
+
+
+def avg_pool1d_backward(dy: np.ndarray, input_shape: tuple[int, ...], kernel_size: Length,
+                        stride: Length | None = None, padding: RowPadding = 0, ceil_mode: bool = False,
+                        count_include_pad: bool = True) -> np.ndarray:
+    """Gradient of `avg_pool1d`. dy: (N, C, OL); input_shape: (N, C, L); kernel_size, stride, padding, ceil_mode,
+    count_include_pad: as in `avg_pool1d`. Returns dx: (N, C, L)."""
+    name = "avg_pool1d_backward"
+    dy = shapes.array(name, "dy", dy, ("N", "C", "OL"))
+    return pool.avg_pool2d_backward(dy[:, :, None], _row_shape(name, input_shape),
+                                    *_average(name, kernel_size, stride, padding), ceil_mode,
+                                    count_include_pad)[:, :, 0]
+
+
+def _average(name, kernel_size, stride, padding):
+    return (shapes.row(name, "kernel_size", kernel_size, 1),
+            None if stride is None else shapes.row(name, "stride", stride, 1), shapes.row_padding(name, padding))
+
+
+def _row_shape(name, input_shape):
+    if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
+        raise ValueError(f"{name}: input_shape must be (N, C, L), got {shapes.shown(input_shape)}")
+    return *input_shape[:2], 1, input_shape[2]
+
+
+def adaptive_avg_pool1d(x: Images, output_size: Length) -> Images:
+    """Average pooling with `output_size` windows, an int, spread as in `adaptive_max_pool2d`. x: (N, C, L). Returns y:
+    (N, C, output_size)."""
+    name = "adaptive_avg_pool1d"
+    return _sequences(pool.adaptive_avg_pool2d(_images(name, x), shapes.row(name, "output_size", output_size, 1)))
+
+
+@overload
+def adaptive_max_pool1d(x: np.ndarray, output_size: Length) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+@overload
+def adaptive_max_pool1d(x: Value, output_size: Length) -> Value: ...
+
+
+def adaptive_max_pool1d(x, output_size):
+    """Max pooling with `output_size` windows, an int, spread as in `adaptive_max_pool2d`. x: (N, C, L). Returns y:
+    (N, C, output_size), and indices as `max_pool1d`, for `max_pool1d_backward`; of a value the pooled value alone."""
+    name = "adaptive_max_pool1d"
+    return _pooled(pool.adaptive_max_pool2d(_images(name, x), shapes.row(name, "output_size", output_size, 1)))

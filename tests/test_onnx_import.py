@@ -65,7 +65,10 @@ def test_every_row_there_and_back(opset, tmp_path):
             assert_same_bits([back(x)], [model(x)])
         # one operation for one: what several nodes of the file say is fused again
         kinds = [n.operation.name for n in cnn.layers.running.graph_of(model, [case.shape])]
-        assert [n.operation for n in back.nodes] == kinds, case
+        found = [n.operation for n in back.nodes]
+        if len(case.shape) == 2:        # sequences are images of one row throughout
+            kinds, found = ([kind for kind in names if kind != "reshape"] for names in (kinds, found))
+        assert found == kinds, case
 
 
 @pytest.mark.parametrize("name", cnn.models.MODELS)

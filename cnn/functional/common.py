@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 Images = TypeVar("Images", np.ndarray, Value)   # arrays give arrays, values give values
+Function = TypeVar("Function", bound="Callable")
 Operand = Value | Parameter | np.ndarray | float
 Gradients = tuple[np.ndarray | None, np.ndarray, np.ndarray]    # dx, dw, db
 
@@ -90,6 +92,19 @@ def computed(name: str, function: Callable[..., Value], operands: dict[str, Any]
     finally:
         _programs.give(program)
     return y
+
+
+def also_one(axes: int) -> Callable[[Function], Function]:
+    """A function of a batch of images that takes an array of one, too, which has so many axes."""
+    def decorated(function: Function) -> Function:
+        @wraps(function)
+        def call(x: Any, *args: Any, **options: Any) -> Any:
+            if not isinstance(x, np.ndarray) or x.ndim != axes:
+                return function(x, *args, **options)
+            y = function(x[np.newaxis], *args, **options)
+            return tuple(part[0] for part in y) if isinstance(y, tuple) else y[0]
+        return cast("Function", call)
+    return decorated
 
 
 def bias(name: str, b: np.ndarray | None, outputs: int, dtype: np.dtype) -> np.ndarray | None:

@@ -8,7 +8,7 @@ import numpy as np
 from cnn import shapes
 from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
-from cnn.functional.common import bias, numbers, parameter
+from cnn.functional.common import also_one, bias, numbers, parameter
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply
 from cnn.ops import conv
@@ -40,6 +40,7 @@ def _convolution(name: str, x_shape: tuple[int, ...], w: np.ndarray, stride: Siz
                          padding, shapes.pair(name, "dilation", dilation, 1), groups)
 
 
+@also_one(3)
 def conv2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None, stride: Size = 1,
            padding: Padding | str = 0, dilation: Size = 1, groups: int = 1) -> Images:
     """2-D convolution: y[k, i, j] = b[k] + sum_{c, m, n} x[c, i*s + m*d - p, j*s + n*d - p] w[k, c, m, n].
@@ -122,6 +123,7 @@ def _transposed(name: str, x_shape: tuple[int, ...], w: np.ndarray, stride: Size
                                shapes.output_padding(name, output_padding, stride, dilation), dilation, groups)
 
 
+@also_one(3)
 def conv_transpose2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None, stride: Size = 1,
                      padding: Padding = 0, output_padding: Size = 0, groups: int = 1, dilation: Size = 1) -> Images:
     """Transposed 2-D convolution: y[k, i*s + m*d - p, j*s + n*d - p] += x[c, i, j] w[c, k, m, n], from b[k] on.
@@ -195,6 +197,7 @@ def conv_transpose2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stri
     return dx, dw, db
 
 
+@also_one(1)
 def linear(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None) -> Images:
     """y = x w^T + b. x: (N, C); w: (K, C); b: (K,) or None. Returns y: (N, K)."""
     if isinstance(x, Value):

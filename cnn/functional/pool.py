@@ -8,6 +8,7 @@ import numpy as np
 from cnn import shapes
 from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
+from cnn.functional.common import also_one
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply
 from cnn.ops import pool
@@ -37,6 +38,7 @@ def max_pool2d(x: Value, kernel_size: Size, stride: Size | None = None, padding:
                dilation: Size = 1, ceil_mode: bool = False) -> Value: ...
 
 
+@also_one(3)
 def max_pool2d(x: np.ndarray | Value, kernel_size: Size, stride: Size | None = None, padding: Padding | str = 0,
                dilation: Size = 1, ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray] | Value:
     """Max pooling. Returns y: (N, C, OH, OW), and the winners' indices, int64 of y's shape, into the flattened H*W
@@ -61,6 +63,7 @@ def adaptive_max_pool2d(x: np.ndarray, output_size: Size) -> tuple[np.ndarray, n
 def adaptive_max_pool2d(x: Value, output_size: Size) -> Value: ...
 
 
+@also_one(3)
 def adaptive_max_pool2d(x: np.ndarray | Value, output_size: Size) -> tuple[np.ndarray, np.ndarray] | Value:
     """Max pooling with `output_size` windows, an int or a pair, spread over the input.
 
@@ -134,6 +137,7 @@ def _input_size(name: str, input_shape: tuple[int, ...], dy: np.ndarray) -> tupl
     return height, width
 
 
+@also_one(3)
 def avg_pool2d(x: Images, kernel_size: Size, stride: Size | None = None, padding: Padding | str = 0,
                ceil_mode: bool = False, count_include_pad: bool = True,
                divisor_override: int | None = None) -> Images:
@@ -166,6 +170,7 @@ def avg_pool2d_backward(dy: np.ndarray, input_shape: tuple[int, ...], kernel_siz
     return _avg_pool_backward(name, dy, *_windows(name, _input_size(name, input_shape, dy), options))
 
 
+@also_one(3)
 def adaptive_avg_pool2d(x: Images, output_size: Size) -> Images:
     """Average pooling with `output_size` windows, an int or a pair, spread as in `adaptive_max_pool2d`.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.functional import conv, pool
-from cnn.functional.common import numbers
+from cnn.functional.common import also_one, numbers
 from cnn.graph import Value, build
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def _sequences(y: Images) -> Images:
     return build.without_rows(y) if isinstance(y, Value) else y[:, :, 0]
 
 
+@also_one(2)
 def conv1d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None, stride: Length = 1,
            padding: RowPadding = 0, dilation: Length = 1, groups: int = 1) -> Images:
     """1-D convolution: y[k, i] = b[k] + sum_{c, m} x[c, i*s + m*d - p] w[k, c, m].
@@ -77,6 +78,7 @@ def max_pool1d(x: Value, kernel_size: Length, stride: Length | None = None, padd
                dilation: Length = 1, ceil_mode: bool = False) -> Value: ...
 
 
+@also_one(2)
 def max_pool1d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
     """Max pooling of sequences. Returns y: (N, C, OL), and the winners' indices, int64 of y's shape.
 
@@ -99,6 +101,7 @@ def max_pool1d_backward(dy: np.ndarray, indices: np.ndarray, input_shape: tuple[
     return pool.max_pool2d_backward(dy[:, :, None], indices[:, :, None], _row_shape(name, input_shape))[:, :, 0]
 
 
+@also_one(2)
 def avg_pool1d(x: Images, kernel_size: Length, stride: Length | None = None, padding: RowPadding = 0,
                ceil_mode: bool = False, count_include_pad: bool = True) -> Images:
     """Average pooling of sequences. x: (N, C, L). Returns y: (N, C, OL).
@@ -134,6 +137,7 @@ def _row_shape(name, input_shape):
     return *input_shape[:2], 1, input_shape[2]
 
 
+@also_one(2)
 def adaptive_avg_pool1d(x: Images, output_size: Length) -> Images:
     """Average pooling with `output_size` windows, an int, spread as in `adaptive_max_pool2d`. x: (N, C, L). Returns y:
     (N, C, output_size)."""
@@ -149,6 +153,7 @@ def adaptive_max_pool1d(x: np.ndarray, output_size: Length) -> tuple[np.ndarray,
 def adaptive_max_pool1d(x: Value, output_size: Length) -> Value: ...
 
 
+@also_one(2)
 def adaptive_max_pool1d(x, output_size):
     """Max pooling with `output_size` windows, an int, spread as in `adaptive_max_pool2d`. x: (N, C, L). Returns y:
     (N, C, output_size), and indices as `max_pool1d`, for `max_pool1d_backward`; of a value the pooled value alone."""

@@ -72,6 +72,9 @@ class Sequential(ModuleList):
     def __getitem__(self, i: int | slice) -> Any:
         return Sequential(*self.layers[i]) if isinstance(i, slice) else self.layers[i]
 
+    def image_axes(self) -> int | None:
+        return self.layers[0].image_axes() if len(self.layers) else None
+
     def forward(self, x: Value) -> Value:
         for layer in self.layers:
             x = layer(x)

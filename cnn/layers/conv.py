@@ -60,6 +60,9 @@ class Conv2d(Module):
         self.weight, self.bias = initial(name, (self.out_channels, self.in_channels // self.groups,
                                                 *self.kernel_size), bias, init, seed, dtype)
 
+    def image_axes(self) -> int | None:
+        return 3
+
     def forward(self, x: Value) -> Value:
         name = type(self).__name__
         kernel, stride, dilation = (shapes.pair(name, what, getattr(self, what), 1)

@@ -34,6 +34,9 @@ class Linear(Module):
         self.out_features = shapes.integer(name, "out_features", out_features, 1)
         self.weight, self.bias = initial(name, (self.out_features, self.in_features), bias, init, seed, dtype)
 
+    def image_axes(self) -> int | None:
+        return 1
+
     def forward(self, x: Value) -> Value:
         outputs = shapes.integer(type(self).__name__, "out_features", self.out_features, 1)
         return apply(linear.Linear(type(self).__name__, *self._weight(x.dtype, (outputs, self.in_features), outputs)),

@@ -154,6 +154,11 @@ class Module:
         """
         return running.compiled_graph(self, [running.image_shape(type(self).__name__, shape) for shape in image_shapes])
 
+    def image_axes(self) -> int | None:
+        """How many axes an image has, where the module takes one without the axis of images, as PyTorch's layers do;
+        else None."""
+        return None
+
     def _checked(self, name: str, x: np.ndarray, dtype: DTypeLike | None = None) -> np.ndarray:
         """x as a contiguous array that the kernels can read."""
         owner = type(self).__name__

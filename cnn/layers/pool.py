@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class _Windows(Module):
     """What all have in common."""
 
+    def image_axes(self) -> int | None:
+        return 3
+
     def options(self) -> dict:
         """What the operation takes, checked."""
         raise NotImplementedError

@@ -55,10 +55,11 @@ def add_call(module, inputs, options, value):
 class Call:
     """Arguments of a call with arrays. xs: the arrays, checked. key: what a program for it is made from.
 
-    places: which of the arguments the arrays are, numbers or names; others: all other arguments, by their places.
+    places: which of the arguments the arrays are, numbers or names; others: all other arguments, by their places. one:
+    whether it is one image, without an axis of images.
     """
 
-    __slots__ = ("images", "key", "method", "module", "others", "parts", "places", "training", "xs")
+    __slots__ = ("images", "key", "method", "module", "one", "others", "parts", "places", "training", "xs")
 
     def __init__(self, module, method, inputs, options):
         owner, parts = type(module).__name__, module._parts()
@@ -67,6 +68,10 @@ class Call:
         self.places = [place for place, value in given.items() if place == 0 or isinstance(value, np.ndarray)]
         if not self.places:
             raise TypeError(f"{owner}: forward must get an array first")
+        axes, first = module.image_axes(), given[self.places[0]]
+        self.one = axes is not None and getattr(first, "ndim", None) == axes
+        if self.one:
+            given |= {place: given[place][np.newaxis] for place in self.places}
         known = _names(method)
         names = [place if isinstance(place, str) else known[place] if place < len(known) else "x"
                  for place in self.places]
@@ -137,7 +142,23 @@ def run(module, method, inputs, options):
     """What a method of a module returns for arrays."""
     refuse_arrays(type(module).__name__)
     call = Call(module, method, inputs, options)
-    parts, use = call.parts, Use(type(module).__name__)
+    if not call.one:
+        return _run(call)
+    result = _run(call)
+    if call.training:
+        module._last.one = True
+    return without_images(result)
+
+
+def without_images(result):
+    """The only image of an array, or of each in a tuple or dict of them."""
+    if isinstance(result, dict):
+        return {name: y[0] for name, y in result.items()}
+    return tuple(y[0] for y in result) if isinstance(result, tuple) else result[0]
+
+
+def _run(call):
+    module, parts, use = call.module, call.parts, Use(type(call.module).__name__)
     try:
         use.take(parts.guards, alone=False)
         if not parts.fused or debugging.enabled() or backend.by_twins():
@@ -170,13 +191,14 @@ def _let_go(module):
 
 class Last:
     """The last forward in training mode: its programs, what the model was made of, and threads whose own forward was
-    lost to later ones. pieces: where it ran piece by piece."""
+    lost to later ones. pieces: where it ran piece by piece. one: whether it was one image, without an axis of its
+    own."""
 
-    __slots__ = ("lost", "made_of", "pieces", "programs", "shapes", "structure", "thread", "xs")
+    __slots__ = ("lost", "made_of", "one", "pieces", "programs", "shapes", "structure", "thread", "xs")
 
     def __init__(self, programs, made_of, xs, shapes, structure, thread, lost, pieces=None):
         self.programs, self.made_of, self.xs, self.shapes = programs, made_of, xs, shapes
-        self.structure, self.thread, self.lost, self.pieces = structure, thread, lost, pieces
+        self.structure, self.thread, self.lost, self.pieces, self.one = structure, thread, lost, pieces, False
 
 
 def _lost(last, me):
@@ -242,6 +264,10 @@ def backward(module, dy, need_dx):
         raise RuntimeError(f"{owner}: the parameters have moved or the model has changed since the last forward (a "
                            f"new optimizer, another dtype or layer, ...): call forward again before backward")
     dtype = last.programs[0].dtype if last.programs else last.pieces.dtype
+    if last.one:
+        dy = {name: part if part is None else part[np.newaxis] for name, part in dy.items()} if isinstance(
+            dy, dict) else [part if part is None else part[np.newaxis] for part in dy] if isinstance(
+            dy, (tuple, list)) else np.asarray(dy)[np.newaxis]
     dys = _gradients(owner, dy, last, dtype)
     wanted = tuple([bool(need_dx)] * len(last.xs))
     use = Use(owner)
@@ -257,6 +283,7 @@ def backward(module, dy, need_dx):
     if not need_dx:
         return None
     dxs = [np.zeros(shape, dtype) if dx is None else dx for dx, shape in zip(dxs, last.xs, strict=True)]
+    dxs = [dx[0] for dx in dxs] if last.one else dxs
     return dxs[0] if len(dxs) == 1 else tuple(dxs)
 
 

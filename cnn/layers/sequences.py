@@ -53,6 +53,9 @@ class Conv1d(Module):
         self.weight, self.bias = initial(name, (self.out_channels, self.in_channels // self.groups, self.kernel_size),
                                          bias, init, seed, dtype)
 
+    def image_axes(self) -> int | None:
+        return 2
+
     def forward(self, x: Value) -> Value:
         shape = (self.out_channels, self.in_channels // self.groups, self.kernel_size)
         w, b = self._weight(x.dtype, shape, self.out_channels)
@@ -77,6 +80,9 @@ class _Pool1d(Module):
         self.stride = self.kernel_size if stride is None else shapes.row(name, "stride", stride, 1)[1]
         shapes.row_padding(name, padding)
         self.padding, self.ceil_mode = padding, bool(ceil_mode)
+
+    def image_axes(self) -> int | None:
+        return 2
 
     def extra_repr(self) -> str:
         text = f"kernel_size={self.kernel_size}, stride={self.stride}"
@@ -131,6 +137,9 @@ class _AdaptivePool1d(Module):
     def __init__(self, output_size: Length) -> None:
         super().__init__()
         self.output_size = shapes.row(type(self).__name__, "output_size", output_size, 1)[1]
+
+    def image_axes(self) -> int | None:
+        return 2
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"

@@ -68,7 +68,8 @@ class Operation:
 def spatial(owner, shape, what="x"):
     """Refuse vectors where images are wanted; returns the shape."""
     if len(shape) != 3:
-        raise ValueError(f"{owner}: {what} must have shape (N, C, H, W), got {shapes.batch(shape)}")
+        hint = " (an array of one image is x[np.newaxis])" if len(shape) == 2 else ""
+        raise ValueError(f"{owner}: {what} must have shape (N, C, H, W), got {shapes.batch(shape)}{hint}")
     return shape
 
 

@@ -20,6 +20,7 @@ from cnn.functional.arithmetic import (
     hardswish,
     hardtanh,
     log,
+    matmul,
     maximum,
     mean,
     minimum,
@@ -111,8 +112,8 @@ __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_po
            "gelu_backward", "group_norm", "group_norm_backward", "hardsigmoid", "hardswish", "hardtanh", "huber_loss",
            "instance_norm", "interpolate", "kl_div", "l1_loss", "layer_norm", "layer_norm2d", "leaky_relu",
            "leaky_relu_backward", "linear", "linear_backward", "local_response_norm", "log", "log_softmax",
-           "log_softmax_backward", "max_pool1d", "max_pool1d_backward", "max_pool2d", "max_pool2d_backward", "maximum",
-           "mean", "minimum", "mish", "mse_loss", "nll_loss", "normalize", "one_hot", "pad", "pixel_shuffle",
-           "pixel_unshuffle", "pow", "prelu", "relu", "relu6", "relu_backward", "sigmoid", "sigmoid_backward", "silu",
-           "silu_backward", "smooth_l1_loss", "softmax", "softmax_backward", "softplus", "split", "sqrt", "stack",
-           "sum", "tanh", "tanh_backward", "where"]
+           "log_softmax_backward", "matmul", "max_pool1d", "max_pool1d_backward", "max_pool2d", "max_pool2d_backward",
+           "maximum", "mean", "minimum", "mish", "mse_loss", "nll_loss", "normalize", "one_hot", "pad",
+           "pixel_shuffle", "pixel_unshuffle", "pow", "prelu", "relu", "relu6", "relu_backward", "sigmoid",
+           "sigmoid_backward", "silu", "silu_backward", "smooth_l1_loss", "softmax", "softmax_backward", "softplus",
+           "split", "sqrt", "stack", "sum", "tanh", "tanh_backward", "where"]

@@ -33,6 +33,14 @@ def where(condition: Operand, a: Operand, b: Operand) -> Any:
     return computed("where", build.where, {"condition": condition, "a": a, "b": b})
 
 
+def matmul(a: Operand, b: Operand) -> Any:
+    """a b, the product of matrices, for each image: (N, A, B) times (N, B, C) gives (N, A, C). a, b: values or arrays;
+    of values, one may be a Parameter or an array of two axes, the same for every image, and a then (N, B). Takes
+    memory for A * B * C elements of each image. Raises ValueError for what would couple images, as (N, B) times (N, B).
+    """
+    return computed("matmul", build.matmul, {"a": a, "b": b})
+
+
 def _of_values(kind: str, a: Operand, b: Operand) -> Value:
     y = build.arithmetic(kind, a, b)
     if y is NotImplemented:

@@ -11,6 +11,8 @@ from cnn.functional.common import also_one, numbers
 from cnn.graph import Value, build
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from cnn.engine.parameter import Parameter
     from cnn.functional.common import Images
     from cnn.shapes import Length, RowPadding
@@ -63,7 +65,7 @@ def conv1d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Length
     return None if dx is None else dx[:, :, 0], dw[:, :, 0], db
 
 
-def _pooled(y):
+def _pooled(y: Any) -> Any:
     """A value, or the two arrays of max pooling."""
     return tuple(map(_sequences, y)) if isinstance(y, tuple) else _sequences(y)
 
@@ -79,7 +81,8 @@ def max_pool1d(x: Value, kernel_size: Length, stride: Length | None = None, padd
 
 
 @also_one(2)
-def max_pool1d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+def max_pool1d(x: np.ndarray | Value, kernel_size: Length, stride: Length | None = None, padding: RowPadding = 0,
+               dilation: Length = 1, ceil_mode: bool = False) -> tuple[np.ndarray, np.ndarray] | Value:
     """Max pooling of sequences. Returns y: (N, C, OL), and the winners' indices, int64 of y's shape.
 
     x: (N, C, L). kernel_size, stride (default: kernel_size), dilation: int; padding: int, (left, right), "same" or
@@ -110,8 +113,8 @@ def avg_pool1d(x: Images, kernel_size: Length, stride: Length | None = None, pad
     count_include_pad: as in `avg_pool2d`.
     """
     name = "avg_pool1d"
-    return _sequences(pool.avg_pool2d(_images(name, x), *_average(name, kernel_size, stride, padding), ceil_mode,
-                                      count_include_pad))
+    kernel, step, pads = _average(name, kernel_size, stride, padding)
+    return _sequences(pool.avg_pool2d(_images(name, x), kernel, step, pads, ceil_mode, count_include_pad))
 
 
 def avg_pool1d_backward(dy: np.ndarray, input_shape: tuple[int, ...], kernel_size: Length,
@@ -121,17 +124,17 @@ def avg_pool1d_backward(dy: np.ndarray, input_shape: tuple[int, ...], kernel_siz
     count_include_pad: as in `avg_pool1d`. Returns dx: (N, C, L)."""
     name = "avg_pool1d_backward"
     dy = shapes.array(name, "dy", dy, ("N", "C", "OL"))
-    return pool.avg_pool2d_backward(dy[:, :, None], _row_shape(name, input_shape),
-                                    *_average(name, kernel_size, stride, padding), ceil_mode,
+    kernel, step, pads = _average(name, kernel_size, stride, padding)
+    return pool.avg_pool2d_backward(dy[:, :, None], _row_shape(name, input_shape), kernel, step, pads, ceil_mode,
                                     count_include_pad)[:, :, 0]
 
 
-def _average(name, kernel_size, stride, padding):
+def _average(name: str, kernel_size: Length, stride: Length | None, padding: RowPadding) -> tuple[Any, Any, Any]:
     return (shapes.row(name, "kernel_size", kernel_size, 1),
             None if stride is None else shapes.row(name, "stride", stride, 1), shapes.row_padding(name, padding))
 
 
-def _row_shape(name, input_shape):
+def _row_shape(name: str, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
         raise ValueError(f"{name}: input_shape must be (N, C, L), got {shapes.shown(input_shape)}")
     return *input_shape[:2], 1, input_shape[2]
@@ -154,7 +157,7 @@ def adaptive_max_pool1d(x: Value, output_size: Length) -> Value: ...
 
 
 @also_one(2)
-def adaptive_max_pool1d(x, output_size):
+def adaptive_max_pool1d(x: np.ndarray | Value, output_size: Length) -> tuple[np.ndarray, np.ndarray] | Value:
     """Max pooling with `output_size` windows, an int, spread as in `adaptive_max_pool2d`. x: (N, C, L). Returns y:
     (N, C, output_size), and indices as `max_pool1d`, for `max_pool1d_backward`; of a value the pooled value alone."""
     name = "adaptive_max_pool1d"

@@ -169,6 +169,41 @@ def reshape(x, shape):
     return reshaped(x, tuple(count // known if n == -1 else n for n in sizes[1:]))
 
 
+def matmul(a, b):
+    """a b for each image, (A, B) times (B, C): the sum over B of what is multiplied with every row and column. Either
+    may be a Parameter or an array, (B, C) or (A, B), the same for every image; a may be a vector then."""
+    if not isinstance(a, Value):
+        a = matrix("a", a, b)
+    if not isinstance(b, Value):
+        b = matrix("b", b, a)
+    elif len(a.image) == 1 or len(b.image) == 1:
+        raise ValueError(
+            f"matmul: {shapes.batch(a.image)} times {shapes.batch(b.image)} would couple the images of a batch. Each "
+            f"image's own product is (a * b).sum(1); for products between images take arrays, y = model(x); y @ y.T, "
+            f"and give the gradient to model.backward")
+    image = a.image
+    if len(image) == 1:
+        a = reshaped(a, (1, *image))
+    if len(a.image) != 2 or len(b.image) != 2 or a.image[1] != b.image[0]:
+        raise ValueError(f"matmul: a and b must have shapes (N, A, B) and (N, B, C), got {shapes.batch(image)} and "
+                         f"{shapes.batch(b.image)}")
+    (rows, inner), columns = a.image, b.image[1]
+    y = arithmetic("multiply", reshaped(a, (rows, inner, 1)), reshaped(b, (1, inner, columns)))
+    return reshaped(reduced("sum", y, 2, False), (rows, columns)[len(image) == 1:])
+
+
+def matrix(what, operand, like):
+    """A Parameter or an array of two axes as a value of the graph of another."""
+    if not isinstance(operand, (Parameter, np.ndarray)) or len(operand.shape) != 2:
+        raise TypeError(f"matmul: {what} must be a value, or a Parameter or an array of two axes, got "
+                        f"{getattr(operand, 'shape', type(operand).__name__)}")
+    sources = ()
+    if not isinstance(operand, Parameter):
+        array, operand = operand, Parameter(np.asarray(operand, like.dtype), requires_grad=False)
+        sources = (array, operand),
+    return constant(operand, operand.shape, like, sources)
+
+
 def as_rows(owner, x):
     """(C, L) as images of one row, (C, 1, L)."""
     if len(x.image) != 2:

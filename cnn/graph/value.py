@@ -77,6 +77,20 @@ class Value:
     def __rtruediv__(self, other: Operand) -> Value:
         return _arithmetic("divide", other, self)
 
+    def __matmul__(self, other: Value | Parameter | np.ndarray) -> Value:
+        from cnn.graph import build
+        return build.matmul(self, other)
+
+    def __rmatmul__(self, other: Parameter | np.ndarray) -> Value:
+        from cnn.graph import build
+        return build.matmul(other, self)
+
+    @property
+    def T(self) -> Value:
+        """Raises TypeError: the axes of images and of features change places in NumPy, which would couple images."""
+        raise TypeError("a value has no T: its first axis is that of the images. For products between images take "
+                        "arrays, y = model(x); y @ y.T, and give the gradient to model.backward")
+
     def __neg__(self) -> Value:
         return _arithmetic("multiply", self, -1)
 
@@ -110,6 +124,9 @@ class Value:
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         """Arrays leave operators to values, and NumPy's functions of the same meaning are the same."""
         kind = ufunc.__name__
+        if method == "__call__" and kind == "matmul" and not options:
+            from cnn.graph import build
+            return build.matmul(*inputs)
         if method == "__call__" and kind in _UFUNCS and not options:
             return -self if kind == "negative" else _arithmetic(kind, *inputs)
         raise TypeError(f"{where()}numpy.{kind} takes arrays, and got a value; cnn.functional has functions of values")

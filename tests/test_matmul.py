@@ -1,0 +1,57 @@
+"""Products of matrices, each image's own: as NumPy has them, with gradients by the formula."""
+import numpy as np
+import pytest
+from cases import assert_close
+
+import cnn
+from cnn import functional as F
+
+
+class Product(cnn.Module):
+    def __init__(self, matrix=None):
+        super().__init__()
+        self.matrix = None if matrix is None else cnn.Parameter(matrix)
+
+    def forward(self, a, b=None):
+        return a @ (self.matrix if b is None else b)
+
+
+@pytest.mark.parametrize("n", [1, 3, 17])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_of_two_values(n, dtype):
+    rng = np.random.default_rng(0)
+    a, b, dy = (rng.standard_normal((n, *shape)).astype(dtype) for shape in ((2, 5), (5, 3), (2, 3)))
+    model = Product()
+    assert_close(model(a, b), a @ b)
+    assert_close(F.matmul(a, b), a @ b)
+    da, db = model.backward(dy)
+    assert_close(da, dy @ b.transpose(0, 2, 1))
+    assert_close(db, a.transpose(0, 2, 1) @ dy)
+
+
+@pytest.mark.parametrize("n", [1, 3, 17])
+@pytest.mark.parametrize("shape", [(4, 5), (5,)])
+def test_with_a_parameter(n, shape):
+    rng = np.random.default_rng(0)
+    a, w = rng.standard_normal((n, *shape)), rng.standard_normal((5, 3))
+    model = Product(w)
+    assert_close(model(a), a @ w)
+    dy = rng.standard_normal((n, *shape[:-1], 3))
+    assert_close(model.backward(dy), dy @ w.T)
+    assert_close(model.matrix.grad, a.reshape(-1, 5).T @ dy.reshape(-1, 3))
+
+
+def test_what_couples_images_is_refused():
+    x = np.ones((5, 3))
+    with pytest.raises(ValueError, match="would couple the images of a batch. .* y @ y.T"):
+        Product()(x, x)
+
+    class Gram(cnn.Module):
+        def forward(self, x):
+            return x @ x.T
+    with pytest.raises(TypeError, match="a value has no T: .* y @ y.T, and give the gradient to model.backward"):
+        Gram()(x)
+    with pytest.raises(ValueError, match=r"matmul: a and b must have shapes .* got \(N, 2, 3\) and \(N, 4, 5\)"):
+        Product()(np.ones((1, 2, 3)), np.ones((1, 4, 5)))
+    with pytest.raises(TypeError, match="matmul: b must be a value"):
+        Product()(np.ones((1, 2, 3)), 2.0)

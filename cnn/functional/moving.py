@@ -40,7 +40,7 @@ def flatten(x: Images, start_dim: int = 1, end_dim: int = -1) -> Images:
 def pad(x: Images, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Images:
     """x with elements around it. x: a value or an array, (N, C, H, W), (N, H, W) or (N, features).
 
-    pad: (left, right) or (left, right, top, bottom), in elements; with "constant" negative numbers cut. mode:
+    pad: (left, right) or (left, right, top, bottom), in elements; negative numbers cut. mode:
     "constant", `value` outside; "reflect", mirrored at the edge, which is not repeated; or "replicate", the edge
     repeated. value: a number.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cnn.shapes import Length, RowPadding
 
 
-def _images(name: str, x: Images) -> Images:
+def _images(name: str, x: Any) -> Any:
     """(N, C, L) as (N, C, 1, L)."""
     if isinstance(x, Value):
         return build.as_rows(name, x)
@@ -26,7 +26,7 @@ def _images(name: str, x: Images) -> Images:
     return x[:, :, None]
 
 
-def _sequences(y: Images) -> Images:
+def _sequences(y: Any) -> Any:
     """(N, C, 1, L) as (N, C, L)."""
     return build.without_rows(y) if isinstance(y, Value) else y[:, :, 0]
 

@@ -152,8 +152,7 @@ def pad(x, sides, mode, value):
     for k, (before, after) in enumerate(pairs):
         axis = rank - 1 - k
         n = x.image[axis]
-        if n + before + after < 1 or (mode != "constant" and min(before, after) < 0) or (
-                mode == "reflect" and max(before, after) >= n):
+        if n + before + after < 1 or (mode == "reflect" and max(before, after) >= n):
             raise ValueError(f"pad: pad must leave at least one element, and with reflect be less than the size {n}, "
                              f"got {(before, after)}")
         at = np.arange(-before, n + after)

@@ -172,7 +172,7 @@ def group_norm(x, groups, weight=None, bias=None, eps=1e-5):
 def batch_norm(x, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
     ps = [t for t in (weight, bias) if t is not None]
     names = [n for n, t in (("weight", weight), ("bias", bias)) if t is not None]
-    if not x.shape[1] or any(t.numel() == 0 for t in (mean, var) if t is not None):
+    if x.ndim < 2 or any(t.numel() == 0 for t in (x, mean, var) if t is not None):
         raise LeftOut("no channels")
     momentum = momentum if 0 <= momentum <= 1 else 0.1      # nothing that is compared depends on it
     stats = [None if t is None else t.detach().numpy().copy() for t in (mean, var)]

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn import shapes
-
 from .described import whole_number
 
 if TYPE_CHECKING:
@@ -28,7 +26,11 @@ class _Mix:
 
     def __init__(self, alpha: float = 1.0, num_classes: int | None = None) -> None:
         owner = type(self).__name__
-        self.alpha = shapes.number(owner, "alpha", alpha, above=0)
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{owner}: alpha must be a number, not {alpha!r}")
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"{owner}: alpha must be a finite number above 0, not {alpha!r}")
+        self.alpha = float(alpha)
         self.num_classes = None if num_classes is None else whole_number(owner, "num_classes", num_classes, least=1)
 
     def __call__(self, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator

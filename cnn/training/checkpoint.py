@@ -74,6 +74,7 @@ def described(owner: str, description: dict) -> tuple[dict, dict[str, tuple[int,
         raise ValueError(f"{owner}: description must have model, a name from cnn.models.MODELS, and arguments, a dict, "
                          f"or load_model could not make the network again, got {name!r} and {arguments!r}; add the "
                          f"function that makes a network of your own to MODELS")
+    _no_weights_of_a_package(f"{owner}: description: ", arguments)
     try:
         model = models.MODELS[name](**arguments)
     except (KeyError, TypeError, ValueError) as error:
@@ -157,6 +158,7 @@ def check_description(description: Any) -> None:
     require(isinstance(get("model"), str) and ("network" in description or get("model") in models.MODELS), "model",
             f"of {', '.join(models.MODELS)}")
     require(isinstance(get("arguments"), dict), "arguments", "a dict")
+    _no_weights_of_a_package("", get("arguments"))
     side = get("arguments").get("image_size")
     require(not isinstance(side, int) or side <= MAX_IMAGE_SIZE, "arguments", f"for images of up to {MAX_IMAGE_SIZE}")
     if get("classes") is not None:
@@ -170,6 +172,13 @@ def check_description(description: Any) -> None:
     require(isinstance(get("dataset"), (str, type(None))), "dataset", "a text")
     require(get("tta") in (None, "flip", "flip+shift"), "tta", "flip or flip+shift")
     shapes.integer("model", "seed", 0 if get("seed") is None else get("seed"), 0, 2**63 - 1)
+
+
+def _no_weights_of_a_package(where: str, arguments: dict) -> None:
+    """A file has weights of its own: whoever loads it needs no package, and a file cannot make one be read."""
+    if arguments.get("pretrained"):
+        raise ValueError(f"{where}arguments must be without pretrained, because the file holds the weights, got "
+                         f"{shapes.shown(arguments['pretrained'])}")
 
 
 # ---------------------------------------------------------------- checkpoints

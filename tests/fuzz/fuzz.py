@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FOUND = HERE.parents[1] / "build" / "fuzz"
-NAMES = ("idx", "npz", "cifar", "model", "checkpoint", "config", "onnx")
+NAMES = ("idx", "npz", "cifar", "model", "checkpoint", "config", "onnx", "torch")
 
 
 def fuzz(name, options):

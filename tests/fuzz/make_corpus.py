@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import parsers
+import torch_files
 from data_files import cifar_batch, idx_bytes, pickled_dict, pickled_labels
 
 import cnn
@@ -439,6 +440,33 @@ def onnx_files():
     write("onnx", "nested", 0, b"\x3a\x7f" * 2000)
 
 
+def torch():
+    arrays = {"w": np.ones((2, 3), np.float32), "n": np.array(3), "d": np.ones(2), "h": np.float16([1])}
+    good = torch_files.weights(arrays)
+    write("torch", "good", 0, good)
+    write("torch", "headless", 1, good[21:])
+    write("torch", "cut-off", 0, good[:-1])
+    write("torch", "too-long", 0, good + b"\0")
+    write("torch", "empty", 0, b"")
+    write("torch", "zip", 0, b"PK\3\4")
+    six, elements = torch_files.storage(b"Float", "1", 6), torch_files.data(np.zeros(6, np.float32))
+    lies = {
+        "call": torch_files.tensor(six, rebuild=b"cos\nsystem\n"), "other-call": torch_files.text("x") + b")R",
+        "no-tensor": b"N", "beyond": torch_files.tensor(six, 1, (6,), (1,)), "build": b"]}b", "list": b"]Na](NNe",
+        "opcode": b"I1\n", "tuple-keys": b"}(()Nu", "reference": torch_files.storage(b"Float", "1", 6, b"module"),
+        "many-of-one": torch_files.tensor(six, 0, (2**30,) * 3, (0,) * 3), "memo": b"]q\0h\0r\0\0\0\0j\0\0\0\0",
+        "tuples": b"N\x85N\x86N\x87K\1M\1\2J\1\2\3\4"}
+    for name, value in lies.items():
+        write("torch", f"lies-{name}", 0, torch_files.file(torch_files.items([("w", value)]), "1", [elements]))
+    whole = torch_files.items([("w", torch_files.tensor(six, 0, (6,), (1,)))])
+    write("torch", "big-endian", 0, torch_files.file(whole, "1", [elements], endian=b"\x89"))
+    write("torch", "no-keys", 0, torch_files.file(whole, "", [elements]))
+    write("torch", "other-count", 0, torch_files.file(whole, "1", [b"\5" + elements[1:]]))
+    two = [("v", torch_files.tensor(six)), ("w", torch_files.tensor(torch_files.storage(b"Float", "1", 5)))]
+    write("torch", "two-lengths", 0, torch_files.file(torch_files.items(two), "1", [elements]))
+    write("torch", "deep", 0, torch_files.file(b")" + b"\x85" * 5000, "", []))
+
+
 if __name__ == "__main__":
-    for make in (idx, npz, cifar, model, checkpoints, config, onnx_files):
+    for make in (idx, npz, cifar, model, checkpoints, config, onnx_files, torch):
         make()

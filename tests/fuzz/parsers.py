@@ -19,6 +19,7 @@ from pathlib import Path
 
 import cnn
 from cnn.data import cifar, idx
+from cnn.models import torch_file
 from cnn.runs.settings import read_settings
 from cnn.training import checkpoint
 
@@ -201,6 +202,16 @@ def _onnx(mode, data, folder):
     assert all(p.size <= 2**21 + len(data) for p in net.parameters())
 
 
+_TORCH_HEAD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."  # magic number and version
+
+
+def _torch(mode, data, folder):
+    """Bit 0: the head of PyTorch's files is put before."""
+    head = _TORCH_HEAD if mode[0] & 1 else b""
+    state = torch_file.read_state(_written(folder, "w.pth", head + data))
+    assert sum(array.size for array in state.values()) <= len(data) ** 2
+
+
 def _config(mode, data, folder):
     """A config.toml, or the folder of one."""
     path = _written(folder, "config.toml", data)
@@ -208,7 +219,7 @@ def _config(mode, data, folder):
 
 
 PARSERS = {"idx": _idx, "npz": _npz, "cifar": _cifar, "model": _model, "checkpoint": _checkpoint, "config": _config,
-           "onnx": _onnx}
+           "onnx": _onnx, "torch": _torch}
 
 NEEDS = {"onnx": "onnx"}  # packages without which a parser does not run
 
@@ -221,5 +232,6 @@ LINES = {
     "checkpoint": ["cnn.training.checkpoint:load,resume,checkpoints,step_of,_read,_words,_split,_sealed,_compact"],
     "onnx": [f"cnn.export.onnx_{part}" for part in (
         "importing", "reading", "values", "folding", "shapes", "operators", "arithmetic")],
+    "torch": ["cnn.models.torch_file"],
     "config": ["cnn.runs.settings:read_settings,read_config,check_each"],
 }

@@ -1,4 +1,4 @@
-"""Ready-made networks.
+"""Small networks with weights at random.
 
 What all of these functions take: in_channels and image_size (pixels a side) of the images, num_classes, seed (int of at
 least 0, of the initial weights) and dtype (float32 or float64). They return a Sequential, and raise TypeError or
@@ -6,7 +6,6 @@ ValueError for arguments that do not fit.
 """
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -257,22 +256,3 @@ def _checked(owner: str, channels: Sequence[int], image_size: int, seed: int, dt
     size = shapes.integer(owner, "image_size", image_size, smallest + lost) - lost
     rng = np.random.default_rng(shapes.integer(owner, "seed", seed, 0, 2**64 - 1))
     return channels, size // smallest, {"seed": rng, "dtype": dtype}
-
-
-MODELS = {"lenet5": lenet5, "cifar_quick": cifar_quick, "vgg_small": vgg_small, "resnet9": resnet9,
-          "resnet20": resnet20, "mobilenet_small": mobilenet_small, "cifar_net": cifar_net}
-WHITENED = {"cifar_net"}    # those that want `whiten` before training
-
-
-def widths(owner: str, name: str, text: str | None) -> dict[str, list[int]]:
-    """The argument `channels` of the model of that name as a dict, from a text such as "64,128,256"; empty where that
-    is. Raises ValueError, in the name of `owner`, where the text is something else or the model has no such argument.
-    """
-    if not text:
-        return {}
-    if "channels" not in inspect.signature(MODELS[name]).parameters:
-        raise ValueError(f"{owner}: channels cannot be chosen for {name}, got {text!r}")
-    numbers = text.replace(" ", "").split(",")
-    if not all(number.isascii() and number.isdigit() for number in numbers):
-        raise ValueError(f"{owner}: channels must be whole numbers such as 64,128,256, got {text!r}")
-    return {"channels": [int(number) for number in numbers]}

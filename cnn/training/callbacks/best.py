@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from cnn.layers import Module
     from cnn.training.trainer import Trainer
 
 
@@ -135,16 +136,17 @@ class BestCheckpoint(_Best):
     """Writes the model to a file (see cnn.save_model) whenever an epoch was the best so far.
 
     path: the file. monitor, min_delta, mode: as of EarlyStopping. description: what `cnn.save_model` takes; `epoch` and
-    the value of `monitor` are added.
+    the value of `monitor` are added. model: what to write in the place of the trainer's model, of which that is a part:
+    a network whose head alone is trained.
 
     The best is that of all fits of a trainer, as the file is; another trainer starts afresh. Raises what `save_model`
     raises for a description when it is made, and for one that does not fit the model before the first step.
     """
 
     def __init__(self, path: str | os.PathLike, monitor: str = "val_loss", min_delta: float = 0.0,
-                 description: dict | None = None, mode: str | None = None) -> None:
+                 description: dict | None = None, mode: str | None = None, model: Module | None = None) -> None:
         super().__init__(monitor, min_delta, mode)
-        self.path = Path(path)
+        self.path, self.model = Path(path), model
         self.description, self._shapes = checkpoint.described("BestCheckpoint", description or {})
 
     def on_fit_start(self, trainer: Trainer) -> None:
@@ -152,13 +154,13 @@ class BestCheckpoint(_Best):
         if trainer.step == 0:
             self.best, self.best_epoch = None, 0
         refuse_to_overwrite(self.path, trainer)
-        checkpoint.check_shapes("BestCheckpoint", trainer.model, self._shapes)
+        checkpoint.check_shapes("BestCheckpoint", self.model or trainer.model, self._shapes)
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         row = trainer.history[-1]
         value = row[self.monitor]
         if self._improves(trainer):
             with trainer.measuring():
-                checkpoint.save_model(self.path, trainer.model, {
+                checkpoint.save_model(self.path, self.model or trainer.model, {
                     **self.description, "epoch": row["epoch"], self.monitor: value})
             self.best, self.best_epoch = value, row["epoch"]

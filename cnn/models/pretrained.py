@@ -4,11 +4,14 @@ from __future__ import annotations
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cnn.models.torch_file import read_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Pretrained(NamedTuple):
@@ -35,18 +38,20 @@ class Pretrained(NamedTuple):
         """Names of the classes, in the order of the network's scores."""
         return Path(__file__).with_name(f"{self.dataset}_classes.txt").read_text(encoding="utf-8").splitlines()
 
-    def description(self, image_size: int | None = None) -> dict:
-        """What `cnn.save_model` and `cnn.Predictor` must know of the network with these weights and all its classes.
+    def description(self, image_size: int | None = None, classes: Sequence[str] | None = None) -> dict:
+        """What `cnn.save_model` and `cnn.Predictor` must know of a network with these weights: a dict.
 
             >>> weights = cnn.models.PRETRAINED["efficientnet_lite0"]
             >>> model = cnn.models.efficientnet_lite0(pretrained=True).eval()    # doctest: +SKIP
             >>> cnn.Predictor(model, weights.description()).predict("cat.jpg")   # doctest: +SKIP
 
-        image_size: pixels a side with which the network was made; default: those of the weights.
+        image_size: pixels a side with which the network was made; default: those of the weights. classes: names of its
+        classes; default: all that the weights have learnt.
         """
-        arguments = {"in_channels": len(self.mean), "num_classes": len(self.classes()),
+        classes = self.classes() if classes is None else list(classes)
+        arguments = {"in_channels": len(self.mean), "num_classes": len(classes),
                      "image_size": self.image_size if image_size is None else image_size}
-        return {"model": self.name, "arguments": arguments, "classes": self.classes(), "mean": list(self.mean),
+        return {"model": self.name, "arguments": arguments, "classes": classes, "mean": list(self.mean),
                 "std": list(self.std), "pixels": "uint8", "dataset": self.dataset}
 
     def path(self) -> Path:

@@ -129,9 +129,9 @@ def _transfer(settings: Settings, given: Collection[str], train: Dataset) -> dic
     batch = settings.batch_size if "batch_size" in given else 32
     chosen = {"batch_size": batch, "label_smoothing": 0.1, "schedule": "one-cycle", "drop_last": len(train) > batch}
     if settings.freeze_body:
-        return {**chosen, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.5, "max_grad_norm": 0.0, "epochs": 30}
+        return {**chosen, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.5, "max_grad_norm": 0.0, "epochs": 15}
     last = f"{PRETRAINED[settings.model].head}.*=10"
-    return {**chosen, "optimizer": "sgd", "momentum": 0.9, "lr": 0.01, "weight_decay": 1e-4, "max_grad_norm": 5.0,
+    return {**chosen, "optimizer": "sgd", "momentum": 0.9, "lr": 5e-4, "weight_decay": 1e-4, "max_grad_norm": 5.0,
             "lr_factors": "" if settings.from_run else last, "epochs": 5}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from cnn import data, models, optim, ranks, schedules
 from cnn.data.loader import DataLoader
-from cnn.layers import Flatten, Module, Sequential
+from cnn.layers import BatchNorm2d, Flatten, Module, Sequential
 from cnn.layers.head import head_of
 from cnn.layers.losses import CrossEntropyLoss
 from cnn.runs.settings import anywhere, check_patience, lr_factors, milestones
@@ -93,6 +93,10 @@ def make(settings, train_set, say=lambda text: None, fresh=True):
                    "dataset": anywhere(settings).dataset, "seed": settings.seed,
                    "tta": None if settings.tta == "none" else settings.tta}
     learns, known = model, train_set
+    if settings.pretrained:     # few images have other statistics than those that the weights fit, and would spoil them
+        for layer in model.modules():
+            if isinstance(layer, BatchNorm2d):
+                layer.freeze()
     if settings.freeze_body:
         say(f"computing once what the frozen body makes of {len(train_set):,} training images")
         learns, known = Sequential(Flatten(), head_of(model, owner="train")[1]), features(model, train_set)

@@ -114,7 +114,8 @@ class Settings:
 
 
 # Settings that change training images at random, and their values that do not.
-RANDOM_CHANGES = {"shift": 0, "flip": "none", "cutout": 0, "rotate": 0, "translate": 0, "scale": 0, "shear": 0, "mixup": 0.0, "cutmix": 0.0}
+RANDOM_CHANGES = {"shift": 0, "flip": "none", "cutout": 0, "rotate": 0, "translate": 0, "scale": 0, "shear": 0,
+                  "mixup": 0.0, "cutmix": 0.0}
 
 FREE = {f.name for f in fields(Settings) if f.metadata["free"]}
 

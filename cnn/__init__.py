@@ -104,6 +104,7 @@ if TYPE_CHECKING:
 
     from cnn.differences import gradcheck
     from cnn.export.onnx_importing import load_onnx
+    from cnn.export.pytorch_importing import from_torch
     from cnn.layers.compiled import CompiledModel, compile
     from cnn.prediction import Prediction, Predictor, load
     from cnn.training.features import features
@@ -122,7 +123,7 @@ __all__ = [
     "NLLLoss", "PReLU", "Parameter", "PixelShuffle", "PixelUnshuffle", "Prediction", "Predictor", "RMSprop", "ReLU",
     "ReLU6", "ReflectionPad2d", "ReplicationPad2d", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss",
     "Softmax", "Softplus", "Tanh", "Trainer", "TrainingDiverged", "Upsample", "Value", "ZeroPad2d", "cat",
-    "clip_grad_norm", "compile", "data", "debug", "features", "find_lr", "functional", "get_num_threads",
+    "clip_grad_norm", "compile", "data", "debug", "features", "find_lr", "from_torch", "functional", "get_num_threads",
     "get_winograd", "gradcheck", "load", "load_model", "load_onnx", "metrics", "models", "named_groups", "optim",
     "parameter_groups", "replace_head", "save", "save_model", "schedules", "set_num_threads", "set_winograd",
     "show_config", "split_biases",
@@ -140,6 +141,7 @@ _LATER = {
     "plots": ("cnn.plots", ""), "reference": ("cnn.reference", ""), "sklearn": ("cnn.sklearn", ""),
     "find_lr": ("cnn.training.lr_finder", "find_lr"), "gradcheck": ("cnn.differences", "gradcheck"),
     "load": ("cnn.prediction", "load"), "load_onnx": ("cnn.export.onnx_importing", "load_onnx"),
+    "from_torch": ("cnn.export.pytorch_importing", "from_torch"),
     "Prediction": ("cnn.prediction", "Prediction"), "Predictor": ("cnn.prediction", "Predictor"),
     "features": ("cnn.training.features", "features"), "save": ("cnn.training.saving", "save"),
 }

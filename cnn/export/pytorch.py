@@ -98,11 +98,11 @@ def _cat(F, operation, p, *xs):
 def _pick(F, operation, p, x):
     """By the tables of its operation."""
     import torch
-    for dim, table in enumerate(operation.tables[operation.plane:x.ndim - 1 + operation.plane], 1):
+    for dim, table in enumerate(operation.tables[operation.plane:], 1):
         if table is not None:
             x = x.index_select(dim, torch.as_tensor(table.clip(0), device=x.device).long())
             if (table < 0).any():
-                outside = torch.as_tensor(table < 0, device=x.device).reshape(-1, *(1,) * (x.ndim - dim - 1))
+                outside = torch.as_tensor(table < 0, device=x.device).reshape(-1, *(1,) * (3 - operation.plane - dim))
                 x = torch.where(outside, torch.tensor(operation.value, dtype=x.dtype, device=x.device), x)
     return x
 
@@ -176,7 +176,7 @@ TABLE = {
     "mean": lambda F, o, p, x: x.mean(_dims(o), keepdim=True),
     "amax": lambda F, o, p, x: x.amax(_dims(o), keepdim=True),
     "amin": lambda F, o, p, x: x.amin(_dims(o), keepdim=True),
-    "reshape": lambda F, o, p, x: x.reshape(len(x), *o.image),
+    "reshape": lambda F, o, p, x: x.reshape(x.shape[0], *o.image),
     "parameter": lambda F, o, p: p["parameter"].reshape(1, *o.image),
     "cat": _cat, "cat_along": _cat, "bilinear": _bilinear,
     "slice": lambda F, o, p, x: x[:, o.first:o.stop],
@@ -202,7 +202,7 @@ def to_torch(model: Module, *image_shapes: Sequence[int]) -> Any:
     try:
         import torch
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("to_torch needs PyTorch: pip install torch") from None
+        raise ModuleNotFoundError("to_torch needs PyTorch: pip install 'cnn[torch]'") from None
     from cnn.layers.running import graph_of
     graph = graph_of(model, image_shapes)
     for node in graph:

@@ -12,6 +12,7 @@ import numpy as np
 from cnn import functional, shapes
 from cnn.engine.parameter import Parameter
 from cnn.graph import apply, build, moving
+from cnn.graph.passes import prune
 from cnn.layers import graph_rows as more
 from cnn.layers.activation import Dropout, Dropout2d
 from cnn.layers.module import Module
@@ -65,7 +66,7 @@ def _linear(module, node, values, things):
     return functional.linear(*values, things["weight"], things.get("bias"))
 
 
-def _batch_norm(module, node, values, things, *, eps=1e-5, momentum=0.1, unbiased=True):
+def _batch_norm(module, node, values, things, *, eps=1e-5, momentum=0.1, unbiased=True, frozen=False):
     x, = values
     name, shape = "batch_norm", (x.image[0],)
     for role, thing in things.items():
@@ -78,7 +79,7 @@ def _batch_norm(module, node, values, things, *, eps=1e-5, momentum=0.1, unbiase
     fixed = things.get("weight"), things.get("bias"), mean, var, eps
     if mean is None:
         return apply(norm.BatchNorm2d(name, *fixed, True, channels=x.image[0]), x)
-    if not module.training:
+    if frozen or not module.training:
         return apply(norm.BatchNorm2d(name, *fixed, unbiased=bool(unbiased)), x)
     tracked = things.get("num_batches_tracked")
     if tracked is None and momentum is None:
@@ -319,7 +320,8 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
     """A GraphModule that computes what a model does, with copies of its parameters and buffers under their names.
 
     image_shapes: of one image of each input, (C, H, W) or (features,). Its nodes are those of the model in training
-    mode. Arrays that `forward` computes with become parameters that are not trained, "constant0" and so on.
+    mode; what no output depends on is left out. Arrays that `forward` computes with become parameters that are not
+    trained, "constant0" and so on.
 
     Raises TypeError or ValueError for shapes that do not fit, ValueError for a layer that is written in NumPy and for
     an operation without a row in OPERATIONS. No other thread may use the model meanwhile.
@@ -327,7 +329,7 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
     from cnn.layers.running import graph_of
     modes = [(module, module._mode) for module in model.modules()]
     try:
-        graph = graph_of(model.train(), [tuple(shape) for shape in image_shapes])
+        graph = prune(graph_of(model.train(), [tuple(shape) for shape in image_shapes]))
     finally:
         for module, mode in modes:
             module.training = mode

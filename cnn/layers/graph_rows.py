@@ -65,7 +65,9 @@ def tell_dim(operation):
 
 
 def tell_batch_norm(operation):
-    return {"eps": operation.eps, "momentum": operation.momentum} | ({} if operation.unbiased else {"unbiased": False})
+    """frozen: it normalises by the running statistics in training mode, too."""
+    told = {"momentum": operation.momentum} if operation.training else {"frozen": True}
+    return {"eps": operation.eps, **told} | ({} if operation.unbiased else {"unbiased": False})
 
 
 def layer_norm(module, node, values, things, *, normalized_shape, eps=1e-5):

@@ -157,15 +157,19 @@ def erf(i: Importer, node: NodeView) -> Part:
 
 
 def power(i: Importer, node: NodeView) -> Live | Part:
-    """x^2, and x^3 as a part of GELU."""
+    """x to the power of a number; x^3 is a part of GELU only."""
     x = node.live()
     exponent = number_of(node.inputs[1]) if node.has(1) else None
     if exponent == 1:
         return x
     if exponent == 2:
         return i.emit("multiply", [x, x])
+    if exponent == 0.5:
+        return i.emit("sqrt", [x])
+    if exponent is not None and exponent != 3:
+        return i.emit("power", [x], None, {"exponent": exponent})
     if exponent != 3:
-        raise Refused(f"exponent (input 1) must be 1 or 2, or 3 in a GELU, got "
+        raise Refused(f"exponent (input 1) must be a number, got "
                       f"{shown(node.inputs[1].array) if isinstance(node.inputs[1], Known) else 'no constant'}")
     return Part("gelu's cube", x, {"factor": 1.0})
 

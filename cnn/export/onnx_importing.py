@@ -185,6 +185,7 @@ class Importer:
             self._node(node, table)
         outputs = []
         for told in self.file.graph.output:
+            self._made(told.name)
             found = self.values.get(told.name)
             if not isinstance(found, Live):
                 raise Refused(f"output {words(told.name)!r} must depend on the graph's input, and " + (
@@ -205,6 +206,8 @@ class Importer:
             for name in node.input:
                 if name and name not in self.values:
                     raise Refused(f"input {words(name)!r} is made by no node before it")
+                if name and view.op not in ("Conv", "AveragePool"):
+                    self._made(name)
                 view.inputs.append(self.values[name] if name else None)
             results = self._results(view, table)
             if view.unused():
@@ -219,6 +222,16 @@ class Importer:
             raise Refused(f"node {view.name!r} ({view.op}): {error}") from None
         except _NOT_AS_WRITTEN as error:
             raise Refused(f"node {view.name!r} ({view.op}): {words(error, 400) or type(error).__name__}") from None
+
+    def _made(self, name: str) -> None:
+        """Where a value is a padding that no window takes into itself, pad it."""
+        part = self.values.get(name)
+        if isinstance(part, Part) and part.kind == "Pad":
+            tables: list[list[int] | None] = [None]
+            for (before, after), n in zip(part.more["sides"], part.of.value.image[1:], strict=True):
+                tables.append([j if 0 <= j < n else -1 for j in range(-before, n + after)])
+            self.spend(sum(len(table) for table in tables if table))
+            self.values[name] = self.emit("pad", [part.of], None, {"tables": tables})
 
     def _results(self, view: NodeView, table: Mapping) -> list:
         """What a node computes."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn.export import onnx_shapes
+from cnn.export import onnx_maps, onnx_shapes
 from cnn.export.onnx_arithmetic import binary, erf, neg, power, reciprocal, variadic
 from cnn.export.onnx_conv import MOST, conv, conv_transpose, flat_or_not, padded, sizes, told, window
 from cnn.export.onnx_folding import axis_in
@@ -77,7 +77,9 @@ def _global_pool(kind: str) -> Callable:
 
 def _pad(i: Importer, node: NodeView) -> Live | Part:
     x = node.live()
-    node.only("mode", "constant")
+    mode = node.get("mode", "constant")
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        node.refuse("mode", mode, "constant, reflect, edge or wrap")
     if node.opset < 11:
         pads, value = node.get("pads"), node.number("value", 0.0)
     else:
@@ -89,12 +91,12 @@ def _pad(i: Importer, node: NodeView) -> Live | Part:
             for j, axis in enumerate(axes):
                 every[axis], every[axis + x.rank] = pads[j], pads[j + len(axes)]
             pads = every
-    if len(pads) != 2 * x.rank or not all(isinstance(n, int) and 0 <= n <= MOST for n in pads):
-        node.refuse("pads", pads, f"{2 * x.rank} integers of at least 0")
+    if len(pads) != 2 * x.rank or not all(isinstance(n, int) and abs(n) <= MOST for n in pads):
+        node.refuse("pads", pads, f"{2 * x.rank} integers")
     if not any(pads):
         return x
-    if any(pads[:2]) or any(pads[x.rank:x.rank + 2]) or value != 0 or x.rank < 3:
-        node.refuse("pads", f"{pads} with value {value:g}", "zeros around H and W, before a convolution or an average")
+    if any(pads[:2]) or any(pads[x.rank:x.rank + 2]) or value != 0 or x.rank < 3 or mode != "constant" or min(pads) < 0:
+        return onnx_maps.padded(i, node, x, pads, value, mode)
     before, after = pads[2:x.rank], pads[x.rank + 2:]
     sides = list(zip(before, after, strict=True))
     return Part("Pad", x, {"sides": ((0, 0), sides[0]) if x.rank == 3 else (sides[0], sides[1])})
@@ -243,8 +245,10 @@ def _softmax(operation: str) -> Callable:
         plain = node.opset >= 13 or math.prod(after) == x.dims[axis - 1]
         if axis > 1 and plain and math.prod(x.dims[:axis - 1]) == 1:
             return i.reshaped(i.emit(operation, [i.reshaped(x, (x.dims[axis - 1], *x.dims[axis:]))]), x.dims)
-        if axis != 1:
-            node.refuse("axis", axis, "1 (channels or features)")
+        if axis == 0 or (axis > 1 and not plain):
+            node.refuse("axis", axis, "another than the images', and before opset 13 the last or 1")
+        if axis > 1:
+            return i.emit(f"{operation}_over", [x], None, {"dim": onnx_shapes.dim_of(x, axis)})
         return i.emit(operation, [x])
     return run
 
@@ -284,7 +288,18 @@ TABLE: dict[str, Callable] = {
     "Neg": neg, "Reciprocal": reciprocal, "Sum": variadic(1), "Mean": variadic(None),
     **{name: getattr(onnx_shapes, name.lower()) for name in (
         "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Split", "Concat")},
-    "Slice": onnx_shapes.channels, "Identity": onnx_shapes.same, "Cast": onnx_shapes.cast,
+    "Slice": onnx_shapes.sliced, "Identity": onnx_shapes.same, "Cast": onnx_shapes.cast,
     "ReduceSum": onnx_shapes.reduce("sum", 13), "ReduceMean": onnx_shapes.reduce("mean", 18),
-    "ReduceMax": onnx_shapes.reduce("max", 18),
+    "ReduceMax": onnx_shapes.reduce("max", 18), "ReduceMin": onnx_shapes.reduce("min", 18),
+    **{name: onnx_maps.plain(operation) for name, operation in (
+        ("Abs", "absolute"), ("Exp", "exp"), ("Log", "log"), ("Sqrt", "sqrt"), ("HardSwish", "hardswish"),
+        ("Mish", "mish"))},
+    "Elu": onnx_maps.elu, "Selu": onnx_maps.selu, "HardSigmoid": onnx_maps.hard_sigmoid,
+    "Softplus": onnx_maps.softplus, "Clip": onnx_maps.clip, "Min": onnx_maps.extreme("minimum"),
+    "Max": onnx_maps.extreme("maximum"), "Greater": onnx_maps.compared("greater"),
+    "GreaterOrEqual": onnx_maps.compared("greater_equal"), "Less": onnx_maps.compared("greater", turned=True),
+    "LessOrEqual": onnx_maps.compared("greater_equal", turned=True), "Equal": onnx_maps.compared("equal"),
+    "Not": onnx_maps.logic("not"), "And": onnx_maps.logic("minimum"), "Or": onnx_maps.logic("maximum"),
+    "Where": onnx_maps.where, "Gather": onnx_maps.gather, "Resize": onnx_maps.resize,
+    "DepthToSpace": onnx_maps.depth_to_space, "SpaceToDepth": onnx_maps.space_to_depth,
 }

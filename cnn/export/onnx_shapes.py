@@ -111,40 +111,69 @@ def expand(i: Importer, node: NodeView) -> Live:
     return x
 
 
-def channels(i: Importer, node: NodeView) -> Live:
-    x = node.live()
-    first, stop = 0, x.dims[0]
+def dim_of(x: Live, axis: int) -> int:
+    """The axis of our value, 1 to 3, that an axis in the file is."""
+    return 3 if x.rank == 3 and axis == 2 else axis
+
+
+def picked(i: Importer, x: Live, tables: dict[int, list[int]], operation: str = "strided_slice",
+           value: float = 0.0) -> Live:
+    """Elements of x by tables of the file's axes; an entry of -1, but for channels, stands for a number."""
+    if not tables:
+        return x
+    three: list[list[int] | None] = [None, None, None]
+    for axis, table in tables.items():
+        three[dim_of(x, axis) - 1] = table
+    i.spend(sum(map(len, tables.values())))
+    if x.rank == 2 and min(tables[1]) < 0:
+        wide = i.emit(operation, [i.reshaped(x, (1, 1, x.dims[0]))], 4, {"tables": [None, None, tables[1]],
+                                                                         "value": value})
+        return i.reshaped(wide, wide.dims[2:])
+    return i.emit(operation, [x], None, {"tables": three, "value": value})
+
+
+def sliced(i: Importer, node: NodeView) -> Live:
+    x, tables = node.live(), {}
     for axis, start, end, step in slices(node, x.rank):
-        size = None if axis == 0 else x.dims[axis - 1]
-        if size is not None and step == 1 and (start in (0, -size) or start < -size) and end >= size:
+        if axis == 0:
+            if start != 0 or end < 2**31 - 1 or step != 1:
+                node.refuse("axes", f"0 with starts {start}, ends {end}, steps {step}", "others than the images'")
             continue
-        if axis == 0 and start == 0 and end >= 2**31 - 1 and step == 1:
-            continue
-        if axis != 1 or step != 1:
-            node.refuse("axes", f"{axis} with starts {start}, ends {end}, steps {step}", "1 (channels), with steps 1")
-        first, stop, _ = slice(start, end).indices(x.dims[0])
-    if stop <= first:
-        raise Refused(f"it must leave a channel of {x.dims[0]}, got {first} to {stop}")
-    return x if (first, stop) == (0, x.dims[0]) else i.emit("slice", [x], None, {"first": first, "stop": stop})
+        if step == 0:
+            raise Refused("steps must not be 0")
+        n = x.dims[axis - 1]
+        chosen = range(n)[slice(start, None if step < 0 and end <= -n - 1 else end, step)]
+        if not chosen:
+            raise Refused(f"it must leave something of {n}, got {start} to {end}")
+        if chosen != range(n):
+            tables[axis] = chosen
+    return _parts(i, x, tables)
+
+
+def _parts(i: Importer, x: Live, tables: dict[int, range]) -> Live:
+    first = tables.get(1)
+    if set(tables) == {1} and first is not None and first.step == 1:
+        return i.emit("slice", [x], None, {"first": first.start, "stop": first.stop})
+    return picked(i, x, {axis: list(chosen) for axis, chosen in tables.items()})
 
 
 def split(i: Importer, node: NodeView) -> list:
     x = node.live()
     axis = axis_in(node, node.integer("axis", 0), x.rank)
-    if axis != 1:
-        node.refuse("axis", axis, "1 (channels or features)")
+    if axis == 0:
+        node.refuse("axis", axis, "another than the images'")
+    n = x.dims[axis - 1]
     sizes = (node.ints(1, "split") if node.has(1) else None) if node.opset >= 13 else node.get("split")
     count = node.integer("num_outputs", len(node.outputs))
     if sizes is None:
-        if not 1 <= count <= x.dims[0]:
-            node.refuse("num_outputs", count, f"from 1 to {x.dims[0]}")
-        each = -(-x.dims[0] // count)
-        sizes = [each] * (count - 1) + [x.dims[0] - each * (count - 1)]
-    if sum(sizes) != x.dims[0] or min(sizes) < 1 or len(sizes) != len(node.outputs):
-        raise Refused(f"split must be {len(node.outputs)} sizes that add up to {x.dims[0]}, got {sizes}")
+        if not 1 <= count <= n:
+            node.refuse("num_outputs", count, f"from 1 to {n}")
+        each = -(-n // count)
+        sizes = [each] * (count - 1) + [n - each * (count - 1)]
+    if sum(sizes) != n or min(sizes) < 1 or len(sizes) != len(node.outputs):
+        raise Refused(f"split must be {len(node.outputs)} sizes that add up to {n}, got {sizes}")
     ends = np.cumsum(sizes).tolist()
-    return [i.emit("slice", [x], None, {"first": end - size, "stop": end})
-            for size, end in zip(sizes, ends, strict=True)]
+    return [_parts(i, x, {axis: range(end - size, end)}) for size, end in zip(sizes, ends, strict=True)]
 
 
 def concat(i: Importer, node: NodeView) -> Live:
@@ -154,8 +183,10 @@ def concat(i: Importer, node: NodeView) -> Live:
         raise Refused("its inputs must have the same number of axes")
     if axis == 1:
         return i.emit("cat", xs) if len(xs) > 1 else xs[0]
-    if axis == 0 or any(math.prod(x.dims[:axis - 1]) != 1 for x in xs):
-        node.refuse("axis", axis, "1 (channels or features)")
+    if axis == 0:
+        node.refuse("axis", axis, "another than the images'")
+    if any(math.prod(x.dims[:axis - 1]) != 1 for x in xs):
+        return i.emit("cat_along", xs, None, {"dim": dim_of(xs[0], axis)})
     dims = (*xs[0].dims[:axis - 1], sum(x.dims[axis - 1] for x in xs), *xs[0].dims[axis:])
     return i.reshaped(i.emit("cat", [i.reshaped(x, x.dims[axis - 1:]) for x in xs]), dims)
 
@@ -173,8 +204,13 @@ def reduce(kind: str, since: int) -> Callable:
         dims = [1 if j in axes else n for j, n in enumerate(x.dims, 1)]
         wide = sorted({j for j in axes if j == 0 or x.dims[j - 1] > 1})     # others are summed already
         y, last = x, x.rank - 1
-        if 0 in wide or (1 in wide and wide != list(range(1, wide[-1] + 1))):
-            node.refuse("axes", axes, "neighbours, and not the images'")
+        if 0 in axes:
+            node.refuse("axes", axes, "others than the images'")
+        if kind == "min" or (1 in wide and wide != list(range(1, wide[-1] + 1))):       # no neighbours
+            name = {"min": "amin", "max": "amax"}.get(kind, kind)
+            if wide:
+                y = i.emit(name, [y], None, {"dim": [dim_of(x, j) for j in wide]})
+            return i.reshaped(y, dims if keep else [n for j, n in enumerate(dims, 1) if j not in axes])
         if 1 in wide:       # as rows of an image of one channel
             split = wide[-1]
             y, wide = i.reshaped(x, (1, math.prod(x.dims[:split]), math.prod(x.dims[split:]))), [2]
@@ -193,8 +229,14 @@ def same(i: Importer, node: NodeView) -> Live | Part:
     return node.inputs[0]
 
 
-def cast(i: Importer, node: NodeView) -> Live:
-    x, kind = node.live(), node.integer("to", 0)
+def cast(i: Importer, node: NodeView) -> Live | Part:
+    kind, mask = node.integer("to", 0), node.inputs[0]
+    if isinstance(mask, Part) and mask.kind == "mask":
+        if kind == 9:       # BOOL
+            return mask
+        x = mask.of
+    else:
+        x = node.live()
     if {1: np.float32, 11: np.float64}.get(kind) != i.dtype:
         node.refuse("to", kind, f"{i.dtype}, the type of the graph's input")
     return x

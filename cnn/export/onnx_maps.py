@@ -266,7 +266,8 @@ def _scales(node: NodeView, x: Live) -> tuple[list[float], list[int]]:
     axes = node.get("axes")
     axes = list(range(4)) if axes is None else [axis_in(node, axis, 4) for axis in axes]
     scales = [1.0] * 4
-    given = [node.known(j, what).array.reshape(-1).tolist() if node.has(j) else [] for j, what in ((2, "scales"), (3, "sizes"))]
+    given = [node.known(j, what).array.reshape(-1).tolist() if node.has(j) else []
+             for j, what in ((2, "scales"), (3, "sizes"))]
     numbers = given[0] or given[1]
     if len(numbers) != len(axes) or bool(given[0]) == bool(given[1]):
         raise Refused(f"it must have {len(axes)} scales or sizes, got {numbers}")

@@ -80,8 +80,7 @@ class Program:
         self.by_channels, self.per_block = by_channels, 1 if by_channels else LANES
         self.blocks = max(1, -(-images // self.per_block))
         self.shards = most_shards(images, self.per_block)
-        self.batch = 0      # images of the run at hand
-        self.nbytes = 0     # of its own arrays
+        self.batch = self.nbytes = 0        # images of the run at hand; bytes of its own arrays
         self._drafts = {}   # phases that are not compiled yet
         self._compiled = {}
         self._packing, self._snapshot, self._given = None, snapshot, iter(snapshot or ())

@@ -32,7 +32,7 @@ def test_the_page(weights, tmp_path, monkeypatch, capsys):  # noqa: F811
         assert masked(capsys.readouterr().out) == masked(block[2] or "")
     published = cnn.models.efficientnet_lite0(image_size=32, pretrained=True)
     assert len(page["train"]) == len(page["test"]) == 50 and page["model"][-1].out_features == 10
-    assert (page["model"][17].body[0].weight.data != published[17].body[0].weight.data).any()     # the body has learnt in the end
+    assert (page["model"][17].body[0].weight.data != published[17].body[0].weight.data).any()
     pictures = re.findall(r"^!\[.+\]\((.+)\)$", text, re.MULTILINE)
     assert pictures == [path.name for path in tmp_path.glob("*.png")]
     for name in pictures:

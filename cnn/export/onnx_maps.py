@@ -221,8 +221,9 @@ def _places(node: NodeView, how: str, n: int, out: int, scale: float) -> np.ndar
     raise AssertionError
 
 
-ROUNDED = {"round_prefer_floor": lambda at: np.ceil(at - 0.5), "round_prefer_ceil": lambda at: np.floor(at + 0.5),
-           "floor": np.floor, "ceil": np.ceil}
+ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "round_prefer_floor": lambda at: np.ceil(at - 0.5), "round_prefer_ceil": lambda at: np.floor(at + 0.5),
+    "floor": np.floor, "ceil": np.ceil}
 
 
 def resize(i: Importer, node: NodeView) -> Live:

@@ -273,10 +273,11 @@ CASES = [
     Case("AdaptiveAvgPool1d", (2,), (2, 6), (2, 2)),
     Case("AdaptiveMaxPool1d", (3,), (2, 6), (2, 3)),
     Case("BatchNorm1d", (3,), (3, 5), (3, 5)),
-    Case("BatchNorm1d", (18,), (18,), (18,), {"momentum": None}),
+    Case("BatchNorm1d", (18,), (18, 2), (18, 2), {"momentum": None}),
     Case(
         "Sequential",
-        (inner("Conv1d", 2, 3, 3, padding=1), inner("BatchNorm1d", 3), RELU, inner("MaxPool1d", 2), FLATTEN),
+        (inner("Conv1d", 2, 3, 3, padding=1, bias=False), inner("BatchNorm1d", 3), RELU, inner("MaxPool1d", 2),
+         FLATTEN),
         (2, 8),
         (12,),
     ),
@@ -443,7 +444,7 @@ def _linear(m, layer, x, dy):
 def _batch_norm(m, layer, x, dy):
     w, b = _weights(layer, x.dtype)
     if x.ndim < 4:
-        image = (*x.shape[:2], 1, x.size // (len(x) * x.shape[1]))
+        image = (*x.shape[:2], 1, int(np.prod(x.shape[2:])))
         y, dx, gradients = _batch_norm(m, layer, x.reshape(image), dy.reshape(image))
         return y.reshape(x.shape), dx.reshape(x.shape), gradients
     dx, dw, db = m.batch_norm_backward(dy, x, w, layer.eps)

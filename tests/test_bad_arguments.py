@@ -698,7 +698,7 @@ def test_wrong_inputs_of_layers(layer):
         refuses(lambda value=value: layer(value), TypeError, f"{name}: x must be a NumPy array")
     for dtype in (np.float16, np.int32, np.uint8, bool, object, complex):
         refuses(lambda dtype=dtype: layer(zeros(2, 6, dtype=dtype)), TypeError, f"{name}: x must be float32")
-    for shape in ((), (6,), (2, 3, 6), (2, 3, 4, 5, 6), (2, 0), (2, 3, 0, 5), (0, 0)):
+    for shape in ((), (2, 3, 4, 5, 6), (2, 0), (2, 3, 0, 5), (0, 0), *((6,),) * (name != "Linear")):
         refuses(lambda shape=shape: layer(zeros(*shape)), ValueError, f"{name}: ", str(shape).strip("()"))
 
 
@@ -929,7 +929,7 @@ def test_train_step():
         lambda: trainer.train_step(zeros(2, 1, 4, 4, dtype=np.uint8), labels), TypeError, "Trainer.train_step"
     )
     refuses(lambda: trainer.train_step([[1.0]], labels), TypeError, "Trainer.train_step: images")
-    for shape in ((), (2,), (2, 4, 4), (2, 1, 1, 4, 4)):
+    for shape in ((), (2,), (2, 1, 1, 4, 4)):
         refuses(
             lambda shape=shape: trainer.train_step(zeros(*shape), labels), ValueError, "images", str(shape)
         )
@@ -973,7 +973,7 @@ def test_what_is_no_data_set(value):
 
 def test_images_of_predict():
     trainer = small_trainer()
-    for shape in ((), (4,), (2, 4, 4), (2, 1, 5, 5)):
+    for shape in ((), (4,), (2, 4, 5), (2, 1, 5, 5)):
         refuses(lambda shape=shape: trainer.predict(zeros(*shape)), ValueError)
     refuses(
         lambda: trainer.predict(zeros(2, 1, 4, 4, dtype=np.uint8)), TypeError, "Trainer.predict: x", "uint8"

@@ -65,6 +65,27 @@ def test_every_operation_computes_the_same(tmp_path):
         assert np.abs(got - right).max() <= 2e-6 * max(1, np.abs(right).max()), name
 
 
+class Several(cnn.Module):
+    """Operations that no layer has."""
+
+    def forward(self, x):
+        F = cnn.functional
+        y = F.where(x > 0.3, F.maximum(x, -2 * x), F.minimum(x, x * x) - 1)
+        y = y + (x >= 0) * x - (x == x.amax(3, keepdim=True)) / 2 + (x != x.amin((1, 2), keepdim=True))
+        y = cnn.cat([F.softmax(y, 2), y[:, :, ::2, :] ** 3, F.log(F.sqrt(F.abs(y) + 1)), F.clamp(F.exp(y), max=2.0)], 2)
+        return cnn.cat([y.mean(2), F.log_softmax(y, 3).sum(2), F.clamp(y[:, 1:, 1, :], min=-1.0).flatten()[:, :4]
+                        .reshape((-1, 2, 2)).mean(2, keepdim=True).mean((1, 2), keepdim=True) + y.mean(2)], 1)
+
+
+@node
+def test_operations_that_no_layer_has(tmp_path):
+    model, shape = Several(), (3, 4, 5)
+    graph = graph_of(model, [shape])
+    x = np.random.default_rng(3).standard_normal((5, *shape)).astype(np.float32)
+    found = computed([(graph, image) for image in x], tmp_path)
+    assert np.abs(np.reshape(found, (5, -1)) - model(x).reshape(5, -1)).max() <= 2e-6 * np.abs(model(x)).max()
+
+
 @node
 @pytest.mark.parametrize("name", [*cnn.models.MODELS])
 def test_models_compute_the_same(name, tmp_path):

@@ -68,12 +68,12 @@ def test_arithmetic_and_several_outputs(n):
 
 def test_its_nodes_are_what_json_can_hold():
     for make in cnn.models.MODELS.values():
-        model = make(in_channels=1, image_size=28)
-        made = graph_module(model, (1, 28, 28))
+        model = make(in_channels=1, image_size=32)
+        made = graph_module(model, (1, 32, 32))
         nodes = json.loads(json.dumps([node._asdict() for node in made.nodes], default=dict))
         again = GraphModule(made.inputs, [OperationNode(**node) for node in nodes], made.outputs,
                             dict(made.named_parameters()), dict(made.named_buffers()))
-        x = np.random.default_rng(1).standard_normal((2, 1, 28, 28)).astype(np.float32)
+        x = np.random.default_rng(1).standard_normal((2, 1, 32, 32)).astype(np.float32)
         assert_same_bits([again.eval()(x)], [model.eval()(x)])
 
 
@@ -113,7 +113,7 @@ ONE = {"w": np.ones((2, 3), np.float32)}
 @pytest.mark.parametrize("inputs, nodes, outputs, words", [
     (["x"], [("relu", ("z",), "y")], "y", "no node before it makes 'z'"),
     (["x"], [("relu", ("x",), "x")], "x", "made twice"),
-    (["x"], [("lstm", ("x",), "y")], "y", "operation must be one of conv2d, linear"),
+    (["x"], [("lstm", ("x",), "y")], "y", "operation must be one of conv2d, conv_transpose2d, linear"),
     (["x"], [("linear", ("x",), "y")], "y", "must have a parameter 'weight'"),
     (["x"], [("linear", ("x",), "y", {}, {"weight": "v"})], "y", "no parameter 'v'"),
     (["x"], [("linear", ("x",), "y", {}, {"gain": "w"})], "y", "linear has no parameter 'gain'"),

@@ -107,7 +107,7 @@ def test_all_models_of_the_package_fit_in_their_files(tmp_path):
     """What `at_most` allows is enough for every honest file."""
     for name, make in cnn.models.MODELS.items():
         for dtype in ("float32", "float64"):
-            arguments = {"in_channels": 3, "num_classes": 2, "image_size": 16, "dtype": dtype}
+            arguments = {"in_channels": 3, "num_classes": 2, "image_size": 32, "dtype": dtype}
             if "channels" in make.__code__.co_varnames:
                 arguments["channels"] = [2, 3, 4, 5][: 3 if name == "cifar_net" else 4]
             model = make(**arguments)

@@ -27,8 +27,9 @@ def rng(seed=0):
 def test_fans():
     assert init.fans(CONV) == (300, 600)
     assert init.fans(LINEAR) == (90, 70)
-    for shape in ((3,), (3, 4, 5), ()):
-        with pytest.raises(ValueError, match=r"fans: shape must be \(out, in\) or \(O, I, H, W\), got"):
+    assert init.fans((3, 4, 5)) == (20, 15)
+    for shape in ((3,), (3, 4, 5, 6, 7), ()):
+        with pytest.raises(ValueError, match=r"fans: shape must be \(out, in\), \(O, I, L\) or \(O, I, H, W\), got"):
             init.fans(shape)
     with pytest.raises(ValueError, match="fans: a side of shape must be an integer of at least 1, got 0"):
         init.fans((3, 0))

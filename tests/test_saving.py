@@ -146,7 +146,7 @@ def test_what_cannot_be_saved(tmp_path):
         (Twice(), (3,), ValueError, "the dropout 'drop' must be a layer that is called once"),
         (cnn.Linear(3, 2), (4,), ValueError, "Linear"),
         (cnn.Linear(3, 2), 3, TypeError, "data must be a Dataset"),
-        (cnn.Linear(3, 2), (3, 1), ValueError, r"data must be shapes \(C, H, W\)"),
+        (cnn.Linear(3, 2), (3, 1, 1, 1), ValueError, r"data must be shapes \(C, H, W\)"),
         (cnn.Linear(3, 2), (0,), ValueError, "data must be an integer of at least 1"),
         ("model", (3,), TypeError, "model must be a Module"),
     ]

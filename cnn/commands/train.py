@@ -24,8 +24,6 @@ _HELP = {
         "model": (f"network: {', '.join(models.MODELS)}", "NAME"),
         "epochs": ("passes over the training images", "N"),
         "batch_size": ("images per training step", "N"),
-        "accumulate": ("batches whose gradients make up one training step: N batches learn as one that is N times as "
-                       "large, but batch norm sees one batch at a time", "N"),
         "lr": ("learning rate; the largest one if a schedule changes it", "RATE"),
         "optimizer": (f"update rule: {', '.join(optim.OPTIMIZERS)}", "NAME"),
         "seed": ("seed of weights, order and random changes; the same seed gives bit-identical weights on any number "
@@ -74,6 +72,8 @@ _HELP = {
         "backend": ("what computes: the kernels, or their twins in plain NumPy, which are slow and easy to read", None),
     },
     "optimizer": {
+        "accumulate": ("batches whose gradients make up one training step: N batches learn as one that is N times as "
+                       "large, but batch norm sees one batch at a time", "N"),
         "schedule": (f"how the learning rate changes: {', '.join(SCHEDULES)}. linear: down to 0. step: divided by 10 "
                      "after each quarter of the run. plateau: divided by 10 where --monitor stays. triangle: from 20 "
                      "%% of the rate up to it in the first 23 %% of the run, then down to 7 %%", "NAME"),

@@ -136,20 +136,78 @@ const STEPS = {
   silu: elementwise(x => x * sigmoid(x)),
   gelu: elementwise(x => x * (1 + erf(x / Math.SQRT2)) / 2),
   gelu_tanh: elementwise(x => x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))) / 2),
+  clamp: elementwise((x, step) => Math.min(Math.max(x, step.low ?? -Infinity), step.high ?? Infinity)),
+  elu: elementwise((x, step) => x > 0 ? x : step.alpha * Math.expm1(x)),
+  hardsigmoid: elementwise(x => Math.min(Math.max(x + 3, 0), 6) / 6),
+  hardswish: elementwise(x => x * Math.min(Math.max(x + 3, 0), 6) / 6),
+  mish: elementwise(x => x * Math.tanh(softplus(x))),
+  softplus: elementwise((x, step) => step.beta * x > step.threshold ? x : softplus(step.beta * x) / step.beta),
+  absolute: elementwise(Math.abs),
+  exp: elementwise(Math.exp),
+  log: elementwise(Math.log),
+  sqrt: elementwise(Math.sqrt),
+  power: elementwise((x, step) => x ** step.exponent),
   affine: elementwise((x, step) => x * step.factor + step.summand),
   reciprocal: elementwise((x, step) => step.number / x),
 
-  softmax: (step, x, shape) => softmax(x, shape[0]),
-  log_softmax: (step, x, shape) => softmax(x, shape[0]).map(Math.log),
+  softmax: (step, x, shape) => softmax(x, shape, step.axis),
+  log_softmax: (step, x, shape) => softmax(x, shape, step.axis, (x, most, sum) => x - most - Math.log(sum)),
 
   add: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p + q),
   subtract: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p - q),
   multiply: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p * q),
   divide: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p / q),
 
-  sum(step, x, shape) {
-    const y = new Float32Array(size(step.shape)), kept = shape.map((n, i) => step.axes.includes(i) ? 0 : 1);
-    each(shape, (index, at) => { y[offset(index.map((n, i) => n * kept[i]), step.shape)] += x[at]; });
+  maximum: (step, a, one, b, other) => broadcast(step, a, one, b, other, Math.max),
+  minimum: (step, a, one, b, other) => broadcast(step, a, one, b, other, Math.min),
+  greater: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p > q ? 1 : 0),
+  greater_equal: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p >= q ? 1 : 0),
+  equal: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p === q ? 1 : 0),
+  not_equal: (step, a, one, b, other) => broadcast(step, a, one, b, other, (p, q) => p === q ? 0 : 1),
+  where(step, condition, its, a, one, b, other) {
+    const y = new Float32Array(size(step.shape));
+    each(step.shape, (index, at) => {
+      y[at] = condition[within(index, its)] !== 0 ? a[within(index, one)] : b[within(index, other)];
+    });
+    return y;
+  },
+
+  sum: (step, x, shape) => reduced(step, x, shape, 0, (a, b) => a + b),
+  mean: (step, x, shape) => reduced(step, x, shape, 0, (a, b) => a + b).map(n => n * size(step.shape) / x.length),
+  amax: (step, x, shape) => reduced(step, x, shape, -Infinity, Math.max),
+  amin: (step, x, shape) => reduced(step, x, shape, Infinity, Math.min),
+
+  // step.tables: of each axis the places in x, of which -1 stands for step.value; null: all
+  pick(step, x, shape) {
+    const y = new Float32Array(size(step.shape));
+    each(step.shape, (index, at) => {
+      const from = index.map((n, axis) => step.tables[axis] ? step.tables[axis][n] : n);
+      y[at] = from.some(n => n < 0) ? step.value : x[offset(from, shape)];
+    });
+    return y;
+  },
+  // step.rows, step.columns: of each the first and second one in x; step.down, step.right: the share of the second
+  bilinear(step, x, shape) {
+    const y = new Float32Array(size(step.shape));
+    each(step.shape, ([c, i, j], at) => {
+      const row = k => (1 - step.right[j]) * x[offset([c, step.rows[i][k], step.columns[j][0]], shape)]
+                     + step.right[j] * x[offset([c, step.rows[i][k], step.columns[j][1]], shape)];
+      y[at] = (1 - step.down[i]) * row(0) + step.down[i] * row(1);
+    });
+    return y;
+  },
+  pixel_shuffle(step, x, shape) {
+    const y = new Float32Array(x.length), r = step.factor;
+    each(step.shape, ([c, i, j], at) => {
+      y[at] = x[offset([(c * r + i % r) * r + j % r, Math.floor(i / r), Math.floor(j / r)], shape)];
+    });
+    return y;
+  },
+  pixel_unshuffle(step, x, shape) {
+    const y = new Float32Array(x.length), r = step.factor;
+    each(shape, ([c, i, j], at) => {
+      y[offset([(c * r + i % r) * r + j % r, Math.floor(i / r), Math.floor(j / r)], step.shape)] = x[at];
+    });
     return y;
   },
 
@@ -160,7 +218,10 @@ const STEPS = {
   },
   concat(step, ...given) {
     const y = new Float32Array(size(step.shape));
-    for (let i = 0, at = 0; i < given.length; at += given[i].length, i += 2) y.set(given[i], at);
+    for (let i = 0, first = 0; i < given.length; first += given[i + 1][step.axis], i += 2)
+      each(given[i + 1], (index, at) => {
+        y[offset(index.map((n, axis) => axis === step.axis ? first + n : n), step.shape)] = given[i][at];
+      });
     return y;
   },
   constant: step => step.w,
@@ -194,15 +255,30 @@ function windows(step, x, [channels, height, width], start, join, end) {
   return y;
 }
 
-// over the first axis
-function softmax(x, channels) {
-  const pixels = x.length / channels, y = new Float32Array(x.length);
-  for (let p = 0; p < pixels; p++) {
-    let most = -Infinity, sum = 0;
-    for (let c = 0; c < channels; c++) most = Math.max(most, x[c * pixels + p]);
-    for (let c = 0; c < channels; c++) sum += Math.exp(x[c * pixels + p] - most);
-    for (let c = 0; c < channels; c++) y[c * pixels + p] = Math.exp(x[c * pixels + p] - most) / sum;
-  }
+function softmax(x, shape, axis, share = (x, most, sum) => Math.exp(x - most) / sum) {
+  const channels = shape[axis], apart = size(shape.slice(axis + 1)), y = new Float32Array(x.length);
+  for (let whole = 0; whole < x.length; whole += channels * apart)
+    for (let p = whole; p < whole + apart; p++) {
+      let most = -Infinity, sum = 0;
+      for (let c = 0; c < channels; c++) most = Math.max(most, x[c * apart + p]);
+      for (let c = 0; c < channels; c++) sum += Math.exp(x[c * apart + p] - most);
+      for (let c = 0; c < channels; c++) y[c * apart + p] = share(x[c * apart + p], most, sum);
+    }
+  return y;
+}
+
+// log(1 + e^x)
+function softplus(x) {
+  return Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
+}
+
+// joined over step.axes, from `start` on
+function reduced(step, x, shape, start, join) {
+  const y = new Float32Array(size(step.shape)).fill(start), kept = shape.map((n, i) => step.axes.includes(i) ? 0 : 1);
+  each(shape, (index, at) => {
+    const to = offset(index.map((n, i) => n * kept[i]), step.shape);
+    y[to] = join(y[to], x[at]);
+  });
   return y;
 }
 
@@ -218,10 +294,14 @@ function each(shape, f) {
   }
 }
 
+// where an element lies in an array whose axes of 1 are repeated
+function within(index, shape) {
+  return offset(index.map((n, axis) => shape[axis] === 1 ? 0 : n), shape);
+}
+
 function broadcast(step, a, one, b, other, f) {
   const y = new Float32Array(size(step.shape));
   if (a.length === y.length && b.length === y.length) return y.map((_, i) => f(a[i], b[i]));
-  const within = (index, shape) => offset(index.map((n, axis) => shape[axis] === 1 ? 0 : n), shape);
   each(step.shape, (index, at) => { y[at] = f(a[within(index, one)], b[within(index, other)]); });
   return y;
 }
@@ -246,7 +326,7 @@ function network(model, base64) {
 
 function probabilities(model, scores) {
   if (model.end === "softmax") return scores;
-  return model.end === "log_softmax" ? scores.map(Math.exp) : softmax(scores, scores.length);
+  return model.end === "log_softmax" ? scores.map(Math.exp) : softmax(scores, [scores.length], 0);
 }
 
 // From the pixels of an ImageData, 0 to 255, to what the network takes.

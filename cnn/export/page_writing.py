@@ -87,6 +87,32 @@ def _plain(kind: str | None = None, *attributes: str) -> Callable:
                             **{name: getattr(node.operation, name) for name in attributes}}
 
 
+def _map(*names: str) -> Callable:
+    """A function of each element with numbers, which have these names in the page; infinite ones are left out."""
+    def write(w: _Writer, node: Node) -> dict:
+        numbers = dict(zip(names, node.operation.numbers.values(), strict=True))
+        kind = "clamp" if node.operation.name == "hardtanh" else node.operation.name
+        return {"kind": kind, **{name: n for name, n in numbers.items() if math.isfinite(n)}}
+    return write
+
+
+def _pick(w: _Writer, node: Node) -> dict:
+    o, axes = node.operation, len(node.output.image)
+    tables = o.tables[o.plane:] if axes > 1 else o.tables[:1]
+    return {"kind": "pick", "tables": [None if table is None else table.tolist() for table in tables],
+            "value": o.value}
+
+
+def _bilinear(w: _Writer, node: Node) -> dict:
+    (rows, down), (columns, right) = node.operation.rows, node.operation.columns
+    return {"kind": "bilinear", "rows": rows.tolist(), "down": down.tolist(), "columns": columns.tolist(),
+            "right": right.tolist()}
+
+
+def _cat(w: _Writer, node: Node) -> dict:
+    return {"kind": "concat", "axis": getattr(node.operation, "axis", 0)}
+
+
 # from the names of our operations: a function of the writer and the node that returns the step
 TABLE: dict[str, Callable] = {
     "conv2d": _conv2d, "conv_transpose2d": _conv_transpose2d, "batch_norm": _batch_norm,
@@ -100,10 +126,18 @@ TABLE: dict[str, Callable] = {
                                      **w.named(node.operation.parameters)},
     "local_response_norm": _plain(None, "size", "alpha", "beta", "k", "before"),
     "leaky_relu": lambda w, node: {"kind": "leaky_relu", "slope": node.operation.scalars["slope"]},
-    **{name: _plain() for name in ("relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "softmax", "log_softmax",
-                                   "add", "subtract", "multiply", "divide", "reshape")},
+    **{name: _plain() for name in (
+        "relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "hardswish", "hardsigmoid", "mish", "absolute", "exp",
+        "log", "sqrt", "add", "subtract", "multiply", "divide", "maximum", "minimum", "greater", "greater_equal",
+        "equal", "not_equal", "where", "reshape")},
+    "clamp": _map("low", "high"), "hardtanh": _map("low", "high"), "elu": _map("alpha"),
+    "softplus": _map("beta", "threshold"), "power": _map("exponent"),
+    **{f"{name}{over}": _plain(name, "axis") for name in ("softmax", "log_softmax") for over in ("", "_over")},
+    **dict.fromkeys(("strided_slice", "pad", "interpolate", "permute_channels"), _pick), "bilinear": _bilinear,
+    "pixel_shuffle": _plain(None, "factor"), "pixel_unshuffle": _plain(None, "factor"),
     "affine": _plain("affine", "factor", "summand"), "reciprocal": _plain("reciprocal", "number"),
-    "sum": _plain("sum", "axes"), "slice": _plain("slice", "first", "stop"), "cat": _plain("concat"),
+    **{name: _plain(None, "axes") for name in ("sum", "mean", "amax", "amin")},
+    "slice": _plain("slice", "first", "stop"), "cat": _cat, "cat_along": _cat,
     "parameter": lambda w, node: {"kind": "constant", "w": w.add(node.operation.parameters["parameter"])},
 }
 

@@ -13,12 +13,17 @@ if TYPE_CHECKING:
 
 
 def _conv2d(F, operation, p, x):
-    (top, bottom), (left, right) = operation.geometry(tuple(x.shape[1:])).padding
-    padding = (top, left)
-    if top != bottom or left != right:
-        x, padding = F.pad(x, (left, right, top, bottom)), 0
-    return F.conv2d(x, operation.weights(p["weight"]), p.get("bias"), operation.stride, padding, operation.dilation,
-                    operation.groups)
+    stride, padding, dilation = operation.stride, operation.padding, operation.dilation
+    padding = 0 if padding == "valid" else padding
+    if isinstance(padding, str) and max(stride) > 1:        # which PyTorch does not have: it depends on the size
+        padding = operation.geometry(tuple(x.shape[1:])).padding
+    if not isinstance(padding, (str, int)) and not isinstance(padding[0], int):
+        x, padding = F.pad(x, (*padding[1], *padding[0])), 0
+    w, b = p["weight"], p.get("bias")
+    if w.dim() > 3:
+        return F.conv2d(x, w, b, stride, padding, dilation, operation.groups)
+    padding = padding if isinstance(padding, (str, int)) else padding[1]        # sequences, as images of one row
+    return F.conv1d(x.squeeze(2), w, b, stride[1], padding, dilation[1], operation.groups).unsqueeze(2)
 
 
 def _conv_transpose2d(F, operation, p, x):
@@ -98,12 +103,13 @@ def _cat(F, operation, p, *xs):
 def _pick(F, operation, p, x):
     """By the tables of its operation."""
     import torch
+    device = next((tensor.device for tensor in p["module"]._tensors.values()), None)
     for dim, table in enumerate(operation.tables[operation.plane:], 1):
         if table is not None:
-            x = x.index_select(dim, torch.as_tensor(table.clip(0), device=x.device).long())
+            x = x.index_select(dim, torch.as_tensor(table.clip(0), device=device).long())
             if (table < 0).any():
-                outside = torch.as_tensor(table < 0, device=x.device).reshape(-1, *(1,) * (3 - operation.plane - dim))
-                x = torch.where(outside, torch.tensor(operation.value, dtype=x.dtype, device=x.device), x)
+                outside = torch.as_tensor(table < 0, device=device).reshape(-1, *(1,) * (3 - operation.plane - dim))
+                x = torch.where(outside, operation.value, x)
     return x
 
 

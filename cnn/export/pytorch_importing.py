@@ -216,6 +216,9 @@ class _Imported(Module):
 
     def _attribute(self, name: str) -> Any:
         if name in self.constants:
+            if self.constants[name].requires_grad:
+                raise ValueError(f"from_torch: {type(self.module).__name__}: what its forward computes of parameters "
+                                 f"alone would be learnt no longer")
             return self.constants[name].detach().cpu().numpy()
         value = operator.attrgetter(name)(self.module)
         return self.things[id(value)] if id(value) in self.things else value.detach().cpu().numpy() if isinstance(

@@ -14,7 +14,7 @@ import numpy as np
 from cnn import functional
 from cnn.engine.parameter import Parameter
 from cnn.export import pytorch_shapes as shaped
-from cnn.export.pytorch_values import FOLLOWS, Refused, WithIndices, only, settled, value_of
+from cnn.export.pytorch_values import FOLLOWS, Moved, Refused, WithIndices, only, settled, value_of
 from cnn.graph import Value, build, moving
 
 if TYPE_CHECKING:
@@ -27,12 +27,32 @@ def conv2d(t, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=
     return functional.conv2d(value_of(input), weight, bias, stride, padding, dilation, groups)
 
 
-def _conv2d_module(t, m, x):
-    padding = m.padding
-    if m.padding_mode != "zeros":
-        only("padding_mode", m.padding_mode, "zeros", "reflect", "replicate")
-        x, padding = functional.pad(value_of(x), tuple(m._reversed_padding_repeated_twice), m.padding_mode), 0
-    return conv2d(t, x, t.parameter(m.weight), t.parameter(m.bias), m.stride, padding, m.dilation, m.groups)
+def conv1d(t, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    return functional.conv1d(value_of(input), weight, bias, _one(stride), _one(padding), _one(dilation), groups)
+
+
+def _one(size):
+    """The number in (number,)."""
+    return size[0] if isinstance(size, (tuple, list)) and len(size) == 1 else size
+
+
+def conv_transpose2d(t, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    return functional.conv_transpose2d(value_of(input), weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def _conv_module(row):
+    def run(t, m, x):
+        padding = m.padding
+        if m.padding_mode != "zeros":
+            only("padding_mode", m.padding_mode, "zeros", *(("reflect", "replicate") if row is conv2d else ()))
+            x, padding = functional.pad(value_of(x), tuple(m._reversed_padding_repeated_twice), m.padding_mode), 0
+        return row(t, x, t.parameter(m.weight), t.parameter(m.bias), m.stride, padding, m.dilation, m.groups)
+    return run
+
+
+def _conv_transpose2d_module(t, m, x):
+    return conv_transpose2d(t, x, t.parameter(m.weight), t.parameter(m.bias), m.stride, m.padding, m.output_padding,
+                            m.groups, m.dilation)
 
 
 def linear(t, input, weight, bias=None):
@@ -63,22 +83,53 @@ def group_norm(t, input, num_groups, weight=None, bias=None, eps=1e-5):
     return functional.group_norm(value_of(input), num_groups, weight, bias, eps)
 
 
-def max_pool2d(t, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
-    only("dilation", dilation, 1, (1, 1), [1, 1])
+def layer_norm(t, input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    if isinstance(input, Moved) and input.has_channels_last and tuple(normalized_shape) == input.of.image[:1]:
+        y = functional.layer_norm2d(input.of, weight, bias, eps)        # of each pixel
+        return Moved(y).permuted((1, 2, 0))
+    return functional.layer_norm(value_of(input), tuple(normalized_shape), weight, bias, eps)
+
+
+def instance_norm(t, input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True,
+                  momentum=0.1, eps=1e-5):
+    only("running_mean", running_mean, None)
+    only("running_var", running_var, None)
+    return functional.instance_norm(value_of(input), weight, bias, eps)
+
+
+def _instance_norm_module(t, m, x):
+    only("track_running_stats", m.track_running_stats, False)
+    return instance_norm(t, x, None, None, t.parameter(m.weight), t.parameter(m.bias), eps=m.eps)
+
+
+def max_pool1d(t, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     only("return_indices", return_indices, False)
-    return functional.max_pool2d(value_of(input), kernel_size, stride or None, padding, ceil_mode)
+    return functional.max_pool1d(value_of(input), _one(kernel_size), _one(stride) or None, _one(padding),
+                                 _one(dilation), ceil_mode)
+
+
+def avg_pool1d(t, input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+    return functional.avg_pool1d(value_of(input), _one(kernel_size), _one(stride) or None, _one(padding), ceil_mode,
+                                 count_include_pad)
+
+
+def max_pool2d(t, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+    only("return_indices", return_indices, False)
+    return functional.max_pool2d(value_of(input), kernel_size, stride or None, padding, dilation, ceil_mode)
 
 
 def avg_pool2d(t, input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True,
                divisor_override=None):
-    only("divisor_override", divisor_override, None)
-    return functional.avg_pool2d(value_of(input), kernel_size, stride or None, padding, ceil_mode, count_include_pad)
+    return functional.avg_pool2d(value_of(input), kernel_size, stride or None, padding, ceil_mode, count_include_pad,
+                                 divisor_override)
 
 
 def _adaptive(kind):
     def row(t, input, output_size, return_indices=False):
         only("return_indices", return_indices, False)
         x = value_of(input)
+        if kind.endswith("1d"):
+            return getattr(functional, kind)(x, _one(output_size))
         pair = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
         size = tuple(n if to is None else to for n, to in zip(x.image[-2:], pair, strict=True))
         return getattr(functional, kind)(x, size)
@@ -99,7 +150,8 @@ def _gelu(t, input, approximate="none"):
 def _clamp(t, input, min=None, max=None):
     if any(isinstance(bound, (Value, Parameter, np.ndarray)) for bound in (min, max)):
         raise Refused("min and max must be numbers")
-    return functional.clamp(value_of(input), min, max)
+    low, high = (None if bound in (-np.inf, np.inf) else bound for bound in (min, max))
+    return functional.clamp(value_of(input), low, high)
 
 
 def _selu(t, input, inplace=False):
@@ -222,7 +274,12 @@ SHARED: dict[str, Callable] = {
     "pixel_unshuffle": lambda t, input, downscale_factor: functional.pixel_unshuffle(value_of(input), downscale_factor),
     "channel_shuffle": lambda t, input, groups: functional.channel_shuffle(value_of(input), groups),
     "stack": lambda t, tensors, dim=0: moving.stack([value_of(x, "each of tensors") for x in tensors], dim),
-    "conv2d": conv2d, "batch_norm": batch_norm, "group_norm": group_norm, "linear": linear, "max_pool2d": max_pool2d,
+    "conv1d": conv1d, "conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "layer_norm": layer_norm,
+    "instance_norm": instance_norm, "max_pool1d": max_pool1d, "avg_pool1d": avg_pool1d,
+    "adaptive_avg_pool1d": _adaptive("adaptive_avg_pool1d"), "adaptive_max_pool1d": _adaptive("adaptive_max_pool1d"),
+    "local_response_norm": lambda t, input, size, alpha=1e-4, beta=0.75, k=1.0: functional.local_response_norm(
+        value_of(input), size, alpha, beta, k),
+    "batch_norm": batch_norm, "group_norm": group_norm, "linear": linear, "max_pool2d": max_pool2d,
     "avg_pool2d": avg_pool2d, "adaptive_avg_pool2d": _adaptive("adaptive_avg_pool2d"),
     "adaptive_max_pool2d": _adaptive("adaptive_max_pool2d"),
     "normalize": lambda t, input, p=2.0, dim=1, eps=1e-12, out=None: functional.normalize(value_of(input), p, dim, eps),
@@ -230,6 +287,10 @@ SHARED: dict[str, Callable] = {
 # of torch, where its arguments differ from those in torch.nn.functional
 TORCH: dict[str, Callable] = {
     "dropout": lambda t, input, p, train: SHARED["dropout"](t, input, p, train),
+    "layer_norm": lambda t, input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True:
+        layer_norm(t, input, normalized_shape, weight, bias, eps),
+    "instance_norm": lambda t, input, weight, bias, mean, var, use_input_stats, momentum, eps, cudnn_enabled:
+        instance_norm(t, input, mean, var, weight, bias, eps=eps),
     "batch_norm": lambda t, input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled:
         batch_norm(t, input, running_mean, running_var, weight, bias, training, momentum, eps),
 }
@@ -241,8 +302,10 @@ METHODS: dict[str, Callable] = {
     "view_as": lambda t, input, other: shaped.view(t, input, shaped.size(t, other)),
     "reshape_as": lambda t, input, other: shaped.view(t, input, shaped.size(t, other)),
 }
-for _name in ("conv2d", "batch_norm", "group_norm", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
-              "adaptive_max_pool2d", "pad", "interpolate", "normalize", "cat", "concat", "stack", "dropout"):
+for _name in ("conv1d", "conv2d", "conv_transpose2d", "layer_norm", "instance_norm", "local_response_norm",
+              "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d", "batch_norm", "group_norm",
+              "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "pad", "interpolate",
+              "normalize", "cat", "concat", "stack", "dropout"):
     METHODS.pop(_name, None)
 OPERATORS: dict[str, Callable] = {
     **{name: SHARED[name] for name in ("add", "sub", "mul", "neg", "pow", "gt", "ge", "lt", "le", "eq", "ne", "abs")},
@@ -278,7 +341,16 @@ def _of_function(name: str, *attributes: str) -> Callable:
 
 _WINDOW = "kernel_size", "stride", "padding"
 MODULES: dict[str, Callable] = {
-    "Conv2d": _conv2d_module, "BatchNorm2d": _batch_norm_module, "BatchNorm1d": _batch_norm_module,
+    "Conv1d": _conv_module(conv1d), "Conv2d": _conv_module(conv2d), "ConvTranspose2d": _conv_transpose2d_module,
+    "LayerNorm": lambda t, m, x: layer_norm(t, x, m.normalized_shape, t.parameter(m.weight), t.parameter(m.bias),
+                                            m.eps),
+    "InstanceNorm2d": _instance_norm_module,
+    "LocalResponseNorm": _of_function("local_response_norm", "size", "alpha", "beta", "k"),
+    "MaxPool1d": _of_function("max_pool1d", *_WINDOW, "dilation", "ceil_mode", "return_indices"),
+    "AvgPool1d": _of_function("avg_pool1d", *_WINDOW, "ceil_mode", "count_include_pad"),
+    "AdaptiveAvgPool1d": _of_function("adaptive_avg_pool1d", "output_size"),
+    "AdaptiveMaxPool1d": _of_function("adaptive_max_pool1d", "output_size", "return_indices"),
+    "BatchNorm2d": _batch_norm_module, "BatchNorm1d": _batch_norm_module,
     "Linear": lambda t, m, x: linear(t, x, t.parameter(m.weight), t.parameter(m.bias)),
     "GroupNorm": lambda t, m, x: group_norm(t, x, m.num_groups, t.parameter(m.weight), t.parameter(m.bias), m.eps),
     "MaxPool2d": _of_function("max_pool2d", *_WINDOW, "dilation", "ceil_mode", "return_indices"),

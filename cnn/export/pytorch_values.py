@@ -91,6 +91,11 @@ class Moved:
         """Sizes without the images."""
         return self.index.shape
 
+    @property
+    def has_channels_last(self) -> bool:
+        """Whether it is `of`, (C, H, W), as (H, W, C)."""
+        return len(self.of.image) == 3 and np.array_equal(self.index, Moved(self.of).index.transpose(1, 2, 0))
+
     def viewed(self, image: Sequence[int]) -> Value | Moved:
         """In another shape."""
         return Moved(self.of, self.index.reshape(tuple(image))).settled()

@@ -94,8 +94,8 @@ class MaxPool1d(_Pool1d):
     """The largest value of each window of a sequence; the gradient goes to that value alone.
 
     x: (N, C, L); y: (N, C, OL). kernel_size, stride (default: kernel_size), dilation: an int. padding: an int, a pair
-    (left, right), "valid" or "same". All else as in `MaxPool2d`. Raises TypeError or ValueError for arguments, and on
-    the first use for inputs, that do not fit.
+    (left, right), "valid" or "same". ceil_mode and all else as in `MaxPool2d`. Raises TypeError or ValueError for
+    arguments, and on the first use for inputs, that do not fit.
     """
 
     def __init__(self, kernel_size: Length, stride: Length | None = None, padding: RowPadding = 0,
@@ -115,8 +115,8 @@ class AvgPool1d(_Pool1d):
     """The average of each window of a sequence.
 
     x: (N, C, L); y: (N, C, OL). kernel_size, stride (default: kernel_size): an int. padding: an int, a pair (left,
-    right), "valid" or "same". All else as in `AvgPool2d`. Raises TypeError or ValueError for arguments, and on the
-    first use for inputs, that do not fit.
+    right), "valid" or "same". ceil_mode, count_include_pad and all else as in `AvgPool2d`. Raises TypeError or
+    ValueError for arguments, and on the first use for inputs, that do not fit.
     """
 
     def __init__(self, kernel_size: Length, stride: Length | None = None, padding: RowPadding = 0,

@@ -234,8 +234,11 @@ class OverAll:
     function: of scores (N, ...) and targets (N, ...), arrays of all images of the data set, that returns a number.
     They are all kept until then.
 
-        >>> trainer = cnn.Trainer(model, optimizer, metrics={             # doctest: +SKIP
-        ...     "auc": cnn.metrics.OverAll(lambda scores, targets: roc_auc_score(targets, scores[:, 1]))})
+        >>> middle = cnn.metrics.OverAll(lambda scores, targets: np.median(np.abs(scores - targets)))
+        >>> middle.update(np.array([[1.0], [2]]), np.array([[1.5], [4]]))
+        >>> middle.update(np.array([[3.0]]), np.array([[2]]))
+        >>> float(middle.compute())
+        1.0
 
     Raises TypeError for what is no function, ValueError where there are no images.
     """

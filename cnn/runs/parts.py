@@ -265,5 +265,5 @@ def make_callbacks(settings, folder, validation, description, model):
         result.append(EarlyStopping(settings.monitor, settings.patience, settings.min_delta))
     if validation is not None:
         result.append(BestCheckpoint(folder / "best.safetensors", settings.monitor, settings.min_delta, description,
-                                     model))
+                                     model=model))
     return result

@@ -151,10 +151,13 @@ MODELS = {
 
 
 @needs_gcc
-def test_every_model(tmp_path):
+@pytest.mark.parametrize("large", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_every_model(large, tmp_path):
     assert set(MODELS) == set(cnn.models.MODELS)
     networks, models = [], []
     for name, options in MODELS.items():
+        if (name == "efficientnet_lite0") != large:     # 60 MB of C
+            continue
         model = awake(cnn.models.MODELS[name](**options))
         shape = (1, 28, 28) if name == "lenet5" else (3, 32, 32)
         export.c(model, tmp_path / f"{name}.c", shape)

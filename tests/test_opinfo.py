@@ -142,9 +142,9 @@ def windows(function, axes, *names):
     return adapt
 
 
-def convolution(function, axes):
+def convolution(function, axes, *names):
     def adapt(x, w, b=None, *args, **kwargs):
-        more = dict(zip(("stride", "padding", "dilation", "groups"), args, strict=False)) | kwargs
+        more = dict(zip(names, args, strict=False)) | kwargs
         if axes == 2:
             more = {k: v[0] if isinstance(v, tuple) and len(v) == 1 else v for k, v in more.items()}
         ps = [t for t in (w, b) if t is not None]
@@ -158,6 +158,30 @@ def linear(x, w, b=None):
         raise LeftOut("a weight of one axis")
     ps = [t for t in (w, b) if t is not None]
     return (lambda xs, ps: F.linear(xs[0], *ps)), [(x, (x.numel() // max(1, x.shape[-1]), x.shape[-1]))], ps
+
+
+def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
+    if eps < 0:
+        raise LeftOut("eps below 0")
+    given = {n: t for n, t in (("weight", weight), ("bias", bias)) if t is not None}
+    shape = (int(np.prod(x.shape[:x.ndim - len(normalized_shape)])), *normalized_shape)
+    return (lambda xs, ps: F.layer_norm(xs[0], tuple(normalized_shape), eps=eps, **dict(zip(given, ps, strict=True))),
+            [(x, shape)], list(given.values()))
+
+
+def instance_norm(x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1,
+                  eps=1e-5):
+    if not use_input_stats or running_mean is not None:
+        raise LeftOut("instance norm with running statistics")
+    given = {n: t for n, t in (("weight", weight), ("bias", bias)) if t is not None}
+    shape = (*x.shape[:2], 1, int(np.prod(x.shape[2:])))
+    return (lambda xs, ps: F.instance_norm(xs[0], eps=eps, **dict(zip(given, ps, strict=True))), [(x, shape)],
+            list(given.values()))
+
+
+def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
+    shape = (*x.shape[:2], 1, int(np.prod(x.shape[2:])))
+    return lambda xs, ps: F.local_response_norm(xs[0], size, alpha, beta, k), [(x, shape)], []
 
 
 def group_norm(x, groups, weight=None, bias=None, eps=1e-5):
@@ -284,7 +308,12 @@ def normalize(x, p=2.0, dim=1, eps=1e-12, out=None):
 
 
 ADAPTORS = {
-    "nn.functional.conv1d": convolution(F.conv1d, 1), "nn.functional.conv2d": convolution(F.conv2d, 2),
+    **{f"nn.functional.conv{n}d": convolution(getattr(F, f"conv{n}d"), n, "stride", "padding", "dilation", "groups")
+       for n in (1, 2)},
+    "nn.functional.conv_transpose2d": convolution(F.conv_transpose2d, 2, "stride", "padding", "output_padding",
+                                                  "groups", "dilation"),
+    "nn.functional.layer_norm": layer_norm, "nn.functional.instance_norm": instance_norm,
+    "nn.functional.local_response_norm": local_response_norm,
     **{f"nn.functional.max_pool{n}d": windows(getattr(F, f"max_pool{n}d"), n, "kernel_size", "stride", "padding",
                                               "dilation", "ceil_mode") for n in (1, 2)},
     **{f"nn.functional.avg_pool{n}d": windows(getattr(F, f"avg_pool{n}d"), n, "kernel_size", "stride", "padding",
@@ -302,7 +331,12 @@ ADAPTORS = {
     **dict.fromkeys(("softmax", "log_softmax"), None),
     **{name: operands(function) for name, function in (
         ("add", lambda a, b: a + b), ("sub", lambda a, b: a - b), ("mul", lambda a, b: a * b),
-        ("div", lambda a, b: a / b), ("maximum", F.maximum), ("minimum", F.minimum))},
+        ("div", lambda a, b: a / b), ("maximum", F.maximum), ("minimum", F.minimum), ("gt", lambda a, b: a > b),
+        ("ge", lambda a, b: a >= b), ("lt", lambda a, b: a < b), ("le", lambda a, b: a <= b),
+        ("eq", lambda a, b: a == b), ("ne", lambda a, b: a != b))},
+    **{name: elementwise(function) for name, function in (
+        ("neg", lambda x: -x), ("reciprocal", lambda x: 1 / x), ("rsqrt", lambda x: 1 / F.sqrt(x)),
+        ("square", lambda x: x * x), ("nn.functional.logsigmoid", lambda x: -F.softplus(-x)))},
     **{name: over_axes(getattr(F, name)) for name in ("sum", "mean", "amax", "amin")},
     "nn.functional.pad": padded, "nn.functional.interpolate": interpolate, "nn.functional.normalize": normalize,
     "nn.functional.pixel_shuffle": whole_images(F.pixel_shuffle, "upscale_factor"),

@@ -1,7 +1,6 @@
 """Published weights: where they are, how images must be normalised for them, and what their classes are called."""
 from __future__ import annotations
 
-import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -66,6 +65,7 @@ class Pretrained(NamedTuple):
     def state(self) -> dict[str, np.ndarray]:
         """The weights, by the names that their file gives them. Raises as `path` does, and ValueError naming the file
         where it is another than the published one."""
+        import hashlib      # seldom used
         path = self.path()
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -65,7 +65,7 @@ class Pretrained(NamedTuple):
     def state(self) -> dict[str, np.ndarray]:
         """The weights, by the names that their file gives them. Raises as `path` does, and ValueError naming the file
         where it is another than the published one."""
-        import hashlib      # seldom used
+        import hashlib  # seldom used
         path = self.path()
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

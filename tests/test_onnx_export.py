@@ -159,7 +159,7 @@ def test_metadata_and_normalising(tmp_path):
     ([(1, 28, 28)], {"opset": 16}, ValueError, "opset must be an integer from 17 to 23, got 16"),
     ([(1, 28, 28)], {"opset": 24}, ValueError, "got 24"),
     ([], {}, TypeError, "image_shapes must be one"),
-    ([(28, 28)], {}, ValueError, "shape must be"),
+    ([(28, 28)], {}, ValueError, "x must have shape"),
     ([(1, 28, 28)], {"classes": "ab"}, TypeError, "classes must be a list of texts"),
     ([(1, 28, 28)], {"mean": [0, 0]}, ValueError, "mean must have 1 numbers"),
     ([(1, 28, 28)], {"std": [0]}, ValueError, "std must be a finite number above 0"),

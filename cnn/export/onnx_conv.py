@@ -121,6 +121,8 @@ def conv_transpose(i: Importer, node: NodeView) -> Live:
         for axis, (side, k, s, d, out) in enumerate(zip(x.value.image[1:], kernel, stride, dilation, wanted,
                                                         strict=True)):
             total = (side - 1) * s + more[axis] + (k - 1) * d + 1 - out
+            if total < 0 and node.get("output_shape") is None:      # the standard and ONNX Runtime differ
+                node.refuse("auto_pad", auto, "NOTSET or VALID where a stride is larger than its kernel")
             more[axis] += max(-total, 0)        # rows that no tap reaches
             less, half = max(total, 0) // 2, -(-max(total, 0) // 2)
             sides.append((less, half) if auto == "SAME_UPPER" else (half, less))

@@ -98,7 +98,7 @@ WRONG = {
     "foreign name": (file(b"cbuiltins\neval\n", [], []), "it asks for builtins.eval"),
     "call of a storage": (of_one(b"ctorch\nFloatStorage\n)R"), "a call that weights do not need"),
     "call of a text": (of_one(text("os") + b")R"), "a call that weights do not need"),
-    "opcode": (file(b"I1\n", [], []), "opcode 0x49"),
+    "opcode": (file(b"I1\n", [], []), "it uses INT, which no file of weights does"),
     "no tensor": (of_one(b"N"), "a dict of tensors"),
     "a list": (file(b"]", [], []), "a dict of tensors"),
     "attributes of a list": (file(b"]}b", [], []), "attributes"),

@@ -1,17 +1,17 @@
 """CIFAR-10 and CIFAR-100 as their authors publish them: pickles made by Python 2, in a .tar.gz.
 
-A pickle is a program, and pickle.load() runs it: it may call whatever it names. So none is loaded here. The
-reader below knows only the opcodes that these files use, and where a file asks for a call it writes down
-what was asked for and calls nothing; the one array is then made from what was written down. An archive is
-never unpacked to disk: the members wanted are read into memory, once their sizes have been looked at.
+None is loaded (see cnn/pickles.py): where a file asks for a call, it is written down what was asked for and
+nothing called; the one array is then made from what was written down. An archive is never unpacked to disk:
+the members wanted are read into memory, once their sizes have been looked at.
 """
 
 import gzip
-import io
 import os
 import pickle
 
 import numpy as np
+
+from cnn import pickles
 
 from .errors import DataFileError
 from .limits import Checksums, file_size
@@ -76,7 +76,7 @@ def read_batch(raw, where, size, label_key, num_classes):
     Raises DataFileError if the pickle asks for anything that a CIFAR batch does not need, or holds
     anything else than `size` images and labels. Nothing else, whatever the bytes are.
     """
-    file = _CountingFile(raw, reads=size * _READS_PER_IMAGE + _ALLOWANCE)
+    file = pickles.CountingFile(raw, size * _READS_PER_IMAGE + _ALLOWANCE, "CIFAR file")
     try:
         batch = _Unpickler(file, encoding="bytes").load()
     except Exception as error:  # what a malformed pickle raises is anybody's guess
@@ -109,38 +109,9 @@ class _Call:
         self.state = None
 
 
-class _Opcodes(dict):
-    def __missing__(self, opcode):
-        import pickletools
-
-        named = pickletools.code2op.get(chr(opcode))
-        raise pickle.UnpicklingError(
-            f"it uses {named.name if named else hex(opcode)}, which no CIFAR file does"
-        )
-
-
-# The pure-Python unpickler, because it has a table of opcodes that can be cut down to those needed, and
-# because it keeps its memo in a dict: the C one fills an array up to whatever index a file names.
-class _Unpickler(pickle._Unpickler):
-    dispatch = _Opcodes(
-        (opcode[0], pickle._Unpickler.dispatch[opcode[0]])
-        for opcode in (
-            pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL,
-            pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE,
-            pickle.BININT, pickle.BININT1, pickle.BININT2,
-            pickle.BINSTRING, pickle.SHORT_BINSTRING,
-            pickle.TUPLE, pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3,
-            pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS,
-            pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS,
-            pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET,
-        )
-    )  # fmt: skip
-
-    def find_class(self, module, name):
-        wanted = f"{module}.{name}"
-        if wanted not in (_RECONSTRUCT, _ARRAY, _DTYPE):
-            raise pickle.UnpicklingError(f"it asks for {wanted}, which no CIFAR file does")
-        return wanted  # the name only: nothing is looked up
+class _Unpickler(pickles.Unpickler):
+    dispatch = pickles.Opcodes(pickle.BINSTRING, pickle.SHORT_BINSTRING, kind="CIFAR file")
+    names, keys = frozenset((_RECONSTRUCT, _ARRAY, _DTYPE)), bytes
 
     def load_reduce(self):
         args = self.stack.pop()
@@ -149,44 +120,6 @@ class _Unpickler(pickle._Unpickler):
     def load_build(self):
         state = self.stack.pop()
         self.stack[-1].state = state
-
-    def load_setitem(self):
-        value = self.stack.pop()
-        self._put([self.stack.pop(), value])
-
-    def load_setitems(self):
-        self._put(self.pop_mark())
-
-    def _put(self, items):
-        # Only bytes are hashed: the hash of a deeply nested tuple may take more stack than there is.
-        if set(map(type, items[::2])) - {bytes} or type(self.stack[-1]) is not dict:
-            raise pickle.UnpicklingError("it holds a dict with other keys than strings")
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
-
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-    dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.BUILD[0]] = load_build
-
-
-class _CountingFile:
-    """Bytes as a file that may be read from so many times.
-
-    Every object in a pickle takes a read or more, so this bounds how many can be made.
-    """
-
-    def __init__(self, raw, reads):
-        self._file = io.BytesIO(raw)
-        self._left = reads
-
-    def read(self, n):
-        self._left -= 1
-        if self._left < 0:
-            raise pickle.UnpicklingError("it holds more objects than a CIFAR file does")
-        return self._file.read(n)
-
-    def readline(self):
-        return self._file.readline()
 
 
 def _array(made, size):

@@ -1,13 +1,10 @@
 """Weights in the files of `torch.save`, as PyTorch wrote them before 1.6, read without PyTorch.
 
-Such a file is five pickles and the raw elements behind them. A pickle is a program, and pickle.load() runs it: it may
-call whatever it names. So none is loaded here. The reader below knows only the opcodes that weights need; where a file
-names something, it gets the name, and where it asks for a call, nothing is called: of the three calls that weights need
-it is written down what they would make.
+Such a file is five pickles and the raw elements behind them. None is loaded (see cnn/pickles.py): of the three calls
+that weights need it is written down what they would make.
 """
 from __future__ import annotations
 
-import io
 import math
 import pickle
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from cnn import pickles
 from cnn.text import printable
 
 if TYPE_CHECKING:
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 _MOST_READS = 200_000       # of the pickles; each object takes one or more (those of EfficientNet-Lite0 take 14,000)
 _MOST_AXES = 8
+_KIND = "file of weights"
 _DICT, _REBUILD = "collections.OrderedDict", "torch._utils._rebuild_tensor_v2"
 _TYPES = {"torch.FloatStorage": "<f4", "torch.DoubleStorage": "<f8", "torch.HalfStorage": "<f2",
           "torch.LongStorage": "<i8"}
@@ -63,7 +62,7 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def _state(raw: bytes) -> dict[str, np.ndarray]:
     if raw[:2] == b"PK":
         raise ValueError("it is a zip file, as newer versions write")
-    file = _CountingFile(raw)
+    file = pickles.CountingFile(raw, _MOST_READS, _KIND)
     magic, version, system, state, keys = (_Unpickler(file, encoding="strict").load() for _ in range(5))
     if (magic, version) != (_MAGIC, _VERSION) or type(system) is not dict or system.get("little_endian") is not True:
         raise ValueError("its first lines are not PyTorch's")
@@ -105,32 +104,9 @@ def _checked(name: str, tensor: _Tensor) -> tuple[_Storage, int, tuple[int, ...]
     raise ValueError(f"the tensor {name!r} does not lie in its elements as it should")
 
 
-class _Opcodes(dict):
-    def __missing__(self, opcode: int) -> Any:
-        raise pickle.UnpicklingError(f"its opcode {opcode:#04x} is none that weights need")
-
-
-# The pure-Python unpickler, because its table of opcodes can be cut down to those needed, and because it keeps its memo
-# in a dict: the C one fills an array up to whatever index a file names.
-_Plain: Any = vars(pickle)["_Unpickler"]
-
-
-class _Unpickler(_Plain):
-    dispatch = _Opcodes(
-        (opcode[0], _Plain.dispatch[opcode[0]])
-        for opcode in (
-            pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.BINUNICODE,
-            pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1,
-            pickle.TUPLE, pickle.EMPTY_TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3,
-            pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT,
-            pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET, pickle.BINPERSID,
-        ))
-
-    def find_class(self, module: str, name: str) -> str:
-        wanted = f"{module}.{name}"
-        if wanted not in (_DICT, _REBUILD, *_TYPES):
-            raise pickle.UnpicklingError(f"it asks for {wanted}, which weights do not need")
-        return wanted       # the name only: nothing is looked up
+class _Unpickler(pickles.Unpickler):
+    dispatch = pickles.Opcodes(pickle.BINUNICODE, pickle.LONG1, pickle.BINPERSID, kind=_KIND)
+    names, keys = frozenset((_DICT, _REBUILD, *_TYPES)), str
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
@@ -151,38 +127,3 @@ class _Unpickler(_Plain):
         self.stack.pop()        # versions of the modules, an attribute of the dict
         if type(self.stack[-1]) is not dict:
             raise pickle.UnpicklingError("it gives attributes to something else than a dict")
-
-    def load_setitem(self) -> None:
-        value = self.stack.pop()
-        self._put([self.stack.pop(), value])
-
-    def load_setitems(self) -> None:
-        self._put(self.pop_mark())
-
-    def _put(self, items: list[Any]) -> None:
-        # Only texts are hashed: the hash of a deeply nested tuple may take more stack than there is.
-        if set(map(type, items[::2])) - {str} or type(self.stack[-1]) is not dict:
-            raise pickle.UnpicklingError("it holds a dict with other keys than texts")
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
-
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-    dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.BUILD[0]] = load_build
-
-
-class _CountingFile:
-    """Bytes as a file that may be read from so many times: this bounds how many objects can be made."""
-
-    def __init__(self, raw: bytes) -> None:
-        self._file, self._left = io.BytesIO(raw), _MOST_READS
-        self.tell = self._file.tell
-
-    def read(self, n: int) -> bytes:
-        self._left -= 1
-        if self._left < 0:
-            raise pickle.UnpicklingError("it holds more objects than weights do")
-        return self._file.read(n)
-
-    def readline(self) -> bytes:
-        return self._file.readline(1000)

@@ -32,7 +32,7 @@ class Opcodes(dict):
 
     def __missing__(self, opcode: int) -> Any:
         import pickletools
-        named = pickletools.code2op.get(chr(opcode))
+        named = pickletools.code2op.get(chr(opcode))    # type: ignore[attr-defined]
         raise pickle.UnpicklingError(f"it uses {named.name if named else hex(opcode)}, which no {self.kind} does")
 
 

@@ -14,7 +14,7 @@ from cnn import functional as F
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("expecttest")      # which the samples' module imports
-MOST_LEFT_OUT = 65
+MOST_LEFT_OUT = 50
 TOLERANCE = 1e-9
 
 
@@ -58,10 +58,16 @@ def only(kwargs, **usual):
             raise LeftOut(f"option {name}={value!r}")
 
 
+class OfVolumes(LeftOut):
+    """A sample of images with a depth, (D, H, W), which nothing here takes."""
+
+
 def image(shape, rank=3):
-    """A shape as that of one image."""
+    """A shape as that of one image, or of none."""
     if len(shape) > rank:
         raise LeftOut(f"{len(shape)} axes")
+    if shape[:1] == (0,):
+        return shape
     return (1, *(1,) * (rank - len(shape)), *shape)
 
 
@@ -171,8 +177,10 @@ def layer_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5):
 
 def instance_norm(x, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1,
                   eps=1e-5):
-    if not use_input_stats or running_mean is not None:
-        raise LeftOut("instance norm with running statistics")
+    if not use_input_stats:         # else nothing that is compared depends on running statistics
+        raise LeftOut("instance norm by running statistics")
+    if eps < 0:
+        raise LeftOut("eps below 0")
     given = {n: t for n, t in (("weight", weight), ("bias", bias)) if t is not None}
     shape = (*x.shape[:2], 1, int(np.prod(x.shape[2:])))
     return (lambda xs, ps: F.instance_norm(xs[0], eps=eps, **dict(zip(given, ps, strict=True))), [(x, shape)],
@@ -211,7 +219,7 @@ def batch_norm(x, mean, var, weight=None, bias=None, training=False, momentum=0.
 def padded(x, pad, mode="constant", value=None):
     shape = tuple(x.shape)
     if len(pad) > 4:
-        raise LeftOut("padding of three axes")
+        raise OfVolumes("padding of three axes")
     count = 1 if mode == "constant" else {2: 1, 4: 2}[len(pad)]
     whole = shape if mode != "constant" and len(shape) == count + 2 else (1, *shape) if len(shape) < 4 else shape
     if shape and not shape[0] and 2 * len(shape) > len(pad) + 1:        # no images
@@ -273,8 +281,8 @@ def whole_images(function, *names):
 
 
 def interpolate(x, size=None, scale_factor=None, mode="nearest", align_corners=None, recompute_scale_factor=None):
-    if x.ndim == 5 or mode in ("bicubic", "trilinear", "area", "nearest-exact"):
-        raise LeftOut(f"mode {mode}, {x.ndim} axes")
+    if x.ndim == 5:
+        raise OfVolumes(f"mode {mode}")
     shape = tuple(x.shape)
     if recompute_scale_factor:      # the size alone counts then
         scales = [scale_factor] * (x.ndim - 2) if isinstance(scale_factor, float) else scale_factor
@@ -298,12 +306,12 @@ def prelu(x, weight):
 
 
 def normalize(x, p=2.0, dim=1, eps=1e-12, out=None):
-    if p != 2:
-        raise LeftOut(f"p = {p}")
-    rank = x.ndim
+    if p <= 0:
+        raise LeftOut("p of 0 or less")
+    rank = max(x.ndim, 1)
     if rank > 3 and not dim % rank:
         raise LeftOut("over the images")
-    shape = (1, *x.shape) if rank <= 3 else tuple(x.shape)
+    shape = (1, *(x.shape or (1,))) if rank <= 3 else tuple(x.shape)
     return lambda xs, ps: F.normalize(xs[0], p, dim % rank + (rank <= 3), eps), [(x, shape)], []
 
 
@@ -403,6 +411,8 @@ def outcome(name):
             try:
                 check(sample, op.op, ADAPTORS[name], COARSE.get(name, TOLERANCE))
                 agree += 1
+            except OfVolumes:
+                continue
             except LeftOut as reason:
                 left[str(reason)] = left.get(str(reason), 0) + 1
             except Exception as error:

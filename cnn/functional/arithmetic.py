@@ -170,15 +170,19 @@ def _reduced(kind: str, x: Images, dim: int | Sequence[int] | None, keepdim: boo
 
 
 def normalize(x: Images, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12) -> Images:
-    """x / max(|x|, eps), where |x| is the Euclidean length over the axes `dim`; p: 2, there is no other.
+    """x / max(|x|, eps), where |x| = (sum of |x_i|^p)^(1/p) over the axes `dim`; for p = 2 the Euclidean length.
 
-    x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); eps: a number above 0.
+    x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); p, eps: numbers above 0.
     """
-    if shapes.number("normalize", "p", p) != 2:
-        raise ValueError(f"normalize: p must be 2, got {p}")
-    dims = build.dims_of("normalize", dim)
-    least = max(shapes.number("normalize", "eps", eps, above=0) ** 2, math.ulp(0.0))
+    p, dims = shapes.number("normalize", "p", p, above=0), build.dims_of("normalize", dim)
+    eps = shapes.number("normalize", "eps", eps, above=0)
+
+    def total(x: Value) -> Value:
+        return build.reduced("sum", x, dims, True, "normalize")
 
     def of_value(x: Value) -> Value:
-        return x / build.clamp(build.reduced("sum", x * x, dims, True, "normalize"), least).sqrt()
-    return computed("normalize", of_value, {"x": x}, (dims, least))
+        if p == 2:      # under the root, whose slope at 0 is infinite
+            return x / build.clamp(total(x * x), max(eps**2, math.ulp(0.0))).sqrt()
+        size = x.abs()
+        return x / build.clamp(total(size) if p == 1 else total(size**p) ** (1 / p), eps)
+    return computed("normalize", of_value, {"x": x}, (p, dims, eps))

@@ -29,7 +29,7 @@ def save(model: Module, path: str | os.PathLike, data: Dataset | Sequence[int] |
 
     model: any Module whose layers are not written in NumPy. path: the file. data: the Dataset that the model was
     trained on, whose image shape, classes, mean, std and dtype the file then records, for `cnn.load` and
-    `cnn evaluate`; or the shape of one image, (C, H, W) or (features,), or a list of one for each input: then
+    `cnn evaluate`; or the shape of one image, (C, H, W), (C, L) or (features,), or a list, one for each input: then
     `cnn.load_model` reads the file, which returns the model and its description. tta: see Trainer.predict.
 
     What is frozen comes back as if it was not. A Parameter that several layers share is saved under its first name. No

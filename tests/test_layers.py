@@ -179,7 +179,7 @@ def stacks(draw):
         elif kind == "pool":
             kernel = draw(st.integers(1, min(3, height))), draw(st.integers(1, min(3, width)))
             padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
-            layer = MaxPool2d(kernel, draw(st.integers(1, 3)), padding, draw(st.booleans()))
+            layer = MaxPool2d(kernel, draw(st.integers(1, 3)), padding, ceil_mode=draw(st.booleans()))
         else:
             layer = {"relu": ReLU, "leaky": LeakyReLU, "tanh": Tanh}[kind]()
         layers.append(layer.to(np.float64))

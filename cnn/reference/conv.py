@@ -75,7 +75,7 @@ def conv_transpose2d(x, w, b=None, stride=1, padding=0, output_padding=0, groups
     """
     n, (c, k) = len(x), w.shape[:2]
     pads, out, reached = transposed_windows(x, w, stride, padding, output_padding, groups, dilation)
-    x = x.reshape(n, groups, c // groups, -1)
+    x = x.reshape(n, groups, c // groups, x.shape[2] * x.shape[3])
     w = w.reshape(groups, c // groups, *w.shape[1:])
     y = np.zeros((n, groups, k, *(side + sum(pad) for side, pad in zip(out, pads, strict=True))), x.dtype)
     for r, s, rows, columns in reached:
@@ -101,10 +101,10 @@ def conv_transpose2d_backward(dy, x, w, stride=1, padding=0, output_padding=0, g
     whole = np.pad(dy, ((0, 0), (0, 0), *pads))
     whole = whole.reshape(n, groups, k, *whole.shape[2:])
     grouped = w.reshape(groups, c // groups, *w.shape[1:])
-    inputs = x.reshape(n, groups, c // groups, -1)
+    inputs = x.reshape(n, groups, c // groups, x.shape[2] * x.shape[3])
     dx, dw = np.zeros_like(inputs), np.zeros_like(grouped)
     for r, s, rows, columns in reached:
-        seen = whole[..., rows, columns].reshape(n, groups, k, -1)     # what tap (r, s) sees of dy
+        seen = whole[..., rows, columns].reshape(n, groups, k, inputs.shape[-1])     # what tap (r, s) sees of dy
         dx += grouped[..., r, s] @ seen
         dw[..., r, s] = (inputs @ seen.swapaxes(-1, -2)).sum(axis=0)
     return dx.reshape(x.shape), dw.reshape(w.shape), dy.sum(axis=(0, 2, 3))

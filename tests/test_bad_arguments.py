@@ -651,7 +651,7 @@ def test_operands_that_do_not_fit():
     refuses(lambda: functional.exp([1.0]), TypeError, "exp: x must be a NumPy array", "got list")
     refuses(lambda: functional.clamp(a), ValueError, "clamp: min or max must be given")
     refuses(lambda: functional.hardtanh(a, 2, 1), ValueError, "hardtanh: max_val must be at least min_val")
-    refuses(lambda: functional.normalize(a, p=0), ValueError, "normalize: p must be a number above 0, got 0")
+    refuses(lambda: functional.normalize(a, p=0), ValueError, "normalize: p must be a finite number above 0, got 0")
     refuses(lambda: functional.prelu(a, zeros(2)), ValueError, "prelu: weight must have shape (3,) or (1,), got (2,)")
     refuses(lambda: functional.prelu(a, zeros(3, dtype=float)), TypeError, "prelu: weight must be float32")
     refuses(lambda: cnn.PReLU(2)(a), ValueError, "prelu: weight must have shape (3,) or (1,), got (2,)")

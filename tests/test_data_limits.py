@@ -117,7 +117,7 @@ def read_pickle(raw, size=1):
 def test_deeply_nested_keys_are_not_hashed():
     """The hash of a tuple in a tuple, and so on, takes stack at each level; enough of them end the process."""
     for entry in (b"%bK\x01s.", b"(%bK\x01u."):
-        with pytest.raises(DataFileError, match="is not a CIFAR batch: it holds a dict with other keys than strings"):
+        with pytest.raises(DataFileError, match="is not a CIFAR batch: it holds a dict with other keys than texts"):
             read_pickle(b"}" + entry % (b"K\x01" + b"\x85" * 100_000), size=10_000)
 
 

@@ -535,7 +535,7 @@ def imports(tree):
 
 def test_the_package_needs_nothing_but_numpy_the_standard_library_and_kernels():
     at_hand = {*sys.stdlib_module_names, "numpy"}
-    kernels = ("cnn._ext", "cnn.runtime", "cnn.text", "cnn.ranks", "cnn.files")
+    kernels = ("cnn._ext", "cnn.runtime", "cnn.text", "cnn.ranks", "cnn.files", "cnn.pickles")
     folder = os.path.dirname(cnn.data.__file__)
     files = [name for name in os.listdir(folder) if name.endswith(".py")]
     assert len(files) > 5

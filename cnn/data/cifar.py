@@ -11,7 +11,7 @@ import pickle
 
 import numpy as np
 
-from cnn import pickles
+from cnn.pickles import CountingFile, Opcodes, Unpickler
 
 from .errors import DataFileError
 from .limits import Checksums, file_size
@@ -76,7 +76,7 @@ def read_batch(raw, where, size, label_key, num_classes):
     Raises DataFileError if the pickle asks for anything that a CIFAR batch does not need, or holds
     anything else than `size` images and labels. Nothing else, whatever the bytes are.
     """
-    file = pickles.CountingFile(raw, size * _READS_PER_IMAGE + _ALLOWANCE, "CIFAR file")
+    file = CountingFile(raw, size * _READS_PER_IMAGE + _ALLOWANCE, "CIFAR file")
     try:
         batch = _Unpickler(file, encoding="bytes").load()
     except Exception as error:  # what a malformed pickle raises is anybody's guess
@@ -109,8 +109,8 @@ class _Call:
         self.state = None
 
 
-class _Unpickler(pickles.Unpickler):
-    dispatch = pickles.Opcodes(pickle.BINSTRING, pickle.SHORT_BINSTRING, kind="CIFAR file")
+class _Unpickler(Unpickler):
+    dispatch = Opcodes(pickle.BINSTRING, pickle.SHORT_BINSTRING, kind="CIFAR file")
     names, keys = frozenset((_RECONSTRUCT, _ARRAY, _DTYPE)), bytes
 
     def load_reduce(self):

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cnn.models.torch_file import read_state
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -65,7 +63,9 @@ class Pretrained(NamedTuple):
     def state(self) -> dict[str, np.ndarray]:
         """The weights, by the names that their file gives them. Raises as `path` does, and ValueError naming the file
         where it is another than the published one."""
-        import hashlib  # seldom used
+        import hashlib  # here, because few programs need it
+
+        from cnn.models.torch_file import read_state
         path = self.path()
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

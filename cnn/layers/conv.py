@@ -47,16 +47,11 @@ class Conv2d(Module):
                  dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         name = type(self).__name__
-        self.in_channels = shapes.integer(name, "in_channels", in_channels, 1)
-        self.out_channels = shapes.integer(name, "out_channels", out_channels, 1)
+        self.in_channels, self.out_channels, self.groups = channels_of(name, in_channels, out_channels, groups)
         self.kernel_size = shapes.pair(name, "kernel_size", kernel_size, 1)
         self.stride = shapes.pair(name, "stride", stride, 1)
         self.dilation = shapes.pair(name, "dilation", dilation, 1)
-        self.groups = shapes.integer(name, "groups", groups, 1)
         self.padding = shapes.check_padding(name, padding)
-        for what, count in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
-            if count % self.groups:
-                raise ValueError(f"{name}: {what} {count} must be divisible by groups {self.groups}")
         self.weight, self.bias = initial(name, (self.out_channels, self.in_channels // self.groups,
                                                 *self.kernel_size), bias, init, seed, dtype)
 
@@ -108,18 +103,13 @@ class ConvTranspose2d(Module):
                  dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         name = type(self).__name__
-        self.in_channels = shapes.integer(name, "in_channels", in_channels, 1)
-        self.out_channels = shapes.integer(name, "out_channels", out_channels, 1)
+        self.in_channels, self.out_channels, self.groups = channels_of(name, in_channels, out_channels, groups)
         self.kernel_size = shapes.pair(name, "kernel_size", kernel_size, 1)
         self.stride = shapes.pair(name, "stride", stride, 1)
         self.dilation = shapes.pair(name, "dilation", dilation, 1)
-        self.groups = shapes.integer(name, "groups", groups, 1)
         shapes.sides(name, padding)
         self.padding = padding
         self.output_padding = shapes.output_padding(name, output_padding, self.stride, self.dilation)
-        for what, count in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
-            if count % self.groups:
-                raise ValueError(f"{name}: {what} {count} must be divisible by groups {self.groups}")
         self.weight, self.bias = initial(name, (self.in_channels, self.out_channels // self.groups, *self.kernel_size),
                                          bias, init, seed, dtype, self.out_channels)
 
@@ -139,6 +129,17 @@ class ConvTranspose2d(Module):
             if getattr(self, name) != usual:
                 text += f", {name}={getattr(self, name)!r}"
         return text + ("" if self.bias else ", bias=False")
+
+
+def channels_of(owner: str, in_channels: int, out_channels: int, groups: int) -> tuple[int, int, int]:
+    """The numbers of channels and groups of a convolution, checked. Raises TypeError or ValueError."""
+    inputs, outputs = (shapes.integer(owner, name, count, 1) for name, count in (
+        ("in_channels", in_channels), ("out_channels", out_channels)))
+    groups = shapes.integer(owner, "groups", groups, 1)
+    for name, count in (("in_channels", inputs), ("out_channels", outputs)):
+        if count % groups:
+            raise ValueError(f"{owner}: {name} {count} must be divisible by groups {groups}")
+    return inputs, outputs, groups
 
 
 def initial(owner: str, shape: tuple[int, ...], bias: bool, name: str, seed: int | np.random.Generator,

@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn import functional, shapes
 from cnn.graph import build
-from cnn.layers.conv import initial
+from cnn.layers.conv import channels_of, initial
 from cnn.layers.module import Module
 from cnn.layers.norm import BatchNorm2d
 
@@ -39,17 +39,12 @@ class Conv1d(Module):
                  dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         name = type(self).__name__
-        self.in_channels = shapes.integer(name, "in_channels", in_channels, 1)
-        self.out_channels = shapes.integer(name, "out_channels", out_channels, 1)
+        self.in_channels, self.out_channels, self.groups = channels_of(name, in_channels, out_channels, groups)
         self.kernel_size = shapes.row(name, "kernel_size", kernel_size, 1)[1]
         self.stride = shapes.row(name, "stride", stride, 1)[1]
         self.dilation = shapes.row(name, "dilation", dilation, 1)[1]
-        self.groups = shapes.integer(name, "groups", groups, 1)
         shapes.row_padding(name, padding)
         self.padding = padding
-        for what, count in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
-            if count % self.groups:
-                raise ValueError(f"{name}: {what} {count} must be divisible by groups {self.groups}")
         self.weight, self.bias = initial(name, (self.out_channels, self.in_channels // self.groups, self.kernel_size),
                                          bias, init, seed, dtype)
 

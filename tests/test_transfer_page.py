@@ -4,32 +4,23 @@ import re
 from pathlib import Path
 
 import pytest
+from test_examples import examples, masked
 from test_transfer_runs import package, weights  # noqa: F401
 
 import cnn
 
 PAGE = Path(__file__).parents[1] / "docs" / "examples" / "transfer.md"
-BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 SMALL = {"DATA": '"mnist-sample"', "EACH": "5", "SIZE": "32", "EPOCHS": "2", "TUNING": "1"}
 
 
-def masked(text):
-    """Words and signs without numbers and spaces."""
-    return [re.sub(r"[\s\d.,%x-]+", " ", line).strip() for line in text.strip().splitlines()]
-
-
-def test_the_page(weights, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_the_page(weights, tmp_path, monkeypatch):  # noqa: F811
     pytest.importorskip("PIL")
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    text = PAGE.read_text()
-    for name, value in SMALL.items():
-        text, count = re.subn(rf"^{name} = [^#\n]*", f"{name} = {value}    ", text, flags=re.MULTILINE)
-        assert count == 1, name
-    page = {"__name__": "__main__"}
-    for block in BLOCK.finditer(text):
-        exec(compile("\n" * text.count("\n", 0, block.start(1)) + block[1], PAGE.name, "exec"), page)
-        assert masked(capsys.readouterr().out) == masked(block[2] or "")
+    text = examples.changed(PAGE.read_text(), SMALL)
+    page, outputs = examples.run(text, PAGE.name, told=lambda output: None)
+    for output, block in zip(outputs, examples.BLOCK.finditer(text), strict=True):
+        assert masked(output) == masked(block[2] or "")
     published = cnn.models.efficientnet_lite0(image_size=32, pretrained=True)
     assert len(page["train"]) == len(page["test"]) == 50 and page["model"][-1].out_features == 10
     assert (page["model"][17].body[0].weight.data != published[17].body[0].weight.data).any()

@@ -1,7 +1,13 @@
 """onnx's own backend cases (onnx.backend.test), run through cnn.load_onnx: what they say of the file, its inputs and
-outputs is the oracle."""
+outputs is the oracle.
+
+    PYTHONPATH=. python tests/onnx_cases.py         # writes docs/onnx-cases.md, the list of those that are refused
+"""
 
 import itertools
+import re
+import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -10,6 +16,12 @@ import numpy as np
 import cnn
 
 KINDS = ("node", "simple", "pytorch-operator", "pytorch-converted")
+PAGE = Path(__file__).parent.parent / "docs" / "onnx-cases.md"
+INTRODUCTION = (
+    "# onnx's cases that are refused\n\nOf the backend cases of onnx {version} whose operators all have a row in the "
+    "[table](onnx.md#operators), these are refused by `cnn.load_onnx`, each with the reason; all others give what they "
+    "should. N is the number of images. Where several inputs may depend on the images, the reason is that of the first "
+    "way that was tried.\n")
 
 
 def cases():
@@ -84,3 +96,46 @@ def _ways(pairs):
 def _ours(x):
     """(N, C, L) is (N, C, 1, L) here, (N,) is (N, 1)."""
     return x[:, :, None] if x.ndim == 3 else x[:, None] if x.ndim == 1 else x
+
+
+def outcomes(path):
+    """What became of the cases of whose operators each has a row: names of those that pass, the reasons of those that
+    are refused by name, and what was wrong. path: of a file to write."""
+    from cnn.export.onnx_folding import FOLDED
+    from cnn.export.onnx_operators import TABLE
+    passed, refused, wrong = [], {}, []
+    for kind, name, model, sets, rtol, atol in cases():
+        if operators(model) - set(TABLE) - set(FOLDED):
+            continue
+        try:
+            reason = run(model, sets, rtol, atol, path)
+        except AssertionError as error:
+            wrong.append(f"{kind} {name}: {error}")
+            continue
+        if reason is None:
+            passed.append(name)
+        else:
+            refused[name] = reason
+    return passed, refused, wrong
+
+
+def page(refused):
+    """The page of refused cases, a list for each reason; refused: reasons by name."""
+    import onnx
+    by_reason = {}
+    for name, reason in refused.items():
+        reason = re.sub(r"^node '[^']*' \((\w+)\): ", r"\1: ", reason)
+        by_reason.setdefault(reason, []).append(name.removeprefix("test_"))
+    parts = [INTRODUCTION.format(version=onnx.__version__)]
+    for reason, names in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
+        shown = re.sub(r"[*_<>|`]", r"\\\g<0>", reason)
+        parts.append(f"- **{shown}** ({len(names)}): {', '.join(f'`{name}`' for name in names)}\n")
+    return parts[0] + "\n" + "".join(parts[1:])
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        _, found, wrong = outcomes(Path(folder, "x.onnx"))
+    if wrong:
+        sys.exit("\n".join(wrong))
+    PAGE.write_text(page(found), encoding="utf-8")

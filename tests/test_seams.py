@@ -42,14 +42,30 @@ def wide():
         cnn.Linear(100, 5))  # fmt: skip
 
 
+class Heads(cnn.Module):
+    """Two outputs, with a loss and targets each, and a second input."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = cnn.Conv2d(3, 8, 3, seed=0), cnn.BatchNorm2d(8)
+        self.what, self.where = cnn.Linear(8 + 3, 5, seed=1), cnn.Linear(8 + 3, 2, seed=2)
+
+    def forward(self, x, numbers):
+        x = cnn.cat([cnn.functional.relu(self.norm(self.conv(x))).mean((2, 3)), numbers])
+        return {"where": self.where(x), "what": self.what(x)}
+
+
 def trained(net, batch):
     """The state after two epochs of three batches, the last of which is smaller."""
-    rng = np.random.default_rng(0)
-    data = cnn.data.Dataset(rng.integers(0, 256, (2 * batch + batch // 3, 3, 12, 12), np.uint8),
-                            rng.integers(0, 5, 2 * batch + batch // 3))  # fmt: skip
-    model = net()
+    rng, count = np.random.default_rng(0), 2 * batch + batch // 3
+    images, labels = rng.integers(0, 256, (count, 3, 12, 12), np.uint8), rng.integers(0, 5, count)
+    if net is Heads:
+        labels = {"what": labels, "where": rng.random((count, 2)), "numbers": rng.random((count, 3))}
+    data, model = cnn.data.Dataset(images, labels), net()
     optimizer = cnn.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    trainer = cnn.Trainer(model, optimizer, max_grad_norm=1, progress=False)
+    criterion = {"what": cnn.CrossEntropyLoss(weight=[1, 2, 3, 4, 5]), "where": cnn.MSELoss()}
+    trainer = cnn.Trainer(model, optimizer, criterion if net is Heads else None, max_grad_norm=1, progress=False,
+                          inputs=["numbers"] if net is Heads else ())
     trainer.fit(cnn.data.DataLoader(data, batch, shuffle=True), 2)
     return checkpoint.digest(trainer.state_dict())
 
@@ -77,7 +93,7 @@ def test_the_model_of_ranks_counts_the_bytes_that_come(size, monkeypatch):
     assert on_ranks(size, work) == got and min(got) > 1e6
 
 
-@pytest.mark.parametrize("net", [plain, deep, wide])
+@pytest.mark.parametrize("net", [plain, deep, wide, Heads])
 @pytest.mark.parametrize("batch", [BATCH, 5])
 @pytest.mark.parametrize("size", [2, 3, 7])
 def test_any_number_of_ranks_has_the_same_bits(size, batch, net, monkeypatch):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import targets
 from .ahead import read_ahead
 from .described import AnyDataset, first_not_finite, image_dtype, whole_number
 
@@ -26,13 +27,15 @@ class _Read(AnyDataset):
                   std: Iterable[float] | None, name: str) -> None:
         """Take shape and dtype of all images from those of a first batch, and the rest from the arguments."""
         self._shape: tuple[int, int, int] | None = None
+        self._form: tuple[tuple[int, ...], np.dtype] | None = None     # of the labels
         self._dtype = np.dtype(np.uint8)
         names: Any = () if classes is None else classes
         if not hasattr(names, "__iter__"):
             names = map(str, range(whole_number(self._owner, "classes", names, least=1)))
         self._set_classes(names)
-        images, _ = self._checked(first)
+        images, labels = self._checked(first)
         self._shape, self._dtype = images.shape[1:], images.dtype
+        self._form = labels.shape[1:], labels.dtype
         self.name = name
         self._set_constants(images.shape[1], mean, std, images.dtype)
 
@@ -73,16 +76,29 @@ class _Read(AnyDataset):
         if (wrong := first_not_finite(images)) is not None:
             raise ValueError(f"{where} must give finite images, but number {wrong} of a batch has NaN or infinite "
                              "pixels")
-        labels = np.asarray(labels)
-        if labels.dtype.kind not in "iu" and labels.size:
-            raise TypeError(f"{where} must give integers as labels, got {labels.dtype}")
-        if labels.shape != images.shape[:1]:
-            raise ValueError(f"{where} must give labels of shape ({len(images)},), one per image, got {labels.shape}")
-        if len(labels) and (labels.min() < 0 or (self.classes and labels.max() >= self.num_classes)):
+        return np.ascontiguousarray(images), self._checked_labels(where, labels, len(images))
+
+    def _checked_labels(self, where: str, labels: Any, count: int) -> np.ndarray:
+        labels = targets.array_of(where, labels)
+        form = labels.shape[1:], labels.dtype if labels.dtype.kind in "fV" else np.dtype(np.int64)
+        if count == labels.size == 0 and self._form is not None:
+            return np.empty((0, *self._form[0]), self._form[1])
+        if labels.shape[:1] != (count,) or labels.ndim > 4:
+            raise ValueError(f"{where} must give labels of shape ({count},), one per image, or ({count}, ...) with at "
+                             f"most four axes, got {labels.shape}")
+        if self._form not in (None, form):
+            shape = ", ".join(map(str, ("n", *self._form[0])))
+            raise ValueError(f"{where} must give labels of {self._form[1]} ({shape}{',' * (len(shape) < 2)}), as at "
+                             f"first, got {labels.dtype} {labels.shape}")
+        if not targets.are_classes(labels):
+            if self.classes:
+                raise ValueError(f"{self._owner}: classes must not be given where labels are no numbers of classes, "
+                                 f"one per image")
+        elif count and (labels.min() < 0 or (self.classes and labels.max() >= self.num_classes)):
             wrong = int(labels.min() if labels.min() < 0 else labels.max())
             most = f"from 0 to {self.num_classes - 1}" if self.classes else "of at least 0"
             raise ValueError(f"{where} must give labels {most}, got {wrong}")
-        return np.ascontiguousarray(images), labels.astype(np.int64)
+        return targets.native(labels)
 
 
 class BatchedDataset(_Read):
@@ -103,9 +119,9 @@ class BatchedDataset(_Read):
 
     source: an object with `len(source)`, the number of images N, and `source[indices]`, where indices is int64 (n,),
         from 0 to N - 1 in any order, which returns (images, labels): images (n, C, H, W) or (n, H, W), uint8 or
-        finite float32, all of one shape and dtype; labels integers (n,). The same indices must always give the
-        same. A DataLoader calls it in a thread of its own, one call at a time; `DataLoader(..., prefetch=0)` in the
-        caller's.
+        finite float32, all of one shape and dtype; labels integers (n,), or targets as a Dataset takes them. The same
+        indices must always give the same. A DataLoader calls it in a thread of its own, one call at a time;
+        `DataLoader(..., prefetch=0)` in the caller's.
     classes: names of the classes, all different, or how many there are. Default: unknown; the model's outputs then
         limit the labels.
     mean, std: one number per channel, as of a Dataset. `mean_std` computes them. Default 0 and 1.
@@ -264,8 +280,11 @@ def as_dataset(owner: str, name: str, value: Any) -> AnyDataset:
 
 def _said(dataset: _Read, count: str) -> str:
     sizes = "x".join(map(str, dataset.image_shape))
-    classes = dataset.num_classes or "any number of"
-    return f"{count}images of {sizes} {dataset.dtype}, {classes} classes"
+    shape, dtype = dataset._form or ((), np.dtype(np.int64))
+    labels = f"{dataset.num_classes or 'any number of'} classes"
+    if not targets.are_classes(example := np.empty((0, *shape), dtype)):
+        labels = f"targets {targets.described(example)}".replace("(0", "(n")
+    return f"{count}images of {sizes} {dataset.dtype}, {labels}"
 
 
 def _kind(value: object) -> str:

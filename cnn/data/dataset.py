@@ -10,6 +10,7 @@ import numpy as np
 
 from cnn.text import printable
 
+from . import targets
 from .described import AnyDataset, first_not_finite, image_dtype, whole_number
 from .rows import Rows, mapped
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
+
+    Labels = ArrayLike | dict[str, ArrayLike]
 
 _MOST_UNNAMED = 100_000  # classes to make up names for; a label beyond is a mistake
 
@@ -36,37 +39,34 @@ class Dataset(AnyDataset):
         your own. Kept as they are (no copy if they are C-contiguous). A numpy.memmap, as
         np.load(path, mmap_mode="r") returns it, is never copied: its images are read as they are needed.
     labels: (N,), any integer type, from 0 to number of classes - 1. Kept as int64. Or targets that are no classes of
-        images: floats (N, ...), such as numbers or masks, and integers (N, H, W), the class of each pixel.
+        images: floats (N, ...), such as numbers or masks, and integers (N, H, W), the class of each pixel. Or a dict of
+        arrays by name, for a model with several outputs or inputs; `labels` is then one array (N,) with these fields.
     classes: names of the classes, all different. Default "0", "1", ... up to the largest label.
     mean, std: one number per channel. In units of pixel / 255 for uint8 images, in the images' own unit for
         float32 ones. Default 0 and 1.
     name: what to call the data set in messages.
 
     Attributes: images (N, C, H, W), labels int64 (N,), or as given, classes (tuple of str), mean, std (tuples of
-    float),     name, and float32 arrays `scale` and `shift` of shape (C,) such that
+    float), name, and float32 arrays `scale` and `shift` of shape (C,) such that
     normalised = pixel * scale + shift.
 
     N may be 0. Raises TypeError or ValueError for wrong arguments.
     """
 
-    def __init__(self, images: np.ndarray, labels: ArrayLike, classes: Iterable[str] | None = None,
+    def __init__(self, images: np.ndarray, labels: Labels, classes: Iterable[str] | None = None,
                  mean: Iterable[float] | None = None, std: Iterable[float] | None = None, name: str = "") -> None:
         self._set(_images(images), labels, classes, mean, std, name)
 
-    def _set(self, images: np.ndarray | Rows, labels: ArrayLike, classes: Iterable[str] | None,
+    def _set(self, images: np.ndarray | Rows, labels: Labels, classes: Iterable[str] | None,
              mean: Iterable[float] | None, std: Iterable[float] | None, name: str) -> None:
         """What the constructor does with images that have been checked."""
-        labels = _array("labels", labels)
-        if labels.size == 0 and labels.ndim == 1:
-            labels = labels.astype(np.int64)  # np.asarray([]) is float64
-        if labels.dtype.kind not in "iuf":
-            raise TypeError(f"Dataset: labels must be integers or floats, not {labels.dtype}")
+        labels = targets.array_of("Dataset", labels)
         if labels.shape[:1] != images.shape[:1] or labels.ndim > 4:
             raise ValueError(
                 f"Dataset: labels must be of shape ({len(images)},), one per image, or ({len(images)}, ...) with at "
                 f"most four axes, not {labels.shape}"
             )
-        dense = labels.ndim > 1 or labels.dtype.kind == "f"
+        dense = not targets.are_classes(labels)
         if dense and classes:
             raise ValueError("Dataset: classes must not be given where labels are no numbers of classes, one per image")
         lowest, highest = (int(labels.min()), int(labels.max())) if len(labels) and not dense else (0, -1)
@@ -82,7 +82,7 @@ class Dataset(AnyDataset):
                 f"(there are {len(self.classes)} classes), but one is {wrong}"
             )
         self._images = images
-        self._labels = labels.astype(labels.dtype.newbyteorder("=") if labels.dtype.kind == "f" else np.int64)
+        self._labels = targets.native(labels)
         self._labels.flags.writeable = False  # they have been checked
         self.name = name
         self._set_constants(images.shape[1], mean, std, images.dtype)
@@ -122,7 +122,7 @@ class Dataset(AnyDataset):
         sizes = "x".join(map(str, self.images.shape[1:]))
         name = f"{printable(self.name)}: " if self.name else ""
         dense = not self.classes and len(self) > 0
-        labels = f"targets {self.labels.dtype} {self.labels.shape}" if dense else f"{self.num_classes} classes"
+        labels = f"targets {targets.described(self.labels)}" if dense else f"{self.num_classes} classes"
         return f"<Dataset {name}{len(self)} images of {sizes} {self.images.dtype}, {labels}>"
 
     @property
@@ -147,7 +147,8 @@ class Dataset(AnyDataset):
 
     @property
     def labels(self) -> np.ndarray:
-        """The labels, int64 (N,), or targets (N, ...) as they were given; read-only."""
+        """The labels, int64 (N,), or targets (N, ...) as they were given; read-only. Of several by name, an array (N,)
+        with a field for each: `labels["name"]`."""
         return self._labels
 
     def subset(self, indices: slice | ArrayLike) -> Dataset:

@@ -159,42 +159,43 @@ class Criterion:
         return optimised(self.graph(scores, targets.shape[1:], dtype), learns)
 
     def emit(self, program: Program, scores: Tensor, need_gradient: bool = True, chosen: Slot | None = None,
-             graph: Graph | None = None, labels: bool = False) -> Fused:
+             graph: Graph | None = None, labels: bool = False, slot: str = "target") -> Fused:
         """Add the loss to a program.
 
         scores: the tensor of the scores. need_gradient: whether there is to be a backward pass. chosen: a Slot for the
-        numbers of the targets, or None; with it the slot `target` has an array for each step. graph: what `in_program`
+        numbers of the targets, or None; with it the targets' slot has an array for each step. graph: what `in_program`
         returned. labels: whether targets are the classes of scores (N, K), or distributions over them, to count which
-        images are right. Raises ValueError for a loss that does not depend on the scores.
+        images are right. slot: the name of the targets' slot. Raises ValueError for a loss that does not depend on the
+        scores.
         """
         if graph is None:
             raise TypeError(f"{self.owner()}: graph must be what in_program returned, got None")
         image = graph.inputs[1].image
-        target = program.input(**laid(image), name="target", per_step=chosen is not None)
+        target = program.input(**laid(image), name=slot, per_step=chosen is not None)
         (y,), backward = write(program, graph, [scores, target])
         total, dscores = program.per_step(1), None
         counted = target
         if labels and image:
-            counted = program.input(**laid(()), name="largest", per_step=chosen is not None)
+            counted = program.input(**laid(()), name=f"largest of {slot}", per_step=chosen is not None)
         dy, sums = ops.per_image(program, y, total, need_gradient, *((scores, counted) if labels else ()))
         if need_gradient:
             dscores = backward([dy], [True, False])[0]
             if dscores is None:
                 raise ValueError(f"{self.owner()}: the loss must depend on the scores")
-        return Fused(self, dscores, sums, total, program.dtype, graph.inputs[0].image, labels)
+        return Fused(self, dscores, sums, total, program.dtype, graph.inputs[0].image, labels, slot)
 
 
 class Fused:
-    """A Criterion inside a program, whose slot `target` takes arrays (n, ...) or (steps, n, ...).
+    """A Criterion inside a program, whose slot for targets takes arrays (n, ...) or (steps, n, ...).
 
     dy: the tensor of the gradient by the scores. total: float64 (steps, 1), what the sum of each step's losses is
     divided by.
     """
 
     def __init__(self, criterion: Criterion, dy: Tensor | None, sums: Table, total: Table, dtype: np.dtype,
-                 image: tuple[int, ...], labels: bool) -> None:
+                 image: tuple[int, ...], labels: bool, slot: str) -> None:
         self.criterion, self.dy, self.total, self._sums = criterion, dy, total.array, sums.array
-        self.dtype, self.image, self.labels = dtype, image, labels
+        self.dtype, self.image, self.labels, self.slot = dtype, image, labels, slot
 
     def given(self, batch: Any) -> dict[str, np.ndarray]:
         """The targets of `batch`, a Batch, as slots take them; sets `total`. Raises TypeError or ValueError for targets
@@ -204,9 +205,9 @@ class Fused:
         for step, targets in enumerate(steps):
             targets = self.criterion.checked(_numbers(self.criterion.owner(), targets, batch.count), self.image)
             self.total[step, 0] = self.criterion.divisor(targets)
-        given = {"target": np.ascontiguousarray(found, self.dtype)}
+        given = {self.slot: np.ascontiguousarray(found, self.dtype)}
         if self.labels and steps.ndim > 2:      # distributions
-            given["largest"] = found.argmax(-1).astype(self.dtype)
+            given[f"largest of {self.slot}"] = found.argmax(-1).astype(self.dtype)
         return given
 
     def blame(self, batch: Any) -> None:

@@ -12,6 +12,7 @@ from cnn.functional.loss import targets as class_numbers
 from cnn.graph import Value
 from cnn.layers.criterion import Criterion as Criterion
 from cnn.layers.module import Module
+from cnn.layers.per_output import PerOutput as PerOutput
 from cnn.ops import loss as ops
 
 if TYPE_CHECKING:
@@ -131,16 +132,16 @@ class CrossEntropyLoss(_OfClasses):
         return None if self._simple(scores, targets) else super().in_program(scores, targets, dtype, learns)
 
     def emit(self, program: Program, scores: Tensor, need_gradient: bool = True, chosen: Slot | None = None,
-             graph: Graph | None = None, labels: bool = False) -> Any:
+             graph: Graph | None = None, labels: bool = False, slot: str = "target") -> Any:
         """Add the loss to a program.
 
         scores: the tensor of the scores. need_gradient: whether there is to be a backward pass. chosen: a Slot for the
         numbers of the targets, or None. graph: what `in_program` returned; without one a `FusedCrossEntropy` is
-        returned, for scores (N, K) and integers (N,). labels: whether to count which images are right. Raises
-        ValueError for scores that are no vectors.
+        returned, for scores (N, K) and integers (N,). labels: whether to count which images are right. slot: of the
+        targets, where there is a graph. Raises ValueError for scores that are no vectors.
         """
         if graph is not None:
-            return super().emit(program, scores, need_gradient, chosen, graph, labels)
+            return super().emit(program, scores, need_gradient, chosen, graph, labels, slot)
         if not scores.flat:
             raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K), got "
                              f"(N, {', '.join(map(str, scores.shape))})")
@@ -317,12 +318,15 @@ class MSELoss(_OfElements):
 
 def criterion_of(owner: str, criterion: Any, loss: Any) -> Any:
     """What a Trainer minimises, `criterion` or `loss`, two names for the same: a function or a Module becomes a
-    Criterion, None cross entropy. Raises TypeError where both are given. owner: who speaks in an error."""
+    Criterion, a dict of losses a PerOutput, None cross entropy. Raises TypeError where both are given. owner: who
+    speaks in an error."""
     if criterion is not None and loss is not None:
         raise TypeError(f"{owner}: criterion and loss are the same, and only one of them must be given")
     chosen = loss if criterion is None else criterion
     if chosen is None:
         return CrossEntropyLoss()
+    if isinstance(chosen, dict):
+        return PerOutput(chosen)
     if isinstance(chosen, Module) or (callable(chosen) and not hasattr(chosen, "backward")):
         return Criterion(chosen)
     return chosen

@@ -71,6 +71,16 @@ def some_batch(owner, loader):
                          f"{loader.batch_size}")
 
 
+def names(owner, argument, values):
+    """A tuple of different names; raises TypeError or ValueError where it is anything else."""
+    if isinstance(values, str) or not isinstance(values, (list, tuple)) or not all(
+            isinstance(name, str) and name for name in values):
+        raise TypeError(f"{owner}: {argument} must be a tuple of names, got {values!r}")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{owner}: {argument} must be different names, got {values!r}")
+    return tuple(values)
+
+
 def same_data(owner, facts, known):
     """Refuse data that are not those of a state; both as `state.facts` tells of them."""
     ours, known = ({"accumulate": 1, **told} for told in (facts, known))
@@ -196,7 +206,7 @@ def _digest(*arrays):
 
     result = hashlib.blake2b(digest_size=8)
     for array in arrays:
-        result.update(np.ascontiguousarray(array).data)
+        result.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return result.hexdigest()
 
 

@@ -10,10 +10,11 @@ from cnn.data import Dataset, IterableDataset
 from cnn.data.ahead import read_ahead
 from cnn.data.described import AnyDataset
 from cnn.engine.programs import Use, guards
+from cnn.graph.trace import pack
 from cnn.layers import parts
-from cnn.layers.in_numpy import run_forward
+from cnn.layers.per_output import taken_apart
 from cnn.training.measures import Running
-from cnn.training.step import Batch, execute, normalised, result
+from cnn.training.step import Batch, execute, normalised, outputs, result
 
 IMAGES = 512        # at a time
 AHEAD = 2           # portions that are read ahead
@@ -38,20 +39,48 @@ def evaluate(step, programs, dataset, tta, metrics):
 
     step: a Step without an optimizer. programs: the Pool of its programs. metrics: by name, see measures.checked.
     """
-    loss_sum = weight_sum = correct = 0.0
+    sums = Sums()
     criterion = copy.copy(step.criterion)       # another thread may be measuring, too
     running = Running("Trainer.evaluate", metrics) if metrics else None
     step = step._replace(scores=running is not None)
     count, fetches = 0, tta is None and step.fetches(dataset)
     with closing(_portions(dataset, IMAGES, where_they_are=fetches)) as portions:
         for images, labels, where in portions:
-            loss, weight, right = parts.in_evaluation(step.model, _measured, step, programs, criterion, dataset,
-                                                      images, labels, where, tta, running)
-            loss_sum, weight_sum, correct = loss_sum + loss, weight_sum + weight, correct + right
+            sums.add(parts.in_evaluation(step.model, _measured, step, programs, criterion, dataset, images, labels,
+                                         where, tta, running))
             count += len(where)
-    return {"loss": loss_sum / weight_sum if weight_sum else math.nan,
-            "accuracy": correct / count if count else math.nan, "images": count,
-            **(running.results() if running else {})}
+    return {"loss": sums.loss(criterion), "accuracy": sums.right / count if count else math.nan, "images": count,
+            **sums.of_outputs(criterion, count), **(running.results() if running else {})}
+
+
+class Sums:
+    """The sums over portions of what `execute` returns of each."""
+
+    def __init__(self):
+        self.total = self.weight = self.right = 0.0
+        self.outputs = {}
+
+    def add(self, measured):
+        """Take in the results of a portion."""
+        total, weight, right = measured
+        self.total, self.weight, self.right = self.total + total, self.weight + weight, self.right + right
+        for name, found in getattr(measured, "outputs", {}).items():
+            self.outputs[name] = tuple(map(sum, zip(self.outputs.get(name, (0.0, 0.0, 0.0)), found, strict=True)))
+
+    def loss(self, criterion):
+        """The loss over all portions; NaN without images, or weights."""
+        if self.outputs:
+            means = [(name, total / weight) for name, (total, weight, _) in self.outputs.items() if weight]
+            return sum(criterion.weights[name] * mean for name, mean in means) if means else math.nan
+        return self.total / self.weight if self.weight else math.nan
+
+    def of_outputs(self, criterion, count):
+        """Loss and accuracy of each output, where a PerOutput has several."""
+        found = {}
+        for name, (total, weight, right) in self.outputs.items():
+            found |= {f"{name}_loss": total / weight if weight else math.nan,
+                      f"{name}_accuracy": right / count if count else math.nan}
+        return {name: found.get(name, math.nan) for name in getattr(criterion, "figures", list)()}
 
 
 def _measured(step, programs, criterion, dataset, images, labels, where, tta, running):
@@ -59,9 +88,10 @@ def _measured(step, programs, criterion, dataset, images, labels, where, tta, ru
     if tta is None and step.fetches(dataset):
         return _run(step, programs, Batch(labels, where[None], dataset, images), running)
     images = normalised(dataset, images, step.model.dtype)
+    batch = Batch(labels, images)
     if tta is None and step.fused:
-        return _run(step, programs, Batch(labels, images), running)
-    found = scores(step.model, images, tta)
+        return _run(step, programs, batch, running)
+    found = scores(step.model, images, tta, batch.more(step.inputs, images.dtype))
     measured = result(criterion, criterion(found, labels), found, labels)
     if running is not None:
         running.add(found, labels.view())
@@ -73,38 +103,48 @@ def _run(step, programs, batch, running):
     try:
         use.take(guards(step.model.parameters()), alone=False)
         program = programs.borrow(use, step.key(batch), batch.count, lambda: step.written(batch))
-        scores = np.empty((batch.count, *program.scores), program.dtype) if step.scores else None
-        measured = execute(program, batch, scores=scores)[0]
+        found = [np.empty((batch.count, *image), program.dtype) for image in program.scores] if step.scores else ()
+        measured = execute(program, batch, scores=found)[0]
     finally:
         programs.give(program, use)
         use.leave()
     if running is not None:
-        running.add(scores, np.asarray(batch.targets).reshape(batch.count, *batch.targets.shape[2:]) if (
+        running.add(pack(program.structure, found), batch.targets.reshape(batch.count, *batch.targets.shape[2:]) if (
             batch.dataset is not None) else np.asarray(batch.labels).view())
     return measured
 
 
-def predict(model, x, tta):
-    """Scores (N, K) of a Dataset or of images (N, C, H, W): see Trainer.predict."""
+def predict(model, x, tta, inputs=()):
+    """Scores (N, K) of a Dataset or of images (N, C, H, W): see Trainer.predict. inputs: see Step."""
     if isinstance(x, AnyDataset):
         with closing(_portions(x, IMAGES)) as portions:
-            found = [parts.in_evaluation(model, scores, model, normalised(x, images, model.dtype), tta)
-                     for images, _, _ in portions]
-        return np.concatenate(found)
-    return np.concatenate([
-        parts.in_evaluation(model, scores, model, x[chosen].astype(model.dtype or x.dtype, copy=False), tta)
-        for chosen in _cut(len(x), IMAGES)])
+            found = [_predicted(model, normalised(x, images, model.dtype), labels, tta, inputs)
+                     for images, labels, _ in portions]
+    else:
+        found = [_predicted(model, x[chosen].astype(model.dtype or x.dtype, copy=False), None, tta, inputs)
+                 for chosen in _cut(len(x), IMAGES)]
+    structure, _ = taken_apart(found[0])
+    return pack(structure, [np.concatenate(arrays) for arrays in zip(*(taken_apart(y)[1] for y in found), strict=True)])
 
 
-def scores(model, images, tta):
+def _predicted(model, images, labels, tta, inputs):
+    more = Batch(labels, images).more(inputs, images.dtype)
+    return parts.in_evaluation(model, scores, model, images, tta, more)
+
+
+def scores(model, images, tta, more=()):
     """Scores of images as the model takes them: the mean over the views that `tta` asks for."""
+    if tta is None:
+        return outputs(model, images, more)
     views = [(1, images)]
     if tta == "flip+shift":
         padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), "reflect")
         views = [(0.5, images), (0.25, padded[..., :-2, :-2]), (0.25, padded[..., 2:, 2:])]
-    if tta is not None:
-        views = [(weight / 2, view) for weight, x in views for view in (x, x[..., ::-1])]
-    return sum(weight * run_forward(model, view) for weight, view in views)
+    views = [(weight / 2, view) for weight, x in views for view in (x, x[..., ::-1])]
+    found = [(weight, outputs(model, view, more)) for weight, view in views]
+    if not isinstance(found[0][1], np.ndarray):
+        raise ValueError(f"Trainer: tta {tta!r} needs a model with one output")
+    return sum(weight * y for weight, y in found)
 
 
 def _portions(dataset, size, where_they_are=False):

@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
+from cnn.layers.per_output import taken_apart
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
 _TAKEN = ("loss", "accuracy", "images", "seconds", "images_per_second", "epoch", "lr")
 
 
-def checked(owner: str, metrics: Any) -> dict[str, Any]:
-    """Metrics by name, as a Trainer takes them. Raises TypeError or ValueError for anything else."""
+def checked(owner: str, metrics: Any, taken: Sequence[str] = ()) -> dict[str, Any]:
+    """Metrics by name, as a Trainer takes them; taken: other names that they may not have. Raises TypeError or
+    ValueError for anything else."""
     if metrics is None:
         return {}
     if not isinstance(metrics, dict):
         raise TypeError(f"{owner}: metrics must be a dict of functions, or objects with update and compute, by name, "
                         f"got {shapes.shown(metrics)}")
     for name, metric in metrics.items():
-        if not isinstance(name, str) or not name.isidentifier() or name in _TAKEN:
-            raise ValueError(f"{owner}: metrics: a name must be an identifier and none of {', '.join(_TAKEN)}, got "
+        if not isinstance(name, str) or not name.isidentifier() or name in (*_TAKEN, *taken):
+            raise ValueError(f"{owner}: metrics: a name must be an identifier and none of "
+                             f"{', '.join((*_TAKEN, *taken))}, got "
                              f"{shapes.shown(name)}")
         if isinstance(metric, type) or not (_streams(metric) or callable(metric)):
             raise TypeError(f"{owner}: metrics: {name} must be a function of scores and targets, or an object with "
@@ -46,18 +49,18 @@ class Running:
                          for name, metric in metrics.items()}
         self._sums = dict.fromkeys(metrics, 0.0)
 
-    def add(self, scores: np.ndarray, targets: np.ndarray) -> None:
-        """Take a portion into account: scores (n, ...) and targets (n, ...)."""
-        for array in (scores, targets):
+    def add(self, scores: Any, targets: np.ndarray) -> None:
+        """Take a portion into account: scores (n, ...), or a tuple or dict of them, and targets (n, ...)."""
+        for array in (*taken_apart(scores)[1], targets):
             array.flags.writeable = False       # they may be the data set's own
-        if not len(scores):
+        if not len(targets):
             return
-        self._images += len(scores)
+        self._images += len(targets)
         for name, metric in self._metrics.items():
             if _streams(metric):
                 metric.update(scores, targets)
             else:
-                self._sums[name] += len(scores) * self._number(name, metric(scores, targets))
+                self._sums[name] += len(targets) * self._number(name, metric(scores, targets))
 
     def results(self) -> dict[str, float]:
         """The figures by name; NaN without images."""

@@ -14,10 +14,12 @@ from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import left_to_emit
 from cnn.engine.shards import blocks_per_shard, shards_of
 from cnn.engine.tensors import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Slot
-from cnn.graph.lower import few, goes_by_channels, share, write
+from cnn.graph.lower import few, goes_by_channels, share, slot, write
 from cnn.graph.passes import optimised
 from cnn.layers.in_numpy import run_backward, run_forward
+from cnn.layers.per_output import Parts, taken_apart
 from cnn.layers.running import graph_of
+from cnn.ops.operation import laid
 from cnn.optim import clip_grad_norm
 from cnn.training.exchange import exchange
 
@@ -87,7 +89,17 @@ class Batch:
         """Batches of the same form, with the same data set, can use the same program."""
         labels = np.asarray(self.labels)
         return ((self.images if self.dataset is None else self.pixels).shape[1:], self.dataset is None, self.changes,
-                labels.shape[1:], labels.dtype.kind)
+                labels.shape[1:], labels.dtype.kind if labels.dtype.names is None else labels.dtype)
+
+    def more(self, names, dtype):
+        """What the model gets after the images: arrays (n, ...), or (steps, n, ...), of these fields of the labels.
+        Raises ValueError where there are none of this name."""
+        labels = np.asarray(self.labels)
+        if missing := [name for name in names if name not in (labels.dtype.names or ())]:
+            raise ValueError(f"Trainer: the model's input {missing[0]!r} must be among the data set's labels, a dict, "
+                             f"got {', '.join(labels.dtype.names or ['one array'])}")
+        targets = self.targets if names else None
+        return [np.ascontiguousarray(targets[name], dtype) for name in names]
 
 
 class Step(NamedTuple):
@@ -101,20 +113,26 @@ class Step(NamedTuple):
     layout: str | None = None       # of the batches that `batches` makes
     updates: bool = True
     scores: bool = False            # whether a program also gives the scores, see `execute`
+    inputs: tuple[str, ...] = ()    # what of the labels the model gets after the images
 
     @property
     def fused(self):
         """Whether all of it can be one program."""
-        parts = (self.criterion,) if self.optimizer is None else (self.criterion, self.optimizer)
+        parts = _losses(self.criterion) if self.optimizer is None else (*_losses(self.criterion), self.optimizer)
         return not (debugging.enabled() or backend.by_twins()) and self.model.fused and all(
             left_to_emit(type(part), "__call__", "backward", "step") for part in parts)
 
-    def couples(self, shape, dtype=None):
-        """Whether what it makes of an image of this shape may depend on the others in the batch, in the present mode:
-        where there is batch norm or a layer, or a loss, written in NumPy."""
-        if not self.model.fused or not left_to_emit(type(self.criterion), "__call__", "backward", "step"):
+    def couples(self, shape, labels=None, dtype=None):
+        """Whether what it makes of an image of this shape, with such labels, may depend on the others in the batch, in
+        the present mode: where there is batch norm or a layer, or a loss, written in NumPy."""
+        if not self.model.fused or not all(left_to_emit(type(loss), "__call__", "backward", "step")
+                                           for loss in _losses(self.criterion)):
             return True
-        return any(node.operation.couples for node in graph_of(self.model, [shape], dtype).nodes)
+        return any(node.operation.couples for node in self.graph(shape, labels, dtype).nodes)
+
+    def graph(self, shape, labels, dtype):
+        """The graph of the model for images of this shape and such labels."""
+        return graph_of(self.model, [shape, *(np.asarray(labels)[name].shape[1:] for name in self.inputs)], dtype)
 
     def fetches(self, dataset):
         """Whether the program itself can take the images from the data set."""
@@ -145,7 +163,7 @@ class Step(NamedTuple):
 
     def gradients(self, batch):
         """Compute the gradients of a batch without a program; returns what `execute` does, for this step."""
-        scores = run_forward(self.model, batch.images)
+        scores = outputs(self.model, batch.images, batch.more(self.inputs, batch.images.dtype))
         loss = self.criterion(scores, batch.labels)
         run_backward(self.model, self.criterion.backward(), False, batch.images.shape)
         self.clip()
@@ -162,39 +180,63 @@ class Step(NamedTuple):
         source = None if dataset is None else (dataset.scale.tobytes(), dataset.shift.tobytes())
         kind = ("evaluate",) if self.optimizer is None else (
             "step", batch.layout, self.optimizer.key(), self.max_grad_norm, self.updates)
-        return (*kind, self.scores, *batch.form, source, model.dtype or batch.images.dtype, model.made_of(),
-                model.modes(), getattr(self.criterion, "key", lambda: id(self.criterion))(), circumstances())
+        loss = getattr(self.criterion, "key", lambda: id(self.criterion))()
+        return (*kind, self.scores, self.inputs, *batch.form, source, model.dtype or batch.images.dtype,
+                model.made_of(), model.modes(), loss, circumstances())
 
     def written(self, batch, processes=None):
         """A program for such batches; `loss` is what its runs tell of the loss. processes: how many share it; default:
         the ranks."""
         dtype = batch.images.dtype if batch.dataset is None else self.model.dtype or np.dtype(np.float32)
         shape, learns = batch.form[0], self.optimizer is not None
-        graph = optimised(graph_of(self.model, [shape], dtype), learns)
-        if len(graph.outputs) != 1:
-            raise ValueError(f"Trainer: the model must return one output, (N, K), got {len(graph.outputs)}")
-        image, labels = graph.outputs[0].image, np.asarray(batch.labels)
+        batch.more(self.inputs, dtype)      # raises where there is none of a name
+        graph = optimised(self.graph(shape, batch.labels, dtype), learns)
+        images, labels = [value.image for value in graph.outputs], np.asarray(batch.labels)
+        by_name = getattr(self.criterion, "by_name", None)      # where there is a loss for each output
+        if by_name is None and len(images) != 1:
+            raise ValueError(f"Trainer: the model must return one output, (N, K), got {len(images)}: give a loss for "
+                             f"each, criterion={{name: loss, ...}}")
+        image = by_name(graph.structure, images) if by_name else images[0]
         loss = self.criterion.in_program(image, labels, dtype, learns)      # a graph, unless it has a kernel
-        by_channels = learns and batch.layout == CHANNELS and all(map(goes_by_channels, (graph, loss) if loss else (
-            graph,)))
+        graphs = [graph, *(loss.values() if by_name else [loss] if loss else [])]
+        by_channels = learns and batch.layout == CHANNELS and all(map(goes_by_channels, graphs))
         program = Program(dtype, batch.count, steps=STEPS, gradients=learns, by_channels=by_channels,
                           processes=processes or ranks.place().size)
         share(program, graph)
         x = program.input(*shape, flat=len(shape) == 1) if batch.dataset is None else _fetch(program, shape, batch)
-        (scores,), backward = write(program, graph, [x])
-        program.loss = self.criterion.emit(program, scores, learns, None if batch.dataset is None else Slot(
-            "chosen", True), loss, are_classes(image, labels, self.criterion))
+        more = [program.input(**laid(value.image), name=f"input {name}", per_step=batch.dataset is not None)
+                for name, value in zip(self.inputs, graph.inputs[1:], strict=True)]
+        found, backward = write(program, graph, [x, *more])
+        scores = by_name(graph.structure, found) if by_name else found[0]
+        chosen = None if batch.dataset is None else Slot("chosen", True)
+        classes = {name: are_classes(image[name], self.criterion.targets(name, labels), loss)
+                   for name, loss in self.criterion.losses.items() if loss is not None} if by_name else (
+            are_classes(image, labels, self.criterion))
+        program.loss = self.criterion.emit(program, scores, learns, chosen, loss, classes)
         if self.scores:
-            program.output(scores, "scores")
+            for i, tensor in enumerate(found):
+                program.output(tensor, slot("scores", i))
         if learns:
-            backward([program.loss.dy], [False])
+            backward(program.loss.gradients if by_name else [program.loss.dy], [False] * len(graph.inputs))
             program.add_gradients()
             if self.updates:
                 self.optimizer.emit(program, self.max_grad_norm)
         program.compile()
-        program.scores = image
+        program.inputs = self.inputs
+        program.structure, program.scores = graph.structure, images
         program.made_from = self.key(batch)     # as writing has left the model
         return program
+
+
+def _losses(criterion):
+    """All losses of which one consists."""
+    parts = getattr(criterion, "parts", None)
+    return (criterion, *parts()) if parts else (criterion,)
+
+
+def outputs(model, images, more=()):
+    """What a model makes of images, and of what it gets besides: an array, or a tuple or dict of several."""
+    return run_forward(model, images) if model.in_numpy else model(images, *more)
 
 
 def normalised(dataset, images, dtype):
@@ -235,21 +277,23 @@ def _fetch(program, shape, batch):
     return y
 
 
-def execute(program, batch, before=None, world=None, scores=None):
+def execute(program, batch, before=None, world=None, scores=()):
     """Run a program that `Step.written` returned: for each step the sum of its losses, what to divide it by, and how
     many images were right, NaN where there are no classes. `before(step)`: see Program.run. world: the ranks that share
-    it; default: all there are. scores: an array (n, ...) to fill with those of one step, for a program that gives
+    it; default: all there are. scores: arrays (n, ...) to fill with those of one step, for a program that gives
     them."""
     steps, count, fused = batch.steps, batch.count, program.loss
     shared = _shared(program, batch.count, world or ranks.world())
-    given = fused.given(batch) | ({} if scores is None else {"scores": scores})
+    given = fused.given(batch) | {slot("scores", i): array for i, array in enumerate(scores)}
+    given |= {f"input {name}": array for name, array in zip(
+        program.inputs, batch.more(program.inputs, program.dtype), strict=True)}
     if batch.dataset is None:
         program.run(count, before=before, **shared, x=batch.images, **given)
     else:
         numbers = {f"numbers{i}": numbers for i, numbers in enumerate(batch.numbers)}
         program.run(count, steps=steps, before=before, **shared, images=batch.pixels, chosen=batch.images, **given,
                     **numbers)
-    if shared and scores is not None:
+    if shared and scores:
         _gather(world or ranks.world(), scores, program.per_block)
     results = fused.results(steps)
     if not all(math.isfinite(loss) for loss, _, _ in results):      # are the labels to blame?
@@ -267,12 +311,18 @@ def _shared(program, count, world):
 
 def _gather(world, scores, per_block):
     """Fill in the scores that other ranks have computed."""
-    cuts, each = world.cuts(shards_of(len(scores), per_block)), per_block * blocks_per_shard(len(scores), per_block)
-    world.gather([[scores[first * each:stop * each]] if first < stop else [] for first, stop in pairwise(cuts)])
+    count = len(scores[0])
+    cuts, each = world.cuts(shards_of(count, per_block)), per_block * blocks_per_shard(count, per_block)
+    world.gather([[array[first * each:stop * each] for array in scores] if first < stop else []
+                  for first, stop in pairwise(cuts)])
 
 
 def result(criterion, loss, scores, labels):
     """What `execute` returns for each step, of a step that was no program."""
+    if hasattr(criterion, "by_name"):
+        found = criterion.by_name(*taken_apart(scores))
+        return Parts.of(criterion.weights, {name: result(criterion.losses[name], value, found[name], criterion.targets(
+            name, labels)) for name, value in criterion.values.items()}, len(next(iter(found.values()))))
     total = getattr(criterion, "total", len(scores))
     labels = np.asarray(labels)
     right = math.nan

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import ranks, shapes
+from cnn.data import targets
 from cnn.data.described import AnyDataset
 from cnn.engine import backend
 from cnn.engine.programs import Pool, Use, guards
@@ -21,7 +22,7 @@ from cnn.training.history import History
 from cnn.training.step import Batch, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -41,8 +42,9 @@ class Trainer:
         >>> trainer.evaluate(test)["accuracy"] > 0.9
         True
 
-    model: a Module with one output, (N, K) for classes. optimizer: of its parameters. criterion: a loss, by default
-    CrossEntropyLoss(), or a function or Module as cnn.losses.Criterion takes them. loss: its name before.
+    model: a Module, with an output (N, K) for classes. optimizer: of its parameters. criterion: a loss, by default
+    CrossEntropyLoss(), or a function or Module as cnn.losses.Criterion takes them; for a model with several outputs a
+    dict of losses by their names, or a PerOutput, which has weights, too. loss: its name before.
     schedule: function from the step, from 0, to its learning rate (see cnn.schedules); where it has a method
     `observe(row)`, this is called with each complete epoch's row of the history. callbacks: see cnn.callbacks.
     progress: whether to show a progress bar. max_grad_norm: scale gradients down to this norm. backend: "kernels", or
@@ -51,7 +53,8 @@ class Trainer:
     is left (docs/runs.md). metrics: what else `evaluate`, and `fit` on its validation data, measure: by name a function
     of scores (n, ...) and targets (n, ...), NumPy arrays of some of the images, that returns their mean, a number, of
     which the mean over all images is taken; or an object with `update(scores, targets)` and `compute()`, of which each
-    pass takes a copy, such as `cnn.metrics.OverAll(function)` for what needs all images at once.
+    pass takes a copy, such as `cnn.metrics.OverAll(function)` for what needs all images at once. inputs: names of those
+    among the data set's labels, a dict, that the model gets after the images, in this order.
 
     Attributes for callbacks, while `fit` runs: `epoch`, `epochs`, `step`, `lr`, `loss`, `seen`, `epoch_images` (0 if
     unknown), `running_loss`, `running_accuracy`, `history`; `validates`, whether `fit` has validation data; `recent`, a
@@ -73,7 +76,7 @@ class Trainer:
     def __init__(self, model: Module, optimizer: Optimizer | None, criterion: Callable[..., Any] | None = None,
                  schedule: Callable[[int], float] | None = None, callbacks: Iterable[Callback] = (),
                  max_grad_norm: float | None = None, progress: bool = True, backend: str = "kernels", *,
-                 accumulate: int = 1, metrics: Mapping[str, Any] | None = None,
+                 accumulate: int = 1, metrics: Mapping[str, Any] | None = None, inputs: Sequence[str] = (),
                  loss: Callable[..., Any] | None = None) -> None:
         checks.parts("Trainer", optimizer, model, schedule, callbacks := list(callbacks))
         self.backend = checks.backend_of("Trainer", backend)
@@ -83,9 +86,11 @@ class Trainer:
                               else shapes.number("Trainer", "max_grad_norm", max_grad_norm, above=0))
         self.accumulate = shapes.integer("Trainer", "accumulate", accumulate, 1)
         self.callbacks = [*([Progress()] if progress else []), *callbacks]
-        self.metrics = measures.checked("Trainer", metrics)
+        self.inputs = checks.names("Trainer", "inputs", inputs)
+        figures: list[str] = getattr(self.criterion, "figures", list)()
+        self.metrics = measures.checked("Trainer", metrics, figures)
         self.history = History()
-        self.history.extra = tuple(f"val_{name}" for name in self.metrics)
+        self.history.extra = tuple(f"val_{name}" for name in (*figures, *self.metrics))
         self.epochs = self.step = self.epoch_images = 0
         self.loss, self._seconds_per_step, self.recent = math.nan, math.inf, []
         self.stop, self.validates, self._loader, self._data = False, False, None, None
@@ -210,6 +215,7 @@ class Trainer:
     def _train_step(self, images: np.ndarray, labels: np.ndarray, each: int | None = None) -> tuple[float, float, int]:
         """`train_step` that returns what `single` of epoch.py does. each: see Batch."""
         images = shapes.images("Trainer.train_step", "images", images, self.model.dtype)
+        labels = targets.array_of("Trainer.train_step", labels) if isinstance(labels, dict) else labels
         if len(images) == 0:
             raise ValueError("Trainer.train_step: images must hold at least one image, got none")
         use = Use("Trainer.train_step")
@@ -241,7 +247,7 @@ class Trainer:
             return False
         key = self.model.made_of(), self.model.modes(), self.criterion, batch.form[0]
         if self._couples[0] != key:
-            self._couples = key, step.couples(batch.form[0])
+            self._couples = key, step.couples(batch.form[0], batch.labels)
         return self._couples[1]
 
     def _give_back(self) -> None:
@@ -251,7 +257,7 @@ class Trainer:
     def _parts(self) -> Step:
         """What a step is made of."""
         return Step(self.model, self.criterion, self.optimizer, self.max_grad_norm,
-                    None if self._data is None else self._data["layout"])
+                    None if self._data is None else self._data["layout"], inputs=self.inputs)
 
     # ------------------------------------------------------------ stopping and going on
 
@@ -296,7 +302,8 @@ class Trainer:
 
     def evaluate(self, data: Data, tta: str | None = None) -> dict[str, Any]:
         """Loss and accuracy on a Dataset, or what else `fit` takes: {"loss", "accuracy", "images"}, NaN without images,
-        and the trainer's metrics by name.
+        and the trainer's metrics by name. With a PerOutput also `NAME_loss` of each output, and `NAME_accuracy` where
+        its loss is one of classes; "accuracy" is the mean of these.
 
         tta: see `predict`; loss and accuracy are then those of the averaged scores. After `fit`, classes are matched
         by name with those of the training data, and images are normalised as these. The model is in evaluation mode
@@ -306,11 +313,12 @@ class Trainer:
         evaluation.check_tta("Trainer.evaluate", tta)
         if self._loader is not None:
             dataset = checks.matched("Trainer.evaluate", "data", dataset, self._loader.dataset, stacklevel=3)
-        step = Step(self.model, self.criterion)
+        step = Step(self.model, self.criterion, inputs=self.inputs)
         return backend.using(self.backend, evaluation.evaluate, step, self._programs, dataset, tta, self.metrics)
 
     def predict(self, x: AnyDataset | np.ndarray, tta: str | None = None) -> np.ndarray:
-        """Scores (N, K) of x, a Dataset (or BatchedDataset, ...), or images (N, C, H, W) as the model takes them.
+        """Scores (N, K) of x, a Dataset (or BatchedDataset, ...), or images (N, C, H, W) as the model takes them; a
+        tuple or dict of arrays where the model returns several.
 
         After `fit`, a Dataset is normalised as the training data are. The model is in evaluation mode meanwhile.
         tta (test-time augmentation): None; "flip", the mean of the scores (logits) of each image and its mirror
@@ -322,4 +330,4 @@ class Trainer:
             x = evaluation.checked_images("Trainer.predict", x, self.model, tta)
         elif self._loader is not None:
             x = checks.normalised("Trainer.predict", "x", x, self._loader.dataset, stacklevel=3)
-        return backend.using(self.backend, evaluation.predict, self.model, x, tta)
+        return backend.using(self.backend, evaluation.predict, self.model, x, tta, self.inputs)

@@ -1,0 +1,199 @@
+"""A loss for each output of a model, and their weighted sum."""
+from __future__ import annotations
+
+import copy
+import math
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnn import shapes
+from cnn.graph.trace import pack
+from cnn.layers.criterion import Criterion
+from cnn.layers.module import Module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from cnn.engine.program import Program
+    from cnn.engine.tensors import Slot, Tensor
+    from cnn.graph import Graph
+    from cnn.layers.criterion import Fused
+
+
+class PerOutput:
+    """The sum of the losses of a model's outputs, each multiplied by its weight.
+
+        >>> loss = cnn.losses.PerOutput({"digit": cnn.CrossEntropyLoss(), "angle": cnn.MSELoss()}, {"angle": 0.5})
+        >>> outputs = {"digit": np.log([[1.0, 2, 5]]), "angle": np.array([[2.0]])}
+        >>> targets = {"digit": np.array([1]), "angle": np.array([[1.0]])}
+        >>> round(loss(outputs, targets), 4)                    # log 4 + 0.5 * 1
+        1.8863
+        >>> {name: dy.round(3).tolist() for name, dy in loss.backward().items()}
+        {'digit': [[0.125, -0.75, 0.625]], 'angle': [[1.0]]}
+
+    losses: by the output's name a loss, or a function or Module as Criterion takes them; None for an output that has
+    none. Where the model returns a tuple, they are in its order, and the names are free. weights: of some of them by
+    name, finite numbers above 0; default: 1. A Trainer takes a dict of losses for a PerOutput with equal weights.
+
+    Targets are a dict of arrays (N, ...) by the same names, or the structured array that a Dataset makes of one; or one
+    array that all outputs have in common. `backward` returns the gradients by the outputs, in a dict or tuple like
+    these. Attributes, dicts: losses; weights; values, the loss of each output in the last call. Raises TypeError or
+    ValueError for what does not fit.
+    """
+
+    reduction = "mean"
+    losses: dict[str, Any]
+    weights: dict[str, float]
+
+    def __init__(self, losses: Mapping[str, Callable | None], weights: Mapping[str, float] | None = None) -> None:
+        if not isinstance(losses, dict) or not all(isinstance(name, str) and name.isidentifier() for name in losses):
+            raise TypeError(f"PerOutput: losses must be a dict of losses by the outputs' names, got "
+                            f"{shapes.shown(losses)}")
+        self.losses = {name: _loss(name, loss) for name, loss in losses.items()}
+        if not any(self.losses.values()):
+            raise ValueError(f"PerOutput: losses must hold a loss for one output at least, got {losses}")
+        if not isinstance(weights := {} if weights is None else weights, dict):
+            raise TypeError(f"PerOutput: weights must be a dict of numbers by the outputs' names, got "
+                            f"{shapes.shown(weights)}")
+        if extra := [name for name in weights if self.losses.get(name) is None]:
+            raise ValueError(f"PerOutput: weights must belong to outputs with a loss, got one for {extra[0]!r}")
+        self.weights = {name: shapes.number("PerOutput", f"weights[{name!r}]", weights.get(name, 1), above=0)
+                        for name, loss in self.losses.items() if loss is not None}
+        if not all(map(math.isfinite, self.weights.values())):
+            raise ValueError(f"PerOutput: weights must be finite, got {weights}")
+        self.values: dict[str, float] = {}
+        self._gradients: Any = None
+
+    def __copy__(self) -> PerOutput:
+        other = PerOutput.__new__(PerOutput)
+        vars(other).update(vars(self), losses={name: copy.copy(loss) for name, loss in self.losses.items()})
+        return other
+
+    def figures(self) -> list[str]:
+        """Names of what a pass over a data set measures of each output: its loss, and the accuracy for classes."""
+        return [f"{name}_{what}" for name in self.weights for what in (
+            ("loss", "accuracy") if hasattr(self.losses[name], "ignore_index") else ("loss",))]
+
+    def by_name(self, structure: Any, parts: Sequence[Any]) -> dict[str, Any]:
+        """What there is for each output, by the names of the losses. structure: see cnn.graph.trace.pack."""
+        names = structure if isinstance(structure, tuple) else range(1 if structure is None else structure)
+        if len(names) != len(self.losses) or (isinstance(structure, tuple) and set(names) != set(self.losses)):
+            raise ValueError(f"PerOutput: there must be a loss, or None, for each of the model's outputs "
+                             f"{', '.join(map(str, names))}, got {', '.join(self.losses)}")
+        return dict(zip(names if isinstance(structure, tuple) else self.losses, parts, strict=True))
+
+    def targets(self, name: str, labels: Any) -> np.ndarray:
+        """The targets of an output. Raises ValueError where labels have several, and none of this name."""
+        names = tuple(labels) if isinstance(labels, dict) else np.asarray(labels).dtype.names
+        if names is None:
+            return np.asarray(labels)
+        if name not in names:
+            raise ValueError(f"PerOutput: the targets must have the name {name!r} among them, got {', '.join(names)}")
+        return np.ascontiguousarray(labels[name])
+
+    # ------------------------------------------------------------ of arrays
+
+    def __call__(self, outputs: Any, targets: Any) -> float:
+        structure, parts = taken_apart(outputs)
+        found = self.by_name(structure, parts)
+        self.values = {name: self.losses[name](found[name], self.targets(name, targets)) for name in self.weights}
+        dys = {name: self.losses[name].backward() * found[name].dtype.type(self.weights[name])
+               if name in self.weights else None for name in found}
+        self._gradients = pack(structure, list(dys.values()))
+        return float(sum(weight * self.values[name] for name, weight in self.weights.items()))
+
+    def backward(self) -> Any:
+        """The gradients by the outputs of the last call, None for those without a loss."""
+        if self._gradients is None:
+            raise RuntimeError("PerOutput: backward needs a call before it")
+        return self._gradients
+
+    # ------------------------------------------------------------ in a program
+
+    def parts(self) -> list[Any]:
+        """The losses that there are."""
+        return [loss for loss in self.losses.values() if loss is not None]
+
+    def key(self) -> tuple:
+        """What a program with this loss is made from."""
+        return PerOutput, *((name, self.weights[name], loss.key()) if loss is not None and hasattr(loss, "key")
+                            else (name, id(loss)) for name, loss in self.losses.items())
+
+    def in_program(self, images: dict[str, tuple[int, ...]], labels: Any, dtype: np.dtype,
+                   learns: bool) -> dict[str, Graph | None]:
+        """The graph of each loss, for outputs of these image shapes and such labels."""
+        return {name: Criterion.in_program(self.losses[name], images[name], self.targets(name, labels), dtype, learns)
+                for name in self.weights}
+
+    def emit(self, program: Program, outputs: dict[str, Tensor], need_gradient: bool, chosen: Slot | None,
+             graphs: dict[str, Graph | None], classes: dict[str, bool]) -> FusedPerOutput:
+        """Add the losses to a program; arguments: as of Criterion.emit, by the outputs' names."""
+        fused = {name: Criterion.emit(self.losses[name], program, outputs[name], need_gradient, chosen, graphs[name],
+                                      classes[name], f"target {name}") for name in self.weights}
+        return FusedPerOutput(self, fused, [fused[name].dy if name in fused else None for name in outputs])
+
+
+class Parts(tuple):
+    """What a step has measured: the sum of the losses, what to divide it by, and how many images are right, the mean of
+    the outputs with classes. Attribute `outputs`: the same of each output by name, unweighted."""
+
+    outputs: dict[str, tuple[float, float, float]]
+
+    @classmethod
+    def of(cls, weights: Mapping[str, float], outputs: dict[str, tuple[float, float, float]], count: int) -> Parts:
+        """The whole of `outputs`, for so many images."""
+        mean = sum(weights[name] * loss / total for name, (loss, total, _) in outputs.items() if total)
+        right = [right for *_, right in outputs.values() if right == right]
+        result = cls((mean * count, float(count), sum(right) / len(right) if right else math.nan))
+        result.outputs = outputs
+        return result
+
+
+class FusedPerOutput:
+    """A PerOutput inside a program. gradients: tensors of the gradients by the outputs, None where there is none."""
+
+    def __init__(self, loss: PerOutput, fused: dict[str, Fused], gradients: list[Tensor | None]) -> None:
+        self.gradients, self._loss, self._fused, self._count = gradients, loss, fused, 0
+
+    def given(self, batch: Any) -> dict[str, np.ndarray]:
+        """The targets of `batch`, a Batch, as slots take them. Raises TypeError or ValueError where they do not fit."""
+        given: dict[str, np.ndarray] = {}
+        targets, self._count = batch.targets, batch.count
+        for name, fused in self._fused.items():
+            given |= fused.given(SimpleNamespace(targets=self._loss.targets(name, targets), dataset=batch.dataset,
+                                                 count=batch.count))
+            fused.total[:batch.steps] /= self._loss.weights[name]       # so that the gradient has the weight
+        return given
+
+    def blame(self, batch: Any) -> None:
+        """Nothing: the targets of `batch` have been checked."""
+
+    def results(self, steps: int) -> list[Parts]:
+        """Of each step of the last run."""
+        each = {name: [(loss, total * self._loss.weights[name], right) for loss, total, right in fused.results(steps)]
+                for name, fused in self._fused.items()}
+        return [Parts.of(self._loss.weights, {name: results[step] for name, results in each.items()}, self._count)
+                for step in range(steps)]
+
+
+def taken_apart(outputs: Any) -> tuple[Any, list[Any]]:
+    """The structure of a model's outputs, see cnn.graph.trace.pack, and a list of them."""
+    if isinstance(outputs, dict):
+        return tuple(outputs), list(outputs.values())
+    return (len(outputs), list(outputs)) if isinstance(outputs, (tuple, list)) else (None, [outputs])
+
+
+def _loss(name: str, loss: Any) -> Any:
+    if loss is None:
+        return None
+    if isinstance(loss, Module) or (callable(loss) and not isinstance(loss, type) and not hasattr(loss, "backward")):
+        return Criterion(loss)
+    if not isinstance(loss, Criterion):
+        raise TypeError(f"PerOutput: losses[{name!r}] must be a loss, a function or a Module, got "
+                        f"{shapes.shown(loss)}")
+    if loss.reduction == "none":
+        raise ValueError(f"PerOutput: losses[{name!r}] must have the reduction 'mean' or 'sum' to train with, got "
+                         f"'none'")
+    return loss

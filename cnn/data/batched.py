@@ -92,8 +92,8 @@ class _Read(AnyDataset):
                              f"first, got {labels.dtype} {labels.shape}")
         if not targets.are_classes(labels):
             if self.classes:
-                raise ValueError(f"{self._owner}: classes must not be given where labels are no numbers of classes, "
-                                 f"one per image")
+                raise ValueError(f"{where} must give numbers of classes, one per image, where classes are given, got "
+                                 f"{targets.described(labels)}")
         elif count and (labels.min() < 0 or (self.classes and labels.max() >= self.num_classes)):
             wrong = int(labels.min() if labels.min() < 0 else labels.max())
             most = f"from 0 to {self.num_classes - 1}" if self.classes else "of at least 0"

@@ -185,6 +185,7 @@ def test_a_state_of_another_number_of_batches_is_refused(before, after):
         fitted(plain, 12, after, state=state)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 61])
 def test_an_interruption_leaves_a_step_taken_or_not(every):
     """With batch norm, between the batches of a step as well: running statistics and masks are those of whole steps."""

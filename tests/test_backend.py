@@ -108,6 +108,7 @@ def test_averages_of_weights(digits, average):
                            for name in ("reference", "kernels")), TOLERANCE[np.float64])
 
 
+@pytest.mark.thorough
 def test_a_changed_twin_changes_the_training(digits, monkeypatch):
     before = ten_steps(digits, "reference")
     kernels = ten_steps(digits, "kernels")

@@ -94,7 +94,7 @@ class Together(cnn.Module):
         return tuple(layer(x) for layer, x in zip(self.layers, xs, strict=True))
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=pytest.mark.thorough)])
 def test_every_case(tmp_path, compiler):
     if compiler not in COMPILERS:
         pytest.skip(f"{compiler} is not installed")
@@ -151,7 +151,7 @@ MODELS = {
 
 
 @needs_gcc
-@pytest.mark.parametrize("large", [False, pytest.param(True, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("large", [pytest.param(large, marks=pytest.mark.thorough) for large in (False, True)])
 def test_every_model(large, tmp_path):
     assert set(MODELS) == set(cnn.models.MODELS)
     networks, models = [], []
@@ -285,6 +285,7 @@ def test_refusals(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_the_command(tmp_path, capsys):
     arguments = {"in_channels": 1, "num_classes": 10, "image_size": 28}
     model = cnn.models.lenet5(**arguments)

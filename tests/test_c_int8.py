@@ -88,8 +88,9 @@ def run(folder, x, out, compiler, *options):
     return np.frombuffer(y, np.float32).reshape(len(x), out)
 
 
-@pytest.mark.parametrize(("compiler", "options"), [("gcc", ["-O3", "-march=native"]), ("clang", ["-O2"]), (
-    "gcc", ["-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"])])
+@pytest.mark.parametrize(("compiler", "options"), [
+    ("gcc", ["-O3", "-march=native"]), pytest.param("clang", ["-O2"], marks=pytest.mark.thorough), pytest.param(
+        "gcc", ["-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"], marks=pytest.mark.thorough)])
 def test_every_operation_has_its_twins_bits(tmp_path, compiler, options):
     if compiler not in COMPILERS:
         pytest.skip(f"{compiler} is not installed")

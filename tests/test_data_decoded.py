@@ -267,6 +267,7 @@ _READ = """
 """
 
 
+@pytest.mark.thorough
 def test_a_killed_process_leaves_nothing_bad(tmp_path):
     paths = pictures(tmp_path / "data", 100)
     process = started(tmp_path)
@@ -289,6 +290,7 @@ def started(tmp_path):
     return process
 
 
+@pytest.mark.thorough
 def test_two_processes_at_once(tmp_path):
     paths = pictures(tmp_path / "data", 60)
     processes = [started(tmp_path) for _ in range(3)]
@@ -300,6 +302,7 @@ def test_two_processes_at_once(tmp_path):
     assert len(list((tmp_path / "data" / ".cnn-cache").iterdir())) == 2
 
 
+@pytest.mark.thorough
 def test_a_run_on_mapped_pictures_has_the_same_bits(tmp_path):
     pictures(tmp_path / "data", 60)
     code = """

@@ -304,7 +304,7 @@ X, Y = np.zeros((8, 1, 4, 4), np.uint8), np.zeros(8, int)
     (lambda n: (X[:n, :, 0, 0], Y[:n]), ValueError, r"must give images of shape \(n, C, H, W\) or .*got \(\d, 1\)"),
     (lambda n: (X[:n], Y[:n] + 0.5), ValueError, "must give numbers of classes, .* got float64"),
     (lambda n: (X[:n], Y[:n].astype(str)), TypeError, "labels must be integers or floats, not <U"),
-    (lambda n: (X[:n], Y[: n - 1]), ValueError, r"must give labels of shape \(\d,\), one per image, or .*, got \(\d,\)"),
+    (lambda n: (X[:n], Y[: n - 1]), ValueError, r"must give labels of shape \(\d,\), one per image, or .*got \(\d"),
     (lambda n: (X[:n], Y[:n] - 1), ValueError, "must give labels from 0 to 1, got -1"),
     (lambda n: (X[:n], Y[:n] + 2), ValueError, "must give labels from 0 to 1, got 2"),
     (lambda n: (np.full((n, 1, 4, 4), np.nan, np.float32), Y[:n]), ValueError, "must give finite images.* number 0"),

@@ -43,7 +43,8 @@ def test_examples(path):
 SHOWING = ("explain", "homework", "models", "optimizers", "reports", "runs")
 
 
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in SHOWING)])
+@pytest.mark.parametrize("name", ["README.md", *(pytest.param(f"docs/{page}.md", marks=pytest.mark.thorough)
+                                                 for page in SHOWING)])
 def test_blocks_run_and_print_what_they_show(name, tmp_path, monkeypatch):
     """All blocks of a page as they stand, in order, in one namespace that is empty before."""
     path = DOCS.parent / name

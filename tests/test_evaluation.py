@@ -349,6 +349,7 @@ def test_report_is_one_page_that_needs_nothing_else(copied, capsys):
     assert "Conv2d" in page.words and cnn.__version__ in page.words and np.__version__ in page.words
 
 
+@pytest.mark.thorough
 @needs_matplotlib
 def test_report_uses_what_else_there_is_and_escapes_it(copied):
     evil = '</pre><script>alert(1)</script>&"'
@@ -405,6 +406,7 @@ def test_damaged_files_are_named_on_the_page(copied):
         assert re.search(rf"Not shown: \S*{re.escape(name)}: ", page.words), name
 
 
+@pytest.mark.thorough
 @needs_matplotlib
 def test_one_damaged_line_does_not_stop_a_report(tmp_path):
     (tmp_path / "history.csv").write_text("epoch,lr,train_loss\n1,0.5,2\nx,y,z\n2,0.25,1\n")

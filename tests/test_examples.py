@@ -46,7 +46,8 @@ def masked(text):
     return [re.sub(r"(?:[\s\d.,%-]|nan)+", " ", line).strip() for line in text.strip().splitlines()]
 
 
-@pytest.mark.parametrize("page", SMALL)
+@pytest.mark.parametrize("page", [page if page == "detection" else pytest.param(page, marks=pytest.mark.thorough)
+                                  for page in SMALL])
 def test_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (FOLDER / f"{page}.md").read_text()

@@ -67,7 +67,7 @@ def test_subtrees():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scatter", [0, 1 << 30])
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 17])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, *(pytest.param(size, marks=pytest.mark.thorough) for size in (4, 8, 17))])
 @pytest.mark.parametrize("large", [1, 1 << 14])
 def test_any_number_of_ranks_gets_the_same_sums(size, large, scatter, dtype, monkeypatch):
     monkeypatch.setattr(ranks, "LARGE", large)

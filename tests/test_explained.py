@@ -108,6 +108,7 @@ def test_examples_are_the_most_confidently_wrong_and_right_ones_of_different_cla
     assert explained.examples(flat, data, evaluation.evaluate(flat, data), 3) == ([], [])
 
 
+@pytest.mark.thorough
 def test_the_page_shows_where_the_network_looks(trained):
     page = Page(trained / "report.html")
     assert "Where it looks when it is wrong" in page.words and "Where it looks when it is right" in page.words
@@ -119,6 +120,7 @@ def test_the_page_shows_where_the_network_looks(trained):
     assert "Not shown" not in page.words
 
 
+@pytest.mark.thorough
 def test_the_page_of_a_network_without_a_convolution_says_nothing(tmp_path):
     train, _ = cnn.data.load("mnist-sample")
     model = Sequential(Flatten(), Linear(784, 10, seed=0))
@@ -130,6 +132,7 @@ def test_the_page_of_a_network_without_a_convolution_says_nothing(tmp_path):
 # ------------------------------------------------------------------------------------------ cnn predict --explain
 
 
+@pytest.mark.thorough
 def test_predict_explains_pictures(trained, tmp_path, capsys):
     Image = pytest.importorskip("PIL.Image")
     test = cnn.data.load("mnist-sample")[1]
@@ -171,6 +174,7 @@ def test_predict_explains_what_can_be_read(trained, tmp_path, capsys):
     assert "folder" in said and not out     # before anything is computed
 
 
+@pytest.mark.thorough
 def test_of_many_images_the_first_are_explained(trained, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
     head = bytes.fromhex("00000803") + np.array(images.shape, ">i4").tobytes()

@@ -36,6 +36,7 @@ class Everything(cnn.Module):
         return {"mean": y.mean((2, 3)), "largest": y.amax((2, 3), keepdim=True), "y": y}
 
 
+@pytest.mark.thorough
 def test_every_row_has_the_same_bits_as_its_module():
     for case in CASES:
         for n in (2, 17):

@@ -27,6 +27,7 @@ def test_notebooks_are_stored_without_outputs(path):
             assert cell["outputs"] == [] and cell["execution_count"] is None
 
 
+@pytest.mark.thorough
 @each_notebook
 def test_notebooks_run(path, tmp_path, monkeypatch):
     """The code cells, in order, in one namespace; what they claim, they assert."""

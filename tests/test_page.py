@@ -80,6 +80,7 @@ def test_the_headline_says_whether_it_overfitted():
     assert "The gap is −10.0" in verdict.overfitting(measured([[9, 0], [0, 9]], "ab"), test)[1]
 
 
+@pytest.mark.thorough
 def test_the_page_begins_with_the_answers(trained):
     page = Page(trained / "report.html")
     model, description = cnn.load_model(trained)
@@ -118,6 +119,7 @@ def test_a_run_that_diverged_says_so_at_the_top(trained, tmp_path):
 # ------------------------------------------------------------------------------------------ curves of a default run
 
 
+@pytest.mark.thorough
 def test_a_default_run_measures_held_out_images_and_trains_the_same(trained, tmp_path):
     history = cnn.history.History.load(trained / "history.csv")
     assert all(math.isfinite(value) for name in ("val_loss", "val_accuracy") for value in history.column(name))
@@ -171,6 +173,7 @@ def test_contrast():
     assert contrast((0x76, 0x76, 0x76), (255, 255, 255)) == pytest.approx(4.54, abs=0.005)    # WCAG's own example
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_stands_out_in_light_and_dark(trained, dark):
     source = (trained / "report.html").read_text()
@@ -185,6 +188,7 @@ def test_text_stands_out_in_light_and_dark(trained, dark):
         assert contrast(colours[line], colours["paper"]) >= 3, line
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dark", [False, True])
 def test_numbers_stand_out_in_every_cell_of_a_confusion_matrix(trained, dark):
     colours = themes((trained / "report.html").read_text())[dark]
@@ -198,6 +202,7 @@ def test_numbers_stand_out_in_every_cell_of_a_confusion_matrix(trained, dark):
             assert contrast(colours["text"], seen) >= 4.5, (share, opacity)
 
 
+@pytest.mark.thorough
 def test_figures_have_the_colours_and_the_type_of_the_page(trained):
     source = (trained / "report.html").read_text()
     style, body = re.search("<style>(.*?)</style>(.*)", source, re.DOTALL).groups()
@@ -219,5 +224,6 @@ def test_figures_have_the_colours_and_the_type_of_the_page(trained):
     assert re.search(r"body \{ font: 15px", style) and re.search(r"svg text \{ font: inherit;\s*font-size: 10px", style)
 
 
+@pytest.mark.thorough
 def test_pages_are_small(trained):
     assert (trained / "report.html").stat().st_size < 150_000

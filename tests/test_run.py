@@ -354,6 +354,7 @@ def test_every_setting_counts(tmp_path, colours):
     assert len({(result["digest"], result["test_loss"]) for result in results}) == len(results)
 
 
+@pytest.mark.thorough
 def test_with_all_settings_resuming_gives_the_same_bits(tmp_path, colours):
     settings = run.replace(small(colours), **ALL, validation_fraction=0.2, patience=2, monitor="val_accuracy",
                            checkpoint_every="1", keep=99)
@@ -427,6 +428,7 @@ def test_schedules_of_a_run():
     assert looked_at == set(SCHEDULES) - {"cosine", "one-cycle"}
 
 
+@pytest.mark.thorough
 def test_a_run_with_a_plateau_goes_on_to_the_same_bits(tmp_path, colours):
     settings = run.replace(small(colours), epochs=4, validation_fraction=0.2, schedule="plateau", lr_patience=0,
                            lr_threshold=0.5, gamma=0.5, checkpoint_every="1", keep=99)
@@ -454,6 +456,7 @@ def test_balanced_classes():
 # ------------------------------------------------------------------------------------------ recipes
 
 
+@pytest.mark.thorough
 def test_recipes_are_listed_and_can_be_run():
     said = train_py("--list-recipes").stdout.splitlines()
     assert len(said) == len(RECIPES)
@@ -668,6 +671,7 @@ def test_diverging_in_the_middle_leaves_the_good_checkpoint(tmp_path):
     assert checkpoint.load(good)["position"]["step"] == 5
 
 
+@pytest.mark.thorough
 def test_a_file_that_grows_too_large(tmp_path):
     """As on a full disk: the file is named, and the one before it can be gone on from."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
@@ -777,6 +781,7 @@ def test_find_lr(tmp_path):
     assert set(os.listdir(tmp_path / "lr")) <= {"lr.csv", "lr.png"}
 
 
+@pytest.mark.thorough
 def test_the_example_of_the_docs(tmp_path):
     text = (SCRIPT.parents[1] / "docs" / "runs.md").read_text()
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].replace("epochs=10", "epochs=1")

@@ -28,7 +28,7 @@ def step(model, x, wanted):
     return model.state_dict()
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.thorough), np.float64])
 def test_every_row_comes_back_with_the_same_bits(tmp_path, dtype):
     """Forward and backward in both modes, names of the state, and the state after a training step."""
     for i, case in enumerate(CASES):

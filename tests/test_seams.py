@@ -70,7 +70,7 @@ def trained(net, batch):
     return checkpoint.digest(trainer.state_dict())
 
 
-@pytest.mark.parametrize("size", [2, 3, 7])
+@pytest.mark.parametrize("size", [2, *(pytest.param(size, marks=pytest.mark.thorough) for size in (3, 7))])
 def test_the_model_of_ranks_counts_the_bytes_that_come(size, monkeypatch):
     """What `cnn bench --ranks` counts without other ranks is what comes from them."""
     got = [0] * size

@@ -105,6 +105,7 @@ def command(*arguments, redirect="", **environment):
                           cwd=Path(__file__).parent, capture_output=True, timeout=300)
 
 
+@pytest.mark.thorough
 def test_letters_that_stdout_cannot_hold(saved, tmp_path):
     model, figures = saved / "model.safetensors", tmp_path / "figures.json"
     result = command("evaluate", model, "--json", figures, PYTHONIOENCODING="ascii")

@@ -13,6 +13,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "examples" / "transfer.md"
 SMALL = {"DATA": '"mnist-sample"', "EACH": "5", "SIZE": "32", "EPOCHS": "2", "TUNING": "1"}
 
 
+@pytest.mark.thorough
 def test_the_page(weights, tmp_path, monkeypatch):  # noqa: F811
     pytest.importorskip("PIL")
     pytest.importorskip("matplotlib")

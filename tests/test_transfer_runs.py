@@ -81,6 +81,7 @@ def test_a_head_is_trained_on_a_frozen_body(weights, pictures, tmp_path):
     assert summary["test_accuracy"] == judge.evaluate(test.with_mean_std(weights.mean, weights.std))["accuracy"]
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_has_the_same_bits(weights, pictures, tmp_path):
     options = ["--dataset", str(pictures), "--pretrained", *SMALL, "--checkpoint-every", "epoch"]
     train.main([*options, "--epochs", "2", "--schedule", "constant", "--out", str(tmp_path / "whole")])
@@ -89,6 +90,7 @@ def test_a_resumed_run_has_the_same_bits(weights, pictures, tmp_path):
     assert bits(tmp_path / "whole") == bits(tmp_path / "parts")
 
 
+@pytest.mark.thorough
 def test_all_layers_are_trained_from_the_head_of_a_run(weights, pictures, tmp_path):
     head, tuned = tmp_path / "head", tmp_path / "tuned"
     train.main(["--dataset", str(pictures), "--pretrained", *SMALL, "--epochs", "1", "--out", str(head)])
@@ -104,6 +106,7 @@ def test_all_layers_are_trained_from_the_head_of_a_run(weights, pictures, tmp_pa
     assert not {"1.weight", "1.running_mean", "17.body.1.running_var"} & changed     # batch norms are constants
 
 
+@pytest.mark.thorough
 def test_all_layers_at_once(weights, pictures, tmp_path):
     train.main(["--dataset", str(pictures), "--pretrained", "--no-freeze-body", *SMALL, "--epochs", "1", "--out",
                 str(tmp_path / "run")])

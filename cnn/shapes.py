@@ -47,6 +47,13 @@ def integer(owner, name, value, minimum=0, maximum=MAX_SIZE):
     raise ValueError(f"{owner}: {name} must be an integer {limits}, got {shown(value)}")
 
 
+def float_type(owner, dtype):
+    """A dtype as numpy.dtype; raises TypeError unless it is float32 or float64."""
+    if np.dtype(dtype) not in FLOATS:
+        raise TypeError(f"{owner}: dtype must be float32 or float64, got {np.dtype(dtype)}")
+    return np.dtype(dtype)
+
+
 def number(owner, name, value, minimum=None, maximum=None, below=None, above=None):
     """Return `value` as a finite float within [minimum, maximum] and the open interval (above, below).
 
@@ -132,12 +139,12 @@ def element_count(owner, *sizes):
     """Return the product of `sizes` (an int); raises ValueError above 2**40 elements, or what `at_most` leaves."""
     count = math.prod(int(size) for size in sizes)
     if count > MAX_ELEMENTS:
-        raise ValueError(f"{owner}: an array of {_by(sizes)} elements is too large, the limit is 2**40")
+        raise ValueError(f"{owner}: an array of {times(sizes)} elements is too large, the limit is 2**40")
     left = _left.get()
     if left is not None:
         left[:2] = left[0] - 1, left[1] - count
         if min(left[:2]) < 0:
-            raise ValueError(f"{owner}: an array of {_by(sizes)} elements is more than {left[2]}")
+            raise ValueError(f"{owner}: an array of {times(sizes)} elements is more than {left[2]}")
     return count
 
 
@@ -160,7 +167,7 @@ def at_most(arrays, elements, words):
 def block(owner, what, *sizes):
     """Raise ValueError unless sixteen images of so many numbers each stay below 2**31, the kernels' limit."""
     if math.prod(int(size) for size in sizes) * 16 >= 2**31:
-        raise ValueError(f"{owner}: the {what} {_by(sizes)} is too large, sixteen of them must stay below 2**31")
+        raise ValueError(f"{owner}: the {what} {times(sizes)} is too large, sixteen of them must stay below 2**31")
 
 
 # ----------------------------------------------------------------------------------------- output sizes
@@ -226,10 +233,10 @@ def conv_output(owner, size, kernel, stride, padding, dilation):
     padded = _padded(owner, size, padding)
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     if spans[0] > padded[0] or spans[1] > padded[1]:
-        what = f"kernel_size {_by(kernel)} is"
+        what = f"kernel_size {times(kernel)} is"
         if tuple(dilation) != (1, 1):
-            what = f"kernel_size {_by(kernel)} with dilation {_by(dilation)} spans {_by(spans)},"
-        raise ValueError(f"{owner}: {what} larger than the padded input {_by(padded)}")
+            what = f"kernel_size {times(kernel)} with dilation {times(dilation)} spans {times(spans)},"
+        raise ValueError(f"{owner}: {what} larger than the padded input {times(padded)}")
     out_h, out_w = ((p - e) // s + 1 for p, e, s in zip(padded, spans, stride, strict=True))
     return out_h, out_w
 
@@ -241,8 +248,8 @@ def output_padding(owner, value, stride, dilation):
     """
     checked = pair(owner, "output_padding", value)
     if any(more >= max(s, d) for more, s, d in zip(checked, stride, dilation, strict=True)):
-        raise ValueError(f"{owner}: output_padding must be less than stride {_by(stride)} or dilation {_by(dilation)}, "
-                         f"got {_by(checked)}")
+        raise ValueError(f"{owner}: output_padding must be less than stride {times(stride)} or dilation "
+                         f"{times(dilation)}, got {times(checked)}")
     return checked
 
 
@@ -254,15 +261,15 @@ def conv_transpose_output(owner, size, kernel, stride, padding, output_padding, 
     Raises ValueError for an empty input, where nothing is left of the output, or for sizes beyond 2**31 - 1.
     """
     if min(size) < 1:
-        raise ValueError(f"{owner}: the input must not be empty, got {_by(size)}")
+        raise ValueError(f"{owner}: the input must not be empty, got {times(size)}")
     whole = [(side - 1) * s + d * (k - 1) + 1 + more for side, s, d, k, more in zip(
         size, stride, dilation, kernel, output_padding, strict=True)]
     if max(whole) > MAX_SIZE:
-        raise ValueError(f"{owner}: a side of the output {_by(whole)} is larger than {MAX_SIZE}")
+        raise ValueError(f"{owner}: a side of the output {times(whole)} is larger than {MAX_SIZE}")
     out_h, out_w = (side - sum(pads) for side, pads in zip(whole, padding, strict=True))
     if min(out_h, out_w) < 1:
         raise ValueError(f"{owner}: padding leaves nothing of the output: both sides take away "
-                         f"{_by(map(sum, padding))} of {_by(whole)}")
+                         f"{times(map(sum, padding))} of {times(whole)}")
     return out_h, out_w
 
 
@@ -276,12 +283,12 @@ def pool_output(owner, size, kernel, stride, pads, ceil_mode, dilation=(1, 1)):
     2**31 - 1.
     """
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    what = f"kernel_size {_by(kernel)}"
+    what = f"kernel_size {times(kernel)}"
     if tuple(dilation) != (1, 1):
-        what += f" with dilation {_by(dilation)}, which spans {_by(spans)}"
+        what += f" with dilation {times(dilation)}, which spans {times(spans)}"
     if not isinstance(pads, str):
         if not isinstance(pads[0], tuple) and any(2 * p > k for p, k in zip(pads, spans, strict=True)):
-            raise ValueError(f"{owner}: padding must be at most half of {what}, got {_by(pads)}")
+            raise ValueError(f"{owner}: padding must be at most half of {what}, got {times(pads)}")
         if isinstance(pads[0], tuple) and any(max(sides) >= k for sides, k in zip(pads, spans, strict=True)):
             raise ValueError(f"{owner}: padding must be less than {what}, got {pads}")
     pads = padding(owner, pads, kernel, stride, dilation, size)
@@ -295,16 +302,16 @@ def pool_output(owner, size, kernel, stride, pads, ceil_mode, dilation=(1, 1)):
         out.append(count)
     if min(out) < 1:
         verb = "is" if tuple(dilation) == (1, 1) else "and is"
-        raise ValueError(f"{owner}: {what} {verb} larger than the padded input {_by(padded)}")
+        raise ValueError(f"{owner}: {what} {verb} larger than the padded input {times(padded)}")
     return out[0], out[1]
 
 
 def _padded(owner, size, padding):
     if min(size) < 1:
-        raise ValueError(f"{owner}: the input must not be empty, got {_by(size)}")
+        raise ValueError(f"{owner}: the input must not be empty, got {times(size)}")
     padded = [side + sum(pads) for side, pads in zip(size, padding, strict=True)]
     if max(padded) > MAX_SIZE:
-        raise ValueError(f"{owner}: a side of the padded input {_by(padded)} is larger than {MAX_SIZE}")
+        raise ValueError(f"{owner}: a side of the padded input {times(padded)} is larger than {MAX_SIZE}")
     return padded
 
 
@@ -360,10 +367,6 @@ def _matches(shape, wanted):
 def _axes(shape):
     text = ", ".join("any" if axis is None else str(axis) for axis in shape)
     return f"({text},)" if len(shape) == 1 else f"({text})"
-
-
-def _by(sizes):
-    return "×".join(str(int(size)) for size in sizes)
 
 
 def instance(owner, name, value, kind):

@@ -256,11 +256,13 @@ CASES = [
     Case("AvgPool2d", (3,), (2, 6, 7), (2, 3, 4), {"stride": 2, "padding": "same"}),
     Case("AdaptiveAvgPool2d", ((2, 3),), (2, 4, 6), (2, 2, 3)),
     Case("AdaptiveAvgPool2d", ((3, 5),), (2, 7, 8), (2, 3, 5)),  # overlaps
+    Case("AdaptiveAvgPool2d", ((None, 3),), (2, 4, 6), (2, 4, 3)),
     Case("AdaptiveAvgPool2d", (4,), (1, 3, 5), (1, 4, 4)),  # more than there are pixels
     Case("GlobalAvgPool2d", (), (3, 4, 5), (3,)),
     Case("GlobalAvgPool2d", (), (17, 1, 1), (17,)),
     Case("AdaptiveMaxPool2d", ((2, 3),), (2, 4, 6), (2, 2, 3)),
     Case("AdaptiveMaxPool2d", ((3, 5),), (2, 7, 8), (2, 3, 5)),
+    Case("AdaptiveMaxPool2d", ((2, None),), (2, 6, 3), (2, 2, 3)),
     Case("AdaptiveMaxPool2d", (4,), (1, 3, 5), (1, 4, 4)),
     # sequences
     Case("Conv1d", (3, 4, 3), (3, 7), (4, 5)),
@@ -293,6 +295,7 @@ CASES = [
     # normalised where it is read, in both directions or not
     Case("GroupNorm", (2, 6), (6, 3, 5), (6, 3, 5)),
     Case("GroupNorm", (1, 3), (3, 4, 4), (3, 4, 4), {"eps": 0.1, "affine": False}),
+    Case("GroupNorm", (2, 4), (4, 3, 5), (4, 3, 5), {"bias": False}),
     Case("GroupNorm", (5, 5), (5, 1, 3), (5, 1, 3)),
     Case("BatchNorm2d", (3,), (3, 4, 5), (3, 4, 5), {"bias": False, "unbiased": False}),
     Case("InstanceNorm2d", (5,), (5, 3, 4), (5, 3, 4)),

@@ -96,17 +96,19 @@ SIZES = {
     "conv_transpose2d: stride": lambda v: functional.conv_transpose2d(zeros(1, 1, 3, 3), zeros(1, 1, 1, 1), stride=v),
     "MaxPool2d: kernel_size": MaxPool2d,
     "AvgPool2d: kernel_size": AvgPool2d,
-    "AdaptiveAvgPool2d: output_size": AdaptiveAvgPool2d,
-    "AdaptiveMaxPool2d: output_size": AdaptiveMaxPool2d,
     "avg_pool2d: kernel_size": lambda v: functional.avg_pool2d(zeros(1, 1, 3, 3), v),
-    "adaptive_avg_pool2d: output_size": lambda v: functional.adaptive_avg_pool2d(zeros(1, 1, 3, 3), v),
-    "adaptive_max_pool2d: output_size": lambda v: functional.adaptive_max_pool2d(zeros(1, 1, 3, 3), v),
     "conv2d: stride": lambda v: functional.conv2d(zeros(1, 1, 3, 3), zeros(1, 1, 1, 1), stride=v),
     "conv2d: dilation": lambda v: functional.conv2d(zeros(1, 1, 3, 3), zeros(1, 1, 1, 1), dilation=v),
     "max_pool2d: kernel_size": lambda v: functional.max_pool2d(zeros(1, 1, 3, 3), v),
     "conv2d_backward: stride": lambda v: functional.conv2d_backward(
         zeros(1, 1, 3, 3), zeros(1, 1, 3, 3), zeros(1, 1, 1, 1), stride=v
     ),
+}
+HALF_NONE = {       # of a pair, too
+    "AdaptiveAvgPool2d: output_size": AdaptiveAvgPool2d,
+    "AdaptiveMaxPool2d: output_size": AdaptiveMaxPool2d,
+    "adaptive_avg_pool2d: output_size": lambda v: functional.adaptive_avg_pool2d(zeros(1, 1, 3, 3), v),
+    "adaptive_max_pool2d: output_size": lambda v: functional.adaptive_max_pool2d(zeros(1, 1, 3, 3), v),
 }
 OR_NONE = {
     "MaxPool2d: stride": lambda v: MaxPool2d(2, v),
@@ -142,6 +144,14 @@ def test_sizes(where, value, error):
         "" if isinstance(value, (tuple, list)) else shown(value)
     )  # the message may show the wrong half only
     refuses(lambda: SIZES[where](value), error, where, part)
+
+
+@pytest.mark.parametrize("value, error", [
+    *((value, error) for value, error in NO_SIZES if value is not None and short(value) != "(None, 1)"),
+    ((None, 1.0), TypeError), ((None, 0), ValueError), ((None, None, 1), ValueError)], ids=short)
+@pytest.mark.parametrize("where", HALF_NONE)
+def test_sizes_with_none_in_them(where, value, error):
+    refuses(lambda: HALF_NONE[where](value), error, where, "" if isinstance(value, (tuple, list)) else shown(value))
 
 
 @pytest.mark.parametrize("value, error", [row for row in NO_SIZES if row[0] is not None], ids=short)

@@ -155,6 +155,15 @@ def test_functions_of_arrays_and_of_values_agree_with_the_classes(name):
                  np.asarray(getattr(cnn, kind)(reduction="sum", **options)(scores, targets)))
 
 
+@pytest.mark.parametrize("x, t, wanted", [
+    (-1.0, 0.0, 0.0), (-1.0, -0.5, np.nan), (-1.0, np.nan, np.nan), (np.nan, 0.0, np.nan), (np.nan, 0.5, np.nan)])
+def test_kl_div_hides_no_nan(x, t, wanted):
+    """Of a negative target neither: its logarithm is NaN, and the gradient by x is -t all the same, as PyTorch's."""
+    loss = cnn.losses.KLDivLoss(reduction="sum")
+    np.testing.assert_equal(loss(np.array([[x]]), np.array([[t]])), wanted)
+    np.testing.assert_equal(loss.backward(), [[-t]])
+
+
 def test_one_image_of_the_batch_where_all_is_ignored():
     loss = cnn.CrossEntropyLoss(ignore_index=-100)
     assert np.isnan(loss(normal(2, *IMAGE), np.full((2, *PIXELS), -100)))

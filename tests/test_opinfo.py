@@ -296,6 +296,37 @@ def interpolate(x, size=None, scale_factor=None, mode="nearest", align_corners=N
     return (lambda xs, ps: F.interpolate(xs[0], size, scale_factor, mode, align_corners)), [(x, shape)], []
 
 
+def where(x, condition, other):
+    tensors = [(t, image(tuple(t.shape))) for t in (x, other) if torch.is_tensor(t)]
+    chosen = np.ascontiguousarray(condition.numpy(), np.float64).reshape(image(tuple(condition.shape)))
+    return (lambda xs, ps: F.where(xs[-1] != 0, *(next(values) if torch.is_tensor(t) else t for values in [iter(xs)]
+                                                  for t in (x, other)))), [*tensors, (torch.tensor(chosen),
+                                                                                      chosen.shape)], []
+
+
+def part_of(method, *names):
+    """A method that returns several values, which are laid side by side."""
+    def adapt(x, *args, **kwargs):
+        more = dict(zip(names, args, strict=False)) | kwargs
+        rank = max(x.ndim, 1)
+        if rank > 3:
+            raise LeftOut(f"{rank} axes")
+        dim = more.pop("dim", 0) % rank + 1
+
+        def call(xs, ps):
+            return F.cat([part.reshape((-1, part.image and int(np.prod(part.image)) or 1))
+                          for part in getattr(xs[0], method)(*more.values(), dim)])
+        return call, [(x, (1, *(x.shape or (1,))))], []
+    return adapt
+
+
+def reshaped(x, shape):
+    if len(shape) > 3:
+        raise LeftOut(f"{len(shape)} axes")
+    shape = tuple(int(n) for n in torch.empty(x.shape).reshape(shape).shape)
+    return (lambda xs, ps: xs[0].reshape((-1, *(shape or (1,))))), [(x, image(tuple(x.shape)))], []
+
+
 def prelu(x, weight):
     shape = tuple(x.shape) if x.ndim > 1 else (1, *(tuple(x.shape) or (1,)))
     if len(shape) == 4 or len(shape) <= 3:
@@ -355,7 +386,8 @@ ADAPTORS = {
     "nn.functional.huber_loss": loss(F.huber_loss, "delta"), "nn.functional.kl_div": batchmean(F.kl_div),
     "nn.functional.binary_cross_entropy_with_logits": loss(
         F.binary_cross_entropy_with_logits, "weight", "pos_weight"),
-    "cat": sequence(F.cat), "stack": sequence(F.stack),
+    "cat": sequence(F.cat), "stack": sequence(F.stack), "where": where, "reshape": reshaped,
+    "split": part_of("split", "split_size", "dim"), "chunk": part_of("chunk", "chunks", "dim"),
 }
 ADAPTORS |= {name: over_axes(getattr(F, name), one=True) for name in ("softmax", "log_softmax")}
 
@@ -366,10 +398,13 @@ def check(sample, op, adapt, tolerance=TOLERANCE):
     tensors = [t for t in (sample.input, *sample.args, *sample.kwargs.values()) if torch.is_tensor(t)]
     if isinstance(sample.input, (tuple, list)):
         tensors += list(sample.input)
-    if any(t.dtype not in (torch.float64, torch.int64) for t in tensors):
+    if any(t.dtype not in (torch.float64, torch.int64) and not (t.dtype == torch.bool and adapt is where)
+           for t in tensors):
         raise LeftOut("another dtype")
     function, xs, ps = adapt(sample.input, *sample.args, **sample.kwargs)
     theirs = op(sample.input, *sample.args, **sample.kwargs)
+    if not torch.is_tensor(theirs) and theirs[-1].is_floating_point():      # parts, side by side
+        theirs = torch.cat([part.reshape(-1) for part in theirs])
     if not torch.is_tensor(theirs):         # with the winners' indices
         theirs, indices = theirs
         _, ours = function([t.detach().numpy().reshape(shape) for t, shape in xs], ps)

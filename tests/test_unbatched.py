@@ -7,6 +7,8 @@ import cnn
 LAYERS = [
     (cnn.Conv2d(2, 3, 3, padding=1, dtype=np.float64), (2, 5, 4)), (cnn.MaxPool2d(2), (2, 5, 4)),
     (cnn.AvgPool2d(2), (2, 5, 4)), (cnn.AdaptiveAvgPool2d(2), (2, 5, 4)), (cnn.AdaptiveMaxPool2d(2), (2, 5, 4)),
+    (cnn.AdaptiveAvgPool2d((None, 2)), (2, 5, 4)), (cnn.ConvTranspose2d(2, 3, 3, dtype=np.float64), (2, 5, 4)),
+    (cnn.InstanceNorm2d(2, dtype=np.float64), (2, 5, 4)),
     (cnn.Conv1d(2, 3, 3, dtype=np.float64), (2, 6)), (cnn.MaxPool1d(2), (2, 6)), (cnn.AvgPool1d(2), (2, 6)),
     (cnn.AdaptiveAvgPool1d(2), (2, 6)), (cnn.AdaptiveMaxPool1d(2), (2, 6)),
     (cnn.Linear(4, 3, dtype=np.float64), (4,)),

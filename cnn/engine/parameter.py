@@ -111,21 +111,15 @@ class Parameter:
 
     def to(self, dtype: DTypeLike) -> None:
         """Change the number type to dtype, float32 or float64, in place. Raises TypeError for another."""
-        dtype = _float("Parameter", dtype)
+        dtype = shapes.float_type("Parameter", dtype)
         if dtype != self.dtype:
             self._move(zeros(self.shape, dtype), zeros(self.shape, dtype))
 
 
 def converted(buffers: dict[str, np.ndarray], dtype: DTypeLike) -> dict[str, np.ndarray]:
     """A layer's other arrays, by name, with all floats of them in another number type."""
-    return {name: array.astype(_float(name, dtype)) if array.dtype in shapes.FLOATS else array
+    return {name: array.astype(shapes.float_type(name, dtype)) if array.dtype in shapes.FLOATS else array
             for name, array in buffers.items()}
-
-
-def _float(owner: str, dtype: DTypeLike) -> np.dtype:
-    if np.dtype(dtype) not in shapes.FLOATS:
-        raise TypeError(f"{owner}: dtype must be float32 or float64, got {np.dtype(dtype)}")
-    return np.dtype(dtype)
 
 
 def flatten(parameters: list[Parameter]) -> tuple[np.ndarray, np.ndarray]:

@@ -99,8 +99,8 @@ def kl_div(x: Images, target: Images, reduction: str = "mean", log_target: bool 
         _alike("kl_div", x, t)
         if log_target:
             return t.exp() * (t - x)
-        there = t > 0
-        return build.where(there, t * (build.where(there, t, 1.0).log() - x), 0.0)
+        there = t != 0      # the logarithm of a negative target, and of NaN, is NaN
+        return build.where(there, t * build.where(there, t, 1.0).log(), 0.0) - t * x
     return _loss("kl_div", elements, {"x": x, "target": target}, reduction, bool(log_target),
                  choices=(*REDUCTIONS, "batchmean"))
 

@@ -24,7 +24,7 @@ def _windows(name: str, size: tuple[int, ...], options: dict) -> tuple[dict, tup
 
 
 def _adaptive_windows(name: str, size: tuple[int, ...], output_size: Size) -> tuple[dict, tuple]:
-    key = tuple(size), shapes.pair(name, "output_size", output_size, 1)
+    key = tuple(size), pool.output_size(name, output_size, size)
     return pool.adaptive_windows(name, *key), key
 
 
@@ -65,13 +65,13 @@ def adaptive_max_pool2d(x: Value, output_size: Size) -> Value: ...
 
 @also_one(3)
 def adaptive_max_pool2d(x: np.ndarray | Value, output_size: Size) -> tuple[np.ndarray, np.ndarray] | Value:
-    """Max pooling with `output_size` windows, an int or a pair, spread over the input.
+    """Max pooling with `output_size` windows, an int or a pair, spread over the input; None: as many as pixels.
 
     x: (N, C, H, W). Window i of n reaches from row floor(i H / n) to ceil((i + 1) H / n); likewise the columns.
     Returns y: (N, C, *output_size), and indices as `max_pool2d`, for `max_pool2d_backward`.
     """
     if isinstance(x, Value):
-        size = shapes.pair("adaptive_max_pool2d", "output_size", output_size, 1)
+        size = pool.output_size("adaptive_max_pool2d", output_size, (1, 1, *x.image))
         return apply(pool.MaxPool2d("adaptive_max_pool2d", output_size=size), x)
     x = shapes.array("adaptive_max_pool2d", "x", x, ("N", "C", "H", "W"))
     return _max_pool("adaptive_max_pool2d", x, *_adaptive_windows("adaptive_max_pool2d", x.shape[2:], output_size))
@@ -172,12 +172,12 @@ def avg_pool2d_backward(dy: np.ndarray, input_shape: tuple[int, ...], kernel_siz
 
 @also_one(3)
 def adaptive_avg_pool2d(x: Images, output_size: Size) -> Images:
-    """Average pooling with `output_size` windows, an int or a pair, spread as in `adaptive_max_pool2d`.
+    """Average pooling with `output_size` windows, an int, None or a pair, spread as in `adaptive_max_pool2d`.
 
     x: (N, C, H, W). Returns y: (N, C, *output_size).
     """
     if isinstance(x, Value):
-        size = shapes.pair("adaptive_avg_pool2d", "output_size", output_size, 1)
+        size = pool.output_size("adaptive_avg_pool2d", output_size, (1, 1, *x.image))
         return apply(pool.AvgPool2d("adaptive_avg_pool2d", output_size=size), x)
     x = shapes.array("adaptive_avg_pool2d", "x", x, ("N", "C", "H", "W"))
     return _avg_pool("adaptive_avg_pool2d", x, *_adaptive_windows("adaptive_avg_pool2d", x.shape[2:], output_size))

@@ -14,6 +14,8 @@ from cnn.ops import pointwise
 from cnn.ops.operation import spatial
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
     from cnn.graph import Value
 
 
@@ -170,14 +172,15 @@ class PReLU(Module):
     """x where x > 0, else weight x, where the weight is learnt. He et al. 2015.
 
     num_parameters: 1, or the number of channels (or features) of x, for a weight of each. init: the first weight, a
-    finite number. Parameter: weight (num_parameters,). Raises TypeError or ValueError for other arguments.
+    finite number. dtype: float32 or float64. Parameter: weight (num_parameters,). Raises TypeError or ValueError for
+    other arguments.
     """
 
-    def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
+    def __init__(self, num_parameters: int = 1, init: float = 0.25, *, dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         count = shapes.integer("PReLU", "num_parameters", num_parameters, 1)
         self.num_parameters = count
-        self.weight = Parameter(np.full(count, shapes.number("PReLU", "init", init), np.float32))
+        self.weight = Parameter(np.full(count, shapes.number("PReLU", "init", init), shapes.float_type("PReLU", dtype)))
 
     def forward(self, x: Value) -> Value:
         return functional.prelu(x, self.weight)

@@ -113,6 +113,9 @@ class ConvTranspose2d(Module):
         self.weight, self.bias = initial(name, (self.in_channels, self.out_channels // self.groups, *self.kernel_size),
                                          bias, init, seed, dtype, self.out_channels)
 
+    def image_axes(self) -> int | None:
+        return 3
+
     def forward(self, x: Value) -> Value:
         name = type(self).__name__
         kernel, stride, dilation = (shapes.pair(name, what, getattr(self, what), 1)
@@ -149,8 +152,7 @@ def initial(owner: str, shape: tuple[int, ...], bias: bool, name: str, seed: int
     shapes.element_count(owner, *shape)
     if name not in init.INITIALISERS:
         raise ValueError(f"{owner}: init must be one of {', '.join(init.INITIALISERS)}, got {name!r}")
-    if np.dtype(dtype) not in shapes.FLOATS:
-        raise TypeError(f"{owner}: dtype must be float32 or float64, got {np.dtype(dtype)}")
+    dtype = shapes.float_type(owner, dtype)
     if not isinstance(seed, np.random.Generator):
         seed = np.random.default_rng(shapes.integer(owner, "seed", seed, 0, 2**64 - 1))
     weight = Parameter(init.INITIALISERS[name](shape, seed, dtype))

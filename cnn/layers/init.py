@@ -84,12 +84,12 @@ def he_normal(shape: Sequence[int], rng: np.random.Generator, dtype: DTypeLike =
 
 def zeros(shape: Sequence[int], rng: np.random.Generator | None = None, dtype: DTypeLike = np.float32) -> np.ndarray:
     """All 0, for any shape; rng is not used."""
-    return np.zeros(shape, _float(dtype))
+    return np.zeros(shape, shapes.float_type("init", dtype))
 
 
 def ones(shape: Sequence[int], rng: np.random.Generator | None = None, dtype: DTypeLike = np.float32) -> np.ndarray:
     """All 1, for any shape; rng is not used."""
-    return np.ones(shape, _float(dtype))
+    return np.ones(shape, shapes.float_type("init", dtype))
 
 
 INITIALISERS = {
@@ -104,20 +104,14 @@ INITIALISERS = {
 
 
 def _uniform(shape: Sequence[int], bound: float, rng: np.random.Generator, dtype: DTypeLike) -> np.ndarray:
-    return _generator(rng).uniform(-bound, bound, shape).astype(_float(dtype))
+    return _generator(rng).uniform(-bound, bound, shape).astype(shapes.float_type("init", dtype))
 
 
 def _normal(shape: Sequence[int], deviation: float, rng: np.random.Generator, dtype: DTypeLike) -> np.ndarray:
-    return _generator(rng).normal(0.0, deviation, shape).astype(_float(dtype))
+    return _generator(rng).normal(0.0, deviation, shape).astype(shapes.float_type("init", dtype))
 
 
 def _generator(rng: np.random.Generator) -> np.random.Generator:
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"init: rng must be a numpy.random.Generator, got {type(rng).__name__}")
     return rng
-
-
-def _float(dtype: DTypeLike) -> np.dtype:
-    if np.dtype(dtype) not in shapes.FLOATS:
-        raise TypeError(f"init: dtype must be float32 or float64, got {np.dtype(dtype)}")
-    return np.dtype(dtype)

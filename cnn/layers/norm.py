@@ -102,19 +102,20 @@ class GroupNorm(Module):
     num_groups: into how many groups of neighbours the num_channels channels are divided, evenly; one is a layer norm
     over C, H and W, as many as there are channels an instance norm. x, y: (N, num_channels, H, W).
 
-    weight (gamma), bias (beta): (num_channels,), or None without `affine`. eps: above 0. dtype: float32 or float64.
+    weight (gamma), bias (beta): (num_channels,), or None without `affine`, bias also without `bias`. eps: above 0.
+    dtype: float32 or float64.
 
     Raises TypeError or ValueError for arguments, and on use for inputs, that do not fit.
     """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *,
-                 dtype: DTypeLike = np.float32) -> None:
+                 bias: bool = True, dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         name = type(self).__name__
         self.num_channels = shapes.integer(name, "num_channels", num_channels, 1)
         self.num_groups = shapes.divisor(name, "num_groups", num_groups, self.num_channels)
         self.eps = shapes.epsilon(name, eps)
-        self.weight, self.bias = _scale_and_shift(name, (self.num_channels,), affine, affine, dtype)
+        self.weight, self.bias = _scale_and_shift(name, (self.num_channels,), affine, affine and bias, dtype)
 
     def forward(self, x: Value) -> Value:
         name, channels = type(self).__name__, self.num_channels
@@ -123,7 +124,7 @@ class GroupNorm(Module):
         return apply(group_norm.GroupNorm(name, groups, channels, w, b, eps), x)
 
     def extra_repr(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}" + ("" if self.weight else ", affine=False")
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}{_missing(self, 'affine')}"
 
 
 class InstanceNorm2d(Module):
@@ -150,6 +151,9 @@ class InstanceNorm2d(Module):
             raise ValueError(f"{name}: track_running_stats must be False, got {track_running_stats}: it normalises by "
                              f"each image's own statistics; BatchNorm2d keeps running ones")
         self.weight, self.bias = _scale_and_shift(name, (self.num_features,), affine, affine and bias, dtype)
+
+    def image_axes(self) -> int | None:
+        return 3
 
     def forward(self, x: Value) -> Value:
         name, channels = type(self).__name__, self.num_features
@@ -248,8 +252,7 @@ class LocalResponseNorm(Module):
 def _scale_and_shift(owner: str, shape: tuple[int, ...], scales: bool, shifts: bool,
                      dtype: DTypeLike) -> tuple[Parameter | None, Parameter | None]:
     """Ones and zeros of this shape, or None."""
-    if np.dtype(dtype) not in shapes.FLOATS:
-        raise TypeError(f"{owner}: dtype must be float32 or float64, got {np.dtype(dtype)}")
+    dtype = shapes.float_type(owner, dtype)
     return Parameter(np.ones(shape, dtype)) if scales else None, Parameter(np.zeros(shape, dtype)) if shifts else None
 
 

@@ -19,8 +19,8 @@ class _Windows(Module):
     def image_axes(self) -> int | None:
         return 3
 
-    def options(self) -> dict:
-        """What the operation takes, checked."""
+    def options(self, image: tuple[int, ...]) -> dict:
+        """What the operation takes, checked, for an image of this shape."""
         raise NotImplementedError
 
 
@@ -44,13 +44,12 @@ class _Pool(_Windows):
 class _AdaptivePool(_Windows):
     """So many windows, spread over the input."""
 
-    def __init__(self, output_size: Size) -> None:
+    def __init__(self, output_size: Size | None | tuple[int | None, int | None]) -> None:
         super().__init__()
-        self.output_size = shapes.pair(type(self).__name__, "output_size", output_size, 1)
+        self.output_size = pool.output_size(type(self).__name__, output_size)
 
-    def options(self) -> dict:
-        """What the operation takes, checked."""
-        return {"output_size": shapes.pair(type(self).__name__, "output_size", self.output_size, 1)}
+    def options(self, image: tuple[int, ...]) -> dict:
+        return {"output_size": pool.output_size(type(self).__name__, self.output_size, (1, 1, *image))}
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
@@ -58,14 +57,14 @@ class _AdaptivePool(_Windows):
 
 class _Max(_Windows):
     def forward(self, x: Value) -> Value:
-        return apply(pool.MaxPool2d(type(self).__name__, **self.options()), x)
+        return apply(pool.MaxPool2d(type(self).__name__, **self.options(x.image)), x)
 
 
 class _Average(_Windows):
     flat = False
 
     def forward(self, x: Value) -> Value:
-        operation = pool.AvgPool2d(type(self).__name__, **self.options())
+        operation = pool.AvgPool2d(type(self).__name__, **self.options(x.image))
         return apply(operation.changed(flat=self.flat), x)
 
 
@@ -86,7 +85,7 @@ class MaxPool2d(_Max, _Pool):
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.dilation = shapes.pair(type(self).__name__, "dilation", dilation, 1)
 
-    def options(self) -> dict:
+    def options(self, image: tuple[int, ...]) -> dict:
         return pool.max_options(type(self).__name__, self.kernel_size, self.stride, self.padding, self.dilation,
                                 self.ceil_mode)
 
@@ -110,9 +109,9 @@ class AvgPool2d(_Average, _Pool):
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.count_include_pad = bool(count_include_pad)
         self.divisor_override = divisor_override
-        self.options()      # checked
+        self.options(())        # checked
 
-    def options(self) -> dict:
+    def options(self, image: tuple[int, ...]) -> dict:
         return pool.avg_options(type(self).__name__, self.kernel_size, self.stride, self.padding, self.ceil_mode,
                                 self.count_include_pad, self.divisor_override)
 
@@ -122,7 +121,7 @@ class AvgPool2d(_Average, _Pool):
 
 
 class AdaptiveMaxPool2d(_Max, _AdaptivePool):
-    """The largest value of each of `output_size` windows, an int or a pair (height, width).
+    """The largest value of each of `output_size` windows, an int or a pair (height, width); None: as many as pixels.
 
     x: (N, C, H, W); y: (N, C, *output_size). Window i of n reaches from row floor(i H / n) to
     ceil((i + 1) H / n), so that neighbours may overlap; likewise the columns. Ties and NaN as in `MaxPool2d`.
@@ -132,7 +131,7 @@ class AdaptiveMaxPool2d(_Max, _AdaptivePool):
 
 
 class AdaptiveAvgPool2d(_Average, _AdaptivePool):
-    """The average of each of `output_size` windows, an int or a pair (height, width).
+    """The average of each of `output_size` windows, an int or a pair (height, width); None: as many as pixels.
 
     x: (N, C, H, W); y: (N, C, *output_size). The windows are those of `AdaptiveMaxPool2d`.
 

@@ -119,6 +119,16 @@ def avg_pool2d_backward(program, dy, win):
     return dx
 
 
+def output_size(owner, value, size=(None, None)):
+    """The numbers of windows (OH, OW) of an adaptive pooling, from an integer, a pair or None, which stands for as many
+    as there are pixels, those of `size`. Raises TypeError or ValueError for anything else."""
+    sides = (value, value) if value is None else tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(sides) != 2 or not any(n is None for n in sides):
+        return shapes.pair(owner, "output_size", value, 1)
+    return tuple(own if n is None else shapes.integer(owner, "output_size", n, 1)
+                 for n, own in zip(sides, size[-2:], strict=True))
+
+
 def max_options(owner, kernel_size, stride, padding, dilation, ceil_mode):
     """What a max pooling by windows of one size takes, checked."""
     return {**_options(owner, kernel_size, stride, padding), "dilation": shapes.pair(owner, "dilation", dilation, 1),

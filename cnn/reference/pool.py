@@ -105,13 +105,21 @@ def _divisors(size, windows, count_include_pad, divisor_override):
     return sum((seen[rows, columns] for _, _, rows, columns in taps), np.zeros(out, np.int64))
 
 
+def _output_size(owner, value, shape):
+    """(OH, OW); None stands for as many windows as pixels."""
+    sides = value if isinstance(value, (tuple, list)) and None in value else (value, value) if value is None else None
+    if sides is not None:
+        value = tuple(own if n is None else n for n, own in zip(sides, shape[2:], strict=True))
+    return shapes.pair(owner, "output_size", value, 1)
+
+
 def adaptive_avg_pool2d(x, output_size):
     """The average of each of output_size windows, (height, width), spread over the plane: window i of n
     reaches from row ⌊i·H/n⌋ to ⌈(i+1)·H/n⌉, and likewise the columns.
 
     x: (N, C, H, W). Returns y: (N, C, *output_size).
     """
-    y = np.zeros(x.shape[:2] + shapes.pair("adaptive_avg_pool2d", "output_size", output_size, 1), x.dtype)
+    y = np.zeros(x.shape[:2] + _output_size("adaptive_avg_pool2d", output_size, x.shape), x.dtype)
     for i, j, rows, columns in _adaptive_windows(x.shape[2:], y.shape[2:]):
         y[..., i, j] = x[..., rows, columns].mean(axis=(2, 3))
     return y
@@ -135,7 +143,7 @@ def adaptive_max_pool2d(x, output_size):
 
     x: (N, C, H, W). Returns y: (N, C, *output_size) and indices: int64, as `max_pool2d`.
     """
-    y = np.zeros(x.shape[:2] + shapes.pair("adaptive_max_pool2d", "output_size", output_size, 1), x.dtype)
+    y = np.zeros(x.shape[:2] + _output_size("adaptive_max_pool2d", output_size, x.shape), x.dtype)
     indices = np.zeros(y.shape, np.int64)
     height, width = x.shape[2:]
     places = np.arange(height * width).reshape(height, width)

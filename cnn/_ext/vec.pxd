@@ -135,12 +135,13 @@ cdef extern from *:
     /* 2^a for a vector of whole numbers within the exponents of the type */
     #define vec_pow2(a) ((vec)(((nvec)((a) + ROUNDER) + (((natural)1 << (sizeof(real) * 8 - MANTISSA - 2)) - 1)) \
                                << MANTISSA))
-    /* A positive normal number is 2^e m with sqrt(1/2) <= m < sqrt(2): its whole number e, and m */
-    #define HALF_ROOT ((integer)(MANTISSA == 23 ? 0x3F3504F3 : 0x3FE6A09E667F3BCD))
-    #define BIAS (((integer)1 << (sizeof(real) * 8 - MANTISSA - 2)) - 1)
-    #define vec_exponent(a) ((vec)((nvec)((ivec)(a) - HALF_ROOT + (BIAS << MANTISSA)) >> MANTISSA \
+    /* A positive normal number is 2^e m with sqrt(1/2) <= m < sqrt(2): its whole number e, and m. Of others, which get
+       here too, anything: unsigned, so that nothing overflows. */
+    #define HALF_ROOT ((natural)(MANTISSA == 23 ? 0x3F3504F3 : 0x3FE6A09E667F3BCD))
+    #define BIAS (((natural)1 << (sizeof(real) * 8 - MANTISSA - 2)) - 1)
+    #define vec_exponent(a) ((vec)(((nvec)(a) - HALF_ROOT + (BIAS << MANTISSA)) >> MANTISSA \
                                    | (nvec)vec_splat(ROUNDER)) - (ROUNDER + BIAS))
-    #define vec_fraction(a) ((vec)(((((ivec)(a) - HALF_ROOT)) & (((integer)1 << MANTISSA) - 1)) + HALF_ROOT))
+    #define vec_fraction(a) ((vec)((((nvec)(a) - HALF_ROOT) & (((natural)1 << MANTISSA) - 1)) + HALF_ROOT))
     static inline vec vec_sqrt(vec a) {
         for (int i = 0; i < VL; i++) a[i] = real_sqrt(a[i]);
         return a;

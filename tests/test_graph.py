@@ -94,6 +94,7 @@ ALIKE = {
        for shape in (IMAGE, (7,)) for name, options in (
            ("abs", {}), ("exp", {}),
            ("clamp", {"min": -1.2}), ("clamp", {"max": 1.1}), ("clamp", {"min": -1, "max": 1}),
+           ("clamp", {"min": -np.inf, "max": np.inf}),
            ("softmax", {"dim": 1}), ("log_softmax", {"dim": -1}), *[("pow", {"exponent": n}) for n in (
                0, 1, 2, 3, 4, 7, -1, -2, -3)])},
     **{f"{name} over {dim}": (lambda x, name=name, dim=dim: getattr(x, name)(dim), (IMAGE,))

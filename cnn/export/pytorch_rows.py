@@ -150,8 +150,7 @@ def _gelu(t, input, approximate="none"):
 def _clamp(t, input, min=None, max=None):
     if any(isinstance(bound, (Value, Parameter, np.ndarray)) for bound in (min, max)):
         raise Refused("min and max must be numbers")
-    low, high = (None if bound in (-np.inf, np.inf) else bound for bound in (min, max))
-    return functional.clamp(value_of(input), low, high)
+    return functional.clamp(value_of(input), min, max)
 
 
 def _selu(t, input, inplace=False):

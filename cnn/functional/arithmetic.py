@@ -76,10 +76,9 @@ def pow(x: Images, exponent: float) -> Images:
 
 
 def clamp(x: Images, min: float | None = None, max: float | None = None) -> Images:
-    """x, but at least `min` and at most `max`, numbers, of which one may be missing. x: a value or an array
-    (N, ...)."""
-    low, high = (bound if bound is None else shapes.number("clamp", what, bound)
-                 for what, bound in (("min", min), ("max", max)))
+    """x, but at least `min` and at most `max`, numbers, which may be infinite, and of which one may be missing. x: a
+    value or an array (N, ...)."""
+    low, high = build.limits("clamp", min, max)
     return computed("clamp", lambda x: build.clamp(x, low, high), {"x": x}, (low, high))
 
 

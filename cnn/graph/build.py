@@ -59,10 +59,18 @@ def power(x, n):
 
 
 def clamp(x, low=None, high=None, owner="clamp"):
+    low, high = limits(owner, low, high)
+    return mapped("clamp", x, owner, min=low, max=high)
+
+
+def limits(owner, low, high):
+    """The limits of a clamp as floats; a missing one is infinite."""
     if low is None and high is None:
         raise ValueError(f"{owner}: min or max must be given")
-    return mapped("clamp", x, owner, min=-math.inf if low is None else shapes.number(owner, "min", low),
-                  max=math.inf if high is None else shapes.number(owner, "max", high))
+    def checked(what, bound, end):
+        infinite = bound is None or isinstance(bound, (float, np.floating)) and bound == end
+        return end if infinite else shapes.number(owner, what, bound)
+    return checked("min", low, -math.inf), checked("max", high, math.inf)
 
 
 def prelu(x, weight):

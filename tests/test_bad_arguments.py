@@ -256,8 +256,8 @@ NUMBERS = {
     "hardtanh: max_val": lambda v: functional.hardtanh(zeros(2), -1, v),
     "softplus: threshold": lambda v: functional.softplus(zeros(2), 1, v),
     "pow: exponent": lambda v: functional.pow(zeros(2), v),
-    "clamp: min": lambda v: functional.clamp(zeros(2), "a" if v is None or shown(v) == "-inf" else v),
-    "clamp: max": lambda v: functional.clamp(zeros(2), 1, "a" if v is None or shown(v) == "inf" else v),
+    "clamp: min": lambda v: functional.clamp(zeros(2), "a" if v is None else np.nan if shown(v) == "-inf" else v),
+    "clamp: max": lambda v: functional.clamp(zeros(2), 1, "a" if v is None else np.nan if shown(v) == "inf" else v),
     "leaky_relu: negative_slope": lambda v: functional.leaky_relu(zeros(2), v),
     "leaky_relu_backward: negative_slope": lambda v: functional.leaky_relu_backward(zeros(2), zeros(2), v),
 }

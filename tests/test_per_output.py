@@ -317,3 +317,135 @@ def fitted(criterion, drop=None, **options):
 def test_test_time_augmentation_is_of_one_output():
     with pytest.raises(ValueError, match="needs a model with one output"):
         cnn.Trainer(Two(dtype=np.float32), None, losses(), progress=False).predict(data(10), tta="flip")
+
+
+def test_one_loss_may_stand_for_several_outputs():
+    """It remembers its last call alone, so each output gets one of its own."""
+    class Twice(Two):
+        def forward(self, x):
+            y = super().forward(x)["what"]
+            return y, y * 2
+
+    shared, rng = cnn.CrossEntropyLoss(), np.random.default_rng(0)
+    x, targets = rng.standard_normal((8, 1, 8, 8)), {name: rng.integers(0, 5, 8) for name in "ab"}
+    gradients = []
+    for backend in ("kernels", "reference"):
+        for losses_ in ({"a": shared, "b": shared}, {"a": cnn.CrossEntropyLoss(), "b": cnn.CrossEntropyLoss()}):
+            model = Twice()
+            trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), 1e-300), losses_, progress=False, backend=backend)
+            trainer.train_step(x, targets)
+            gradients.append(model.conv.weight.grad)
+    for other in gradients[1:]:
+        np.testing.assert_allclose(other, gradients[0], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("backend", ["kernels", "reference"])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("options", [{}, {"weight": [1, 2, 3, 4, 5.0]}, {"ignore_index": 2}, {"reduction": "sum"}])
+def test_accumulated_batches_are_one_batch(options, norm, backend):
+    """A loss by itself and in a dict give the same; where batch norm couples the images, too, part by part."""
+    found = []
+    for by_name in (False, True):
+        class One(Two):
+            def forward(self, x):
+                return super().forward(x)["what"]
+        model, part = One(norm=norm), data(24)
+        loss = cnn.CrossEntropyLoss(**options)
+        trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), 1e-3), {"what": loss} if by_name else loss,
+                              progress=False, accumulate=3, backend=backend)
+        labels = part.labels if by_name else part.labels["what"]
+        row = trainer.fit(cnn.data.DataLoader(cnn.data.Dataset(part.images, labels), 8), 1)[0]
+        found.append((row["train_loss"], model.conv.weight.grad, model.what.weight.data))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
+    for a, b in zip(found[0][1:], found[1][1:], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
+
+
+def test_accuracy_is_that_of_outputs_with_a_loss_of_classes():
+    part = data(40)
+    labels = {"what": part.labels["what"], "where": np.arange(40) % 2}
+    trainer = cnn.Trainer(Two(), None, {"what": cnn.CrossEntropyLoss(), "where": lambda s, t: (s[:, 0] - t) ** 2},
+                          progress=False)
+    for backend in ("kernels", "reference"):
+        trainer.backend = backend
+        measured = trainer.evaluate(cnn.data.Dataset(part.images, labels))
+        assert measured["accuracy"] == measured["what_accuracy"] and "where_accuracy" not in measured
+
+
+def test_batches_without_a_target_that_counts():
+    part = data(16)
+    what = part.labels["what"].copy()
+    what[8:] = -100
+    model = Two()
+    trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), 1e-30), {
+        "what": cnn.CrossEntropyLoss(ignore_index=-100), "where": None}, progress=False)
+    train = cnn.data.Dataset(part.images, {"what": what})
+    row = trainer.fit(cnn.data.DataLoader(train, 8), 1, train)[0]
+    assert row["train_loss"] == pytest.approx(row["val_loss"], rel=1e-6)
+    assert np.isnan(trainer.train_step(np.zeros((8, 1, 8, 8)), {"what": what[8:]}))
+    with pytest.raises(ValueError, match="all labels have class weight 0"):
+        cnn.find_lr(trainer, cnn.data.Dataset(part.images, {"what": np.full(16, -100)}), steps=3, batch_size=8)
+
+
+@pytest.mark.parametrize("form", ["dict", "tuple"])
+def test_metrics_over_all(form):
+    held = data(700)
+
+    def far(y, t):
+        return np.abs((y["where"] if form == "dict" else y[1]) - t["where"]).max()
+    trainer = cnn.Trainer(Two(form), None, losses(), progress=False, metrics={"far": cnn.metrics.OverAll(far)})
+    assert trainer.evaluate(held)["far"] == pytest.approx(far(trainer.predict(held), held.labels), rel=1e-5)
+
+
+def test_figures_of_outputs_can_be_watched():
+    model = Two(dtype=np.float32)
+    schedule = cnn.schedules.ReduceLROnPlateau(0.01, monitor="val_where_loss")
+    stop = cnn.callbacks.EarlyStopping("val_what_accuracy", patience=1)
+    assert (schedule.mode, stop.mode) == ("min", "max")
+    history = cnn.Trainer(model, cnn.SGD(model.parameters(), 0.01), losses(), schedule, [stop], progress=False).fit(
+        data(20), 5, data(20, 1))
+    assert stop.best == max(history.column("val_what_accuracy"))
+
+
+def test_a_last_batch_of_one_image_is_refused_at_the_start():
+    class Normed(WithFeatures):
+        def __init__(self):
+            super().__init__(np.float32)
+            self.norm = cnn.BatchNorm1d(5)
+
+        def forward(self, x, numbers):
+            return self.norm(super().forward(x, numbers))
+    rng, model = np.random.default_rng(0), Normed()
+    train = cnn.data.Dataset(rng.integers(0, 256, (17, 1, 8, 8), np.uint8), {
+        "what": rng.integers(0, 5, 17), "numbers": rng.random((17, 3))})
+    with pytest.raises(ValueError, match="the last batch of an epoch has one image"):
+        cnn.Trainer(model, cnn.SGD(model.parameters(), 0.1), {"what": cnn.CrossEntropyLoss()}, progress=False,
+                    inputs=["numbers"]).fit(train, 1, batch_size=8)
+
+
+class InNumpy(cnn.Module):
+    def forward(self, x):
+        return x.reshape(len(x), -1)
+
+    def backward(self, dy, need_dx=True):
+        return dy.reshape(-1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("wrong, text", [
+    (lambda: cnn.Trainer(InNumpy(), None, {"what": cnn.CrossEntropyLoss()}, progress=False, inputs=["where"]).evaluate(
+        data(4)), "inputs need a model that is written with values, got InNumpy"),
+    (lambda: cnn.Trainer(cnn.Sequential(cnn.Flatten(), cnn.Linear(64, 5)), None, progress=False).evaluate(data(4)),
+     r"the labels are a dict, what, where: give a loss by the name of its targets, criterion=\{name: loss\}"),
+    (lambda: cnn.Trainer(Two(dtype=np.float32), None, progress=False, backend="reference").evaluate(data(4)),
+     "the model must return one output"),
+    (lambda: losses()({"what": np.zeros((2, 5)), "where": np.zeros((3, 2))}, data(2).labels),
+     "outputs must be of as many images each, got 2, 3"),
+    (lambda: losses()({"what": np.zeros((2, 5)), "where": np.zeros((2, 3))}, data(2).labels),
+     "PerOutput: output where: MSELoss: targets must have the shape of the scores"),
+    (lambda: cnn.data.Dataset(np.zeros((1, 1, 8, 8), np.uint8), {"a": np.array([2**64 - 1], np.uint64)}),
+     r"less than 2\*\*63"),
+    (lambda: cnn.data.Dataset(np.zeros((1, 1, 8, 8), np.uint8), {"a": 3}), r"one entry per .*\(N, ...\), not \(\)"),
+])
+def test_wrong_uses(wrong, text):
+    with pytest.raises(ValueError, match=text):
+        wrong()

@@ -50,6 +50,12 @@ class _Read(AnyDataset):
         """The dtype of the images, uint8 or float32."""
         return self._dtype
 
+    @property
+    def example_labels(self) -> np.ndarray:
+        """Labels of no image, (0, ...), of the dtype and shape of this data set's."""
+        shape, dtype = self._form or ((), np.dtype(np.int64))
+        return np.empty((0, *shape), dtype)
+
     def _checked(self, batch: Any, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """A batch that a source has given, as (images (n, C, H, W), labels int64 (n,)); of `count` images, if given.
 
@@ -280,10 +286,9 @@ def as_dataset(owner: str, name: str, value: Any) -> AnyDataset:
 
 def _said(dataset: _Read, count: str) -> str:
     sizes = "x".join(map(str, dataset.image_shape))
-    shape, dtype = dataset._form or ((), np.dtype(np.int64))
     labels = f"{dataset.num_classes or 'any number of'} classes"
-    if not targets.are_classes(example := np.empty((0, *shape), dtype)):
-        labels = f"targets {targets.described(example)}".replace("(0", "(n")
+    if not targets.are_classes(dataset.example_labels):
+        labels = f"targets {targets.described(dataset.example_labels)}".replace("(0", "(n")
     return f"{count}images of {sizes} {dataset.dtype}, {labels}"
 
 

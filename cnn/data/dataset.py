@@ -146,6 +146,11 @@ class Dataset(AnyDataset):
         return self._images.dtype
 
     @property
+    def example_labels(self) -> np.ndarray:
+        """Labels of no image, (0, ...), of the dtype and shape of this data set's."""
+        return self._labels[:0]
+
+    @property
     def labels(self) -> np.ndarray:
         """The labels, int64 (N,), or targets (N, ...) as they were given; read-only. Of several by name, an array (N,)
         with a field for each: `labels["name"]`."""

@@ -40,6 +40,11 @@ class AnyDataset:
         raise NotImplementedError
 
     @property
+    def example_labels(self) -> np.ndarray:
+        """Labels of no image, (0, ...), of the dtype and shape of this data set's."""
+        raise NotImplementedError
+
+    @property
     def num_classes(self) -> int:
         """Number of classes (int), with or without images."""
         return len(self.classes)

@@ -29,6 +29,8 @@ def native(labels: np.ndarray) -> np.ndarray:
     """Integers as int64, floats in the byte order of the machine; a copy."""
     if labels.dtype.names is not None:
         return labels.copy()
+    if labels.dtype == np.uint64 and labels.size and labels.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"Dataset: labels must be less than 2**63, got {labels.max()}")
     return labels.astype(labels.dtype.newbyteorder("=") if labels.dtype.kind == "f" else np.int64)
 
 
@@ -55,10 +57,10 @@ def _together(where: str, arrays: Mapping[str, Any]) -> np.ndarray:
         part = _array(where, f"labels[{name!r}]", values)
         if part.dtype.kind not in "iuf":
             raise TypeError(f"{where}: labels[{name!r}] must be integers or floats, not {part.dtype}")
-        count = len(next(iter(parts.values()))) if parts else len(part) if part.ndim else 0
+        count = len(next(iter(parts.values()), part if part.ndim else ()))
         if part.shape[:1] != (count,) or part.ndim > 4:
             raise ValueError(f"{where}: labels[{name!r}] must have one entry per image and at most four axes, "
-                             f"({count}, ...), not {part.shape}")
+                             f"({count or 'N'}, ...), not {part.shape}")
         parts[name] = native(part)
     kinds = np.dtype([(name, part.dtype, part.shape[1:]) for name, part in parts.items()], align=True)
     result = np.zeros(count, kinds)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnn import shapes
-from cnn.graph.trace import pack
+from cnn.graph.trace import pack as pack
 from cnn.layers.criterion import Criterion
 from cnn.layers.module import Module
 
@@ -39,7 +39,8 @@ class PerOutput:
 
     Targets are a dict of arrays (N, ...) by the same names, or the structured array that a Dataset makes of one; or one
     array that all outputs have in common. `backward` returns the gradients by the outputs, in a dict or tuple like
-    these. Attributes, dicts: losses; weights; values, the loss of each output in the last call. Raises TypeError or
+    these. Attributes, dicts: losses; weights; values and totals, the loss of each output in the last call and what its
+    sum was divided by. Where nothing of an output counts, as with `ignore_index`, it is left out. Raises TypeError or
     ValueError for what does not fit.
     """
 
@@ -48,10 +49,13 @@ class PerOutput:
     weights: dict[str, float]
 
     def __init__(self, losses: Mapping[str, Callable | None], weights: Mapping[str, float] | None = None) -> None:
-        if not isinstance(losses, dict) or not all(isinstance(name, str) and name.isidentifier() for name in losses):
+        if not isinstance(losses, dict) or not all(isinstance(name, str) and name for name in losses):
             raise TypeError(f"PerOutput: losses must be a dict of losses by the outputs' names, got "
                             f"{shapes.shown(losses)}")
-        self.losses = {name: _loss(name, loss) for name, loss in losses.items()}
+        made = [_loss(name, loss) for name, loss in losses.items()]
+        # each has one of its own, because a loss remembers its last call
+        self.losses = {name: copy.copy(loss) if any(loss is other for other in made[:i]) else loss
+                       for i, (name, loss) in enumerate(zip(losses, made, strict=True))}
         if not any(self.losses.values()):
             raise ValueError(f"PerOutput: losses must hold a loss for one output at least, got {losses}")
         if not isinstance(weights := {} if weights is None else weights, dict):
@@ -64,6 +68,7 @@ class PerOutput:
         if not all(map(math.isfinite, self.weights.values())):
             raise ValueError(f"PerOutput: weights must be finite, got {weights}")
         self.values: dict[str, float] = {}
+        self.totals: dict[str, float] = {}
         self._gradients: Any = None
 
     def __copy__(self) -> PerOutput:
@@ -74,7 +79,11 @@ class PerOutput:
     def figures(self) -> list[str]:
         """Names of what a pass over a data set measures of each output: its loss, and the accuracy for classes."""
         return [f"{name}_{what}" for name in self.weights for what in (
-            ("loss", "accuracy") if hasattr(self.losses[name], "ignore_index") else ("loss",))]
+            ("loss", "accuracy") if self.of_classes(name) else ("loss",))]
+
+    def of_classes(self, name: str) -> bool:
+        """Whether the loss of an output is one of classes."""
+        return hasattr(self.losses[name], "ignore_index")
 
     def by_name(self, structure: Any, parts: Sequence[Any]) -> dict[str, Any]:
         """What there is for each output, by the names of the losses. structure: see cnn.graph.trace.pack."""
@@ -96,13 +105,37 @@ class PerOutput:
     # ------------------------------------------------------------ of arrays
 
     def __call__(self, outputs: Any, targets: Any) -> float:
+        return self.call(outputs, targets)
+
+    def call(self, outputs: Any, targets: Any, divisors: Mapping[str, float] | None = None) -> float:
+        """As calling it; divisors: by the outputs' names, what the sums of the losses are divided by for the
+        gradients; default: what each loss itself divides by."""
         structure, parts = taken_apart(outputs)
         found = self.by_name(structure, parts)
-        self.values = {name: self.losses[name](found[name], self.targets(name, targets)) for name in self.weights}
-        dys = {name: self.losses[name].backward() * found[name].dtype.type(self.weights[name])
-               if name in self.weights else None for name in found}
+        if len({len(part) for part in found.values()}) > 1:
+            raise ValueError(f"PerOutput: outputs must be of as many images each, got "
+                             f"{', '.join(str(len(part)) for part in found.values())}")
+        self.values = {name: self._named(name, loss, found[name], self.targets(name, targets))
+                       for name, loss in self.losses.items() if loss is not None}
+        self.totals = {name: self.losses[name].total for name in self.weights}
+        shares = {name: weight * (self.totals[name] / divisors[name] if divisors else 1)
+                  for name, weight in self.weights.items()}
+        dys = {name: self.losses[name].backward() * y.dtype.type(shares[name]) if name in shares else None
+               for name, y in found.items()}
         self._gradients = pack(structure, list(dys.values()))
-        return float(sum(weight * self.values[name] for name, weight in self.weights.items()))
+        means = [weight * self.values[name] for name, weight in self.weights.items() if self.totals[name]]
+        return float(sum(means)) if means else math.nan
+
+    def divisors(self, labels: Any) -> dict[str, float]:
+        """By the outputs' names, what the sum of each loss is divided by for such labels."""
+        return {name: float(self.losses[name].divisor(self.targets(name, labels))) for name in self.weights}
+
+    def _named(self, name: str, function: Callable, *arguments: Any) -> Any:
+        """What a function returns; its errors say of which output."""
+        try:
+            return function(*arguments)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"PerOutput: output {name}: {error}") from error
 
     def backward(self) -> Any:
         """The gradients by the outputs of the last call, None for those without a loss."""
@@ -124,8 +157,8 @@ class PerOutput:
     def in_program(self, images: dict[str, tuple[int, ...]], labels: Any, dtype: np.dtype,
                    learns: bool) -> dict[str, Graph | None]:
         """The graph of each loss, for outputs of these image shapes and such labels."""
-        return {name: Criterion.in_program(self.losses[name], images[name], self.targets(name, labels), dtype, learns)
-                for name in self.weights}
+        return {name: self._named(name, Criterion.in_program, self.losses[name], images[name],
+                                  self.targets(name, labels), dtype, learns) for name in self.weights}
 
     def emit(self, program: Program, outputs: dict[str, Tensor], need_gradient: bool, chosen: Slot | None,
              graphs: dict[str, Graph | None], classes: dict[str, bool]) -> FusedPerOutput:
@@ -142,11 +175,13 @@ class Parts(tuple):
     outputs: dict[str, tuple[float, float, float]]
 
     @classmethod
-    def of(cls, weights: Mapping[str, float], outputs: dict[str, tuple[float, float, float]], count: int) -> Parts:
-        """The whole of `outputs`, for so many images."""
-        mean = sum(weights[name] * loss / total for name, (loss, total, _) in outputs.items() if total)
+    def of(cls, loss: PerOutput, outputs: dict[str, tuple[float, float, float]], count: int) -> Parts:
+        """The whole of `outputs`, for so many images; with weight 0 where no target counts."""
+        means = [loss.weights[name] * value / total for name, (value, total, _) in outputs.items() if total]
+        summed = all(loss.losses[name].reduction == "sum" for name in outputs)
+        weight = (1.0 if summed else float(count)) if means else 0.0
         right = [right for *_, right in outputs.values() if right == right]
-        result = cls((mean * count, float(count), sum(right) / len(right) if right else math.nan))
+        result = cls((sum(means) * weight, weight, sum(right) / len(right) if right else math.nan))
         result.outputs = outputs
         return result
 
@@ -156,14 +191,18 @@ class FusedPerOutput:
 
     def __init__(self, loss: PerOutput, fused: dict[str, Fused], gradients: list[Tensor | None]) -> None:
         self.gradients, self._loss, self._fused, self._count = gradients, loss, fused, 0
+        self._own: dict[str, list[float]] = {}      # what the losses themselves divide by, for each step
 
     def given(self, batch: Any) -> dict[str, np.ndarray]:
         """The targets of `batch`, a Batch, as slots take them. Raises TypeError or ValueError where they do not fit."""
         given: dict[str, np.ndarray] = {}
         targets, self._count = batch.targets, batch.count
         for name, fused in self._fused.items():
-            given |= fused.given(SimpleNamespace(targets=self._loss.targets(name, targets), dataset=batch.dataset,
-                                                 count=batch.count))
+            given |= self._loss._named(name, fused.given, SimpleNamespace(
+                targets=self._loss.targets(name, targets), dataset=batch.dataset, count=batch.count))
+            self._own[name] = fused.total[:batch.steps, 0].tolist()
+            if batch.divisors:
+                fused.total[:batch.steps] = batch.divisors[name]
             fused.total[:batch.steps] /= self._loss.weights[name]       # so that the gradient has the weight
         return given
 
@@ -172,9 +211,9 @@ class FusedPerOutput:
 
     def results(self, steps: int) -> list[Parts]:
         """Of each step of the last run."""
-        each = {name: [(loss, total * self._loss.weights[name], right) for loss, total, right in fused.results(steps)]
-                for name, fused in self._fused.items()}
-        return [Parts.of(self._loss.weights, {name: results[step] for name, results in each.items()}, self._count)
+        each = {name: [(loss, total, right) for (loss, _, right), total in zip(
+            fused.results(steps), self._own[name], strict=False)] for name, fused in self._fused.items()}
+        return [Parts.of(self._loss, {name: results[step] for name, results in each.items()}, self._count)
                 for step in range(steps)]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cnn import shapes
+from cnn.layers.per_output import pack, taken_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,11 +252,14 @@ class OverAll:
 
     def update(self, scores: np.ndarray, targets: np.ndarray) -> None:
         """Keep a portion: scores (n, ...) and targets (n, ...)."""
-        self._parts.append((scores.copy(), targets.copy()))
+        structure, arrays = taken_apart(scores)
+        self._parts.append((pack(structure, [array.copy() for array in arrays]), targets.copy()))
 
     def compute(self) -> float:
         """What the function returns for all portions; a float."""
         if not self._parts:
             raise ValueError("OverAll: there must be at least one image, got none")
-        scores, targets = (np.concatenate(arrays) for arrays in zip(*self._parts, strict=True))
-        return self.function(scores, targets)
+        structure, _ = taken_apart(self._parts[0][0])
+        scores = zip(*(taken_apart(scores)[1] for scores, _ in self._parts), strict=True)
+        return self.function(pack(structure, [np.concatenate(arrays) for arrays in scores]),
+                             np.concatenate([targets for _, targets in self._parts]))

@@ -27,7 +27,8 @@ class ReduceLROnPlateau(Schedule):
                  min_lr: float = 0.0, eps: float = 1e-8, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)
-        if mode is None or not str(monitor).startswith("val_"):
+        own = str(monitor).startswith("val_") and (mode is not None or str(monitor).endswith(("_loss", "_accuracy")))
+        if not own:
             self._one_of("monitor", monitor, ("val_loss", "val_accuracy", "train_loss", "train_accuracy"))
         self.monitor = monitor
         self.mode = ("max" if monitor.endswith("accuracy") else "min") if mode is None else self._one_of(

@@ -1,7 +1,9 @@
 """Gradients of a group of batches that go through the network one by one, because it couples the images of a batch."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from cnn.layers.per_output import Parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,18 +19,26 @@ def gradients(step: Step, parts: list[Batch], compute: Callable[[Step, Batch], t
     and how many images were right.
 
     With L_b, w_b the mean loss of part b and what it divides by: L = sum of w_b L_b / sum of w_b, and the gradients
-    likewise, added in the parts' order. Of losses that are sums: L = sum of L_b. compute(step, part): sets the
-    gradients of one part, unclipped, and returns the same of it.
+    likewise, added in the parts' order. Of losses that are sums: L = sum of L_b. Of a PerOutput each loss has its w_b:
+    all parts divide by the sums of these. compute(step, part): sets the gradients of one part, unclipped, and returns
+    the same of it.
     """
     each = step._replace(updates=False, max_grad_norm=None)
     summed = getattr(step.criterion, "reduction", "mean") == "sum"
+    if by_name := hasattr(step.criterion, "by_name"):
+        _divide_together(step.criterion, parts)
+    outputs: dict[str, tuple[float, ...]] = {}
     model: Module = step.model      # type: ignore[assignment]
+    criterion: Any = step.criterion
     parameters = [p for p in dict.fromkeys(model.parameters()) if p.requires_grad]
     sums: list[np.ndarray] = []
     loss = weight = right = 0.0
     for part in parts:
-        total, share, correct = compute(each, part)
-        factor = 1.0 if summed else share
+        measured = compute(each, part)
+        total, share, correct = measured
+        for name, found in getattr(measured, "outputs", {}).items():
+            outputs[name] = tuple(map(sum, zip(outputs.get(name, (0.0, 0.0, 0.0)), found, strict=True)))
+        factor = 1.0 if summed or by_name else share
         if sums:
             for array, p in zip(sums, parameters, strict=True):
                 array += p.grad * p.dtype.type(factor)
@@ -36,6 +46,23 @@ def gradients(step: Step, parts: list[Batch], compute: Callable[[Step, Batch], t
             sums = [p.grad * p.dtype.type(factor) for p in parameters]
         loss, weight, right = loss + total, 1.0 if summed else weight + share, right + correct
     for array, p in zip(sums, parameters, strict=True):
-        p.grad[...] = array / p.dtype.type(weight) if weight else 0
+        p.grad[...] = array if by_name else array / p.dtype.type(weight) if weight else 0
     step.clip()
+    if by_name:
+        return Parts.of(criterion, {name: (loss, 1.0 if _is_sum(criterion, name) else weight, right)
+                                    for name, (loss, weight, right) in outputs.items()},
+                        sum(part.count for part in parts))
     return loss, weight, right
+
+
+def _divide_together(criterion: Any, parts: list[Batch]) -> None:
+    """Have the losses of all parts divide by what those of the whole would."""
+    each = [criterion.divisors(part.targets.reshape(part.count, *part.targets.shape[2:]) if part.dataset is not None
+                               else part.labels) for part in parts]
+    divisors = {name: 1.0 if _is_sum(criterion, name) else sum(found[name] for found in each) for name in each[0]}
+    for part in parts:
+        part.divisors = {name: divisor or 1.0 for name, divisor in divisors.items()}
+
+
+def _is_sum(criterion: Any, name: str) -> bool:
+    return criterion.losses[name].reduction == "sum"

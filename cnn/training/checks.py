@@ -90,15 +90,16 @@ def same_data(owner, facts, known):
                              f"{ours.get(name)}")
 
 
-def single_values(owner, model, loader):
-    """Refuse a batch of one image where a batch norm would see a single value per channel."""
+def single_values(owner, model, loader, inputs=()):
+    """Refuse a batch of one image where a batch norm would see a single value per channel. inputs: see Trainer."""
     last = len(loader.dataset) % loader.batch_size if loader.sized else 0
     if loader.batch_size != 1 and (last != 1 or loader.drop_last):
         return
     if loader.transform is not None and not loader.drawable:    # which may change the images' size
         return
     try:
-        graph = model.graph(loader.dataset.image_shape)
+        more = [loader.dataset.example_labels[name].shape[1:] for name in inputs]
+        graph = model.graph(loader.dataset.image_shape, *more)
     except Exception:   # the first step will say what is wrong with the model
         return
     for node in graph:
@@ -230,5 +231,5 @@ def before_fit(owner, trainer, loader, facts):
     steps = (trainer.epochs - epoch) * len(loader) - batch if loader.sized else 0
     if steps > 0 or (trainer.epochs > epoch and not loader.sized):
         trainer.model.train()
-        single_values(owner, trainer.model, loader)
+        single_values(owner, trainer.model, loader, trainer.inputs)
         end_of_schedule(owner, trainer.schedule, trainer.step, steps, stacklevel=4)

@@ -14,7 +14,7 @@ from cnn.graph.trace import pack
 from cnn.layers import parts
 from cnn.layers.per_output import taken_apart
 from cnn.training.measures import Running
-from cnn.training.step import Batch, execute, normalised, outputs, result
+from cnn.training.step import Batch, execute, loss_of, normalised, outputs, result
 
 IMAGES = 512        # at a time
 AHEAD = 2           # portions that are read ahead
@@ -92,7 +92,7 @@ def _measured(step, programs, criterion, dataset, images, labels, where, tta, ru
     if tta is None and step.fused:
         return _run(step, programs, batch, running)
     found = scores(step.model, images, tta, batch.more(step.inputs, images.dtype))
-    measured = result(criterion, criterion(found, labels), found, labels)
+    measured = result(criterion, loss_of(criterion, found, labels), found, labels)
     if running is not None:
         running.add(found, labels.view())
     return measured

@@ -106,7 +106,7 @@ def find_lr(trainer: Trainer, train: DataLoader | Dataset, lowest: float = 1e-5,
     rates, losses, loss = [], [], None
     with trainer.unchanged():
         trainer.model.train()
-        checks.single_values("find_lr", trainer.model, loader)
+        checks.single_values("find_lr", trainer.model, loader, trainer.inputs)
         for step, (images, labels) in zip(range(steps), _forever(loader), strict=False):
             rate = lowest * (highest / lowest) ** (step / (steps - 1))
             trainer.optimizer.lr = rate

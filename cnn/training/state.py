@@ -96,7 +96,7 @@ def _layout(trainer, loader):
     if loader.accumulate == 1:
         return layout_of(size)
     try:
-        couples = trainer._parts().couples(loader.dataset.image_shape)
+        couples = trainer._parts().couples(loader.dataset.image_shape, loader.dataset.example_labels)
     except Exception:   # the first step will say what is wrong with the model
         couples = True
     return layout_of(size if couples else size * loader.accumulate)

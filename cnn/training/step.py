@@ -51,12 +51,13 @@ class Batch:
     through the network by itself where that couples images; by default all.
     """
 
-    __slots__ = ("changes", "dataset", "each", "images", "labels", "layout", "numbers", "pixels")
+    __slots__ = ("changes", "dataset", "divisors", "each", "images", "labels", "layout", "numbers", "pixels")
 
     def __init__(self, labels, images, dataset=None, pixels=None, changes=(), numbers=(), layout=None, each=None):
         self.labels, self.images, self.dataset, self.changes, self.numbers = labels, images, dataset, changes, numbers
         self.pixels = dataset.images if dataset is not None and pixels is None else pixels
         self.layout, self.each = layout or layout_of(self.count), each or self.count
+        self.divisors = None        # what a PerOutput divides by, where it is not the batch's own
 
     def parts(self):
         """A list of the batches of `each` images, or fewer, that a batch is made of."""
@@ -130,7 +131,7 @@ class Step(NamedTuple):
             return True
         return any(node.operation.couples for node in self.graph(shape, labels, dtype).nodes)
 
-    def graph(self, shape, labels, dtype):
+    def graph(self, shape, labels, dtype=None):
         """The graph of the model for images of this shape and such labels."""
         return graph_of(self.model, [shape, *(np.asarray(labels)[name].shape[1:] for name in self.inputs)], dtype)
 
@@ -164,7 +165,7 @@ class Step(NamedTuple):
     def gradients(self, batch):
         """Compute the gradients of a batch without a program; returns what `execute` does, for this step."""
         scores = outputs(self.model, batch.images, batch.more(self.inputs, batch.images.dtype))
-        loss = self.criterion(scores, batch.labels)
+        loss = loss_of(self.criterion, scores, batch.labels, batch.divisors)
         run_backward(self.model, self.criterion.backward(), False, batch.images.shape)
         self.clip()
         return result(self.criterion, loss, scores, batch.labels)
@@ -193,9 +194,8 @@ class Step(NamedTuple):
         graph = optimised(self.graph(shape, batch.labels, dtype), learns)
         images, labels = [value.image for value in graph.outputs], np.asarray(batch.labels)
         by_name = getattr(self.criterion, "by_name", None)      # where there is a loss for each output
-        if by_name is None and len(images) != 1:
-            raise ValueError(f"Trainer: the model must return one output, (N, K), got {len(images)}: give a loss for "
-                             f"each, criterion={{name: loss, ...}}")
+        if by_name is None:
+            _one_output(len(images), labels)
         image = by_name(graph.structure, images) if by_name else images[0]
         loss = self.criterion.in_program(image, labels, dtype, learns)      # a graph, unless it has a kernel
         graphs = [graph, *(loss.values() if by_name else [loss] if loss else [])]
@@ -209,9 +209,9 @@ class Step(NamedTuple):
         found, backward = write(program, graph, [x, *more])
         scores = by_name(graph.structure, found) if by_name else found[0]
         chosen = None if batch.dataset is None else Slot("chosen", True)
-        classes = {name: are_classes(image[name], self.criterion.targets(name, labels), loss)
-                   for name, loss in self.criterion.losses.items() if loss is not None} if by_name else (
-            are_classes(image, labels, self.criterion))
+        classes = {name: self.criterion.of_classes(name) and are_classes(image[name], self.criterion.targets(
+            name, labels), self.criterion.losses[name]) for name in self.criterion.weights} if by_name else (
+                are_classes(image, labels, self.criterion))
         program.loss = self.criterion.emit(program, scores, learns, chosen, loss, classes)
         if self.scores:
             for i, tensor in enumerate(found):
@@ -236,7 +236,28 @@ def _losses(criterion):
 
 def outputs(model, images, more=()):
     """What a model makes of images, and of what it gets besides: an array, or a tuple or dict of several."""
+    if model.in_numpy and more:
+        raise ValueError(f"Trainer: inputs need a model that is written with values, got {type(model).__name__}, whose "
+                         f"forward and backward are of arrays")
     return run_forward(model, images) if model.in_numpy else model(images, *more)
+
+
+def loss_of(criterion, scores, labels, divisors=None):
+    """The loss of what `outputs` returned. divisors: see Batch."""
+    if hasattr(criterion, "by_name"):
+        return criterion.call(scores, labels, divisors)
+    _one_output(1 if isinstance(scores, np.ndarray) else len(scores), labels)
+    return criterion(scores, labels)
+
+
+def _one_output(count, labels):
+    """Refuse several outputs, or targets by name, where there is one loss for all."""
+    if count != 1:
+        raise ValueError(f"Trainer: the model must return one output, (N, K), got {count}: give a loss for each, "
+                         f"criterion={{name: loss, ...}}")
+    if (names := np.asarray(labels).dtype.names) is not None:
+        raise ValueError(f"Trainer: the labels are a dict, {', '.join(names)}: give a loss by the name of its targets, "
+                         f"criterion={{name: loss}}")
 
 
 def normalised(dataset, images, dtype):
@@ -321,8 +342,11 @@ def result(criterion, loss, scores, labels):
     """What `execute` returns for each step, of a step that was no program."""
     if hasattr(criterion, "by_name"):
         found = criterion.by_name(*taken_apart(scores))
-        return Parts.of(criterion.weights, {name: result(criterion.losses[name], value, found[name], criterion.targets(
-            name, labels)) for name, value in criterion.values.items()}, len(next(iter(found.values()))))
+        parts = {name: result(criterion.losses[name], value, found[name], criterion.targets(name, labels))
+                 for name, value in criterion.values.items()}
+        parts = {name: (part[0], criterion.totals[name], part[2] if criterion.of_classes(name) else math.nan)
+                 for name, part in parts.items()}
+        return Parts.of(criterion, parts, len(next(iter(found.values()))))
     total = getattr(criterion, "total", len(scores))
     labels = np.asarray(labels)
     right = math.nan

@@ -31,7 +31,8 @@ class _Best(Callback):
 
     def __init__(self, monitor: str, min_delta: float, mode: str | None) -> None:
         owner = type(self).__name__
-        own = isinstance(monitor, str) and monitor.startswith("val_") and mode is not None
+        own = isinstance(monitor, str) and monitor.startswith("val_") and (
+            mode is not None or monitor.endswith(("_loss", "_accuracy")))
         if monitor not in History.COLUMNS and not own:
             raise ValueError(f"{owner}: monitor must be one of {', '.join(History.COLUMNS)}, or with a mode val_ and "
                              f"the name of a metric of the trainer, got {monitor!r}")

@@ -135,7 +135,8 @@ class PerOutput:
         try:
             return function(*arguments)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"PerOutput: output {name}: {error}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"PerOutput: output {name}: {error}") from error
 
     def backward(self) -> Any:
         """The gradients by the outputs of the last call, None for those without a loss."""
@@ -151,8 +152,7 @@ class PerOutput:
 
     def key(self) -> tuple:
         """What a program with this loss is made from."""
-        return PerOutput, *((name, self.weights[name], loss.key()) if loss is not None and hasattr(loss, "key")
-                            else (name, id(loss)) for name, loss in self.losses.items())
+        return PerOutput, *((name, self.weights.get(name), loss and loss.key()) for name, loss in self.losses.items())
 
     def in_program(self, images: dict[str, tuple[int, ...]], labels: Any, dtype: np.dtype,
                    learns: bool) -> dict[str, Graph | None]:

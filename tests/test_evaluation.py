@@ -84,6 +84,12 @@ def test_evaluate_agrees_with_the_trainer_and_with_the_formulas(trained):
     assert len(wrong) == round(1000 * (1 - result.accuracy)) and all(true != said for true, said in wrong)
 
 
+def test_classify_is_kept(trained):
+    model, description = cnn.load_model(trained / "model.safetensors")
+    found = list(cnn.evaluation.classify(model, description, [IDX], 2))
+    assert found == list(files.classify(cnn.load(trained), [IDX], 2)) and len(found) > 900
+
+
 def test_the_training_images_can_be_measured_too(trained):
     _, description = checkpoint.load_model(trained)
     assert len(evaluation.load_data(description, split="train")) == 4000

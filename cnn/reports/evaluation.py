@@ -18,7 +18,7 @@ from cnn.training import checkpoint
 from cnn.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from os import PathLike
 
     from cnn.layers.module import Module
@@ -111,6 +111,15 @@ def evaluate(model: Module, dataset: data.Dataset, name: str = "", tta: str | No
     """
     scores = Trainer(model, None, progress=False).predict(dataset, tta)
     return Evaluation(dataset.classes, dataset.labels, scores, name)
+
+
+def classify(model: Module, description: dict[str, Any], paths: Sequence[str | PathLike], top: int = 1,
+             invert: bool = False) -> Iterator[dict[str, Any]]:
+    """What `cnn.prediction.files.classify` yields for a model and its description, as `cnn.load_model` returns them;
+    kept for what was written for version 0.1.0. Raises as that function and Predictor do."""
+    from cnn.prediction import Predictor  # here, because it is seldom needed
+    from cnn.prediction import files as pictures
+    return pictures.classify(Predictor(model, description, invert), paths, top)
 
 
 def load_data(description: dict[str, Any], dataset: str | None = None, data_dir: str | PathLike | None = None,

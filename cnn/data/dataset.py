@@ -246,7 +246,7 @@ def altered(dataset: Dataset, **others: Any) -> Dataset:
 
 def _images(images: ArrayLike | Rows) -> np.ndarray | Rows:
     """Images as a Dataset keeps them, if they will do."""
-    images = images if isinstance(images, Rows) else _array("images", images)
+    images = images if isinstance(images, Rows) else targets.as_array("Dataset", "images", images)
     image_dtype("Dataset", images.dtype)
     if images.ndim == 3:
         images = images[:, None]
@@ -261,10 +261,3 @@ def _images(images: ArrayLike | Rows) -> np.ndarray | Rows:
     if mapped(images) and not images.flags.c_contiguous:  # a copy may not fit into memory
         return Rows(images, np.arange(len(images)))
     return np.ascontiguousarray(images)
-
-
-def _array(argument: str, values: ArrayLike) -> np.ndarray:
-    try:
-        return np.asarray(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"Dataset: {argument} must be an array, all parts of the same shape ({error})") from None

@@ -15,7 +15,7 @@ def array_of(where: str, labels: Any) -> np.ndarray:
     for each. where: who speaks in an error. Raises TypeError or ValueError for anything else."""
     if isinstance(labels, dict):
         return _together(where, labels)
-    labels = _array(where, "labels", labels)
+    labels = as_array(where, "labels", labels)
     if labels.dtype.names is not None:
         return _together(where, {name: labels[name] for name in labels.dtype.names})
     if labels.size == 0 and labels.ndim == 1:
@@ -54,7 +54,7 @@ def _together(where: str, arrays: Mapping[str, Any]) -> np.ndarray:
     for name, values in arrays.items():
         if not isinstance(name, str) or not name:
             raise TypeError(f"{where}: labels must have names (str), got {name!r}")
-        part = _array(where, f"labels[{name!r}]", values)
+        part = as_array(where, f"labels[{name!r}]", values)
         if part.dtype.kind not in "iuf":
             raise TypeError(f"{where}: labels[{name!r}] must be integers or floats, not {part.dtype}")
         count = len(next(iter(parts.values()), part if part.ndim else ()))
@@ -69,7 +69,8 @@ def _together(where: str, arrays: Mapping[str, Any]) -> np.ndarray:
     return result
 
 
-def _array(where: str, argument: str, values: Any) -> np.ndarray:
+def as_array(where: str, argument: str, values: Any) -> np.ndarray:
+    """What NumPy makes of an argument; raises ValueError that names it for parts of several shapes."""
     try:
         return np.asarray(values)
     except (TypeError, ValueError) as error:

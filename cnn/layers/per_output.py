@@ -186,6 +186,12 @@ class Parts(tuple):
         return result
 
 
+def add_outputs(sums: dict[str, tuple[float, ...]], measured: Any) -> None:
+    """Add what a step has measured of each output, if it was a PerOutput's, to sums by the outputs' names."""
+    for name, found in getattr(measured, "outputs", {}).items():
+        sums[name] = tuple(map(sum, zip(sums.get(name, (0.0, 0.0, 0.0)), found, strict=True)))
+
+
 class FusedPerOutput:
     """A PerOutput inside a program. gradients: tensors of the gradients by the outputs, None where there is none."""
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cnn.layers.per_output import Parts
+from cnn.layers.per_output import Parts, add_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +36,7 @@ def gradients(step: Step, parts: list[Batch], compute: Callable[[Step, Batch], t
     for part in parts:
         measured = compute(each, part)
         total, share, correct = measured
-        for name, found in getattr(measured, "outputs", {}).items():
-            outputs[name] = tuple(map(sum, zip(outputs.get(name, (0.0, 0.0, 0.0)), found, strict=True)))
+        add_outputs(outputs, measured)
         factor = 1.0 if summed or by_name else share
         if sums:
             for array, p in zip(sums, parameters, strict=True):

@@ -12,7 +12,7 @@ from cnn.data.described import AnyDataset
 from cnn.engine.programs import Use, guards
 from cnn.graph.trace import pack
 from cnn.layers import parts
-from cnn.layers.per_output import taken_apart
+from cnn.layers.per_output import add_outputs, taken_apart
 from cnn.training.measures import Running
 from cnn.training.step import Batch, execute, loss_of, normalised, outputs, result
 
@@ -64,8 +64,7 @@ class Sums:
         """Take in the results of a portion."""
         total, weight, right = measured
         self.total, self.weight, self.right = self.total + total, self.weight + weight, self.right + right
-        for name, found in getattr(measured, "outputs", {}).items():
-            self.outputs[name] = tuple(map(sum, zip(self.outputs.get(name, (0.0, 0.0, 0.0)), found, strict=True)))
+        add_outputs(self.outputs, measured)
 
     def loss(self, criterion):
         """The loss over all portions; NaN without images, or weights."""

@@ -26,11 +26,18 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# The first are made of register tiles.
-TILE_MODULES = ("correlate", "scatter", "conv_dw", "linear_dw", "depthwise", "conv1x1", "conv1x1_dw", "winograd",
-                "winograd_dw", "winograd_rows", "conv_channels")
-KERNEL_MODULES = (*TILE_MODULES, "pool", "norm", "group_norm", "layer_norm", "layer_norm2d", "local_norm",
-                  "pointwise", "maps", "arithmetic", "moving", "loss", "pack", "update", "channels", "augment")
+# The files of kernels, by the module that they are compiled into. Python's part of a module takes the compiler 0.2 s,
+# once for each instruction set and number type.
+MODULES = {
+    "direct": ("correlate", "scatter", "conv_dw", "linear_dw"),
+    "channelwise": ("conv_channels", "depthwise", "conv1x1", "conv1x1_dw"),
+    "winograd": ("winograd", "winograd_dw", "winograd_rows"),
+    "norms": ("norm", "group_norm", "layer_norm", "layer_norm2d", "local_norm"),
+    "values": ("pool", "pointwise", "arithmetic", "moving", "loss", "pack", "update", "channels"),
+    "maps": ("maps",),
+    "augment": ("augment",),
+}
+TILE_MODULES = ("direct", "channelwise", "winograd")    # they are made of register tiles
 UNTYPED_MODULES = ("augment",)      # they are compiled once, as those of float32
 SOURCES = Path("cnn/_ext")
 GENERATED = Path("build/cython")
@@ -47,7 +54,7 @@ COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or
 NUMBER_TYPES = {"float32": ("float", "32"), "float64": ("double", "64")}
 
 # The baseline is a way out where a better build cannot run: it need not take long to compile.
-WAY_OUT = ["-O1"]
+WAY_OUT = ["-O1", "-fno-peel-loops"]
 # No -ffast-math: NaN and Inf keep their meaning, and a library linked with it makes the whole
 # process flush denormals (GCC before 13).
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-g0"]
@@ -68,6 +75,9 @@ if "CNN_SANITIZE" in os.environ:
 # By themselves GCC stops at 16 rounds and Clang earlier (LeNet-5, AVX-512: 21,000 instead of 81,000 images/s).
 UNROLL_GCC = ["--param", "max-completely-peel-times=64", "--param", "max-completely-peeled-insns=4000"]
 UNROLL_CLANG = ["-mllvm", "-unroll-threshold=10000", "-mllvm", "-unroll-full-max-count=64"]
+# float64 is there to prove and to check: half the time to compile it is worth a fifth of its speed. GCC's -O1 alone
+# would not unroll the tiles.
+PROOF = ["-O1", "-fpeel-loops"]
 # Takes a row's vectors side by side: each is a long chain of operations, in which one waits for another.
 INTERLEAVE = ["-fschedule-insns"]
 
@@ -94,6 +104,8 @@ class BuildKernels(build_ext):
             # only where it is needed: with it, GCC 12 compiles some other loops wrongly
             name = ext.name.rpartition(".")[2]
             flags = unroll if name in TILE_MODULES else INTERLEAVE if name == "maps" and not clang else []
+            if "_float64." in ext.name and not clang:
+                flags = [*flags, *PROOF]
             ext.extra_compile_args[:0] = [*FLAGS, *flags, "-pthread"]
             ext.extra_link_args += ["-pthread"]
         super().build_extensions()
@@ -158,16 +170,30 @@ def fields(struct, known):
 
 
 def write_table(name, shared):
-    """Write the file that a module of kernels includes: KERNELS, from the structs of the kernels; return their names.
-    shared: structs of all modules."""
+    """Write what a file of kernels includes at its end: its entry in FILES, which holds what Python may use of it, and
+    KERNELS, from the structs of its kernels; return their names. shared: structs of all files."""
     text = (SOURCES / f"{name}.pyx").read_text()
     known = shared | structs(text)
     kernels = re.findall(r"^cdef void ([a-z]\w*)\(const (\w+)\* a, const Place\* place\) noexcept nogil:", text,
                          re.MULTILINE)
-    lines = [f'"{kernel}": (<size_t>&{kernel}, sizeof({struct}) // 8, {tuple(fields(struct, known))}),\n'
-             for kernel, struct in kernels]
-    write(GENERATED / "kernels" / f"{name}.pxi", f"KERNELS = {{\n{''.join(lines)}}}\n")
+    rows = [f'    "{kernel}": (<size_t>&{kernel}, sizeof({struct}) // 8, {tuple(fields(struct, known))}),\n'
+            for kernel, struct in kernels]
+    used = re.findall(r"^(?:def (?=\w+\()|(?=[A-Z_]+ = ))(\w+)", text, re.MULTILINE)
+    functions = ", ".join(f'"{one}": {one}' for one in used)
+    write(GENERATED / "kernels" / f"{name}.pxi",
+          f'FILES["{name}"] = {{{functions}}}\nFILES["{name}"]["KERNELS"] = {{\n{"".join(rows)}}}\n')
     return [kernel for kernel, _ in kernels]
+
+
+def write_module(module):
+    """Write the Cython file that is compiled as that module: all of its files, one after the other."""
+    bodies = {}
+    for path in [*SOURCES.glob("*.pxd"), *(SOURCES / f"{name}.pyx" for name in MODULES[module])]:
+        for macro, body in re.findall(r"^ *#define (\w+)(.*?)(?:/\*.*)?$", path.read_text(), re.MULTILINE):
+            if bodies.setdefault(macro, body.strip()) != body.strip() and path.suffix == ".pyx":
+                sys.exit(f"{path}: another file of its module gives {macro} another meaning")   # GCC would only warn
+    write(GENERATED / f"{module}.pyx", "FILES = {}\n" + "".join(f'include "{SOURCES}/{name}.pyx"\n'
+                                                               for name in MODULES[module]))
 
 
 def write(path, text):
@@ -187,8 +213,10 @@ def translate(modules, directives):
     common = [Cython.__version__, str(directives), *(path.read_text() for path in sorted(SOURCES.glob("*.pxd")))]
     stamps, stale = {}, []
     for ext in modules:
-        own = [Path(ext.sources[0]), *(GENERATED / "kernels").glob(f"{Path(ext.sources[0]).stem}.pxi"),
-               *([GENERATED / "kernels" / "modules.pxi"] if ext.name.endswith(".executor") else [])]
+        name = ext.name.rpartition(".")[2]
+        own = [Path(ext.sources[0]), *(SOURCES / f"{file}.pyx" for file in MODULES.get(name, ())),
+               *(GENERATED / "kernels" / f"{file}.pxi" for file in MODULES.get(name, ())),
+               *([GENERATED / "kernels" / "modules.pxi"] if name == "executor" else [])]
         digest = hashlib.sha256("\0".join([*common, *(path.read_text() for path in own)]).encode()).hexdigest()
         stamp = c_file(ext).with_suffix(".stamp")
         if not (c_file(ext).exists() and stamp.exists() and stamp.read_text() == digest):
@@ -203,19 +231,23 @@ def translate(modules, directives):
 
 def extensions():
     shared = structs("".join(path.read_text() for path in SOURCES.glob("*.pxd")))
-    module_of = {kernel: name for name in KERNEL_MODULES for kernel in write_table(name, shared)}
-    tables = {"UNTYPED": UNTYPED_MODULES, "MODULE_OF": module_of}
+    module_of = {file: module for module, files in MODULES.items() for file in files}
+    tables = {"UNTYPED": UNTYPED_MODULES, "MODULE_OF": module_of,
+              "FILE_OF": {kernel: file for file in module_of for kernel in write_table(file, shared)}}
     write(GENERATED / "kernels" / "modules.pxi", "".join(f"{name} = {value}\n" for name, value in tables.items()))
     debug = os.environ.get("CNN_DEBUG") == "1"
     directives = {"language_level": 3, "boundscheck": debug, "wraparound": debug, "cdivision": not debug,
                   "initializedcheck": debug, "embedsignature": True}
-    modules = [Extension(f"cnn._ext.{name}", [str(SOURCES / f"{name}.pyx")])
-               for name in ("cpu", "executor", "guard", *KERNEL_MODULES)]
+    for module in MODULES:
+        write_module(module)
+    modules = [*(Extension(f"cnn._ext.{name}", [str(SOURCES / f"{name}.pyx")]) for name in ("cpu", "executor", "guard")),
+               *(Extension(f"cnn._ext.{name}", [str(GENERATED / f"{name}.pyx")]) for name in MODULES)]
     translate(modules, directives)
-    result = [Extension(ext.name, [str(c_file(ext))], include_dirs=[str(SOURCES)]) for ext in modules
-              if ext.name.rpartition(".")[2] not in KERNEL_MODULES]
+    generated = {ext.name.rpartition(".")[2]: c_file(ext) for ext in modules}
+    result = [Extension(f"cnn._ext.{name}", [str(path)], include_dirs=[str(SOURCES)])
+              for name, path in generated.items() if name not in MODULES]
     variants = chosen()
-    for name in KERNEL_MODULES:
+    for name in MODULES:
         for isa, flags in variants.items():
             for number, (c_type, bits) in NUMBER_TYPES.items():
                 if name in UNTYPED_MODULES and number != "float32":
@@ -223,10 +255,9 @@ def extensions():
                 # one file each that includes the generated C, so that the object files differ
                 source = GENERATED / f"{isa}_{number}" / f"{name}.c"
                 write(source, f"#define CNN_REAL {c_type}\n#define CNN_REAL_BITS {bits}\n"
-                              f"#include \"../cnn/_ext/{name}.c\"\n")
+                              f"#include \"../{generated[name].relative_to(GENERATED)}\"\n")
                 result.append(Extension(
-                    f"cnn._ext.{isa}_{number}.{name}", [str(source)],
-                    depends=[str(GENERATED / "cnn/_ext" / f"{name}.c")],
+                    f"cnn._ext.{isa}_{number}.{name}", [str(source)], depends=[str(generated[name])],
                     define_macros=[ALWAYS_INLINE], extra_compile_args=list(flags)))
     return result
 

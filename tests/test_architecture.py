@@ -212,12 +212,12 @@ def test_every_kernel_is_used(monkeypatch):
     unused = {"fma_peak"}  # what the processor could do at best, for benchmarks
     if kernels.correlate.tile_pixels(1) == 1:
         unused.add("scatter")  # only where tiles have several pixels
-    assert used == set(_ext.executor.MODULE_OF) - unused
+    assert used == set(_ext.executor.FILE_OF) - unused
 
 
 def test_both_number_types_have_the_same_kernels():
     single, double = (_ext.kernels(np.dtype(dtype)) for dtype in (np.float32, np.float64))
-    for name in _ext.executor.MODULE_OF:
+    for name in _ext.executor.FILE_OF:
         fields = single.find(name).fields
         assert double.find(name)[1:] == single.find(name)[1:]
         kinds = list(fields.values())
@@ -250,5 +250,5 @@ def test_the_tables_of_kernels_say_what_their_structs_do():
         for kernel, struct in re.findall(r"\ncdef void ([^_]\w*)\(const (\w+)\* a, const Place\* place\)", code):
             found[kernel] = list(declared(struct, code + shared))
     find = _ext.kernels(np.dtype(np.float32)).find
-    assert found == {kernel: list(find(kernel).fields.items()) for kernel in _ext.executor.MODULE_OF}
+    assert found == {kernel: list(find(kernel).fields.items()) for kernel in _ext.executor.FILE_OF}
     assert {kind for fields in found.values() for _, kind in fields} == {"array", "image", "size", "number"}

@@ -25,13 +25,14 @@ pack        layouts (pack.pyx)
 update      optimizers (update.pyx)
 augment     random changes to images, before they are packed (augment.pyx)
 
-All but the first three are compiled for each instruction set and number type, into folders such as
-`avx2_float32` (augment, which computes with bytes, for float32 only). The fastest that this processor can run is taken;
-the environment variable CNN_KERNELS=baseline|avx2|avx512 forces another.
+All but the first three are compiled for each instruction set and number type, several files into one module
+(MODULES in setup.py), into folders such as `avx2_float32` (augment, which computes with bytes, for float32 only). The
+fastest that this processor can run is taken; the environment variable CNN_KERNELS=baseline|avx2|avx512 forces another.
 """
 import importlib.util
 import os
 import warnings
+from types import SimpleNamespace
 from typing import NamedTuple
 
 try:
@@ -85,32 +86,39 @@ def _checked(name, address, words, fields, splits):
 
 
 class Kernels:
-    """The kernels of one number type. Their modules are attributes, loaded when first asked for."""
+    """The kernels of one number type. Their files are attributes, with the functions that Python may call; they are
+    loaded when first asked for."""
 
     def __init__(self, number_type):
         self._number_type = number_type
         self._table = {}
 
-    def __getattr__(self, name):
-        if name not in executor.MODULE_OF.values():
-            raise AttributeError(f"cnn: no module of kernels is called {name!r}")
-        number_type = "float32" if name in executor.UNTYPED else self._number_type
-        module = importlib.import_module(f"cnn._ext.{VARIANT}_{number_type}.{name}")
-        splits = getattr(module, "SPLITS", ())
-        self._table.update({kernel: _checked(kernel, *row, kernel in splits) for kernel, row in module.KERNELS.items()})
-        setattr(self, name, module)
-        return module
+    def __getattr__(self, file):
+        if file not in executor.MODULE_OF:
+            raise AttributeError(f"cnn: no file of kernels is called {file!r}")
+        found = load(file, self._number_type)
+        splits = getattr(found, "SPLITS", ())
+        self._table.update({kernel: _checked(kernel, *row, kernel in splits) for kernel, row in found.KERNELS.items()})
+        setattr(self, file, found)
+        return found
 
     def find(self, kernel):
         """The Kernel of that name."""
         if kernel not in self._table:
-            getattr(self, executor.MODULE_OF[kernel])
+            getattr(self, executor.FILE_OF[kernel])
         return self._table[kernel]
+
+
+def load(file, number_type):
+    """What Python may use of a file of kernels: its functions, its constants and KERNELS."""
+    module = executor.MODULE_OF[file]
+    number_type = "float32" if module in executor.UNTYPED else number_type
+    return SimpleNamespace(**importlib.import_module(f"cnn._ext.{VARIANT}_{number_type}.{module}").FILES[file])
 
 
 _loaded = {}
 
-augment = importlib.import_module(f"cnn._ext.{VARIANT}_float32.augment")
+augment = load("augment", "float32")
 
 
 def kernels(dtype):

@@ -16,22 +16,22 @@ from cnn._ext.vec cimport LANES, ROWV, TILE_VECS, VL, real, vec, vec_load, vec_r
 
 cdef extern from *:
     """
-    /* A register tile is up to TILE_K outputs by TILE_J pixels. */
-    #define TILE_K (TILE_VECS / ROWV < 6 ? TILE_VECS / ROWV : 6)
-    #define TILE_J (TILE_VECS / (TILE_K * ROWV))
+    /* A register tile is up to MATRIX_K outputs by MATRIX_J pixels. */
+    #define MATRIX_K (TILE_VECS / ROWV < 6 ? TILE_VECS / ROWV : 6)
+    #define MATRIX_J (TILE_VECS / (MATRIX_K * ROWV))
     """
     enum:
-        TILE_K
-        TILE_J
+        MATRIX_K
+        MATRIX_J
 
 cdef enum:
-    PIXELS = 64         # that are brought together at a time, at most: each plane's are a page
-    NUMBERS = 8192      # of pixels times channels that stay in the second cache
+    GATHERED = 64               # that are brought together at a time, at most: each plane's are a page
+    GATHERED_NUMBERS = 8192     # of pixels times channels that stay in the second cache
 
-ctypedef struct Sum:
+ctypedef struct PixelSum:
     const real* x           # IN  (channels, pixels, 16)
     Py_ssize_t x_plane
-    Py_ssize_t pixels       # TILE_J or 1
+    Py_ssize_t pixels       # MATRIX_J or 1
     const real* w           # IN  (channels, KT)
     Py_ssize_t channels
     const real* b           # IN  (KT,)
@@ -40,7 +40,7 @@ ctypedef struct Sum:
     bint relu
 
 
-cdef inline void tile(const Sum* s, bint relu, int KT, int JT) noexcept nogil:
+cdef inline void tile(const PixelSum* s, bint relu, int KT, int JT) noexcept nogil:
     """y[k, p] = b[k] + sum_c w[c, k] x[c, p] for KT outputs and JT pixels.
 
     No branch touches `acc`, which would cost a trip through memory.
@@ -69,25 +69,25 @@ cdef inline void tile(const Sum* s, bint relu, int KT, int JT) noexcept nogil:
 
 
 cdef inline void sum_of "sum_of"(void* sum, int KT) noexcept nogil:
-    cdef const Sum* s = <const Sum*>sum
-    if s.pixels == TILE_J:
+    cdef const PixelSum* s = <const PixelSum*>sum
+    if s.pixels == MATRIX_J:
         if s.relu:
-            tile(s, 1, KT, TILE_J)
+            tile(s, 1, KT, MATRIX_J)
         else:
-            tile(s, 0, KT, TILE_J)
+            tile(s, 0, KT, MATRIX_J)
     else:
         tile(s, s.relu, KT, 1)
 
 
 cdef extern from *:
     """
-    TILES(sum_of, TILE_K)
+    TILES(sum_of, MATRIX_K)
     """
     const Tile* sum_of_tiles    # by the number of outputs
 
 
 cdef inline Py_ssize_t pixels_at_a_time(Py_ssize_t channels) noexcept nogil:
-    return max(TILE_J, min(PIXELS, NUMBERS // channels // TILE_J * TILE_J))
+    return max(MATRIX_J, min(GATHERED, GATHERED_NUMBERS // channels // MATRIX_J * MATRIX_J))
 
 
 ctypedef struct Conv1x1:
@@ -103,7 +103,7 @@ ctypedef struct Conv1x1:
 
 cdef void conv1x1(const Conv1x1* a, const Place* place) noexcept nogil:
     """y[k, p] = b[k] + sum_c w[k, c] x[c, p], perhaps a ReLU of it."""
-    cdef Sum s
+    cdef PixelSum s
     cdef const real* x = a.x.data
     cdef const real* w = a.w
     cdef const real* b = a.b
@@ -135,7 +135,7 @@ cdef void conv1x1(const Conv1x1* a, const Place* place) noexcept nogil:
                 s.b = b + k
                 j = 0
                 while j < count:
-                    s.pixels = TILE_J if count - j >= TILE_J else 1
+                    s.pixels = MATRIX_J if count - j >= MATRIX_J else 1
                     s.x = rows + j * LANES
                     s.y = y + h * y_row + k * s.y_plane + (p + j) * LANES
                     sum_of_tiles[kt](&s)
@@ -152,7 +152,7 @@ def scratch(Py_ssize_t channels):
 def split(Py_ssize_t outputs):
     """Into how many tiles, as equal as can be, `conv1x1` cuts `outputs` outputs: packed weights hold each tile's
     (channels, kt) after the other, the larger tiles first."""
-    return (outputs + TILE_K - 1) // TILE_K
+    return (outputs + MATRIX_K - 1) // MATRIX_K
 
 
 SPLITS = ("conv1x1",)

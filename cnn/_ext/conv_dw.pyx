@@ -14,14 +14,14 @@ from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_splat, vec_s
 
 cdef extern from *:
     """
-    /* A register tile is up to TILE_K outputs by TILE_T taps; x of the taps takes TILE_T registers,
+    /* A register tile is up to TILE_OUTPUTS outputs by TILE_TAPS taps; x of the taps takes TILE_TAPS registers,
        dy one. */
-    #define TILE_K 4
-    #define TILE_T (TILE_VECS == 24 ? 5 : 3)
+    #define TILE_OUTPUTS 4
+    #define TILE_TAPS (TILE_VECS == 24 ? 5 : 3)
     """
     enum:
-        TILE_K
-        TILE_T
+        TILE_OUTPUTS
+        TILE_TAPS
 
 ctypedef struct Products:
     const real* x           # IN  input of this block
@@ -76,7 +76,7 @@ cdef inline void products "products"(void* address, int KT, int TT) noexcept nog
 
 cdef extern from *:
     """
-    TILES2(products, TILE_K, TILE_T)
+    TILES2(products, TILE_OUTPUTS, TILE_TAPS)
     """
     Tile products_tiles[5][6]   # by the numbers of outputs and taps
 
@@ -115,7 +115,7 @@ cdef void conv_dw(const ConvDw* a, const Place* place) noexcept nogil:
     cdef const int* dy_at = a.dy_at
     cdef Py_ssize_t K = a.outputs, taps = a.taps, groups = a.groups, x_group = a.x_group
     cdef Py_ssize_t spans = a.spans, each = taps // spans
-    cdef Py_ssize_t k_tiles = (K + TILE_K - 1) // TILE_K, t_tiles = (each + TILE_T - 1) // TILE_T
+    cdef Py_ssize_t k_tiles = (K + TILE_OUTPUTS - 1) // TILE_OUTPUTS, t_tiles = (each + TILE_TAPS - 1) // TILE_TAPS
     cdef Py_ssize_t g, i, j, k, r, kt, tt, t, p, first, pixels = a.pixels, band = a.band
     cdef const real* dy = a.dy.data
     cdef real* dw = a.dw

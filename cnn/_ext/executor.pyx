@@ -30,7 +30,7 @@ from cnn._ext.system cimport (Line, add, begin_thread, cores, flush_subnormals, 
                               pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock, pthread_t, put, relax,
                               replace, restore_mode)
 
-include "kernels/modules.pxi"     # UNTYPED, MODULE_OF[kernel]
+include "kernels/modules.pxi"     # UNTYPED, MODULE_OF[file], FILE_OF[kernel]
 
 SIZES = {"Op": sizeof(Op), "Address": sizeof(Address), "Segment": sizeof(Segment)}
 

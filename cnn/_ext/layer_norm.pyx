@@ -36,7 +36,7 @@ cdef struct Group:              # what one group of each lane is normalised with
     vec inverse[8]
 
 
-cdef inline void fold(vec* rows, dvec* total) noexcept nogil:
+cdef inline void fold_rows(vec* rows, dvec* total) noexcept nogil:
     """total += the RUN vectors, which become 0"""
     cdef real lanes[16]
     cdef int q
@@ -93,9 +93,9 @@ cdef inline void group_sums(const Image* x, Py_ssize_t c0, Py_ssize_t planes, Py
                         t[q] = t[q] + d * d
                     s[q] = s[q] + d
                 if (i + 1) % FOLD == 0:
-                    fold(s, total)
+                    fold_rows(s, total)
                     if squares:
-                        fold(t, total_squares)
+                        fold_rows(t, total_squares)
             for q in range(W * ROWV - whole * RUN):
                 d = vec_load(row + (whole * RUN + q) * VL)
                 if squares:
@@ -105,13 +105,13 @@ cdef inline void group_sums(const Image* x, Py_ssize_t c0, Py_ssize_t planes, Py
             since += W
             if since >= FOLD:
                 since = 0
-                fold(s, total)
+                fold_rows(s, total)
                 if squares:
-                    fold(t, total_squares)
-    fold(s, total)
+                    fold_rows(t, total_squares)
+    fold_rows(s, total)
     to_doubles(total, sums)
     if squares:
-        fold(t, total_squares)
+        fold_rows(t, total_squares)
         to_doubles(total_squares, square_sums)
 
 
@@ -237,13 +237,13 @@ cdef void layer_norm_backward(const LayerNormBackward* a, const Place* place) no
                     if a.dbeta:
                         a.dbeta[at + i] = vec_sum(plain) + (0 if place.first and group == 0 else a.dbeta[at + i])
                     if (at + i + 1) % FOLD == 0:
-                        fold(s, total_s)
-                        fold(t, total_t)
+                        fold_rows(s, total_s)
+                        fold_rows(t, total_t)
                 at += W
         if a.dx.data == NULL:
             continue
-        fold(s, total_s)
-        fold(t, total_t)
+        fold_rows(s, total_s)
+        fold_rows(t, total_t)
         to_doubles(total_s, first)
         to_doubles(total_t, second)
         for lane in range(LANES):

@@ -9,7 +9,7 @@ from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_div, vec_gt, ve
                            vec_sqrt, vec_store, vec_sum)
 
 cdef enum:
-    FOLD = 64       # channels that are summed before their sum is added to others
+    SUMMED = 64       # channels that are summed before their sum is added to others
     CHUNK = 8       # vectors of pixels whose channels are normalised at once
 
 
@@ -33,7 +33,7 @@ ctypedef struct LayerNorm2dBackward:
     Py_ssize_t channels, height, width
 
 
-cdef inline void sixteen(const real* numbers, real otherwise, Py_ssize_t g, Py_ssize_t C, vec* to) noexcept nogil:
+cdef inline void sixteen_numbers(const real* numbers, real otherwise, Py_ssize_t g, Py_ssize_t C, vec* to) noexcept nogil:
     """Numbers of channels from 16 g on; 0 in lanes without a channel."""
     cdef real lanes[16]
     cdef int i, q
@@ -52,7 +52,7 @@ cdef inline void scales(const real* numbers, real otherwise, Py_ssize_t c, Py_ss
     """The number of channel c in all lanes, or with `lanes` those of sixteen channels."""
     cdef int q
     if lanes:
-        sixteen(numbers, otherwise, c, C, to)
+        sixteen_numbers(numbers, otherwise, c, C, to)
         return
     for q in range(ROWV):
         to[q] = vec_splat(numbers[c] if numbers else otherwise)
@@ -65,7 +65,7 @@ cdef inline void masks(const Place* place, Py_ssize_t channels, bint lanes, ivec
     if not lanes:
         held(place, counts)
         return
-    sixteen(NULL, 1, (channels - 1) // LANES, channels, numbers)
+    sixteen_numbers(NULL, 1, (channels - 1) // LANES, channels, numbers)
     for q in range(ROWV):
         counts[q] = vec_gt(numbers[q], vec_splat(0))
 
@@ -95,10 +95,10 @@ cdef inline void pixel_sums(const Image* x, Py_ssize_t h, Py_ssize_t i, int n, P
     cdef int q
     for q in range(n):
         s[q], t[q] = vec_splat(0), vec_splat(0)
-    for run in range((planes + FOLD - 1) // FOLD):
+    for run in range((planes + SUMMED - 1) // SUMMED):
         for q in range(n):
             some[q], squares[q] = vec_splat(0), vec_splat(0)
-        for c in range(run * FOLD, min((run + 1) * FOLD, planes)):
+        for c in range(run * SUMMED, min((run + 1) * SUMMED, planes)):
             row = pixels(x, c, h) + i * LANES
             for q in range(n):
                 d = vec_load(row + q * VL) - centre[q]

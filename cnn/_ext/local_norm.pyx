@@ -67,7 +67,7 @@ ctypedef struct LocalResponseNormBackward:
     double beta
 
 
-cdef inline void normal "lrn_normal"(const LocalResponseNorm* a, const Place* place, bint lanes) noexcept nogil:
+cdef inline void lrn "lrn_normal"(const LocalResponseNorm* a, const Place* place, bint lanes) noexcept nogil:
     cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES if lanes else a.channels, c, h, i, q
     cdef const real* x
     cdef real* y
@@ -88,7 +88,7 @@ cdef inline void normal "lrn_normal"(const LocalResponseNorm* a, const Place* pl
                                                                * to_minus(b, a.beta)))
 
 
-cdef inline void back "lrn_back"(const LocalResponseNormBackward* a, const Place* place, bint lanes) noexcept nogil:
+cdef inline void lrn_backward "lrn_back"(const LocalResponseNormBackward* a, const Place* place, bint lanes) noexcept nogil:
     cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES if lanes else a.channels, c, h, i, q
     cdef const real* x
     cdef const real* dy
@@ -120,22 +120,22 @@ cdef inline void back "lrn_back"(const LocalResponseNormBackward* a, const Place
 
 cdef void local_response_norm(const LocalResponseNorm* a, const Place* place) noexcept nogil:
     """y, and b for the backward pass"""
-    normal(a, place, False)
+    lrn(a, place, False)
 
 
 cdef void local_response_norm_channels(const LocalResponseNorm* a, const Place* place) noexcept nogil:
     """The same of one image with its channels side by side."""
-    normal(a, place, True)
+    lrn(a, place, True)
 
 
 cdef void local_response_norm_backward(const LocalResponseNormBackward* a, const Place* place) noexcept nogil:
     """dx; dy y / b goes to r first."""
-    back(a, place, False)
+    lrn_backward(a, place, False)
 
 
 cdef void local_response_norm_channels_backward(const LocalResponseNormBackward* a, const Place* place) noexcept nogil:
     """The same of one image with its channels side by side."""
-    back(a, place, True)
+    lrn_backward(a, place, True)
 
 
 SPLITS = ("local_response_norm", "local_response_norm_channels", "local_response_norm_backward",

@@ -226,24 +226,24 @@ cdef inline void backward(const WinogradDx* a, const Place* place, int M, int R)
         first += chunk
 
 
-cdef void _backward_2_3(const WinogradDx* a, const Place* place) noexcept nogil:
+cdef void _dx_2_3(const WinogradDx* a, const Place* place) noexcept nogil:
     backward(a, place, 2, 3)
 
-cdef void _backward_4_3(const WinogradDx* a, const Place* place) noexcept nogil:
+cdef void _dx_4_3(const WinogradDx* a, const Place* place) noexcept nogil:
     backward(a, place, 4, 3)
 
-cdef void _backward_2_5(const WinogradDx* a, const Place* place) noexcept nogil:
+cdef void _dx_2_5(const WinogradDx* a, const Place* place) noexcept nogil:
     backward(a, place, 2, 5)
 
 
 cdef void winograd_dx(const WinogradDx* a, const Place* place) noexcept nogil:
     """dx += B sum_k (G w G^T * A dy A^T) B^T, tile by tile."""
     if a.t.kernel == 5:
-        _backward_2_5(a, place)
+        _dx_2_5(a, place)
     elif a.t.tile == 2:
-        _backward_2_3(a, place)
+        _dx_2_3(a, place)
     else:
-        _backward_4_3(a, place)
+        _dx_4_3(a, place)
 
 
 # ---------------------------------------------------------------- weights

@@ -53,24 +53,24 @@ cdef inline void backward_weights(const WinogradDw* a, bint fresh, int M, int R)
         first += chunk
 
 
-cdef void _backward_2_3(const WinogradDw* a, bint fresh) noexcept nogil:
+cdef void _dw_2_3(const WinogradDw* a, bint fresh) noexcept nogil:
     backward_weights(a, fresh, 2, 3)
 
-cdef void _backward_4_3(const WinogradDw* a, bint fresh) noexcept nogil:
+cdef void _dw_4_3(const WinogradDw* a, bint fresh) noexcept nogil:
     backward_weights(a, fresh, 4, 3)
 
-cdef void _backward_2_5(const WinogradDw* a, bint fresh) noexcept nogil:
+cdef void _dw_2_5(const WinogradDw* a, bint fresh) noexcept nogil:
     backward_weights(a, fresh, 2, 5)
 
 
 cdef void winograd_dw(const WinogradDw* a, const Place* place) noexcept nogil:
     """dU[f, k, c] += sum over tiles and images of D[f, k, t] V[f, c, t], of one block."""
     if a.t.kernel == 5:
-        _backward_2_5(a, place.first)
+        _dw_2_5(a, place.first)
     elif a.t.tile == 2:
-        _backward_2_3(a, place.first)
+        _dw_2_3(a, place.first)
     else:
-        _backward_4_3(a, place.first)
+        _dw_4_3(a, place.first)
 
 
 cdef inline void weights_backward(const real* du, Py_ssize_t f_step, Py_ssize_t shards, Py_ssize_t shard_step,

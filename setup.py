@@ -7,7 +7,8 @@ cnn/_ext/<instruction set>_<number type>/, and cnn/_ext/__init__.py chooses when
                    this machine can run. Packages for other machines need "all".
     CNN_NATIVE=1   also tune for the processor at hand (the build then fits no other)
     CNN_DEBUG=1    turn on Cython's bounds checks
-    CNN_SANITIZE   a comma-separated choice of address,undefined,thread: sanitizers, see scripts/sanitize.sh
+    CNN_SANITIZE   a comma-separated choice of address,undefined,thread: sanitizers, or delays: threads that lose their
+                   cores at bad moments; see scripts/sanitize.sh
     CNN_WIDE=1     give all instruction sets the vectors and register tiles of AVX-512, to test these anywhere
 """
 import hashlib
@@ -63,7 +64,7 @@ if os.environ.get("CNN_NATIVE") == "1":
 if os.environ.get("CNN_WIDE") == "1":
     FLAGS += ["-DCNN_WIDE", "-Wno-psabi"]
 # Python compiles extensions with -fwrapv, which would hide signed overflow.
-SANITIZERS = {"address": ["-fsanitize=address"], "thread": ["-fsanitize=thread"],
+SANITIZERS = {"address": ["-fsanitize=address"], "thread": ["-fsanitize=thread"], "delays": ["-DCNN_DELAYS"],
               "undefined": ["-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-fno-wrapv"]}
 if "CNN_SANITIZE" in os.environ:
     wanted = os.environ["CNN_SANITIZE"].split(",")
@@ -240,7 +241,8 @@ def extensions():
                   "initializedcheck": debug, "embedsignature": True}
     for module in MODULES:
         write_module(module)
-    modules = [*(Extension(f"cnn._ext.{name}", [str(SOURCES / f"{name}.pyx")]) for name in ("cpu", "executor", "guard")),
+    alone = ("cpu", "executor", "guard")
+    modules = [*(Extension(f"cnn._ext.{name}", [str(SOURCES / f"{name}.pyx")]) for name in alone),
                *(Extension(f"cnn._ext.{name}", [str(GENERATED / f"{name}.pyx")]) for name in MODULES)]
     translate(modules, directives)
     generated = {ext.name.rpartition(".")[2]: c_file(ext) for ext in modules}

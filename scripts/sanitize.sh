@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Build the kernels with sanitizers, in build/sanitize/, and run the tests on them (CONTRIBUTING.md).
 #
-#   scripts/sanitize.sh address|thread avx2|avx512|wide|baseline [pytest's arguments]
+#   scripts/sanitize.sh address|thread|delays avx2|avx512|wide|baseline [pytest's arguments]
 #
-# address: AddressSanitizer and UndefinedBehaviorSanitizer, thread: ThreadSanitizer. avx2, avx512, baseline: a build of
-# the kernels. wide: the vectors and register tiles of AVX-512, made of AVX2 instructions, for processors without it.
+# address: AddressSanitizer and UndefinedBehaviorSanitizer, thread: ThreadSanitizer, delays: no sanitizer, but threads
+# sleep now and then where losing their core could do harm. avx2, avx512, baseline: a build of the kernels.
 # CC=clang, PYTHON=... choose another compiler or Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,7 +21,7 @@ export CC=${CC:-gcc} CNN_VARIANTS=$kernels
 if [ "$kernels" = wide ]; then
     export CNN_WIDE=1 CNN_VARIANTS=avx2
 fi
-options=() fixed_addresses=()
+options=() fixed_addresses=() libraries=()
 case $sanitizer in
 address)
     export CNN_SANITIZE=address,undefined
@@ -40,8 +40,11 @@ thread)
     options=(OPENBLAS_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1:abort_on_error=1:history_size=7)
     fixed_addresses=(setarch -R)    # with random ones there may be no room for its tables
     ;;
+delays)
+    export CNN_SANITIZE=delays
+    ;;
 *)
-    echo "$0: address or thread, got $sanitizer" >&2
+    echo "$0: address, thread or delays, got $sanitizer" >&2
     exit 2
     ;;
 esac
@@ -53,5 +56,5 @@ preload=
 for library in "${libraries[@]}"; do
     preload+=" $(realpath "$("$CC" -print-file-name="$library")")"
 done
-exec "${fixed_addresses[@]}" env PYTHONPATH="$base/lib" LD_PRELOAD="$preload" "${options[@]}" \
+exec "${fixed_addresses[@]}" env PYTHONPATH="$base/lib" ${preload:+LD_PRELOAD="$preload"} "${options[@]}" \
     "$python" -P -m pytest -q -p no:cacheprovider "$@"

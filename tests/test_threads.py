@@ -301,6 +301,26 @@ def test_threads_come_and_go_and_leave_signals_to_python():
     assert result.stdout == "done\n", result.stderr
 
 
+MANY_RUNS = """
+    import time
+    import numpy as np
+    import cnn
+    cnn.set_num_threads(3)
+    model = cnn.Sequential(cnn.Conv2d(1, 4, 3), cnn.ReLU(), cnn.Flatten(), cnn.Linear(64, 3))
+    x, dy, end = np.ones((48, 1, 6, 6), np.float32), np.ones((48, 3), np.float32), time.monotonic() + 2
+    while time.monotonic() < end:
+        model(x)
+        model.backward(dy)
+    print("done")
+"""
+
+
+def test_a_run_may_begin_while_a_thread_still_ends_the_one_before():
+    """It may lose its core while it does. `scripts/sanitize.sh delays` lets that happen all the time."""
+    result = run_python("-W", "ignore", "-c", MANY_RUNS, timeout=60)
+    assert result.stdout == "done\n", result.stderr
+
+
 NO_MORE_THREADS = """
     import resource
     import numpy as np

@@ -37,6 +37,7 @@ SIZES = {"Op": sizeof(Op), "Address": sizeof(Address), "Segment": sizeof(Segment
 cdef enum:
     SPIN = 100000       # nanoseconds that a thread looks for parts before it sleeps
     PATIENCE = 1000     # before it takes from another's list: that thread has the numbers in its cache
+    ENDED = 0x7fffffff  # parts on the list of thread 0: none, and the run is over
 
 cdef struct Team
 cdef struct Crew:
@@ -56,7 +57,7 @@ cdef struct Helper:
 cdef struct Team:
     # between the threads
     Line left               # parts of the segment, or crews, that are not done, and one for putting up the lists
-    Line running, ended, sleeping
+    Line ended, sleeping
     pthread_mutex_t mutex
     pthread_cond_t changed
     Line* parts             # for each thread its list: lower half, how many parts are left; upper half, counts lists
@@ -276,16 +277,15 @@ cdef void go_on(Team* team, Py_ssize_t thread) noexcept nogil:
                 wake(team)
         if add(&team.left.value, -1):
             return
-    put(&team.running.value, 0)
-    for owner in range(team.threads):
-        put_up(team, owner, 0)
+    # One write ends the run: from then on thread 0 may begin the next, so nothing may be written after it.
+    put_up(team, 0, ENDED)
     wake(team)
 
 
 cdef Py_ssize_t take(Line* parts) noexcept nogil:
     """Take a part from a list: how many there were, 0 if none."""
     cdef uint64_t value = look(&parts.value)
-    while <uint32_t>value:
+    while <uint32_t>value and <uint32_t>value != ENDED:
         if replace(&parts.value, &value, value - 1):
             return <uint32_t>value
     return 0
@@ -463,14 +463,13 @@ def run(size_t ops_address, size_t segments_address, Py_ssize_t n_segments, Py_s
     before = team.number
     with nogil:
         mode = flush_subnormals()
-        put(&team.running.value, 1)
         go_on(team, 0)
         while True:
-            seen = look(&team.parts[0].value) >> 32
-            if not look(&team.running.value):
+            seen = look(&team.parts[0].value)
+            if <uint32_t>seen == ENDED:
                 break
-            work(team, 0, seen)
-            wait(team, 0, seen)
+            work(team, 0, seen >> 32)
+            wait(team, 0, seen >> 32)
         restore_mode(mode)
     for i in range(team.own_shards if team.jointly else 0):
         phases = max(phases, team.crews[i].phases)

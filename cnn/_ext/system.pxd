@@ -11,12 +11,24 @@ cdef extern from *:
     #include <time.h>
     #include <unistd.h>
 
+    /* With CNN_DELAYS a thread may lose its core before any of these, as it may on a busy machine. */
+    #ifdef CNN_DELAYS
+    static inline void delay(void) {
+        static __thread uint32_t drawn;
+        drawn = 1664525 * drawn + 1013904223 + (uint32_t)(size_t)&drawn;
+        if (drawn >> 27 == 0)
+            usleep(drawn >> 20 & 63);
+    }
+    #else
+    #define delay() ((void)0)
+    #endif
+
     /* In one order that all threads agree upon. */
-    #define look(p) __atomic_load_n(p, __ATOMIC_SEQ_CST)
-    #define put(p, value) __atomic_store_n(p, value, __ATOMIC_SEQ_CST)
-    #define add(p, value) __atomic_add_fetch(p, value, __ATOMIC_SEQ_CST)
+    #define look(p) (delay(), __atomic_load_n(p, __ATOMIC_SEQ_CST))
+    #define put(p, value) (delay(), __atomic_store_n(p, value, __ATOMIC_SEQ_CST))
+    #define add(p, value) (delay(), __atomic_add_fetch(p, value, __ATOMIC_SEQ_CST))
     #define replace(p, old, value) \
-        __atomic_compare_exchange_n(p, old, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
+        (delay(), __atomic_compare_exchange_n(p, old, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 
     #if defined(__x86_64__) || defined(__i386__)
     #define relax() __builtin_ia32_pause()

@@ -76,6 +76,9 @@ if "CNN_SANITIZE" in os.environ:
 # By themselves GCC stops at 16 rounds and Clang earlier (LeNet-5, AVX-512: 21,000 instead of 81,000 images/s).
 UNROLL_GCC = ["--param", "max-completely-peel-times=64", "--param", "max-completely-peeled-insns=4000"]
 UNROLL_CLANG = ["-mllvm", "-unroll-threshold=10000", "-mllvm", "-unroll-full-max-count=64"]
+# Tiles are vectors already. What else the compiler makes into vectors may round otherwise, and so give an instruction
+# set bits of its own.
+AS_WRITTEN = ["-fno-tree-vectorize"]
 # float64 is there to prove and to check: half the time to compile it is worth a fifth of its speed. GCC's -O1 alone
 # would not unroll the tiles.
 PROOF = ["-O1", "-fpeel-loops"]
@@ -104,7 +107,7 @@ class BuildKernels(build_ext):
         for ext in self.extensions:
             # only where it is needed: with it, GCC 12 compiles some other loops wrongly
             name = ext.name.rpartition(".")[2]
-            flags = unroll if name in TILE_MODULES else INTERLEAVE if name == "maps" and not clang else []
+            flags = unroll + AS_WRITTEN if name in TILE_MODULES else INTERLEAVE if name == "maps" and not clang else []
             if "_float64." in ext.name and not clang:
                 flags = [*flags, *PROOF]
             ext.extra_compile_args[:0] = [*FLAGS, *flags, "-pthread"]

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
+
+    Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 # what Open MPI, MPICH and its relatives, and srun with PMIx tell each process: ranks, its own, those on its machine
 _ENVIRONMENT = (
@@ -63,10 +65,23 @@ def _size(arrays: list[np.ndarray]) -> int:
     return sum(array.nbytes for array in arrays)
 
 
-def _joined(arrays: list[np.ndarray]) -> np.ndarray:
-    """The bytes of these arrays, one after the other."""
-    return np.concatenate([np.empty(0, np.uint8), *(np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-                                                    for array in arrays)])
+def _views(parts: list[list[np.ndarray]], buffer: np.ndarray) -> Pairs:
+    """Each array with its place in a buffer of bytes, in which they lie one after the other."""
+    pairs, at = [], 0
+    for array in (array for part in parts for array in part if array.nbytes):
+        pairs.append((array, buffer[at:at + array.nbytes].view(array.dtype).reshape(array.shape)))
+        at += array.nbytes
+    return pairs
+
+
+def _copy_to(pairs: Pairs) -> None:
+    for array, place in pairs:
+        place[...] = array
+
+
+def _copy_from(pairs: Pairs) -> None:
+    for array, place in pairs:
+        array[...] = place
 
 
 class World:
@@ -88,37 +103,48 @@ class World:
     def gather(self, parts: list[list[np.ndarray]]) -> None:
         """Give all others this rank's part of some arrays, and fill in theirs; parts: those of each rank. Large arrays
         go from where they are to where they belong, small ones together."""
-        large = [[array for array in part if array.nbytes >= LARGE] for part in parts]
+        self.gathering(parts)()
+
+    def gathering(self, parts: list[list[np.ndarray]]) -> Callable[[], None]:
+        """A function that gathers these arrays, what they hold whenever it is called."""
+        large = [[[array, self._mpi.BYTE] for array in part if array.nbytes >= LARGE] for part in parts]
         small = [[array for array in part if array.nbytes < LARGE] for part in parts]
         others = [rank for rank in range(self.size) if rank != self.rank]
-        calls = [self._comm.Irecv([array, self._mpi.BYTE], rank, i) for rank in others
-                 for i, array in enumerate(large[rank])]
-        calls += [self._comm.Isend([array, self._mpi.BYTE], rank, i) for rank in others
-                  for i, array in enumerate(large[self.rank])]
+        receive = [(buffer, rank, i) for rank in others for i, buffer in enumerate(large[rank])]
+        send = [(buffer, rank, i) for rank in others for i, buffer in enumerate(large[self.rank])]
         sizes = [_size(part) for part in small]
-        if others and any(sizes):
-            there = np.empty(sum(sizes), np.uint8)
-            self._comm.Allgatherv([_joined(small[self.rank]), self._mpi.BYTE], [there, sizes, self._mpi.BYTE])
-            self._filled(small, there, sizes)
-        self._mpi.Request.Waitall(calls)
+        together = bool(others) and any(sizes)
+        mine, there = np.empty(sizes[self.rank], np.uint8), np.empty(sum(sizes), np.uint8)
+        joined, filled = _views([small[self.rank]], mine), self._others(small, there)
+        own, all_ = [mine, self._mpi.BYTE], [there, sizes, self._mpi.BYTE]
 
-    def send(self, there: list[list[np.ndarray]], back: list[list[np.ndarray]]) -> None:
-        """Give each rank what is there for it, and fill in what comes back."""
+        def gather() -> None:
+            calls = [self._comm.Irecv(*one) for one in receive]
+            calls += [self._comm.Isend(*one) for one in send]
+            if together:
+                _copy_to(joined)
+                self._comm.Allgatherv(own, all_)
+                _copy_from(filled)
+            self._mpi.Request.Waitall(calls)
+        return gather
+
+    def sending(self, there: list[list[np.ndarray]], back: list[list[np.ndarray]]) -> Callable[[], None]:
+        """A function that gives each rank what is there for it, and fills in what comes back."""
         sizes, returned = [_size(part) for part in there], [_size(part) for part in back]
-        got = np.empty(sum(returned), np.uint8)
-        self._comm.Alltoallv([_joined([array for part in there for array in part]), sizes, self._mpi.BYTE],
-                             [got, returned, self._mpi.BYTE])
-        self._filled(back, got, returned)
+        given, got = np.empty(sum(sizes), np.uint8), np.empty(sum(returned), np.uint8)
+        joined, filled = _views(there, given), self._others(back, got)
+        out, into = [given, sizes, self._mpi.BYTE], [got, returned, self._mpi.BYTE]
 
-    def _filled(self, parts: list[list[np.ndarray]], there: np.ndarray, sizes: list[int]) -> None:
-        at = 0
-        for rank, part in enumerate(parts):
-            if rank == self.rank or not sizes[rank]:
-                at += sizes[rank]
-                continue
-            for array in part:
-                array[...] = there[at:at + array.nbytes].view(array.dtype).reshape(array.shape)
-                at += array.nbytes
+        def send() -> None:
+            _copy_to(joined)
+            self._comm.Alltoallv(out, into)
+            _copy_from(filled)
+        return send
+
+    def _others(self, parts: list[list[np.ndarray]], there: np.ndarray) -> Pairs:
+        """What of `there` goes where: all but this rank's."""
+        own = {id(array) for array in parts[self.rank]}
+        return [(array, place) for array, place in _views(parts, there) if id(array) not in own]
 
     def largest(self, value: int) -> int:
         """The largest value that any rank has."""

@@ -107,7 +107,7 @@ def test_any_number_of_ranks_has_the_same_bits(size, batch, net, monkeypatch):
         def seam(rows, divided):
             seen.update(array.dtype.name for array, _ in rows)
             parts.append(len(divided))
-            exchange(this.world, shards, rows, divided)
+            return exchange(this.world, shards, rows, divided)
         run(program, count, *rest, share=(*this.world.shards(shards), this.world.rank), at_seam=seam, **options)
 
     def work(world):

@@ -38,13 +38,14 @@ class Seam(NamedTuple):
 class Compiled:
     """A phase as the executor takes it. `slots`: by name the (operation, word) pairs to which the address of the
     array of that name goes. `arrays`: all whose addresses are in the operations. `threads`: the most of any use.
-    `seams`: in order."""
+    `seams`: in order. `exchanges`: see Program.run."""
 
     def __init__(self, phase, ops, table, slots, arrays, threads, seams):
         self.phase, self.ops, self.table, self.slots, self.arrays = phase, ops, table, slots, arrays
         self.threads, self.seams = threads, seams
         self.addresses = ops.ctypes.data, table.ctypes.data, len(table)
         self.counters = tuple(counter.ctypes.data for counter in phase.counters)
+        self.exchanges = {}
 
     def pieces(self):
         """The same phase, cut at its seams: the `addresses` of each piece, and the seam behind it, None at the end."""

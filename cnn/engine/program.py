@@ -274,22 +274,19 @@ class Program:
 
         `arrays` fill the slots, one NumPy array each. `before(step)` is called before the functions of `on_run` are.
         share: (first, count, process) where `processes` share the step: the shards whose blocks are to be run, while
-        others run the others, and the number of this process. Then `at_seam(rows, divided)` is called wherever what
-        follows reads what the blocks have computed, and must fill in the other shards' rows.
+        others run the others, and the number of this process. Then what `at_seam(rows, divided)` returns, which is kept
+        for later runs, is called wherever what follows reads what blocks have computed, and must fill in others' rows.
         rows: (array, rows of a shard) pairs; the rows of an array, its first axis, are those of blocks. Where that
         number is 0 they are those of shards, and only their sum is wanted, in the first row: see _ext/tree.pxd.
-        divided: see `after`; the rows of others' tasks must be filled in.
+        divided: see `after`.
         """
         self.compile(phase)
         compiled = self._compiled[phase]
-        if compiled.slots.keys() - arrays.keys():
-            raise TypeError(f"Program: arrays are missing: "
-                            f"{', '.join(sorted(compiled.slots.keys() - arrays.keys()))}")
+        if missing := sorted(compiled.slots.keys() - arrays.keys()):
+            raise TypeError(f"Program: arrays are missing: {', '.join(missing)}")
         self.batch = images
         for step in range(steps):
-            if before is not None:
-                before(step)
-            for hook in compiled.phase.hooks:
+            for hook in compiled.phase.hooks if before is None else (before, *compiled.phase.hooks):
                 hook(step)
         slots = [(places, arrays[name]) for name, places in compiled.slots.items()]
         per_shard = blocks_per_shard(images, self.per_block)
@@ -298,14 +295,17 @@ class Program:
                          slots, compiled.counters, None, self.per_block)
             return
         first, count, process = share
+        exchanges = compiled.exchanges.setdefault((at_seam, images), [])
         for step in range(steps):
-            for addresses, seam in compiled.pieces():
-                executor.run(*addresses, images, per_shard, compiled.threads, step, 1, slots,
-                             compiled.counters if seam is None else (), (first, count, 1, process, self.processes),
+            for i, (addresses, seam) in enumerate(compiled.pieces()):
+                counters, own = () if seam else compiled.counters, (first, count, 1, process, self.processes)
+                executor.run(*addresses, images, per_shard, compiled.threads, step, 1, slots, counters, own,
                              self.per_block)
                 if seam is not None:
-                    at_seam([(array.array, per_shard if array.per == PER_BLOCK else 0) for array in seam.arrays],
-                            seam.divided)
+                    if i == len(exchanges):
+                        rows = [(array.array, per_shard * (array.per == PER_BLOCK)) for array in seam.arrays]
+                        exchanges.append(at_seam(rows, seam.divided))
+                    exchanges[i]()
 
     def threads_for(self, images, most):
         """How many threads run a batch, of `most` that can."""

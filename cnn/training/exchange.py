@@ -15,7 +15,7 @@ from cnn import _ext
 from cnn.engine.memory import LANES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cnn.ranks import World
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 SCATTER = 1 << 16       # bytes of sums from which on each rank of three or more sums a part of them
 
 
-def exchange(world: World, count: int, rows: Rows, divided: Divided = ()) -> None:
-    """Fill in the rows of the others' shards, sums over all, and what the others' tasks have made; see Program.run.
-    count: number of shards.
+def exchange(world: World, count: int, rows: Rows, divided: Divided = ()) -> Callable[[], None]:
+    """A function that fills in the rows of the others' shards, sums over all, and what the others' tasks have made; see
+    Program.run. count: number of shards.
 
     Of what is to be summed a rank sums its own subtrees first. Two ranks, and those that have little to sum, give
     theirs to all others, and all sum them. Otherwise each rank gets those of one part of the numbers, and its sums
@@ -35,9 +35,8 @@ def exchange(world: World, count: int, rows: Rows, divided: Divided = ()) -> Non
     """
     cuts, sums = world.cuts(count), [array for array, each in rows if not each]
     nodes = [subtrees(first, stop) for first, stop in pairwise(cuts)]
-    for array in sums:
-        for first, width in nodes[world.rank]:
-            add_rows(array[first:first + width], tuple((row, 1) for row in range(width)))
+    todo = [adding(array[first:first + width], tuple((row, 1) for row in range(width)))
+            for array in sums for first, width in nodes[world.rank]]
     leaves = [node for part in nodes for node in part]
     scattered = world.size > 2 and sum(array[0].nbytes for array in sums) >= SCATTER
     whole = [[array[first * each:stop * each] for array, each in rows if each] if first < stop else []
@@ -49,17 +48,21 @@ def exchange(world: World, count: int, rows: Rows, divided: Divided = ()) -> Non
     if scattered:
         parts = [[_part(array, rank, world.size) for array in sums] for rank in range(world.size)]
         mine = parts[world.rank]
-        world.send([[part[first] for part in theirs for first, _ in nodes[world.rank]] for theirs in parts],
-                   [[part[first] for part in mine for first, _ in theirs] for theirs in nodes])
-        for part in mine:
-            add_rows(part, leaves)
+        todo.append(world.sending(
+            [[part[first] for part in theirs for first, _ in nodes[world.rank]] for theirs in parts],
+            [[part[first] for part in mine for first, _ in theirs] for theirs in nodes]))
+        todo += [adding(part, leaves) for part in mine]
         given = [[part[0] for part in theirs] for theirs in parts]
     else:
         given = [[array[first] for array in sums for first, _ in theirs] for theirs in nodes]
-    world.gather([[*a, *b] for a, b in zip(whole, given, strict=True)])
+    todo.append(world.gathering([[*a, *b] for a, b in zip(whole, given, strict=True)]))
     if not scattered:
-        for array in sums:
-            add_rows(array, leaves)
+        todo += [adding(array, leaves) for array in sums]
+
+    def run() -> None:
+        for function in todo:
+            function()
+    return run
 
 
 @functools.cache
@@ -75,12 +78,17 @@ def subtrees(first: int, stop: int) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def add_rows(array: np.ndarray, nodes: Sequence[tuple[int, int]]) -> None:
-    """Sum rows of an array into the first of them, in the order of the tree over all shards. nodes: (row, how many
-    shards it is the sum of), one after the other."""
-    if len(nodes) > 1:
-        _ext.kernels(array.dtype).pack.add_rows(array.ctypes.data, array.strides[0] // array.itemsize, array.shape[1],
-                                                *_order(tuple(nodes)))
+def adding(array: np.ndarray, nodes: Sequence[tuple[int, int]]) -> Callable[[], None]:
+    """A function that sums rows of an array into the first of them, in the order of the tree over all shards. nodes:
+    (row, how many shards it is the sum of), one after the other."""
+    if len(nodes) < 2:
+        return lambda: None
+    add_rows, address = _ext.kernels(array.dtype).pack.add_rows, array.ctypes.data
+    step, count, order = array.strides[0] // array.itemsize, array.shape[1], _order(tuple(nodes))
+
+    def add(kept: np.ndarray = array) -> None:      # the address holds while the array does
+        add_rows(address, step, count, *order)
+    return add
 
 
 @functools.lru_cache(64)

@@ -1,6 +1,6 @@
 """A training step as one program: normalising, forward, loss, backward and update; and the same without learning."""
 import math
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -327,7 +327,13 @@ def _shared(program, count, world):
     if world is None:
         return {}
     shards = shards_of(count, program.per_block)
-    return {"share": (*world.shards(shards), world.rank), "at_seam": partial(exchange, world, shards)}
+    return {"share": (*world.shards(shards), world.rank), "at_seam": _at_seam(world, shards)}
+
+
+@lru_cache(64)
+def _at_seam(world, shards):
+    """The same for the same, as Program.run wants it."""
+    return partial(exchange, world, shards)
 
 
 def _gather(world, scores, per_block):

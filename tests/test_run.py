@@ -340,7 +340,7 @@ def small(dataset, **changes):
 
 @pytest.mark.thorough
 def test_every_setting_counts(tmp_path, colours):
-    plain = {"channels": "3,4,5", "shift": 2}
+    plain = {"channels": "3,4,5", "shift": 2, "weight_decay": 0.1}  # so much that a bias shows it
     wanted = run.train(run.replace(small(colours), **plain), tmp_path / "plain", quiet=True)
     results = {}
     others = {"schedule": "linear", "flip": "random", "tta": "flip"}

@@ -424,6 +424,7 @@ cdef void depthwise_channels_dw(const DepthwiseChannelsDw* a, const Place* place
             n0 += 4
 
 
-SPLITS = ("pack_channels", "pack_bytes_channels", "unpack_channels", "move_channels", "spread_channel", "reduce_channels",
-          "dropout_channels", "scale_channels", "softmax_channels", "softmax_channels_backward", "depthwise_channels")
+SPLITS = ("pack_channels", "pack_bytes_channels", "unpack_channels", "move_channels", "spread_channel",
+          "reduce_channels", "dropout_channels", "scale_channels", "softmax_channels", "softmax_channels_backward",
+          "depthwise_channels")
 include "kernels/channels.pxi"      # KERNELS

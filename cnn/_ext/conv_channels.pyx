@@ -337,8 +337,8 @@ ctypedef struct ConvChannelsDw:
 cdef void _square(const ConvChannelsDw* a, Py_ssize_t images, Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t n0,
                   Py_ssize_t n1, Py_ssize_t c, Py_ssize_t k) noexcept nogil:
     """dw of sixteen outputs from k on and as many channels from c on, for rows [m0, m1) and columns [n0, n1)."""
-    cdef Py_ssize_t OH = a.t.out_h, OW = a.t.out_w, S = a.t.columns, wide = n1 - n0, image, i, m, n, q, lane, tile, tiles
-    cdef Py_ssize_t channels = min(LANES, a.count - c), lanes = min(LANES, a.outputs - k), first, last, at
+    cdef Py_ssize_t OH = a.t.out_h, OW = a.t.out_w, S = a.t.columns, wide = n1 - n0, image, i, m, n, q, lane, tile
+    cdef Py_ssize_t tiles, channels = min(LANES, a.count - c), lanes = min(LANES, a.outputs - k), first, last, at
     # a band of pixels, small enough that its x and dy stay in the L1 cache: some rows of an image, or some images
     cdef Py_ssize_t rows = max(1, BAND // max(1, OW)), together = max(1, BAND // max(1, OH * OW))
     cdef Py_ssize_t taps = (m1 - m0) * wide, size = a.t.rows * S
@@ -391,8 +391,8 @@ cdef void _square(const ConvChannelsDw* a, Py_ssize_t images, Py_ssize_t m0, Py_
 
 
 cdef void conv_channels_dw(const ConvChannelsDw* a, const Place* place) noexcept nogil:
-    """dw[k, c, m, n] = sum over images, i and j of dy[k, i, j] x[c, i s + m d - p, j s + n d - p]: a task is some rows m
-    of the kernel, for sixteen outputs k and some sixteens of channels c."""
+    """dw[k, c, m, n] = sum over images, i and j of dy[k, i, j] x[c, i s + m d - p, j s + n d - p]: a task is some rows
+    m of the kernel, for sixteen outputs k and some sixteens of channels c."""
     cdef Py_ssize_t bands = (a.t.rows + a.kernel_rows - 1) // a.kernel_rows
     cdef Py_ssize_t each = ((a.count + LANES - 1) // LANES + a.together - 1) // a.together
     cdef Py_ssize_t m = place.task % bands * a.kernel_rows, k = place.task // bands // each * LANES

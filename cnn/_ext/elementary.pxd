@@ -4,8 +4,8 @@ errors given, mostly in units in the last place (ulp).
 from libc.math cimport INFINITY, NAN
 
 from cnn._ext.vec cimport (EXP_MAX, EXP_MIN, EXP_TERMS, INV_FACTORIAL, INV_ODD, LEAST_NORMAL, LN2_HIGH, LN2_LOW, LOG2_E,
-                           LOG1P_TERMS, LOG_TERMS, MANTISSA, TANH_MAX, VL, ivec, real, real_erfc, real_pow, vec, vec_abs,
-                           vec_copysign, vec_div, vec_eq, vec_exponent, vec_fraction, vec_gt, vec_load, vec_lt,
+                           LOG1P_TERMS, LOG_TERMS, MANTISSA, TANH_MAX, VL, ivec, real, real_erfc, real_pow, vec,
+                           vec_abs, vec_copysign, vec_div, vec_eq, vec_exponent, vec_fraction, vec_gt, vec_load, vec_lt,
                            vec_pow2, vec_round, vec_select, vec_splat, vec_store)
 
 

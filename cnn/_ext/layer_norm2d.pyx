@@ -1,6 +1,6 @@
 """Layer normalisation over the channels of each pixel. Twins: `layer_norm2d` and `layer_norm2d_backward` in
-cnn/reference. The formulas stand in layer_norm.pyx; here the n elements are the C channels of a pixel, and dgamma and dbeta sums over
-all pixels.
+cnn/reference. The formulas stand in layer_norm.pyx; here the n elements are the C channels of a pixel, and dgamma and
+dbeta sums over all pixels.
 
 Some pixels at a time go through all passes over their channels, which stay in the L1 cache meanwhile.
 """
@@ -33,7 +33,8 @@ ctypedef struct LayerNorm2dBackward:
     Py_ssize_t channels, height, width
 
 
-cdef inline void sixteen_numbers(const real* numbers, real otherwise, Py_ssize_t g, Py_ssize_t C, vec* to) noexcept nogil:
+cdef inline void sixteen_numbers(const real* numbers, real otherwise, Py_ssize_t g, Py_ssize_t C,
+                                 vec* to) noexcept nogil:
     """Numbers of channels from 16 g on; 0 in lanes without a channel."""
     cdef real lanes[16]
     cdef int i, q

@@ -88,7 +88,8 @@ cdef inline void lrn "lrn_normal"(const LocalResponseNorm* a, const Place* place
                                                                * to_minus(b, a.beta)))
 
 
-cdef inline void lrn_backward "lrn_back"(const LocalResponseNormBackward* a, const Place* place, bint lanes) noexcept nogil:
+cdef inline void lrn_backward "lrn_back"(const LocalResponseNormBackward* a, const Place* place,
+                                         bint lanes) noexcept nogil:
     cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES if lanes else a.channels, c, h, i, q
     cdef const real* x
     cdef const real* dy

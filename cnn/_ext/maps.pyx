@@ -1,5 +1,5 @@
-"""Maps of one element by itself: y = f(x) and dx = dy f'(x), each with up to two numbers a and b. Twins in cnn/reference,
-of the names in MAPS (cnn/ops/pointwise.py).
+"""Maps of one element by itself: y = f(x) and dx = dy f'(x), each with up to two numbers a and b. Twins in
+cnn/reference, of the names in MAPS (cnn/ops/pointwise.py).
 
 A formula is a case of `formula`, value and derivative side by side; everything else is the same for all. In lanes
 without an image y and dx are 0, whatever f(0) is.

@@ -1,5 +1,5 @@
-"""Elements in other places: resampled, padded, permuted. All of one image at a time, or of sixteen side by side; twins in
-cnn/reference.
+"""Elements in other places: resampled, padded, permuted. All of one image at a time, or of sixteen side by side;
+twins in cnn/reference.
 
     pick:           y[c, i, j] = x[of channel c, of row i, of column j], by a table for each axis
     bilinear:       y[c, i, j] = the mean of four pixels of x, weighted by how near they are

@@ -155,6 +155,13 @@ def test_functions_of_arrays_and_of_values_agree_with_the_classes(name):
                  np.asarray(getattr(cnn, kind)(reduction="sum", **options)(scores, targets)))
 
 
+@pytest.mark.parametrize("name", ["L1Loss", "SmoothL1Loss", "HuberLoss"])
+def test_the_slope_at_infinity_is_that_of_the_line(name):
+    loss = getattr(cnn, name)(reduction="sum")
+    assert loss(np.array([[np.inf, 0.5, -np.inf]]), np.zeros((1, 3))) == np.inf
+    np.testing.assert_equal(loss.backward(), [[1, 1 if name == "L1Loss" else 0.5, -1]])
+
+
 @pytest.mark.parametrize("x, t, wanted", [
     (-1.0, 0.0, 0.0), (-1.0, -0.5, np.nan), (-1.0, np.nan, np.nan), (np.nan, 0.0, np.nan), (np.nan, 0.5, np.nan)])
 def test_kl_div_hides_no_nan(x, t, wanted):

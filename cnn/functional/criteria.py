@@ -212,7 +212,7 @@ def _reduced(y: Value, reduction: str) -> Value:
 def _capped(size: Value, limit: float) -> Value:
     """size^2 / 2 where it is below the limit, else a straight line from there on."""
     c = build.clamp(size, high=limit)
-    return c * (size - 0.5 * c)
+    return 0.5 * c * c + limit * (size - c)     # c size - c^2 / 2 would have the slope 0 times infinity at infinity
 
 
 def _difference(name: str, x: Value, target: Value) -> Value:

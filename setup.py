@@ -54,7 +54,7 @@ if X86:
 COMPILER = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 NUMBER_TYPES = {"float32": ("float", "32"), "float64": ("double", "64")}
 
-# The baseline is a way out where a better build cannot run: it need not take long to compile.
+# The baseline is a way out where a better build cannot run: it need not take long to compile, not even to unroll PROOF.
 WAY_OUT = ["-O1", "-fno-peel-loops"]
 # No -ffast-math: NaN and Inf keep their meaning, and a library linked with it makes the whole
 # process flush denormals (GCC before 13).

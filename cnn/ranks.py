@@ -65,10 +65,10 @@ def _size(arrays: list[np.ndarray]) -> int:
     return sum(array.nbytes for array in arrays)
 
 
-def _views(parts: list[list[np.ndarray]], buffer: np.ndarray) -> Pairs:
+def _views(arrays: list[np.ndarray], buffer: np.ndarray) -> Pairs:
     """Each array with its place in a buffer of bytes, in which they lie one after the other."""
     pairs, at = [], 0
-    for array in (array for part in parts for array in part if array.nbytes):
+    for array in arrays:
         pairs.append((array, buffer[at:at + array.nbytes].view(array.dtype).reshape(array.shape)))
         at += array.nbytes
     return pairs
@@ -115,7 +115,7 @@ class World:
         sizes = [_size(part) for part in small]
         together = bool(others) and any(sizes)
         mine, there = np.empty(sizes[self.rank], np.uint8), np.empty(sum(sizes), np.uint8)
-        joined, filled = _views([small[self.rank]], mine), self._others(small, there)
+        joined, filled = _views(small[self.rank], mine), self._others(small, there)
         own, all_ = [mine, self._mpi.BYTE], [there, sizes, self._mpi.BYTE]
 
         def gather() -> None:
@@ -132,7 +132,8 @@ class World:
         """A function that gives each rank what is there for it, and fills in what comes back."""
         sizes, returned = [_size(part) for part in there], [_size(part) for part in back]
         given, got = np.empty(sum(sizes), np.uint8), np.empty(sum(returned), np.uint8)
-        joined, filled = _views(there, given), self._others(back, got)
+        joined = _views([array for part in there for array in part], given)
+        filled = self._others(back, got)
         out, into = [given, sizes, self._mpi.BYTE], [got, returned, self._mpi.BYTE]
 
         def send() -> None:
@@ -143,8 +144,12 @@ class World:
 
     def _others(self, parts: list[list[np.ndarray]], there: np.ndarray) -> Pairs:
         """What of `there` goes where: all but this rank's."""
-        own = {id(array) for array in parts[self.rank]}
-        return [(array, place) for array, place in _views(parts, there) if id(array) not in own]
+        pairs, at = [], 0
+        for rank, part in enumerate(parts):
+            if rank != self.rank:
+                pairs += _views(part, there[at:])
+            at += _size(part)
+        return pairs
 
     def largest(self, value: int) -> int:
         """The largest value that any rank has."""

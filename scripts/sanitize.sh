@@ -4,12 +4,13 @@
 #   scripts/sanitize.sh address|thread|delays avx2|avx512|wide|baseline [pytest's arguments]
 #
 # address: AddressSanitizer and UndefinedBehaviorSanitizer, thread: ThreadSanitizer, delays: no sanitizer, but threads
-# sleep now and then where losing their core could do harm. avx2, avx512, baseline: a build of the kernels.
+# sleep now and then where losing their core could do harm. avx2, avx512, baseline: a build of the kernels. wide: the
+# vectors and register tiles of AVX-512, made of AVX2 instructions, for processors without it.
 # CC=clang, PYTHON=... choose another compiler or Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ $# -lt 2 ]; then
-    sed -n '2,8s/^# \?//p' "$0"
+    sed -n '2,9s/^# \?//p' "$0"
     exit 2
 fi
 sanitizer=$1 kernels=$2 python=${PYTHON:-python}

@@ -25,7 +25,7 @@ cdef extern from *:
         MATRIX_J
 
 cdef enum:
-    GATHERED = 64               # that are brought together at a time, at most: each plane's are a page
+    GATHERED = 64               # pixels that are brought together at a time, at most: each plane's are a page
     GATHERED_NUMBERS = 8192     # of pixels times channels that stay in the second cache
 
 ctypedef struct PixelSum:

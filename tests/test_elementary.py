@@ -83,6 +83,7 @@ def test_log(dtype):
     with np.errstate(all="ignore"):
         special = np.array([0, -0.0, -1, np.nan, np.inf, -np.inf, 1], dtype)
         np.testing.assert_array_equal(functional.log(special), np.log(special))
+    assert functional.log(np.array([info.smallest_subnormal, info.tiny / 2], dtype)).tolist() == [-np.inf, -np.inf]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -90,7 +91,19 @@ def test_softplus(dtype):
     x = numbers(80, dtype)
     wide = x.astype(np.longdouble)
     wanted = np.maximum(wide, 0) + np.log1p(np.exp(-np.abs(wide)))
-    assert in_ulps(functional.softplus(x, 1, 100), wanted) <= 3
+    assert in_ulps(functional.softplus(x, 1, 100), wanted) <= 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softplus_of_special_values_and_beyond_its_threshold(dtype):
+    nan = np.array([np.nan, -np.nan, np.copysign(np.nan, 1)], dtype)
+    assert np.isnan(functional.softplus(nan)).all()
+    x = np.array([np.inf, -np.inf, -1e30, 1e30, 0, -0.0, 20, 20.5], dtype)
+    log2 = np.log(dtype(2))
+    np.testing.assert_allclose(functional.softplus(x), [np.inf, 0, 0, 1e30, log2, log2, 20, 20.5], rtol=1e-6)
+    x = np.array([2, 1, 0.5, -3, 3000], dtype)      # beta x <= 2 is not linear
+    np.testing.assert_allclose(functional.softplus(x, 2, 2), [2, np.log1p(np.exp(2)) / 2, np.log1p(np.exp(1)) / 2,
+                                                              np.log1p(np.exp(-6)) / 2, 3000], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

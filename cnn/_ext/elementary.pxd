@@ -3,10 +3,19 @@ errors given, mostly in units in the last place (ulp).
 """
 from libc.math cimport INFINITY, NAN
 
-from cnn._ext.vec cimport (EXP_MAX, EXP_MIN, EXP_TERMS, INV_FACTORIAL, INV_ODD, LEAST_NORMAL, LN2_HIGH, LN2_LOW, LOG2_E,
-                           LOG1P_TERMS, LOG_TERMS, MANTISSA, TANH_MAX, VL, ivec, real, real_erfc, real_pow, vec,
-                           vec_abs, vec_copysign, vec_div, vec_eq, vec_exponent, vec_fraction, vec_gt, vec_load, vec_lt,
-                           vec_pow2, vec_round, vec_select, vec_splat, vec_store)
+from cnn._ext.vec cimport (EXP, EXP_END, EXP_MAX, EXP_MIN, EXP_TERMS, LEAST_NORMAL, LN2_HIGH, LN2_LOW, LOG,
+                           LOG2_E, LOG_TERMS, OVER, OVER_TERMS, TANH_MAX, UNDER, UNDER_TERMS, VL, ivec, ivec_or, real,
+                           real_erfc, real_pow, vec, vec_abs, vec_clear, vec_copysign, vec_div, vec_exponent, vec_fraction, vec_gt,
+                           vec_load, vec_lt, vec_pow2, vec_round, vec_select, vec_signed, vec_splat, vec_store)
+
+
+cdef inline vec polynomial(vec x, const double* series, int terms) noexcept nogil:
+    """series[0] + series[1] x + series[2] x^2 + ..."""
+    cdef vec p = vec_splat(series[terms - 1])
+    cdef int k
+    for k in range(terms - 2, -1, -1):
+        p = p * x + vec_splat(series[k])
+    return p
 
 
 cdef inline vec exp_parts(vec x, vec* rest) noexcept nogil:
@@ -14,26 +23,29 @@ cdef inline vec exp_parts(vec x, vec* rest) noexcept nogil:
     the series r + r^2/2! + r^3/3! + ...; log 2 comes in two parts, so that r is exact to its last place."""
     cdef vec n = vec_round(x * vec_splat(LOG2_E))
     cdef vec r = x - n * vec_splat(LN2_HIGH) - n * vec_splat(LN2_LOW)
-    cdef vec p = vec_splat(INV_FACTORIAL[EXP_TERMS])
-    cdef int k
-    for k in range(EXP_TERMS - 1, 1, -1):
-        p = p * r + vec_splat(INV_FACTORIAL[k])
-    rest[0] = r + r * r * p
+    rest[0] = r + r * r * polynomial(r, EXP, EXP_TERMS)
     return n
 
 
-cdef inline vec vec_exp_limited(vec x) noexcept nogil:
-    """vec_exp of an x that is at most EXP_MAX."""
+cdef inline vec vec_exp(vec x) noexcept nogil:
+    """e^x to 1 ulp; infinite or 0 where the number type ends, before that with the subnormals that are kept."""
     cdef vec rest, half
+    x = vec_select(vec_gt(x, vec_splat(EXP_MAX)), vec_splat(EXP_MAX), x)
     x = vec_select(vec_gt(vec_splat(EXP_MIN), x), vec_splat(EXP_MIN), x)
     cdef vec n = exp_parts(x, &rest)
     half = vec_round(n * vec_splat(0.5))        # 2^n itself may be no number of this type
     return (vec_splat(1) + rest) * vec_pow2(half) * vec_pow2(n - half)
 
 
-cdef inline vec vec_exp(vec x) noexcept nogil:
-    """e^x to 1 ulp; infinite or 0 where the number type ends, before that with the subnormals that are kept."""
-    return vec_exp_limited(vec_select(vec_gt(x, vec_splat(EXP_MAX)), vec_splat(EXP_MAX), x))
+cdef inline vec vec_exp_within(vec x) noexcept nogil:
+    """vec_exp of an x between -EXP_END, whose power is 0, and EXP_END. Elsewhere anything but NaN, which stays NaN."""
+    cdef vec rest, two_n = vec_pow2(exp_parts(x, &rest))
+    return (vec_splat(1) + rest) * two_n
+
+
+cdef inline vec vec_exp_limited(vec x) noexcept nogil:
+    """vec_exp of an x that is at most EXP_END; 0 below -EXP_END."""
+    return vec_exp_within(vec_select(vec_gt(vec_splat(-EXP_END), x), vec_splat(-EXP_END), x))
 
 
 cdef inline vec vec_expm1(vec x) noexcept nogil:
@@ -45,42 +57,27 @@ cdef inline vec vec_expm1(vec x) noexcept nogil:
 
 
 cdef inline vec vec_log(vec x) noexcept nogil:
-    """The natural logarithm, to 1 ulp; NaN below 0. Of x = 2^e m it is e log 2 + log m, and with f = m - 1 and
-    s = f / (2 + f) log m = log (1 + s) / (1 - s) = f - f^2/2 + s (f^2/2 + 2/3 s^2 + 2/5 s^4 + ...), as in FreeBSD's
-    e_log.c."""
-    cdef ivec small = vec_lt(x, vec_splat(LEAST_NORMAL))
-    cdef vec scaled = vec_select(small, x * vec_splat(<real>(<long long>1 << MANTISSA)), x)
-    cdef vec e = vec_exponent(scaled) - vec_select(small, vec_splat(MANTISSA), vec_splat(0))
-    cdef vec f = vec_fraction(scaled) - vec_splat(1), s, z, r, half, y
-    cdef int k
-    s = vec_div(f, vec_splat(2) + f)
-    z = s * s
-    r = vec_splat(2 * INV_ODD[LOG_TERMS])
-    for k in range(LOG_TERMS - 1, 0, -1):
-        r = r * z + vec_splat(2 * INV_ODD[k])
-    half = vec_splat(0.5) * f * f
-    y = e * vec_splat(LN2_HIGH) + (f - (half - (s * (half + z * r) + e * vec_splat(LN2_LOW))))
+    """The natural logarithm, to 1 ulp; NaN below 0, and subnormal numbers are 0, as everywhere in the kernels.
+    Of x = 2^e m it is e log 2 + log m, and with f = m - 1 and s = f / (2 + f)
+    log m = log (1 + s) / (1 - s) = f - f^2/2 + s (f^2/2 + 2/3 s^2 + 2/5 s^4 + ...), as in FreeBSD's e_log.c."""
+    cdef vec e = vec_exponent(x), f = vec_fraction(x) - vec_splat(1), half = vec_splat(0.5) * f * f
+    cdef vec s = vec_div(f, vec_splat(2) + f), z = s * s, y
+    y = s * (half + z * polynomial(z, LOG, LOG_TERMS)) + e * vec_splat(LN2_LOW)
+    y = e * vec_splat(LN2_HIGH) + (f - (half - y))
     y = vec_select(vec_lt(x, vec_splat(<real>INFINITY)), y, x)          # infinity and NaN stay
-    y = vec_select(vec_eq(x, vec_splat(0)), vec_splat(<real>-INFINITY), y)
+    y = vec_select(vec_lt(x, vec_splat(LEAST_NORMAL)), vec_splat(<real>-INFINITY), y)
     return vec_select(vec_lt(x, vec_splat(0)), vec_splat(<real>NAN), y)
 
 
-cdef inline vec vec_log1p(vec x) noexcept nogil:
-    """log(1 + x) for x from 0 to 1, to 2 ulp: log (1 + s) / (1 - s) = 2 s (1 + s^2/3 + s^4/5 + ...), s = x / (2 + x).
-    Of the series, even and odd powers of s^2 side by side: a sum waits for the one before it."""
-    cdef vec s = vec_div(x, vec_splat(2) + x), z = s * s, w = z * z
-    cdef vec even = vec_splat(INV_ODD[LOG1P_TERMS - 1]), odd = vec_splat(INV_ODD[LOG1P_TERMS])
-    cdef int k
-    for k in range(LOG1P_TERMS - 2, 1, -2):
-        odd = odd * w + vec_splat(INV_ODD[k])
-        even = even * w + vec_splat(INV_ODD[k - 1])
-    s = s + s
-    return s + s * z * (even + z * odd)
-
-
-cdef inline vec vec_softplus(vec x) noexcept nogil:
-    """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|); to 3 ulp."""
-    return vec_select(vec_gt(vec_splat(0), x), vec_splat(0), x) + vec_log1p(vec_exp_limited(vec_splat(0) - vec_abs(x)))
+cdef inline vec vec_softplus(vec x, real a, real limit) noexcept nogil:
+    """log(1 + e^ax) / a where ax <= limit, else x; to 4 ulp. It is max(ax, 0) + log(1 + u) with u = e^-|ax|, and
+    log(1 + u) = u (1 + u P(u)) / (1 + u Q(u)), where P and Q are polynomials fitted on 0 <= u <= 1."""
+    cdef vec z = vec_splat(a) * x, size = vec_copysign(z, vec_splat(-1))
+    cdef ivec none = ivec_or(vec_gt(z, vec_splat(limit)), vec_gt(vec_splat(-EXP_END), size))
+    cdef vec u = vec_clear(none, vec_exp_within(size)), over, under
+    over = u + u * u * polynomial(u, OVER, OVER_TERMS)
+    under = vec_splat(1) + u * polynomial(u, UNDER, UNDER_TERMS)
+    return vec_clear(vec_signed(z), x) + vec_div(over, under) * vec_splat(1 / a)
 
 
 cdef inline vec vec_pow(vec x, real n) noexcept nogil:

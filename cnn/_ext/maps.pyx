@@ -54,9 +54,7 @@ cdef inline vec formula(int kind, bint slope, vec x, real a, real b) noexcept no
         return x * t
     if kind == SOFTPLUS:            # log(1 + e^ax) / a where ax <= b, else x
         e = vec_splat(a) * x
-        if slope:
-            return vec_select(vec_gt(e, vec_splat(b)), one, vec_sigmoid(e))
-        return vec_select(vec_gt(e, vec_splat(b)), x, vec_softplus(e) * vec_splat(1 / a))
+        return vec_select(vec_gt(e, vec_splat(b)), one, vec_sigmoid(e)) if slope else vec_softplus(x, a, b)
     if kind == ABS:
         if slope:
             return vec_keep(vec_gt(x, zero), one) - vec_keep(vec_lt(x, zero), one)
@@ -94,48 +92,85 @@ cdef struct Call:
     const Place* place
 
 
+cdef extern from *:
+    """
+    #define PIXELS (ROWV == 1 ? 2 : 1)
+    """
+    enum:
+        PIXELS      # taken side by side, because each is a long chain of operations that wait for one another
+
+
+cdef inline bint gapless(const Image* x, Py_ssize_t height, Py_ssize_t width) noexcept nogil:
+    """Whether rows and channels follow each other without anything between them."""
+    return x.row == width * LANES and x.plane == height * x.row
+
+
+cdef inline Py_ssize_t vector(Py_ssize_t pixel, Py_ssize_t last, int q) noexcept nogil:
+    """Where vector q of PIXELS pixels is; after the last pixel, the last one again."""
+    pixel += q // ROWV
+    return (pixel if pixel < last else last) * LANES + q % ROWV * VL
+
+
 cdef inline void forward "map_forward"(void* address, int kind) noexcept nogil:
     cdef const Map* a = <const Map*>(<Call*>address).a
     cdef const Place* place = (<Call*>address).place
-    cdef Py_ssize_t item, i, H = a.height
+    cdef Py_ssize_t H = a.height, item = begin(a.channels * H, place), last = end(a.channels * H, place), rows = 1
     cdef const real* x
     cdef real* y
     cdef real p = <real>a.a, r = <real>a.b
     cdef ivec lanes[8]
     cdef vec row[8]
+    cdef Py_ssize_t at[8]
+    cdef Py_ssize_t last_pixel, i
     cdef int q
     held(place, lanes)
-    for item in range(begin(a.channels * H, place), end(a.channels * H, place)):
+    if gapless(&a.x, H, a.width) and gapless(&a.y, H, a.width):
+        rows = last - item
+    while item < last:
         x = pixels(&a.x, item // H, item % H)
         y = pixels(&a.y, item // H, item % H)
-        for i in range(a.width):
-            for q in range(ROWV):
-                row[q] = formula(kind, False, vec_load(x + i * LANES + q * VL), p, r)
-            for q in range(ROWV):
-                vec_store(y + i * LANES + q * VL, vec_keep(lanes[q], row[q]))
+        item += rows
+        last_pixel = rows * a.width - 1
+        i = 0
+        while i <= last_pixel:
+            for q in range(PIXELS * ROWV):
+                at[q] = vector(i, last_pixel, q)
+                row[q] = formula(kind, False, vec_load(x + at[q]), p, r)
+            for q in range(PIXELS * ROWV):
+                vec_store(y + at[q], vec_keep(lanes[q % ROWV], row[q]))
+            i += PIXELS
 
 
 cdef inline void backward "map_slope"(void* address, int kind) noexcept nogil:
     cdef const MapBackward* a = <const MapBackward*>(<Call*>address).a
     cdef const Place* place = (<Call*>address).place
-    cdef Py_ssize_t item, i, H = a.height
+    cdef Py_ssize_t H = a.height, item = begin(a.channels * H, place), last = end(a.channels * H, place), rows = 1
     cdef const real* x
     cdef const real* dy
     cdef real* dx
     cdef real p = <real>a.a, r = <real>a.b
     cdef ivec lanes[8]
     cdef vec row[8]
+    cdef Py_ssize_t at[8]
+    cdef Py_ssize_t last_pixel, i
     cdef int q
     held(place, lanes)
-    for item in range(begin(a.channels * H, place), end(a.channels * H, place)):
+    if gapless(&a.x, H, a.width) and gapless(&a.dy, H, a.width) and gapless(&a.dx, H, a.width):
+        rows = last - item
+    while item < last:
         x = pixels(&a.x, item // H, item % H)
         dy = pixels(&a.dy, item // H, item % H)
         dx = pixels(&a.dx, item // H, item % H)
-        for i in range(a.width):
-            for q in range(ROWV):
-                row[q] = vec_load(dy + i * LANES + q * VL) * formula(kind, True, vec_load(x + i * LANES + q * VL), p, r)
-            for q in range(ROWV):
-                vec_store(dx + i * LANES + q * VL, vec_keep(lanes[q], row[q]))
+        item += rows
+        last_pixel = rows * a.width - 1
+        i = 0
+        while i <= last_pixel:
+            for q in range(PIXELS * ROWV):
+                at[q] = vector(i, last_pixel, q)
+                row[q] = vec_load(dy + at[q]) * formula(kind, True, vec_load(x + at[q]), p, r)
+            for q in range(PIXELS * ROWV):
+                vec_store(dx + at[q], vec_keep(lanes[q % ROWV], row[q]))
+            i += PIXELS
 
 
 cdef extern from *:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -221,15 +222,21 @@ def test_a_folder_that_cannot_be_written(tmp_path, counted, monkeypatch):
         check(read_folder(tmp_path / "data", 8)[0], paths)
 
 
-def test_a_full_disk(tmp_path, monkeypatch):
-    paths = pictures(tmp_path / "data")
-
-    def full(handle, content, offset):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "pwrite", full)
-    with pytest.warns(DataWarning, match="could not be kept .*No space left"):
-        check(read_folder(tmp_path / "data", 8)[0], paths)
+@pytest.mark.parametrize("size", [8, 1])
+@pytest.mark.parametrize("small", [0, 1 << 28])
+def test_a_file_may_become_no_larger(tmp_path, monkeypatch, counted, small, size):
+    """As on a full disk, whether the pixels find no room or, with one pixel each, what is said of them. What is in
+    memory already is not decoded again."""
+    paths, limits = pictures(tmp_path / "data"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(decoded, "_SMALL", small)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.warns(DataWarning, match="could not be kept .*File too large"):
+            train = read_folder(tmp_path / "data", size)[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    np.testing.assert_array_equal(train.images, by_hand(paths, size))
+    assert not small or len(counted) == len(paths)
     assert not list((tmp_path / "data" / ".cnn-cache").iterdir())
     assert not list((tmp_path / "home" / "cnn" / "pictures").glob("*/*"))
 

@@ -10,11 +10,13 @@ then reads.
 import errno
 import hashlib
 import json
+import math
 import os
 import time
 import warnings
 import zlib
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +34,10 @@ from .pictures import look_at, pillow, read_pixels
 VERSION = 2  # of the format, and of what is made of a picture
 FOLDER = ".cnn-cache"
 OFF = "CNN_PICTURE_CACHE"  # the environment variable that is 0 where there is to be no cache
-_TOGETHER = 16  # files that a thread takes at once
+_TOGETHER = 64  # files that a thread takes at once, at most
 _DARK = 256  # 16-bit values below become 0
 _PIECE = 1 << 24  # bytes that are checked at once
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a disk that takes no more
 _SMALL = 1 << 28  # bytes up to which images are read into memory, as those of other data sets are
 
 
@@ -73,32 +76,21 @@ def decoded(path, paths, taken, choose, request, cache=True):
     then in memory. Raises DataFileError where they do not fit in there.
     """
     pillow()
+    pictures = _Pictures(path, paths, taken, choose)
     if cache and not off() and taken:
         key = hashlib.blake2b(json.dumps(request).encode(), digest_size=8).hexdigest()
         about, failed = _fingerprint(path, paths, taken, request), None
         for folder in _places(Path(path)):
             cached = _Cache(folder, key, about)
             try:
-                if (kept := cached.read()) or (leads() and (kept := cached.made(paths, taken, choose))):
+                if (kept := cached.read()) or (leads() and (kept := cached.made(pictures))):
                     return kept
             except OSError as error:
                 failed = error
         if failed is not None:
             warnings.warn(DataWarning(f"{path}: the decoded pictures could not be kept ({failed}); they are in memory, "
                                       "for this time only"), stacklevel=5)
-    found, unreadable = _looked_at(paths, choose)
-    images = _empty(path, (len(taken), *_shape(found)))
-
-    def put(number, pixels):
-        images[number] = pixels
-
-    found = _read(paths, taken, found, unreadable, put)
-    if rows := {number for number, _ in found.unreadable}:
-        good = [number for number in range(len(taken)) if taken[number] not in rows]
-        for to, number in enumerate(good):
-            images[to] = images[number]
-        images = images[: len(good)]
-    return images, found
+    return pictures.in_memory
 
 
 def _empty(path, shape):
@@ -117,52 +109,81 @@ def _shape(found):
 # ------------------------------------------------------------------------------------------ reading pictures
 
 
-def _looked_at(paths, choose):
-    """A Found with channels and size, and {number: what is wrong} of those that cannot be read."""
-    if isinstance(choose, tuple):
-        return Found(*choose, [], [], [], None), {}
-    looks, unreadable = [], {}
-    for number, (look, wrong) in enumerate(_in_threads(look_at, [(file,) for file in paths])):
-        looks.append(look)
-        if wrong is not None:
-            unreadable[number] = wrong
-    return Found(*choose(looks), [], [], [], None), unreadable
+class _Pictures:
+    """What is to be decoded. The arguments are those of `decoded`."""
 
+    def __init__(self, path, paths, taken, choose):
+        self.path, self.paths, self.taken, self._choose = path, paths, taken, choose
 
-def _read(paths, taken, found, unreadable, put):
-    """Decode pictures: put(row, pixels) is called for each that can be read, in any order. Returns the Found."""
-    channels, size = found.channels, found.size
+    @cached_property
+    def _looked_at(self):
+        """A Found with channels and size, and {number: what is wrong} of those that cannot be read."""
+        if isinstance(self._choose, tuple):
+            return Found(*self._choose, [], [], [], None), {}
+        looks, unreadable = [], {}
+        for number, (look, wrong) in enumerate(_in_threads(look_at, [(file,) for file in self.paths])):
+            looks.append(look)
+            if wrong is not None:
+                unreadable[number] = wrong
+        return Found(*self._choose(looks), [], [], [], None), unreadable
 
-    def read(row, file):
-        pixels, brightest = read_pixels(file, channels, size)
-        put(row, pixels)
-        return size > 1 and bool((pixels == pixels[:, :1, :1]).all()), brightest
+    @property
+    def shape(self):
+        """Of the array that holds them all, (n, C, H, W)."""
+        return len(self.taken), *_shape(self._looked_at[0])
 
-    rows = [row for row, number in enumerate(taken) if number not in unreadable]
-    same, dark, most, wrongs = [], [], None, dict(unreadable)
-    for row, (said, wrong) in zip(rows, _in_threads(read, [(row, paths[taken[row]]) for row in rows]), strict=True):
-        number = taken[row]
-        if wrong is not None:
-            wrongs[number] = wrong
-            continue
-        alike, brightest = said
-        if alike:
-            same.append(number)
-        if brightest is not None:
-            most = max(brightest, most or 0)
-            if brightest < _DARK:
-                dark.append(number)
-    return Found(channels, size, sorted(wrongs.items()), same, dark, most)
+    def read(self, put):
+        """Decode them: put(row, pixels) is called for each that can be read, in any order. Returns the Found."""
+        found, unreadable = self._looked_at
+        channels, size = found.channels, found.size
+
+        def read(row, file):
+            pixels, brightest = read_pixels(file, channels, size)
+            put(row, pixels)
+            return size > 1 and bool((pixels == pixels[:, :1, :1]).all()), brightest
+
+        rows = [row for row, number in enumerate(self.taken) if number not in unreadable]
+        same, dark, most, wrongs = [], [], None, dict(unreadable)
+        calls = [(row, self.paths[self.taken[row]]) for row in rows]
+        for row, (said, wrong) in zip(rows, _in_threads(read, calls), strict=True):
+            number = self.taken[row]
+            if wrong is not None:
+                wrongs[number] = wrong
+                continue
+            alike, brightest = said
+            if alike:
+                same.append(number)
+            if brightest is not None:
+                most = max(brightest, most or 0)
+                if brightest < _DARK:
+                    dark.append(number)
+        return Found(channels, size, sorted(wrongs.items()), same, dark, most)
+
+    def good(self, found):
+        """The rows of those that could be read."""
+        unreadable = {number for number, _ in found.unreadable}
+        return [row for row, number in enumerate(self.taken) if number not in unreadable]
+
+    @cached_property
+    def in_memory(self):
+        """(images, Found), decoded once. Raises DataFileError where they do not fit."""
+        images = _empty(self.path, self.shape)
+        found = self.read(images.__setitem__)
+        good = self.good(found)
+        for to, row in enumerate(good) if len(good) < len(images) else ():
+            images[to] = images[row]
+        return images[: len(good)], found
 
 
 def _in_threads(read, calls):
     """Yield, in order, (read(*call), None) of each call, or (None, what is wrong behind the file's path)."""
     threads = get_num_threads()
+    together = max(1, min(_TOGETHER, len(calls) // (8 * threads)))
 
     def some(part):
         return [_attempt(read, call) for call in part]
 
-    parts = (calls[at : at + _TOGETHER] for at in range(0, len(calls), _TOGETHER))
+    parts = (calls[at : at + together] for at in range(0, len(calls), together))
     for results in read_ahead(some, parts, 2 * threads, threads=threads):
         yield from results
 
@@ -171,7 +192,7 @@ def _attempt(read, call):
     try:
         return read(*call), None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):  # of the cache's disk: no picture is to blame
+        if error.errno in _FULL:  # the cache's disk: no picture is to blame
             raise
         return None, str(error).removeprefix(str(call[-1]))
     except ValueError as error:
@@ -186,13 +207,15 @@ def _fingerprint(path, paths, taken, request):
     import PIL
 
     state = hashlib.blake2b(json.dumps([VERSION, PIL.__version__, request, taken]).encode(), digest_size=16)
+    start = os.path.join(path, "")
     for file in paths:
         try:
             there = os.stat(file)
             said = there.st_size, there.st_mtime_ns
         except OSError:  # a link that leads nowhere
             said = None
-        state.update(repr((os.path.relpath(file, path), said)).encode(errors="surrogateescape"))
+        name = file[len(start) :] if file.startswith(start) else os.path.relpath(file, path)    # which takes long
+        state.update(repr((name, said)).encode(errors="surrogateescape"))
     return state.hexdigest()
 
 
@@ -239,43 +262,57 @@ class _Cache:
                           stacklevel=6)
         return None
 
-    def made(self, paths, taken, choose):
+    def made(self, pictures):
         """Decode the pictures and keep them; returns what `decoded` does."""
         with _alone(self._folder):
             if kept := self.read(say=True):  # another process was faster
                 return kept
             files.clean(self._folder)
-            found, unreadable = _looked_at(paths, choose)
-            size = int(np.prod(_shape(found)))
             pixels = self._folder / f"{self._key}-{os.urandom(4).hex()}.pixels"
             with files.writing(pixels) as file:
-                handle = file.fileno()
-                found = _read(paths, taken, found, unreadable, lambda row, image: _put(handle, image, row * size))
-                rows = {number for number, _ in found.unreadable}
-                good = [row for row, number in enumerate(taken) if number not in rows]
-                for to, row in enumerate(good) if rows else ():
-                    _put(handle, os.pread(handle, size, row * size), to * size)
-                os.ftruncate(handle, len(good) * size)
-            if not good:
+                if math.prod(pictures.shape) <= _SMALL:
+                    images, found = pictures.in_memory
+                    if len(images):
+                        _put(file.fileno(), images, 0)
+                else:
+                    images, found = None, self._written(pictures, file.fileno())
+            count = len(pictures.good(found))
+            if not count:
                 pixels.unlink()
                 return np.empty((0, *_shape(found)), np.uint8), found
-            images = _opened(pixels, (len(good), *_shape(found)))
-            text = json.dumps({"about": self._about, "found": found, "pixels": pixels.name, "count": len(good),
+            if images is None:
+                images = _opened(pixels, (count, *_shape(found)))
+            text = json.dumps({"about": self._about, "found": found, "pixels": pixels.name, "count": count,
                                "checksum": _checksum(images)}).encode()
-            files.write(self._index, text + b"\n" + _seal(text))
+            try:
+                files.write(self._index, text + b"\n" + _seal(text))
+            except BaseException:
+                pixels.unlink()  # nobody would know of it
+                raise
             for old in self._folder.glob(f"{self._key}-*.pixels"):
                 if old != pixels:
                     with suppress(OSError):
                         old.unlink()  # whoever has mapped it keeps it
             return images, found
 
+    def _written(self, pictures, handle):
+        """Decode pictures into a file, one after the other; returns the Found."""
+        size = math.prod(pictures.shape[1:])
+        found = pictures.read(lambda row, image: _put(handle, image, row * size))
+        good = pictures.good(found)
+        for to, row in enumerate(good) if len(good) < len(pictures.taken) else ():
+            _put(handle, os.pread(handle, size, row * size), to * size)
+        os.ftruncate(handle, len(good) * size)
+        return found
+
 
 def _opened(path, shape):
     """The images in a file: an array, mapped into memory if they are many. Raises ValueError for another size."""
-    images = np.memmap(path, np.uint8, "r", shape=shape)
-    if os.path.getsize(path) != images.nbytes:
+    if os.path.getsize(path) != math.prod(shape):
         raise ValueError("odd size")
-    return np.array(images) if images.nbytes <= _SMALL else np.asarray(images)
+    if math.prod(shape) <= _SMALL:
+        return np.fromfile(path, np.uint8).reshape(shape)
+    return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
 
 
 def _put(handle, content, offset):

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from cnn.runtime import get_num_threads
+
+from .ahead import read_ahead
 from .batched import IterableDataset, as_dataset
 from .dataset import Dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .described import AnyDataset
 
 _PIXELS = 1 << 22  # that are looked at together
+_THREADS = 4  # at most, because each takes 32 MB
+_BUT_CHANNELS = (0, 2, 3)
+
+Result = TypeVar("Result")
 
 
 def mean_std(dataset: AnyDataset | Any) -> tuple[np.ndarray, np.ndarray]:
@@ -39,17 +46,27 @@ def mean_std(dataset: AnyDataset | Any) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(data, Dataset) and not len(data):
         raise ValueError("mean_std: dataset must hold at least one image, got none")
     white = 255.0 if data.dtype == np.uint8 else 1.0
-    lowest, highest, sums, count = np.full(data.image_shape[0], np.inf), np.full(data.image_shape[0], -np.inf), [], 0
-    for images in _pieces(data):
-        sums.append((images.astype(np.float64) / white).sum(axis=(0, 2, 3)))
-        count += images[:, 0].size
-        lowest = np.minimum(lowest, images.min(axis=(0, 2, 3)))
-        highest = np.maximum(highest, images.max(axis=(0, 2, 3)))
-    mean = np.sum(sums, axis=0) / count
-    squares = [((images.astype(np.float64) / white - mean[:, None, None]) ** 2).sum(axis=(0, 2, 3))
-               for images in _pieces(data)]  # fmt: skip
-    std = np.sqrt(np.sum(squares, axis=0) / count)
-    return mean, np.where((lowest == highest) | (std == 0), 1, std)  # rounding may leave a std of 1e-17
+
+    def first_look(images: np.ndarray) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+        sums = np.divide(images, white, dtype=np.float64).sum(axis=_BUT_CHANNELS)
+        return sums, images[:, 0].size, images.min(axis=_BUT_CHANNELS), images.max(axis=_BUT_CHANNELS)
+
+    def second_look(images: np.ndarray) -> np.ndarray:
+        values = np.divide(images, white, dtype=np.float64)
+        values -= mean[:, None, None]
+        return np.square(values, out=values).sum(axis=_BUT_CHANNELS)
+
+    sums, counts, lowest, highest = zip(*_in_threads(first_look, data), strict=True)
+    mean = np.sum(sums, axis=0) / sum(counts)
+    std = np.sqrt(np.sum(list(_in_threads(second_look, data)), axis=0) / sum(counts))
+    constant = np.min(lowest, axis=0) == np.max(highest, axis=0)
+    return mean, np.where(constant | (std == 0), 1, std)  # rounding may leave a std of 1e-17
+
+
+def _in_threads(look: Callable[[np.ndarray], Result], data: Any) -> Iterator[Result]:
+    """What `look` says of each piece of a data set. The pieces are read by the caller's thread."""
+    threads = min(get_num_threads(), _THREADS)
+    return read_ahead(look, _pieces(data), threads, threads=threads)
 
 
 def constant_images(dataset: Dataset) -> list[int]:

@@ -104,6 +104,8 @@ def test_softplus_of_special_values_and_beyond_its_threshold(dtype):
     x = np.array([2, 1, 0.5, -3, 3000], dtype)      # beta x <= 2 is not linear
     np.testing.assert_allclose(functional.softplus(x, 2, 2), [2, np.log1p(np.exp(2)) / 2, np.log1p(np.exp(1)) / 2,
                                                               np.log1p(np.exp(-6)) / 2, 3000], rtol=1e-6)
+    x = np.array([-49, -51, 3, -np.inf], dtype)
+    np.testing.assert_allclose(functional.softplus(x, 2, -100), [-49, 0, 3, 0], atol=1e-20)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -3,10 +3,11 @@ errors given, mostly in units in the last place (ulp).
 """
 from libc.math cimport INFINITY, NAN
 
-from cnn._ext.vec cimport (EXP, EXP_END, EXP_MAX, EXP_MIN, EXP_TERMS, LEAST_NORMAL, LN2_HIGH, LN2_LOW, LOG,
+from cnn._ext.vec cimport (BIASED, EXP, EXP_END, EXP_MAX, EXP_MIN, EXP_TERMS, LEAST_NORMAL, LN2_HIGH, LN2_LOW, LOG,
                            LOG2_E, LOG_TERMS, OVER, OVER_TERMS, TANH_MAX, UNDER, UNDER_TERMS, VL, ivec, ivec_or, real,
-                           real_erfc, real_pow, vec, vec_abs, vec_clear, vec_copysign, vec_div, vec_exponent, vec_fraction, vec_gt,
-                           vec_load, vec_lt, vec_pow2, vec_round, vec_select, vec_signed, vec_splat, vec_store)
+                           real_erfc, real_pow, vec, vec_abs, vec_clear, vec_copysign, vec_div, vec_exponent,
+                           vec_fraction, vec_gt, vec_le, vec_load, vec_lt, vec_power, vec_round, vec_select, vec_splat,
+                           vec_store)
 
 
 cdef inline vec polynomial(vec x, const double* series, int terms) noexcept nogil:
@@ -18,28 +19,30 @@ cdef inline vec polynomial(vec x, const double* series, int terms) noexcept nogi
     return p
 
 
-cdef inline vec exp_parts(vec x, vec* rest) noexcept nogil:
+cdef inline vec exp_parts(vec x, vec* rest, vec* two_n) noexcept nogil:
     """e^x = 2^n (1 + rest): returns the whole number n. With r = x - n log 2, |r| <= log(2) / 2, the rest is
     the series r + r^2/2! + r^3/3! + ...; log 2 comes in two parts, so that r is exact to its last place."""
-    cdef vec n = vec_round(x * vec_splat(LOG2_E))
+    cdef vec end = x * vec_splat(LOG2_E) + vec_splat(BIASED), n = end - vec_splat(BIASED)
     cdef vec r = x - n * vec_splat(LN2_HIGH) - n * vec_splat(LN2_LOW)
     rest[0] = r + r * r * polynomial(r, EXP, EXP_TERMS)
+    two_n[0] = vec_power(end)
     return n
 
 
 cdef inline vec vec_exp(vec x) noexcept nogil:
     """e^x to 1 ulp; infinite or 0 where the number type ends, before that with the subnormals that are kept."""
-    cdef vec rest, half
+    cdef vec rest, two_n, half
     x = vec_select(vec_gt(x, vec_splat(EXP_MAX)), vec_splat(EXP_MAX), x)
     x = vec_select(vec_gt(vec_splat(EXP_MIN), x), vec_splat(EXP_MIN), x)
-    cdef vec n = exp_parts(x, &rest)
-    half = vec_round(n * vec_splat(0.5))        # 2^n itself may be no number of this type
-    return (vec_splat(1) + rest) * vec_pow2(half) * vec_pow2(n - half)
+    cdef vec n = exp_parts(x, &rest, &two_n)    # 2^n itself may be no number of this type
+    half = vec_round(n * vec_splat(0.5))
+    return (vec_splat(1) + rest) * vec_power(half + vec_splat(BIASED)) * vec_power(n - half + vec_splat(BIASED))
 
 
 cdef inline vec vec_exp_within(vec x) noexcept nogil:
     """vec_exp of an x between -EXP_END, whose power is 0, and EXP_END. Elsewhere anything but NaN, which stays NaN."""
-    cdef vec rest, two_n = vec_pow2(exp_parts(x, &rest))
+    cdef vec rest, two_n
+    exp_parts(x, &rest, &two_n)
     return (vec_splat(1) + rest) * two_n
 
 
@@ -52,7 +55,7 @@ cdef inline vec vec_expm1(vec x) noexcept nogil:
     """e^x - 1 where x <= 0, precise near 0; to 2 ulp."""
     cdef vec rest, two_n
     x = vec_select(vec_gt(vec_splat(-40), x), vec_splat(-40), x)        # -1 from here
-    two_n = vec_pow2(exp_parts(x, &rest))
+    exp_parts(x, &rest, &two_n)
     return two_n * rest + (two_n - vec_splat(1))
 
 
@@ -73,11 +76,11 @@ cdef inline vec vec_softplus(vec x, real a, real limit) noexcept nogil:
     """log(1 + e^ax) / a where ax <= limit, else x; to 4 ulp. It is max(ax, 0) + log(1 + u) with u = e^-|ax|, and
     log(1 + u) = u (1 + u P(u)) / (1 + u Q(u)), where P and Q are polynomials fitted on 0 <= u <= 1."""
     cdef vec z = vec_splat(a) * x, size = vec_copysign(z, vec_splat(-1))
-    cdef ivec none = ivec_or(vec_gt(z, vec_splat(limit)), vec_gt(vec_splat(-EXP_END), size))
-    cdef vec u = vec_clear(none, vec_exp_within(size)), over, under
+    cdef ivec linear = vec_gt(z, vec_splat(limit))
+    cdef vec u = vec_clear(ivec_or(linear, vec_gt(vec_splat(-EXP_END), size)), vec_exp_within(size)), over, under
     over = u + u * u * polynomial(u, OVER, OVER_TERMS)
     under = vec_splat(1) + u * polynomial(u, UNDER, UNDER_TERMS)
-    return vec_clear(vec_signed(z), x) + vec_div(over, under) * vec_splat(1 / a)
+    return vec_clear(vec_le(z, vec_splat(limit if limit < 0 else 0)), x) + vec_div(over, under) * vec_splat(1 / a)
 
 
 cdef inline vec vec_pow(vec x, real n) noexcept nogil:
@@ -103,8 +106,7 @@ cdef inline vec vec_tanh(vec x) noexcept nogil:
     """tanh(x) = (e^2x - 1) / (e^2x + 1) = m / (m + 2) with m = e^2x - 1, which is precise near 0; to 3 ulp."""
     cdef vec rest, a = vec_abs(x), two_n, m
     a = vec_select(vec_gt(a, vec_splat(TANH_MAX)), vec_splat(TANH_MAX), a)
-    cdef vec n = exp_parts(a + a, &rest)
-    two_n = vec_pow2(n)
+    exp_parts(a + a, &rest, &two_n)
     m = two_n * rest + (two_n - vec_splat(1))
     return vec_copysign(vec_div(m, m + vec_splat(2)), x)
 

@@ -138,13 +138,14 @@ cdef extern from *:
 
     #define SIGN ((integer)((natural)1 << (sizeof(real) * 8 - 1)))
     #define vec_abs(a) ((vec)((ivec)(a) & ~SIGN))
-    #define vec_signed(a) ((ivec)(a) >> (sizeof(real) * 8 - 1))    /* a mask: where the sign is minus, of 0 and NaN too */
     #define vec_copysign(a, b) ((vec)(((ivec)(a) & ~SIGN) | ((ivec)(b) & SIGN)))
     /* Added to a number below 2^(MANTISSA - 1), this leaves no digits behind the point. */
     #define ROUNDER ((real)((integer)3 << (MANTISSA - 1)))
     #define vec_round(a) ((a) + ROUNDER - ROUNDER)
-    /* 2^a for a vector of whole numbers within the exponents of the type; 0 for the one below them */
-    #define vec_pow2(a) ((vec)((nvec)((a) + (ROUNDER + (real)BIAS)) << MANTISSA))
+    /* Added to a number a within the exponents of the type, this leaves a + BIAS, rounded, in the last digits, from
+       where vec_power makes 2^a; 0 of the exponent below them. */
+    #define BIASED (ROUNDER + (real)BIAS)
+    #define vec_power(a) ((vec)((nvec)(a) << MANTISSA))
     /* A positive normal number is 2^e m with sqrt(1/2) <= m < sqrt(2): its whole number e, and m. Of others, which get
        here too, anything: unsigned, so that nothing overflows. */
     #define HALF_ROOT ((natural)(MANTISSA == 23 ? 0x3F3504F3 : 0x3FE6A09E667F3BCD))
@@ -267,9 +268,8 @@ cdef extern from *:
     void vec_sum4(vec a, vec b, vec c, vec d, real* out) nogil
     vec vec_abs(vec a) nogil
     vec vec_copysign(vec a, vec b) nogil
-    ivec vec_signed(vec a) nogil
     vec vec_round(vec a) nogil
-    vec vec_pow2(vec a) nogil
+    vec vec_power(vec a) nogil
     real real_log(real x) nogil
     real real_erfc(real x) nogil
     real real_sqrt(real x) nogil
@@ -277,4 +277,4 @@ cdef extern from *:
     const double LOG[10]
     const double OVER[6]
     const double UNDER[6]
-    const real LEAST_NORMAL, LN2_HIGH, LN2_LOW, EXP_MIN, EXP_MAX, EXP_END, LOG2_E, TANH_MAX
+    const real BIASED, LEAST_NORMAL, LN2_HIGH, LN2_LOW, EXP_MIN, EXP_MAX, EXP_END, LOG2_E, TANH_MAX

@@ -174,6 +174,13 @@ class WithFeatures(cnn.Module):
         return self.head(cnn.cat([self.conv(x).mean((2, 3)), numbers]))
 
 
+def with_features(inputs):
+    """A step of that network, where it gets these inputs."""
+    model = WithFeatures()
+    trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), 0.1), {"what": cnn.CrossEntropyLoss()}, inputs=inputs)
+    trainer.train_step(np.zeros((2, 1, 8, 8)), {"what": np.zeros(2, int), "numbers": np.zeros((2, 3))})
+
+
 @pytest.mark.parametrize("count", [5, 40], ids=["channels", "images"])
 @pytest.mark.parametrize("backend", ["kernels", "reference"])
 def test_several_inputs(count, backend):
@@ -299,7 +306,9 @@ def test_written_in_numpy_and_under_debug():
      "the targets must have the name 'where' among them, got what"),
     (lambda: fitted(losses(), inputs="numbers"), TypeError, "inputs must be a tuple of names"),
     (lambda: fitted(losses(), inputs=["a", "a"]), ValueError, "different names"),
-    (lambda: fitted(losses(), inputs=["a"]), ValueError, "the model's input 'a' must be among"),
+    (lambda: fitted(losses(), inputs=["a"]), ValueError, "must name what .*forward takes after the images, got a"),
+    (lambda: with_features([]), ValueError, "forward takes after the images, got none: .*'numbers'"),
+    (lambda: with_features(["a"]), ValueError, "the model's input 'a' must be among"),
     (lambda: fitted(losses(), metrics={"what_loss": len}), ValueError, "none of .*what_loss"),
 ])
 def test_bad_arguments(wrong, error, text):

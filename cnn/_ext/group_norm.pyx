@@ -11,7 +11,7 @@ with the means over the group. Each lane is an image, so that all of it is lane 
 """
 from libc.math cimport sqrt
 
-from cnn._ext.op cimport Image, Place, begin, end, pixels
+from cnn._ext.op cimport Image, Place, begin, end, pixels, to_row
 from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, ivec, real, vec, vec_gt,
                            vec_keep, vec_load, vec_splat, vec_store, vec_sum)
 
@@ -24,16 +24,6 @@ cdef inline void _add_lanes(double* total, const vec* rows) noexcept nogil:
         vec_store(lanes + q * VL, rows[q])
     for i in range(LANES):
         total[i] += lanes[i]
-
-
-cdef inline void _row(const double* numbers, vec* rows) noexcept nogil:
-    """A row of lanes from as many doubles."""
-    cdef real lanes[16]
-    cdef int i, q
-    for i in range(LANES):
-        lanes[i] = <real>numbers[i]
-    for q in range(ROWV):
-        rows[q] = vec_load(lanes + q * VL)
 
 
 ctypedef struct GroupNorm:
@@ -65,7 +55,7 @@ cdef void group_norm(const GroupNorm* a, const Place* place) noexcept nogil:
     cdef int q, lane
     for lane in range(LANES):
         other[lane] = lane < place.images
-    _row(other, s)
+    to_row(other, s)
     for q in range(ROWV):
         holds[q] = vec_gt(s[q], vec_splat(0))
     for g in range(begin(a.groups, place), end(a.groups, place)):
@@ -82,10 +72,10 @@ cdef void group_norm(const GroupNorm* a, const Place* place) noexcept nogil:
         for lane in range(LANES):
             mean[lane] /= n
             other[lane] = 0
-        _row(mean, centre)
+        to_row(mean, centre)
         for lane in range(LANES):
             mean[lane] -= <real>mean[lane]
-        _row(mean, off)
+        to_row(mean, off)
         for c in range(g * size, (g + 1) * size):
             for h in range(a.height):
                 x = pixels(&a.x, c, h)
@@ -98,7 +88,7 @@ cdef void group_norm(const GroupNorm* a, const Place* place) noexcept nogil:
                 _add_lanes(other, s)
         for lane in range(LANES):
             other[lane] = 1 / sqrt(other[lane] / n + a.eps)
-        _row(other, inverse)
+        to_row(other, inverse)
         for q in range(ROWV):
             vec_store(pixels(&a.stats, 3 * g, 0) + q * VL, centre[q])
             vec_store(pixels(&a.stats, 3 * g + 1, 0) + q * VL, off[q])
@@ -178,8 +168,8 @@ cdef void group_norm_backward(const GroupNormBackward* a, const Place* place) no
         for lane in range(LANES):
             first[lane] /= n
             second[lane] /= n
-        _row(first, s)
-        _row(second, t)
+        to_row(first, s)
+        to_row(second, t)
         for c in range(g * size, (g + 1) * size):
             gamma = vec_splat(a.gamma[c] if a.gamma else 1)
             for h in range(a.height):

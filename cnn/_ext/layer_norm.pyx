@@ -15,7 +15,7 @@ xhat = (x - c) / s + shift, shift = -r / s.
 """
 from libc.math cimport sqrt
 
-from cnn._ext.op cimport Image, Place, begin, end, held, pixels
+from cnn._ext.op cimport Image, Place, begin, end, held, pixels, to_row
 from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, ivec, real, vec, vec_gt,
                            vec_keep, vec_load, vec_splat, vec_store, vec_sum)
 
@@ -54,16 +54,6 @@ cdef inline void to_doubles(const dvec* total, double* lanes) noexcept nogil:
     cdef int q
     for q in range(LANES // DVL):
         dvec_store(lanes + q * DVL, total[q])
-
-
-cdef inline void to_row(const double* numbers, vec* rows) noexcept nogil:
-    """A row of lanes from as many doubles."""
-    cdef real lanes[16]
-    cdef int i, q
-    for i in range(LANES):
-        lanes[i] = <real>numbers[i]
-    for q in range(ROWV):
-        rows[q] = vec_load(lanes + q * VL)
 
 
 cdef inline void group_sums(const Image* x, Py_ssize_t c0, Py_ssize_t planes, Py_ssize_t h0, Py_ssize_t rows,

@@ -12,7 +12,7 @@ three of them. setup.py makes each module's table KERNELS from its structs, so t
 A program is a flat list of `Op`. Each holds a kernel, its struct, and which of the addresses in it change from place to
 place. cnn/engine/program.py writes it; the two sides agree by size and order, which a test checks.
 """
-from cnn._ext.vec cimport LANES, ROWV, VL, integer, ivec, real, vec_gt, vec_load, vec_splat
+from cnn._ext.vec cimport LANES, ROWV, VL, integer, ivec, real, vec, vec_gt, vec_load, vec_splat
 
 cdef enum:
     MAX_WORDS = 32      # of a kernel's struct, and of these
@@ -96,3 +96,13 @@ cdef inline void held(const Place* place, ivec* lanes) noexcept nogil:
         numbers[i] = i < place.images
     for q in range(ROWV):
         lanes[q] = vec_gt(vec_load(numbers + q * VL), vec_splat(0))
+
+
+cdef inline void to_row(const double* numbers, vec* rows) noexcept nogil:
+    """A row of lanes from as many doubles."""
+    cdef real lanes[16]
+    cdef int i, q
+    for i in range(LANES):
+        lanes[i] = <real>numbers[i]
+    for q in range(ROWV):
+        rows[q] = vec_load(lanes + q * VL)

@@ -1,5 +1,6 @@
 """What a Trainer refuses, or warns of, before its first step; each function takes `owner` first, as cnn.shapes does."""
 import copy
+import inspect
 import math
 import warnings
 
@@ -79,6 +80,18 @@ def names(owner, argument, values):
     if len(set(values)) < len(values):
         raise ValueError(f"{owner}: {argument} must be different names, got {values!r}")
     return tuple(values)
+
+
+def inputs_of(owner, inputs, model):
+    """What a model gets after the images, by name: as many as its `forward` takes."""
+    inputs = names(owner, "inputs", inputs)
+    try:
+        if not model.in_numpy:      # else it takes none; that is said where it is run
+            inspect.signature(model.forward).bind(None, *inputs)
+    except TypeError as error:
+        raise ValueError(f"{owner}: inputs must name what {type(model).__name__}.forward takes after the images, got "
+                         f"{', '.join(inputs) or 'none'}: {error}") from None
+    return inputs
 
 
 def same_data(owner, facts, known):

@@ -86,7 +86,7 @@ class Trainer:
                               else shapes.number("Trainer", "max_grad_norm", max_grad_norm, above=0))
         self.accumulate = shapes.integer("Trainer", "accumulate", accumulate, 1)
         self.callbacks = [*([Progress()] if progress else []), *callbacks]
-        self.inputs = checks.names("Trainer", "inputs", inputs)
+        self.inputs = checks.inputs_of("Trainer", inputs, model)
         figures: list[str] = getattr(self.criterion, "figures", list)()
         self.metrics = measures.checked("Trainer", metrics, figures)
         self.history = History()

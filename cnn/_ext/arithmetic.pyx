@@ -12,7 +12,7 @@ from libc.math cimport INFINITY
 
 from cnn._ext.instances cimport Tile
 from cnn._ext.op cimport Image, Place, begin, end, held, pixels
-from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, ivec_or, real, vec, vec_clear, vec_div, vec_eq, vec_gt, vec_isnan,
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, ivec_or, prefetch_second, real, vec, vec_clear, vec_div, vec_eq, vec_gt, vec_isnan,
                            vec_keep, vec_le, vec_load, vec_lt, vec_select, vec_splat, vec_store)
 
 cdef enum:      # as KINDS in cnn/ops/arithmetic.py
@@ -184,6 +184,8 @@ cdef enum:      # as REDUCTIONS in cnn/ops/arithmetic.py
     SUM = 1
     LARGEST, SMALLEST
 
+    CACHED = 256                # pixels, 16 kB of floats
+
 cdef inline vec merged(int kind, vec s, vec v) noexcept nogil:
     """s + v, or the larger or smaller of both; a NaN wins."""
     if kind == SUM:
@@ -199,38 +201,60 @@ ctypedef struct Reduce:
     Py_ssize_t y_channels, y_height, y_width
     Py_ssize_t channels, height, width
 
-cdef inline void reduce_by "reduce_by"(void* address, int kind) noexcept nogil:
-    cdef const Reduce* a = <const Reduce*>(<Call*>address).a
-    cdef const Place* place = (<Call*>address).place
-    cdef Py_ssize_t c, h, i, first = 0, stop = a.channels
+cdef inline void merge(const Reduce* a, int kind, Py_ssize_t c, Py_ssize_t first, Py_ssize_t stop, vec none
+                       ) noexcept nogil:
+    """These rows of channel c into theirs of y."""
     cdef bint over = a.y_channels < a.channels, rows = a.y_height < a.height, columns = a.y_width < a.width
+    cdef Py_ssize_t h, i
     cdef int q
     cdef const real* x
     cdef real* y
-    cdef vec s, none = vec_splat(0 if kind == SUM else <real>(-INFINITY if kind == LARGEST else INFINITY))
-    if over:                    # one thread does it all
-        if place.part:
-            return
-    else:
-        first, stop = begin(a.channels, place), end(a.channels, place)
-    for c in range(first, stop):
-        if c == first or not over:
-            for h in range(a.y_height):
-                y = pixels(&a.y, 0 if over else c, h)
-                for i in range(a.y_width * ROWV):
-                    vec_store(y + i * VL, none)
-        for h in range(a.height):
-            x = pixels(&a.x, c, h)
-            y = pixels(&a.y, 0 if over else c, 0 if rows else h)
-            if columns:
-                for q in range(ROWV):
-                    s = none        # of each row by itself: shorter sums round less
-                    for i in range(a.width):
-                        s = merged(kind, s, vec_load(x + i * LANES + q * VL))
-                    vec_store(y + q * VL, merged(kind, vec_load(y + q * VL), s))
-            else:
-                for i in range(a.width * ROWV):
-                    vec_store(y + i * VL, merged(kind, vec_load(y + i * VL), vec_load(x + i * VL)))
+    cdef vec s
+    for h in range(first, stop):
+        x = pixels(&a.x, c, h)
+        y = pixels(&a.y, 0 if over else c, 0 if rows else h)
+        if columns:
+            for q in range(ROWV):
+                s = none        # of each row by itself: shorter sums round less
+                for i in range(a.width):
+                    s = merged(kind, s, vec_load(x + i * LANES + q * VL))
+                vec_store(y + q * VL, merged(kind, vec_load(y + q * VL), s))
+        else:
+            for i in range(a.width * ROWV):
+                if over:        # what comes next is a plane away
+                    prefetch_second(x + a.x.plane + i * VL)
+                vec_store(y + i * VL, merged(kind, vec_load(y + i * VL), vec_load(x + i * VL)))
+
+cdef inline void fill(const Image* y, Py_ssize_t c, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t width, vec none
+                      ) noexcept nogil:
+    """These rows of y begin so."""
+    cdef Py_ssize_t h, i
+    for h in range(first, stop):
+        for i in range(width * ROWV):
+            vec_store(pixels(y, c, h) + i * VL, none)
+
+cdef inline void reduce_by "reduce_by"(void* address, int kind) noexcept nogil:
+    cdef const Reduce* a = <const Reduce*>(<Call*>address).a
+    cdef const Place* place = (<Call*>address).place
+    cdef bint over = a.y_channels < a.channels, rows = a.y_height < a.height
+    cdef Py_ssize_t c, first, stop, last, together = max(1, CACHED // a.width)
+    cdef vec none = vec_splat(0 if kind == SUM else <real>(-INFINITY if kind == LARGEST else INFINITY))
+    if not over:
+        for c in range(begin(a.channels, place), end(a.channels, place)):
+            fill(&a.y, c, 0, a.y_height, a.y_width, none)
+            merge(a, kind, c, 0, a.height, none)
+    elif not rows:              # a few rows of y at a time, which stay in the first cache
+        first, last = begin(a.height, place), end(a.height, place)
+        while first < last:
+            stop = min(first + together, last)
+            fill(&a.y, 0, first, stop, a.y_width, none)
+            for c in range(a.channels):
+                merge(a, kind, c, first, stop, none)
+            first = stop
+    elif place.part == 0:       # one thread does it all
+        fill(&a.y, 0, 0, 1, a.y_width, none)
+        for c in range(a.channels):
+            merge(a, kind, c, 0, a.height, none)
 
 cdef extern from *:
     """

@@ -29,23 +29,24 @@ ctypedef struct Pick:
 
 cdef void pick(const Pick* a, const Place* place) noexcept nogil:
     """y[c, i, j] = x[channel c, row i, column j], or a value outside"""
-    cdef Py_ssize_t item, c, i, j, from_channel
+    cdef Py_ssize_t item, c, i, j
     cdef int q
     cdef const real* x
     cdef real* y
     cdef real outside = <real>a.value
     cdef ivec holds[8]
     held(place, holds)
-    for item in range(begin(a.height, place) * a.channels, end(a.height, place) * a.channels):
-        i, c = item // a.channels, item % a.channels
-        from_channel = a.channel[c] if a.channel else c
-        if a.lanes:
-            x = _lane(&a.x, from_channel, a.row[i])
-            y = _lane(&a.y, c, i)
-            for j in range(a.width):
-                y[j * LANES] = outside if a.row[i] < 0 or a.column[j] < 0 else x[a.column[j] * LANES]
-            continue
-        x = pixels(&a.x, from_channel, a.row[i])
+    if a.lanes:         # by rows, so that no two threads write into the same sixteen channels
+        for i in range(begin(a.height, place), end(a.height, place)):
+            for c in range(a.channels):
+                x = _lane(&a.x, a.channel[c] if a.channel else c, a.row[i])
+                y = _lane(&a.y, c, i)
+                for j in range(a.width):
+                    y[j * LANES] = outside if a.row[i] < 0 or a.column[j] < 0 else x[a.column[j] * LANES]
+        return
+    for item in range(begin(a.channels * a.height, place), end(a.channels * a.height, place)):
+        c, i = item // a.height, item % a.height
+        x = pixels(&a.x, a.channel[c] if a.channel else c, a.row[i])
         y = pixels(&a.y, c, i)
         for j in range(a.width):
             for q in range(ROWV):
@@ -181,32 +182,34 @@ ctypedef struct PixelShuffle:
 
 cdef void pixel_shuffle(const PixelShuffle* a, const Place* place) noexcept nogil:
     """large[c, i r + m, j r + n] = small[c r^2 + m r + n, i, j], or the other way round"""
-    cdef Py_ssize_t c, i, j, m, n, k, r = a.factor
+    cdef Py_ssize_t item, c, i, j, m, n, k, r = a.factor
     cdef int q
     cdef real* s
     cdef real* t
-    for i in range(begin(a.height, place), end(a.height, place)):
-        for c in range(a.channels):
-            for m in range(r):
-                for n in range(r):
-                    k = (c * r + m) * r + n
-                    if a.lanes:
-                        s = _lane(&a.small, k, i)
-                        t = _lane(&a.large, c, i * r + m) + n * LANES
-                        for j in range(a.width):
-                            if a.back:
-                                s[j * LANES] = t[j * r * LANES]
-                            else:
-                                t[j * r * LANES] = s[j * LANES]
-                        continue
-                    s = pixels(&a.small, k, i)
-                    t = pixels(&a.large, c, i * r + m) + n * LANES
-                    for j in range(a.width):
-                        for q in range(ROWV):
-                            if a.back:
-                                vec_store(s + j * LANES + q * VL, vec_load(t + j * r * LANES + q * VL))
-                            else:
-                                vec_store(t + j * r * LANES + q * VL, vec_load(s + j * LANES + q * VL))
+    if a.lanes:         # by rows, as in pick
+        for i in range(begin(a.height, place), end(a.height, place)):
+            for k in range(a.channels * r * r):
+                c, m, n = k // (r * r), k // r % r, k % r
+                s = _lane(&a.small, k, i)
+                t = _lane(&a.large, c, i * r + m) + n * LANES
+                for j in range(a.width):
+                    if a.back:
+                        s[j * LANES] = t[j * r * LANES]
+                    else:
+                        t[j * r * LANES] = s[j * LANES]
+        return
+    for item in range(begin(a.channels * a.height, place), end(a.channels * a.height, place)):
+        c, i = item // a.height, item % a.height
+        for k in range(r * r):
+            m, n = k // r, k % r
+            s = pixels(&a.small, c * r * r + k, i)
+            t = pixels(&a.large, c, i * r + m) + n * LANES
+            for j in range(a.width):
+                for q in range(ROWV):
+                    if a.back:
+                        vec_store(s + j * LANES + q * VL, vec_load(t + j * r * LANES + q * VL))
+                    else:
+                        vec_store(t + j * r * LANES + q * VL, vec_load(s + j * LANES + q * VL))
 
 
 SPLITS = ("pick", "bilinear", "bilinear_backward", "pixel_shuffle")

@@ -12,8 +12,8 @@ from libc.math cimport INFINITY
 
 from cnn._ext.instances cimport Tile
 from cnn._ext.op cimport Image, Place, begin, end, held, pixels
-from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, ivec_or, prefetch_second, real, vec, vec_clear, vec_div, vec_eq, vec_gt, vec_isnan,
-                           vec_keep, vec_le, vec_load, vec_lt, vec_select, vec_splat, vec_store)
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, ivec_or, prefetch_second, real, vec, vec_clear, vec_div, vec_eq,
+                           vec_gt, vec_isnan, vec_keep, vec_le, vec_load, vec_lt, vec_select, vec_splat, vec_store)
 
 cdef enum:      # as KINDS in cnn/ops/arithmetic.py
     ADD = 1

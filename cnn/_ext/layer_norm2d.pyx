@@ -5,8 +5,8 @@ dbeta sums over all pixels.
 Some pixels at a time go through all passes over their channels, which stay in the L1 cache meanwhile.
 """
 from cnn._ext.op cimport Image, Place, begin, end, held, pixels
-from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_div, vec_gt, vec_keep, vec_load, vec_relu, vec_splat,
-                           vec_sqrt, vec_store, vec_sum)
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_write, real, vec, vec_div, vec_gt,
+                           vec_keep, vec_load, vec_relu, vec_splat, vec_sqrt, vec_store, vec_sum)
 
 cdef enum:
     SUMMED = 64       # channels that are summed before their sum is added to others
@@ -150,6 +150,8 @@ cdef inline void normal(const LayerNorm2d* a, const ivec* counts, Py_ssize_t h, 
         scales(a.gamma, 1, c, a.channels, lanes, gamma)
         scales(a.beta, 0, c, a.channels, lanes, beta)
         for q in range(n):
+            prefetch_second(x + (n + q) * VL)   # of the pixels that come next
+            prefetch_write(y + (n + q) * VL)
             d = gamma[q % ROWV] * ((vec_load(x + q * VL) - centre[q]) * inverse[q] + shift[q]) + beta[q % ROWV]
             vec_store(y + q * VL, d if lanes else vec_keep(counts[q % ROWV], d))
 

@@ -74,8 +74,8 @@ cdef inline void lrn "lrn_normal"(const LocalResponseNorm* a, const Place* place
     cdef ivec holds[8]
     cdef vec b
     held(place, holds)
-    for h in range(begin(a.height, place), end(a.height, place)):
-        for c in range(planes):
+    for c in range(planes):
+        for h in range(begin(a.height, place), end(a.height, place)):
             x = pixels(&a.x, c, h)
             y = pixels(&a.y, c, h)
             for i in range(a.width):

@@ -8,8 +8,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from cnn._ext.elementary cimport vec_exp, vec_normal, vec_sigmoid, vec_tanh
 from cnn._ext.op cimport PER_BLOCK, Image, Place, begin, end, pixels
 from cnn._ext.random cimport element_hash, image_hash
-from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, real_log, vec, vec_clear, vec_div, vec_gt, vec_le, vec_load,
-                           vec_relu, vec_select, vec_splat, vec_store)
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_write, real, real_log, vec, vec_clear,
+                           vec_div, vec_gt, vec_le, vec_load, vec_relu, vec_select, vec_splat, vec_store)
 
 
 cdef extern from *:
@@ -312,11 +312,13 @@ cdef inline vec shifted_exp(const real* x, Py_ssize_t x_step, real* y, Py_ssize_
     top[0] = vec_load(x)
     for c in range(1, C):
         v = vec_load(x + c * x_step)
+        prefetch_second(x + c * x_step + 4 * LANES)
         top[0] = vec_select(vec_gt(v, top[0]), v, top[0])
     for c in range(C):
         v = vec_exp(vec_load(x + c * x_step) - top[0])
         total = total + v
         if y:
+            prefetch_write(y + c * y_step + 4 * LANES)
             vec_store(y + c * y_step, v)
     return total
 

@@ -248,6 +248,9 @@ cdef inline void back(const LayerNorm2dBackward* a, const ivec* counts, Py_ssize
         dx = pixels(&a.dx, c, h) + i * LANES
         scales(a.gamma, 1, c, a.channels, lanes, gamma)
         for q in range(n):
+            prefetch_second(x + (n + q) * VL)
+            prefetch_second(dy + (n + q) * VL)
+            prefetch_write(dx + (n + q) * VL)
             d = (vec_load(x + q * VL) - centre[q]) * inverse[q] + shift[q]
             u = (gamma[q % ROWV] * vec_load(dy + q * VL) - s[q] - d * t[q]) * inverse[q]
             vec_store(dx + q * VL, u if lanes else vec_keep(counts[q % ROWV], u))

@@ -355,7 +355,10 @@ cdef void softmax_backward(const FromOutput* a, const Place* place) noexcept nog
             total = vec_splat(0)
             for c in range(C):
                 total = total + vec_load(dy + c * dy_step) * vec_load(y + c * y_step)
-            for c in range(C):
+            for c in range(C):          # and what the next pixels take
+                prefetch_second(dy + c * dy_step + 4 * LANES)
+                prefetch_second(y + c * y_step + 4 * LANES)
+                prefetch_write(dx + c * dx_step + 4 * LANES)
                 vec_store(dx + c * dx_step, vec_load(y + c * y_step) * (vec_load(dy + c * dy_step) - total))
 
 

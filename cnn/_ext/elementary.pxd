@@ -40,7 +40,7 @@ cdef inline vec vec_exp(vec x) noexcept nogil:
 
 
 cdef inline vec vec_exp_within(vec x) noexcept nogil:
-    """vec_exp of an x between -EXP_END, whose power is 0, and EXP_END. Elsewhere anything but NaN, which stays NaN."""
+    """vec_exp of an x from -EXP_END, where it is 0, to EXP_END; anything elsewhere. NaN stays NaN."""
     cdef vec rest, two_n
     exp_parts(x, &rest, &two_n)
     return (vec_splat(1) + rest) * two_n

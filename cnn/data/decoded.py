@@ -90,7 +90,7 @@ def decoded(path, paths, taken, choose, request, cache=True):
         if failed is not None:
             warnings.warn(DataWarning(f"{path}: the decoded pictures could not be kept ({failed}); they are in memory, "
                                       "for this time only"), stacklevel=5)
-    return pictures.in_memory
+    return pictures.in_memory()
 
 
 def _empty(path, shape):
@@ -164,9 +164,8 @@ class _Pictures:
         unreadable = {number for number, _ in found.unreadable}
         return [row for row, number in enumerate(self.taken) if number not in unreadable]
 
-    @cached_property
     def in_memory(self):
-        """(images, Found), decoded once. Raises DataFileError where they do not fit."""
+        """(images, Found). Raises DataFileError where they do not fit."""
         images = _empty(self.path, self.shape)
         found = self.read(images.__setitem__)
         good = self.good(found)
@@ -270,18 +269,12 @@ class _Cache:
             files.clean(self._folder)
             pixels = self._folder / f"{self._key}-{os.urandom(4).hex()}.pixels"
             with files.writing(pixels) as file:
-                if math.prod(pictures.shape) <= _SMALL:
-                    images, found = pictures.in_memory
-                    if len(images):
-                        _put(file.fileno(), images, 0)
-                else:
-                    images, found = None, self._written(pictures, file.fileno())
+                found = self._written(pictures, file.fileno())
             count = len(pictures.good(found))
             if not count:
                 pixels.unlink()
                 return np.empty((0, *_shape(found)), np.uint8), found
-            if images is None:
-                images = _opened(pixels, (count, *_shape(found)))
+            images = _opened(pixels, (count, *_shape(found)))
             text = json.dumps({"about": self._about, "found": found, "pixels": pixels.name, "count": count,
                                "checksum": _checksum(images)}).encode()
             try:

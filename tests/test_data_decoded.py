@@ -222,10 +222,23 @@ def test_a_folder_that_cannot_be_written(tmp_path, counted, monkeypatch):
         check(read_folder(tmp_path / "data", 8)[0], paths)
 
 
+def test_a_full_disk(tmp_path, monkeypatch):
+    paths = pictures(tmp_path / "data")
+
+    def full(handle, content, offset):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.warns(DataWarning, match="could not be kept .*No space left"):
+        check(read_folder(tmp_path / "data", 8)[0], paths)
+    assert not list((tmp_path / "data" / ".cnn-cache").iterdir())
+    assert not list((tmp_path / "home" / "cnn" / "pictures").glob("*/*"))
+
+
 @pytest.mark.parametrize("size", [8, 1])
 @pytest.mark.parametrize("small", [0, 1 << 28])
 def test_a_file_may_become_no_larger(tmp_path, monkeypatch, small, size):
-    """As on a full disk, whether the pixels find no room or, with one pixel each, what is said of them."""
+    """Whether the pixels find no room or, with one pixel each, what is said of them."""
     paths, limits = pictures(tmp_path / "data"), resource.getrlimit(resource.RLIMIT_FSIZE)
     monkeypatch.setattr(decoded, "_SMALL", small)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))

@@ -111,66 +111,48 @@ cdef inline Py_ssize_t vector(Py_ssize_t pixel, Py_ssize_t last, int q) noexcept
     return (pixel if pixel < last else last) * LANES + q % ROWV * VL
 
 
-cdef inline void forward "map_forward"(void* address, int kind) noexcept nogil:
-    cdef const Map* a = <const Map*>(<Call*>address).a
-    cdef const Place* place = (<Call*>address).place
-    cdef Py_ssize_t H = a.height, item = begin(a.channels * H, place), last = end(a.channels * H, place), rows = 1
+cdef inline void mapped(int kind, bint slope, const Image* from_x, const Image* from_dy, const Image* into,
+                        Py_ssize_t channels, Py_ssize_t H, Py_ssize_t W, real a, real b, const Place* place
+                        ) noexcept nogil:
+    """f(x), or with `slope` dy f'(x)."""
+    cdef Py_ssize_t item = begin(channels * H, place), last = end(channels * H, place), rows = 1, last_pixel, i
     cdef const real* x
+    cdef const real* dy = NULL
     cdef real* y
-    cdef real p = <real>a.a, r = <real>a.b
     cdef ivec lanes[8]
     cdef vec row[8]
     cdef Py_ssize_t at[8]
-    cdef Py_ssize_t last_pixel, i
     cdef int q
     held(place, lanes)
-    if gapless(&a.x, H, a.width) and gapless(&a.y, H, a.width):
+    if gapless(from_x, H, W) and gapless(into, H, W) and (not slope or gapless(from_dy, H, W)):
         rows = last - item
     while item < last:
-        x = pixels(&a.x, item // H, item % H)
-        y = pixels(&a.y, item // H, item % H)
+        x = pixels(from_x, item // H, item % H)
+        y = pixels(into, item // H, item % H)
+        if slope:
+            dy = pixels(from_dy, item // H, item % H)
         item += rows
-        last_pixel = rows * a.width - 1
+        last_pixel = rows * W - 1
         i = 0
         while i <= last_pixel:
             for q in range(PIXELS * ROWV):
                 at[q] = vector(i, last_pixel, q)
-                row[q] = formula(kind, False, vec_load(x + at[q]), p, r)
+                row[q] = formula(kind, slope, vec_load(x + at[q]), a, b)
+                if slope:
+                    row[q] = vec_load(dy + at[q]) * row[q]
             for q in range(PIXELS * ROWV):
                 vec_store(y + at[q], vec_keep(lanes[q % ROWV], row[q]))
             i += PIXELS
 
 
+cdef inline void forward "map_forward"(void* address, int kind) noexcept nogil:
+    cdef const Map* a = <const Map*>(<Call*>address).a
+    mapped(kind, False, &a.x, NULL, &a.y, a.channels, a.height, a.width, a.a, a.b, (<Call*>address).place)
+
+
 cdef inline void backward "map_slope"(void* address, int kind) noexcept nogil:
     cdef const MapBackward* a = <const MapBackward*>(<Call*>address).a
-    cdef const Place* place = (<Call*>address).place
-    cdef Py_ssize_t H = a.height, item = begin(a.channels * H, place), last = end(a.channels * H, place), rows = 1
-    cdef const real* x
-    cdef const real* dy
-    cdef real* dx
-    cdef real p = <real>a.a, r = <real>a.b
-    cdef ivec lanes[8]
-    cdef vec row[8]
-    cdef Py_ssize_t at[8]
-    cdef Py_ssize_t last_pixel, i
-    cdef int q
-    held(place, lanes)
-    if gapless(&a.x, H, a.width) and gapless(&a.dy, H, a.width) and gapless(&a.dx, H, a.width):
-        rows = last - item
-    while item < last:
-        x = pixels(&a.x, item // H, item % H)
-        dy = pixels(&a.dy, item // H, item % H)
-        dx = pixels(&a.dx, item // H, item % H)
-        item += rows
-        last_pixel = rows * a.width - 1
-        i = 0
-        while i <= last_pixel:
-            for q in range(PIXELS * ROWV):
-                at[q] = vector(i, last_pixel, q)
-                row[q] = vec_load(dy + at[q]) * formula(kind, True, vec_load(x + at[q]), p, r)
-            for q in range(PIXELS * ROWV):
-                vec_store(dx + at[q], vec_keep(lanes[q % ROWV], row[q]))
-            i += PIXELS
+    mapped(kind, True, &a.x, &a.dy, &a.dx, a.channels, a.height, a.width, a.a, a.b, (<Call*>address).place)
 
 
 cdef extern from *:

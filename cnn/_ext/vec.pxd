@@ -233,7 +233,6 @@ cdef extern from *:
         LOG_TERMS
         OVER_TERMS
         UNDER_TERMS
-        MANTISSA
     void prefetch_second(const real* p) nogil
     void prefetch_write(const real* p) nogil
     dvec dvec_load(const real* p) nogil

@@ -169,8 +169,9 @@ class _Pictures:
         images = _empty(self.path, self.shape)
         found = self.read(images.__setitem__)
         good = self.good(found)
-        for to, row in enumerate(good) if len(good) < len(images) else ():
-            images[to] = images[row]
+        for to, row in enumerate(good):
+            if to != row:
+                images[to] = images[row]
         return images[: len(good)], found
 
 
@@ -293,8 +294,9 @@ class _Cache:
         size = math.prod(pictures.shape[1:])
         found = pictures.read(lambda row, image: _put(handle, image, row * size))
         good = pictures.good(found)
-        for to, row in enumerate(good) if len(good) < len(pictures.taken) else ():
-            _put(handle, os.pread(handle, size, row * size), to * size)
+        for to, row in enumerate(good):
+            if to != row:
+                _put(handle, os.pread(handle, size, row * size), to * size)
         os.ftruncate(handle, len(good) * size)
         return found
 

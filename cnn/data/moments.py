@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,13 +16,12 @@ from .dataset import Dataset
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from .ahead import Result
     from .described import AnyDataset
 
 _PIXELS = 1 << 22  # that are looked at together
 _THREADS = 4  # at most, because each takes 32 MB
 _BUT_CHANNELS = (0, 2, 3)
-
-Result = TypeVar("Result")
 
 
 def mean_std(dataset: AnyDataset | Any) -> tuple[np.ndarray, np.ndarray]:
@@ -57,8 +56,9 @@ def mean_std(dataset: AnyDataset | Any) -> tuple[np.ndarray, np.ndarray]:
         return np.square(values, out=values).sum(axis=_BUT_CHANNELS)
 
     sums, counts, lowest, highest = zip(*_in_threads(first_look, data), strict=True)
-    mean = np.sum(sums, axis=0) / sum(counts)
-    std = np.sqrt(np.sum(list(_in_threads(second_look, data)), axis=0) / sum(counts))
+    count = sum(counts)
+    mean = np.sum(sums, axis=0) / count
+    std = np.sqrt(np.sum(list(_in_threads(second_look, data)), axis=0) / count)
     constant = np.min(lowest, axis=0) == np.max(highest, axis=0)
     return mean, np.where(constant | (std == 0), 1, std)  # rounding may leave a std of 1e-17
 

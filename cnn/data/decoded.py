@@ -38,7 +38,7 @@ _TOGETHER = 64  # files that a thread takes at once, at most
 _DARK = 256  # 16-bit values below become 0
 _PIECE = 1 << 24  # bytes that are checked at once
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a disk that takes no more
-_SMALL = 1 << 28  # bytes up to which images are read into memory, as those of other data sets are
+_SMALL = 1 << 26  # bytes up to which images are read into memory, as those of other data sets are
 
 
 def off():

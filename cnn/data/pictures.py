@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 import threading
 import warnings
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ SUFFIXES = (
 )
 NAMES = "PNG, JPEG, BMP, GIF, WebP, TIFF, PPM, JPEG 2000, AVIF"  # the formats, in messages
 MOST_PIXELS = 2**25  # of a decoded picture, which takes up to four bytes for each, several times over
+_AT_ONCE = 2**24  # bytes of a file up to which it is read at once
 _DARK, _BRIGHTEST = 256, 65535  # 16-bit values below become 0; the largest
 _ORIENTATION = 0x0112  # EXIF's tag
 
@@ -125,7 +127,7 @@ def look_at(path):
 
     Raises as `read_picture` does.
     """
-    with _opened(path, path) as picture:
+    with _opened(path, path, head=True) as picture:
         return picture.mode in ("1", "L", "LA") or picture.mode.startswith("I"), min(picture.size)
 
 
@@ -170,15 +172,23 @@ def _name(source):
 
 
 @contextmanager
-def _opened(source, name):
-    """The picture in a file, or an image itself; whatever goes wrong with it becomes a DataFileError that names it."""
-    Image = pillow()
+def _opened(source, name, head=False):
+    """The picture in a file, or an image itself; whatever goes wrong with it becomes a DataFileError that names it.
+
+    head: only the file's head will be needed. Else a file that is not too long is read at once: Pillow reads in many
+    small pieces, and with each gives up Python's lock, for which another thread may make it wait.
+    """
+    Image, length = pillow(), None
     if isinstance(source, (str, os.PathLike)):
-        if not os.path.isfile(source):
+        length = _length(source)
+        if length is None:
             raise FileNotFoundError(f"{name}: there is no such file")
     elif isinstance(source, (bytes, bytearray, memoryview)):
         source = io.BytesIO(source)
     try:
+        if length is not None and length <= _AT_ONCE and not head:
+            with open(source, "rb", buffering=0) as file:
+                source = io.BytesIO(file.read(length))
         with _quiet:
             if isinstance(source, Image.Image):
                 yield source
@@ -193,6 +203,15 @@ def _opened(source, name):
     except Exception as error:  # damaged files make Pillow stumble in all sorts of ways
         reason = str(error) or type(error).__name__
         raise DataFileError(f"{name}: not a picture that can be read ({reason})") from None
+
+
+def _length(path):
+    """The bytes of a file, or None where there is none, or what is no file."""
+    try:
+        there = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return there.st_size if stat.S_ISREG(there.st_mode) else None
 
 
 class _Quiet:

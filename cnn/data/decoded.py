@@ -7,7 +7,6 @@ that a cache is whole or not there; and whoever writes it holds the folder's loc
 then reads.
 """
 
-import errno
 import hashlib
 import json
 import math
@@ -36,8 +35,7 @@ FOLDER = ".cnn-cache"
 OFF = "CNN_PICTURE_CACHE"  # the environment variable that is 0 where there is to be no cache
 _TOGETHER = 64  # files that a thread takes at once, at most
 _DARK = 256  # 16-bit values below become 0
-_PIECE = 1 << 24  # bytes that are checked at once
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # a disk that takes no more
+_PIECE = 1 << 24  # bytes that are checked at once, or that a thread writes at once
 _SMALL = 1 << 26  # bytes up to which images are read into memory, as those of other data sets are
 
 
@@ -121,8 +119,12 @@ class _Pictures:
         if isinstance(self._choose, tuple):
             return Found(*self._choose, [], [], [], None), {}
         looks, unreadable = [], {}
-        for number, (look, wrong) in enumerate(_in_threads(look_at, [(file,) for file in self.paths])):
-            looks.append(look)
+
+        def look(numbers):
+            return [_attempt(look_at, self.paths[number]) for number in numbers]
+
+        for number, (seen, wrong) in enumerate(_in_threads(look, len(self.paths))):
+            looks.append(seen)
             if wrong is not None:
                 unreadable[number] = wrong
         return Found(*self._choose(looks), [], [], [], None), unreadable
@@ -133,20 +135,29 @@ class _Pictures:
         return len(self.taken), *_shape(self._looked_at[0])
 
     def read(self, put):
-        """Decode them: put(row, pixels) is called for each that can be read, in any order. Returns the Found."""
+        """Decode them. Returns the Found.
+
+        put(row, images) is called for some at a time, in any order: those from a row on, 0 where one can't be read.
+        """
         found, unreadable = self._looked_at
         channels, size = found.channels, found.size
 
-        def read(row, file):
-            pixels, brightest = read_pixels(file, channels, size)
-            put(row, pixels)
-            return size > 1 and bool((pixels == pixels[:, :1, :1]).all()), brightest
+        def read(file, image):
+            image[:], brightest = read_pixels(file, channels, size)
+            return size > 1 and bool((image == image[:, :1, :1]).all()), brightest
 
-        rows = [row for row, number in enumerate(self.taken) if number not in unreadable]
+        def some(rows):
+            images, said = np.zeros((len(rows), *_shape(found)), np.uint8), []
+            for row, image in zip(rows, images, strict=True):
+                number = self.taken[row]
+                wrong = unreadable.get(number)
+                said.append((None, wrong) if wrong is not None else _attempt(read, self.paths[number], image))
+            put(rows.start, images)
+            return said
+
         same, dark, most, wrongs = [], [], None, dict(unreadable)
-        calls = [(row, self.paths[self.taken[row]]) for row in rows]
-        for row, (said, wrong) in zip(rows, _in_threads(read, calls), strict=True):
-            number = self.taken[row]
+        together = max(1, _PIECE // math.prod(_shape(found)))
+        for number, (said, wrong) in zip(self.taken, _in_threads(some, len(self.taken), together), strict=True):
             if wrong is not None:
                 wrongs[number] = wrong
                 continue
@@ -167,7 +178,11 @@ class _Pictures:
     def in_memory(self):
         """(images, Found). Raises DataFileError where they do not fit."""
         images = _empty(self.path, self.shape)
-        found = self.read(images.__setitem__)
+
+        def put(row, some):
+            images[row : row + len(some)] = some
+
+        found = self.read(put)
         good = self.good(found)
         for to, row in enumerate(good):
             if to != row:
@@ -175,28 +190,21 @@ class _Pictures:
         return images[: len(good)], found
 
 
-def _in_threads(read, calls):
-    """Yield, in order, (read(*call), None) of each call, or (None, what is wrong behind the file's path)."""
+def _in_threads(read, count, most=_TOGETHER):
+    """Yield, in order, all that is in `read(part)`, called for parts of range(count), of `most` numbers at most."""
     threads = get_num_threads()
-    together = max(1, min(_TOGETHER, len(calls) // (8 * threads)))
-
-    def some(part):
-        return [_attempt(read, call) for call in part]
-
-    parts = (calls[at : at + together] for at in range(0, len(calls), together))
-    for results in read_ahead(some, parts, 2 * threads, threads=threads):
+    together = max(1, min(most, _TOGETHER, count // (8 * threads)))
+    parts = (range(at, min(at + together, count)) for at in range(0, count, together))
+    for results in read_ahead(read, parts, 2 * threads, threads=threads):
         yield from results
 
 
-def _attempt(read, call):
+def _attempt(read, file, *more):
+    """(read(file, *more), None), or (None, what is wrong, which follows the file's path)."""
     try:
-        return read(*call), None
-    except OSError as error:
-        if error.errno in _FULL:  # the cache's disk: no picture is to blame
-            raise
-        return None, str(error).removeprefix(str(call[-1]))
-    except ValueError as error:
-        return None, str(error).removeprefix(str(call[-1]))
+        return read(file, *more), None
+    except (OSError, ValueError) as error:
+        return None, str(error).removeprefix(str(file))
 
 
 # ------------------------------------------------------------------------------------------ keeping them
@@ -292,7 +300,7 @@ class _Cache:
     def _written(self, pictures, handle):
         """Decode pictures into a file, one after the other; returns the Found."""
         size = math.prod(pictures.shape[1:])
-        found = pictures.read(lambda row, image: _put(handle, image, row * size))
+        found = pictures.read(lambda row, images: _put(handle, images, row * size))
         good = pictures.good(found)
         for to, row in enumerate(good):
             if to != row:

@@ -21,6 +21,7 @@ from cnn.data.pictures import read_pixels
 from cnn.data.rows import mapped
 
 Image = pytest.importorskip("PIL.Image")
+ImageOps = pytest.importorskip("PIL.ImageOps")
 
 
 @pytest.fixture(autouse=True)
@@ -352,3 +353,25 @@ def test_unreadable_pictures_are_left_out_of_a_mapped_file(tmp_path, monkeypatch
         assert sum("a picture" in line or "not a picture" in line for line in caught[0].message.files) == 4
         assert all(line.startswith(f"{tmp_path}") for line in caught[0].message.files)
         check(train, good)
+
+
+@pytest.mark.parametrize("small", [0, 1 << 20])     # mapped, and in memory
+@pytest.mark.parametrize("cache", [True, False])
+def test_unreadable_pictures_among_those_written_at_once(tmp_path, monkeypatch, small, cache):
+    """Parts of two classes, some of them cut short in front, in the middle, behind, and as a whole."""
+    monkeypatch.setattr(decoded, "_SMALL", small)
+    monkeypatch.setattr(decoded, "_PIECE", 5 * 3 * 8 * 8)       # five pictures
+    paths = pictures(tmp_path / "data", 200)
+    bad = {0, 7, 14, *range(20, 25), 26, 28, 199}
+    for number in bad:
+        paths[number].write_bytes(paths[number].read_bytes()[:-200])
+    with pytest.warns(UnreadableFiles, match=rf"left out {len(bad)} file\(s\)") as caught:
+        train = read_folder(tmp_path / "data", 8, cache=cache)[0]
+    assert [line.split(":")[0] for line in caught[0].message.files] == [str(paths[number]) for number in sorted(bad)]
+    good = [path for number, path in enumerate(paths) if number not in bad]
+    assert len(train) == len(good) and mapped(train.images) == (cache and not small)
+    for image, path in zip(train.images, good, strict=True):
+        with Image.open(path) as opened:
+            wanted = np.asarray(ImageOps.fit(opened, (8, 8), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        assert np.array_equal(image, wanted)
+    assert train.labels.tolist() == ["ab".index(path.parent.name) for path in good]

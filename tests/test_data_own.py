@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from data_files import folder, picture, shades
+from data_files import folder, picture, random_images, shades
 
 from cnn.data import DataFileError, DataNotFoundError, DataWarning, load
 from cnn.data.own import UnreadableFiles, read_npz
@@ -45,6 +45,17 @@ def test_formats(tmp_path, suffix):
     found = read_picture(picture(tmp_path / "a" / f"x.{suffix}", (40, 120, 200), mode="RGB"), 3, 8)
     assert list(find(tmp_path)) == [str(tmp_path / "a" / f"x.{suffix}")]
     assert np.abs(found.astype(int) - np.array([40, 120, 200])[:, None, None]).max() <= 6
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_long_files_are_read_in_pieces(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(random_images(1, (30, 30, 3))[0]).save(path)
+    at_once = read_picture(path, 3, 30)
+    monkeypatch.setattr("cnn.data.pictures._AT_ONCE", path.stat().st_size - 1)
+    monkeypatch.setattr("cnn.data.pictures.io", None)       # a file's content would go through it
+    assert np.array_equal(read_picture(path, 3, 30), at_once)
+    assert np.array_equal(at_once, np.asarray(Image.open(path)).transpose(2, 0, 1))
 
 
 def test_the_middle_is_cut_out(tmp_path):

@@ -141,8 +141,9 @@ ctypedef struct BilinearBackward:
     Py_ssize_t channels, height, width      # of y
     Py_ssize_t x_height, x_width
 
-cdef inline void _share(real* dx, vec dy, real share) noexcept nogil:
-    vec_store(dx, vec_load(dx) + share * dy)
+cdef inline void _share(real* above, real* below, vec dy, real d) noexcept nogil:
+    vec_store(above, vec_load(above) + <real>(1 - d) * dy)
+    vec_store(below, vec_load(below) + d * dy)
 
 cdef void bilinear_backward(const BilinearBackward* a, const Place* place) noexcept nogil:
     """Each of the four pixels gets its share of dy"""
@@ -152,7 +153,8 @@ cdef void bilinear_backward(const BilinearBackward* a, const Place* place) noexc
     cdef real* above
     cdef real* below
     cdef real d, r
-    cdef vec v
+    cdef vec at_left[8]         # sums along a row, of what two neighbouring columns get
+    cdef vec at_right[8]
     for c in range(begin(a.channels, place), end(a.channels, place)):
         for i in range(a.x_height):
             for j in range(a.x_width * ROWV):
@@ -161,15 +163,27 @@ cdef void bilinear_backward(const BilinearBackward* a, const Place* place) noexc
             dy = pixels(&a.dy, c, i)
             above, below = pixels(&a.dx, c, a.row[2 * i]), pixels(&a.dx, c, a.row[2 * i + 1])
             d = <real>a.down[i]
+            left, right = a.column[0] * LANES, a.column[1] * LANES
+            for q in range(ROWV):
+                at_left[q], at_right[q] = vec_splat(0), vec_splat(0)
             for j in range(a.width):
+                if a.column[2 * j] * LANES != left or a.column[2 * j + 1] * LANES != right:
+                    for q in range(ROWV):
+                        _share(above + left + q * VL, below + left + q * VL, at_left[q], d)
+                        at_left[q] = at_right[q]
+                        at_right[q] = vec_splat(0)
+                    if a.column[2 * j] * LANES != right:
+                        for q in range(ROWV):
+                            _share(above + right + q * VL, below + right + q * VL, at_left[q], d)
+                            at_left[q] = vec_splat(0)
+                    left, right = a.column[2 * j] * LANES, a.column[2 * j + 1] * LANES
                 r = <real>a.right[j]
-                left, right = a.column[2 * j] * LANES, a.column[2 * j + 1] * LANES
                 for q in range(ROWV):
-                    v = vec_load(dy + j * LANES + q * VL)
-                    _share(above + left + q * VL, v, <real>((1 - d) * (1 - r)))
-                    _share(above + right + q * VL, v, <real>((1 - d) * r))
-                    _share(below + left + q * VL, v, <real>(d * (1 - r)))
-                    _share(below + right + q * VL, v, d * r)
+                    at_left[q] = at_left[q] + <real>(1 - r) * vec_load(dy + j * LANES + q * VL)
+                    at_right[q] = at_right[q] + r * vec_load(dy + j * LANES + q * VL)
+            for q in range(ROWV):
+                _share(above + left + q * VL, below + left + q * VL, at_left[q], d)
+                _share(above + right + q * VL, below + right + q * VL, at_right[q], d)
 
 
 ctypedef struct PixelShuffle:

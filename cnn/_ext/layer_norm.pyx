@@ -17,7 +17,7 @@ from libc.math cimport sqrt
 
 from cnn._ext.op cimport Image, Place, begin, end, held, pixels, to_row
 from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, ivec, real, vec, vec_gt,
-                           vec_keep, vec_load, vec_splat, vec_store, vec_sum)
+                           vec_keep, vec_load, vec_splat, vec_store, vec_sum, vec_sums)
 
 cdef extern from *:
     """
@@ -162,6 +162,19 @@ cdef void layer_norm(const LayerNorm* a, const Place* place) noexcept nogil:
                 at += W
 
 
+cdef inline void add_sums(vec* v, Py_ssize_t n, bint assign, real* out) noexcept nogil:
+    """out[i] += the sum of the numbers of v[i], one of n <= VL vectors, or = with `assign`; v is used up."""
+    cdef real sums[16]
+    cdef Py_ssize_t i
+    if n == VL:
+        vec_sums(v, sums)
+    else:
+        for i in range(n):
+            sums[i] = vec_sum(v[i])
+    for i in range(n):
+        out[i] = sums[i] if assign else out[i] + sums[i]
+
+
 ctypedef struct LayerNormBackward:
     Image dy                    # IN  (C, H, W, 16)
     Image x                     # IN  (C, H, W, 16)
@@ -177,10 +190,10 @@ ctypedef struct LayerNormBackward:
 cdef void layer_norm_backward(const LayerNormBackward* a, const Place* place) noexcept nogil:
     """dx = (gamma dy - mean(gamma dy) - xhat mean(gamma dy xhat)) / s; dgamma and dbeta of one block"""
     cdef Py_ssize_t down = a.height // a.rows, groups = a.channels // a.planes * down, W = a.width
-    cdef Py_ssize_t group, c, h, i, at, c0, h0
-    cdef double n = <double>(a.planes * a.rows * W)
+    cdef Py_ssize_t size = a.planes * a.rows * W, group, c, h, i, at, c0, h0, since
     cdef double first[16]
     cdef double second[16]
+    cdef const real* gammas = a.gamma
     cdef const real* x
     cdef const real* dy
     cdef real* dx
@@ -189,9 +202,11 @@ cdef void layer_norm_backward(const LayerNormBackward* a, const Place* place) no
     cdef ivec counts[8]
     cdef vec s[8]
     cdef vec t[8]
+    cdef vec along[16]          # of up to VL pixels, what dgamma and dbeta get of each lane
+    cdef vec plain[16]
     cdef dvec total_s[8]
     cdef dvec total_t[8]
-    cdef vec gamma, d, u, along, plain
+    cdef vec gamma, d, u, one, both
     cdef int q, lane
     for group in range(groups):
         c0, h0 = group // down * a.planes, group % down * a.rows
@@ -207,29 +222,33 @@ cdef void layer_norm_backward(const LayerNormBackward* a, const Place* place) no
             s[q], t[q] = vec_splat(0), vec_splat(0)
         for q in range(LANES // DVL):
             total_s[q], total_t[q] = dvec_zero(), dvec_zero()
-        at = 0
+        at = since = 0
         for c in range(c0, c0 + a.planes):
             for h in range(h0, h0 + a.rows):
                 x = pixels(&a.x, c, h)
                 dy = pixels(&a.dy, c, h)
                 for i in range(W):
-                    gamma = vec_splat(a.gamma[at + i] if a.gamma else 1)
-                    along, plain = vec_splat(0), vec_splat(0)
+                    gamma = vec_splat(gammas[at] if gammas else 1)
+                    both, one = vec_splat(0), vec_splat(0)
                     for q in range(ROWV):
                         d = (vec_load(x + i * LANES + q * VL) - g.centre[q]) * g.inverse[q] + g.shift[q]
                         u = vec_load(dy + i * LANES + q * VL)
                         s[q] = s[q] + gamma * u
                         t[q] = t[q] + gamma * u * d
-                        plain = plain + vec_keep(counts[q], u)
-                        along = along + vec_keep(counts[q], u * d)
-                    if a.dgamma:
-                        a.dgamma[at + i] = vec_sum(along) + (0 if place.first and group == 0 else a.dgamma[at + i])
-                    if a.dbeta:
-                        a.dbeta[at + i] = vec_sum(plain) + (0 if place.first and group == 0 else a.dbeta[at + i])
-                    if (at + i + 1) % FOLD == 0:
+                        one = one + vec_keep(counts[q], u)
+                        both = both + vec_keep(counts[q], u * d)
+                    along[since], plain[since] = both, one
+                    at += 1
+                    since += 1
+                    if since == VL or at == size:
+                        if a.dgamma:
+                            add_sums(along, since, place.first and group == 0, a.dgamma + at - since)
+                        if a.dbeta:
+                            add_sums(plain, since, place.first and group == 0, a.dbeta + at - since)
+                        since = 0
+                    if at % FOLD == 0:
                         fold_rows(s, total_s)
                         fold_rows(t, total_t)
-                at += W
         if a.dx.data == NULL:
             continue
         fold_rows(s, total_s)
@@ -237,8 +256,8 @@ cdef void layer_norm_backward(const LayerNormBackward* a, const Place* place) no
         to_doubles(total_s, first)
         to_doubles(total_t, second)
         for lane in range(LANES):
-            first[lane] /= n
-            second[lane] /= n
+            first[lane] /= size
+            second[lane] /= size
         to_row(first, s)
         to_row(second, t)
         at = 0
@@ -248,7 +267,7 @@ cdef void layer_norm_backward(const LayerNormBackward* a, const Place* place) no
                 dy = pixels(&a.dy, c, h)
                 dx = pixels(&a.dx, c, h)
                 for i in range(W):
-                    gamma = vec_splat(a.gamma[at + i] if a.gamma else 1)
+                    gamma = vec_splat(gammas[at + i] if gammas else 1)
                     for q in range(ROWV):
                         d = (vec_load(x + i * LANES + q * VL) - g.centre[q]) * g.inverse[q] + g.shift[q]
                         u = gamma * vec_load(dy + i * LANES + q * VL) - s[q] - d * t[q]

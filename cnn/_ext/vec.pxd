@@ -115,7 +115,7 @@ cdef extern from *:
     #define prefetch_second(p) __builtin_prefetch(p, 0, 2)    /* into the second cache */
     #define vec_load(p) (*(const loose_vec*)(p))
     #define vec_store(p, v) (*(loose_vec*)(p) = (v))
-    #define vec_splat(s) ((vec){0} + (real)(s))
+    #define vec_splat(s) ((real)(s) - (vec){0})    /* x - 0 is x, and no instruction; 0 + x would make 0 of -0 */
     #define vec_div(a, b) ((a) / (b))  /* Cython's / is for numbers */
     #define ivec_load(p) (*(const loose_ivec*)(p))
     #define ivec_store(p, v) (*(loose_ivec*)(p) = (v))
@@ -158,14 +158,17 @@ cdef extern from *:
         return a;
     }
 
+    #if defined(__clang__) || VEC_BYTES * 8 / CNN_REAL_BITS < 4
     /* Sum of a vector's numbers, by halves: always in the same order. */
     static inline real vec_sum(vec v) {
         for (int n = VL / 2; n; n /= 2)
             for (int i = 0; i < n; i++) v[i] += v[i + n];
         return v[0];
     }
-
-    #if defined(__clang__) || VEC_BYTES * 8 / CNN_REAL_BITS < 4
+    /* out[i] = the sum of the numbers of v[i], one of VL vectors, which are used up. */
+    static inline void vec_sums(vec* v, real* out) {
+        for (int i = 0; i < VL; i++) out[i] = vec_sum(v[i]);
+    }
     static inline void vec_sum4(vec a, vec b, vec c, vec d, real* out) {
         out[0] = vec_sum(a), out[1] = vec_sum(b), out[2] = vec_sum(c), out[3] = vec_sum(d);
     }
@@ -181,6 +184,11 @@ cdef extern from *:
     #else
     static const ivec vec_lane = {0, 1, 2, 3};
     #endif
+    /* the same sum in the same order, in a fifth of the instructions that GCC makes of the loop */
+    static inline real vec_sum(vec v) {
+        for (int n = VL / 2; n; n /= 2) v += __builtin_shuffle(v, vec_lane ^ n);
+        return v[0];
+    }
     /* b's lanes in place of a's where the lane's number has bit n */
     #define vec_bit(n) ((vec_lane & (n)) / (n) * VL)
     /* In lanes whose number lacks bit n, a[l] + a[l ^ n]; in the others b[l] + b[l ^ n]. */
@@ -192,6 +200,15 @@ cdef extern from *:
         if (VL >= 8) all += __builtin_shuffle(all, vec_lane ^ (VL >= 8 ? 4 : 0));
         if (VL >= 16) all += __builtin_shuffle(all, vec_lane ^ (VL >= 16 ? 8 : 0));
         for (int i = 0; i < 4; i++) out[i] = all[i];
+    }
+    #define MERGE_STEP(n) \
+        for (int i = 0; (n) < VL && i < VL / 2 / (n); i++) v[i] = vec_merge(v[2 * i], v[2 * i + 1], n);
+    static inline void vec_sums(vec* v, real* out) {
+        MERGE_STEP(1)
+        MERGE_STEP(2)
+        MERGE_STEP(4)
+        MERGE_STEP(8)
+        vec_store(out, v[0]);
     }
     /* y[j, i] = x[i, j], 16 by 16 numbers: squares as wide as a vector, whose halves, quarters, ...
        change places. */
@@ -263,6 +280,7 @@ cdef extern from *:
     real real_pow(real x, real n) nogil
     vec vec_relu(vec a) nogil
     real vec_sum(vec v) nogil
+    void vec_sums(vec* v, real* out) nogil
     void transpose(const real* x, Py_ssize_t x_step, real* y, Py_ssize_t y_step) nogil
     void vec_sum4(vec a, vec b, vec c, vec d, real* out) nogil
     vec vec_abs(vec a) nogil

@@ -34,7 +34,7 @@ MODULES = {
     "channelwise": ("conv_channels", "depthwise", "conv1x1", "conv1x1_dw"),
     "winograd": ("winograd", "winograd_dw", "winograd_rows"),
     "norms": ("norm", "group_norm", "layer_norm", "layer_norm2d", "local_norm"),
-    "values": ("pool", "pointwise", "arithmetic", "moving", "loss", "pack", "update", "channels"),
+    "values": ("pool", "pointwise", "softmax", "arithmetic", "moving", "loss", "pack", "update", "channels"),
     "maps": ("maps",),
     "augment": ("augment",),
 }

@@ -23,11 +23,6 @@ cdef extern from *:
     enum:
         AT_ONCE
 
-cdef extern from "<math.h>" nogil:
-    double exp(double x)
-    double log(double x)
-
-
 ctypedef struct PackChannels:
     const real* x               # IN  (N, C, H, W), or (C, H, W) for all images
     Image y                     # OUT (C / 16, H, W, 16)
@@ -250,71 +245,6 @@ cdef void scale_channels(const ScaleChannels* a, const Place* place) noexcept no
                     vec_store(pixels(&a.y, g, h) + i * LANES + q * VL, vec_relu(v) if a.relu else v)
 
 
-ctypedef struct SoftmaxChannels:
-    Image x                     # IN  (C / 16, H, W, 16)
-    Image y                     # OUT (C / 16, H, W, 16)
-    Py_ssize_t channels, height, width
-    Py_ssize_t logs             # whether the logarithms are wanted
-
-cdef void softmax_channels(const SoftmaxChannels* a, const Place* place) noexcept nogil:
-    """y_c = exp(x_c) / sum over the channels k of exp(x_k), or its logarithm, shifted by the largest x. Twins:
-    `softmax` and `log_softmax` in cnn/reference."""
-    cdef Py_ssize_t h, i, c
-    cdef const real* x
-    cdef real* y
-    cdef real top, total
-    for h in range(begin(a.height, place), end(a.height, place)):
-        for i in range(a.width):
-            x = pixels(&a.x, 0, h) + i * LANES
-            y = pixels(&a.y, 0, h) + i * LANES
-            top = x[0]
-            for c in range(a.channels):
-                if x[c // LANES * a.x.plane + c % LANES] > top:
-                    top = x[c // LANES * a.x.plane + c % LANES]
-            total = 0
-            for c in range(a.channels):
-                y[c // LANES * a.y.plane + c % LANES] = x[c // LANES * a.x.plane + c % LANES] - top
-                total += <real>exp(y[c // LANES * a.y.plane + c % LANES])
-            for c in range(a.channels):
-                if a.logs:
-                    y[c // LANES * a.y.plane + c % LANES] -= <real>log(total)
-                else:
-                    y[c // LANES * a.y.plane + c % LANES] = <real>exp(y[c // LANES * a.y.plane + c % LANES]) / total
-
-
-ctypedef struct SoftmaxChannelsBackward:
-    Image dy                    # IN  (C / 16, H, W, 16)
-    Image y                     # IN  (C / 16, H, W, 16)
-    Image dx                    # OUT (C / 16, H, W, 16)
-    Py_ssize_t channels, height, width
-    Py_ssize_t logs             # whether y are logarithms
-
-cdef void softmax_channels_backward(const SoftmaxChannelsBackward* a, const Place* place) noexcept nogil:
-    """dx_c = y_c (dy_c - sum_k dy_k y_k); where y are logarithms, dy_c - exp(y_c) sum_k dy_k."""
-    cdef Py_ssize_t h, i, c, at
-    cdef const real* dy
-    cdef const real* y
-    cdef real* dx
-    cdef real total
-    for h in range(begin(a.height, place), end(a.height, place)):
-        for i in range(a.width):
-            dy = pixels(&a.dy, 0, h) + i * LANES
-            y = pixels(&a.y, 0, h) + i * LANES
-            dx = pixels(&a.dx, 0, h) + i * LANES
-            total = 0
-            for c in range(a.channels):
-                at = c // LANES * a.y.plane + c % LANES
-                total += dy[c // LANES * a.dy.plane + c % LANES] * (1 if a.logs else y[at])
-            for c in range(a.channels):
-                at = c // LANES * a.y.plane + c % LANES
-                if a.logs:
-                    dx[c // LANES * a.dx.plane + c % LANES] = <real>(
-                        dy[c // LANES * a.dy.plane + c % LANES] - exp(y[at]) * total)
-                else:
-                    dx[c // LANES * a.dx.plane + c % LANES] = y[at] * (
-                        dy[c // LANES * a.dy.plane + c % LANES] - total)
-
-
 ctypedef struct PackDepthwise:
     const real* w               # IN  (C, 1, R, S)
     const int* tap              # IN  (taps,) those of R S that are wanted, in this order
@@ -425,6 +355,5 @@ cdef void depthwise_channels_dw(const DepthwiseChannelsDw* a, const Place* place
 
 
 SPLITS = ("pack_channels", "pack_bytes_channels", "unpack_channels", "move_channels", "spread_channel",
-          "reduce_channels", "dropout_channels", "scale_channels", "softmax_channels", "softmax_channels_backward",
-          "depthwise_channels")
+          "reduce_channels", "dropout_channels", "scale_channels", "depthwise_channels")
 include "kernels/channels.pxi"      # KERNELS

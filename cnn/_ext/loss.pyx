@@ -4,7 +4,7 @@
 from libc.math cimport INFINITY, NAN, exp
 from libc.stdint cimport int64_t, uint8_t
 
-from cnn._ext.elementary cimport vec_exp
+from cnn._ext.elementary cimport vec_exp_limited
 from cnn._ext.op cimport PER_BLOCK, Image, Place, pixels
 from cnn._ext.vec cimport (LANES, ROWV, VL, integer, ivec, ivec_or, ivec_select, ivec_splat, ivec_store, real, real_log,
                            vec, vec_gt, vec_isnan, vec_keep, vec_load, vec_select, vec_splat, vec_store)
@@ -68,7 +68,7 @@ cdef void cross_entropy(const CrossEntropy* a, const Place* place) noexcept nogi
             best = ivec_select(wins, ivec_splat(k), best)
         s = vec_splat(0)
         for k in range(K):
-            v = vec_exp(vec_load(z + k * z_step + q * VL) - top)
+            v = vec_exp_limited(vec_load(z + k * z_step + q * VL) - top)
             s = s + v
             if dz:
                 vec_store(dz + k * dz_step + q * VL, v)

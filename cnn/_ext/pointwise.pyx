@@ -1,15 +1,15 @@
-"""Activations, softmax and dropout of one block, forward and backward. Twins: those of the same names in
+"""Activations and dropout of one block, forward and backward. Twins: those of the same names in
 cnn/reference, `gelu` for `gelu_tanh`, too; NumPy's own sum for `add`.
 
 Every image here is (C, H, W, 16); forward and backward may work in place.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
-from cnn._ext.elementary cimport vec_exp, vec_normal, vec_sigmoid, vec_tanh
+from cnn._ext.elementary cimport vec_normal, vec_sigmoid, vec_tanh
 from cnn._ext.op cimport PER_BLOCK, Image, Place, begin, end, pixels
 from cnn._ext.random cimport element_hash, image_hash
-from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_write, real, real_log, vec, vec_clear,
-                           vec_div, vec_gt, vec_le, vec_load, vec_relu, vec_select, vec_splat, vec_store)
+from cnn._ext.vec cimport (LANES, ROWV, VL, real, vec, vec_clear, vec_gt, vec_le, vec_load, vec_relu, vec_select,
+                           vec_splat, vec_store)
 
 
 cdef extern from *:
@@ -302,105 +302,6 @@ cdef void gelu_tanh_backward(const FromInput* a, const Place* place) noexcept no
                 vec_store(dx + i * VL, vec_splat(0.5) * vec_load(dy + i * VL) * slope)
 
 
-# ---------------------------------------------------------------- softmax
-
-cdef inline vec shifted_exp(const real* x, Py_ssize_t x_step, real* y, Py_ssize_t y_step, Py_ssize_t C,
-                            vec* top) noexcept nogil:
-    """y_c = exp(x_c - top), where top is the largest of C numbers (y NULL: not kept); returns their sum."""
-    cdef vec v, total = vec_splat(0)
-    cdef Py_ssize_t c
-    top[0] = vec_load(x)
-    for c in range(1, C):
-        v = vec_load(x + c * x_step)
-        prefetch_second(x + c * x_step + 4 * LANES)
-        top[0] = vec_select(vec_gt(v, top[0]), v, top[0])
-    for c in range(C):
-        v = vec_exp(vec_load(x + c * x_step) - top[0])
-        total = total + v
-        if y:
-            prefetch_write(y + c * y_step + 4 * LANES)
-            vec_store(y + c * y_step, v)
-    return total
-
-
-cdef void softmax(const Map* a, const Place* place) noexcept nogil:
-    """y_c = exp(x_c) / sum over the channels k of exp(x_k), shifted by the largest x"""
-    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i
-    cdef Py_ssize_t x_step = a.x.plane, y_step = a.y.plane
-    cdef const real* x
-    cdef real* y
-    cdef vec top, share
-    for h in range(begin(H, place), end(H, place)):
-        for i in range(W * ROWV):
-            x = pixels(&a.x, 0, h) + i * VL
-            y = pixels(&a.y, 0, h) + i * VL
-            share = vec_div(vec_splat(1), shifted_exp(x, x_step, y, y_step, C, &top))
-            for c in range(C):
-                vec_store(y + c * y_step, vec_load(y + c * y_step) * share)
-
-
-cdef void softmax_backward(const FromOutput* a, const Place* place) noexcept nogil:
-    """dx_c = y_c (dy_c - sum over the channels k of dy_k y_k)"""
-    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i
-    cdef Py_ssize_t dy_step = a.dy.plane, y_step = a.y.plane, dx_step = a.dx.plane
-    cdef const real* dy
-    cdef const real* y
-    cdef real* dx
-    cdef vec total
-    for h in range(begin(H, place), end(H, place)):
-        for i in range(W * ROWV):
-            dy = pixels(&a.dy, 0, h) + i * VL
-            y = pixels(&a.y, 0, h) + i * VL
-            dx = pixels(&a.dx, 0, h) + i * VL
-            total = vec_splat(0)
-            for c in range(C):
-                total = total + vec_load(dy + c * dy_step) * vec_load(y + c * y_step)
-            for c in range(C):          # and what the next pixels take
-                prefetch_second(dy + c * dy_step + 4 * LANES)
-                prefetch_second(y + c * y_step + 4 * LANES)
-                prefetch_write(dx + c * dx_step + 4 * LANES)
-                vec_store(dx + c * dx_step, vec_load(y + c * y_step) * (vec_load(dy + c * dy_step) - total))
-
-
-cdef void log_softmax(const Map* a, const Place* place) noexcept nogil:
-    """y_c = x_c - log of the sum over the channels k of exp(x_k), shifted by the largest x"""
-    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i, lane
-    cdef Py_ssize_t x_step = a.x.plane, y_step = a.y.plane
-    cdef const real* x
-    cdef real* y
-    cdef real logs[16]
-    cdef vec top
-    for h in range(begin(H, place), end(H, place)):
-        for i in range(W * ROWV):
-            x = pixels(&a.x, 0, h) + i * VL
-            y = pixels(&a.y, 0, h) + i * VL
-            vec_store(logs, shifted_exp(x, x_step, NULL, 0, C, &top))
-            for lane in range(VL):
-                logs[lane] = real_log(logs[lane])
-            for c in range(C):
-                vec_store(y + c * y_step, vec_load(x + c * x_step) - top - vec_load(logs))
-
-
-cdef void log_softmax_backward(const FromOutput* a, const Place* place) noexcept nogil:
-    """dx_c = dy_c - exp(y_c) times the sum over the channels k of dy_k"""
-    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i
-    cdef Py_ssize_t dy_step = a.dy.plane, y_step = a.y.plane, dx_step = a.dx.plane
-    cdef const real* dy
-    cdef const real* y
-    cdef real* dx
-    cdef vec total
-    for h in range(begin(H, place), end(H, place)):
-        for i in range(W * ROWV):
-            dy = pixels(&a.dy, 0, h) + i * VL
-            y = pixels(&a.y, 0, h) + i * VL
-            dx = pixels(&a.dx, 0, h) + i * VL
-            total = vec_splat(0)
-            for c in range(C):
-                total = total + vec_load(dy + c * dy_step)
-            for c in range(C):
-                vec_store(dx + c * dx_step, vec_load(dy + c * dy_step) - vec_exp(vec_load(y + c * y_step)) * total)
-
-
 # ---------------------------------------------------------------- dropout
 
 cdef inline void draw(const uint32_t* image, uint32_t element, uint64_t threshold, real* keep) noexcept nogil:
@@ -461,6 +362,5 @@ cdef void dropout(const Dropout* a, const Place* place) noexcept nogil:
 
 
 SPLITS = ("relu", "relu_backward", "add", "leaky_relu", "leaky_relu_backward", "tanh", "tanh_backward", "sigmoid",
-          "sigmoid_backward", "silu", "silu_backward", "gelu", "gelu_backward", "gelu_tanh", "gelu_tanh_backward",
-          "softmax", "softmax_backward", "log_softmax", "log_softmax_backward")
+          "sigmoid_backward", "silu", "silu_backward", "gelu", "gelu_backward", "gelu_tanh", "gelu_tanh_backward")
 include "kernels/pointwise.pxi"     # KERNELS

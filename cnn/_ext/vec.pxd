@@ -165,6 +165,12 @@ cdef extern from *:
             for (int i = 0; i < n; i++) v[i] += v[i + n];
         return v[0];
     }
+    /* the largest of a vector's numbers */
+    static inline real vec_most(vec v) {
+        for (int n = VL / 2; n; n /= 2)
+            for (int i = 0; i < n; i++) v[i] = v[i + n] > v[i] ? v[i + n] : v[i];
+        return v[0];
+    }
     /* out[i] = the sum of the numbers of v[i], one of VL vectors, which are used up. */
     static inline void vec_sums(vec* v, real* out) {
         for (int i = 0; i < VL; i++) out[i] = vec_sum(v[i]);
@@ -187,6 +193,13 @@ cdef extern from *:
     /* the same sum in the same order, in a fifth of the instructions that GCC makes of the loop */
     static inline real vec_sum(vec v) {
         for (int n = VL / 2; n; n /= 2) v += __builtin_shuffle(v, vec_lane ^ n);
+        return v[0];
+    }
+    static inline real vec_most(vec v) {
+        for (int n = VL / 2; n; n /= 2) {
+            vec other = __builtin_shuffle(v, vec_lane ^ n);
+            v = vec_select(vec_gt(other, v), other, v);
+        }
         return v[0];
     }
     /* b's lanes in place of a's where the lane's number has bit n */
@@ -280,6 +293,7 @@ cdef extern from *:
     real real_pow(real x, real n) nogil
     vec vec_relu(vec a) nogil
     real vec_sum(vec v) nogil
+    real vec_most(vec v) nogil
     void vec_sums(vec* v, real* out) nogil
     void transpose(const real* x, Py_ssize_t x_step, real* y, Py_ssize_t y_step) nogil
     void vec_sum4(vec a, vec b, vec c, vec d, real* out) nogil

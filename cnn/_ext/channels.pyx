@@ -10,10 +10,11 @@ Twins: none but where it is said, most of it is NumPy's own indexing.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from cnn._ext.op cimport PER_BLOCK, Image, Place, begin, end, pixels
+from cnn._ext.op cimport PER_BLOCK, Image, Place, begin, end, held_channels, pixels
 from cnn._ext.random cimport element_hash, image_hash
 from cnn._ext.taps cimport Taps, first_output, first_row, last_output, last_row
-from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_relu, vec_splat, vec_store
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, ivec_or, real, vec, vec_gt, vec_isnan, vec_keep, vec_load, vec_most,
+                           vec_relu, vec_select, vec_splat, vec_store, vec_sum)
 
 cdef extern from *:
     """
@@ -163,18 +164,31 @@ ctypedef struct ReduceChannels:
 cdef void reduce_channels(const ReduceChannels* a, const Place* place) noexcept nogil:
     """y[h, w] = sum, largest or smallest over the channels c of x[c, h, w]; a NaN wins. Twins: `reduce_sum`, `amax` and
     `amin` in cnn/reference."""
-    cdef Py_ssize_t h, j, c
-    cdef real total, v
+    cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES, h, j, g
+    cdef const real* x
+    cdef real* y
+    cdef real broken
+    cdef ivec has[8]
+    cdef vec v, total, sign = vec_splat(-1 if a.kind == 3 else 1)
+    cdef int q
+    held_channels(a.channels, has)
     for h in range(begin(a.height, place), end(a.height, place)):
         for j in range(a.width):
-            total = 0 if a.kind == 1 else (pixels(&a.x, 0, h) + j * LANES)[0]
-            for c in range(a.channels):
-                v = (pixels(&a.x, c // LANES, h) + j * LANES)[c % LANES]
-                if a.kind == 1:
-                    total += v
-                elif v != v or (v > total if a.kind == 2 else v < total):
-                    total = v
-            (pixels(&a.y, 0, h) + j * LANES)[0] = total
+            x, y = pixels(&a.x, 0, h) + j * LANES, pixels(&a.y, 0, h) + j * LANES
+            total = vec_splat(0 if a.kind == 1 else x[0]) * sign
+            for g in range(planes):
+                for q in range(ROWV):
+                    v = vec_load(x + g * a.x.plane + q * VL) * sign     # the smallest is the largest of -x
+                    if a.kind == 1:
+                        total = total + (vec_keep(has[q], v) if g == planes - 1 else v)
+                    else:
+                        v = vec_select(has[q], v, total) if g == planes - 1 else v
+                        total = vec_select(ivec_or(vec_gt(v, total), vec_isnan(v)), v, total)
+            if a.kind == 1:
+                y[0] = vec_sum(total)
+                continue
+            broken = vec_sum(vec_keep(vec_isnan(total), total))
+            y[0] = broken if broken != broken else vec_most(total) * (-1 if a.kind == 3 else 1)
 
 
 ctypedef struct SumImages:

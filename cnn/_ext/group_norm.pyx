@@ -11,7 +11,7 @@ with the means over the group. Each lane is an image, so that all of it is lane 
 """
 from libc.math cimport sqrt
 
-from cnn._ext.op cimport Image, Place, begin, end, pixels, to_row
+from cnn._ext.op cimport Image, Place, begin, end, pixels, sixteen_numbers, to_row
 from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, ivec, real, vec, vec_gt,
                            vec_keep, vec_load, vec_splat, vec_store, vec_sum)
 
@@ -185,52 +185,115 @@ cdef void group_norm_backward(const GroupNormBackward* a, const Place* place) no
 
 # ---------------------------------------------------------------- channels side by side
 
+cdef struct Normal:             # what sixteen channels are normalised with
+    vec centre[8]
+    vec off[8]
+    vec inverse[8]
+
+
+cdef inline Py_ssize_t whole_groups(Py_ssize_t channels, Py_ssize_t each) noexcept nogil:
+    """How many sixteens of channels, from each multiple of this number on, hold whole groups of `each` channels."""
+    if LANES % each == 0:
+        return 1
+    return each // LANES if each % LANES == 0 else (channels + LANES - 1) // LANES
+
+
+cdef inline void find_normal(const double* stats, Py_ssize_t c0, Py_ssize_t channels, Py_ssize_t each, Normal* to
+                             ) noexcept nogil:
+    """Of the channels from c0 on; 0 in lanes without a channel."""
+    cdef double centre[16]
+    cdef double off[16]
+    cdef double inverse[16]
+    cdef const double* own
+    cdef int lane
+    for lane in range(LANES):
+        own = stats + 4 * ((c0 + lane) // each)
+        centre[lane] = own[0] if c0 + lane < channels else 0
+        inverse[lane] = own[1] if c0 + lane < channels else 0
+        off[lane] = centre[lane] - <real>centre[lane]
+    to_row(centre, to.centre)
+    to_row(off, to.off)
+    to_row(inverse, to.inverse)
+
+
 ctypedef struct GroupNormChannels:
     Image x                     # IN  (C / 16, H, W, 16)
     Image y                     # OUT (C / 16, H, W, 16)
-    const real* gamma           # IN  (C,) or NULL
-    const real* beta            # IN  (C,) or NULL
-    double* stats               # OUT (groups, 2) mean and 1 / s
+    const real* gamma           # IN  (C,) or NULL: 1
+    const real* beta            # IN  (C,) or NULL: 0
+    double* stats               # OUT (groups, 4) mean, 1 / s, and room for the backward pass
     Py_ssize_t channels, height, width
     Py_ssize_t groups
     double eps
 
 cdef void group_norm_channels(const GroupNormChannels* a, const Place* place) noexcept nogil:
     """The same of one image with its channels side by side."""
-    cdef Py_ssize_t each = a.channels // a.groups, n = each * a.height * a.width, group, c, h, j
-    cdef double mean, var, scale, shift
+    cdef Py_ssize_t C = a.channels, each = C // a.groups, planes = (C + LANES - 1) // LANES, unit = whole_groups(C, each)
+    cdef Py_ssize_t u, g, h, i, lane, first, last
+    cdef double n = <double>(each * a.height * a.width)
+    cdef double sums[16]
     cdef const real* x
     cdef real* y
-    for group in range(begin(a.groups, place), end(a.groups, place)):
-        mean = var = 0
-        for c in range(group * each, (group + 1) * each):
+    cdef Normal t
+    cdef vec gamma[8]
+    cdef vec beta[8]
+    cdef vec s[8]
+    cdef dvec total[8]
+    cdef vec d
+    cdef int q
+    for u in range(begin((planes + unit - 1) // unit, place), end((planes + unit - 1) // unit, place)):
+        first, last = u * unit * LANES // each, min(C, (u + 1) * unit * LANES) // each      # groups
+        for g in range(first, last):
+            a.stats[4 * g] = a.stats[4 * g + 1] = 0
+        for g in range(u * unit, min(planes, (u + 1) * unit)):
+            for q in range(LANES // DVL):
+                total[q] = dvec_zero()
             for h in range(a.height):
-                x = pixels(&a.x, c // LANES, h) + c % LANES
-                for j in range(a.width):
-                    mean += x[j * LANES]
-        mean /= n
-        for c in range(group * each, (group + 1) * each):
+                x = pixels(&a.x, g, h)
+                for i in range(a.width):
+                    for q in range(LANES // DVL):
+                        total[q] = total[q] + dvec_load(x + i * LANES + q * DVL)
+            for q in range(LANES // DVL):
+                dvec_store(sums + q * DVL, total[q])
+            for lane in range(min(LANES, C - g * LANES)):
+                a.stats[4 * ((g * LANES + lane) // each)] += sums[lane]
+        for g in range(first, last):
+            a.stats[4 * g] /= n
+        for g in range(u * unit, min(planes, (u + 1) * unit)):
+            find_normal(a.stats, g * LANES, C, each, &t)
+            for lane in range(LANES):
+                sums[lane] = 0
             for h in range(a.height):
-                x = pixels(&a.x, c // LANES, h) + c % LANES
-                for j in range(a.width):
-                    var += (x[j * LANES] - mean) * (x[j * LANES] - mean)
-        a.stats[2 * group], a.stats[2 * group + 1] = mean, 1 / sqrt(var / n + a.eps)
-        for c in range(group * each, (group + 1) * each):
-            scale = (a.gamma[c] if a.gamma else 1) / sqrt(var / n + a.eps)
-            shift = a.beta[c] if a.beta else 0
+                x = pixels(&a.x, g, h)
+                for q in range(ROWV):
+                    s[q] = vec_splat(0)
+                for i in range(a.width):
+                    for q in range(ROWV):
+                        d = vec_load(x + i * LANES + q * VL) - t.centre[q] - t.off[q]
+                        s[q] = s[q] + d * d
+                _add_lanes(sums, s)
+            for lane in range(min(LANES, C - g * LANES)):
+                a.stats[4 * ((g * LANES + lane) // each) + 1] += sums[lane]
+        for g in range(first, last):
+            a.stats[4 * g + 1] = 1 / sqrt(a.stats[4 * g + 1] / n + a.eps)
+        for g in range(u * unit, min(planes, (u + 1) * unit)):
+            find_normal(a.stats, g * LANES, C, each, &t)
+            sixteen_numbers(a.gamma, 1, g, C, gamma)
+            sixteen_numbers(a.beta, 0, g, C, beta)
             for h in range(a.height):
-                x = pixels(&a.x, c // LANES, h) + c % LANES
-                y = pixels(&a.y, c // LANES, h) + c % LANES
-                for j in range(a.width):
-                    y[j * LANES] = <real>((x[j * LANES] - mean) * scale + shift)
+                x, y = pixels(&a.x, g, h), pixels(&a.y, g, h)
+                for i in range(a.width):
+                    for q in range(ROWV):
+                        d = (vec_load(x + i * LANES + q * VL) - t.centre[q] - t.off[q]) * t.inverse[q]
+                        vec_store(y + i * LANES + q * VL, gamma[q] * d + beta[q])
 
 
 ctypedef struct GroupNormChannelsBackward:
     Image dy                    # IN  (C / 16, H, W, 16)
     Image x                     # IN  (C / 16, H, W, 16)
     Image dx                    # OUT (C / 16, H, W, 16) or NULL
-    const real* gamma           # IN  (C,) or NULL
-    const double* stats         # IN  (groups, 2) mean and 1 / s
+    const real* gamma           # IN  (C,) or NULL: 1
+    double* stats               # I/O (groups, 4) mean and 1 / s, and the sums over gamma dy and gamma dy xhat
     real* dgamma                # I/O (C,) of a shard, or NULL
     real* dbeta                 # I/O (C,) of a shard, or NULL
     Py_ssize_t channels, height, width
@@ -238,38 +301,65 @@ ctypedef struct GroupNormChannelsBackward:
 
 cdef void group_norm_channels_backward(const GroupNormChannelsBackward* a, const Place* place) noexcept nogil:
     """`group_norm_backward` of one image with its channels side by side."""
-    cdef Py_ssize_t each = a.channels // a.groups, n = each * a.height * a.width, group, c, h, j
-    cdef double mean, inverse, s, t, sum_g, sum_g_xhat, gamma
+    cdef Py_ssize_t C = a.channels, each = C // a.groups, planes = (C + LANES - 1) // LANES, unit = whole_groups(C, each)
+    cdef Py_ssize_t u, g, h, i, lane, c
+    cdef double n = <double>(each * a.height * a.width), slope
+    cdef double first[16]
+    cdef double second[16]
+    cdef double* own
     cdef const real* x
     cdef const real* dy
     cdef real* dx
-    for group in range(begin(a.groups, place), end(a.groups, place)):
-        mean, inverse = a.stats[2 * group], a.stats[2 * group + 1]
-        sum_g = sum_g_xhat = 0
-        for c in range(group * each, (group + 1) * each):
-            s = t = 0
+    cdef Normal t
+    cdef vec gamma[8]
+    cdef vec plain[8]           # sums, then means, over dy
+    cdef vec along[8]           # over dy xhat
+    cdef vec d, v
+    cdef int q
+    for u in range(begin((planes + unit - 1) // unit, place), end((planes + unit - 1) // unit, place)):
+        for g in range(u * unit * LANES // each, min(C, (u + 1) * unit * LANES) // each):
+            a.stats[4 * g + 2] = a.stats[4 * g + 3] = 0
+        for g in range(u * unit, min(planes, (u + 1) * unit)):
+            find_normal(a.stats, g * LANES, C, each, &t)
+            for lane in range(LANES):
+                first[lane] = second[lane] = 0
             for h in range(a.height):
-                x = pixels(&a.x, c // LANES, h) + c % LANES
-                dy = pixels(&a.dy, c // LANES, h) + c % LANES
-                for j in range(a.width):
-                    s += dy[j * LANES]
-                    t += dy[j * LANES] * (x[j * LANES] - mean) * inverse
-            gamma = a.gamma[c] if a.gamma else 1
-            sum_g += gamma * s
-            sum_g_xhat += gamma * t
-            if a.dgamma:
-                a.dgamma[c] = <real>(t if place.first else a.dgamma[c] + t)
-            if a.dbeta:
-                a.dbeta[c] = <real>(s if place.first else a.dbeta[c] + s)
-        for c in range(group * each, (group + 1) * each if a.dx.data else 0):
-            gamma = a.gamma[c] if a.gamma else 1
+                x, dy = pixels(&a.x, g, h), pixels(&a.dy, g, h)
+                for q in range(ROWV):
+                    plain[q] = along[q] = vec_splat(0)
+                for i in range(a.width):
+                    for q in range(ROWV):
+                        v = vec_load(dy + i * LANES + q * VL)
+                        d = (vec_load(x + i * LANES + q * VL) - t.centre[q] - t.off[q]) * t.inverse[q]
+                        plain[q] = plain[q] + v
+                        along[q] = along[q] + v * d
+                _add_lanes(first, plain)
+                _add_lanes(second, along)
+            for lane in range(min(LANES, C - g * LANES)):
+                c = g * LANES + lane
+                own, slope = a.stats + 4 * (c // each), a.gamma[c] if a.gamma else 1
+                own[2] += slope * first[lane]
+                own[3] += slope * second[lane]
+                if a.dgamma:
+                    a.dgamma[c] = <real>(second[lane] if place.first else a.dgamma[c] + second[lane])
+                if a.dbeta:
+                    a.dbeta[c] = <real>(first[lane] if place.first else a.dbeta[c] + first[lane])
+        for g in range(u * unit, min(planes, (u + 1) * unit) if a.dx.data else 0):
+            find_normal(a.stats, g * LANES, C, each, &t)
+            sixteen_numbers(a.gamma, 1, g, C, gamma)
+            for lane in range(LANES):
+                own = a.stats + 4 * (min(C - 1, g * LANES + lane) // each)
+                first[lane], second[lane] = own[2] / n, own[3] / n
+            to_row(first, plain)
+            to_row(second, along)
             for h in range(a.height):
-                x = pixels(&a.x, c // LANES, h) + c % LANES
-                dy = pixels(&a.dy, c // LANES, h) + c % LANES
-                dx = pixels(&a.dx, c // LANES, h) + c % LANES
-                for j in range(a.width):
-                    dx[j * LANES] = <real>(inverse * (gamma * dy[j * LANES] - sum_g / n
-                                                      - (x[j * LANES] - mean) * inverse * sum_g_xhat / n))
+                x, dy, dx = pixels(&a.x, g, h), pixels(&a.dy, g, h), pixels(&a.dx, g, h)
+                for i in range(a.width):
+                    for q in range(ROWV):
+                        d = (vec_load(x + i * LANES + q * VL) - t.centre[q] - t.off[q]) * t.inverse[q]
+                        v = gamma[q] * vec_load(dy + i * LANES + q * VL) - plain[q] - d * along[q]
+                        vec_store(dx + i * LANES + q * VL, v * t.inverse[q])
 
-SPLITS = ("group_norm", "group_norm_backward")
+
+SPLITS = ("group_norm", "group_norm_backward", "group_norm_channels", "group_norm_channels_backward")
 include "kernels/group_norm.pxi"    # KERNELS

@@ -4,9 +4,9 @@ dbeta sums over all pixels.
 
 Some pixels at a time go through all passes over their channels, which stay in the L1 cache meanwhile.
 """
-from cnn._ext.op cimport Image, Place, begin, end, held, pixels
-from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_write, real, vec, vec_div, vec_gt,
-                           vec_keep, vec_load, vec_relu, vec_splat, vec_sqrt, vec_store, vec_sum)
+from cnn._ext.op cimport Image, Place, begin, end, held, held_channels, pixels, sixteen_numbers
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_write, real, vec, vec_div, vec_keep,
+                           vec_load, vec_relu, vec_splat, vec_sqrt, vec_store, vec_sum)
 
 cdef enum:
     SUMMED = 64       # channels that are summed before their sum is added to others
@@ -33,21 +33,6 @@ ctypedef struct LayerNorm2dBackward:
     Py_ssize_t channels, height, width
 
 
-cdef inline void sixteen_numbers(const real* numbers, real otherwise, Py_ssize_t g, Py_ssize_t C,
-                                 vec* to) noexcept nogil:
-    """Numbers of channels from 16 g on; 0 in lanes without a channel."""
-    cdef real lanes[16]
-    cdef int i, q
-    if numbers and (g + 1) * LANES <= C:
-        for q in range(ROWV):
-            to[q] = vec_load(numbers + g * LANES + q * VL)
-        return
-    for i in range(LANES):
-        lanes[i] = 0 if g * LANES + i >= C else numbers[g * LANES + i] if numbers else otherwise
-    for q in range(ROWV):
-        to[q] = vec_load(lanes + q * VL)
-
-
 cdef inline void scales(const real* numbers, real otherwise, Py_ssize_t c, Py_ssize_t C, bint lanes, vec* to
                         ) noexcept nogil:
     """The number of channel c in all lanes, or with `lanes` those of sixteen channels."""
@@ -61,14 +46,10 @@ cdef inline void scales(const real* numbers, real otherwise, Py_ssize_t c, Py_ss
 
 cdef inline void masks(const Place* place, Py_ssize_t channels, bint lanes, ivec* counts) noexcept nogil:
     """Which lanes hold an image, or with `lanes` a channel of the last sixteen."""
-    cdef vec numbers[8]
-    cdef int q
-    if not lanes:
+    if lanes:
+        held_channels(channels, counts)
+    else:
         held(place, counts)
-        return
-    sixteen_numbers(NULL, 1, (channels - 1) // LANES, channels, numbers)
-    for q in range(ROWV):
-        counts[q] = vec_gt(numbers[q], vec_splat(0))
 
 
 cdef inline void together(vec* rows, int n) noexcept nogil:

@@ -25,25 +25,47 @@ cdef inline vec to_minus(vec b, real beta) noexcept nogil:
 
 
 cdef inline vec window(const Image* x, Py_ssize_t c, Py_ssize_t h, Py_ssize_t at, Py_ssize_t before, Py_ssize_t after,
-                       Py_ssize_t channels, bint square, bint lanes) noexcept nogil:
-    """The sum of x, or of x^2, over the channels around c, of the numbers `at` of row h. lanes: whether sixteen
-    channels lie side by side; c is the first of them then."""
-    cdef Py_ssize_t j, first, last, lane
-    cdef real numbers[16]
-    cdef real n
+                       Py_ssize_t channels, bint square) noexcept nogil:
+    """The sum of x, or of x^2, over the channels around c, of the numbers `at` of row h."""
+    cdef Py_ssize_t j
     cdef vec v, total = vec_splat(0)
-    if not lanes:
-        for j in range(max(0, c - before), min(channels, c + after + 1)):
-            v = vec_load(pixels(x, j, h) + at)
-            total = total + (v * v if square else v)
-        return total
-    for lane in range(VL):
-        numbers[lane] = 0
-        first, last = max(0, c + at % LANES + lane - before), min(channels, c + at % LANES + lane + after + 1)
-        for j in range(first, last):
-            n = (pixels(x, j // LANES, h) + at // LANES * LANES)[j % LANES]
-            numbers[lane] += n * n if square else n
-    return vec_load(numbers)
+    for j in range(max(0, c - before), min(channels, c + after + 1)):
+        v = vec_load(pixels(x, j, h) + at)
+        total = total + (v * v if square else v)
+    return total
+
+
+cdef inline void window_channels(const Image* x, Py_ssize_t c, Py_ssize_t h, Py_ssize_t at, Py_ssize_t before,
+                                 Py_ssize_t after, Py_ssize_t channels, bint square, vec* total) noexcept nogil:
+    """The same around each of the sixteen channels from c on, which lie side by side."""
+    cdef real near[3 * 16]      # the channels from c - 16 on; 0 where there is none
+    cdef Py_ssize_t j, g, lane
+    cdef real n, sum_
+    cdef vec v
+    cdef int q
+    if before <= LANES and after <= LANES:
+        for j in range(3):
+            g = c // LANES + j - 1
+            for q in range(ROWV):
+                v = vec_splat(0)
+                if 0 <= g and g * LANES < channels:
+                    v = vec_load(pixels(x, g, h) + at + q * VL)
+                vec_store(near + j * LANES + q * VL, v * v if square else v)
+            for lane in range(max(0, channels - g * LANES), LANES):
+                near[j * LANES + lane] = 0
+        for q in range(ROWV):
+            total[q] = vec_splat(0)
+            for j in range(LANES - before, LANES + after + 1):
+                total[q] = total[q] + vec_load(near + j + q * VL)
+        return
+    for lane in range(LANES):
+        sum_ = 0
+        for j in range(max(0, c + lane - before), min(channels, c + lane + after + 1)):
+            n = (pixels(x, j // LANES, h) + at)[j % LANES]
+            sum_ += n * n if square else n
+        near[lane] = sum_
+    for q in range(ROWV):
+        total[q] = vec_load(near + q * VL)
 
 
 ctypedef struct LocalResponseNorm:
@@ -72,6 +94,7 @@ cdef inline void lrn "lrn_normal"(const LocalResponseNorm* a, const Place* place
     cdef const real* x
     cdef real* y
     cdef ivec holds[8]
+    cdef vec sums[8]
     cdef vec b
     held(place, holds)
     for c in range(planes):
@@ -79,10 +102,12 @@ cdef inline void lrn "lrn_normal"(const LocalResponseNorm* a, const Place* place
             x = pixels(&a.x, c, h)
             y = pixels(&a.y, c, h)
             for i in range(a.width):
+                if lanes:
+                    window_channels(&a.x, c * LANES, h, i * LANES, a.before, a.after, a.channels, True, sums)
                 for q in range(ROWV):
-                    b = window(&a.x, c * LANES if lanes else c, h, i * LANES + q * VL, a.before, a.after, a.channels,
-                               True, lanes)
-                    b = vec_splat(a.k) + vec_splat(a.factor) * b
+                    if not lanes:
+                        sums[q] = window(&a.x, c, h, i * LANES + q * VL, a.before, a.after, a.channels, True)
+                    b = vec_splat(a.k) + vec_splat(a.factor) * sums[q]
                     vec_store(pixels(&a.b, c, h) + i * LANES + q * VL, b)
                     vec_store(y + i * LANES + q * VL, vec_keep(holds[q], vec_load(x + i * LANES + q * VL)
                                                                * to_minus(b, a.beta)))
@@ -97,7 +122,8 @@ cdef inline void lrn_backward "lrn_back"(const LocalResponseNormBackward* a, con
     cdef real* r
     cdef real* dx
     cdef ivec holds[8]
-    cdef vec g, p, v, total, slope = vec_splat(2 * a.factor * a.beta)
+    cdef vec sums[8]
+    cdef vec g, v, slope = vec_splat(2 * a.factor * a.beta)
     held(place, holds)
     for h in range(begin(a.height, place), end(a.height, place)):
         for c in range(planes):     # dx = dy b^-beta, and r
@@ -111,12 +137,14 @@ cdef inline void lrn_backward "lrn_back"(const LocalResponseNormBackward* a, con
         for c in range(planes):
             x, dx = pixels(&a.x, c, h), pixels(&a.dx, c, h)
             for i in range(a.width):
+                if lanes:
+                    window_channels(&a.r, c * LANES, h, i * LANES, a.after, a.before, a.channels, False, sums)
                 for q in range(ROWV):
-                    total = window(&a.r, c * LANES if lanes else c, h, i * LANES + q * VL, a.after, a.before,
-                                   a.channels, False, lanes)
+                    if not lanes:
+                        sums[q] = window(&a.r, c, h, i * LANES + q * VL, a.after, a.before, a.channels, False)
                     g = vec_load(dx + i * LANES + q * VL)
                     vec_store(dx + i * LANES + q * VL,
-                              vec_keep(holds[q], g - slope * vec_load(x + i * LANES + q * VL) * total))
+                              vec_keep(holds[q], g - slope * vec_load(x + i * LANES + q * VL) * sums[q]))
 
 
 cdef void local_response_norm(const LocalResponseNorm* a, const Place* place) noexcept nogil:

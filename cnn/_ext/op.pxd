@@ -98,6 +98,31 @@ cdef inline void held(const Place* place, ivec* lanes) noexcept nogil:
         lanes[q] = vec_gt(vec_load(numbers + q * VL), vec_splat(0))
 
 
+cdef inline void held_channels(Py_ssize_t channels, ivec* lanes) noexcept nogil:
+    """Masks of the lanes of the last sixteen channels that hold one."""
+    cdef real numbers[16]
+    cdef int i, q
+    for i in range(LANES):
+        numbers[i] = i < channels - (channels - 1) // LANES * LANES
+    for q in range(ROWV):
+        lanes[q] = vec_gt(vec_load(numbers + q * VL), vec_splat(0))
+
+
+cdef inline void sixteen_numbers(const real* numbers, real otherwise, Py_ssize_t g, Py_ssize_t C,
+                                 vec* to) noexcept nogil:
+    """Numbers of the channels from 16 g on, or the other one for each; 0 in lanes without a channel."""
+    cdef real lanes[16]
+    cdef int i, q
+    if numbers and (g + 1) * LANES <= C:
+        for q in range(ROWV):
+            to[q] = vec_load(numbers + g * LANES + q * VL)
+        return
+    for i in range(LANES):
+        lanes[i] = 0 if g * LANES + i >= C else numbers[g * LANES + i] if numbers else otherwise
+    for q in range(ROWV):
+        to[q] = vec_load(lanes + q * VL)
+
+
 cdef inline void to_row(const double* numbers, vec* rows) noexcept nogil:
     """A row of lanes from as many doubles."""
     cdef real lanes[16]

@@ -9,7 +9,7 @@ sixteen channels side by side (`..._channels`, one image) add up at the end, and
 anything, are left out.
 """
 from cnn._ext.elementary cimport vec_exp_limited, vec_log
-from cnn._ext.op cimport Image, Place, begin, end, pixels
+from cnn._ext.op cimport Image, Place, begin, end, held_channels, pixels
 from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_write, real, vec, vec_div,
                            vec_gt, vec_keep, vec_load, vec_most, vec_select, vec_splat, vec_store, vec_sum)
 
@@ -134,17 +134,6 @@ cdef void log_softmax_backward(const SoftmaxBackward* a, const Place* place) noe
                           - vec_exp_limited(vec_load(y + c * y_step)) * total)
 
 
-cdef inline void last_lanes(Py_ssize_t channels, ivec* has) noexcept nogil:
-    """Masks of the lanes of the last sixteen that have a channel."""
-    cdef real numbers[16]
-    cdef Py_ssize_t lane
-    cdef int q
-    for lane in range(LANES):
-        numbers[lane] = lane < channels - (channels - 1) // LANES * LANES
-    for q in range(ROWV):
-        has[q] = vec_gt(vec_load(numbers + q * VL), vec_splat(0))
-
-
 cdef void softmax_channels(const SoftmaxChannels* a, const Place* place) noexcept nogil:
     """`softmax`, or with `logs` `log_softmax`, of sixteen channels side by side"""
     cdef Py_ssize_t groups = (a.channels + LANES - 1) // LANES, h, i, g
@@ -153,7 +142,7 @@ cdef void softmax_channels(const SoftmaxChannels* a, const Place* place) noexcep
     cdef ivec has[8]
     cdef vec v, top, total, share
     cdef int q
-    last_lanes(a.channels, has)
+    held_channels(a.channels, has)
     for h in range(begin(a.height, place), end(a.height, place)):
         for i in range(a.width):
             x, y = pixels(&a.x, 0, h) + i * LANES, pixels(&a.y, 0, h) + i * LANES
@@ -191,7 +180,7 @@ cdef void softmax_channels_backward(const SoftmaxChannelsBackward* a, const Plac
     cdef ivec has[8]
     cdef vec v, u, total
     cdef int q
-    last_lanes(a.channels, has)
+    held_channels(a.channels, has)
     for h in range(begin(a.height, place), end(a.height, place)):
         for i in range(a.width):
             dy, y, dx = pixels(&a.dy, 0, h) + i * LANES, pixels(&a.y, 0, h) + i * LANES, pixels(&a.dx, 0, h) + i * LANES

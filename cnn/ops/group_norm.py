@@ -10,7 +10,7 @@ def group_norm(program, x, gamma, beta, groups, eps):
     image's groups: mean and 1 / s."""
     y = program.like(x)
     if program.by_channels:
-        stats, kernel = program.copies(2 * groups, PER_BLOCK, np.float64), "group_norm_channels"
+        stats, kernel = program.copies(4 * groups, PER_BLOCK, np.float64), "group_norm_channels"
         gamma, beta = (a if a is None else program.kept(a) for a in (gamma, beta))
     else:
         stats, kernel = program.tensor(3 * groups, flat=True), "group_norm"

@@ -228,7 +228,8 @@ ctypedef struct GroupNormChannels:
 
 cdef void group_norm_channels(const GroupNormChannels* a, const Place* place) noexcept nogil:
     """The same of one image with its channels side by side."""
-    cdef Py_ssize_t C = a.channels, each = C // a.groups, planes = (C + LANES - 1) // LANES, unit = whole_groups(C, each)
+    cdef Py_ssize_t C = a.channels, each = C // a.groups, planes = (C + LANES - 1) // LANES
+    cdef Py_ssize_t unit = whole_groups(C, each)
     cdef Py_ssize_t u, g, h, i, lane, first, last
     cdef double n = <double>(each * a.height * a.width)
     cdef double sums[16]
@@ -301,7 +302,8 @@ ctypedef struct GroupNormChannelsBackward:
 
 cdef void group_norm_channels_backward(const GroupNormChannelsBackward* a, const Place* place) noexcept nogil:
     """`group_norm_backward` of one image with its channels side by side."""
-    cdef Py_ssize_t C = a.channels, each = C // a.groups, planes = (C + LANES - 1) // LANES, unit = whole_groups(C, each)
+    cdef Py_ssize_t C = a.channels, each = C // a.groups, planes = (C + LANES - 1) // LANES
+    cdef Py_ssize_t unit = whole_groups(C, each)
     cdef Py_ssize_t u, g, h, i, lane, c
     cdef double n = <double>(each * a.height * a.width), slope
     cdef double first[16]

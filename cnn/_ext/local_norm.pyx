@@ -13,14 +13,16 @@ from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_div, vec_keep, 
                            vec_store)
 
 
-cdef inline vec to_minus(vec b, real beta) noexcept nogil:
-    """b^-beta; the usual 3/4, and 1/2, by square roots."""
-    cdef vec root
+cdef enum:
+    BAND = 512      # pixels of a plane, at least a row, that the backward pass takes at once
+
+
+cdef inline vec to_minus(vec b, vec inverse, real beta) noexcept nogil:
+    """b^-beta, inverse being 1 / b; the usual 3/4, and 1/2, by square roots, which take as long as a division."""
     if beta == 0.75:
-        root = vec_sqrt(b)
-        return vec_div(vec_splat(1), root * vec_sqrt(root))
+        return vec_sqrt(vec_sqrt(b)) * inverse
     if beta == 0.5:
-        return vec_div(vec_splat(1), vec_sqrt(b))
+        return vec_sqrt(b) * inverse
     return vec_pow(b, -beta)
 
 
@@ -110,12 +112,17 @@ cdef inline void lrn "lrn_normal"(const LocalResponseNorm* a, const Place* place
                     b = vec_splat(a.k) + vec_splat(a.factor) * sums[q]
                     vec_store(pixels(&a.b, c, h) + i * LANES + q * VL, b)
                     vec_store(y + i * LANES + q * VL, vec_keep(holds[q], vec_load(x + i * LANES + q * VL)
-                                                               * to_minus(b, a.beta)))
+                                                               * to_minus(b, vec_div(vec_splat(1), b), a.beta)))
 
 
 cdef inline void lrn_backward "lrn_back"(const LocalResponseNormBackward* a, const Place* place,
                                          bint lanes) noexcept nogil:
-    cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES if lanes else a.channels, c, h, i, q
+    """Each plane gets dy b^-beta and r, and the rest as soon as the r of its windows are there: of some rows at once,
+    because one plane after the other is what memory is fast at."""
+    cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES if lanes else a.channels
+    cdef Py_ssize_t late = (a.before + LANES - 1) // LANES if lanes else a.before
+    cdef Py_ssize_t first = begin(a.height, place), last = end(a.height, place), some = max(1, BAND // a.width)
+    cdef Py_ssize_t band, h0, h, c, i, q
     cdef const real* x
     cdef const real* dy
     cdef const real* b
@@ -123,28 +130,33 @@ cdef inline void lrn_backward "lrn_back"(const LocalResponseNormBackward* a, con
     cdef real* dx
     cdef ivec holds[8]
     cdef vec sums[8]
-    cdef vec g, v, slope = vec_splat(2 * a.factor * a.beta)
+    cdef vec g, v, inverse, slope = vec_splat(2 * a.factor * a.beta)
     held(place, holds)
-    for h in range(begin(a.height, place), end(a.height, place)):
-        for c in range(planes):     # dx = dy b^-beta, and r
-            x, dy, b = pixels(&a.x, c, h), pixels(&a.dy, c, h), pixels(&a.b, c, h)
-            r, dx = pixels(&a.r, c, h), pixels(&a.dx, c, h)
-            for i in range(a.width * ROWV):
-                v = vec_load(b + i * VL)
-                g = vec_load(dy + i * VL) * to_minus(v, a.beta)
-                vec_store(dx + i * VL, g)
-                vec_store(r + i * VL, vec_div(g * vec_load(x + i * VL), v))
-        for c in range(planes):
-            x, dx = pixels(&a.x, c, h), pixels(&a.dx, c, h)
-            for i in range(a.width):
-                if lanes:
-                    window_channels(&a.r, c * LANES, h, i * LANES, a.after, a.before, a.channels, False, sums)
-                for q in range(ROWV):
-                    if not lanes:
-                        sums[q] = window(&a.r, c, h, i * LANES + q * VL, a.after, a.before, a.channels, False)
-                    g = vec_load(dx + i * LANES + q * VL)
-                    vec_store(dx + i * LANES + q * VL,
-                              vec_keep(holds[q], g - slope * vec_load(x + i * LANES + q * VL) * sums[q]))
+    for band in range((last - first + some - 1) // some):
+        h0 = first + band * some
+        for c in range(planes + late):
+            for h in range(h0, min(last, h0 + some) if c < planes else h0):
+                x, dy, b = pixels(&a.x, c, h), pixels(&a.dy, c, h), pixels(&a.b, c, h)
+                r, dx = pixels(&a.r, c, h), pixels(&a.dx, c, h)
+                for i in range(a.width * ROWV):
+                    v = vec_load(b + i * VL)
+                    inverse = vec_div(vec_splat(1), v)
+                    g = vec_load(dy + i * VL) * to_minus(v, inverse, a.beta)
+                    vec_store(dx + i * VL, g)
+                    vec_store(r + i * VL, g * vec_load(x + i * VL) * inverse)
+            for h in range(h0, min(last, h0 + some) if c >= late else h0):
+                x, dx = pixels(&a.x, c - late, h), pixels(&a.dx, c - late, h)
+                for i in range(a.width):
+                    if lanes:
+                        window_channels(&a.r, (c - late) * LANES, h, i * LANES, a.after, a.before, a.channels, False,
+                                        sums)
+                    for q in range(ROWV):
+                        if not lanes:
+                            sums[q] = window(&a.r, c - late, h, i * LANES + q * VL, a.after, a.before, a.channels,
+                                             False)
+                        g = vec_load(dx + i * LANES + q * VL)
+                        vec_store(dx + i * LANES + q * VL,
+                                  vec_keep(holds[q], g - slope * vec_load(x + i * LANES + q * VL) * sums[q]))
 
 
 cdef void local_response_norm(const LocalResponseNorm* a, const Place* place) noexcept nogil:

@@ -146,8 +146,9 @@ cdef inline void _share(real* above, real* below, vec dy, real d) noexcept nogil
     vec_store(below, vec_load(below) + d * dy)
 
 cdef void bilinear_backward(const BilinearBackward* a, const Place* place) noexcept nogil:
-    """Each of the four pixels gets its share of dy"""
-    cdef Py_ssize_t c, i, j, left, right
+    """Each of the four pixels gets its share of dy. As j goes to the right, the right column of some pixels is mostly
+    the left one of the next, so that its sum goes on as theirs."""
+    cdef Py_ssize_t c, i, j, left, right, to_left, to_right
     cdef int q
     cdef const real* dy
     cdef real* above
@@ -167,16 +168,17 @@ cdef void bilinear_backward(const BilinearBackward* a, const Place* place) noexc
             for q in range(ROWV):
                 at_left[q], at_right[q] = vec_splat(0), vec_splat(0)
             for j in range(a.width):
-                if a.column[2 * j] * LANES != left or a.column[2 * j + 1] * LANES != right:
+                to_left, to_right = a.column[2 * j] * LANES, a.column[2 * j + 1] * LANES
+                if to_left != left or to_right != right:
                     for q in range(ROWV):
                         _share(above + left + q * VL, below + left + q * VL, at_left[q], d)
                         at_left[q] = at_right[q]
                         at_right[q] = vec_splat(0)
-                    if a.column[2 * j] * LANES != right:
+                    if to_left != right:
                         for q in range(ROWV):
                             _share(above + right + q * VL, below + right + q * VL, at_left[q], d)
                             at_left[q] = vec_splat(0)
-                    left, right = a.column[2 * j] * LANES, a.column[2 * j + 1] * LANES
+                    left, right = to_left, to_right
                 r = <real>a.right[j]
                 for q in range(ROWV):
                     at_left[q] = at_left[q] + <real>(1 - r) * vec_load(dy + j * LANES + q * VL)

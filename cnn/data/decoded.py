@@ -28,13 +28,12 @@ from cnn.runtime import get_num_threads
 from .ahead import read_ahead
 from .errors import DataFileError, DataWarning
 from .fetch import cache_folder
-from .pictures import look_at, pillow, read_pixels
+from .pictures import DARK, look_at, pillow, read_pixels
 
 VERSION = 2  # of the format, and of what is made of a picture
 FOLDER = ".cnn-cache"
 OFF = "CNN_PICTURE_CACHE"  # the environment variable that is 0 where there is to be no cache
 _TOGETHER = 64  # files that a thread takes at once, at most
-_DARK = 256  # 16-bit values below become 0
 _PIECE = 1 << 24  # bytes that are checked at once, or that a thread writes at once
 _SMALL = 1 << 26  # bytes up to which images are read into memory, as those of other data sets are
 
@@ -156,7 +155,7 @@ class _Pictures:
             return said
 
         same, dark, most, wrongs = [], [], None, dict(unreadable)
-        together = max(1, _PIECE // math.prod(_shape(found)))
+        together = max(1, min(_TOGETHER, _PIECE // math.prod(_shape(found))))
         for number, (said, wrong) in zip(self.taken, _in_threads(some, len(self.taken), together), strict=True):
             if wrong is not None:
                 wrongs[number] = wrong
@@ -166,7 +165,7 @@ class _Pictures:
                 same.append(number)
             if brightest is not None:
                 most = max(brightest, most or 0)
-                if brightest < _DARK:
+                if brightest < DARK:
                     dark.append(number)
         return Found(channels, size, sorted(wrongs.items()), same, dark, most)
 
@@ -193,7 +192,7 @@ class _Pictures:
 def _in_threads(read, count, most=_TOGETHER):
     """Yield, in order, all that is in `read(part)`, called for parts of range(count), of `most` numbers at most."""
     threads = get_num_threads()
-    together = max(1, min(most, _TOGETHER, count // (8 * threads)))
+    together = max(1, min(most, count // (8 * threads)))
     parts = (range(at, min(at + together, count)) for at in range(0, count, together))
     for results in read_ahead(read, parts, 2 * threads, threads=threads):
         yield from results

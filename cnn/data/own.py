@@ -17,7 +17,7 @@ from .fetch import expanded
 from .moments import constant_images, mean_std
 from .npy import has_arrays, read_npy_parts
 from .npz import has_test, read_npz, read_npz_parts
-from .pictures import NAMES, find, hidden, is_picture, kinds, look_at
+from .pictures import DARK, NAMES, find, hidden, is_picture, kinds, look_at
 
 __all__ = ["Survey", "UnreadableFiles", "load_own", "read_folder", "read_npz", "read_npz_parts", "survey"]
 
@@ -25,7 +25,7 @@ TEST_SHARE = 0.2  # share of each class that becomes the test set where there is
 _VALIDATION_FOLDERS = ("val", "valid", "validation")
 _SIZE, _LARGEST_UNASKED, _LARGEST = 32, 64, 4096  # pixels a side of the images
 _NAMED = 10  # files that a warning names
-_DARK, _DIM = 256, 4096  # 16-bit values below become 0, and less than 16 of 255
+_DIM = 4096  # 16-bit values below become less than 16 of 255
 _HEADS = {  # what the first bytes of a file say that it is
     b"\x89PNG": "a picture", b"\xff\xd8\xff": "a picture", b"GIF8": "a picture", b"BM": "a picture",
     b"II*\0": "a picture", b"MM\0*": "a picture",
@@ -283,7 +283,7 @@ class _Folder:
                   f"are {NAMES}")
         if self._dark:
             _warn(f"{self.path}: {len(self._dark)} picture(s) become black, because their 16 bits hold no value of "
-                  f"{_DARK} or more; multiply the values so that they reach 65535: {', '.join(_some(self._dark))}")
+                  f"{DARK} or more; multiply the values so that they reach 65535: {', '.join(_some(self._dark))}")
         elif self._brightest is not None and self._brightest < _DIM:
             _warn(f"{self.path}: pictures of 16 bits become almost black, because they hold no value above "
                   f"{self._brightest}; multiply the values so that they reach 65535")

@@ -19,7 +19,7 @@ SUFFIXES = (
 NAMES = "PNG, JPEG, BMP, GIF, WebP, TIFF, PPM, JPEG 2000, AVIF"  # the formats, in messages
 MOST_PIXELS = 2**25  # of a decoded picture, which takes up to four bytes for each, several times over
 _AT_ONCE = 2**24  # bytes of a file up to which it is read at once
-_DARK, _BRIGHTEST = 256, 65535  # 16-bit values below become 0; the largest
+DARK, _BRIGHTEST = 256, 65535  # 16-bit values below become 0; the largest
 _ORIENTATION = 0x0112  # EXIF's tag
 
 
@@ -43,7 +43,7 @@ def read_picture(source, channels, size, name=None):
     """
     name = _name(source) if name is None else name
     pixels, brightest = read_pixels(source, channels, size, name)
-    if brightest is not None and brightest < _DARK:
+    if brightest is not None and brightest < DARK:
         warnings.warn(DataWarning(f"{name}: becomes black, because its 16 bits hold no value above {brightest}; "
                                   "multiply the values so that they reach 65535"), stacklevel=2)
     return pixels

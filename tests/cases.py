@@ -297,6 +297,11 @@ CASES = [
     Case("GroupNorm", (1, 3), (3, 4, 4), (3, 4, 4), {"eps": 0.1, "affine": False}),
     Case("GroupNorm", (2, 4), (4, 3, 5), (4, 3, 5), {"bias": False}),
     Case("GroupNorm", (5, 5), (5, 1, 3), (5, 1, 3)),
+    # sixteen channels hold whole groups, a group holds whole sixteens, or neither
+    Case("GroupNorm", (10, 40), (40, 2, 3), (40, 2, 3)),
+    Case("GroupNorm", (2, 64), (64, 1, 2), (64, 1, 2)),
+    Case("GroupNorm", (4, 48), (48, 2, 2), (48, 2, 2), {"affine": False}),
+    Case("GroupNorm", (2, 34), (34, 1, 3), (34, 1, 3)),
     Case("BatchNorm2d", (3,), (3, 4, 5), (3, 4, 5), {"bias": False, "unbiased": False}),
     Case("InstanceNorm2d", (5,), (5, 3, 4), (5, 3, 4)),
     Case("InstanceNorm2d", (17,), (17, 1, 3), (17, 1, 3), {"affine": True, "eps": 0.01}),
@@ -316,6 +321,9 @@ CASES = [
     Case("LocalResponseNorm", (3, 2.0, 0.5, 0.7), (17, 2, 3), (17, 2, 3)),
     Case("LocalResponseNorm", (4, 1.5, 1.2, 2.0), (6, 2, 3), (6, 2, 3)),  # one more before than after
     Case("LocalResponseNorm", (9, 1.0), (4, 2, 2), (4, 2, 2)),  # more than there are
+    Case("LocalResponseNorm", (6,), (40, 2, 2), (40, 2, 2), {"alpha": 0.5}),
+    Case("LocalResponseNorm", (33,), (49, 1, 2), (49, 1, 2), {"alpha": 2.0}),
+    Case("LocalResponseNorm", (36,), (49, 1, 2), (49, 1, 2), {"alpha": 2.0}),
     Case("Sequential", (inner("BatchNorm2d", 16), RELU, inner("Conv2d", 16, 8, 1)), (16, 3, 4), (8, 3, 4)),
     Case("Sequential", (inner("BatchNorm2d", 16), inner("Conv2d", 16, 12, 1, bias=False)), (16, 3, 4), (12, 3, 4)),
     Case("Sequential", (NORM, RELU, inner("Conv2d", 3, 5, 1)), (3, 4, 5), (5, 4, 5)),
@@ -377,9 +385,12 @@ CASES = [
     Case("LogSoftmax", (-1,), (17, 3, 2), (17, 3, 2)),
     Case("Softmax", (1,), (4, 3, 2), (4, 3, 2)),
     Case("Softmax", (1,), (5,), (5,)),
+    Case("Softmax", (1,), (16, 2, 3), (16, 2, 3)),
+    Case("Softmax", (1,), (40, 2, 1), (40, 2, 1)),
     Case("LogSoftmax", (1,), (4, 3, 2), (4, 3, 2)),
     Case("LogSoftmax", (1,), (5,), (5,)),
     Case("LogSoftmax", (1,), (1, 2, 3), (1, 2, 3)),
+    Case("LogSoftmax", (1,), (33, 1, 2), (33, 1, 2)),
     Case("Dropout", (0.0,), (2, 3, 4), (2, 3, 4)),  # any other p: see test_dropout.py
     Case("Dropout2d", (0.0,), (2, 3, 4), (2, 3, 4)),
     Case("Flatten", (), (2, 3, 4), (24,)),

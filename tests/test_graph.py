@@ -254,6 +254,22 @@ def test_nan_and_infinity_stay_where_they_are(n, dtype):
                 (F.relu6(x), np.clip(x, 0, 6)), (F.pow(x, -1), 1 / x), (F.abs(x), np.abs(x)),
                 (F.softplus(x), np.logaddexp(x, 0)), (F.where(x, x, 1.0), x)):
             np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+        shares = np.exp(x - x.max(1, keepdims=True))
+        shares /= shares.sum(1, keepdims=True)
+        np.testing.assert_allclose(F.softmax(x, 1), shares, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(F.log_softmax(x, 1), np.log(shares), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 17])
+@pytest.mark.parametrize("channels", [1, 2, 15, 16, 17, 31, 40])
+def test_any_number_of_channels(channels, n):
+    """All below 0, and above 0: a lane without a channel is neither the largest nor the smallest."""
+    x = np.random.default_rng(0).uniform(1, 2, (n, channels, 2, 3))
+    for x in (x, -x):
+        shares = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+        for got, wanted in ((F.amax(x, 1), x.max(1)), (F.amin(x, 1), x.min(1)), (F.sum(x, 1), x.sum(1)),
+                            (F.softmax(x, 1), shares), (F.log_softmax(x, 1), np.log(shares))):
+            np.testing.assert_allclose(got, wanted, rtol=1e-13)
 
 
 class Leaking(cnn.Module):

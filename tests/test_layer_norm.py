@@ -1,5 +1,5 @@
-"""LayerNorm, LayerNorm2d, InstanceNorm2d, LocalResponseNorm and the variants of BatchNorm2d beyond the table of cases:
-random sizes beside PyTorch, precision, modes, wrong arguments."""
+"""LayerNorm, LayerNorm2d, InstanceNorm2d, GroupNorm, LocalResponseNorm and the variants of BatchNorm2d beyond the table
+of cases: random sizes beside PyTorch, precision, modes, wrong arguments."""
 
 import numpy as np
 import pytest
@@ -18,6 +18,10 @@ def drawn(rng, kind):
     if kind == "LocalResponseNorm":
         options = {"alpha": float(rng.uniform(0.1, 3)), "beta": float(rng.choice([0.5, 0.75, 1, 1.3])), "k": 1.5}
         args = int(rng.integers(1, 8)),
+    elif kind == "GroupNorm":
+        groups = int(rng.integers(1, 6))
+        shape = (groups * int(rng.integers(1, 40)), height, width)
+        args, options = (groups, shape[0]), {**options, "affine": bool(rng.integers(2))}
     elif kind == "InstanceNorm2d":
         shape, options = (channels, height + 1, width), {**options, "affine": bool(rng.integers(2))}
     else:
@@ -29,7 +33,7 @@ def drawn(rng, kind):
     return Case(kind, args, shape, shape, options), int(rng.choice([1, 5, 8, 9, 16, 37]))
 
 
-@pytest.mark.parametrize("kind", ["LayerNorm", "LayerNorm2d", "InstanceNorm2d", "LocalResponseNorm"])
+@pytest.mark.parametrize("kind", ["LayerNorm", "LayerNorm2d", "InstanceNorm2d", "GroupNorm", "LocalResponseNorm"])
 def test_random_sizes_are_pytorchs(torch, kind):
     rng = np.random.default_rng(0)
     for seed in range(25):

@@ -49,8 +49,9 @@ class _Mix:
                              f"{labels.max()}")
         mixed, share = self._mixed(images, float(rng.beta(self.alpha, self.alpha)), rng)
         targets = np.zeros((len(labels), self.num_classes), images.dtype)
-        np.add.at(targets, (np.arange(len(labels)), labels), images.dtype.type(share))
-        np.add.at(targets, (np.arange(len(labels)), np.roll(labels, 1)), images.dtype.type(1 - share))
+        each = np.arange(len(labels))
+        targets[each, labels] += images.dtype.type(share)
+        targets[each, np.roll(labels, 1)] += images.dtype.type(1 - share)
         return mixed, targets
 
     def _mixed(self, images: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, float]:
@@ -68,8 +69,9 @@ class MixUp(_Mix):
 
     def _mixed(self, images: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         real = images.dtype.type
-        mixed = images * real(share)
-        mixed += np.roll(images, 1, axis=0) * real(1 - share)
+        mixed, others = images * real(share), images * real(1 - share)
+        mixed[1:] += others[:-1]
+        mixed[:1] += others[-1:]
         return mixed, share
 
 
@@ -88,8 +90,9 @@ class CutMix(_Mix):
         half = 0.5 * math.sqrt(1 - share)
         across, down = int(half * width), int(half * height)
         rows, columns = slice(max(y - down, 0), y + down), slice(max(x - across, 0), x + across)
-        mixed = images.copy()
-        mixed[:, :, rows, columns] = np.roll(images, 1, axis=0)[:, :, rows, columns]
+        mixed, cut_out = images.copy(), images[:, :, rows, columns]
+        mixed[1:, :, rows, columns] = cut_out[:-1]
+        mixed[:1, :, rows, columns] = cut_out[-1:]
         cut = mixed[0, 0, rows, columns].size if len(images) else 0
         return mixed, 1 - cut / (width * height)
 

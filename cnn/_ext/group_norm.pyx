@@ -11,19 +11,8 @@ with the means over the group. Each lane is an image, so that all of it is lane 
 """
 from libc.math cimport sqrt
 
-from cnn._ext.op cimport Image, Place, begin, end, pixels, sixteen_numbers, to_row
-from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, ivec, real, vec, vec_gt,
-                           vec_keep, vec_load, vec_splat, vec_store, vec_sum)
-
-
-cdef inline void _add_lanes(double* total, const vec* rows) noexcept nogil:
-    """total[lane] += a row of lanes"""
-    cdef real lanes[16]
-    cdef int i, q
-    for q in range(ROWV):
-        vec_store(lanes + q * VL, rows[q])
-    for i in range(LANES):
-        total[i] += lanes[i]
+from cnn._ext.op cimport Image, Place, add_plane, add_row, begin, end, held, pixels, sixteen_numbers, to_row
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_keep, vec_load, vec_splat, vec_store, vec_sum)
 
 
 ctypedef struct GroupNorm:
@@ -51,27 +40,15 @@ cdef void group_norm(const GroupNorm* a, const Place* place) noexcept nogil:
     cdef vec s[8]
     cdef ivec holds[8]
     cdef vec gamma, beta, d
-    cdef dvec total[8]
     cdef int q, lane
-    for lane in range(LANES):
-        other[lane] = lane < place.images
-    to_row(other, s)
-    for q in range(ROWV):
-        holds[q] = vec_gt(s[q], vec_splat(0))
+    held(place, holds)
     for g in range(begin(a.groups, place), end(a.groups, place)):
-        for q in range(LANES // DVL):
-            total[q] = dvec_zero()
+        for lane in range(LANES):
+            mean[lane] = other[lane] = 0
         for c in range(g * size, (g + 1) * size):
-            for h in range(a.height):
-                x = pixels(&a.x, c, h)
-                for i in range(a.width):
-                    for q in range(LANES // DVL):
-                        total[q] = total[q] + dvec_load(x + i * LANES + q * DVL)
-        for q in range(LANES // DVL):
-            dvec_store(mean + q * DVL, total[q])
+            add_plane(mean, &a.x, c, a.height, a.width)
         for lane in range(LANES):
             mean[lane] /= n
-            other[lane] = 0
         to_row(mean, centre)
         for lane in range(LANES):
             mean[lane] -= <real>mean[lane]
@@ -85,7 +62,7 @@ cdef void group_norm(const GroupNorm* a, const Place* place) noexcept nogil:
                     for q in range(ROWV):
                         d = vec_load(x + i * LANES + q * VL) - centre[q] - off[q]
                         s[q] = s[q] + d * d
-                _add_lanes(other, s)
+                add_row(other, s)
         for lane in range(LANES):
             other[lane] = 1 / sqrt(other[lane] / n + a.eps)
         to_row(other, inverse)
@@ -157,8 +134,8 @@ cdef void group_norm_backward(const GroupNormBackward* a, const Place* place) no
                     along += vec_sum(t[q])
                     s[q] = gamma * s[q]
                     t[q] = gamma * t[q]
-                _add_lanes(first, s)
-                _add_lanes(second, t)
+                add_row(first, s)
+                add_row(second, t)
             if a.dgamma:
                 a.dgamma[c] = along if place.first else a.dgamma[c] + along
             if a.dbeta:
@@ -239,7 +216,6 @@ cdef void group_norm_channels(const GroupNormChannels* a, const Place* place) no
     cdef vec gamma[8]
     cdef vec beta[8]
     cdef vec s[8]
-    cdef dvec total[8]
     cdef vec d
     cdef int q
     for u in range(begin((planes + unit - 1) // unit, place), end((planes + unit - 1) // unit, place)):
@@ -247,15 +223,9 @@ cdef void group_norm_channels(const GroupNormChannels* a, const Place* place) no
         for g in range(first, last):
             a.stats[4 * g] = a.stats[4 * g + 1] = 0
         for g in range(u * unit, min(planes, (u + 1) * unit)):
-            for q in range(LANES // DVL):
-                total[q] = dvec_zero()
-            for h in range(a.height):
-                x = pixels(&a.x, g, h)
-                for i in range(a.width):
-                    for q in range(LANES // DVL):
-                        total[q] = total[q] + dvec_load(x + i * LANES + q * DVL)
-            for q in range(LANES // DVL):
-                dvec_store(sums + q * DVL, total[q])
+            for lane in range(LANES):
+                sums[lane] = 0
+            add_plane(sums, &a.x, g, a.height, a.width)
             for lane in range(min(LANES, C - g * LANES)):
                 a.stats[4 * ((g * LANES + lane) // each)] += sums[lane]
         for g in range(first, last):
@@ -272,7 +242,7 @@ cdef void group_norm_channels(const GroupNormChannels* a, const Place* place) no
                     for q in range(ROWV):
                         d = vec_load(x + i * LANES + q * VL) - t.centre[q] - t.off[q]
                         s[q] = s[q] + d * d
-                _add_lanes(sums, s)
+                add_row(sums, s)
             for lane in range(min(LANES, C - g * LANES)):
                 a.stats[4 * ((g * LANES + lane) // each) + 1] += sums[lane]
         for g in range(first, last):
@@ -335,8 +305,8 @@ cdef void group_norm_channels_backward(const GroupNormChannelsBackward* a, const
                         d = (vec_load(x + i * LANES + q * VL) - t.centre[q] - t.off[q]) * t.inverse[q]
                         plain[q] = plain[q] + v
                         along[q] = along[q] + v * d
-                _add_lanes(first, plain)
-                _add_lanes(second, along)
+                add_row(first, plain)
+                add_row(second, along)
             for lane in range(min(LANES, C - g * LANES)):
                 c = g * LANES + lane
                 own, slope = a.stats + 4 * (c // each), a.gamma[c] if a.gamma else 1

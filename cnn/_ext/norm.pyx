@@ -18,18 +18,20 @@ Lanes without an image count nowhere. A ReLU that follows is a part of both dire
 where y was 0, which costs less than reading y.
 """
 from libc.math cimport sqrt
+from libc.string cimport memset
 
-from cnn._ext.op cimport Image, Place, begin, end, pixels
+from cnn._ext.op cimport Image, Place, add_plane, add_row, begin, end, held, pixels, sixteen_numbers, to_row
 from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, ivec, real, vec, vec_clear,
-                           vec_gt, vec_keep, vec_le, vec_load, vec_relu, vec_splat, vec_store)
+                           vec_keep, vec_le, vec_load, vec_relu, vec_splat, vec_store)
 
 cdef enum:
     CHANNELS = 16       # of a task that brings the blocks together
     UNROLL = 4          # pixels at a time, because one sum would wait for itself
+    MOST = 1024         # pixels, and up to a row more, that are summed in the array's precision
 
 
-cdef inline double lanes_sum(const vec* acc, Py_ssize_t images) noexcept nogil:
-    """Sum of UNROLL rows over the lanes that hold an image."""
+cdef inline double lanes_sum(vec* acc, Py_ssize_t images) noexcept nogil:
+    """Sum of UNROLL rows, which become 0, over the lanes that hold an image."""
     cdef real lanes[16]
     cdef double total = 0
     cdef Py_ssize_t i
@@ -40,6 +42,8 @@ cdef inline double lanes_sum(const vec* acc, Py_ssize_t images) noexcept nogil:
         for q in range(1, UNROLL):
             v = v + acc[q * ROWV + h]
         vec_store(lanes + h * VL, v)
+    for q in range(UNROLL * ROWV):
+        acc[q] = vec_splat(0)
     for i in range(images):
         total += lanes[i]
     return total
@@ -75,7 +79,8 @@ cdef inline double plane_squares(const real* x, Py_ssize_t row, Py_ssize_t H, Py
     """Sum of (x - centre)^2 over one channel of a block."""
     cdef vec t[4 * 8]
     cdef vec c = vec_splat(centre), d
-    cdef Py_ssize_t h, i, most = W // UNROLL
+    cdef Py_ssize_t h, i, most = W // UNROLL, since = 0
+    cdef double total = 0
     cdef int q
     for q in range(UNROLL * ROWV):
         t[q] = vec_splat(0)
@@ -88,7 +93,11 @@ cdef inline double plane_squares(const real* x, Py_ssize_t row, Py_ssize_t H, Py
             for q in range(ROWV):
                 d = vec_load(x + h * row + i * LANES + q * VL) - c
                 t[q] = t[q] + d * d
-    return lanes_sum(t, images)
+        since += W
+        if since >= MOST:
+            since = 0
+            total += lanes_sum(t, images)
+    return total + lanes_sum(t, images)
 
 
 ctypedef struct Moments:
@@ -182,14 +191,9 @@ cdef void normalise(const Normalise* a, const Place* place) noexcept nogil:
         for h in range(H):
             x = pixels(&a.x, c, h)
             y = pixels(&a.y, c, h)
-            if relu:
-                for i in range(W * ROWV):
-                    v = (vec_load(x + i * VL) - centre) * scale + shift
-                    vec_store(y + i * VL, vec_relu(v))
-            else:
-                for i in range(W * ROWV):
-                    v = (vec_load(x + i * VL) - centre) * scale + shift
-                    vec_store(y + i * VL, v)
+            for i in range(W * ROWV):
+                v = (vec_load(x + i * VL) - centre) * scale + shift
+                vec_store(y + i * VL, vec_relu(v) if relu else v)
 
 
 cdef inline void gradient_sums(const real* dy, const real* x, Py_ssize_t pixels, vec centre, vec scale, vec shift,
@@ -224,21 +228,22 @@ ctypedef struct GradientMoments:
 
 cdef void gradient_moments(const GradientMoments* a, const Place* place) noexcept nogil:
     """sums[c] = sum of dy, sum of dy xhat over one block"""
-    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, most = W // UNROLL
+    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, most = W // UNROLL, since
     cdef bint relu = a.relu
+    cdef double plain, along
     cdef vec s[4 * 8]
     cdef vec t[4 * 8]
     cdef vec centre, scale, shift
     cdef const real* d
     cdef const real* v
     cdef int q
+    for q in range(UNROLL * ROWV):
+        s[q], t[q] = vec_splat(0), vec_splat(0)
     for c in range(begin(C, place), end(C, place)):
         centre = vec_splat(a.mean[c])
         scale = vec_splat(inverse(a.var[c], a.eps) * (a.gamma[c] if a.gamma else 1))
         shift = vec_splat(a.beta[c] if a.beta else 0)
-        for q in range(UNROLL * ROWV):
-            s[q] = vec_splat(0)
-            t[q] = vec_splat(0)
+        plain = along = since = 0
         for h in range(H):
             d = pixels(&a.dy, c, h)
             v = pixels(&a.x, c, h)
@@ -248,8 +253,13 @@ cdef void gradient_moments(const GradientMoments* a, const Place* place) noexcep
                 gradient_sums(d, v, most, centre, scale, shift, 0, UNROLL, s, t)
             gradient_sums(d + most * UNROLL * LANES, v + most * UNROLL * LANES, W - most * UNROLL, centre, scale,
                           shift, relu, 1, s, t)
-        a.sums[2 * c] = lanes_sum(s, place.images)
-        a.sums[2 * c + 1] = lanes_sum(t, place.images) * inverse(a.var[c], a.eps)
+            since += W
+            if since >= MOST:
+                since = 0
+                plain += lanes_sum(s, place.images)
+                along += lanes_sum(t, place.images)
+        a.sums[2 * c] = plain + lanes_sum(s, place.images)
+        a.sums[2 * c + 1] = (along + lanes_sum(t, place.images)) * inverse(a.var[c], a.eps)
 
 
 ctypedef struct Gradients:
@@ -301,15 +311,11 @@ cdef void normalise_backward(const NormaliseBackward* a, const Place* place) noe
     cdef const real* dy
     cdef const real* x
     cdef real* dx
-    cdef real lanes[16]
     cdef ivec holds[8]
     cdef vec centre, scale, shift, mean, slope, d, g
     cdef real s
     cdef int q
-    for i in range(LANES):
-        lanes[i] = i < place.images
-    for q in range(ROWV):
-        holds[q] = vec_gt(vec_load(lanes + q * VL), vec_splat(0))
+    held(place, holds)
     for c in range(begin(C, place), end(C, place)):
         s = inverse(a.var[c], a.eps)
         centre = vec_splat(a.mean[c])
@@ -365,16 +371,6 @@ ctypedef struct Sixteen:        # what sixteen channels are normalised by; lanes
     vec mean_dy_xhat[8]
 
 
-cdef inline void constants(const real* x, real otherwise, Py_ssize_t g, Py_ssize_t channels, vec* to) noexcept nogil:
-    """Numbers of channels from 16 g on."""
-    cdef real lanes[16]
-    cdef int i
-    for i in range(LANES):
-        lanes[i] = x[g * LANES + i] if x and g * LANES + i < channels else otherwise
-    for i in range(ROWV):
-        to[i] = vec_load(lanes + i * VL)
-
-
 cdef inline Sixteen sixteen(const real* mean, const real* var, const real* gamma, const real* beta, double eps,
                             Py_ssize_t g, Py_ssize_t channels) noexcept nogil:
     cdef Sixteen s
@@ -382,9 +378,9 @@ cdef inline Sixteen sixteen(const real* mean, const real* var, const real* gamma
     cdef int i
     for i in range(LANES):
         lanes[i] = inverse(var[g * LANES + i], eps) if g * LANES + i < channels else 0
-    constants(mean, 0, g, channels, s.centre)
-    constants(gamma, 1, g, channels, s.scale)
-    constants(beta, 0, g, channels, s.shift)
+    sixteen_numbers(mean, 0, g, channels, s.centre)
+    sixteen_numbers(gamma, 1, g, channels, s.scale)
+    sixteen_numbers(beta, 0, g, channels, s.shift)
     for i in range(ROWV):
         s.inverse[i] = vec_load(lanes + i * VL)
         s.scale[i] = s.inverse[i] * s.scale[i]
@@ -398,38 +394,34 @@ cdef inline vec let_through(vec dy, vec d, const Sixteen* s, int q, bint relu) n
 
 cdef void moments_channels(const Moments* a, const Place* place) noexcept nogil:
     """`moments` of one image; channels: C / 16, for which there are moments of all lanes."""
-    cdef Py_ssize_t n = a.height * a.width, g, h, i
-    cdef dvec sums[16]
+    cdef Py_ssize_t n = a.height * a.width, g, h, i, since
     cdef double means[16]
-    cdef real lanes[16]
+    cdef double squares[16]
     cdef vec centre[8]
-    cdef vec squares[8]
+    cdef vec row[8]
     cdef vec d
     cdef int q
     for g in range(begin(a.channels, place), end(a.channels, place)):
-        for q in range(LANES // DVL):
-            sums[q] = dvec_zero()
-        for h in range(a.height):
-            for i in range(a.width):
-                for q in range(LANES // DVL):
-                    sums[q] = sums[q] + dvec_load(pixels(&a.x, g, h) + i * LANES + q * DVL)
-        for q in range(LANES // DVL):
-            dvec_store(means + q * DVL, sums[q])
+        memset(means, 0, sizeof(means))
+        memset(squares, 0, sizeof(squares))
+        add_plane(means, &a.x, g, a.height, a.width)
         for i in range(LANES):
             means[i] /= n
-            lanes[i] = <real>means[i]
-        for q in range(ROWV):
-            centre[q], squares[q] = vec_load(lanes + q * VL), vec_splat(0)
+        to_row(means, centre)
+        memset(row, 0, sizeof(row))
+        since = 0
         for h in range(a.height):
             for i in range(a.width):
                 for q in range(ROWV):
                     d = vec_load(pixels(&a.x, g, h) + i * LANES + q * VL) - centre[q]
-                    squares[q] = squares[q] + d * d
-        for q in range(ROWV):
-            vec_store(lanes + q * VL, squares[q])
+                    row[q] = row[q] + d * d
+            since += a.width
+            if since >= MOST or h == a.height - 1:
+                since = 0
+                add_row(squares, row)
         for i in range(LANES):
             a.moments[2 * (g * LANES + i)] = means[i]
-            a.moments[2 * (g * LANES + i) + 1] = lanes[i] - n * (means[i] - <real>means[i]) ** 2
+            a.moments[2 * (g * LANES + i) + 1] = squares[i] - n * (means[i] - <real>means[i]) ** 2
 
 
 cdef void normalise_channels(const Normalise* a, const Place* place) noexcept nogil:
@@ -448,28 +440,36 @@ cdef void normalise_channels(const Normalise* a, const Place* place) noexcept no
 
 cdef void gradient_moments_channels(const GradientMoments* a, const Place* place) noexcept nogil:
     """`gradient_moments` of one image; there are sums of all lanes."""
-    cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES, g, h, i, q
+    cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES, g, h, i, q, since
     cdef Sixteen s
-    cdef vec sums[2 * 8]
+    cdef vec plain[8]
+    cdef vec along[8]
     cdef vec d, e
-    cdef real lanes[2 * 16]
+    cdef double sums[2 * 16]
+    cdef real numbers[16]
     for g in range(begin(planes, place), end(planes, place)):
         s = sixteen(a.mean, a.var, a.gamma, a.beta, a.eps, g, a.channels)
-        for q in range(2 * ROWV):
-            sums[q] = vec_splat(0)
+        memset(plain, 0, sizeof(plain))
+        memset(along, 0, sizeof(along))
+        memset(sums, 0, sizeof(sums))
+        since = 0
         for h in range(a.height):
             for i in range(a.width):
                 for q in range(ROWV):
                     d = vec_load(pixels(&a.x, g, h) + i * LANES + q * VL) - s.centre[q]
                     e = let_through(vec_load(pixels(&a.dy, g, h) + i * LANES + q * VL), d, &s, q, a.relu)
-                    sums[q] = sums[q] + e
-                    sums[ROWV + q] = sums[ROWV + q] + e * d
+                    plain[q] = plain[q] + e
+                    along[q] = along[q] + e * d
+            since += a.width
+            if since >= MOST or h == a.height - 1:
+                since = 0
+                add_row(sums, plain)
+                add_row(sums + LANES, along)
         for q in range(ROWV):
-            vec_store(lanes + q * VL, sums[q])
-            vec_store(lanes + LANES + q * VL, sums[ROWV + q] * s.inverse[q])
+            vec_store(numbers + q * VL, s.inverse[q])
         for i in range(LANES):
-            a.sums[2 * (g * LANES + i)] = lanes[i]
-            a.sums[2 * (g * LANES + i) + 1] = lanes[LANES + i]
+            a.sums[2 * (g * LANES + i)] = sums[i]
+            a.sums[2 * (g * LANES + i) + 1] = sums[LANES + i] * numbers[i]
 
 
 cdef void normalise_backward_channels(const NormaliseBackward* a, const Place* place) noexcept nogil:
@@ -479,8 +479,8 @@ cdef void normalise_backward_channels(const NormaliseBackward* a, const Place* p
     cdef vec d, e
     for g in range((a.channels + LANES - 1) // LANES):
         s = sixteen(a.mean, a.var, a.gamma, a.beta, a.eps, g, a.channels)
-        constants(a.mean_dy, 0, g, a.channels, s.mean_dy)
-        constants(a.mean_dy_xhat, 0, g, a.channels, s.mean_dy_xhat)
+        sixteen_numbers(a.mean_dy, 0, g, a.channels, s.mean_dy)
+        sixteen_numbers(a.mean_dy_xhat, 0, g, a.channels, s.mean_dy_xhat)
         for h in range(begin(a.height, place), end(a.height, place)):
             for i in range(a.width):
                 for q in range(ROWV):

@@ -12,7 +12,8 @@ three of them. setup.py makes each module's table KERNELS from its structs, so t
 A program is a flat list of `Op`. Each holds a kernel, its struct, and which of the addresses in it change from place to
 place. cnn/engine/program.py writes it; the two sides agree by size and order, which a test checks.
 """
-from cnn._ext.vec cimport LANES, ROWV, VL, integer, ivec, real, vec, vec_gt, vec_load, vec_splat
+from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, integer, ivec, real, vec, vec_gt,
+                           vec_load, vec_splat, vec_store)
 
 cdef enum:
     MAX_WORDS = 32      # of a kernel's struct, and of these
@@ -131,3 +132,32 @@ cdef inline void to_row(const double* numbers, vec* rows) noexcept nogil:
         lanes[i] = <real>numbers[i]
     for q in range(ROWV):
         rows[q] = vec_load(lanes + q * VL)
+
+
+cdef inline void add_row(double* totals, vec* row) noexcept nogil:
+    """totals[lane] += a row of lanes, which becomes 0"""
+    cdef real lanes[16]
+    cdef int i, q
+    for q in range(ROWV):
+        vec_store(lanes + q * VL, row[q])
+        row[q] = vec_splat(0)
+    for i in range(LANES):
+        totals[i] += lanes[i]
+
+
+cdef inline void add_plane(double* totals, const Image* x, Py_ssize_t c, Py_ssize_t H, Py_ssize_t W) noexcept nogil:
+    """totals[lane] += all pixels of plane c, in double: what is left where numbers cancel must be exact."""
+    cdef dvec sums[8]
+    cdef double lanes[16]
+    cdef Py_ssize_t h, i
+    cdef int q
+    for q in range(LANES // DVL):
+        sums[q] = dvec_zero()
+    for h in range(H):
+        for i in range(W):
+            for q in range(LANES // DVL):
+                sums[q] = sums[q] + dvec_load(pixels(x, c, h) + i * LANES + q * DVL)
+    for q in range(LANES // DVL):
+        dvec_store(lanes + q * DVL, sums[q])
+    for i in range(LANES):
+        totals[i] += lanes[i]

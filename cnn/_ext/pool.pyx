@@ -216,17 +216,20 @@ cdef inline void window_mean(
     real divisor,
     real* y,                # OUT (16,)
 ) noexcept nogil:
-    cdef vec total
+    """Row by row, and then the rows' sums: of a large window, one sum after the other would lose digits."""
+    cdef vec total, part
     cdef Py_ssize_t u, v
     cdef int q
     for q in range(ROWV):
         total = vec_splat(0)
         u = u0
         while u < u1:
+            part = vec_splat(0)
             v = v0
             while v < v1:
-                total = total + vec_load(x + u * row + v * LANES + q * VL)
+                part = part + vec_load(x + u * row + v * LANES + q * VL)
                 v += right
+            total = total + part
             u += down
         vec_store(y + q * VL, vec_div(total, vec_splat(divisor)))
 

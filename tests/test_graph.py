@@ -161,9 +161,11 @@ FUNCTIONS = [
     ("pad", {"pad": (1, 2)}, (IMAGE,)),
     ("pad", {"pad": (-1, 2, 1, -2), "value": 1.5}, (IMAGE,)), ("pad", {"pad": (1, 1), "value": -2.0}, ((7,),)),
     *[("interpolate", {"mode": "nearest", **how}, (IMAGE,)) for how in (
-        {"scale_factor": 2}, {"size": (7, 3)}, {"scale_factor": (1.7, 0.6)}, {"size": 1})],
+        {"scale_factor": 2}, {"size": (7, 3)}, {"scale_factor": (1.7, 0.6)}, {"size": 1},
+        {"scale_factor": (1.1, 2.1)})],
     *[("interpolate", {"mode": "bilinear", "align_corners": align, **how}, (IMAGE,)) for align in (False, True)
-      for how in ({"scale_factor": 2}, {"size": (7, 3)}, {"scale_factor": (1.7, 0.6)}, {"size": 1}, {"size": (4, 5)})],
+      for how in ({"scale_factor": 2}, {"size": (7, 3)}, {"scale_factor": (1.7, 0.6)}, {"size": 1}, {"size": (4, 5)},
+                  {"scale_factor": 1.1})],
     ("pixel_shuffle", {"upscale_factor": 2}, ((8, 2, 3),)), ("pixel_shuffle", {"upscale_factor": 3}, ((18, 2, 1),)),
     ("pixel_unshuffle", {"downscale_factor": 2}, ((5, 4, 6),)), ("channel_shuffle", {"groups": 2}, ((6, 2, 3),)),
     ("channel_shuffle", {"groups": 4}, ((36, 2, 1),)),
@@ -185,6 +187,30 @@ def test_functions(name, options, shapes, torch):
         return (model(*xs) * standard_normal(5, *got[0].shape[1:])).sum()
     for gradient, x in zip(got[1:], xs, strict=True):
         assert_gradient(gradient, loss, x)
+
+
+@pytest.mark.parametrize("mode, align", [("nearest", None), ("bilinear", False), ("bilinear", True)])
+def test_resampled_by_factors_that_give_no_whole_size(mode, align, torch):
+    """Where the size stays, elements are copied, and nearest copies each one twice where it doubles, whatever the
+    factor."""
+    for n in range(1, 10):
+        x = standard_normal(2, 1, n, 10 - n)
+        for factor in [f / 10 for f in range(5, 34) if min(n, 10 - n) * f >= 10]:
+            layer = cnn.Upsample(scale_factor=factor, mode=mode, align_corners=align)
+            y = layer(x)
+            t = torch.tensor(x, requires_grad=True)
+            wanted = torch.nn.functional.interpolate(t, scale_factor=factor, mode=mode, align_corners=align)
+            dy = standard_normal(*y.shape, seed=1)
+            wanted.backward(torch.tensor(dy))
+            assert_all_close([y, layer.backward(dy)], [wanted.detach().numpy(), t.grad.numpy()])
+
+
+def test_resampled_to_the_same_size_or_twice_as_large():
+    x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    for mode in ("nearest", "bilinear"):
+        assert_same_bits([cnn.Upsample(scale_factor=1.1, mode=mode)(x), F.interpolate(x, scale_factor=1.4, mode=mode)],
+                         [x, x])
+    assert_same_bits([cnn.Upsample(scale_factor=2.3)(x)], [x.repeat(2, axis=2).repeat(2, axis=3)])
 
 
 @pytest.mark.parametrize("condition, a, b", [

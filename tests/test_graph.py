@@ -74,6 +74,12 @@ ALIKE = {
     "2 - x": (lambda x: 2 - x, (IMAGE,)), "x * 2": (lambda x: x * 2.5, (IMAGE,)), "0 * x": (lambda x: 0 * x, (IMAGE,)),
     "x / 3": (lambda x: x / 3, (IMAGE,)), "3 / x": (lambda x: 3 / x, (IMAGE,)), "0 / x": (lambda x: 0 / x, ((7,),)),
     "relu": (lambda x: x.relu(), (IMAGE,)), "relu of features": (lambda x: x.relu(), ((7,),)),
+    **{f"{name} of {shape}": (lambda x, name=name: getattr(x, name)(), (shape,))
+       for name in ("sigmoid", "tanh") for shape in (IMAGE, (7,))},
+    **{f"x.{name} of {a} and {b}": (lambda u, v, name=name: getattr(u, name)(v), (a, b))
+       for name in ("maximum", "minimum") for a, b in PAIRS[:2]},
+    "x.where": (lambda u, v: u.where(v > 0.1, u * v) + v.where(u < 1, u), (IMAGE, IMAGE)),
+    "x.matmul": (lambda x: x[:, 0].matmul(x[:, 1].reshape(-1, 5, 4)), (IMAGE,)),
     "flatten": (lambda x: x.flatten(1), (IMAGE,)), "flatten of features": (lambda x: x.flatten(1) * 1, ((7,),)),
     "reshape": (lambda x: x.reshape((-1, 5, 4, 3)), (IMAGE,)), "view": (lambda x: x.view(-1, 60), (IMAGE,)),
     "reshape to features": (lambda x: x.reshape(-1, 10, 1, 6).relu().reshape((-1, 60)), (IMAGE,)),
@@ -187,6 +193,12 @@ def test_functions(name, options, shapes, torch):
         return (model(*xs) * standard_normal(5, *got[0].shape[1:])).sum()
     for gradient, x in zip(got[1:], xs, strict=True):
         assert_gradient(gradient, loss, x)
+
+
+def test_the_method_prelu(torch):
+    weight, xs = np.array([0.5, -0.25, 2]), inputs(IMAGE)
+    model = module(lambda self, x: x.prelu(self.w), w=cnn.Parameter(weight))
+    assert_all_close(*of_both(torch, model, twin_of(torch, lambda self, x: x.prelu(self.w), w=weight), xs))
 
 
 @pytest.mark.parametrize("mode, align", [("nearest", None), ("bilinear", False), ("bilinear", True)])

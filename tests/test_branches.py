@@ -13,6 +13,7 @@ from cnn.layers import (
     Dropout,
     Flatten,
     Layer,
+    LeakyReLU,
     Linear,
     MaxPool2d,
     ReLU,
@@ -53,6 +54,34 @@ def test_shapes_that_differ_are_told():
             Concat(other, MaxPool2d(2))(x)
     with pytest.raises(ValueError, match="Concat: the branches give"):
         Concat(ReLU(), Flatten())(x)
+    with pytest.raises(ValueError, match=r"Concat: the branches give .* they may differ along axis 2 only"):
+        Concat(ReLU(), MaxPool2d((1, 2)), dim=2)(x)
+    with pytest.raises(ValueError, match="Concat: dim must be an integer from -2 to 1, got 2"):
+        Concat(ReLU(), ReLU(), dim=2)(x[:, :, 0, 0])
+    with pytest.raises(ValueError, match="Concat: dim must not be that of the images, 0, got -4"):
+        Concat(ReLU(), ReLU(), dim=-4)(x)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, -1, -2, -3])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 4), (3, 6)], ids=len)
+def test_outputs_joined_along_any_axis(dim, shape):
+    """ReLU and a leaky one, whose gradients tell where dy was cut."""
+    x = normal(*shape)
+    if not -len(shape) < dim < len(shape):
+        return
+    layer = Concat(ReLU(), LeakyReLU(0.25), ReLU(), dim=dim)
+    positive, parts = x > 0, [np.where(x > 0, x, slope * x) for slope in (0, 0.25, 0)]
+    assert_all_close([layer(x)], [np.concatenate(parts, dim)])
+    dys = [normal(*shape, seed=seed) for seed in (1, 2, 3)]
+    wanted = sum(np.where(positive, dy, slope * dy) for dy, slope in zip(dys, (0, 0.25, 0), strict=True))
+    assert_all_close([layer.backward(np.concatenate(dys, dim))], [wanted])
+
+
+def test_outputs_that_differ_along_their_axis():
+    x = normal(2, 3, 4, 6)
+    wanted = np.concatenate([np.maximum(x, 0), x.reshape(2, 3, 4, 3, 2).max(-1)], 3)
+    for dim in (3, -1):
+        assert_same_bits([Concat(ReLU(), MaxPool2d((1, 2)), dim=dim)(x)], [wanted])
 
 
 def test_what_is_no_layer():
@@ -66,6 +95,10 @@ def test_what_is_no_layer():
         Concat(ReLU(), [])
     with pytest.raises(ValueError, match="Concat: branches must be at least one layer"):
         Concat()
+    with pytest.raises(ValueError, match="Concat: dim must not be that of the images, 0, got 0"):
+        Concat(ReLU(), dim=0)
+    with pytest.raises(TypeError, match="Concat: dim must be an integer, got '1'"):
+        Concat(ReLU(), dim="1")
 
 
 # A net of branches, with room for one more layer in every place.
@@ -101,6 +134,7 @@ def test_names_and_parts():
     names = ["body.0.weight", "body.0.bias", "shortcut.0.weight", "shortcut.0.bias", "shortcut.1.weight"]
     assert list(net.state_dict()) == names
     assert "(shortcut): Concat(" in repr(net) and "(body): Sequential(" in repr(net)
+    assert repr(Concat(ReLU(), dim=2)) == "Concat(\n  dim=2\n  (0): ReLU()\n)"
     dropouts = [Dropout(), Dropout()]
     Sequential(Residual(dropouts[0]), dropouts[1])
     assert dropouts[0].number != dropouts[1].number  # they draw different masks

@@ -215,6 +215,21 @@ def test_blocks_of_well_known_networks():
     compared(two, (3,), (3,))
 
 
+def test_batch_norms_without_running_statistics():
+    """They take the batch's in both modes."""
+    compared(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)), (3, 4, 5))
+    compared(nn.BatchNorm2d(3, eps=0.1, affine=False, track_running_stats=False), (3, 4, 5))
+    compared(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)), (3, 6))
+    functional = net_of(lambda self, x: F.batch_norm(x, None, None, self.n.weight, self.n.bias, True, eps=0.1),
+                        n=nn.BatchNorm2d(3, track_running_stats=False))
+    compared(functional, (3, 4, 5))
+    module = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Conv2d(3, 2, 1)).double()
+    module[0].eval()        # which changes nothing
+    x = np.random.default_rng(0).standard_normal((4, 3, 5, 5))
+    wanted = module(torch.tensor(x)).detach().numpy()
+    assert_close(cnn.from_torch(module, (3, 5, 5))(x), wanted)
+
+
 FUNCTIONS = {
     "arithmetic": lambda self, x: (2 - x / (x * x + 3) + 1 / (1 + x * x)) * torch.add(x, x, alpha=0.5) - (-x),
     "methods": lambda self, x: x.abs().add(0.5).log().exp().sqrt().clamp(max=3).pow(3).mul(x).div(2).sub(1),
@@ -348,12 +363,13 @@ def test_batch_norm_and_dropout_as_functions():
     compared(fixed, (3, 4, 5))
     for forward, words in (
         (lambda self, x: F.dropout(x, 0.5), r"\(dropout\): training must be self.training or False, got True"),
-        (lambda self, x: F.batch_norm(x, None, None, training=True), r"training must be self.training or False"),
+        (lambda self, x: F.batch_norm(x, self.n.running_mean, self.n.running_var, training=True),
+         r"training must be self.training or False"),
         (lambda self, x: x * 2 if self.training else x, r"must do the same in both modes.*at mul"),
         (lambda self, x: x * (2 if self.training else 3), r"an argument is 2 in training mode, and 3 in evaluation"),
     ):
         with pytest.raises(ValueError, match=words):
-            cnn.from_torch(net_of(forward), (3, 4, 5))
+            cnn.from_torch(net_of(forward, n=nn.BatchNorm2d(3)), (3, 4, 5))
 
 
 # ------------------------------------------------------------------------------------------ what it becomes
@@ -390,7 +406,10 @@ class Hooked(nn.Sequential):
     (lambda: net_of(lambda self, x: x.cumsum(1)), (3,), r"from_torch: Net \(cumsum\): there is no operation for it"),
     (lambda: nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")), (3, 5, 5),
      r"padding_mode must be zeros or reflect or replicate, got circular"),
-    (lambda: nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), (3, 5, 5), "must have running statistics"),
+    (lambda: net_of(lambda self, x: F.batch_norm(x, None, None, training=self.training)), (3, 5, 5),
+     r"training must be True, got"),
+    (lambda: net_of(lambda self, x: F.batch_norm(x, self.n.running_mean, None), n=nn.BatchNorm2d(3)), (3, 5, 5),
+     "running_mean and running_var must both be buffers of a module, or none of them"),
     (lambda: nn.Sequential(nn.Conv2d(4, 3, 3)), (3, 5, 5), r"0 \(Conv2d\): conv2d: x must have 4 channels, got 3"),
     (lambda: net_of(lambda self, x: x.view(-1, 5)), (3, 5, 5), r"shape must keep the 75 elements of each image"),
     (lambda: net_of(lambda self, x: x * x.size(0)), (3,), r"\(mul\): it takes values, weights and numbers, got"),

@@ -74,6 +74,12 @@ ALIKE = {
     "2 - x": (lambda x: 2 - x, (IMAGE,)), "x * 2": (lambda x: x * 2.5, (IMAGE,)), "0 * x": (lambda x: 0 * x, (IMAGE,)),
     "x / 3": (lambda x: x / 3, (IMAGE,)), "3 / x": (lambda x: 3 / x, (IMAGE,)), "0 / x": (lambda x: 0 / x, ((7,),)),
     "relu": (lambda x: x.relu(), (IMAGE,)), "relu of features": (lambda x: x.relu(), ((7,),)),
+    **{f"{name} of {shape}": (lambda x, name=name: getattr(x, name)(), (shape,))
+       for name in ("sigmoid", "tanh") for shape in (IMAGE, (7,))},
+    **{f"x.{name} of {a} and {b}": (lambda u, v, name=name: getattr(u, name)(v), (a, b))
+       for name in ("maximum", "minimum") for a, b in PAIRS[:2]},
+    "x.where": (lambda u, v: u.where(v > 0.1, u * v) + v.where(u < 1, u), (IMAGE, IMAGE)),
+    "x.matmul": (lambda x: x[:, 0].matmul(x[:, 1].reshape(-1, 5, 4)), (IMAGE,)),
     "flatten": (lambda x: x.flatten(1), (IMAGE,)), "flatten of features": (lambda x: x.flatten(1) * 1, ((7,),)),
     "reshape": (lambda x: x.reshape((-1, 5, 4, 3)), (IMAGE,)), "view": (lambda x: x.view(-1, 60), (IMAGE,)),
     "reshape to features": (lambda x: x.reshape(-1, 10, 1, 6).relu().reshape((-1, 60)), (IMAGE,)),
@@ -161,9 +167,11 @@ FUNCTIONS = [
     ("pad", {"pad": (1, 2)}, (IMAGE,)),
     ("pad", {"pad": (-1, 2, 1, -2), "value": 1.5}, (IMAGE,)), ("pad", {"pad": (1, 1), "value": -2.0}, ((7,),)),
     *[("interpolate", {"mode": "nearest", **how}, (IMAGE,)) for how in (
-        {"scale_factor": 2}, {"size": (7, 3)}, {"scale_factor": (1.7, 0.6)}, {"size": 1})],
+        {"scale_factor": 2}, {"size": (7, 3)}, {"scale_factor": (1.7, 0.6)}, {"size": 1},
+        {"scale_factor": (1.1, 2.1)})],
     *[("interpolate", {"mode": "bilinear", "align_corners": align, **how}, (IMAGE,)) for align in (False, True)
-      for how in ({"scale_factor": 2}, {"size": (7, 3)}, {"scale_factor": (1.7, 0.6)}, {"size": 1}, {"size": (4, 5)})],
+      for how in ({"scale_factor": 2}, {"size": (7, 3)}, {"scale_factor": (1.7, 0.6)}, {"size": 1}, {"size": (4, 5)},
+                  {"scale_factor": 1.1})],
     ("pixel_shuffle", {"upscale_factor": 2}, ((8, 2, 3),)), ("pixel_shuffle", {"upscale_factor": 3}, ((18, 2, 1),)),
     ("pixel_unshuffle", {"downscale_factor": 2}, ((5, 4, 6),)), ("channel_shuffle", {"groups": 2}, ((6, 2, 3),)),
     ("channel_shuffle", {"groups": 4}, ((36, 2, 1),)),
@@ -185,6 +193,36 @@ def test_functions(name, options, shapes, torch):
         return (model(*xs) * standard_normal(5, *got[0].shape[1:])).sum()
     for gradient, x in zip(got[1:], xs, strict=True):
         assert_gradient(gradient, loss, x)
+
+
+def test_the_method_prelu(torch):
+    weight, xs = np.array([0.5, -0.25, 2]), inputs(IMAGE)
+    model = module(lambda self, x: x.prelu(self.w), w=cnn.Parameter(weight))
+    assert_all_close(*of_both(torch, model, twin_of(torch, lambda self, x: x.prelu(self.w), w=weight), xs))
+
+
+@pytest.mark.parametrize("mode, align", [("nearest", None), ("bilinear", False), ("bilinear", True)])
+def test_resampled_by_factors_that_give_no_whole_size(mode, align, torch):
+    """Where the size stays, elements are copied, and nearest copies each one twice where it doubles, whatever the
+    factor."""
+    for n in range(1, 10):
+        x = standard_normal(2, 1, n, 10 - n)
+        for factor in [f / 10 for f in range(5, 34) if min(n, 10 - n) * f >= 10]:
+            layer = cnn.Upsample(scale_factor=factor, mode=mode, align_corners=align)
+            y = layer(x)
+            t = torch.tensor(x, requires_grad=True)
+            wanted = torch.nn.functional.interpolate(t, scale_factor=factor, mode=mode, align_corners=align)
+            dy = standard_normal(*y.shape, seed=1)
+            wanted.backward(torch.tensor(dy))
+            assert_all_close([y, layer.backward(dy)], [wanted.detach().numpy(), t.grad.numpy()])
+
+
+def test_resampled_to_the_same_size_or_twice_as_large():
+    x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    for mode in ("nearest", "bilinear"):
+        assert_same_bits([cnn.Upsample(scale_factor=1.1, mode=mode)(x), F.interpolate(x, scale_factor=1.4, mode=mode)],
+                         [x, x])
+    assert_same_bits([cnn.Upsample(scale_factor=2.3)(x)], [x.repeat(2, axis=2).repeat(2, axis=3)])
 
 
 @pytest.mark.parametrize("condition, a, b", [

@@ -9,6 +9,7 @@ LAYERS = [
     (cnn.AvgPool2d(2), (2, 5, 4)), (cnn.AdaptiveAvgPool2d(2), (2, 5, 4)), (cnn.AdaptiveMaxPool2d(2), (2, 5, 4)),
     (cnn.AdaptiveAvgPool2d((None, 2)), (2, 5, 4)), (cnn.ConvTranspose2d(2, 3, 3, dtype=np.float64), (2, 5, 4)),
     (cnn.InstanceNorm2d(2, dtype=np.float64), (2, 5, 4)),
+    (cnn.PixelShuffle(2), (8, 3, 2)), (cnn.PixelUnshuffle(2), (3, 4, 6)),
     (cnn.Conv1d(2, 3, 3, dtype=np.float64), (2, 6)), (cnn.MaxPool1d(2), (2, 6)), (cnn.AvgPool1d(2), (2, 6)),
     (cnn.AdaptiveAvgPool1d(2), (2, 6)), (cnn.AdaptiveMaxPool1d(2), (2, 6)),
     (cnn.Linear(4, 3, dtype=np.float64), (4,)),
@@ -27,6 +28,13 @@ def test_one_image_is_a_batch_of_one(layer, shape):
     layer(x[np.newaxis])
     assert dx.shape == x.shape and np.array_equal(dx, layer.backward(dy[np.newaxis])[0])
     assert all(np.array_equal(p.grad, g) for p, g in zip(layer.parameters(), grads, strict=True))
+
+
+@pytest.mark.parametrize("function", ["pixel_shuffle", "pixel_unshuffle"])
+def test_functions_take_one_image(function, torch):
+    x = np.random.default_rng(0).standard_normal((8, 4, 6))
+    wanted = getattr(torch.nn.functional, function)(torch.tensor(x), 2)
+    assert np.array_equal(getattr(cnn.functional, function)(x, 2), wanted)
 
 
 @pytest.mark.parametrize("layer", [cnn.ReLU(), cnn.BatchNorm2d(2, dtype=np.float64), cnn.GroupNorm(

@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from cnn.export import onnx_batch
 from cnn.export.onnx_reading import Refused
-from cnn.export.onnx_values import Known, Live, Part, shortest, shown
+from cnn.export.onnx_values import Known, Live, Part, number_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from cnn.export.onnx_importing import Importer
     from cnn.export.onnx_values import NodeView
 
+NONZERO = "a condition"     # a Part: true where `of` is not 0, which is a mask where `of` has ones and zeros only
 NEAR = 1e-4     # how far constants of a formula may be off: some files have few digits
 
 
@@ -26,14 +30,13 @@ def _near(number: float | None, wanted: float) -> bool:
     return number is not None and math.isclose(number, wanted, rel_tol=NEAR)
 
 
-def number_of(value: Any) -> float | None:
-    """The number that a constant is, None where it is something else."""
-    if not isinstance(value, Known) or value.array.size != 1 or (value.trained and value.array.ndim):
-        return None
-    if value.array.dtype.kind not in "fiu":
-        return None
-    found = value.array.reshape(-1)[0]
-    return shortest(found) if found.dtype == "float32" else float(found)
+def ones(i: Importer, condition: Part) -> Live:
+    """A mask or a condition as ones and zeros."""
+    x = condition.of
+    if condition.kind == "mask":
+        return x
+    zero = i.constant(Known(np.zeros(1, i.dtype), f"{x.name}.zero"), x.rank)
+    return i.emit("not_equal", [x, zero], x.rank)
 
 
 def binary(kind: str) -> Callable:
@@ -53,7 +56,7 @@ def binary(kind: str) -> Callable:
 
 def arithmetic(i: Importer, node: NodeView, kind: str, a: Any, b: Any) -> Live | Part:
     """a + b and the like."""
-    found = _gelu(i, kind, a, b)
+    found = _gelu(i, kind, a, b) or onnx_batch.step(i, kind, a, b)
     if found is not None:
         return found
     both: list[Any] = [node.live(j) if isinstance(x, Part) else x for j, x in enumerate((a, b))]
@@ -100,7 +103,8 @@ def _silu(i, a, b):
 
 
 def _joined(i, kind, x, known):
-    """The bias of a linear map, or weight or bias of a group norm, that is added or multiplied after it."""
+    """The bias of a linear map, or weight or bias of a group norm, or of a batch norm without running statistics, that
+    is added or multiplied after it."""
     dims = known.array.shape
     if kind == "add" and x.rank == 2 and dims in (x.dims, (1, *x.dims)):
         node = i.before(x, "linear")
@@ -108,9 +112,10 @@ def _joined(i, kind, x, known):
             return i.again(node, x.rank, {"bias": i.parameter(known, known.array.reshape(x.dims), trained=True)})
     channels = x.value.image[0]
     if known.array.size == channels and dims[-x.rank + 1:] == (channels, *(1,) * (x.rank - 2)):
-        node = i.before(x, "group_norm")
+        node = i.before(x, "group_norm", "batch_norm")
         role = {"multiply": "weight", "add": "bias"}[kind]
-        if node is not None and role not in node.parameters and (role == "bias" or "bias" not in node.parameters):
+        there = {} if node is None else node.parameters
+        if node is not None and not {role, "bias", "running_mean"} & set(there):
             return i.again(node, x.rank, {role: i.parameter(known, known.array.reshape(channels), trained=True)})
     return None
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn.export.onnx_arithmetic import number_of
+from cnn.export.onnx_arithmetic import NONZERO, ones
 from cnn.export.onnx_folding import axis_in
 from cnn.export.onnx_reading import Refused
 from cnn.export.onnx_shapes import picked
-from cnn.export.onnx_values import Known, Live, Part, shown
+from cnn.export.onnx_values import Known, Live, Part, number_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,8 +90,8 @@ def _live(i: Importer, x: Any, rank: int) -> Live:
     """A value, or a constant beside others of this rank."""
     if isinstance(x, Live):
         return x
-    if isinstance(x, Part) and x.kind == "mask":
-        return x.of
+    if isinstance(x, Part) and x.kind in ("mask", NONZERO):
+        return ones(i, x)
     if not isinstance(x, Known):
         raise Refused("an input is missing, or a part of something else")
     number = number_of(x)
@@ -109,16 +109,16 @@ def compared(kind: str, turned: bool = False) -> Callable:
     return run
 
 
-def _mask(x: Any) -> Live:
-    if not isinstance(x, Part) or x.kind != "mask":
+def _mask(i: Importer, x: Any) -> Live:
+    if not isinstance(x, Part) or x.kind not in ("mask", NONZERO):
         raise Refused("its input must be the result of a comparison")
-    return x.of
+    return ones(i, x)
 
 
 def logic(kind: str) -> Callable:
     """Not, And, Or of masks."""
     def run(i: Importer, node: NodeView) -> Part:
-        masks = [_mask(x) for x in node.inputs]
+        masks = [_mask(i, x) for x in node.inputs]
         if kind == "not":
             return Part("mask", i.emit("affine", masks, None, {"factor": -1.0, "summand": 1.0}))
         if masks[0].rank != masks[1].rank:
@@ -132,7 +132,8 @@ def where(i: Importer, node: NodeView) -> Live:
     condition = node.inputs[0]
     if isinstance(condition, Live):
         raise Refused("the condition (input 0) must be the result of a comparison, or a constant")
-    values = [_live(i, x, rank) for x in node.inputs]
+    first = condition.of if isinstance(condition, Part) and condition.kind == NONZERO else condition
+    values = [_live(i, x, rank) for x in (first, *node.inputs[1:])]
     if any(x.rank != rank for x in values):
         raise Refused("its inputs must have the same number of axes")
     return i.emit("where", values, rank)
@@ -180,28 +181,6 @@ def padded(i: Importer, node: NodeView, x: Live, pads: list[int], value: float, 
     flat = i.reshaped(y, (1, dims[0], math.prod(dims[1:])))
     made = i.emit("pad", [flat], None, {"tables": [None, first, None], "value": value})
     return i.reshaped(made, (len(first), *dims[1:]))
-
-
-def depth_to_space(i: Importer, node: NodeView) -> Live:
-    x, r, mode = node.live(), node.integer("blocksize", 0), node.get("mode", "DCR")
-    if x.rank != 4 or r < 1 or x.dims[0] % (r * r):
-        node.refuse("blocksize", r, f"a number whose square divides the channels of (N, C, H, W), got {x.dims}")
-    if mode not in ("DCR", "CRD"):
-        node.refuse("mode", mode, "DCR or CRD")
-    if mode == "DCR":
-        order = np.arange(x.dims[0]).reshape(r * r, -1).T.ravel().tolist()
-        x = i.emit("permute_channels", [x], None, {"tables": [order, None, None]})
-    return i.emit("pixel_shuffle", [x], None, {"factor": r})
-
-
-def space_to_depth(i: Importer, node: NodeView) -> Live:
-    x, r = node.live(), node.integer("blocksize", 0)
-    node.only("mode", "DCR")
-    if x.rank != 4 or r < 1 or x.dims[1] % r or x.dims[2] % r:
-        node.refuse("blocksize", r, f"a divisor of height and width of (N, C, H, W), got {x.dims}")
-    y = i.emit("pixel_unshuffle", [x], None, {"factor": r})
-    order = np.arange(y.dims[0]).reshape(-1, r * r).T.ravel().tolist()
-    return i.emit("permute_channels", [y], None, {"tables": [order, None, None]})
 
 
 # ---------------------------------------------------------------- resampling
@@ -260,6 +239,41 @@ def resize(i: Importer, node: NodeView) -> Live:
         first = np.minimum(np.floor(at).astype(int), n - 1)
         pairs.append([np.stack([first, np.minimum(first + 1, n - 1)], 1).tolist(), (at - first).tolist()])
     return i.emit("bilinear", [x], None, {"rows": pairs[0], "columns": pairs[1]})
+
+
+def interpolated(i: Importer, node: NodeView) -> Live:
+    """Images by a constant matrix that interpolates along a side: bilinear resampling is one from the left, of the
+    rows, and one from the right, of the columns."""
+    left = not isinstance(node.inputs[0], Live)
+    x, known = node.live(int(left)), node.known(1 - left, "the matrix")
+    ours, other = ("rows", "columns") if left else ("columns", "rows")
+    pairs = None if known.trained else _pairs(known.array if left else known.array.T, x.dims[1 if left else 2])
+    if pairs is None:
+        raise Refused(f"its input must have shape (N, features), got (N, {', '.join(map(str, x.dims))}): images are "
+                      f"multiplied by matrices of a Constant that interpolate only, two neighbours at most, whose "
+                      f"shares add up to 1")
+    size = x.dims[2 if left else 1]
+    same = [[[j, j] for j in range(size)], [0.0] * size]
+    i.spend(3 * (len(pairs[1]) + size))
+    before = i.before(x, "bilinear")
+    if before is not None and before.attributes[ours] == [[[j, j] for j in range(x.dims[1 if left else 2])],
+                                                          [0.0] * x.dims[1 if left else 2]]:
+        x, same = i.live[before.inputs[0]], before.attributes[other]
+    return i.emit("bilinear", [x], None, {ours: pairs, other: same})
+
+
+def _pairs(matrix: np.ndarray, size: int) -> list | None:
+    """The pairs of neighbours, and the share of the second, of a matrix (outputs, size) that interpolates; None for
+    another one."""
+    if matrix.ndim != 2 or matrix.shape[1] != size or not matrix.size or matrix.dtype.kind != "f" or matrix.min() < 0:
+        return None
+    row, first = np.arange(len(matrix)), (matrix != 0).argmax(1)
+    after = np.minimum(first + 1, size - 1)
+    own, share = matrix[row, first], np.where(after > first, matrix[row, after], 0)
+    if np.count_nonzero(matrix) != np.count_nonzero(own) + np.count_nonzero(share) or not (
+            abs(own.astype(float) + share - 1) <= 1e-6).all():
+        return None
+    return [np.stack([first, after], 1).tolist(), share.clip(0, 1).astype(float).tolist()]
 
 
 def _scales(node: NodeView, x: Live) -> tuple[list[float], list[int]]:

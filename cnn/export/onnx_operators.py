@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn.export import onnx_maps, onnx_shapes
+from cnn.export import onnx_batch, onnx_maps, onnx_pixels, onnx_shapes
 from cnn.export.onnx_arithmetic import binary, erf, neg, power, reciprocal, variadic
 from cnn.export.onnx_conv import MOST, conv, conv_transpose, flat_or_not, padded, sizes, told, window
 from cnn.export.onnx_folding import axis_in
@@ -113,6 +113,8 @@ def _weight_of_linear(i, node, known, transposed):
 
 
 def _matmul(i: Importer, node: NodeView) -> Live:
+    if any(isinstance(x, Live) and x.rank == 4 for x in node.inputs):
+        return onnx_maps.interpolated(i, node)
     x, known = node.live(0), node.known(1, "the matrix")
     if x.rank != 2:
         raise Refused(f"its input must have shape (N, features), got (N, {', '.join(map(str, x.dims))})")
@@ -292,14 +294,14 @@ TABLE: dict[str, Callable] = {
     "ReduceSum": onnx_shapes.reduce("sum", 13), "ReduceMean": onnx_shapes.reduce("mean", 18),
     "ReduceMax": onnx_shapes.reduce("max", 18), "ReduceMin": onnx_shapes.reduce("min", 18),
     **{name: onnx_maps.plain(operation) for name, operation in (
-        ("Abs", "absolute"), ("Exp", "exp"), ("Log", "log"), ("Sqrt", "sqrt"), ("HardSwish", "hardswish"),
+        ("Abs", "absolute"), ("Exp", "exp"), ("Log", "log"), ("HardSwish", "hardswish"),
         ("Mish", "mish"))},
-    "Elu": onnx_maps.elu, "Selu": onnx_maps.selu, "HardSigmoid": onnx_maps.hard_sigmoid,
+    "Sqrt": onnx_batch.sqrt, "Elu": onnx_maps.elu, "Selu": onnx_maps.selu, "HardSigmoid": onnx_maps.hard_sigmoid,
     "Softplus": onnx_maps.softplus, "Clip": onnx_maps.clip, "Min": onnx_maps.extreme("minimum"),
     "Max": onnx_maps.extreme("maximum"), "Greater": onnx_maps.compared("greater"),
     "GreaterOrEqual": onnx_maps.compared("greater_equal"), "Less": onnx_maps.compared("greater", turned=True),
     "LessOrEqual": onnx_maps.compared("greater_equal", turned=True), "Equal": onnx_maps.compared("equal"),
     "Not": onnx_maps.logic("not"), "And": onnx_maps.logic("minimum"), "Or": onnx_maps.logic("maximum"),
     "Where": onnx_maps.where, "Gather": onnx_maps.gather, "Resize": onnx_maps.resize,
-    "DepthToSpace": onnx_maps.depth_to_space, "SpaceToDepth": onnx_maps.space_to_depth,
+    "DepthToSpace": onnx_pixels.depth_to_space, "SpaceToDepth": onnx_pixels.space_to_depth,
 }

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnn.export import onnx_batch, onnx_pixels
+from cnn.export.onnx_arithmetic import NONZERO, ones
 from cnn.export.onnx_folding import axes_of, axis_in, slices
 from cnn.export.onnx_norms import LAST
 from cnn.export.onnx_reading import Refused
 from cnn.export.onnx_values import Known, Live, N, Part, shown
+from cnn.graph.build import COMPARISONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,14 +22,16 @@ if TYPE_CHECKING:
     from cnn.export.onnx_values import NodeView
 
 
-def reshape(i: Importer, node: NodeView) -> Live:
-    x, known = node.live(), node.known(1, "shape")
+def reshape(i: Importer, node: NodeView) -> Live | Part:
+    given, known = node.inputs[0], node.known(1, "shape")
+    x = given.of if onnx_pixels.is_cut(given) else node.live()
+    now = given.more["dims"] if onnx_pixels.is_cut(given) else x.dims
     target = known.array.reshape(-1).tolist()
     keeps = not node.integer("allowzero", 0)
-    count = math.prod(x.dims)
+    count = math.prod(now)
     dims: list[Any] = []
     for j, n in enumerate(target):
-        n = ([N, *x.dims][j] if j < x.rank else 0) if keeps and isinstance(n, int) and n == 0 else n
+        n = ([N, *now][j] if j <= len(now) else 0) if keeps and isinstance(n, int) and n == 0 else n
         dims.append(n)
     first, rest = (dims[0], dims[1:]) if dims else (1, [])
     if not dims or any(n is N for n in rest) or rest.count(-1) > 1 or 0 in rest:
@@ -38,6 +43,10 @@ def reshape(i: Importer, node: NodeView) -> Live:
         rest = [count // others if n == -1 else n for n in rest]
     if math.prod(rest) != count:
         raise Refused(f"shape must keep the {count} elements per image, got {shown(known.array)}")
+    if onnx_pixels.is_cut(given):
+        return onnx_pixels.joined(i, given, rest)
+    if x.rank == 4 and len(rest) > 3:
+        return onnx_pixels.cut(x, rest)
     return _norm_back(i, i.reshaped(x, rest)) if x.rank == 3 else i.reshaped(x, rest)
 
 
@@ -87,6 +96,8 @@ def transpose(i: Importer, node: NodeView) -> Live | Part:
     given = node.inputs[0]
     if isinstance(given, Part) and given.kind == LAST and node.get("perm") == [0, 3, 1, 2]:
         return given.of
+    if onnx_pixels.is_cut(given):
+        return onnx_pixels.transposed(node, given)
     x = node.live()
     perm = node.get("perm", list(range(x.rank))[::-1])
     sizes = [N, *x.dims]
@@ -193,14 +204,18 @@ def concat(i: Importer, node: NodeView) -> Live:
 
 def reduce(kind: str, since: int) -> Callable:
     """A sum, mean or maximum over neighbouring axes. since: the opset from which axes are an input."""
-    def run(i: Importer, node: NodeView) -> Live:
-        x = node.live()
+    def run(i: Importer, node: NodeView) -> Live | Part:
+        x = (onnx_batch.squares(node.inputs[0]) if kind == "mean" else None) or node.live()
         axes, keep = axes_of(node, x.rank, 1, since) or [], bool(node.integer("keepdims", 1))
         if not axes:
             if node.integer("noop_with_empty_axes", 0):
                 return x
             node.refuse("axes", "none", "some, and not the images'")
         node.get("noop_with_empty_axes")
+        of_batch = onnx_batch.mean(node, x, axes, keep) if kind == "mean" else None
+        if of_batch is not None:
+            return of_batch
+        x = node.live()     # and not a step of a batch norm
         dims = [1 if j in axes else n for j, n in enumerate(x.dims, 1)]
         wide = sorted({j for j in axes if j == 0 or x.dims[j - 1] > 1})     # others are summed already
         y, last = x, x.rank - 1
@@ -231,12 +246,15 @@ def same(i: Importer, node: NodeView) -> Live | Part:
 
 def cast(i: Importer, node: NodeView) -> Live | Part:
     kind, mask = node.integer("to", 0), node.inputs[0]
-    if isinstance(mask, Part) and mask.kind == "mask":
+    if isinstance(mask, Part) and mask.kind in ("mask", NONZERO):
         if kind == 9:       # BOOL
             return mask
-        x = mask.of
+        x = ones(i, mask)
     else:
         x = node.live()
+        if kind == 9:
+            made = i.made.get(x.name)
+            return Part("mask" if made and made.operation in COMPARISONS else NONZERO, x)
     if {1: np.float32, 11: np.float64}.get(kind) != i.dtype:
         node.refuse("to", kind, f"{i.dtype}, the type of the graph's input")
     return x

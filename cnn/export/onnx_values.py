@@ -182,3 +182,13 @@ def shown(array: np.ndarray) -> str:
 def shortest(number: float) -> float:
     """The shortest decimal number that is this float32: 1e-05 for 9.99999974e-06, as whoever wrote it meant."""
     return float(str(np.float32(number)))
+
+
+def number_of(value: Any) -> float | None:
+    """The number that a constant is, None where it is something else."""
+    if not isinstance(value, Known) or value.array.size != 1 or (value.trained and value.array.ndim):
+        return None
+    if value.array.dtype.kind not in "fiu":
+        return None
+    found = value.array.reshape(-1)[0]
+    return shortest(found) if found.dtype == "float32" else float(found)

@@ -72,9 +72,14 @@ class _Imported(Module):
     def batch_norm(self, x: Value, things: Mapping[str, Any], momentum: float | None, eps: float,
                    frozen: bool) -> Value:
         """A batch norm. things: Parameters, and Buffers or None, by what the operation calls them. Where the count of
-        the batches is missing, it is taken from beside the running mean, as PyTorch's own batch norm has it."""
-        if not isinstance(things["running_mean"], Buffer) or not isinstance(things["running_var"], Buffer):
-            raise Refused("it must have running statistics (track_running_stats=True), got none")
+        the batches is missing, it is taken from beside the running mean, as PyTorch's own batch norm has it. Without
+        running statistics, those of the batch are taken in all modes."""
+        running = [things[name] for name in ("running_mean", "running_var")]
+        if all(thing is None for thing in running):
+            own = {role: things[role] for role in ("weight", "bias") if things[role] is not None}
+            return OPERATIONS["batch_norm"].apply(self, None, (x,), own, eps=eps)
+        if not all(isinstance(thing, Buffer) for thing in running):
+            raise Refused("its running_mean and running_var must both be buffers of a module, or none of them")
         place = things["running_mean"].name.rpartition("running_mean")[0]
         beside = next((thing for thing in self.things.values() if isinstance(thing, Buffer)
                        and thing.name == f"{place}num_batches_tracked"), None)

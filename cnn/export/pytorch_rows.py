@@ -60,7 +60,9 @@ def linear(t, input, weight, bias=None):
 
 
 def batch_norm(t, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
-    if training is not FOLLOWS and training is not False:
+    if running_mean is None and running_var is None:
+        only("training", training, True)
+    elif training is not FOLLOWS and training is not False:
         raise Refused(f"training must be self.training or False, got {training}")
     things = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     return t.batch_norm(value_of(input), things, momentum, eps, training is False)

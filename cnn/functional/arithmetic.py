@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 def maximum(a: Operand, b: Operand) -> Any:
     """The larger of a and b, element by element; NaN if one is. Each a value, an array or a number; shapes are
     broadcast. Where both are equal each gets half of the gradient."""
-    return computed("maximum", lambda a, b: _of_values("maximum", a, b), {"a": a, "b": b})
+    return computed("maximum", lambda a, b: build.extreme("maximum", a, b), {"a": a, "b": b})
 
 
 def minimum(a: Operand, b: Operand) -> Any:
     """The smaller of a and b, otherwise as `maximum`."""
-    return computed("minimum", lambda a, b: _of_values("minimum", a, b), {"a": a, "b": b})
+    return computed("minimum", lambda a, b: build.extreme("minimum", a, b), {"a": a, "b": b})
 
 
 def where(condition: Operand, a: Operand, b: Operand) -> Any:
@@ -39,14 +39,6 @@ def matmul(a: Operand, b: Operand) -> Any:
     memory for A * B * C elements of each image. Raises ValueError for what would couple images, as (N, B) times (N, B).
     """
     return computed("matmul", build.matmul, {"a": a, "b": b})
-
-
-def _of_values(kind: str, a: Operand, b: Operand) -> Value:
-    y = build.arithmetic(kind, a, b)
-    if y is NotImplemented:
-        wrong = b if isinstance(a, Value) else a
-        raise TypeError(f"{kind}: it takes values, numbers, Parameters and arrays, got {type(wrong).__name__}")
-    return y
 
 
 def abs(x: Images) -> Images:

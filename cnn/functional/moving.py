@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
-from cnn.functional.common import computed
+from cnn.functional.common import also_one, computed
 from cnn.graph import moving
 from cnn.graph.value import Value
 
@@ -86,6 +86,7 @@ def interpolate(x: Images, size: Size | None = None, scale_factor: float | tuple
     return computed(name, of_value, {"x": x}, (pair, factors, mode, bool(align_corners)))
 
 
+@also_one(3)
 def pixel_shuffle(x: Images, upscale_factor: int) -> Images:
     """(N, C r^2, H, W) to (N, C, H r, W r): y[c, i r + m, j r + n] = x[c r^2 + m r + n, i, j]. x: a value or an array;
     upscale_factor: r. Shi et al. 2016."""
@@ -93,6 +94,7 @@ def pixel_shuffle(x: Images, upscale_factor: int) -> Images:
     return computed("pixel_shuffle", lambda x: moving.shuffled(x, factor, False, "pixel_shuffle"), {"x": x}, (factor,))
 
 
+@also_one(3)
 def pixel_unshuffle(x: Images, downscale_factor: int) -> Images:
     """`pixel_shuffle` the other way round: (N, C, H r, W r) to (N, C r^2, H, W). x: a value or an array;
     downscale_factor: r."""

@@ -40,6 +40,15 @@ def values(kind, *operands):
     return [_value(kind, operand, like) for operand in operands]
 
 
+def extreme(kind, a, b):
+    """The larger or the smaller of two."""
+    y = arithmetic(kind, a, b)
+    if y is NotImplemented:
+        wrong = b if isinstance(a, Value) else a
+        raise TypeError(f"{kind}: it takes values, numbers, Parameters and arrays, got {type(wrong).__name__}")
+    return y
+
+
 def where(condition, a, b):
     operands = values("where", condition, a, b)
     for operand, given in zip(operands, (condition, a, b), strict=True):
@@ -76,7 +85,9 @@ def limits(owner, low, high):
 def prelu(x, weight):
     """max(x, 0) + weight min(x, 0)"""
     channels = x.image[:1] or (1,)
-    if isinstance(weight, Value) or tuple(weight.shape) not in ((1,), channels):
+    if not isinstance(weight, (Parameter, np.ndarray)):
+        raise TypeError(f"prelu: weight must be a Parameter or an array, got {type(weight).__name__}")
+    if tuple(weight.shape) not in ((1,), channels):
         raise ValueError(f"prelu: weight must have shape ({channels[0]},) or (1,), got {tuple(weight.shape)}")
     sources = ()
     if not isinstance(weight, Parameter):
@@ -166,6 +177,11 @@ def constant(parameter, image, like, sources=()):
 
 def relu(x):
     return apply(pointwise.ReLU(), x)
+
+
+def activated(kernel, x):
+    """tanh or sigmoid, whose derivatives are told by what they return."""
+    return apply(pointwise.Activation(kernel, kernel, "y"), x)
 
 
 def reshape(x, shape):

@@ -173,9 +173,7 @@ def interpolated(x, size, mode, align, scales):
         raise ValueError(f"interpolate: x must have shape (N, C, H, W), got {shapes.batch(x.image)}")
     words = {"size": shapes.times(size), "mode": mode}
     if mode == "nearest":
-        tables = [np.minimum(np.floor(np.arange(out, dtype=np.float32) * np.float32(
-            n / out if scale is None else 1 / scale)).astype(int), n - 1)
-            for n, out, scale in zip(x.image[1:], size, scales, strict=True)]
+        tables = [reshaping.nearest(n, out, scale) for n, out, scale in zip(x.image[1:], size, scales, strict=True)]
         return apply(reshaping.Pick("interpolate", [None, *tables], words=words), x)
     rows, columns = (reshaping.neighbours(n, out, align, scale)
                      for n, out, scale in zip(x.image[1:], size, scales, strict=True))

@@ -143,6 +143,41 @@ class Value:
         from cnn.graph import build
         return build.relu(self)
 
+    def prelu(self, weight: Parameter | np.ndarray) -> Value:
+        """x where x > 0, else weight x; weight: (C,) or (1,). See cnn.functional.prelu."""
+        from cnn.graph import build
+        return build.prelu(self, weight)
+
+    def sigmoid(self) -> Value:
+        """1 / (1 + exp(-x))."""
+        from cnn.graph import build
+        return build.activated("sigmoid", self)
+
+    def tanh(self) -> Value:
+        """The hyperbolic tangent."""
+        from cnn.graph import build
+        return build.activated("tanh", self)
+
+    def maximum(self, other: Operand) -> Value:
+        """The larger of x and `other`; see cnn.functional.maximum."""
+        from cnn.graph import build
+        return build.extreme("maximum", self, other)
+
+    def minimum(self, other: Operand) -> Value:
+        """The smaller of x and `other`; see cnn.functional.minimum."""
+        from cnn.graph import build
+        return build.extreme("minimum", self, other)
+
+    def where(self, condition: Operand, other: Operand) -> Value:
+        """x where the condition is not 0, else `other`; see cnn.functional.where."""
+        from cnn.graph import build
+        return build.where(condition, self, other)
+
+    def matmul(self, other: Value | Parameter | np.ndarray) -> Value:
+        """x @ other, the product of each image's matrices, (N, A, B) and (N, B, C); see cnn.functional.matmul."""
+        from cnn.graph import build
+        return build.matmul(self, other)
+
     def flatten(self, start_dim: int = 1, end_dim: int = -1) -> Value:
         """The axes from start_dim to end_dim in one, (N, C, H, W) to (N, C * H * W) by default."""
         from cnn.graph import moving

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from cnn import shapes
 from cnn.engine.watch import WatchedList
+from cnn.graph.build import axes_of
 from cnn.graph.moving import cat
 from cnn.layers.module import Module
 from cnn.layers.parts import number_dropouts
@@ -106,16 +107,16 @@ class Residual(Module):
 
 
 class Concat(Module):
-    """The channels (or features) of all branches' outputs one after the other; each branch gets the same x.
+    """The outputs of all branches one after the other; each branch gets the same x.
 
-    All must give (N, C, H, W) with the same H and W, or all (N, features). Names of parameters start with the
-    branch's number.
+    dim: the axis along which they are joined, 1 (channels or features) and up, or negative, as in `cnn.cat`; in all
+    others the outputs must agree. Names of parameters start with the branch's number.
 
-    Raises ValueError without a branch, TypeError for what is no module, and on the first use ValueError where the
-    outputs do not fit together.
+    Raises ValueError without a branch, TypeError for what is no module or no integer, and on the first use ValueError
+    where the outputs do not fit together.
     """
 
-    def __init__(self, *branches: Module) -> None:
+    def __init__(self, *branches: Module, dim: int = 1) -> None:
         super().__init__()
         if not branches:
             raise ValueError("Concat: branches must be at least one layer, got none")
@@ -123,13 +124,21 @@ class Concat(Module):
             if not isinstance(branch, Module):
                 raise TypeError(f"Concat: argument {i} must be a layer, got {type(branch).__name__}")
         self.branches = branches
+        self.dim = shapes.integer("Concat", "dim", dim, -4, 3)
+        if self.dim == 0:
+            raise ValueError("Concat: dim must not be that of the images, 0, got 0")
 
     def children(self) -> list[tuple[str, Module]]:
         return [(str(i), branch) for i, branch in enumerate(self.branches)]
 
     def forward(self, x: Value) -> Value:
         outputs = [branch(x) for branch in self.branches]
-        if len({y.image[1:] for y in outputs}) > 1 or len({y.ndim for y in outputs}) > 1:
+        axis, = axes_of("Concat", outputs[0], self.dim)
+        if len({(*y.image[:axis], *y.image[axis + 1:]) for y in outputs}) > 1 or len({y.ndim for y in outputs}) > 1:
+            where = f"along axis {axis + 1}" if axis else "in channels"
             raise ValueError(f"Concat: the branches give {', '.join(shapes.batch(y.image) for y in outputs)}: they may "
-                             f"differ in channels only")
-        return cat(outputs)
+                             f"differ {where} only")
+        return cat(outputs, axis + 1)
+
+    def extra_repr(self) -> str:
+        return "" if self.dim == 1 else f"dim={self.dim}"

@@ -374,7 +374,7 @@ class Module:
     def __repr__(self) -> str:
         inside = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.children()]
         if inside:
-            return "\n".join([f"{type(self).__name__}(", *inside, ")"])
+            return "\n".join([f"{type(self).__name__}(", *(f"  {s}" for s in [self.extra_repr()] if s), *inside, ")"])
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def _repr_html_(self) -> str:

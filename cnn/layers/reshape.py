@@ -41,6 +41,9 @@ class PixelShuffle(Module):
         super().__init__()
         self.upscale_factor = shapes.integer("PixelShuffle", "upscale_factor", upscale_factor, 1)
 
+    def image_axes(self) -> int | None:
+        return 3
+
     def forward(self, x: Value) -> Value:
         return functional.pixel_shuffle(x, self.upscale_factor)
 
@@ -55,6 +58,9 @@ class PixelUnshuffle(Module):
     def __init__(self, downscale_factor: int) -> None:
         super().__init__()
         self.downscale_factor = shapes.integer("PixelUnshuffle", "downscale_factor", downscale_factor, 1)
+
+    def image_axes(self) -> int | None:
+        return 3
 
     def forward(self, x: Value) -> Value:
         return functional.pixel_unshuffle(x, self.downscale_factor)

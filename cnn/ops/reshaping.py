@@ -188,11 +188,24 @@ class Pick(Operation):
         return y, backward
 
 
+def nearest(size, out, scale=None):
+    """Which input each output of a nearest map copies, PyTorch's rule: int32 (out,). scale: outputs for each input,
+    where it is given; it does not count where the outputs are as many as the inputs, or twice as many."""
+    i = np.arange(out, dtype=np.int32)
+    if out in (size, 2 * size):
+        return i // (out // size)
+    at = i.astype(np.float32) * np.float32(size / out if scale is None else 1 / scale)
+    return np.minimum(np.floor(at).astype(np.int32), size - 1)
+
+
 def neighbours(size, out, align, scale=None):
     """Where the outputs of a bilinear map lie between the inputs, PyTorch's rule: int32 (out, 2) of the inputs before
-    and after, and float64 (out,), the share of the one after. scale: inputs for each output, where it is given."""
+    and after, and float64 (out,), the share of the one after. scale: outputs for each input, where it is given; it does
+    not count where the outputs are as many as the inputs."""
     i = np.arange(out)
-    if align:
+    if out == size:
+        at = i.astype(np.float64)
+    elif align:
         at = i * ((size - 1) / (out - 1) if out > 1 else 0.0)
     else:
         at = np.maximum((i + 0.5) * (size / out if scale is None else 1 / scale) - 0.5, 0)

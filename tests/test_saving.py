@@ -1,6 +1,8 @@
 """Networks in files without their code: the same bits come back, damage and lies are refused by name."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -75,7 +77,9 @@ def test_several_inputs_and_what_is_not_used(tmp_path):
     model, rng = Two(), np.random.default_rng(0)
     model.right.weight.requires_grad, model.left.bias.lr_scale = False, 0.25
     back = there_and_back(model.freeze(), tmp_path / "x", [(4,), (2,)])
+    assert not any(p.requires_grad for p in back.parameters())
     model.unfreeze()
+    back.unfreeze()
     assert list(back.state_dict()) == list(model.state_dict())
     inputs = [rng.standard_normal((2, n)).astype(np.float32) for n in (4, 2)]
     assert_same_bits(back(*inputs), model.eval()(*inputs))
@@ -171,6 +175,72 @@ def test_saving_leaves_a_frozen_model_as_it_is(tmp_path):
     assert [node.operation for node in back.nodes].count("dropout") == 1
 
 
+def flags(model):
+    return {name: p.requires_grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("parts", [("norm",), ("conv", "norm"), ("drop",), ("head",), ("conv", "norm", "drop"), ()])
+def test_what_is_frozen_stays_so_until_it_is_unfrozen(tmp_path, parts):
+    """The same bits as the model itself: trained on as it is, and unfrozen. Also after a second file, and a copy; and
+    as a part of another network."""
+    model, x = Own(), np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    for name in parts:
+        getattr(model, name).freeze()
+    if not parts:
+        model.freeze()
+    back = there_and_back(model, tmp_path / "x", (1, 8, 8))
+    backs = [back, there_and_back(back, tmp_path / "y", (1, 8, 8)), copy.deepcopy(back),
+             pickle.loads(pickle.dumps(back)), there_and_back(cnn.Sequential(back), tmp_path / "z", (1, 8, 8)),
+             cnn.layers.graph_module(cnn.Sequential(back), (1, 8, 8))]
+
+    def after(one, unfrozen):
+        """The state after a step, or a call where all is frozen and there is none."""
+        if unfrozen:
+            one.unfreeze()
+        if unfrozen or parts:
+            return step(one, x, np.ones((4, 3), np.float32))
+        one.train()(x)
+        return one.state_dict()
+
+    for unfrozen in (False, True):
+        wanted = after(model, unfrozen)
+        for one in backs:
+            found = after(one, unfrozen)
+            assert list(flags(one).values()) == list(flags(model).values())
+            assert {name.removeprefix("0."): array.tobytes() for name, array in found.items()} == {
+                name: array.tobytes() for name, array in wanted.items()}
+        assert [one.training for one in backs[:4]] == [model.training] * 4
+        assert (wanted["norm.running_mean"] != 0).any() == (unfrozen or bool(parts and "norm" not in parts))
+
+
+def test_a_frozen_model_of_a_known_function_stays_frozen(tmp_path):
+    """In the file of `save_model`, whose description comes back as it was given."""
+    model = cnn.models.resnet9(in_channels=1, image_size=32, channels=(4, 4, 4, 4))
+    for layer in model.modules():
+        if isinstance(layer, cnn.BatchNorm2d):
+            layer.freeze()
+    described = {"model": "resnet9", "arguments": {"in_channels": 1, "image_size": 32, "channels": [4, 4, 4, 4]}}
+    cnn.save_model(tmp_path / "x", model, described)
+    back, found = cnn.load_model(tmp_path / "x")
+    assert found == described
+    assert flags(back) == flags(model) and False in flags(back).values() and True in flags(back).values()
+    assert [m.training for m in back.train().modules()] == [m.training for m in model.train().modules()]
+    arrays, written = checkpoint._read(tmp_path / "x", checkpoint.FORMAT, "model")
+    for lie in (3, [3], ["nobody"]):
+        checkpoint._write(tmp_path / "lie", checkpoint.FORMAT, arrays, {**written, checkpoint.FROZEN: lie})
+        with pytest.raises(ValueError, match=f"{tmp_path / 'lie'}: "):
+            cnn.load_model(tmp_path / "lie")
+    cnn.save_model(tmp_path / "x", model.unfreeze(), described)
+    assert all(flags(cnn.load_model(tmp_path / "x")[0]).values())
+    assert checkpoint.FROZEN not in checkpoint._read(tmp_path / "x", checkpoint.FORMAT, "model")[1]
+
+
+def test_nothing_is_frozen_in_a_file_that_does_not_say_so(file, tmp_path):
+    arrays, described = checkpoint._read(file, checkpoint.FORMAT, "model")
+    assert "frozen" not in described["network"]
+    assert all(flags(cnn.load_model(file)[0]).values())
+
+
 # ------------------------------------------------------------------------------------------ hostile files
 
 
@@ -210,6 +280,9 @@ LIES = {
     "buffer twice": changed(lambda d: d["buffers"].append("head.bias")),
     "dropout": changed(lambda d: d["dropouts"].update(nobody={"number": 1, "step": 1})),
     "dropout step": changed(lambda d: next(iter(d["dropouts"].values())).update(step=-1)),
+    "frozen text": changed(lambda d: d.update(frozen="conv.weight")),
+    "frozen nobody": changed(lambda d: d.update(frozen=["nobody"])),
+    "frozen number": changed(lambda d: d.update(frozen=[3])),
     "dropout p": at(4, attributes={"p": 2.0}), "classes": lambda d: {**d, "classes": 3},
     "image size": lambda d: {**d, "arguments": {"in_channels": 1, "image_size": 10**9}},
 }  # fmt: skip

@@ -32,7 +32,7 @@ def save(model: Module, path: str | os.PathLike, data: Dataset | Sequence[int] |
     `cnn evaluate`; or the shape of one image, (C, H, W), (C, L) or (features,), or a list, one for each input: then
     `cnn.load_model` reads the file, which returns the model and its description. tta: see Trainer.predict.
 
-    What is frozen comes back as if it was not. A Parameter that several layers share is saved under its first name. No
+    What is frozen stays so, until `unfreeze`. A Parameter that several layers share is saved under its first name. No
     other thread may use the model meanwhile.
 
     Raises TypeError or ValueError for what does not fit, ValueError naming it for a layer that is written in NumPy,

@@ -235,6 +235,32 @@ def test_a_frozen_model_of_a_known_function_stays_frozen(tmp_path):
     assert checkpoint.FROZEN not in checkpoint._read(tmp_path / "x", checkpoint.FORMAT, "model")[1]
 
 
+def test_the_shape_of_the_calls_is_taken_where_none_is_given(tmp_path):
+    def saved(model):
+        cnn.save(model, tmp_path / "x")
+        return cnn.load_model(tmp_path / "x")[1]["network"]["image_shapes"]
+
+    model = cnn.Sequential(cnn.Conv2d(1, 2, 3))
+    with pytest.raises(ValueError, match=r"save: data must be the shape of one image, .* because this Sequential has "
+                                         r"not been called: give the shape, or call the model once"):
+        saved(model)
+    with pytest.raises(ValueError, match="Conv2d"):
+        model(np.zeros((2, 3, 8, 8), np.float32))       # a call that failed tells nothing
+    model(np.zeros((2, 1, 8, 8), np.float32))
+    model.eval()(np.zeros((9, 1, 8, 8), np.float32))
+    assert saved(model) == [[1, 8, 8]]
+    assert saved(cnn.load_model(tmp_path / "x")[0]) == [[1, 8, 8]]
+    model(np.zeros((2, 1, 9, 8), np.float32))
+    with pytest.raises(ValueError, match="was called with images of several shapes: give one"):
+        saved(model)
+    assert saved(trained(Own())) == [[1, 8, 8]]
+    model = Two()
+    model(y=np.zeros((1, 2), np.float32), x=np.zeros((1, 4), np.float32))
+    assert saved(model) == [[4], [2]]
+    with pytest.raises(ValueError, match="give the shape, or call the model once"):
+        saved(copy.deepcopy(model))
+
+
 def test_nothing_is_frozen_in_a_file_that_does_not_say_so(file, tmp_path):
     arrays, described = checkpoint._read(file, checkpoint.FORMAT, "model")
     assert "frozen" not in described["network"]

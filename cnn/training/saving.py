@@ -8,7 +8,7 @@ from cnn.data import Dataset
 from cnn.layers.described import describe
 from cnn.layers.module import Module
 from cnn.layers.parts import in_evaluation
-from cnn.layers.running import graph_of
+from cnn.layers.running import graph_of, seen_shapes
 from cnn.training import checkpoint
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def save(model: Module, path: str | os.PathLike, data: Dataset | Sequence[int] | Sequence[Sequence[int]],
-         tta: str | None = None) -> None:
+def save(model: Module, path: str | os.PathLike,
+         data: Dataset | Sequence[int] | Sequence[Sequence[int]] | None = None, tta: str | None = None) -> None:
     """Write a network, its operations and its weights, to a .safetensors file, whole or not at all.
 
         cnn.save(model, "net.safetensors", train)
@@ -30,7 +30,8 @@ def save(model: Module, path: str | os.PathLike, data: Dataset | Sequence[int] |
     model: any Module whose layers are not written in NumPy. path: the file. data: the Dataset that the model was
     trained on, whose image shape, classes, mean, std and dtype the file then records, for `cnn.load` and
     `cnn evaluate`; or the shape of one image, (C, H, W), (C, L) or (features,), or a list, one for each input: then
-    `cnn.load_model` reads the file, which returns the model and its description. tta: see Trainer.predict.
+    `cnn.load_model` reads the file, which returns the model and its description. Default: the shape of the images that
+    the model was called with, or trained on, if it has been and they all had one. tta: see Trainer.predict.
 
     What is frozen stays so, until `unfreeze`. A Parameter that several layers share is saved under its first name. No
     other thread may use the model meanwhile.
@@ -46,7 +47,7 @@ def save(model: Module, path: str | os.PathLike, data: Dataset | Sequence[int] |
         description |= {"classes": list(data.classes), "mean": list(data.mean), "std": list(data.std),
                         "pixels": str(data.images.dtype), "dataset": data.name or None}
     else:
-        image_shapes = _shapes(data)
+        image_shapes = _known(model) if data is None else _shapes(data)
     if len(image_shapes) == 1 and len(image_shapes[0]) == 3:
         channels, height, width = image_shapes[0]
         description["arguments"] = {"in_channels": channels, **({"image_size": height} if height == width else {})}
@@ -64,6 +65,16 @@ def _check_classes(model: Module, image_shapes: list[Any], classes: Any) -> None
     if classes and len(outputs) == 1 and len(outputs[0].image) == 1 and len(classes) != outputs[0].image[0]:
         raise ValueError(f"save: data must have a class for each output of the model, {outputs[0].image[0]}, got "
                          f"{len(classes)} classes")
+
+
+def _known(model: Module) -> list[Any]:
+    """The shapes of one image of each input that a model was called with."""
+    if len(seen := seen_shapes(model)) != 1:
+        found = ("was called with images of several shapes: give one" if seen else
+                 "has not been called: give the shape, or call the model once")
+        raise ValueError(f"save: data must be the shape of one image, such as (3, 32, 32), or the Dataset that the "
+                         f"model was trained on, because this {type(model).__name__} {found}")
+    return list(seen[0])
 
 
 def _shapes(data: Any) -> list[Any]:

@@ -161,7 +161,8 @@ def test_what_cannot_be_saved(tmp_path):
         cnn.save(cnn.Linear(3, 2), tmp_path / "x", (3,), tta="turn")
     assert not list(tmp_path.iterdir())
     cnn.save(cnn.Linear(3, 2), tmp_path / "x", (3,))
-    with pytest.raises(ValueError, match="lacks 'in_channels'.* cnn.load_model does without"):
+    with pytest.raises(ValueError, match=r"takes images \(N, C, H, W\) and nothing else, this one takes "
+                                         r"\(N, 3\); cnn.load_model does without"):
         cnn.load(tmp_path / "x")
 
 
@@ -259,6 +260,59 @@ def test_the_shape_of_the_calls_is_taken_where_none_is_given(tmp_path):
     assert saved(model) == [[4], [2]]
     with pytest.raises(ValueError, match="give the shape, or call the model once"):
         saved(copy.deepcopy(model))
+
+
+def test_a_network_without_classes_gives_scores(tmp_path):
+    """Numbers, and the class of each pixel; of images that are no squares; of bytes and of floats."""
+    rng = np.random.default_rng(0)
+    numbers = cnn.Sequential(cnn.Conv2d(1, 2, 3), cnn.Flatten(), cnn.Linear(2 * 6 * 4, 3))
+    pixels = cnn.Sequential(cnn.Conv2d(1, 4, 3, padding=1))
+    for model, labels in ((numbers, np.ones((5, 3), np.float32)), (pixels, np.zeros((5, 8, 6), np.int64))):
+        for images in (rng.integers(0, 256, (5, 1, 8, 6), np.uint8), rng.standard_normal((5, 1, 8, 6), np.float32)):
+            data = Dataset(images, labels, mean=[0.4], std=[0.2])
+            cnn.save(model, tmp_path / "x", data)
+            predictor = cnn.load(tmp_path / "x")
+            white = 255 if images.dtype == np.uint8 else 1
+            wanted = model.eval()(((images / white - 0.4) / 0.2).astype(np.float32))
+            assert predictor.classes == () and predictor.shape == (1, 8, 6) and "no classes" in repr(predictor)
+            for found in (predictor.predict(images), predictor.scores(images), predictor.scores(list(images))):
+                np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(predictor.predict(images[3:4])[0], wanted[3], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(predictor.predict(images[3, 0]), wanted[3], rtol=1e-4, atol=1e-5)
+            with pytest.raises(ValueError, match="Predictor.predict_proba: the model must have classes"):
+                predictor.predict_proba(images)
+    with pytest.raises(TypeError, match="x must be float32 for this model"):
+        predictor.predict(np.zeros((8, 6), np.uint8))
+
+
+def test_a_network_that_was_saved_for_a_shape_takes_what_the_model_takes(tmp_path):
+    model, x = Own().eval(), np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    cnn.save(model, tmp_path / "x", (1, 8, 8))
+    predictor = cnn.load(tmp_path / "x")
+    assert (predictor.pixels, predictor.classes) == ("float32", ())
+    np.testing.assert_array_equal(predictor.predict(x), model(x))
+    with pytest.raises(ValueError, match="invert must be False"):
+        cnn.load(tmp_path / "x", invert=True)
+
+
+def test_what_needs_classes_or_pictures_says_so(tmp_path):
+    pytest.importorskip("PIL")
+    for side in (8, 6):
+        data = Dataset(np.zeros((5, 1, 8, side), np.uint8), np.ones((5, 3), np.float32))
+        cnn.save(cnn.Sequential(cnn.Flatten(), cnn.Linear(8 * side, 3)), tmp_path / f"{side}", data)
+    square, narrow = cnn.load(tmp_path / "8"), cnn.load(tmp_path / "6")
+    from cnn.prediction import server
+    from cnn.reports import evaluation
+    for call in (lambda: list(evaluation.classify(square.model, square.description, ["x"])),
+                 lambda: evaluation.as_trained(made_up(), square.description),
+                 lambda: evaluation.load_data(square.description, "mnist-sample"),
+                 lambda: server.Server(square, port=0)):
+        with pytest.raises(ValueError, match="lacks 'classes'|the model must have classes"):
+            call()
+    from PIL import Image
+    assert square.predict(Image.new("L", (20, 20))).shape == (3,)
+    with pytest.raises(ValueError, match="takes images of 1×8×6, and pictures are only brought to squares"):
+        narrow.predict(Image.new("L", (20, 20)))
 
 
 def test_nothing_is_frozen_in_a_file_that_does_not_say_so(file, tmp_path):

@@ -262,6 +262,62 @@ def test_the_shape_of_the_calls_is_taken_where_none_is_given(tmp_path):
         saved(copy.deepcopy(model))
 
 
+class WithNumbers(cnn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image, self.numbers = cnn.Linear(64, 3), cnn.Linear(2, 3, seed=1)
+
+    def forward(self, image, numbers):
+        return self.image(image.flatten()) + self.numbers(numbers)
+
+
+def test_the_inputs_keep_their_names(tmp_path):
+    model, rng = WithNumbers(), np.random.default_rng(0)
+    image, numbers = (rng.standard_normal((2, *shape)).astype(np.float32) for shape in ((1, 8, 8), (2,)))
+    back = there_and_back(model, tmp_path / "x", [(1, 8, 8), (2,)])
+    assert back.inputs == ("image", "numbers")
+    for found in (back(image, numbers), back(image=image, numbers=numbers), back(numbers=numbers, image=image),
+                  back(image, numbers=numbers)):
+        assert_same_bits([found], [model(image, numbers)])
+    for given, names in (((image,), {}), ((image, numbers, numbers), {}), ((image,), {"image": image}),
+                         ((image,), {"number": numbers})):
+        with pytest.raises(TypeError, match="GraphModule: it takes 2 inputs, image, numbers, got"):
+            back(*given, **names)
+    again = there_and_back(back, tmp_path / "y", [(1, 8, 8), (2,)])
+    assert_same_bits([again(image=image, numbers=numbers)], [model(image, numbers)])
+
+
+def test_names_of_inputs_that_values_have_are_not_taken(tmp_path):
+    class Odd(cnn.Module):
+        def forward(self, v1, v0):
+            return v1 * 2 + v0
+
+    x, y = np.full((1, 3), 5, np.float32), np.full((1, 3), 7, np.float32)
+    assert (there_and_back(Odd(), tmp_path / "x", [(3,), (3,)])(x, y) == 17).all()
+
+
+def test_a_data_set_for_several_inputs(tmp_path):
+    images, labels = np.zeros((6, 1, 8, 8), np.uint8), {"numbers": np.ones((6, 2), np.float32), "y": np.arange(6) % 3}
+    data = Dataset(images, labels, mean=[0.5], std=[0.25])
+    cnn.save(WithNumbers(), tmp_path / "x", data)
+    back, described = cnn.load_model(tmp_path / "x")
+    assert described["network"]["image_shapes"] == [[1, 8, 8], [2]] and described["mean"] == [0.5]
+    with pytest.raises(ValueError, match=r"takes images \(N, C, H, W\) and nothing else, this one takes "
+                                         r"\(N, 1, 8, 8\) and \(N, 2\); cnn.load_model does without"):
+        cnn.load(tmp_path / "x")
+    other = Dataset(images, {"facts": labels["numbers"], "y": labels["y"]})
+    words = (r"save: data must be a list of shapes, one for each input, such as \[\(1, 8, 8\), \(5,\)\], for a "
+             r"WithNumbers that takes 'numbers' besides images, which is not among the Dataset's labels")
+    for wrong in (other, made_up()):
+        with pytest.raises(ValueError, match=words):
+            cnn.save(WithNumbers(), tmp_path / "y", wrong)
+    model = WithNumbers()
+    cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.1), {"y": cnn.CrossEntropyLoss()}, progress=False,
+                inputs=("facts",)).fit(other, 1, batch_size=3)
+    cnn.save(model, tmp_path / "y", other)      # it knows what it was trained on
+    assert cnn.load_model(tmp_path / "y")[1]["network"]["image_shapes"] == [[1, 8, 8], [2]]
+
+
 def test_a_network_without_classes_gives_scores(tmp_path):
     """Numbers, and the class of each pixel; of images that are no squares; of bytes and of floats."""
     rng = np.random.default_rng(0)

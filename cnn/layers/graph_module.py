@@ -16,7 +16,7 @@ from cnn.graph.passes import prune
 from cnn.layers import graph_rows as more
 from cnn.layers.activation import Dropout, Dropout2d
 from cnn.layers.module import Module
-from cnn.layers.parts import all_in_training, frozen_buffers, named_modules, number_dropouts
+from cnn.layers.parts import all_in_training, frozen_buffers, input_names, named_modules, number_dropouts
 from cnn.ops import arithmetic, norm
 
 if TYPE_CHECKING:
@@ -290,11 +290,13 @@ class GraphModule(Module):
         """(name, layer) of the dropouts, which have counters of their own."""
         return list(self._dropouts.items())
 
-    def forward(self, *inputs: Value) -> Any:
-        """The outputs, put together as `outputs` is, of as many inputs as there are names for."""
-        if len(inputs) != len(self.inputs):
-            raise TypeError(f"GraphModule: it takes {len(self.inputs)} inputs, got {len(inputs)}")
-        graph, values = inputs[0].graph, dict(zip(self.inputs, inputs, strict=True))
+    def forward(self, *inputs: Value, **named: Value) -> Any:
+        """The outputs, put together as `outputs` is, of the inputs, in their order or by their names."""
+        values = dict(zip(self.inputs, inputs, strict=False)) | named
+        if len(inputs) + len(named) != len(self.inputs) or set(values) != set(self.inputs):
+            raise TypeError(f"GraphModule: it takes {len(self.inputs)} inputs, {', '.join(self.inputs)}, got "
+                            f"{', '.join([str(len(inputs)), *named])}")
+        graph = values[self.inputs[0]].graph
         assert graph is not None        # while it is traced
         for node in self.nodes:
             things = {role: self._own[name] if name in self._own else self._buffers[name]
@@ -328,7 +330,7 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
 
     image_shapes: of one image of each input, (C, H, W) or (features,). Its nodes are those of the model in training
     mode; what no output depends on is left out. Arrays that `forward` computes with become parameters that are not
-    trained, "constant0" and so on. What is frozen stays so, until `unfreeze`.
+    trained, "constant0" and so on. What is frozen stays so, until `unfreeze`. Its inputs are called as `forward` does.
 
     Raises TypeError or ValueError for shapes that do not fit, ValueError for a layer that is written in NumPy and for
     an operation without a row in OPERATIONS. No other thread may use the model meanwhile.
@@ -338,7 +340,10 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
         graph = prune(graph_of(model, [tuple(shape) for shape in image_shapes]))
     named: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
     named |= {id(array): name for name, array in model.named_buffers()}
-    values = {id(value): f"x{i or ''}" for i, value in enumerate(graph.inputs)}
+    given = input_names(model)
+    if len(given) != len(graph.inputs) or any(name[0] == "v" and name[1:].isdigit() for name in given):
+        given = [f"x{i or ''}" for i in range(len(graph.inputs))]
+    values = {id(value): name for name, value in zip(given, graph.inputs, strict=True)}
     parameters: dict[str, Parameter] = {}
     buffers: dict[str, np.ndarray] = {name: array.copy() for name, array in model.named_buffers()}
     nodes = []
@@ -358,7 +363,7 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
             elif not isinstance(thing, Parameter):
                 buffers.setdefault(name, thing.copy())
         values[id(node.output)] = f"v{i}"
-        inputs = tuple(values[id(value)] for value in node.inputs) or ("x",)      # a parameter reads none
+        inputs = tuple(values[id(value)] for value in node.inputs) or (given[0],)     # a parameter reads none
         nodes.append(OperationNode(operation.name, inputs, f"v{i}", OPERATIONS[operation.name].tell(operation), roles,
                                    node.modules[0]))
     order = [name for name, _ in model.named_parameters()]
@@ -368,7 +373,7 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
     structure = graph.structure
     outputs = names[0] if structure is None else dict(zip(structure, names, strict=True)) if isinstance(
         structure, tuple) else names
-    made = GraphModule([values[id(value)] for value in graph.inputs], nodes, outputs, parameters, buffers)
+    made = GraphModule(given, nodes, outputs, parameters, buffers)
     named_parts = {name: part for name, part in named_modules(model)}
     for node in made.nodes:
         if node.operation == "dropout" and isinstance(named_parts.get(node.name), Dropout):

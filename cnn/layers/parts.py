@@ -1,4 +1,5 @@
 """What a module consists of, and in which mode its parts are."""
+import inspect
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -60,7 +61,6 @@ class Signature:
     def __get__(self, instance, owner):
         if instance is not None:
             raise AttributeError("__signature__")
-        import inspect
         whole = inspect.signature(owner.__init__)
         return whole.replace(parameters=list(whole.parameters.values())[1:])
 
@@ -70,6 +70,15 @@ def named_modules(module, name=""):
     yield name, module
     for child_name, child in module.children():
         yield from named_modules(child, f"{name}.{child_name}" if name else child_name)
+
+
+def input_names(module):
+    """Names of the inputs that the `forward` of a module must get, a list."""
+    from cnn.layers.graph_module import GraphModule  # here, because it imports this
+    if isinstance(module, GraphModule):
+        return list(module.inputs)
+    found = inspect.signature(module.forward).parameters.values()
+    return [p.name for p in found if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def frozen_buffers(model):

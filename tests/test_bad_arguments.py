@@ -1076,6 +1076,23 @@ def test_sizes_beyond_the_machine(name):
     assert result.stdout.startswith("refused:"), result.stderr[-500:]
 
 
+@pytest.mark.parametrize("value", [5, "text", cnn.SGD, cnn.CrossEntropyLoss, [], object()])
+def test_what_is_no_optimizer_and_no_loss(value):
+    model = cnn.Linear(2, 2)
+    refuses(lambda: cnn.Trainer(model, value), TypeError, "Trainer: optimizer must be one such as cnn.SGD(", "")
+    refuses(lambda: cnn.Trainer(model, None, value), TypeError, "Trainer: criterion must be a loss such as ", "")
+    refuses(lambda: cnn.Trainer(model, None, loss=value), TypeError, "Trainer: loss must be a loss such as ", "")
+
+
+def test_an_optimizer_without_a_rate_needs_a_schedule():
+    class Steps:
+        def step(self):
+            pass
+
+    refuses(lambda: cnn.Trainer(cnn.Linear(2, 2), Steps()), TypeError, "Trainer: optimizer must have lr", "Steps")
+    cnn.Trainer(cnn.Linear(2, 2), Steps(), schedule=lambda step: 0.1)
+
+
 @pytest.mark.parametrize("value", [None, 5, "text"])
 @pytest.mark.parametrize("where, call", [
     ("Sequential: schedules must be a list of functions", lambda v: cnn.schedules.Sequential(v, [1])),

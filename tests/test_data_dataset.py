@@ -63,6 +63,7 @@ WRONG = [
     (ValueError, {"labels": np.zeros((6, 1, 1, 1, 1), int)}, r"labels .*not \(6, 1, 1, 1, 1\)"),
     (TypeError, {"labels": [True] * 6}, "labels must be integers or floats, not bool"),
     (ValueError, {"labels": [0, 1, 2, 3, -1, 0]}, "labels must be from 0 to 3 .*one is -1"),
+    (ValueError, {"labels": [0, 1, -100, 3, 2, 0]}, r"but one is -100; leave out images whose label is to be ignored"),
     (ValueError, {"labels": [10**12] * 6}, "label 1000000000000 is too large"),
     (
         ValueError,

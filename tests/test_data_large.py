@@ -306,7 +306,7 @@ X, Y = np.zeros((8, 1, 4, 4), np.uint8), np.zeros(8, int)
     (lambda n: (X[:n], Y[:n] + 0.5), ValueError, "must give numbers of classes, .* got float64"),
     (lambda n: (X[:n], Y[:n].astype(str)), TypeError, "labels must be integers or floats, not <U"),
     (lambda n: (X[:n], Y[: n - 1]), ValueError, r"must give labels of shape \(\d,\), one per image, or .*got \(\d"),
-    (lambda n: (X[:n], Y[:n] - 1), ValueError, "must give labels from 0 to 1, got -1"),
+    (lambda n: (X[:n], Y[:n] - 1), ValueError, "must give labels from 0 to 1, got -1; leave out images"),
     (lambda n: (X[:n], Y[:n] + 2), ValueError, "must give labels from 0 to 1, got 2"),
     (lambda n: (np.full((n, 1, 4, 4), np.nan, np.float32), Y[:n]), ValueError, "must give finite images.* number 0"),
     (lambda n: 1 / 0, RuntimeError, "raised ZeroDivisionError.*division by zero"),
@@ -337,9 +337,12 @@ def test_a_source_that_changes_its_mind(later, error, words, prefetch):
     assert not reading()
 
 
-def test_more_images_than_indices():
-    batched, _ = giving(lambda n: (X, Y))
-    with pytest.raises(ValueError, match=r"must give 1 images for 1 indices, got 8"):
+@pytest.mark.parametrize("count", [0, 2, 8])
+@pytest.mark.parametrize("labels", [0, 1, 8])
+def test_more_or_fewer_images_than_indices(count, labels):
+    """That is what is said, whatever the labels are."""
+    batched, _ = giving(lambda n: (X[:count], Y[:labels]))
+    with pytest.raises(ValueError, match=f"must give 1 images for 1 indices, got {count}"):
         BatchedDataset(batched)
 
 

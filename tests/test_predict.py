@@ -384,9 +384,13 @@ def test_a_model_with_channels_that_no_picture_has(tmp_path):
 
 
 def test_files_that_tell_too_little(tmp_path):
-    path = save(tmp_path / "m.safetensors", {name: GREY[name] for name in ("model", "arguments", "mean", "std")})
-    with pytest.raises(ValueError, match=r"m\.safetensors: the model's file lacks 'classes'"):
+    path = save(tmp_path / "m.safetensors", {name: GREY[name] for name in ("model", "arguments", "mean")})
+    with pytest.raises(ValueError, match=r"m\.safetensors: the model's file lacks 'std'"):
         cnn.load(path)
+    path = save(tmp_path / "m.safetensors", {name: GREY[name] for name in ("model", "arguments", "mean", "std")})
+    assert cnn.load(path).scores(np.zeros((28, 28), np.uint8)).shape == (3,)
+    with pytest.raises(ValueError, match="predict_proba: the model must have classes"):
+        cnn.load(path).predict_proba(np.zeros((28, 28), np.uint8))
     path = save(tmp_path / "m.safetensors", GREY, mean=[0.1, 0.2])
     with pytest.raises(ValueError, match=r"m\.safetensors: mean in .* must have one value per channel, 1"):
         cnn.load(path)

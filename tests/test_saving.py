@@ -1,6 +1,8 @@
 """Networks in files without their code: the same bits come back, damage and lies are refused by name."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -75,7 +77,9 @@ def test_several_inputs_and_what_is_not_used(tmp_path):
     model, rng = Two(), np.random.default_rng(0)
     model.right.weight.requires_grad, model.left.bias.lr_scale = False, 0.25
     back = there_and_back(model.freeze(), tmp_path / "x", [(4,), (2,)])
+    assert not any(p.requires_grad for p in back.parameters())
     model.unfreeze()
+    back.unfreeze()
     assert list(back.state_dict()) == list(model.state_dict())
     inputs = [rng.standard_normal((2, n)).astype(np.float32) for n in (4, 2)]
     assert_same_bits(back(*inputs), model.eval()(*inputs))
@@ -157,7 +161,8 @@ def test_what_cannot_be_saved(tmp_path):
         cnn.save(cnn.Linear(3, 2), tmp_path / "x", (3,), tta="turn")
     assert not list(tmp_path.iterdir())
     cnn.save(cnn.Linear(3, 2), tmp_path / "x", (3,))
-    with pytest.raises(ValueError, match="lacks 'in_channels'.* cnn.load_model does without"):
+    with pytest.raises(ValueError, match=r"takes images \(N, C, H, W\) and nothing else, this one takes "
+                                         r"\(N, 3\); cnn.load_model does without"):
         cnn.load(tmp_path / "x")
 
 
@@ -169,6 +174,207 @@ def test_saving_leaves_a_frozen_model_as_it_is(tmp_path):
     back = there_and_back(model, tmp_path / "x", (1, 8, 8))
     assert modes == [(m._frozen, m.training) for m in model.modules()] and (True, False) in modes
     assert [node.operation for node in back.nodes].count("dropout") == 1
+
+
+def flags(model):
+    return {name: p.requires_grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("parts", [("norm",), ("conv", "norm"), ("drop",), ("head",), ("conv", "norm", "drop"), ()])
+def test_what_is_frozen_stays_so_until_it_is_unfrozen(tmp_path, parts):
+    """The same bits as the model itself: trained on as it is, and unfrozen. Also after a second file, and a copy; and
+    as a part of another network."""
+    model, x = Own(), np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    for name in parts:
+        getattr(model, name).freeze()
+    if not parts:
+        model.freeze()
+    back = there_and_back(model, tmp_path / "x", (1, 8, 8))
+    backs = [back, there_and_back(back, tmp_path / "y", (1, 8, 8)), copy.deepcopy(back),
+             pickle.loads(pickle.dumps(back)), there_and_back(cnn.Sequential(back), tmp_path / "z", (1, 8, 8)),
+             cnn.layers.graph_module(cnn.Sequential(back), (1, 8, 8))]
+
+    def after(one, unfrozen):
+        """The state after a step, or a call where all is frozen and there is none."""
+        if unfrozen:
+            one.unfreeze()
+        if unfrozen or parts:
+            return step(one, x, np.ones((4, 3), np.float32))
+        one.train()(x)
+        return one.state_dict()
+
+    for unfrozen in (False, True):
+        wanted = after(model, unfrozen)
+        for one in backs:
+            found = after(one, unfrozen)
+            assert list(flags(one).values()) == list(flags(model).values())
+            assert {name.removeprefix("0."): array.tobytes() for name, array in found.items()} == {
+                name: array.tobytes() for name, array in wanted.items()}
+        assert [one.training for one in backs[:4]] == [model.training] * 4
+        assert (wanted["norm.running_mean"] != 0).any() == (unfrozen or bool(parts and "norm" not in parts))
+
+
+def test_a_frozen_model_of_a_known_function_stays_frozen(tmp_path):
+    """In the file of `save_model`, whose description comes back as it was given."""
+    model = cnn.models.resnet9(in_channels=1, image_size=32, channels=(4, 4, 4, 4))
+    for layer in model.modules():
+        if isinstance(layer, cnn.BatchNorm2d):
+            layer.freeze()
+    described = {"model": "resnet9", "arguments": {"in_channels": 1, "image_size": 32, "channels": [4, 4, 4, 4]}}
+    cnn.save_model(tmp_path / "x", model, described)
+    back, found = cnn.load_model(tmp_path / "x")
+    assert found == described
+    assert flags(back) == flags(model) and False in flags(back).values() and True in flags(back).values()
+    assert [m.training for m in back.train().modules()] == [m.training for m in model.train().modules()]
+    arrays, written = checkpoint._read(tmp_path / "x", checkpoint.FORMAT, "model")
+    for lie in (3, [3], ["nobody"]):
+        checkpoint._write(tmp_path / "lie", checkpoint.FORMAT, arrays, {**written, checkpoint.FROZEN: lie})
+        with pytest.raises(ValueError, match=f"{tmp_path / 'lie'}: "):
+            cnn.load_model(tmp_path / "lie")
+    cnn.save_model(tmp_path / "x", model.unfreeze(), described)
+    assert all(flags(cnn.load_model(tmp_path / "x")[0]).values())
+    assert checkpoint.FROZEN not in checkpoint._read(tmp_path / "x", checkpoint.FORMAT, "model")[1]
+
+
+def test_the_shape_of_the_calls_is_taken_where_none_is_given(tmp_path):
+    def saved(model):
+        cnn.save(model, tmp_path / "x")
+        return cnn.load_model(tmp_path / "x")[1]["network"]["image_shapes"]
+
+    model = cnn.Sequential(cnn.Conv2d(1, 2, 3))
+    with pytest.raises(ValueError, match=r"save: data must be the shape of one image, .* because this Sequential has "
+                                         r"not been called: give the shape, or call the model once"):
+        saved(model)
+    with pytest.raises(ValueError, match="Conv2d"):
+        model(np.zeros((2, 3, 8, 8), np.float32))       # a call that failed tells nothing
+    model(np.zeros((2, 1, 8, 8), np.float32))
+    model.eval()(np.zeros((9, 1, 8, 8), np.float32))
+    assert saved(model) == [[1, 8, 8]]
+    assert saved(cnn.load_model(tmp_path / "x")[0]) == [[1, 8, 8]]
+    model(np.zeros((2, 1, 9, 8), np.float32))
+    with pytest.raises(ValueError, match="was called with images of several shapes: give one"):
+        saved(model)
+    assert saved(trained(Own())) == [[1, 8, 8]]
+    model = Two()
+    model(y=np.zeros((1, 2), np.float32), x=np.zeros((1, 4), np.float32))
+    assert saved(model) == [[4], [2]]
+    with pytest.raises(ValueError, match="give the shape, or call the model once"):
+        saved(copy.deepcopy(model))
+
+
+class WithNumbers(cnn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image, self.numbers = cnn.Linear(64, 3), cnn.Linear(2, 3, seed=1)
+
+    def forward(self, image, numbers):
+        return self.image(image.flatten()) + self.numbers(numbers)
+
+
+def test_the_inputs_keep_their_names(tmp_path):
+    model, rng = WithNumbers(), np.random.default_rng(0)
+    image, numbers = (rng.standard_normal((2, *shape)).astype(np.float32) for shape in ((1, 8, 8), (2,)))
+    back = there_and_back(model, tmp_path / "x", [(1, 8, 8), (2,)])
+    assert back.inputs == ("image", "numbers")
+    for found in (back(image, numbers), back(image=image, numbers=numbers), back(numbers=numbers, image=image),
+                  back(image, numbers=numbers)):
+        assert_same_bits([found], [model(image, numbers)])
+    for given, names in (((image,), {}), ((image, numbers, numbers), {}), ((image,), {"image": image}),
+                         ((image,), {"number": numbers})):
+        with pytest.raises(TypeError, match="GraphModule: it takes 2 inputs, image, numbers, got"):
+            back(*given, **names)
+    again = there_and_back(back, tmp_path / "y", [(1, 8, 8), (2,)])
+    assert_same_bits([again(image=image, numbers=numbers)], [model(image, numbers)])
+
+
+def test_names_of_inputs_that_values_have_are_not_taken(tmp_path):
+    class Odd(cnn.Module):
+        def forward(self, v1, v0):
+            return v1 * 2 + v0
+
+    x, y = np.full((1, 3), 5, np.float32), np.full((1, 3), 7, np.float32)
+    assert (there_and_back(Odd(), tmp_path / "x", [(3,), (3,)])(x, y) == 17).all()
+
+
+def test_a_data_set_for_several_inputs(tmp_path):
+    images, labels = np.zeros((6, 1, 8, 8), np.uint8), {"numbers": np.ones((6, 2), np.float32), "y": np.arange(6) % 3}
+    data = Dataset(images, labels, mean=[0.5], std=[0.25])
+    cnn.save(WithNumbers(), tmp_path / "x", data)
+    back, described = cnn.load_model(tmp_path / "x")
+    assert described["network"]["image_shapes"] == [[1, 8, 8], [2]] and described["mean"] == [0.5]
+    with pytest.raises(ValueError, match=r"takes images \(N, C, H, W\) and nothing else, this one takes "
+                                         r"\(N, 1, 8, 8\) and \(N, 2\); cnn.load_model does without"):
+        cnn.load(tmp_path / "x")
+    other = Dataset(images, {"facts": labels["numbers"], "y": labels["y"]})
+    words = (r"save: data must be a list of shapes, one for each input, such as \[\(1, 8, 8\), \(5,\)\], for a "
+             r"WithNumbers that takes 'numbers' besides images, which is not among the Dataset's labels")
+    for wrong in (other, made_up()):
+        with pytest.raises(ValueError, match=words):
+            cnn.save(WithNumbers(), tmp_path / "y", wrong)
+    model = WithNumbers()
+    cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.1), {"y": cnn.CrossEntropyLoss()}, progress=False,
+                inputs=("facts",)).fit(other, 1, batch_size=3)
+    cnn.save(model, tmp_path / "y", other)      # it knows what it was trained on
+    assert cnn.load_model(tmp_path / "y")[1]["network"]["image_shapes"] == [[1, 8, 8], [2]]
+
+
+def test_a_network_without_classes_gives_scores(tmp_path):
+    """Numbers, and the class of each pixel; of images that are no squares; of bytes and of floats."""
+    rng = np.random.default_rng(0)
+    numbers = cnn.Sequential(cnn.Conv2d(1, 2, 3), cnn.Flatten(), cnn.Linear(2 * 6 * 4, 3))
+    pixels = cnn.Sequential(cnn.Conv2d(1, 4, 3, padding=1))
+    for model, labels in ((numbers, np.ones((5, 3), np.float32)), (pixels, np.zeros((5, 8, 6), np.int64))):
+        for images in (rng.integers(0, 256, (5, 1, 8, 6), np.uint8), rng.standard_normal((5, 1, 8, 6), np.float32)):
+            data = Dataset(images, labels, mean=[0.4], std=[0.2])
+            cnn.save(model, tmp_path / "x", data)
+            predictor = cnn.load(tmp_path / "x")
+            white = 255 if images.dtype == np.uint8 else 1
+            wanted = model.eval()(((images / white - 0.4) / 0.2).astype(np.float32))
+            assert predictor.classes == () and predictor.shape == (1, 8, 6) and "no classes" in repr(predictor)
+            for found in (predictor.predict(images), predictor.scores(images), predictor.scores(list(images))):
+                np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(predictor.predict(images[3:4])[0], wanted[3], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(predictor.predict(images[3, 0]), wanted[3], rtol=1e-4, atol=1e-5)
+            with pytest.raises(ValueError, match="Predictor.predict_proba: the model must have classes"):
+                predictor.predict_proba(images)
+    with pytest.raises(TypeError, match="x must be float32 for this model"):
+        predictor.predict(np.zeros((8, 6), np.uint8))
+
+
+def test_a_network_that_was_saved_for_a_shape_takes_what_the_model_takes(tmp_path):
+    model, x = Own().eval(), np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
+    cnn.save(model, tmp_path / "x", (1, 8, 8))
+    predictor = cnn.load(tmp_path / "x")
+    assert (predictor.pixels, predictor.classes) == ("float32", ())
+    np.testing.assert_array_equal(predictor.predict(x), model(x))
+    with pytest.raises(ValueError, match="invert must be False"):
+        cnn.load(tmp_path / "x", invert=True)
+
+
+def test_what_needs_classes_or_pictures_says_so(tmp_path):
+    pytest.importorskip("PIL")
+    for side in (8, 6):
+        data = Dataset(np.zeros((5, 1, 8, side), np.uint8), np.ones((5, 3), np.float32))
+        cnn.save(cnn.Sequential(cnn.Flatten(), cnn.Linear(8 * side, 3)), tmp_path / f"{side}", data)
+    square, narrow = cnn.load(tmp_path / "8"), cnn.load(tmp_path / "6")
+    from cnn.prediction import server
+    from cnn.reports import evaluation
+    for call in (lambda: list(evaluation.classify(square.model, square.description, ["x"])),
+                 lambda: evaluation.as_trained(made_up(), square.description),
+                 lambda: evaluation.load_data(square.description, "mnist-sample"),
+                 lambda: server.Server(square, port=0)):
+        with pytest.raises(ValueError, match="lacks 'classes'|the model must have classes"):
+            call()
+    from PIL import Image
+    assert square.predict(Image.new("L", (20, 20))).shape == (3,)
+    with pytest.raises(ValueError, match="takes images of 1×8×6, and pictures are only brought to squares"):
+        narrow.predict(Image.new("L", (20, 20)))
+
+
+def test_nothing_is_frozen_in_a_file_that_does_not_say_so(file, tmp_path):
+    arrays, described = checkpoint._read(file, checkpoint.FORMAT, "model")
+    assert "frozen" not in described["network"]
+    assert all(flags(cnn.load_model(file)[0]).values())
 
 
 # ------------------------------------------------------------------------------------------ hostile files
@@ -210,6 +416,9 @@ LIES = {
     "buffer twice": changed(lambda d: d["buffers"].append("head.bias")),
     "dropout": changed(lambda d: d["dropouts"].update(nobody={"number": 1, "step": 1})),
     "dropout step": changed(lambda d: next(iter(d["dropouts"].values())).update(step=-1)),
+    "frozen text": changed(lambda d: d.update(frozen="conv.weight")),
+    "frozen nobody": changed(lambda d: d.update(frozen=["nobody"])),
+    "frozen number": changed(lambda d: d.update(frozen=[3])),
     "dropout p": at(4, attributes={"p": 2.0}), "classes": lambda d: {**d, "classes": 3},
     "image size": lambda d: {**d, "arguments": {"in_channels": 1, "image_size": 10**9}},
 }  # fmt: skip

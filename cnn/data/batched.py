@@ -24,8 +24,9 @@ class _Read(AnyDataset):
     _what: str  # gives a batch, in errors
 
     def _describe(self, first: Any, classes: Iterable[str] | int | None, mean: Iterable[float] | None,
-                  std: Iterable[float] | None, name: str) -> None:
-        """Take shape and dtype of all images from those of a first batch, and the rest from the arguments."""
+                  std: Iterable[float] | None, name: str, count: int | None = None) -> None:
+        """Take shape and dtype of all images from those of a first batch, of `count` images, if given, and the rest
+        from the arguments."""
         self._shape: tuple[int, int, int] | None = None
         self._form: tuple[tuple[int, ...], np.dtype] | None = None     # of the labels
         self._dtype = np.dtype(np.uint8)
@@ -33,7 +34,7 @@ class _Read(AnyDataset):
         if not hasattr(names, "__iter__"):
             names = map(str, range(whole_number(self._owner, "classes", names, least=1)))
         self._set_classes(names)
-        images, labels = self._checked(first)
+        images, labels = self._checked(first, count)
         self._shape, self._dtype = images.shape[1:], images.dtype
         self._form = labels.shape[1:], labels.dtype
         self.name = name
@@ -103,7 +104,7 @@ class _Read(AnyDataset):
         elif count and (labels.min() < 0 or (self.classes and labels.max() >= self.num_classes)):
             wrong = int(labels.min() if labels.min() < 0 else labels.max())
             most = f"from 0 to {self.num_classes - 1}" if self.classes else "of at least 0"
-            raise ValueError(f"{where} must give labels {most}, got {wrong}")
+            raise ValueError(f"{where} must give labels {most}, got {wrong}{targets.left_out(wrong)}")
         return targets.native(labels)
 
 
@@ -148,9 +149,7 @@ class BatchedDataset(_Read):
         self.source, self._count = source, len(source)
         if not self._count:
             raise ValueError(f"BatchedDataset: source must hold at least one image, got {_kind(source)} of length 0")
-        first = self._taken(np.zeros(1, np.int64))
-        self._describe(first, classes, mean, std, name)
-        self._checked(first, 1)
+        self._describe(self._taken(np.zeros(1, np.int64)), classes, mean, std, name, 1)
 
     def __len__(self) -> int:
         return self._count

@@ -38,7 +38,8 @@ class Dataset(AnyDataset):
     images: (N, C, H, W), or (N, H, W) for one channel. uint8 with values 0 to 255, or float32, finite, in a unit of
         your own. Kept as they are (no copy if they are C-contiguous). A numpy.memmap, as
         np.load(path, mmap_mode="r") returns it, is never copied: its images are read as they are needed.
-    labels: (N,), any integer type, from 0 to number of classes - 1. Kept as int64. Or targets that are no classes of
+    labels: (N,), any integer type, from 0 to number of classes - 1. Kept as int64. Images whose label is to be ignored
+        are left out: accuracy, `split` and counts of classes are of all images. Or targets that are no classes of
         images: floats (N, ...), such as numbers or masks, and integers (N, H, W), the class of each pixel. Or a dict of
         arrays by name, for a model with several outputs or inputs; `labels` is then one array (N,) with these fields.
     classes: names of the classes, all different. Default "0", "1", ... up to the largest label.
@@ -79,7 +80,7 @@ class Dataset(AnyDataset):
             wrong = lowest if lowest < 0 else highest
             raise ValueError(
                 f"Dataset: labels must be from 0 to {len(self.classes) - 1} "
-                f"(there are {len(self.classes)} classes), but one is {wrong}"
+                f"(there are {len(self.classes)} classes), but one is {wrong}{targets.left_out(wrong)}"
             )
         self._images = images
         self._labels = targets.native(labels)

@@ -39,6 +39,14 @@ def are_classes(labels: np.ndarray) -> bool:
     return labels.ndim == 1 and labels.dtype.kind in "iu"
 
 
+def left_out(label: int) -> str:
+    """What an error says more of a label below 0, which other packages ignore: it must be no label of an image here."""
+    return "" if label >= 0 else (
+        "; leave out images whose label is to be ignored (images[labels >= 0]), because accuracy, splits and counts of "
+        "classes are of all images; classes of pixels, (N, H, W), may hold a loss's ignore_index"
+    )
+
+
 def described(labels: np.ndarray) -> str:
     """Targets in a few words, such as "float32 (10, 4)"."""
     if labels.dtype.names is None:

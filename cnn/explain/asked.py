@@ -32,7 +32,7 @@ class Asked:
         self.classes: tuple[str, ...] | None = None
         self.predictor = model if isinstance(model, Predictor) else None
         if isinstance(model, Predictor):
-            self.model, self.classes = model.model, model.classes
+            self.model, self.classes = model.model, model.classes or None
             self.images = model.images(images)
             self.x = model.inputs(self.images)
         elif isinstance(model, Module):

@@ -10,7 +10,7 @@ from cnn import shapes
 from cnn.engine.parameter import Parameter
 from cnn.layers.activation import Dropout
 from cnn.layers.graph_module import GraphModule, OperationNode, graph_module
-from cnn.layers.parts import named_modules
+from cnn.layers.parts import frozen_buffers, named_modules
 from cnn.layers.running import graph_of
 
 if TYPE_CHECKING:
@@ -25,18 +25,10 @@ MOST_ELEMENTS = 2**26       # of all values of one image, in a network from a fi
 def describe(model: Module, image_shapes: Sequence[Sequence[int]]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(what JSON can hold of a network, its arrays by name) for `network` to make it of again.
 
-    image_shapes: of one image of each input. What is frozen is described as if it was not. Raises ValueError where
-    `graph_module` does, and for a dropout that is no layer of its own.
+    image_shapes: of one image of each input. Raises ValueError where `graph_module` does, and for a dropout that is no
+    layer of its own.
     """
-    frozen = [(module, module._frozen) for module in model.modules()]
-    try:
-        for module, _ in frozen:
-            module._frozen = False
-        listed = model if isinstance(model, GraphModule) else graph_module(model, *image_shapes)
-    finally:
-        for module, was in frozen:
-            module._frozen = was
-            module.training = module._mode
+    listed = model if isinstance(model, GraphModule) else graph_module(model, *image_shapes)
     own = dict(model.named_parameters())        # also what the graph has no use for
     own |= {name: p for name, p in listed.named_parameters() if name not in own}
     buffers = dict(model.named_buffers())
@@ -45,6 +37,9 @@ def describe(model: Module, image_shapes: Sequence[Sequence[int]]) -> tuple[dict
         "image_shapes": [list(map(int, shape)) for shape in image_shapes], "inputs": list(listed.inputs),
         "nodes": [node._asdict() for node in listed.nodes], "outputs": listed.outputs, "parameters": trained,
         "buffers": list(buffers), "dropouts": _dropouts(model, listed)}
+    frozen = [*(name for name, p in own.items() if p._frozen), *sorted(frozen_buffers(model))]
+    if frozen := all(module._frozen for module in model.modules()) or frozen:
+        described["frozen"] = frozen
     return described, {**{name: p.data for name, p in own.items()}, **buffers}
 
 
@@ -60,7 +55,7 @@ def _dropouts(model: Module, listed: GraphModule) -> dict[str, dict]:
             raise ValueError(f"save: the dropout {node.name!r} must be a layer that is called once, or its masks would "
                              f"be others")
         seen.add(id(layer))
-        result[node.output] = {"number": layer.number, "step": layer.step}
+        result[node.output] = {"number": layer.number, "step": layer.step} | ({"frozen": True} if layer._frozen else {})
     return result
 
 
@@ -92,12 +87,29 @@ def network(described: Any, arrays: Mapping[str, np.ndarray]) -> GraphModule:
                        [_text(name) for name in outputs], own, {name: arrays[name].copy() for name in buffers})
     for output, drawn in described["dropouts"].items():
         made._dropouts[output].number, made._dropouts[output].step = drawn["number"], drawn["step"]
+        made._dropouts[output]._frozen = drawn.get("frozen") is True
+    _freeze(made, described.get("frozen", []))
     sizes = [tuple(shapes.integer("network", "image_shapes", n, 1) for n in shape)
              for shape in described["image_shapes"]]
     _check_sizes(sizes)
     graph = graph_of(made, sizes)       # refuses attributes and shapes that do not fit, and computes nothing
     _check_sizes([node.output.image for node in graph.nodes])
     return made
+
+
+def _freeze(made: GraphModule, frozen: Any) -> None:
+    """Freeze all, for True, or the parameters and buffers of these names."""
+    if frozen is True:
+        made.freeze()
+        return
+    own, buffers = dict(made.own_parameters()), dict(made.named_buffers())
+    if not isinstance(frozen, list) or not {*map(_text, frozen)} <= {*own, *buffers}:
+        raise ValueError(f"network: frozen must be names of parameters and buffers, or true, got "
+                         f"{shapes.shown(frozen)}")
+    for name in own.keys() & frozen:
+        own[name]._frozen = True
+    made._still = frozenset(buffers.keys() & frozen)
+    made.train()
 
 
 def _check_sizes(images: Sequence[Sequence[int]]) -> None:

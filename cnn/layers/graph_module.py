@@ -16,12 +16,12 @@ from cnn.graph.passes import prune
 from cnn.layers import graph_rows as more
 from cnn.layers.activation import Dropout, Dropout2d
 from cnn.layers.module import Module
-from cnn.layers.parts import named_modules, number_dropouts
+from cnn.layers.parts import all_in_training, frozen_buffers, input_names, named_modules, number_dropouts
 from cnn.ops import arithmetic, norm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, Self
 
     from cnn.graph import Value
     from cnn.ops.operation import Operation
@@ -79,7 +79,8 @@ def _batch_norm(module, node, values, things, *, eps=1e-5, momentum=0.1, unbiase
     fixed = things.get("weight"), things.get("bias"), mean, var, eps
     if mean is None:
         return apply(norm.BatchNorm2d(name, *fixed, True, channels=x.image[0]), x)
-    if frozen or not module.training:
+    still = getattr(module, "_still", ())
+    if frozen or not module.training or (still and node.parameters["running_mean"] in still):
         return apply(norm.BatchNorm2d(name, *fixed, unbiased=bool(unbiased)), x)
     tracked = things.get("num_batches_tracked")
     if tracked is None and momentum is None:
@@ -215,6 +216,8 @@ class GraphModule(Module):
     on the first use for shapes that do not.
     """
 
+    _still: frozenset[str] = frozenset()        # buffers of batch norms that are frozen, the module itself being not
+
     def __init__(self, inputs: Iterable[str], nodes: Iterable[OperationNode],
                  outputs: str | Sequence[str] | Mapping[str, str],
                  parameters: Mapping[str, np.ndarray | Parameter] | None = None,
@@ -287,11 +290,13 @@ class GraphModule(Module):
         """(name, layer) of the dropouts, which have counters of their own."""
         return list(self._dropouts.items())
 
-    def forward(self, *inputs: Value) -> Any:
-        """The outputs, put together as `outputs` is, of as many inputs as there are names for."""
-        if len(inputs) != len(self.inputs):
-            raise TypeError(f"GraphModule: it takes {len(self.inputs)} inputs, got {len(inputs)}")
-        graph, values = inputs[0].graph, dict(zip(self.inputs, inputs, strict=True))
+    def forward(self, *inputs: Value, **named: Value) -> Any:
+        """The outputs, put together as `outputs` is, of the inputs, in their order or by their names."""
+        values = dict(zip(self.inputs, inputs, strict=False)) | named
+        if len(inputs) + len(named) != len(self.inputs) or set(values) != set(self.inputs):
+            raise TypeError(f"GraphModule: it takes {len(self.inputs)} inputs, {', '.join(self.inputs)}, got "
+                            f"{', '.join([str(len(inputs)), *named])}")
+        graph = values[self.inputs[0]].graph
         assert graph is not None        # while it is traced
         for node in self.nodes:
             things = {role: self._own[name] if name in self._own else self._buffers[name]
@@ -308,6 +313,10 @@ class GraphModule(Module):
         made = [values[name] for name in names]
         return dict(zip(self.outputs, made, strict=True)) if hasattr(self.outputs, "values") else tuple(made)
 
+    def _set_frozen(self, frozen: bool) -> Self:
+        self._still = frozenset()
+        return super()._set_frozen(frozen)
+
     def extra_repr(self) -> str:
         """How many operations it has."""
         return f"{len(self.nodes)} operations"
@@ -321,21 +330,20 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
 
     image_shapes: of one image of each input, (C, H, W) or (features,). Its nodes are those of the model in training
     mode; what no output depends on is left out. Arrays that `forward` computes with become parameters that are not
-    trained, "constant0" and so on.
+    trained, "constant0" and so on. What is frozen stays so, until `unfreeze`. Its inputs are called as `forward` does.
 
     Raises TypeError or ValueError for shapes that do not fit, ValueError for a layer that is written in NumPy and for
     an operation without a row in OPERATIONS. No other thread may use the model meanwhile.
     """
     from cnn.layers.running import graph_of
-    modes = [(module, module._mode) for module in model.modules()]
-    try:
-        graph = prune(graph_of(model.train(), [tuple(shape) for shape in image_shapes]))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with all_in_training(model):
+        graph = prune(graph_of(model, [tuple(shape) for shape in image_shapes]))
     named: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
     named |= {id(array): name for name, array in model.named_buffers()}
-    values = {id(value): f"x{i or ''}" for i, value in enumerate(graph.inputs)}
+    given = input_names(model)
+    if len(given) != len(graph.inputs) or any(name[0] == "v" and name[1:].isdigit() for name in given):
+        given = [f"x{i or ''}" for i in range(len(graph.inputs))]
+    values = {id(value): name for name, value in zip(given, graph.inputs, strict=True)}
     parameters: dict[str, Parameter] = {}
     buffers: dict[str, np.ndarray] = {name: array.copy() for name, array in model.named_buffers()}
     nodes = []
@@ -351,11 +359,11 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
             roles[role] = name
             if isinstance(thing, Parameter) and name not in parameters:
                 parameters[name] = Parameter(thing._data, thing._requires_grad)
-                parameters[name].lr_scale = thing.lr_scale
+                parameters[name].lr_scale, parameters[name]._frozen = thing.lr_scale, thing._frozen
             elif not isinstance(thing, Parameter):
                 buffers.setdefault(name, thing.copy())
         values[id(node.output)] = f"v{i}"
-        inputs = tuple(values[id(value)] for value in node.inputs) or ("x",)      # a parameter reads none
+        inputs = tuple(values[id(value)] for value in node.inputs) or (given[0],)     # a parameter reads none
         nodes.append(OperationNode(operation.name, inputs, f"v{i}", OPERATIONS[operation.name].tell(operation), roles,
                                    node.modules[0]))
     order = [name for name, _ in model.named_parameters()]
@@ -365,12 +373,14 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
     structure = graph.structure
     outputs = names[0] if structure is None else dict(zip(structure, names, strict=True)) if isinstance(
         structure, tuple) else names
-    made = GraphModule([values[id(value)] for value in graph.inputs], nodes, outputs, parameters, buffers)
+    made = GraphModule(given, nodes, outputs, parameters, buffers)
     named_parts = {name: part for name, part in named_modules(model)}
     for node in made.nodes:
         if node.operation == "dropout" and isinstance(named_parts.get(node.name), Dropout):
             original = named_parts[node.name]
-            made._dropouts[node.output].number, made._dropouts[node.output].step = original.number, original.step
+            dropout = made._dropouts[node.output]
+            dropout.number, dropout.step, dropout._frozen = original.number, original.step, original._frozen
+    made._still, made._frozen = frozen_buffers(model), all(module._frozen for module in model.modules())
     return made.train(model._mode)
 
 

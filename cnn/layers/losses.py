@@ -318,8 +318,8 @@ class MSELoss(_OfElements):
 
 def criterion_of(owner: str, criterion: Any, loss: Any) -> Any:
     """What a Trainer minimises, `criterion` or `loss`, two names for the same: a function or a Module becomes a
-    Criterion, a dict of losses a PerOutput, None cross entropy. Raises TypeError where both are given. owner: who
-    speaks in an error."""
+    Criterion, a dict of losses a PerOutput, None cross entropy. Raises TypeError where both are given, or what is no
+    loss. owner: who speaks in an error."""
     if criterion is not None and loss is not None:
         raise TypeError(f"{owner}: criterion and loss are the same, and only one of them must be given")
     chosen = loss if criterion is None else criterion
@@ -327,6 +327,10 @@ def criterion_of(owner: str, criterion: Any, loss: Any) -> Any:
         return CrossEntropyLoss()
     if isinstance(chosen, dict):
         return PerOutput(chosen)
+    if isinstance(chosen, type) or not callable(chosen):
+        raise TypeError(f"{owner}: {'criterion' if loss is None else 'loss'} must be a loss such as "
+                        f"cnn.CrossEntropyLoss(), a function of scores and targets, a Module, or a dict of these by "
+                        f"the names of the outputs, got {shapes.shown(chosen)}")
     if isinstance(chosen, Module) or (callable(chosen) and not hasattr(chosen, "backward")):
         return Criterion(chosen)
     return chosen

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cnn.layers.summary import Summary
 
 # Attributes that are no state; those, and what stands in a program's key itself, are changed without a new stamp.
-_TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_pieces", "_keeps"}
+_TRANSIENT = {"_stamp", "_known", "_programs", "_guard", "_last", "_pieces", "_keeps", "_seen_shapes"}
 _UNWATCHED = _TRANSIENT | {"training", "_mode", "_training", "_frozen"}
 # What cannot change without notice: a stamp tells, or nothing can.
 _SETTLED = (int, float, str, bytes, type(None), type, FunctionType, Parameter, WatchedDict, WatchedList)
@@ -90,7 +90,7 @@ class Module:
     def __new__(cls, *arguments: Any, **more: Any) -> Self:
         module = super().__new__(cls)
         vars(module).update(_stamp=Stamp(), _known=None, _programs=Pool(), _guard=Guard(), _last=None, _pieces={},
-                            _keeps=False)     # before any attribute is set
+                            _keeps=False, _seen_shapes=set())      # before any attribute is set
         module._mode, module._training, module._frozen, module._buffers = True, True, False, {}
         return module
 

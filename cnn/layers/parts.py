@@ -1,4 +1,6 @@
 """What a module consists of, and in which mode its parts are."""
+import inspect
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from cnn import shapes
@@ -59,7 +61,6 @@ class Signature:
     def __get__(self, instance, owner):
         if instance is not None:
             raise AttributeError("__signature__")
-        import inspect
         whole = inspect.signature(owner.__init__)
         return whole.replace(parameters=list(whole.parameters.values())[1:])
 
@@ -69,6 +70,40 @@ def named_modules(module, name=""):
     yield name, module
     for child_name, child in module.children():
         yield from named_modules(child, f"{name}.{child_name}" if name else child_name)
+
+
+def input_names(module):
+    """Names of the inputs that the `forward` of a module must get, a list."""
+    from cnn.layers.graph_module import GraphModule  # here, because it imports this
+    if isinstance(module, GraphModule):
+        return list(module.inputs)
+    found = inspect.signature(module.forward).parameters.values()
+    return [p.name for p in found if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def frozen_buffers(model):
+    """Names of the buffers of what is frozen in a model, a frozenset."""
+    frozen = {id(array) for module in model.modules() for name, array in module._buffers.items()
+              if module._frozen or name in getattr(module, "_still", ())}
+    return frozenset(name for name, array in model.named_buffers() if id(array) in frozen)
+
+
+@contextmanager
+def all_in_training(model):
+    """A context manager in which all of a model is in training mode, as if nothing was frozen. Its programs stay."""
+    before = [(module, module._mode, module._frozen, vars(module).get("_still")) for module in model.modules()]
+    try:
+        for module, _, _, still in before:
+            module._frozen = False
+            if still:
+                vars(module)["_still"] = frozenset()
+        model.train()
+        yield
+    finally:
+        for module, mode, frozen, still in before:
+            module._frozen, module.training = frozen, mode
+            if still:
+                vars(module)["_still"] = still
 
 
 def number_dropouts(layers):

@@ -97,8 +97,15 @@ class Call:
 
     def graph(self):
         """The graph of what is called, as it is traced."""
-        return trace_module(self.module, self.method, [x.shape[1:] for x in self.xs], self.xs[0].dtype, self.places,
-                            self.others)
+        graph = trace_module(self.module, self.method, [x.shape[1:] for x in self.xs], self.xs[0].dtype, self.places,
+                             self.others)
+        known = _names(self.method)
+        shapes_of = {known.index(place) if place in known else place: x.shape[1:]
+                     for place, x in zip(self.places, self.xs, strict=True)}
+        if not self.others and self.method is _unwrapped(type(self.module).forward) and set(shapes_of) == set(
+                range(len(self.xs))):
+            _note(self.module, [shapes_of[place] for place in range(len(self.xs))])
+        return graph
 
     def written(self):
         program = written(optimised(self.graph(), self.training), self.xs[0].dtype, self.images, self.training)
@@ -355,7 +362,19 @@ def graph_of(module, images, dtype=None, record=False):
 
     def call(module, *values):
         return add_call(module, values, {}, values[0])
-    return trace_module(module, call, images, dtype, record=record)
+    graph = trace_module(module, call, images, dtype, record=record)
+    _note(module, images)
+    return graph
+
+
+def _note(module, images):
+    if len(module._seen_shapes) < 2:
+        module._seen_shapes.add(tuple(map(tuple, images)))
+
+
+def seen_shapes(module):
+    """The shapes of one image of each input that a module was traced for: a list of tuples of them, two at most."""
+    return list(module._seen_shapes)
 
 
 def observed(module, x):

@@ -1,10 +1,13 @@
-"""Loading the parameters and buffers of modules from dicts."""
+"""Loading the parameters and buffers of modules from dicts, and freezing by name what was frozen."""
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from cnn import shapes
+from cnn.layers.parts import named_modules
 
 if TYPE_CHECKING:
     from cnn.layers.module import Module
@@ -60,3 +63,24 @@ def load_state(module: Module, state: Mapping, strict: bool = True) -> Incompati
     for name, value in values.items():
         own[name][...] = value
     return left
+
+
+def frozen_names(module: Module) -> list[str]:
+    """Names of the layers, the module itself being "", and of the parameters that are frozen."""
+    return [*(name for name, layer in named_modules(module) if layer._frozen),
+            *(name for name, p in module._named("") if p._frozen)]
+
+
+def freeze_names(module: Module, names: list[str]) -> None:
+    """Freeze the layers and parameters that `frozen_names` has named. Raises ValueError where there is none of a
+    name."""
+    layers, parameters = dict(named_modules(module)), dict(module._named(""))
+    if unknown := [name for name in names if name not in layers and name not in parameters]:
+        raise ValueError(f"{type(module).__name__}: there must be a layer or a parameter of the name to freeze, got "
+                         f"{shapes.shown(unknown[0])}")
+    for name in names:
+        if name in layers:
+            layers[name]._frozen = True
+            layers[name].training = layers[name]._mode
+        else:
+            parameters[name]._frozen = True

@@ -40,14 +40,15 @@ def classify(predictor, paths, top=1):
     either `top`, a list of {"class", "probability"} with the most probable first, or `error`, where the file could
     not be read.
 
-    Raises ValueError for `top` and for a model that was trained on floats, and ModuleNotFoundError where Pillow is
-    needed and missing.
+    Raises ValueError for `top` and for a model without classes, that was trained on floats, or whose images are no
+    squares, and ModuleNotFoundError where Pillow is needed and missing.
     """
     top = shapes.integer("classify", "top", top, 1)
     if predictor.pixels != "uint8":
         raise ValueError(f"the model was trained on images of {predictor.pixels}, those of files are uint8, which is "
                          f"another unit")
-    channels, size, _ = predictor.shape
+    predictor._wanted.check_classes()
+    channels, size = predictor.shape[0], predictor._wanted.side
     for path, error in picture_files(paths):
         if error is None:
             try:

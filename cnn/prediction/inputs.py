@@ -22,21 +22,22 @@ _KINDS = "a path, bytes, an open binary file, a PIL image, a NumPy array, or a l
 
 
 class Wanted:
-    """What a saved model works on: `shape` (C, H, W) of an image, `classes` (list of K names), `mean` and `std` (C
-    numbers each, see cnn.data.Dataset) and `pixels`, the dtype of the images that it was trained on: "uint8",
-    "float32", or None where the file does not say.
+    """What a saved model works on: `shape` (C, H, W) of an image, `classes` (list of K names, empty where the file has
+    none), `mean` and `std` (C numbers each, see cnn.data.Dataset) and `pixels`, the dtype of the images that it was
+    trained on: "uint8", "float32", or None where the file does not say. A network that `cnn.save` wrote for a shape
+    takes float32 images as they are.
 
-    description: as `checkpoint.load_model` returns it. Raises ValueError naming what is missing.
+    description: as `checkpoint.load_model` returns it. classes: whether it must have some. Raises ValueError naming
+    what is missing.
     """
 
-    def __init__(self, description: dict[str, Any]) -> None:
-        arguments = description.get("arguments") or {}
-        for holder, name in ((arguments, "in_channels"), (arguments, "image_size"), (description, "classes"),
-                             (description, "mean"), (description, "std")):
-            if not holder.get(name):
-                raise ValueError(f"the model's file lacks {name!r}: save_model needs it in the "
-                                 f"description, cnn.save takes it from a Dataset; cnn.load_model does without")
-        channels, side = arguments["in_channels"], arguments["image_size"]
+    def __init__(self, description: dict[str, Any], classes: bool = False) -> None:
+        self.shape = _shape(description)
+        _check_there(description, *(["classes"] if classes else []))
+        channels = self.shape[0]
+        if "network" in description and not any(description.get(name) for name in ("mean", "std", "pixels")):
+            description = {**description, "mean": [0.0] * channels, "std": [1.0] * channels, "pixels": "float32"}
+        _check_there(description, "mean", "std")
         for name in ("mean", "std"):
             if len(description[name]) != channels:
                 raise ValueError(f"{name} in the model's file must have one value per channel, {channels}, got "
@@ -44,8 +45,21 @@ class Wanted:
         if description.get("pixels") not in (None, "uint8", "float32"):
             raise ValueError(f"pixels in the model's file must be uint8 or float32, got "
                              f"{shapes.shown(description['pixels'])}")
-        self.shape, self.classes = (channels, side, side), description["classes"]
+        self.classes: list[str] = description.get("classes") or []
         self.mean, self.std, self.pixels = description["mean"], description["std"], description.get("pixels")
+
+    def check_classes(self) -> None:
+        """Raise ValueError where the file has no classes."""
+        _check_there({"classes": self.classes}, "classes")
+
+    @property
+    def side(self) -> int:
+        """The side of the model's images, which are squares; raises ValueError where they are not."""
+        _, height, width = self.shape
+        if height != width:
+            raise ValueError(f"the model takes images of {shapes.times(self.shape)}, and pictures are only brought to "
+                             f"squares: give arrays of that shape")
+        return height
 
     def check_pixels(self, name: str, found: str) -> None:
         """Refuse images in another unit than that of the images that the model was trained on.
@@ -55,6 +69,29 @@ class Wanted:
         if self.pixels not in (None, found):
             raise ValueError(f"{name}: the model was trained on images of {self.pixels}, these are {found}, which is "
                              f"another unit")
+
+
+def _shape(description: dict[str, Any]) -> tuple[int, int, int]:
+    """(C, H, W) of an image that a model takes."""
+    arguments, network = description.get("arguments") or {}, description.get("network")
+    if network is None:
+        _check_there(arguments, "in_channels", "image_size")
+        return arguments["in_channels"], arguments["image_size"], arguments["image_size"]
+    given = network["image_shapes"]
+    if len(given) != 1 or len(given[0]) != 3:
+        found = " and ".join(shapes.batch(tuple(shape)) for shape in given)
+        raise ValueError(f"the model's file must be of a network that takes images (N, C, H, W) and nothing else, this "
+                         f"one takes {found}; cnn.load_model does without")
+    channels, height, width = given[0]
+    return channels, height, width
+
+
+def _check_there(holder: dict[str, Any], *names: str) -> None:
+    """Raise ValueError for a name that a model's file lacks."""
+    for name in names:
+        if not holder.get(name):
+            raise ValueError(f"the model's file lacks {name!r}: save_model needs it in the description, cnn.save takes "
+                             f"it from a Dataset; cnn.load_model does without")
 
 
 def images(owner: str, wanted: Wanted, x: Any) -> tuple[np.ndarray, bool]:
@@ -145,7 +182,7 @@ def _resized(owner: str, wanted: Wanted, x: np.ndarray, name: str) -> np.ndarray
 def _picture(wanted: Wanted, source: Any, name: str) -> np.ndarray:
     if wanted.shape[0] not in (1, 3):
         raise ValueError(f"{name}: a picture has 1 or 3 channels, the model takes {wanted.shape[0]}")
-    return pictures.read_picture(source, wanted.shape[0], wanted.shape[1], name)
+    return pictures.read_picture(source, wanted.shape[0], wanted.side, name)
 
 
 def _is_pil(x: object) -> bool:

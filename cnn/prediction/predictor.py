@@ -7,6 +7,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.data import Dataset
+from cnn.layers.running import without_images
 from cnn.prediction.inputs import Wanted, images
 from cnn.reference import softmax
 from cnn.training import checkpoint
@@ -38,14 +39,15 @@ class Prediction(NamedTuple):
 class Predictor:
     """Predicts the classes of pictures with a saved model; `cnn.load` makes one.
 
-    model: a Module with scores (N, K). description: as `load_model` returns it: it names the classes, the size and
-    channels of the images, mean and std, and the views whose scores are averaged (`tta`, see Trainer.predict).
+    model: a Module with scores (N, K), or any outputs where the description has no classes. description: as
+    `load_model` returns it: it names the classes, the size and channels of the images, mean and std, and the views
+    whose scores are averaged (`tta`, see Trainer.predict).
     invert: whether to take 255 - value of each pixel, for dark digits on light paper where the model was trained on
     light ones on dark.
 
-    Attributes: `model`, `description`, `invert`, and from the description `classes` (tuple of K names), `shape` (C, H,
-    W) of the images that the model takes, `mean` and `std` (C numbers each), `tta`, and `pixels`, the dtype of the
-    images that it was trained on, "uint8" (where the file does not say) or "float32".
+    Attributes: `model`, `description`, `invert`, and from the description `classes` (tuple of K names, or empty),
+    `shape` (C, H, W) of the images that the model takes, `mean` and `std` (C numbers each), `tta`, and `pixels`, the
+    dtype of the images that it was trained on, "uint8" (where the file does not say) or "float32".
 
     What its methods take as x:
 
@@ -57,7 +59,10 @@ class Predictor:
     - a uint8 array (N, C, H, W) with the C of the model: N images.
 
     Pictures of other sizes and colours are brought to the model's as those of a training folder are. A model that was
-    trained on floats takes arrays of floats only, in the same unit and of just the right size.
+    trained on floats takes arrays of floats only, in the same unit and of just the right size; so does one of whose
+    images the file tells the shape alone, and takes them as the model does.
+
+    Without classes, as for numbers to predict or the class of each pixel, `predict` returns what `scores` does.
 
     Any number of threads may use one Predictor at the same time. `model` may be trained further; meanwhile other
     threads' predictions are refused.
@@ -69,8 +74,8 @@ class Predictor:
         if not isinstance(invert, (bool, np.bool_)):
             raise TypeError(f"Predictor: invert must be a bool, got {shapes.shown(invert)}")
         self._wanted = Wanted(description)
-        if invert and description.get("pixels") == "float32":
-            raise ValueError("Predictor: invert must be False, because the model was trained on images of float32, "
+        if invert and self._wanted.pixels == "float32":
+            raise ValueError("Predictor: invert must be False, because the model takes images of float32, "
                              "whose largest value nobody knows")
         self.model, self.description, self.invert = model, description, bool(invert)
         self.classes, self.shape = tuple(self._wanted.classes), self._wanted.shape
@@ -81,7 +86,8 @@ class Predictor:
         self._data = self._dataset(np.empty((0, *self.shape), self.pixels))     # refuses what can't be normalised with
 
     def __repr__(self) -> str:
-        return f"<Predictor {self.description.get('model')}: {shapes.times(self.shape)}, {len(self.classes)} classes>"
+        return (f"<Predictor {self.description.get('model')}: {shapes.times(self.shape)}, {len(self.classes) or 'no'} "
+                f"classes>")
 
     @overload
     def predict(self, x: File, top: int = 1) -> Prediction: ...
@@ -90,8 +96,9 @@ class Predictor:
     @overload
     def predict(self, x: np.ndarray, top: int = 1) -> Any: ...
 
-    def predict(self, x: File | np.ndarray | Several, top: int = 1) -> Prediction | list[Prediction]:
+    def predict(self, x: File | np.ndarray | Several, top: int = 1) -> Any:
         """The most probable classes of x: a Prediction; a list of them where x is a list, or an array (N, C, H, W).
+        For a model without classes what `scores` returns.
 
         x: see above. top: how many classes to name, from 1; more than there are: all.
 
@@ -99,6 +106,8 @@ class Predictor:
         ValueError) that names it. FileNotFoundError, ModuleNotFoundError where Pillow is needed and missing.
         """
         top = min(shapes.integer("Predictor.predict", "top", top, 1), len(self.classes))
+        if not self.classes:
+            return self._scores("Predictor.predict", x)
         probabilities, single = self._probabilities("Predictor.predict", x)
         found = []
         for p in probabilities:
@@ -114,6 +123,14 @@ class Predictor:
         """
         probabilities, single = self._probabilities("Predictor.predict_proba", x)
         return probabilities[0] if single else probabilities
+
+    def scores(self, x: File | np.ndarray | Several) -> Any:
+        """What the model makes of x, (K,) or of another shape, in the model's number type; (N, ...) where x is a list
+        of N, or an array (N, C, H, W). A tuple or dict of arrays where it returns several.
+
+        x: see above. Raises what `predict` raises.
+        """
+        return self._scores("Predictor.scores", x)
 
     def images(self, x: File | np.ndarray | Several) -> np.ndarray:
         """The images of x as the model's data set would hold them, inverted with `invert`: uint8, or float32 where
@@ -135,13 +152,20 @@ class Predictor:
         pixels, single = images(owner, self._wanted, x)
         return 255 - pixels if self.invert else pixels, single
 
+    def _scores(self, owner: str, x: Any) -> Any:
+        pixels, single = self._pixels(owner, x)
+        found = self._trainer.predict(self._dataset(pixels), self.tta)
+        return without_images(found) if single else found
+
     def _probabilities(self, owner: str, x: Any) -> tuple[np.ndarray, bool]:
         """(probabilities (N, K), whether x is one image)."""
+        if not self.classes:
+            raise ValueError(f"{owner}: the model must have classes, its file names none: use Predictor.scores")
         pixels, single = self._pixels(owner, x)
         scores = self._trainer.predict(self._dataset(pixels), self.tta)
-        if scores.ndim != 2 or scores.shape[1] != len(self.classes):
-            raise ValueError(f"the model's file names {len(self.classes)} classes, its output has "
-                             f"{shapes.times(scores.shape[1:])}")
+        if not isinstance(scores, np.ndarray) or scores.ndim != 2 or scores.shape[1] != len(self.classes):
+            found = shapes.times(scores.shape[1:]) if isinstance(scores, np.ndarray) else f"{len(scores)} parts"
+            raise ValueError(f"the model's file names {len(self.classes)} classes, its output has {found}")
         with np.errstate(under="ignore", invalid="ignore"):     # of probabilities beside a sure one's
             probabilities = softmax(scores)
         if not np.isfinite(probabilities).all():
@@ -149,7 +173,8 @@ class Predictor:
         return probabilities, single
 
     def _dataset(self, pixels: np.ndarray) -> Dataset:
-        return Dataset(pixels, np.zeros(len(pixels), np.int64), self.classes, self.mean, self.std)
+        labels = np.zeros(len(pixels), np.int64 if self.classes else np.float32)
+        return Dataset(pixels, labels, self.classes or None, self.mean, self.std)
 
 
 def load(path: str | os.PathLike[str], invert: bool = False) -> Predictor:

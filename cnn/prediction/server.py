@@ -59,8 +59,8 @@ class Server(ThreadingHTTPServer):
     localhost, addresses and `host`. say: gets a line for each request.
 
     `url` is where it listens. `serve_forever()` serves until `shutdown()`; `close()` lets answers that are under way
-    be finished. Raises TypeError or ValueError for wrong numbers and for a model that takes no pictures,
-    ModuleNotFoundError where Pillow is missing, OSError naming the address where it can't listen.
+    be finished. Raises TypeError or ValueError for wrong numbers and for a model that takes no pictures or has no
+    classes, ModuleNotFoundError where Pillow is missing, OSError naming the address where it can't listen.
     """
 
     request_queue_size, allow_reuse_port = CONNECTIONS, False
@@ -81,7 +81,7 @@ class Server(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._ends: dict[socket.socket, float] = {}     # when each connection is cut off
         self._asked: set[socket.socket] = set()         # those whose request has begun to be answered
-        predictor.predict(_DOT)     # what could not be answered is refused now, and the model is compiled
+        predictor.predict_proba(_DOT)       # what could not be answered is refused now, and the model is compiled
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             self.address_family = family

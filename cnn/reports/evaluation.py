@@ -144,7 +144,8 @@ def load_parts(description: dict[str, Any], dataset: str | None = None,
     dataset = dataset or description.get("dataset")
     if dataset is None:
         raise ValueError("load_data: the model's file names no data set; give one")
-    channels, size, _ = Wanted(description).shape
+    wanted = Wanted(description, classes=True)
+    channels, size = wanted.shape[0], wanted.side
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*load_parts returns them")     # not wanted here
         return data.load(dataset, data_dir, size, channels, description.get("seed") or 0)
@@ -156,7 +157,7 @@ def as_trained(dataset: data.Dataset, description: dict[str, Any]) -> data.Datas
     description: as `checkpoint.load_model` returns it. Raises ValueError for other classes, or images of another
     size.
     """
-    wanted, name = Wanted(description), dataset.name or "data"
+    wanted, name = Wanted(description, classes=True), dataset.name or "data"
     classes = wanted.classes
     if dataset.images.shape[1:] != wanted.shape:
         raise ValueError(f"{name}: the model takes images of {shapes.times(wanted.shape)}, these have "

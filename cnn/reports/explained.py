@@ -46,6 +46,7 @@ def write(path: str | os.PathLike[str], model: str | os.PathLike[str], paths: Se
     """
     check(path)
     predictor = load(model, invert)
+    predictor._wanted.check_classes()
     names, found = _read(predictor, paths)
     if not names:
         raise ValueError(f"{os.fspath(path)}: there is no image to explain")
@@ -69,7 +70,7 @@ def drawn(predictor: Predictor, pixels: np.ndarray, names: Sequence[str]) -> Fig
 
 def _read(predictor: Predictor, paths: Sequence[str | os.PathLike[str]]) -> tuple[list[str], np.ndarray]:
     """Names of images and their pixels (N, C, H, W), as many as can be read."""
-    channels, side, _ = predictor.shape
+    channels, side = predictor.shape[0], predictor._wanted.side
     names: list[str] = []
     found = [np.empty((0, channels, side, side), np.uint8)]
     with warnings.catch_warnings():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import files, models, shapes, streams
+from cnn.layers.state import freeze_names, frozen_names
 from cnn.text import printable
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT = "cnn-model-1"
 CHECKPOINT_FORMAT = "cnn-checkpoint-1"
+FROZEN = "frozen_parts"     # names in a description, of layers and parameters; load_model takes them out
 MAX_IMAGE_SIZE = 4096   # pixels a side: more is a claim that no data set of this package bears out
 
 # what odd values can raise on their way into a model or a trainer
@@ -35,7 +37,7 @@ def save_model(path: str | os.PathLike, model: Module, description: dict) -> Non
     keys `model` (a name from cnn.models.MODELS, to which functions of your own may be added) and `arguments` (of that
     function). `cnn.load` also needs `in_channels` and `image_size` among the arguments, `classes` (names), `mean` and
     `std` (one number a channel), and takes `pixels` (dtype of the training images: "uint8", the default, or "float32")
-    and `tta` (see Trainer.predict).
+    and `tta` (see Trainer.predict). What is frozen stays so in the model that `load_model` makes.
 
     Raises TypeError or ValueError, before anything is written, for a description of which `load_model` could not make
     this model, OSError naming the file.
@@ -47,7 +49,8 @@ def save_model(path: str | os.PathLike, model: Module, description: dict) -> Non
         return write_model(path, arrays, {**description, "network": found})
     description, made = described("save_model", description)
     check_shapes("save_model", model, made)
-    _write(path, FORMAT, model.state_dict(), description)
+    frozen = frozen_names(model)
+    _write(path, FORMAT, model.state_dict(), description | ({FROZEN: frozen} if frozen else {}))
 
 
 def write_model(path: str | os.PathLike, arrays: dict[str, np.ndarray], description: dict) -> None:
@@ -138,6 +141,7 @@ def load_model(path: str | os.PathLike) -> tuple[Module, dict]:
             else:
                 model = models.MODELS[description["model"]](**description["arguments"])
                 model.load_state_dict(state)
+                freeze_names(model, description.pop(FROZEN, []))
     except _NOT_AS_WRITTEN as error:
         raise ValueError(f"{path}: its weights or its description do not fit a model ({_words(error)})") from None
     return model.eval(), description
@@ -169,6 +173,9 @@ def check_description(description: Any) -> None:
             require(isinstance(get(name), list), name, "a list of numbers")
             for value in get(name):
                 shapes.number("model", name, value, above=0 if name == "std" else None)
+    if FROZEN in description:
+        require(isinstance(get(FROZEN), list) and all(isinstance(name, str) for name in get(FROZEN)), FROZEN,
+                "a list of texts")
     require(isinstance(get("dataset"), (str, type(None))), "dataset", "a text")
     require(get("tta") in (None, "flip", "flip+shift"), "tta", "flip or flip+shift")
     shapes.integer("model", "seed", 0 if get("seed") is None else get("seed"), 0, 2**63 - 1)

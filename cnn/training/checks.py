@@ -16,7 +16,10 @@ from cnn.layers.module import Module
 
 
 def optimizer_of(owner, optimizer, model):
-    """Refuse an optimizer that updates parameters which are not the model's."""
+    """Refuse what is no optimizer, and one that updates parameters which are not the model's."""
+    if optimizer is not None and (isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None))):
+        raise TypeError(f"{owner}: optimizer must be one such as cnn.SGD(model.parameters(), lr=0.1), an object with "
+                        f"step() and lr, or None, got {shapes.shown(optimizer)}")
     params = [p for p in getattr(optimizer, "params", None) or () if isinstance(p, Parameter)]
     own = set(map(id, model.parameters()))
     foreign = [p for p in params if id(p) not in own]
@@ -37,6 +40,9 @@ def parts(owner, optimizer, model, schedule, callbacks):
     """Refuse what a Trainer cannot be made of."""
     shapes.instance(owner, "model", model, Module)
     optimizer_of(owner, optimizer, model)
+    if optimizer is not None and schedule is None and not hasattr(optimizer, "lr"):
+        raise TypeError(f"{owner}: optimizer must have lr, its learning rate, where there is no schedule, got a "
+                        f"{type(optimizer).__name__}")
     if schedule is not None and not callable(schedule):
         raise TypeError(f"{owner}: schedule must be a function of the step or None, got {schedule!r}")
     for callback in callbacks:

@@ -272,8 +272,8 @@ NOT_NEGATIVE = {
     "batch_norm: eps": lambda v: functional.batch_norm(zeros(2, 1, 1, 1), training=True, eps=v),
     "batch_norm: momentum": lambda v: functional.batch_norm(zeros(2, 1, 1, 1), training=True, momentum=v),
     "batch_norm_backward: eps": lambda v: functional.batch_norm_backward(X, X, eps=v),
-    "CrossEntropyLoss: label_smoothing": cnn.CrossEntropyLoss,
-    "cross_entropy: label_smoothing": lambda v: functional.cross_entropy(zeros(1, 2), np.array([0]), v),
+    "CrossEntropyLoss: label_smoothing": lambda v: cnn.CrossEntropyLoss(label_smoothing=v),
+    "cross_entropy: label_smoothing": lambda v: functional.cross_entropy(zeros(1, 2), np.array([0]), label_smoothing=v),
     "SGD: momentum": lambda v: cnn.SGD(weight(), momentum=v),
     "Adam: betas": lambda v: cnn.Adam(weight(), betas=(0.9, v)),
     "AdamW: betas": lambda v: cnn.AdamW(weight(), betas=(v, 0.9)),
@@ -627,7 +627,7 @@ def test_class_weights(weight):
     loss = cnn.CrossEntropyLoss(weight=weight)
     trainer, targets = small_trainer(loss=loss), np.array([0, 1])
     for run in (
-        lambda: functional.cross_entropy(zeros(2, 3), targets, 0.0, weight),
+        lambda: functional.cross_entropy(zeros(2, 3), targets, weight),
         lambda: loss(zeros(2, 3), targets),
         lambda: trainer.train_step(zeros(2, 1, 4, 4), targets),
     ):

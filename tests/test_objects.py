@@ -122,7 +122,7 @@ def test_a_copied_trainer_goes_on_the_same_way(copied, epochs):
 
 @copied
 def test_everything_public_can_be_copied(copied):
-    loss, mse = losses.CrossEntropyLoss(0.1, [1.0] * 4), losses.MSELoss()
+    loss, mse = losses.CrossEntropyLoss([1.0] * 4, label_smoothing=0.1), losses.MSELoss()
     loss(np.zeros((2, 4)), np.array([0, 1])), mse(np.zeros((2, 4)), np.ones((2, 4)))
     model = network()
     things = [

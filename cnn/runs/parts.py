@@ -251,7 +251,7 @@ def make_loss(settings, train_set):
     if settings.class_weights == "balanced":
         counts = np.bincount(train_set.labels, minlength=train_set.num_classes)
         weight = len(train_set) / (len(counts) * np.maximum(counts, 1))
-    return CrossEntropyLoss(settings.label_smoothing, weight)
+    return CrossEntropyLoss(weight, label_smoothing=settings.label_smoothing)
 
 
 def make_callbacks(settings, folder, validation, description, model):

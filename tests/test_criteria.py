@@ -96,7 +96,7 @@ def test_agrees_with_pytorch(torch, name, reduction):
 
 def test_batchmean_agrees_with_pytorch(torch):
     scores, targets = LOSSES["KL"][2:]
-    loss = cnn.KLDivLoss("batchmean")
+    loss = cnn.KLDivLoss(reduction="batchmean")
     y = loss(scores, targets)
     wanted, gradient = of_torch(torch, "KLDivLoss", {"reduction": "batchmean"}, scores, targets)
     assert_close(np.asarray(y), wanted)
@@ -466,7 +466,7 @@ def test_training_passes_over_targets_of_minus_100(torch, pieces):
 @pytest.mark.parametrize("make, scores, targets, error, words", [
     (lambda: cnn.losses.Criterion(3), None, None, TypeError, "function must be a function"),
     (lambda: cnn.losses.Criterion(lambda x, t: x), normal(2, 3), normal(2, 3), ValueError, "one number per image"),
-    (lambda: cnn.L1Loss("median"), None, None, ValueError, "L1Loss: reduction must be"),
+    (lambda: cnn.L1Loss(reduction="median"), None, None, ValueError, "L1Loss: reduction must be"),
     (lambda: cnn.L1Loss(), normal(2, 3), normal(2, 4), ValueError, "L1Loss: targets must have the shape"),
     (lambda: cnn.L1Loss(), normal(2, 3), normal(3, 3), ValueError, "L1Loss: targets must have shape"),
     (lambda: cnn.L1Loss(), normal(2, 3), np.array(["a", "b"]), TypeError, "L1Loss: targets must be numbers"),
@@ -482,7 +482,7 @@ def test_training_passes_over_targets_of_minus_100(torch, pieces):
     (lambda: cnn.NLLLoss(ignore_index=1.5), None, None, TypeError, "NLLLoss: ignore_index"),
     (lambda: cnn.CrossEntropyLoss(), normal(2, *IMAGE), np.full((2, 4, 5), 3), ValueError, "must lie in [0, 3)"),
     (lambda: cnn.CrossEntropyLoss(), normal(2, 3), shares(2, 4), ValueError, "or floats of shape (N, 3)"),
-    (lambda: cnn.KLDivLoss("all"), None, None, ValueError, "KLDivLoss: reduction must be"),
+    (lambda: cnn.KLDivLoss(reduction="all"), None, None, ValueError, "KLDivLoss: reduction must be"),
 ])
 def test_wrong_arguments(make, scores, targets, error, words):
     with pytest.raises(error) as caught:
@@ -509,7 +509,7 @@ def test_wrong_arguments_of_functions():
             (lambda: F.one_hot(np.zeros(2), 0), ValueError, "one_hot: num_classes"),
             (lambda: F.cross_entropy(x, np.zeros(2, int), reduction="none"), ValueError, "cross_entropy: of arrays"),
             (lambda: F.cross_entropy(x, np.zeros(2, int), ignore_index=0.5), TypeError, "cross_entropy: ignore_index"),
-            (lambda: F.mse_loss(x, x, "sum"), ValueError, "mse_loss: of arrays")):
+            (lambda: F.mse_loss(x, x, reduction="sum"), ValueError, "mse_loss: of arrays")):
         with pytest.raises(error, match=words):
             call()
 
@@ -520,7 +520,7 @@ def test_what_a_trainer_refuses():
     with pytest.raises(TypeError, match="criterion and loss are the same"):
         cnn.Trainer(model, sgd, cnn.L1Loss(), loss=cnn.L1Loss())
     for criterion, targets, error, words in (
-            (cnn.L1Loss("none"), normal(8, 4), ValueError, "reduction must be 'mean' or 'sum' to train with"),
+            (cnn.L1Loss(reduction="none"), normal(8, 4), ValueError, "reduction must be 'mean' or 'sum' to train with"),
             (lambda x, t: x, normal(8, 4), ValueError, "one number per image"),
             (lambda x, t: t.sum(), normal(8, 4), ValueError, "must depend on the scores"),
             (cnn.L1Loss(), normal(8, 5), ValueError, "L1Loss: targets must have the shape of the scores"),

@@ -32,7 +32,7 @@ def reduction_of(owner: str, value: str, choices: tuple[str, ...] = REDUCTIONS) 
     return value
 
 
-def l1_loss(x: Images, target: Images, reduction: str = "mean") -> Any:
+def l1_loss(x: Images, target: Images, *, reduction: str = "mean") -> Any:
     """|x - target|. x, target: values, or arrays, of one shape, (N, C, H, W), (N, H, W), (N, features) or (N,).
 
     reduction: "none", "mean" or "sum" of the elements; of values those of each image, (N,), of arrays of all, a float.
@@ -46,7 +46,7 @@ def mse_elements(x: Value, target: Value) -> Value:
     return d * d
 
 
-def smooth_l1_loss(x: Images, target: Images, reduction: str = "mean", beta: float = 1.0) -> Any:
+def smooth_l1_loss(x: Images, target: Images, *, reduction: str = "mean", beta: float = 1.0) -> Any:
     """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, with d = x - target. Girshick 2015.
 
     x, target: values, or arrays, of one shape; reduction as in `l1_loss`; beta: a number, at least 0, which gives
@@ -70,8 +70,8 @@ def huber_loss(x: Images, target: Images, reduction: str = "mean", delta: float 
                  reduction, delta)
 
 
-def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight = None, reduction: str = "mean",
-                                     pos_weight: Weight = None) -> Any:
+def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight = None, *,
+                                     reduction: str = "mean", pos_weight: Weight = None) -> Any:
     """-(p t log s + (1 - t) log(1 - s)) with s = sigmoid(x), t = target, p = pos_weight; without overflow.
 
     x: scores, target: from 0 to 1; values, or arrays, of one shape; reduction as in `l1_loss`. weight, pos_weight:
@@ -90,7 +90,7 @@ def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight =
     return _loss(name, elements, {"x": x, "target": target}, reduction, *_bytes(weights))
 
 
-def kl_div(x: Images, target: Images, reduction: str = "mean", log_target: bool = False) -> Any:
+def kl_div(x: Images, target: Images, *, reduction: str = "mean", log_target: bool = False) -> Any:
     """Kullback-Leibler divergence t (log t - x), where x are logarithms of probabilities, and t = target.
 
     x, target: values, or arrays, of one shape; log_target: whether the target, too, is given by logarithms; reduction:

@@ -116,7 +116,7 @@ def cross_entropy_arrays(logits: Any, targets_: Any, weight: Sequence[float] | n
     return summed / float(total[0]) if total[0] else math.nan, dlogits
 
 
-def mse_loss(prediction: np.ndarray | Value, target: np.ndarray | Value, reduction: str = "mean") -> Any:
+def mse_loss(prediction: np.ndarray | Value, target: np.ndarray | Value, *, reduction: str = "mean") -> Any:
     """Mean squared error over all elements: L = sum of (prediction - target)^2 / count (docs/gradients.md).
 
     prediction, target: arrays of one shape, (N, C, H, W) or (N, features). Returns the loss (float) and its gradient by

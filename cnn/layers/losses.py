@@ -193,7 +193,7 @@ class NLLLoss(_OfClasses):
 class _OfElements(Criterion):
     """A loss of each element, of scores and targets of one shape."""
 
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, *, reduction: str = "mean") -> None:
         self.reduction = reduction_of(type(self).__name__, reduction)
         self._prepare()
 
@@ -211,7 +211,7 @@ class L1Loss(_OfElements):
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
-        return functional.l1_loss(scores, target, self.reduction)
+        return functional.l1_loss(scores, target, reduction=self.reduction)
 
 
 class SmoothL1Loss(_OfElements):
@@ -219,13 +219,13 @@ class SmoothL1Loss(_OfElements):
     shape. Girshick 2015. reduction: "mean", "sum" or "none". Raises TypeError or ValueError for arguments that do not
     fit."""
 
-    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
+    def __init__(self, *, reduction: str = "mean", beta: float = 1.0) -> None:
         self.beta = shapes.number("SmoothL1Loss", "beta", beta, 0)
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
-        return functional.smooth_l1_loss(scores, target, self.reduction, self.beta)
+        return functional.smooth_l1_loss(scores, target, reduction=self.reduction, beta=self.beta)
 
 
 class HuberLoss(_OfElements):
@@ -235,7 +235,7 @@ class HuberLoss(_OfElements):
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         self.delta = shapes.number("HuberLoss", "delta", delta, above=0)
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
@@ -251,11 +251,11 @@ class BCEWithLogitsLoss(_OfElements):
     fit.
     """
 
-    def __init__(self, weight: np.ndarray | None = None, reduction: str = "mean",
+    def __init__(self, weight: np.ndarray | None = None, *, reduction: str = "mean",
                  pos_weight: np.ndarray | None = None) -> None:
         self.weight, self.pos_weight = (self._weight(what, w) for what, w in (
             ("weight", weight), ("pos_weight", pos_weight)))
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
 
     def _weight(self, what: str, value: Any) -> np.ndarray | None:
         array = None if value is None else np.asarray(value)
@@ -265,7 +265,8 @@ class BCEWithLogitsLoss(_OfElements):
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
-        return functional.binary_cross_entropy_with_logits(scores, target, self.weight, self.reduction, self.pos_weight)
+        return functional.binary_cross_entropy_with_logits(scores, target, self.weight, reduction=self.reduction,
+                                                           pos_weight=self.pos_weight)
 
 
 class KLDivLoss(_OfElements):
@@ -276,14 +277,14 @@ class KLDivLoss(_OfElements):
     TypeError or ValueError for arguments that do not fit.
     """
 
-    def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
+    def __init__(self, *, reduction: str = "mean", log_target: bool = False) -> None:
         self.log_target = bool(log_target)
         self.reduction = reduction_of("KLDivLoss", reduction, (*REDUCTIONS, "batchmean"))
         self._prepare()
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
-        return functional.kl_div(scores, target, self.reduction, self.log_target)
+        return functional.kl_div(scores, target, reduction=self.reduction, log_target=self.log_target)
 
 
 class FusedCrossEntropy:
@@ -332,7 +333,7 @@ class MSELoss(_OfElements):
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
-        return functional.mse_loss(scores, target, self.reduction)
+        return functional.mse_loss(scores, target, reduction=self.reduction)
 
 
 def criterion_of(owner: str, criterion: Any, loss: Any) -> Any:

@@ -81,7 +81,7 @@ class MaxPool2d(_Max, _Pool):
     """
 
     def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Padding | str = 0, dilation: Size = 1,
-                 ceil_mode: bool = False) -> None:
+                 *, ceil_mode: bool = False) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.dilation = shapes.pair(type(self).__name__, "dilation", dilation, 1)
 

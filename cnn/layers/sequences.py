@@ -94,7 +94,7 @@ class MaxPool1d(_Pool1d):
     """
 
     def __init__(self, kernel_size: Length, stride: Length | None = None, padding: RowPadding = 0,
-                 dilation: Length = 1, ceil_mode: bool = False) -> None:
+                 dilation: Length = 1, *, ceil_mode: bool = False) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.dilation = shapes.row(type(self).__name__, "dilation", dilation, 1)[1]
 

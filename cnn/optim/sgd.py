@@ -20,8 +20,8 @@ class SGD(Optimizer):
     kernel = "sgd"
     added = {"dampening": 0.0, "maximize": False}
 
-    def __init__(self, params: Params, lr: float = 0.001, momentum: float = 0.0, nesterov: bool = False,
-                 weight_decay: float = 0.0, *, dampening: float = 0.0, maximize: bool = False) -> None:
+    def __init__(self, params: Params, lr: float = 0.001, momentum: float = 0.0, *, nesterov: bool = False,
+                 weight_decay: float = 0.0, dampening: float = 0.0, maximize: bool = False) -> None:
         super().__init__(params, lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay,
                          dampening=dampening, maximize=maximize)
 

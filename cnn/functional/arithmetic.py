@@ -164,8 +164,8 @@ def amin(x: Images, dim: int | Sequence[int] | None = None, keepdim: bool = Fals
 
 
 def _reduced(kind: str, x: Images, dim: int | Sequence[int] | None, keepdim: bool) -> Images:
-    dims = build.dims_of(kind, dim)
-    return computed(kind, lambda x: build.reduced(kind, x, dims, bool(keepdim)), {"x": x}, (dims, bool(keepdim)))
+    dims, kept = build.dims_of(kind, dim), shapes.flag(kind, "keepdim", keepdim)
+    return computed(kind, lambda x: build.reduced(kind, x, dims, kept), {"x": x}, (dims, kept))
 
 
 def normalize(x: Images, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12) -> Images:

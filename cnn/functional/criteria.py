@@ -82,6 +82,8 @@ def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight =
     weights = {what: w for what, w in (("weight", weight), ("pos_weight", pos_weight)) if w is not None}
 
     def elements(x: Value, t: Value) -> Value:
+        for what, w in weights.items():
+            broadcastable(name, what, w, x.image)
         soft = build.mapped("softplus", -x, name, beta=1.0, threshold=math.inf)     # -log s
         if pos_weight is not None:
             soft = soft * (1 + t * (_constant(name, "pos_weight", pos_weight, x) - 1))
@@ -96,13 +98,15 @@ def kl_div(x: Images, target: Images, *, reduction: str = "mean", log_target: bo
     x, target: values, or arrays, of one shape; log_target: whether the target, too, is given by logarithms; reduction:
     as in `l1_loss`, or "batchmean", the sum of each image.
     """
+    log_target = shapes.flag("kl_div", "log_target", log_target)
+
     def elements(x: Value, t: Value) -> Value:
         _alike("kl_div", x, t)
         if log_target:
             return t.exp() * (t - x)
         there = t != 0      # the logarithm of a negative target, and of NaN, is NaN
         return build.where(there, t * build.where(there, t, 1.0).log(), 0.0) - t * x
-    return _loss("kl_div", elements, {"x": x, "target": target}, reduction, bool(log_target),
+    return _loss("kl_div", elements, {"x": x, "target": target}, reduction, log_target,
                  choices=(*REDUCTIONS, "batchmean"))
 
 
@@ -248,6 +252,16 @@ def _alike(name: str, x: Value, target: Value) -> Value:
     if x.image != target.image:
         raise ValueError(f"{name}: target must have the shape of x, {tuple(x.shape)}, got {tuple(target.shape)}")
     return x
+
+
+def broadcastable(name: str, what: str, weight: Any, image: tuple[int, ...]) -> None:
+    """Refuse weights, an array or a Parameter, that cannot be broadcast to an image of this shape."""
+    own = tuple(getattr(weight, "shape", ()))
+    own = own[1:] if len(own) == len(image) + 1 and own[0] == 1 else own
+    pairs = zip(reversed(own), reversed(image), strict=False)
+    if len(own) > len(image) or not all(n in (1, wanted) for n, wanted in pairs):
+        raise ValueError(f"{name}: {what} must have a shape that is broadcast to that of an image, "
+                         f"{tuple(image)}, got {tuple(weight.shape)}")
 
 
 def _constant(name: str, what: str, weight: Any, like: Value) -> Value:

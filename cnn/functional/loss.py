@@ -32,18 +32,19 @@ def targets(name: str, value: np.ndarray, count: int, classes: int) -> np.ndarra
     return np.ascontiguousarray(value, np.int64)
 
 
-def class_weights(name: str, weight: Sequence[float] | np.ndarray | None, classes: int) -> np.ndarray | None:
-    """Weights as float64 (classes,), finite and not negative; None stays None."""
+def class_weights(name: str, weight: Sequence[float] | np.ndarray | None,
+                  classes: int | None = None) -> np.ndarray | None:
+    """Weights as float64 (classes,), by default of any number, finite and not negative; None stays None."""
     if weight is None:
         return None
     try:
-        kind, values = np.asarray(weight).dtype.kind, np.ascontiguousarray(weight, np.float64)
+        kind, values = np.asarray(weight).dtype.kind, np.asarray(weight, np.float64, order="C")
     except (TypeError, ValueError):
         kind, values = "O", np.zeros(0)
     if kind not in "fiu":
         raise TypeError(f"{name}: weight must have one element per class, got {weight!r}")
-    if values.shape != (classes,):
-        raise ValueError(f"{name}: weight must have shape ({classes},), got {values.shape}")
+    if values.ndim != 1 or classes not in (None, len(values)):
+        raise ValueError(f"{name}: weight must have shape ({'K' if classes is None else classes},), got {values.shape}")
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise ValueError(f"{name}: weight must be finite and not negative, got {values}")
     if not values.any():

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnn import functional, shapes
-from cnn.functional.criteria import IGNORED, REDUCTIONS, cross_entropy_value, nll_elements, nll_value, reduction_of
+from cnn.functional.criteria import (
+    IGNORED,
+    REDUCTIONS,
+    broadcastable,
+    cross_entropy_value,
+    nll_elements,
+    nll_value,
+    reduction_of,
+)
 from cnn.functional.loss import class_weights, cross_entropy_arrays
 from cnn.functional.loss import targets as class_numbers
 from cnn.graph import Value
@@ -28,6 +36,7 @@ class _OfClasses(Criterion):
 
     def __init__(self, weight: Any, ignore_index: int | None, reduction: str) -> None:
         owner = type(self).__name__
+        class_weights(owner, weight)
         self.weight = weight
         self.ignore_index = ignore_index if ignore_index is None else shapes.integer(
             owner, "ignore_index", ignore_index, -2**31)
@@ -263,6 +272,12 @@ class BCEWithLogitsLoss(_OfElements):
             raise TypeError(f"BCEWithLogitsLoss: {what} must be an array of numbers, got {value!r}")
         return array if array is None or array.ndim else array.reshape(1)
 
+    def checked(self, targets: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
+        """Targets of the scores' shape."""
+        for what, weight in (("weight", self.weight), ("pos_weight", self.pos_weight)):
+            broadcastable("BCEWithLogitsLoss", what, weight, image)
+        return super().checked(targets, image)
+
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
         return functional.binary_cross_entropy_with_logits(scores, target, self.weight, reduction=self.reduction,
@@ -278,7 +293,7 @@ class KLDivLoss(_OfElements):
     """
 
     def __init__(self, *, reduction: str = "mean", log_target: bool = False) -> None:
-        self.log_target = bool(log_target)
+        self.log_target = shapes.flag("KLDivLoss", "log_target", log_target)
         self.reduction = reduction_of("KLDivLoss", reduction, (*REDUCTIONS, "batchmean"))
         self._prepare()
 

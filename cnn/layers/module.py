@@ -266,7 +266,7 @@ class Module:
     def train(self, mode: bool = True) -> Self:
         """Switch to training mode (dropout drops), but for frozen layers; returns the layer."""
         for layer in self.modules():
-            layer.training = bool(mode)
+            layer.training = shapes.flag(type(self).__name__, "mode", mode)
         return self
 
     def eval(self) -> Self:

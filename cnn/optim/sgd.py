@@ -26,15 +26,16 @@ class SGD(Optimizer):
                          dampening=dampening, maximize=maximize)
 
     def _checked(self, momentum: float, nesterov: bool, weight_decay: float, dampening: float, maximize: bool) -> dict:
+        nesterov = shapes.flag("SGD", "nesterov", nesterov)
         momentum = shapes.number("SGD", "momentum", momentum, 0)
         if nesterov and momentum == 0:
             raise ValueError("SGD: nesterov needs a momentum above 0, got 0")
         dampening = shapes.number("SGD", "dampening", dampening)
         if nesterov and dampening:
             raise ValueError(f"SGD: dampening must be 0 with nesterov, got {dampening:g}")
-        return {"momentum": momentum, "nesterov": bool(nesterov),
+        return {"momentum": momentum, "nesterov": nesterov,
                 "weight_decay": shapes.number("SGD", "weight_decay", weight_decay, 0),
-                "dampening": dampening, "maximize": bool(maximize)}
+                "dampening": dampening, "maximize": shapes.flag("SGD", "maximize", maximize)}
 
     def _buffers(self, options: dict) -> list[str]:
         return ["velocity"] if options["momentum"] else []

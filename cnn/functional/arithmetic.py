@@ -4,6 +4,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cnn import shapes
 from cnn.engine.parameter import Parameter
 from cnn.functional.common import computed
@@ -28,8 +30,11 @@ def minimum(a: Operand, b: Operand) -> Any:
 
 
 def where(condition: Operand, a: Operand, b: Operand) -> Any:
-    """a where the condition is not 0, else b. condition: a comparison of values, or any value or float array; a, b:
-    values, arrays or numbers; shapes are broadcast. What is not chosen gets the gradient 0."""
+    """a where the condition is not 0, else b. condition: a comparison of values or of arrays, or any value or float
+    array; a, b: values, arrays or numbers; shapes are broadcast. What is not chosen gets the gradient 0."""
+    if isinstance(condition, np.ndarray) and condition.dtype == bool:
+        like = next((x.dtype for x in (a, b) if isinstance(x, (np.ndarray, Value, Parameter))), np.dtype(np.float32))
+        condition = condition.astype(like if like in shapes.FLOATS else np.float32)
     return computed("where", build.where, {"condition": condition, "a": a, "b": b})
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from cnn import data, functional, models, optim, schedules
 from cnn.engine.debugging import debug
 from cnn.engine.parameter import Parameter
+from cnn.functional import cat
 from cnn.graph import Value
-from cnn.graph.moving import cat
 from cnn.layers import (
     ELU,
     GELU,

@@ -21,7 +21,6 @@ MAX_SIZE = 2**31 - 1  # no single size may be larger, so that the kernels' index
 MAX_ELEMENTS = 2**40  # no array may have more elements
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
 Size = int | tuple[int, int]    # of something with rows and columns: (height, width), or one number for both
 Padding = Size | tuple[tuple[int, int], tuple[int, int]]    # a Size, or ((top, bottom), (left, right))
 Length = int | tuple[int]       # along a sequence
@@ -47,6 +46,13 @@ def integer(owner, name, value, minimum=0, maximum=MAX_SIZE):
     raise ValueError(f"{owner}: {name} must be an integer {limits}, got {shown(value)}")
 
 
+def flag(owner, name, value):
+    """Return `value`, True or False (or 1 or 0), as a bool; raises TypeError for anything else, such as a string."""
+    if not isinstance(value, (bool, np.bool_, int, np.integer)) or value not in (0, 1):
+        raise TypeError(f"{owner}: {name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
 def float_type(owner, dtype):
     """A dtype as numpy.dtype; raises TypeError unless it is float32 or float64."""
     if np.dtype(dtype) not in FLOATS:
@@ -66,13 +72,8 @@ def number(owner, name, value, minimum=None, maximum=None, below=None, above=Non
         result = float(value)
     except OverflowError:  # an int beyond float64
         result = math.inf
-    if (
-        math.isfinite(result)
-        and (minimum is None or result >= minimum)
-        and (maximum is None or result <= maximum)
-        and (below is None or result < below)
-        and (above is None or result > above)
-    ):
+    if math.isfinite(result) and (minimum is None or result >= minimum) and (maximum is None or result <= maximum) and (
+            below is None or result < below) and (above is None or result > above):
         return result
     limits = (("of at least", minimum), ("above", above), ("of at most", maximum), ("below", below))
     wanted = " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None)
@@ -356,9 +357,8 @@ def images(owner, name, value, dtype=None):
 
 
 def _matches(shape, wanted):
-    return len(shape) == len(wanted) and all(
-        not isinstance(w, (int, np.integer)) or n == w for n, w in zip(shape, wanted, strict=True)
-    )
+    return len(shape) == len(wanted) and all(not isinstance(w, (int, np.integer)) or n == w
+                                             for n, w in zip(shape, wanted, strict=True))
 
 
 # ----------------------------------------------------------------------------------- words for messages

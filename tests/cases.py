@@ -479,7 +479,8 @@ def _instance_norm(m, layer, x, dy):
     w, b = _weights(layer, x.dtype)
     groups = layer.num_features
     dx, dw, db = m.group_norm_backward(dy, x, groups, w, layer.eps)
-    y = m.group_norm(x, groups, w, b, layer.eps) if m is reference else m.instance_norm(x, w, b, layer.eps)
+    y = m.group_norm(x, groups, w, b, layer.eps) if m is reference else m.instance_norm(
+        x, weight=w, bias=b, eps=layer.eps)
     return y, dx, {"weight": dw, "bias": db}
 
 

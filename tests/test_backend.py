@@ -1,6 +1,7 @@
 """Trainer(backend="reference"): the same training by cnn.reference, step for step."""
 
 import csv
+import functools
 
 import numpy as np
 import pytest
@@ -95,7 +96,8 @@ def test_the_steps_are_those_of_the_kernels(digits, name, dtype):
 @pytest.mark.thorough
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer(digits, optimizer):
-    options = {"loss": cnn.CrossEntropyLoss(0.1, np.arange(1, 11)), "schedule": lambda step: 0.01 / (1 + step),
+    options = {"loss": cnn.CrossEntropyLoss(np.arange(1, 11), label_smoothing=0.1),
+               "schedule": lambda step: 0.01 / (1 + step),
                "max_grad_norm": 0.5}
     assert_same_training(*(ten_steps(digits, name, np.float64, Various, OPTIMIZERS[optimizer], **options)
                            for name in ("reference", "kernels")), TOLERANCE[np.float64])
@@ -238,7 +240,8 @@ def test_losses_by_their_twins():
     for dtype in DTYPES:
         scores, target = rng.standard_normal((2, 5, 3)).astype(dtype)
         labels = np.array([0, 1, 2, 1, 0])
-        for function, *arguments in ((F.cross_entropy, scores, labels, 0.1, [1, 2, 3]), (F.mse_loss, scores, target)):
+        smoothed = functools.partial(F.cross_entropy, label_smoothing=0.1)
+        for function, *arguments in ((smoothed, scores, labels, [1, 2, 3]), (F.mse_loss, scores, target)):
             value, gradient = backend.using("reference", function, *arguments)
             wanted = function(*arguments)
             assert value == pytest.approx(wanted[0], rel=1e-6) and gradient.dtype == dtype

@@ -272,8 +272,8 @@ NOT_NEGATIVE = {
     "batch_norm: eps": lambda v: functional.batch_norm(zeros(2, 1, 1, 1), training=True, eps=v),
     "batch_norm: momentum": lambda v: functional.batch_norm(zeros(2, 1, 1, 1), training=True, momentum=v),
     "batch_norm_backward: eps": lambda v: functional.batch_norm_backward(X, X, eps=v),
-    "CrossEntropyLoss: label_smoothing": cnn.CrossEntropyLoss,
-    "cross_entropy: label_smoothing": lambda v: functional.cross_entropy(zeros(1, 2), np.array([0]), v),
+    "CrossEntropyLoss: label_smoothing": lambda v: cnn.CrossEntropyLoss(label_smoothing=v),
+    "cross_entropy: label_smoothing": lambda v: functional.cross_entropy(zeros(1, 2), np.array([0]), label_smoothing=v),
     "SGD: momentum": lambda v: cnn.SGD(weight(), momentum=v),
     "Adam: betas": lambda v: cnn.Adam(weight(), betas=(0.9, v)),
     "AdamW: betas": lambda v: cnn.AdamW(weight(), betas=(v, 0.9)),
@@ -624,15 +624,68 @@ BAD_WEIGHTS += ["abc", ["a", "b", "c"], [1, 1, None], [1j, 1, 1], {1: 2}]
 
 @pytest.mark.parametrize("weight", BAD_WEIGHTS, ids=str)
 def test_class_weights(weight):
-    loss = cnn.CrossEntropyLoss(weight=weight)
-    trainer, targets = small_trainer(loss=loss), np.array([0, 1])
-    for run in (
-        lambda: functional.cross_entropy(zeros(2, 3), targets, 0.0, weight),
-        lambda: loss(zeros(2, 3), targets),
-        lambda: trainer.train_step(zeros(2, 1, 4, 4), targets),
-    ):
-        with pytest.raises((TypeError, ValueError), match="(cross_entropy|CrossEntropyLoss): weight"):
+    targets = np.array([0, 1])
+    runs = [lambda: functional.cross_entropy(zeros(2, 3), targets, weight)]
+    if weight in BAD_WEIGHTS[:2]:       # for other classes
+        loss = cnn.CrossEntropyLoss(weight=weight)
+        trainer = small_trainer(loss=loss)
+        runs += [lambda: loss(zeros(2, 3), targets), lambda: trainer.train_step(zeros(2, 1, 4, 4), targets)]
+    else:
+        runs += [lambda: cnn.CrossEntropyLoss(weight=weight), lambda: cnn.NLLLoss(weight)]
+    for run in runs:
+        with pytest.raises((TypeError, ValueError), match="(cross_entropy|CrossEntropyLoss|NLLLoss): weight must"):
             run()
+
+
+@pytest.mark.parametrize("what", ["weight", "pos_weight"])
+@pytest.mark.parametrize("shape, image", [((2,), (3,)), ((4, 3), (3,)), ((1, 1, 3), (3,)), ((3,), (3, 4, 5))])
+def test_weights_of_binary_losses(what, shape, image):
+    weight, x = np.ones(shape), zeros(2, *image)
+    words = f"{what} must have a shape that is broadcast to that of an image, {image}, got {shape}"
+    loss = cnn.BCEWithLogitsLoss(**{what: weight})
+    refuses(lambda: loss(x, x), ValueError, f"BCEWithLogitsLoss: {words}")
+    refuses(lambda: functional.binary_cross_entropy_with_logits(x, x, **{what: weight}), ValueError,
+            f"binary_cross_entropy_with_logits: {words}")
+    if image == (3,):
+        model = cnn.Linear(3, 3, seed=0)
+        trainer = cnn.Trainer(model, cnn.SGD(model.parameters()), loss, progress=False)
+        refuses(lambda: trainer.train_step(zeros(2, 3), zeros(2, 3)), ValueError, f"BCEWithLogitsLoss: {words}")
+
+
+P = [cnn.engine.parameter.Parameter(zeros(2, 2))]
+FLAGS = {
+    "Conv2d: bias": lambda v: cnn.Conv2d(3, 4, 3, bias=v), "Conv1d: bias": lambda v: cnn.Conv1d(3, 4, 3, bias=v),
+    "ConvTranspose2d: bias": lambda v: cnn.ConvTranspose2d(3, 4, 3, bias=v),
+    "Linear: bias": lambda v: cnn.Linear(3, 4, bias=v), "BatchNorm2d: affine": lambda v: cnn.BatchNorm2d(3, affine=v),
+    "BatchNorm2d: bias": lambda v: cnn.BatchNorm2d(3, bias=v),
+    "BatchNorm2d: unbiased": lambda v: cnn.BatchNorm2d(3, unbiased=v),
+    "BatchNorm2d: track_running_stats": lambda v: cnn.BatchNorm2d(3, track_running_stats=v),
+    "GroupNorm: affine": lambda v: cnn.GroupNorm(1, 3, affine=v),
+    "InstanceNorm2d: affine": lambda v: cnn.InstanceNorm2d(3, affine=v),
+    "LayerNorm: elementwise_affine": lambda v: cnn.LayerNorm(3, elementwise_affine=v),
+    "LayerNorm2d: bias": lambda v: cnn.LayerNorm2d(3, bias=v),
+    "MaxPool2d: ceil_mode": lambda v: cnn.MaxPool2d(2, ceil_mode=v),
+    "MaxPool1d: ceil_mode": lambda v: cnn.MaxPool1d(2, ceil_mode=v),
+    "AvgPool2d: count_include_pad": lambda v: cnn.AvgPool2d(2, count_include_pad=v),
+    "AvgPool1d: count_include_pad": lambda v: cnn.AvgPool1d(2, count_include_pad=v),
+    "KLDivLoss: log_target": lambda v: cnn.KLDivLoss(log_target=v),
+    "kl_div: log_target": lambda v: functional.kl_div(zeros(1, 2), zeros(1, 2), log_target=v),
+    "sum: keepdim": lambda v: functional.sum(zeros(1, 2), keepdim=v),
+    "max_pool2d: ceil_mode": lambda v: functional.max_pool2d(zeros(1, 1, 2, 2), 2, ceil_mode=v),
+    "ReLU: inplace": cnn.ReLU, "SiLU: inplace": cnn.SiLU, "ELU: inplace": lambda v: cnn.ELU(inplace=v),
+    "SGD: nesterov": lambda v: cnn.SGD(P, 0.1, 0.9, nesterov=v), "SGD: maximize": lambda v: cnn.SGD(P, maximize=v),
+    "Adam: amsgrad": lambda v: cnn.Adam(P, amsgrad=v), "AdamW: maximize": lambda v: cnn.AdamW(P, maximize=v),
+    "RMSprop: centered": lambda v: cnn.RMSprop(P, centered=v), "Linear: mode": lambda v: cnn.Linear(2, 2).train(v),
+    "EarlyStopping: restore_best": lambda v: cnn.callbacks.EarlyStopping(restore_best=v),
+}
+
+
+@pytest.mark.parametrize("where", FLAGS)
+def test_what_is_true_or_false(where):
+    for value in ("x", "False", 2, 0.5, None, [True], np.ones(2)):
+        refuses(lambda v=value: FLAGS[where](v), TypeError, f"{where} must be True or False, got ")
+    for value in (True, False, 1, 0, np.True_):
+        FLAGS[where](value)
 
 
 # ------------------------------------------------------------------------------------------ layers

@@ -217,7 +217,7 @@ def test_a_batch_whose_labels_have_weight_0_counts_as_nothing(flatten, smoothing
     """Weight decay and momentum act as they would with a gradient of 0."""
     images, labels = pictures(48)
     labels[:16], labels[16:] = 0, 1 + labels[16:] % 2
-    losses, loss = [], cnn.CrossEntropyLoss(smoothing, [0, 1, 1])
+    losses, loss = [], cnn.CrossEntropyLoss([0, 1, 1], label_smoothing=smoothing)
     watch = cnn.Callback()
     watch.on_step_end = lambda trainer: losses.append(trainer.loss)
     results = []
@@ -242,7 +242,7 @@ def test_a_batch_whose_labels_have_weight_0_counts_as_nothing(flatten, smoothing
 
 def test_weights_that_let_no_class_count_are_refused():
     with pytest.raises(ValueError, match="cross_entropy: weight must be above 0 for one class"):
-        cnn.functional.cross_entropy(np.zeros((2, 3)), np.array([0, 1]), 0.0, [0, 0, 0])
+        cnn.functional.cross_entropy(np.zeros((2, 3)), np.array([0, 1]), [0, 0, 0])
 
 
 def test_find_lr_passes_over_batches_that_count_as_nothing():

@@ -96,7 +96,7 @@ def test_agrees_with_pytorch(torch, name, reduction):
 
 def test_batchmean_agrees_with_pytorch(torch):
     scores, targets = LOSSES["KL"][2:]
-    loss = cnn.KLDivLoss("batchmean")
+    loss = cnn.KLDivLoss(reduction="batchmean")
     y = loss(scores, targets)
     wanted, gradient = of_torch(torch, "KLDivLoss", {"reduction": "batchmean"}, scores, targets)
     assert_close(np.asarray(y), wanted)
@@ -256,7 +256,8 @@ def data_for(images):
         "contrastive": (contrastive, 8, False, (images.mean((1, 2, 3)) > 127).astype(np.float32)),
         "pixels": (cnn.CrossEntropyLoss(weight=WEIGHT, ignore_index=0), 3, True, bright.astype(np.int64) + (
             images[:, 0] > 200)),
-        "smoothed": (cnn.CrossEntropyLoss(0.1, reduction="sum"), 2, False, bright[:, 0, 0].astype(np.int64)),
+        "smoothed": (cnn.CrossEntropyLoss(label_smoothing=0.1, reduction="sum"), 2, False,
+                     bright[:, 0, 0].astype(np.int64)),
         "shares": (cnn.CrossEntropyLoss(), 2, False, np.stack([bright.mean((1, 2)), 1 - bright.mean((1, 2))], 1)),
         "regression": (cnn.SmoothL1Loss(), 1, False, images.mean((1, 2, 3))[:, None] / 255),
         "mse": (cnn.MSELoss(), 1, True, images / np.float32(255)),
@@ -333,13 +334,139 @@ def test_a_module_is_a_criterion():
     assert trainer.train_step(normal(2, 1, 6, 6).astype(np.float32), normal(2, 4)) == 0 < first
 
 
+# ------------------------------------------------------------------------------ classes in losses of one's own
+
+
+OF_CLASSES = {
+    "cross_entropy": F.cross_entropy, "nll_loss": lambda x, t, **options: F.nll_loss(F.log_softmax(x), t, **options),
+    "CrossEntropyLoss": lambda x, t, **options: cnn.CrossEntropyLoss(**options)(x, t),
+    "NLLLoss": lambda x, t, **options: cnn.NLLLoss(**options)(F.log_softmax(x), t)}
+SCORES = {"images": (normal(N, 3), classes(N)), "pixels": (normal(N, *IMAGE), classes(N, *PIXELS))}
+
+
+@pytest.mark.parametrize("options", [{"weight": WEIGHT}, {"ignore_index": 1}, {"weight": WEIGHT, "ignore_index": 1}])
+@pytest.mark.parametrize("shape", SCORES)
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_a_mean_by_the_weights_of_a_batch_is_refused_of_images(torch, name, shape, options):
+    """The weights of an image cancel in its own mean. "sum" and "none" are as in PyTorch."""
+    function, (scores, targets) = OF_CLASSES[name], SCORES[shape]
+    what = next(iter(options))
+    loss = cnn.losses.Criterion(lambda x, t: function(x, t, **options))
+    with pytest.raises(ValueError, match=f"^{name}: {what} must be None with reduction 'mean' of values.*take "
+                                         f"reduction='sum'.*cnn.CrossEntropyLoss"):
+        loss(scores, targets)
+    for reduction in ("sum", "none"):
+        loss = cnn.losses.Criterion(lambda x, t, r=reduction: function(x, t, reduction=r, **options).sum())
+        wanted, gradient = of_torch(torch, "CrossEntropyLoss", options | {"reduction": "sum"}, scores, targets)
+        assert_close(np.asarray(loss(scores, targets)) * N, wanted)
+        assert_close(loss.backward() * N, gradient)
+
+
+@pytest.mark.parametrize("shape", SCORES)
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_the_mean_over_images_is_that_of_pytorch_without_weights(torch, name, shape):
+    function, (scores, targets) = OF_CLASSES[name], SCORES[shape]
+    loss = cnn.losses.Criterion(lambda x, t: function(x, t))
+    wanted, gradient = of_torch(torch, "CrossEntropyLoss", {}, scores, targets)
+    assert_close(np.asarray(loss(scores, targets)), wanted)
+    assert_close(loss.backward(), gradient)
+
+
+@pytest.mark.parametrize("shape", SCORES)
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_an_image_where_all_is_ignored_counts_zero(torch, name, shape):
+    function, (scores, targets) = OF_CLASSES[name], SCORES[shape]
+    targets = targets.copy()
+    targets[0] = -100
+    if shape == "pixels":
+        targets[1, 0] = -100
+    loss = cnn.losses.Criterion(lambda x, t: function(x, t))
+    each = [of_torch(torch, "CrossEntropyLoss", {}, scores[i:i + 1], targets[i:i + 1]) for i in range(1, N)]
+    assert_close(np.asarray(loss(scores, targets)), sum(value for value, _ in each) / N)
+    assert_close(loss.backward(), np.concatenate([0 * scores[:1], *(gradient for _, gradient in each)]) / N)
+    targets[0] = 3                  # what is no class at all is not passed over
+    assert np.isnan(loss(scores, targets))
+
+
+def test_weights_go_with_distributions_over_the_classes(torch):
+    """The mean of these divides by their number, in PyTorch, too."""
+    scores, targets = normal(N, *IMAGE), shares(N, *IMAGE)
+    wanted, gradient = of_torch(torch, "CrossEntropyLoss", {"weight": WEIGHT}, scores, targets)
+    for function in (F.cross_entropy, OF_CLASSES["CrossEntropyLoss"]):
+        loss = cnn.losses.Criterion(lambda x, t, f=function: f(x, t, weight=WEIGHT))
+        assert_close(np.asarray(loss(scores, targets)), wanted)
+        assert_close(loss.backward(), gradient)
+
+
+# ------------------------------------------------------------------------------------------ targets of -100
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+@pytest.mark.parametrize("shape", SCORES)
+def test_cross_entropy_passes_over_targets_of_minus_100(torch, shape, weight):
+    scores, targets = SCORES[shape]
+    targets = targets.copy()
+    targets[1] = targets[4] = -100
+    options = {} if weight is None else {"weight": weight}
+    wanted, gradient = of_torch(torch, "CrossEntropyLoss", options, scores, targets)
+    loss = cnn.CrossEntropyLoss(**options)
+    assert_close(np.asarray(loss(scores, targets)), wanted)
+    assert_close(loss.backward(), gradient)
+    if shape == "images":
+        for ignored in (None, -100):
+            value, dx = F.cross_entropy(scores, targets, weight, ignore_index=ignored)
+            assert_close(np.asarray(value), wanted)
+            assert_close(dx, gradient)
+        value, dx = F.cross_entropy(scores, np.full(N, 2), weight, ignore_index=2)
+        assert np.isnan(value) and not dx.any()
+        with pytest.raises(ValueError, match=r"cross_entropy: targets must lie in \[0, 3\), got -100"):
+            F.cross_entropy(scores, targets, ignore_index=2)
+    for wrong in (-1, -99, 3):
+        targets[2] = wrong
+        with pytest.raises(ValueError, match=rf"CrossEntropyLoss: targets must lie in \[0, 3\), got {min(wrong, 0)}"):
+            loss(scores, targets)
+    targets[2] = 0
+    with pytest.raises(ValueError, match=r"targets must lie in \[0, 3\), got -100"):
+        cnn.CrossEntropyLoss(ignore_index=None)(scores, targets)
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_training_passes_over_targets_of_minus_100(torch, pieces):
+    """Batches with and without such targets in turn, with the same trainer."""
+    class Plain(cnn.SGD):
+        def step(self):
+            super().step()
+
+    x, targets = normal(3, N, 7), classes(3, N)
+    targets[0, 2] = targets[2, :2] = -100
+    model = cnn.Linear(7, 3, seed=0).to(np.float64)
+    theirs = torch.nn.Linear(7, 3, dtype=torch.float64)
+    for own, their in zip(model.parameters(), theirs.parameters(), strict=True):
+        their.data = torch.tensor(own.data)
+    optimizer = (Plain if pieces else cnn.SGD)(model.parameters(), lr=0.1)
+    trainer = cnn.Trainer(model, optimizer, progress=False)
+    sgd = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for step in range(6):
+        images, labels = x[step % 3], targets[step % 3]
+        loss = torch.nn.functional.cross_entropy(theirs(torch.tensor(images)), torch.tensor(labels))
+        assert trainer.train_step(images, labels) == pytest.approx(loss.item())
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+    for own, their in zip(model.parameters(), theirs.parameters(), strict=True):
+        assert_close(own.data, their.detach().numpy())
+    targets[0, 0] = -1
+    with pytest.raises(ValueError, match=r"targets must lie in \[0, 3\), got -1"):
+        trainer.train_step(x[0], targets[0])
+
+
 # ------------------------------------------------------------------------------------------ errors and data
 
 
 @pytest.mark.parametrize("make, scores, targets, error, words", [
     (lambda: cnn.losses.Criterion(3), None, None, TypeError, "function must be a function"),
     (lambda: cnn.losses.Criterion(lambda x, t: x), normal(2, 3), normal(2, 3), ValueError, "one number per image"),
-    (lambda: cnn.L1Loss("median"), None, None, ValueError, "L1Loss: reduction must be"),
+    (lambda: cnn.L1Loss(reduction="median"), None, None, ValueError, "L1Loss: reduction must be"),
     (lambda: cnn.L1Loss(), normal(2, 3), normal(2, 4), ValueError, "L1Loss: targets must have the shape"),
     (lambda: cnn.L1Loss(), normal(2, 3), normal(3, 3), ValueError, "L1Loss: targets must have shape"),
     (lambda: cnn.L1Loss(), normal(2, 3), np.array(["a", "b"]), TypeError, "L1Loss: targets must be numbers"),
@@ -347,7 +474,8 @@ def test_a_module_is_a_criterion():
     (lambda: cnn.HuberLoss(delta=0), None, None, ValueError, "HuberLoss: delta must be a finite number above 0"),
     (lambda: cnn.SmoothL1Loss(beta=-1), None, None, ValueError, "SmoothL1Loss: beta"),
     (lambda: cnn.BCEWithLogitsLoss(pos_weight="x"), None, None, TypeError, "BCEWithLogitsLoss: pos_weight"),
-    (lambda: cnn.BCEWithLogitsLoss(pos_weight=np.ones(4)), normal(2, 3), normal(2, 3), ValueError, "not go together"),
+    (lambda: cnn.BCEWithLogitsLoss(pos_weight=np.ones(4)), normal(2, 3), normal(2, 3), ValueError,
+     "BCEWithLogitsLoss: pos_weight must have a shape that is broadcast to that of an image, (3,), got (4,)"),
     (lambda: cnn.NLLLoss(), normal(2, 3), np.array([0, 3]), ValueError, "NLLLoss: targets must lie in [0, 3)"),
     (lambda: cnn.NLLLoss(), normal(2, 3), np.array([0.0, 1]), TypeError, "NLLLoss: targets must be integers"),
     (lambda: cnn.NLLLoss(), normal(2, *IMAGE), classes(2, 4, 4), ValueError, "NLLLoss: scores must have shape (N, K)"),
@@ -355,7 +483,7 @@ def test_a_module_is_a_criterion():
     (lambda: cnn.NLLLoss(ignore_index=1.5), None, None, TypeError, "NLLLoss: ignore_index"),
     (lambda: cnn.CrossEntropyLoss(), normal(2, *IMAGE), np.full((2, 4, 5), 3), ValueError, "must lie in [0, 3)"),
     (lambda: cnn.CrossEntropyLoss(), normal(2, 3), shares(2, 4), ValueError, "or floats of shape (N, 3)"),
-    (lambda: cnn.KLDivLoss("all"), None, None, ValueError, "KLDivLoss: reduction must be"),
+    (lambda: cnn.KLDivLoss(reduction="all"), None, None, ValueError, "KLDivLoss: reduction must be"),
 ])
 def test_wrong_arguments(make, scores, targets, error, words):
     with pytest.raises(error) as caught:
@@ -381,7 +509,8 @@ def test_wrong_arguments_of_functions():
             (lambda: F.one_hot(x, 3), ValueError, "one_hot: target must have shape"),
             (lambda: F.one_hot(np.zeros(2), 0), ValueError, "one_hot: num_classes"),
             (lambda: F.cross_entropy(x, np.zeros(2, int), reduction="none"), ValueError, "cross_entropy: of arrays"),
-            (lambda: F.mse_loss(x, x, "sum"), ValueError, "mse_loss: of arrays")):
+            (lambda: F.cross_entropy(x, np.zeros(2, int), ignore_index=0.5), TypeError, "cross_entropy: ignore_index"),
+            (lambda: F.mse_loss(x, x, reduction="sum"), ValueError, "mse_loss: of arrays")):
         with pytest.raises(error, match=words):
             call()
 
@@ -392,7 +521,7 @@ def test_what_a_trainer_refuses():
     with pytest.raises(TypeError, match="criterion and loss are the same"):
         cnn.Trainer(model, sgd, cnn.L1Loss(), loss=cnn.L1Loss())
     for criterion, targets, error, words in (
-            (cnn.L1Loss("none"), normal(8, 4), ValueError, "reduction must be 'mean' or 'sum' to train with"),
+            (cnn.L1Loss(reduction="none"), normal(8, 4), ValueError, "reduction must be 'mean' or 'sum' to train with"),
             (lambda x, t: x, normal(8, 4), ValueError, "one number per image"),
             (lambda x, t: t.sum(), normal(8, 4), ValueError, "must depend on the scores"),
             (cnn.L1Loss(), normal(8, 5), ValueError, "L1Loss: targets must have the shape of the scores"),

@@ -166,7 +166,7 @@ def test_losses_and_what_is_not_checked():
     labels = np.array([0, 2, 1, 0])
     assert cnn.gradcheck((log_loss, log_loss_backward), (4, 3), labels).elements == 12
     assert "all are 4 times" in message((log_loss, lambda *a: 4 * log_loss_backward(*a)), (4, 3), labels)
-    assert cnn.gradcheck(cnn.CrossEntropyLoss(0.1), (4, 3), labels).elements == 12
+    assert cnn.gradcheck(cnn.CrossEntropyLoss(label_smoothing=0.1), (4, 3), labels).elements == 12
     assert "WithoutMean.backward" in message(WithoutMean(), (4, 3), labels)
 
 

@@ -10,6 +10,7 @@ from cases import (
     assert_all_close,
     assert_close,
     assert_gradient,
+    assert_same_bits,
     by_function,
     by_torch,
     by_twin,
@@ -458,3 +459,52 @@ def test_programs_come_and_go():
         for outputs in range(1, 12):
             x, w, b = conv_arrays(n, 2, (4, 3), outputs, (2, 2), 1)
             assert_close(functional.conv2d(x, w, b), reference.conv2d(x, w, b))
+
+
+# ------------------------------------------------------------------------------------------ parts of arrays
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [0, 1, 20])
+@pytest.mark.parametrize("image, dim", [((3, 4, 5), 1), ((3, 4, 5), -1), ((3, 4), 2), ((6,), 1)])
+def test_arrays_are_joined_and_cut_as_in_numpy(image, dim, n, dtype, rng):
+    x, y = (rng.standard_normal((n, *image)).astype(dtype) for _ in range(2))
+    assert_same_bits([functional.cat([x, y, x], dim)], [np.concatenate([x, y, x], dim)])
+    assert_same_bits([functional.cat([x], dim)], [x])
+    if len(image) < 3:
+        assert_same_bits([functional.stack([x, y], dim)], [np.stack([x, y], dim)])
+    size = x.shape[dim]
+    parts = functional.split(x, 2, dim)
+    assert_same_bits(parts, [part.copy() for part in np.split(x, range(2, size, 2), dim)])
+    assert not any(np.shares_memory(part, x) for part in parts)
+    assert_same_bits(functional.split(x, [1, size - 1], dim), [part.copy() for part in np.split(x, [1], dim)])
+    assert_same_bits(functional.chunk(x, 2, dim), [part.copy() for part in np.split(x, [-(-size // 2)], dim)])
+    assert_same_bits([functional.where(x > 0, x, y)], [np.where(x > 0, x, y)])
+    assert_same_bits([functional.where(x > 0, 1.0, y)], [np.where(x > 0, dtype(1), y)])
+
+
+def test_where_of_numbers_takes_what_is_true():
+    got = functional.where(np.array([[True, False]]), 1.0, -1.0)
+    np.testing.assert_array_equal(got, np.array([[1, -1]], np.float32))
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda x: functional.cat([]), TypeError, "cat: values must be a list of values, or one of arrays"),
+    (lambda x: functional.cat([x, 1.0]), TypeError, "cat: values must be .* got ndarray, float"),
+    (lambda x: functional.cat(3), TypeError, "cat: values must be a list of values, or of arrays, got 3"),
+    (lambda x: functional.cat([x, x], 0), ValueError, "cat: dim must not be that of the images"),
+    (lambda x: functional.cat([x, x], "1"), TypeError, "cat: dim must be an integer"),
+    (lambda x: functional.cat([x, x[:1]]), ValueError, r"cat: values\[1\] must hold 2 images"),
+    (lambda x: functional.cat([x, x.astype(np.float32)]), TypeError, r"cat: values\[1\] must be float64"),
+    (lambda x: functional.stack([x, x[:, :1]]), ValueError, "stack: all values must have one shape"),
+    (lambda x: functional.split(x, 0), ValueError, "split: split_size"),
+    (lambda x: functional.split(x, [1, 1]), ValueError, "split: split_size must add up to 3"),
+    (lambda x: functional.split(x > 0, 1), TypeError, "split: x must be float32 or float64"),
+    (lambda x: functional.split([1.0], 1), TypeError, "split: x must be a value or an array"),
+    (lambda x: functional.split(x[:, 0], 1), ValueError, "split: x must have shape"),
+    (lambda x: functional.chunk(x, 0), ValueError, "chunk: chunks"),
+    (lambda x: functional.chunk("x", 2), TypeError, "chunk: x must be a value or an array"),
+    (lambda x: functional.where(x > 0, x, x.astype(np.float32)), TypeError, "where: b must be float64")])
+def test_what_cannot_be_joined_or_cut(call, error, words):
+    with pytest.raises(error, match=words):
+        call(np.ones((2, 3)))

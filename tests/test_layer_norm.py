@@ -92,13 +92,13 @@ def test_functions_take_parameters_and_values():
             self.scale = cnn.Parameter(np.linspace(1, 2, 3))
 
         def forward(self, x):
-            return (F.layer_norm2d(x, self.scale), F.layer_norm(x, (3, 2, 4)), F.instance_norm(x, self.scale),
+            return (F.layer_norm2d(x, self.scale), F.layer_norm(x, (3, 2, 4)), F.instance_norm(x, weight=self.scale),
                     F.local_response_norm(x, 3, alpha=2.0))
 
     net, x = Net(), np.random.default_rng(0).standard_normal((5, 3, 2, 4))
     scale = net.scale.data
     for got, wanted in zip(net(x), (
-            F.layer_norm2d(x, scale), F.layer_norm(x, (3, 2, 4)), F.instance_norm(x, scale),
+            F.layer_norm2d(x, scale), F.layer_norm(x, (3, 2, 4)), F.instance_norm(x, weight=scale),
             F.local_response_norm(x, 3, alpha=2.0)), strict=True):
         assert_close(got, wanted)
     assert_close(F.layer_norm2d(x, scale), reference.layer_norm2d(x, scale))

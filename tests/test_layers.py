@@ -402,3 +402,16 @@ def test_float32_of_a_wide_linear_layer():
     layer = Linear(1030, 130)
     x, dy = standard_normal(70, 1030).astype(np.float32), standard_normal(70, 130).astype(np.float32)
     assert_all_close(by_layer(layer, x, dy), by_twin(layer, x, dy))
+
+
+@pytest.mark.parametrize("name, arguments", [
+    ("ReLU", ()), ("LeakyReLU", (0.2,)), ("SiLU", ()), ("ReLU6", ()), ("Hardtanh", (-0.5, 0.7)), ("ELU", (0.8,)),
+    ("Hardswish", ()), ("Hardsigmoid", ()), ("Mish", ()), ("Dropout", (0.0,)), ("Dropout2d", (0.0,))])
+def test_inplace_is_taken_as_in_pytorch_and_changes_no_input(torch, name, arguments, rng):
+    x = 3 * rng.standard_normal((3, 4, 2, 2))
+    before = x.copy()
+    wanted = getattr(torch.nn, name)(*arguments, inplace=True)(torch.tensor(x)).numpy()
+    for layer in (getattr(cnn, name)(*arguments, True), getattr(cnn, name)(*arguments, inplace=False)):
+        assert_close(layer(x), wanted)
+        np.testing.assert_array_equal(x, before)
+        assert repr(layer) == repr(getattr(cnn, name)(*arguments))

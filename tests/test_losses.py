@@ -40,7 +40,7 @@ def test_cross_entropy_by_hand():
 def test_drawn_cross_entropy_agrees_with_the_twin(dtype, weighted, n, classes, smoothing):
     scores, targets, weight = drawn(n, classes, dtype)
     weight = weight if weighted else None
-    loss, gradient = functional.cross_entropy(scores, targets, smoothing, weight)
+    loss, gradient = functional.cross_entropy(scores, targets, weight, label_smoothing=smoothing)
     wanted = reference.cross_entropy(scores.astype(np.float64), targets, smoothing, weight)
     assert isinstance(loss, float) and loss == pytest.approx(
         wanted[0], rel=1e-5 if dtype == np.float32 else 1e-12
@@ -59,7 +59,7 @@ def test_cross_entropy_agrees_with_pytorch(torch, n, weighted, smoothing):
         t, torch.tensor(targets), torch.tensor(weight) if weighted else None, label_smoothing=smoothing
     )
     wanted.backward()
-    criterion = CrossEntropyLoss(smoothing, weight if weighted else None)
+    criterion = CrossEntropyLoss(weight if weighted else None, label_smoothing=smoothing)
     assert criterion(scores, targets) == pytest.approx(wanted.item(), rel=1e-10)
     assert_close(criterion.backward(), t.grad.numpy())
 
@@ -68,9 +68,9 @@ def test_cross_entropy_agrees_with_pytorch(torch, n, weighted, smoothing):
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_cross_entropy_gradient_by_central_differences(smoothing, weighted):
     scores, targets, weight = drawn(5, 4)
-    more = smoothing, weight if weighted else None
-    _, gradient = functional.cross_entropy(scores, targets, *more)
-    assert_gradient(gradient, lambda: functional.cross_entropy(scores, targets, *more)[0], scores)
+    more = {"label_smoothing": smoothing, "weight": weight if weighted else None}
+    _, gradient = functional.cross_entropy(scores, targets, **more)
+    assert_gradient(gradient, lambda: functional.cross_entropy(scores, targets, **more)[0], scores)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -80,7 +80,7 @@ def test_scores_of_1e4_give_no_nan(dtype, smoothing):
     targets = np.array([0, 0, 2])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loss, gradient = functional.cross_entropy(scores, targets, smoothing)
+        loss, gradient = functional.cross_entropy(scores, targets, label_smoothing=smoothing)
     wanted = reference.cross_entropy(scores.astype(np.float64), targets, smoothing)
     assert loss == pytest.approx(wanted[0], rel=1e-6)
     assert_close(gradient, wanted[1], 1e-6)
@@ -110,7 +110,7 @@ def test_an_image_more_changes_nothing_but_the_mean(weighted):
     weight = weight if weighted else np.ones(5)
     sums = []
     for part in (slice(0, 17), slice(0, 16), slice(16, 17)):
-        loss, gradient = functional.cross_entropy(scores[part], targets[part], 0.1, weight)
+        loss, gradient = functional.cross_entropy(scores[part], targets[part], weight, label_smoothing=0.1)
         total = weight[targets[part]].sum()
         sums.append((loss * total, gradient * total))
     assert sums[0][0] == pytest.approx(sums[1][0] + sums[2][0], rel=1e-12)
@@ -122,13 +122,13 @@ def test_an_image_more_changes_nothing_but_the_mean(weighted):
 def test_a_batch_whose_labels_all_have_weight_0_has_no_mean_and_no_gradient(dtype, smoothing):
     scores, targets, weight = drawn(20, 4, dtype)
     targets[:], weight[2] = 2, 0
-    criterion = CrossEntropyLoss(smoothing, weight)
+    criterion = CrossEntropyLoss(weight, label_smoothing=smoothing)
     assert math.isnan(criterion(scores, targets)) and criterion.total == 0
     assert not criterion.backward().any() and criterion.backward().dtype == dtype
     wanted = reference.cross_entropy(scores, targets, smoothing, weight)
     assert math.isnan(wanted[0]) and not wanted[1].any()
     targets[7] = 1      # and one that counts is all that does
-    loss, gradient = functional.cross_entropy(scores, targets, 0.0, weight)
+    loss, gradient = functional.cross_entropy(scores, targets, weight)
     alone = functional.cross_entropy(scores[7:8], targets[7:8])
     assert loss == pytest.approx(alone[0], rel=1e-6)
     assert_close(gradient[7:8], alone[1], 1e-6)

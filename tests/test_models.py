@@ -251,7 +251,7 @@ def test_cifar_net_trains_as_in_the_paper(torch):
     optimizer = cnn.SGD(groups, lr, momentum=0.85, nesterov=True)
     bias_group = {"params": biases, "lr": 8 * lr, "weight_decay": weight_decay / 8}
     other = torch.optim.SGD([{"params": weights}, bias_group], lr, 0.85, weight_decay=weight_decay, nesterov=True)
-    trainer = cnn.Trainer(ours, optimizer, cnn.CrossEntropyLoss(0.2), progress=False)
+    trainer = cnn.Trainer(ours, optimizer, cnn.CrossEntropyLoss(label_smoothing=0.2), progress=False)
     for _ in range(5):
         x, labels = rng.standard_normal((18, 2, 26, 26)), rng.integers(0, 10, 18)
         loss = torch.nn.functional.cross_entropy(theirs(torch.tensor(x)) / 9, torch.tensor(labels), label_smoothing=0.2)

@@ -195,7 +195,7 @@ def test_they_decide_which_epoch_is_best(mode, tmp_path):
 
 
 def test_a_schedule_watches_them():
-    schedule = cnn.schedules.ReduceLROnPlateau(0.1, "val_flat", "max", patience=0)
+    schedule = cnn.schedules.ReduceLROnPlateau(0.1, "val_flat", mode="max", patience=0)
     trainer = trainer_of(metrics={"flat": lambda scores, targets: 1.0}, schedule=schedule)
     assert trainer.fit(data(60), 3, data(20)).column("lr") == pytest.approx([0.1, 0.1, 0.01])
 
@@ -226,7 +226,7 @@ def test_wrong_monitors():
             kind("val_loss", mode="largest")
     with pytest.raises(ValueError, match="EarlyStopping: monitor must be one of .*val_margin.*, got 'val_other'"):
         trainer_of(callbacks=[EarlyStopping("val_other", mode="max")]).fit(data(20), 1, data(20))
-    schedule = cnn.schedules.ReduceLROnPlateau(0.1, "val_other", "max")
+    schedule = cnn.schedules.ReduceLROnPlateau(0.1, "val_other", mode="max")
     with pytest.raises(ValueError, match="the monitor of the schedule ReduceLROnPlateau must be one of"):
         trainer_of(schedule=schedule).fit(data(20), 1, data(20))
     with pytest.raises(TypeError, match="OverAll: function must be"):

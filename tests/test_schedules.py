@@ -190,7 +190,8 @@ def test_one_cycle_agrees_with_pytorch(torch, total_steps, pct_start, strategy):
         )
 
     wanted = torch_rates(torch, 0.3, build, total_steps)
-    schedule = OneCycle(0.3, total_steps, pct_start, 5.0, 100.0, anneal_strategy=strategy)
+    schedule = OneCycle(0.3, total_steps, pct_start=pct_start, div_factor=5.0, final_div_factor=100.0,
+                        anneal_strategy=strategy)
     assert rates(schedule, total_steps) == close(wanted)
     assert schedule(total_steps + 5) == close(wanted[-1])
 

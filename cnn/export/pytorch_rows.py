@@ -96,7 +96,7 @@ def instance_norm(t, input, running_mean=None, running_var=None, weight=None, bi
                   momentum=0.1, eps=1e-5):
     only("running_mean", running_mean, None)
     only("running_var", running_var, None)
-    return functional.instance_norm(value_of(input), weight, bias, eps)
+    return functional.instance_norm(value_of(input), weight=weight, bias=bias, eps=eps)
 
 
 def _instance_norm_module(t, m, x):

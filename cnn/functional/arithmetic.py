@@ -4,6 +4,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cnn import shapes
 from cnn.engine.parameter import Parameter
 from cnn.functional.common import computed
@@ -28,8 +30,11 @@ def minimum(a: Operand, b: Operand) -> Any:
 
 
 def where(condition: Operand, a: Operand, b: Operand) -> Any:
-    """a where the condition is not 0, else b. condition: a comparison of values, or any value or float array; a, b:
-    values, arrays or numbers; shapes are broadcast. What is not chosen gets the gradient 0."""
+    """a where the condition is not 0, else b. condition: a comparison of values or of arrays, or any value or float
+    array; a, b: values, arrays or numbers; shapes are broadcast. What is not chosen gets the gradient 0."""
+    if isinstance(condition, np.ndarray) and condition.dtype == bool:
+        like = next((x.dtype for x in (a, b) if isinstance(x, (np.ndarray, Value, Parameter))), np.dtype(np.float32))
+        condition = condition.astype(like if like in shapes.FLOATS else np.float32)
     return computed("where", build.where, {"condition": condition, "a": a, "b": b})
 
 
@@ -156,8 +161,8 @@ def amin(x: Images, dim: int | Sequence[int] | None = None, keepdim: bool = Fals
 
 
 def _reduced(kind: str, x: Images, dim: int | Sequence[int] | None, keepdim: bool) -> Images:
-    dims = build.dims_of(kind, dim)
-    return computed(kind, lambda x: build.reduced(kind, x, dims, bool(keepdim)), {"x": x}, (dims, bool(keepdim)))
+    dims, kept = build.dims_of(kind, dim), shapes.flag(kind, "keepdim", keepdim)
+    return computed(kind, lambda x: build.reduced(kind, x, dims, kept), {"x": x}, (dims, kept))
 
 
 def normalize(x: Images, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12) -> Images:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Weight = np.ndarray | Parameter | None
 
 REDUCTIONS = ("none", "mean", "sum")
+IGNORED = -100      # the target that does not count unless another is said, as in PyTorch
 
 
 def reduction_of(owner: str, value: str, choices: tuple[str, ...] = REDUCTIONS) -> str:
@@ -31,7 +32,7 @@ def reduction_of(owner: str, value: str, choices: tuple[str, ...] = REDUCTIONS) 
     return value
 
 
-def l1_loss(x: Images, target: Images, reduction: str = "mean") -> Any:
+def l1_loss(x: Images, target: Images, *, reduction: str = "mean") -> Any:
     """|x - target|. x, target: values, or arrays, of one shape, (N, C, H, W), (N, H, W), (N, features) or (N,).
 
     reduction: "none", "mean" or "sum" of the elements; of values those of each image, (N,), of arrays of all, a float.
@@ -45,7 +46,7 @@ def mse_elements(x: Value, target: Value) -> Value:
     return d * d
 
 
-def smooth_l1_loss(x: Images, target: Images, reduction: str = "mean", beta: float = 1.0) -> Any:
+def smooth_l1_loss(x: Images, target: Images, *, reduction: str = "mean", beta: float = 1.0) -> Any:
     """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, with d = x - target. Girshick 2015.
 
     x, target: values, or arrays, of one shape; reduction as in `l1_loss`; beta: a number, at least 0, which gives
@@ -69,8 +70,8 @@ def huber_loss(x: Images, target: Images, reduction: str = "mean", delta: float 
                  reduction, delta)
 
 
-def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight = None, reduction: str = "mean",
-                                     pos_weight: Weight = None) -> Any:
+def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight = None, *,
+                                     reduction: str = "mean", pos_weight: Weight = None) -> Any:
     """-(p t log s + (1 - t) log(1 - s)) with s = sigmoid(x), t = target, p = pos_weight; without overflow.
 
     x: scores, target: from 0 to 1; values, or arrays, of one shape; reduction as in `l1_loss`. weight, pos_weight:
@@ -81,6 +82,8 @@ def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight =
     weights = {what: w for what, w in (("weight", weight), ("pos_weight", pos_weight)) if w is not None}
 
     def elements(x: Value, t: Value) -> Value:
+        for what, w in weights.items():
+            broadcastable(name, what, w, x.image)
         soft = build.mapped("softplus", -x, name, beta=1.0, threshold=math.inf)     # -log s
         if pos_weight is not None:
             soft = soft * (1 + t * (_constant(name, "pos_weight", pos_weight, x) - 1))
@@ -89,19 +92,21 @@ def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight =
     return _loss(name, elements, {"x": x, "target": target}, reduction, *_bytes(weights))
 
 
-def kl_div(x: Images, target: Images, reduction: str = "mean", log_target: bool = False) -> Any:
+def kl_div(x: Images, target: Images, *, reduction: str = "mean", log_target: bool = False) -> Any:
     """Kullback-Leibler divergence t (log t - x), where x are logarithms of probabilities, and t = target.
 
     x, target: values, or arrays, of one shape; log_target: whether the target, too, is given by logarithms; reduction:
     as in `l1_loss`, or "batchmean", the sum of each image.
     """
+    log_target = shapes.flag("kl_div", "log_target", log_target)
+
     def elements(x: Value, t: Value) -> Value:
         _alike("kl_div", x, t)
         if log_target:
             return t.exp() * (t - x)
         there = t != 0      # the logarithm of a negative target, and of NaN, is NaN
         return build.where(there, t * build.where(there, t, 1.0).log(), 0.0) - t * x
-    return _loss("kl_div", elements, {"x": x, "target": target}, reduction, bool(log_target),
+    return _loss("kl_div", elements, {"x": x, "target": target}, reduction, log_target,
                  choices=(*REDUCTIONS, "batchmean"))
 
 
@@ -150,39 +155,59 @@ def soft_elements(name: str, log_p: Value, target: Value, weight: Weight, smooth
     return -build.reduced("sum", t * log_p, 1, False)
 
 
-def nll_loss(x: Images, target: Images, weight: Weight = None, ignore_index: int = -100,
+def nll_loss(x: Images, target: Images, weight: Weight = None, *, ignore_index: int | None = None,
              reduction: str = "mean") -> Any:
     """-w_g x_g, where x are logarithms of probabilities and g is the target's class.
 
     x: (N, K, H, W) or (N, K); target: numbers of classes, (N, H, W) or (N,), as floats; both values or both arrays.
-    weight: (K,) or None. Where the target is ignore_index the loss is 0. reduction: "none", "sum", or "mean", which
-    divides by the sum of the weights of all targets (of a value, of those of each image).
+    weight: (K,) or None. Where the target is ignore_index, None: -100, the loss is 0. reduction: "none", "sum", or
+    "mean", which divides by the sum of the weights of all targets.
+
+    Values are of one image, and a Criterion takes the mean over the images. Of these "mean" is that of an image's
+    targets other than -100, 0 if there are none: without such targets PyTorch's mean over the batch. To divide by the
+    weights, or the counted targets, of a batch takes all its images, so that "mean" with a weight or an ignore_index
+    raises ValueError; NLLLoss as the criterion does that.
     """
     weight = _frozen(weight, x)
-    ignored = shapes.integer("nll_loss", "ignore_index", ignore_index, -2**31)
+    ignored = None if ignore_index is None else shapes.integer("nll_loss", "ignore_index", ignore_index, -2**31)
+    if isinstance(x, Value) or isinstance(target, Value):
+        return nll_value("nll_loss", x, target, weight, ignored, reduction)
     return _weighted("nll_loss", lambda x, t: nll_elements("nll_loss", x, t, weight, ignored), x, target, reduction,
                      ignored, *_bytes({} if weight is None else {"weight": weight}))
 
 
+def nll_value(name: str, x: Value, target: Value, weight: Weight, ignore_index: int | None, reduction: str,
+              smoothing: float = 0.0) -> Value:
+    """`nll_loss` of values, or with smoothing; ignore_index: None where it is the usual one."""
+    if reduction_of(name, reduction) == "mean":
+        for what, given in (("weight", weight), ("ignore_index", ignore_index)):
+            if given is not None:
+                raise ValueError(
+                    f"{name}: {what} must be None with reduction 'mean' of values, because the mean divides by the "
+                    f"weights of all targets of a batch, and values are of one image, got {shapes.shown(given)}: take "
+                    f"reduction='sum' or 'none' and divide yourself, or make cnn.CrossEntropyLoss({what}=...), or "
+                    f"NLLLoss, the criterion")
+    y, counts = nll_elements(name, x, target, weight, ignore_index, smoothing)
+    if reduction != "mean":
+        return _reduced(y, reduction)
+    known = counts + (target == float(IGNORED))     # 0, which gives NaN, where the target is no class
+    return build.reduced("sum", y / known, None, False) / build.clamp(counts.sum(), low=1.0)
+
+
 def cross_entropy_value(x: Value, target: Value, label_smoothing: float, weight: Weight, ignore_index: int | None,
-                        reduction: str) -> Any:
+                        reduction: str, name: str = "cross_entropy") -> Value:
     """`cross_entropy` of values."""
-    name = "cross_entropy"
     smoothing = shapes.number(name, "label_smoothing", label_smoothing, 0, 1)
     log_p = build.softmax("log_softmax", x, 1, name)
     if tuple(target.image) == tuple(x.image):
         return _reduced(soft_elements(name, log_p, target, weight, smoothing), reduction)
-    return _weighted(name, lambda x, t: nll_elements(name, x, t, weight, ignore_index, smoothing), log_p, target,
-                     reduction)
+    return nll_value(name, log_p, target, weight, ignore_index, reduction, smoothing)
 
 
 def _weighted(name: str, elements: Callable[..., tuple[Value, Value]], x: Any, target: Any, reduction: str,
               *key: Any) -> Any:
-    """A loss whose mean divides by weights."""
+    """A loss of arrays whose mean divides by weights."""
     reduction = reduction_of(name, reduction)
-    if isinstance(x, Value) or isinstance(target, Value):
-        y, weights = elements(x, target)
-        return y.sum() / weights.sum() if reduction == "mean" else _reduced(y, reduction)
     operands = {"x": x, "target": target}
     y = computed(name, lambda x, t: elements(x, t)[0], operands, key)
     if reduction == "none":
@@ -227,6 +252,16 @@ def _alike(name: str, x: Value, target: Value) -> Value:
     if x.image != target.image:
         raise ValueError(f"{name}: target must have the shape of x, {tuple(x.shape)}, got {tuple(target.shape)}")
     return x
+
+
+def broadcastable(name: str, what: str, weight: Any, image: tuple[int, ...]) -> None:
+    """Refuse weights, an array or a Parameter, that cannot be broadcast to an image of this shape."""
+    own = tuple(getattr(weight, "shape", ()))
+    own = own[1:] if len(own) == len(image) + 1 and own[0] == 1 else own
+    pairs = zip(reversed(own), reversed(image), strict=False)
+    if len(own) > len(image) or not all(n in (1, wanted) for n, wanted in pairs):
+        raise ValueError(f"{name}: {what} must have a shape that is broadcast to that of an image, "
+                         f"{tuple(image)}, got {tuple(weight.shape)}")
 
 
 def _constant(name: str, what: str, weight: Any, like: Value) -> Value:

@@ -52,7 +52,7 @@ def layer_norm2d(x: Images, weight: np.ndarray | Parameter | None = None, bias: 
                        (eps,))
 
 
-def instance_norm(x: Images, weight: np.ndarray | Parameter | None = None,
+def instance_norm(x: Images, *, weight: np.ndarray | Parameter | None = None,
                   bias: np.ndarray | Parameter | None = None, eps: float = 1e-5) -> Images:
     """Instance normalisation (Ulyanov et al. 2016): y = weight (x - mean) / sqrt(var + eps) + bias, with mean and
     (biased) variance of each channel of each image.

@@ -11,7 +11,7 @@ from cnn.engine import backend
 from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
 from cnn.functional.common import program as run
-from cnn.functional.criteria import _reduced, cross_entropy_value, mse_elements, reduction_of
+from cnn.functional.criteria import IGNORED, _reduced, cross_entropy_value, mse_elements, reduction_of
 from cnn.graph.value import Value
 from cnn.ops import loss
 
@@ -32,18 +32,19 @@ def targets(name: str, value: np.ndarray, count: int, classes: int) -> np.ndarra
     return np.ascontiguousarray(value, np.int64)
 
 
-def class_weights(name: str, weight: Sequence[float] | np.ndarray | None, classes: int) -> np.ndarray | None:
-    """Weights as float64 (classes,), finite and not negative; None stays None."""
+def class_weights(name: str, weight: Sequence[float] | np.ndarray | None,
+                  classes: int | None = None) -> np.ndarray | None:
+    """Weights as float64 (classes,), by default of any number, finite and not negative; None stays None."""
     if weight is None:
         return None
     try:
-        kind, values = np.asarray(weight).dtype.kind, np.ascontiguousarray(weight, np.float64)
+        kind, values = np.asarray(weight).dtype.kind, np.asarray(weight, np.float64, order="C")
     except (TypeError, ValueError):
         kind, values = "O", np.zeros(0)
     if kind not in "fiu":
         raise TypeError(f"{name}: weight must have one element per class, got {weight!r}")
-    if values.shape != (classes,):
-        raise ValueError(f"{name}: weight must have shape ({classes},), got {values.shape}")
+    if values.ndim != 1 or classes not in (None, len(values)):
+        raise ValueError(f"{name}: weight must have shape ({'K' if classes is None else classes},), got {values.shape}")
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise ValueError(f"{name}: weight must be finite and not negative, got {values}")
     if not values.any():
@@ -51,27 +52,47 @@ def class_weights(name: str, weight: Sequence[float] | np.ndarray | None, classe
     return values
 
 
-def cross_entropy(logits: np.ndarray | Value, targets_: np.ndarray | Value, label_smoothing: float = 0.0,
-                  weight: Sequence[float] | np.ndarray | None = None, ignore_index: int | None = None,
-                  reduction: str = "mean") -> Any:
+def cross_entropy(logits: np.ndarray | Value, targets_: np.ndarray | Value,
+                  weight: Sequence[float] | np.ndarray | None = None, *, ignore_index: int | None = None,
+                  reduction: str = "mean", label_smoothing: float = 0.0) -> Any:
     """Softmax and log loss, fused: L = -log softmax(logits)[target], the (weighted) mean over the batch.
 
-    Of arrays, logits: (N, K); targets_: integers (N,) in [0, K); weight: (K,) or None; label_smoothing in [0, 1].
-    Derivation: docs/gradients.md. Returns the loss (float) and dlogits (N, K). Of an empty batch, and where all targets
-    have weight 0, the loss is NaN, as in PyTorch; the gradient is then 0.
+    Of arrays, logits: (N, K); targets_: integers (N,) in [0, K), or ignore_index, None: -100, which does not count;
+    weight: (K,) or None; label_smoothing in [0, 1]. Derivation: docs/gradients.md. Returns the loss (float) and dlogits
+    (N, K). Of an empty batch, and where all targets have weight 0 or do not count, the loss is NaN, as in PyTorch; the
+    gradient is then 0.
 
     Of values, logits: (N, K) or (N, K, H, W); targets_: numbers of classes, (N,) or (N, H, W), of which ignore_index
     does not count, or distributions over the classes, of logits' shape. Returns one loss per image, a value (N,), by
-    `reduction` "mean" or "sum" of its pixels; or with "none" one per pixel.
+    `reduction` "mean" or "sum" of its pixels; or with "none" one per pixel. "mean" is that of the pixels whose target
+    is not -100, 0 if there are none: without such targets PyTorch's mean over the batch. To divide by the weights, or
+    the counted targets, of a batch takes all its images, so that "mean" of classes with a weight or an ignore_index
+    raises ValueError; CrossEntropyLoss as the criterion does that.
     """
     name = "cross_entropy"
     reduction_of(name, reduction)
+    if ignore_index is not None:
+        ignore_index = shapes.integer(name, "ignore_index", ignore_index, -2**31)
     if isinstance(logits, Value) and isinstance(targets_, Value):
         given: Any = np.asarray(weight) if isinstance(weight, (list, tuple)) else weight
         return cross_entropy_value(logits, targets_, label_smoothing, given, ignore_index, reduction)
-    if ignore_index is not None or reduction != "mean":
-        raise ValueError(f"{name}: of arrays, ignore_index must be None and reduction 'mean'; CrossEntropyLoss has "
-                         f"others")
+    if reduction != "mean":
+        raise ValueError(f"{name}: of arrays, reduction must be 'mean', got {reduction!r}; CrossEntropyLoss has others")
+    found = np.asarray(targets_)
+    if found.dtype.kind in "iu" and found.ndim == 1 and found.shape == np.shape(logits)[:1]:
+        counted = found != (IGNORED if ignore_index is None else ignore_index)
+        if not counted.all():
+            logits = shapes.array(name, "logits", logits, ("N", "K"))
+            gradient = np.zeros_like(logits)
+            value, gradient[counted] = cross_entropy_arrays(logits[counted], found[counted], weight, label_smoothing)
+            return value, gradient
+    return cross_entropy_arrays(logits, found, weight, label_smoothing)
+
+
+def cross_entropy_arrays(logits: Any, targets_: Any, weight: Sequence[float] | np.ndarray | None = None,
+                         label_smoothing: float = 0.0) -> tuple[float, np.ndarray]:
+    """`cross_entropy` of arrays whose targets all count."""
+    name = "cross_entropy"
     logits = shapes.array(name, "logits", logits, ("N", "K"))
     classes = shapes.integer(name, "the number of classes", logits.shape[1], 1)
     target = targets(name, np.asarray(targets_), len(logits), classes)
@@ -96,7 +117,7 @@ def cross_entropy(logits: np.ndarray | Value, targets_: np.ndarray | Value, labe
     return summed / float(total[0]) if total[0] else math.nan, dlogits
 
 
-def mse_loss(prediction: np.ndarray | Value, target: np.ndarray | Value, reduction: str = "mean") -> Any:
+def mse_loss(prediction: np.ndarray | Value, target: np.ndarray | Value, *, reduction: str = "mean") -> Any:
     """Mean squared error over all elements: L = sum of (prediction - target)^2 / count (docs/gradients.md).
 
     prediction, target: arrays of one shape, (N, C, H, W) or (N, features). Returns the loss (float) and its gradient by

@@ -12,7 +12,8 @@ from cnn.graph import moving
 from cnn.graph.value import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     from cnn.functional.common import Images
     from cnn.shapes import Size
@@ -117,4 +118,52 @@ def channel_shuffle(x: Images, groups: int) -> Images:
     return computed("channel_shuffle", of_value, {"x": x}, (groups,))
 
 
-cat, chunk, split, stack = moving.cat, moving.chunk, moving.split, moving.stack
+def cat(values: Sequence[Images], dim: int = 1) -> Images:
+    """All values one after the other along an axis. values: a list of values or of arrays, (N, C, H, W), (N, H, W) or
+    (N, features), at least one, of shapes that differ in that axis only; dim: 1 (channels or features) and up, or
+    negative. Raises TypeError or ValueError for anything else."""
+    return _joined("cat", moving.cat, values, dim)
+
+
+def stack(values: Sequence[Images], dim: int = 1) -> Images:
+    """Values of one shape side by side along a new axis. values: a list of values or of arrays, (N, H, W),
+    (N, features) or (N,); dim: the axis of the result, 1 and up, or negative. Raises TypeError or ValueError for
+    anything else."""
+    return _joined("stack", moving.stack, values, dim)
+
+
+def _joined(name: str, function: Callable[..., Value], values: Sequence[Images], dim: int) -> Any:
+    listed = shapes.listed(name, "values", values, "values, or of arrays")
+    if not listed or not all(isinstance(value, np.ndarray) for value in listed):
+        return function(listed, dim)
+    dim = shapes.integer(name, "dim", dim, -2**31)
+    return computed(name, lambda *values: function(values, dim), {
+        f"values[{i}]": value for i, value in enumerate(listed)}, (dim,))
+
+
+def split(x: Images, split_size: int | Sequence[int], dim: int = 1) -> tuple[Images, ...]:
+    """x cut along an axis. x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); split_size: the size of
+    each part, of which the last may be smaller, or a list of sizes; dim: the axis, 1 and up, or negative. Returns a
+    tuple of values or arrays. Raises TypeError or ValueError for anything else."""
+    if not isinstance(x, np.ndarray):
+        return moving.split(x, split_size, dim)
+    x, like = _checked("split", x)
+    return tuple(x[index].copy() for index in moving.parts(like, split_size, dim))
+
+
+def chunk(x: Images, chunks: int, dim: int = 1) -> tuple[Images, ...]:
+    """x cut into so many parts of one size, of which the last may be smaller and some missing, as in PyTorch. x: a
+    value or an array, (N, C, H, W), (N, H, W) or (N, features); chunks: a number, at least 1; dim: the axis. Returns a
+    tuple of values or arrays."""
+    if not isinstance(x, np.ndarray):
+        return moving.chunk(x, chunks, dim)
+    x, like = _checked("chunk", x)
+    return split(x, moving.chunk_size(like, chunks, dim), dim)
+
+
+def _checked(name: str, x: np.ndarray) -> tuple[np.ndarray, Value]:
+    """An array of images, checked, and a value of its shape."""
+    x = shapes.array(name, "x", x)
+    if not 2 <= x.ndim <= 4:
+        raise ValueError(f"{name}: x must have shape (N, C, H, W), (N, H, W) or (N, features), got {x.shape}")
+    return x, Value(None, x.shape[1:], x.dtype)

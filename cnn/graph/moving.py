@@ -67,12 +67,8 @@ def permuted(x, order):
 
 
 def cat(values: Sequence[Value], dim: int = 1) -> Value:
-    """All values one after the other along an axis. values: a list of values, at least one, of shapes that differ in
-    that axis only; dim: 1 (channels or features) and up, or negative. Raises TypeError or ValueError for anything
-    else."""
-    listed = shapes.listed("cat", "values", values, "values")
-    if not listed or not all(isinstance(value, Value) for value in listed):
-        raise TypeError("cat: it must get a list of values, at least one, in a module's forward")
+    """cnn.functional.cat of values."""
+    listed = _all_values("cat", values)
     axis, = axes_of("cat", listed[0], dim)
     if len(listed) == 1:
         return listed[0]
@@ -83,11 +79,8 @@ def cat(values: Sequence[Value], dim: int = 1) -> Value:
 
 
 def stack(values: Sequence[Value], dim: int = 1) -> Value:
-    """Values of one shape side by side along a new axis. values: a list of values, (N, H, W), (N, features) or (N,);
-    dim: the axis of the result, 1 and up, or negative. Raises TypeError or ValueError for anything else."""
-    values = shapes.listed("stack", "values", values, "values")
-    if not values or not all(isinstance(value, Value) for value in values):
-        raise TypeError("stack: it must get a list of values, at least one, in a module's forward")
+    """cnn.functional.stack of values."""
+    values = _all_values("stack", values)
     image = values[0].image
     if any(value.image != image for value in values):
         raise ValueError(f"stack: all values must have one shape, got {', '.join(str(v.shape) for v in values)}")
@@ -101,12 +94,23 @@ def stack(values: Sequence[Value], dim: int = 1) -> Value:
     return cat([reshaped(value, (*image[:axis], 1, *image[axis:])) for value in values], axis + 1)
 
 
+def _all_values(owner, values):
+    listed = shapes.listed(owner, "values", values, "values, or of arrays")
+    if not listed or not all(isinstance(value, Value) for value in listed):
+        raise TypeError(f"{owner}: values must be a list of values, or one of arrays, at least one, got "
+                        f"{', '.join(type(value).__name__ for value in listed) or 'none'}")
+    return listed
+
+
 def split(x: Value, split_size: int | Sequence[int], dim: int = 1) -> tuple[Value, ...]:
-    """x cut along an axis. x: a value; split_size: the size of each part, of which the last may be smaller, or a list
-    of sizes; dim: the axis, 1 and up, or negative. Returns a tuple of values. Raises TypeError or ValueError for
-    anything else."""
+    """cnn.functional.split of a value."""
+    return tuple(sliced(x, index) for index in parts(x, split_size, dim))
+
+
+def parts(x: Value, split_size: int | Sequence[int], dim: int) -> list[tuple[slice, ...]]:
+    """What cuts x, a value, into the parts that `split` returns."""
     if not isinstance(x, Value):
-        raise TypeError(f"split: x must be a value, got {type(x).__name__}")
+        raise TypeError(f"split: x must be a value or an array, got {type(x).__name__}")
     axis, = axes_of("split", x, dim)
     n = x.image[axis]
     if isinstance(split_size, (tuple, list)):
@@ -118,16 +122,20 @@ def split(x: Value, split_size: int | Sequence[int], dim: int = 1) -> tuple[Valu
         sizes = [min(size, n - first) for first in range(0, n, size)]
     ends = np.cumsum([0, *sizes]).tolist()
     whole = (slice(None),) * (axis + 1)
-    return tuple(sliced(x, (*whole, slice(first, last))) for first, last in zip(ends, ends[1:], strict=False))
+    return [(*whole, slice(first, last)) for first, last in zip(ends, ends[1:], strict=False)]
 
 
 def chunk(x: Value, chunks: int, dim: int = 1) -> tuple[Value, ...]:
-    """x cut into so many parts of one size, of which the last may be smaller and some missing, as in PyTorch. x: a
-    value; chunks: a number, at least 1; dim: the axis. Returns a tuple of values."""
+    """cnn.functional.chunk of a value."""
+    return split(x, chunk_size(x, chunks, dim), dim)
+
+
+def chunk_size(x: Value, chunks: int, dim: int) -> int:
+    """The size of the parts that `chunk` returns."""
     if not isinstance(x, Value):
-        raise TypeError(f"chunk: x must be a value, got {type(x).__name__}")
+        raise TypeError(f"chunk: x must be a value or an array, got {type(x).__name__}")
     axis, = axes_of("chunk", x, dim)
-    return split(x, -(-x.image[axis] // shapes.integer("chunk", "chunks", chunks, 1)), dim)
+    return -(-x.image[axis] // shapes.integer("chunk", "chunks", chunks, 1))
 
 
 def flatten(x, start_dim=1, end_dim=-1):

@@ -32,20 +32,34 @@ class _Activation(Module):
         return apply(pointwise.Activation(type(self).__name__, self.kernel, self.saved, **self.scalars()), x)
 
 
-class ReLU(Module):
-    """max(x, 0); its derivative at 0 is 0. NaN stays NaN."""
+class _InPlace(Module):
+    """An activation without arguments but `inplace`."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        _unused(self, inplace)
+
+
+class ReLU(_InPlace):
+    """max(x, 0); its derivative at 0 is 0. NaN stays NaN.
+
+    inplace: for code that comes from PyTorch; nothing changes, here and in the other activations. The input always
+    keeps its elements, so that what reads it afterwards gets those and not the result.
+    """
 
     def forward(self, x: Value) -> Value:
         return apply(pointwise.ReLU(type(self).__name__), x)
 
 
 class LeakyReLU(_Activation):
-    """x where x > 0, else negative_slope * x. Raises TypeError or ValueError unless that is a finite number."""
+    """x where x > 0, else negative_slope * x. inplace: nothing changes, see ReLU. Raises TypeError or ValueError unless
+    negative_slope is a finite number."""
 
     kernel, saved = "leaky_relu", "x"
 
-    def __init__(self, negative_slope: float = 0.01) -> None:
+    def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         super().__init__()
+        _unused(self, inplace)
         self.negative_slope = shapes.number("LeakyReLU", "negative_slope", negative_slope)
 
     def scalars(self) -> dict[str, float]:
@@ -68,8 +82,8 @@ class Sigmoid(_Activation):
     kernel, saved = "sigmoid", "y"
 
 
-class SiLU(_Activation):
-    """x sigmoid(x), also called swish. Elfwing et al. 2018."""
+class SiLU(_Activation, _InPlace):
+    """x sigmoid(x), also called swish. Elfwing et al. 2018. inplace: nothing changes, see ReLU."""
 
     kernel, saved = "silu", "x"
 
@@ -93,19 +107,20 @@ class GELU(Module):
         return f"approximate={self.approximate!r}"
 
 
-class ReLU6(Module):
-    """min(max(x, 0), 6). Howard et al. 2017."""
+class ReLU6(_InPlace):
+    """min(max(x, 0), 6). Howard et al. 2017. inplace: nothing changes, see ReLU."""
 
     def forward(self, x: Value) -> Value:
         return functional.relu6(x)
 
 
 class Hardtanh(Module):
-    """min(max(x, min_val), max_val), whose derivative at both limits is 0. Raises TypeError or ValueError unless both
-    are finite numbers and min_val <= max_val."""
+    """min(max(x, min_val), max_val), whose derivative at both limits is 0. inplace: nothing changes, see ReLU. Raises
+    TypeError or ValueError unless both limits are finite numbers and min_val <= max_val."""
 
-    def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
+        _unused(self, inplace)
         self.min_val = shapes.number("Hardtanh", "min_val", min_val)
         self.max_val = shapes.number("Hardtanh", "max_val", max_val, self.min_val)
 
@@ -117,11 +132,12 @@ class Hardtanh(Module):
 
 
 class ELU(Module):
-    """x where x > 0, else alpha (e^x - 1). Clevert et al. 2016. Raises TypeError or ValueError unless alpha is a finite
-    number."""
+    """x where x > 0, else alpha (e^x - 1). Clevert et al. 2016. inplace: nothing changes, see ReLU. Raises TypeError or
+    ValueError unless alpha is a finite number."""
 
-    def __init__(self, alpha: float = 1.0) -> None:
+    def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
+        _unused(self, inplace)
         self.alpha = shapes.number("ELU", "alpha", alpha)
 
     def forward(self, x: Value) -> Value:
@@ -131,22 +147,22 @@ class ELU(Module):
         return f"alpha={self.alpha}"
 
 
-class Hardswish(Module):
-    """x min(max(x + 3, 0), 6) / 6. Howard et al. 2019."""
+class Hardswish(_InPlace):
+    """x min(max(x + 3, 0), 6) / 6. Howard et al. 2019. inplace: nothing changes, see ReLU."""
 
     def forward(self, x: Value) -> Value:
         return functional.hardswish(x)
 
 
-class Hardsigmoid(Module):
-    """min(max(x + 3, 0), 6) / 6."""
+class Hardsigmoid(_InPlace):
+    """min(max(x + 3, 0), 6) / 6. inplace: nothing changes, see ReLU."""
 
     def forward(self, x: Value) -> Value:
         return functional.hardsigmoid(x)
 
 
-class Mish(Module):
-    """x tanh(log(1 + e^x)). Misra 2020."""
+class Mish(_InPlace):
+    """x tanh(log(1 + e^x)). Misra 2020. inplace: nothing changes, see ReLU."""
 
     def forward(self, x: Value) -> Value:
         return functional.mish(x)
@@ -223,15 +239,16 @@ class Dropout(Module):
     Srivastava et al. 2014. The mask depends on the seed, the number of the forward pass, the image's
     place in the batch and the element: the same for any number of threads. Without a seed, a `Sequential`
     gives each of its dropout layers another. `step` (int) counts the forward passes in training mode and may
-    be set, so that a resumed run draws the same masks.
+    be set, so that a resumed run draws the same masks. inplace: nothing changes, see ReLU.
 
     Raises ValueError unless 0 <= p <= 1.
     """
 
     whole = False       # whether the elements are whole channels
 
-    def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, seed: int | None = None) -> None:
         super().__init__()
+        _unused(self, inplace)
         self.p = p
         self.seed = seed if seed is None else shapes.integer(type(self).__name__, "seed", seed, 0, 2**32 - 1)
         self._key = np.array([self.seed or 0, 0], np.int64)
@@ -284,3 +301,8 @@ class Dropout2d(Dropout):
     def forward(self, x: Value) -> Value:
         spatial(type(self).__name__, x.image)
         return super().forward(x)
+
+
+def _unused(layer: Module, inplace: bool) -> None:
+    """Check an argument that changes nothing, see ReLU."""
+    shapes.flag(type(layer).__name__, "inplace", inplace)

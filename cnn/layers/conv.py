@@ -156,7 +156,7 @@ def initial(owner: str, shape: tuple[int, ...], bias: bool, name: str, seed: int
     if not isinstance(seed, np.random.Generator):
         seed = np.random.default_rng(shapes.integer(owner, "seed", seed, 0, 2**64 - 1))
     weight = Parameter(init.INITIALISERS[name](shape, seed, dtype))
-    if not bias:
+    if not shapes.flag(owner, "bias", bias):
         return weight, None
     # as PyTorch: the bias is drawn from the weight's fan-in; other initialisers start it at zero
     count = (shape[0] if outputs is None else outputs,)

@@ -38,7 +38,9 @@ class Criterion:
 
     function: of two values, the scores and the targets, that returns one number per image, a value (N,), whose mean
     over the batch is the loss; or a Module whose forward does. A subclass has a method `forward` instead. Targets are
-    floats in a program, also the numbers of classes.
+    floats in a program, also the numbers of classes. Losses of cnn.functional with `reduction="mean"` give the mean of
+    an image. With weights of classes PyTorch divides by those of the whole batch, which they refuse: CrossEntropyLoss
+    and NLLLoss do that, given as the loss themselves.
 
     Called with arrays, scores (N, ...) of float32 or float64 and targets (N, ...) of any numbers, it returns the loss,
     a float, and `backward` its gradient by the scores. Attribute `total`: what the last call has divided the sum of the
@@ -64,6 +66,10 @@ class Criterion:
         """One loss per image, (N,), for values of scores and targets."""
         return self.function(scores, target)
 
+    def of_values(self, scores: Value, target: Value) -> Value:
+        """What calling it inside another loss returns: one loss per image, (N,), whose mean that takes."""
+        return self.forward(scores, target)
+
     def divisor(self, targets: np.ndarray) -> float:
         """What the sum of the images' losses is divided by for these targets, (N, ...): their number."""
         return 1.0 if self.reduction == "sum" else float(len(targets))
@@ -81,7 +87,7 @@ class Criterion:
 
     def __call__(self, scores: Any, targets: Any) -> Any:
         if isinstance(scores, Value) or isinstance(targets, Value):
-            return self.forward(scores, targets)
+            return self.of_values(scores, targets)
         scores = shapes.array(self.owner(), "scores", scores)
         targets = self.checked(_numbers(self.owner(), targets, len(scores) if scores.ndim else 0), scores.shape[1:])
         self.total = self.divisor(targets)

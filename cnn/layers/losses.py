@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnn import functional, shapes
-from cnn.functional.criteria import REDUCTIONS, cross_entropy_value, nll_elements, reduction_of
-from cnn.functional.loss import class_weights
+from cnn.functional.criteria import (
+    IGNORED,
+    REDUCTIONS,
+    broadcastable,
+    cross_entropy_value,
+    nll_elements,
+    nll_value,
+    reduction_of,
+)
+from cnn.functional.loss import class_weights, cross_entropy_arrays
 from cnn.functional.loss import targets as class_numbers
 from cnn.graph import Value
 from cnn.layers.criterion import Criterion as Criterion
@@ -28,14 +36,27 @@ class _OfClasses(Criterion):
 
     def __init__(self, weight: Any, ignore_index: int | None, reduction: str) -> None:
         owner = type(self).__name__
+        class_weights(owner, weight)
         self.weight = weight
         self.ignore_index = ignore_index if ignore_index is None else shapes.integer(
             owner, "ignore_index", ignore_index, -2**31)
         self.reduction = reduction_of(owner, reduction)
         self._prepare()
 
-    def _weights(self, classes: int) -> np.ndarray | None:
-        return class_weights(type(self).__name__, self.weight, classes)
+    def _weights(self, classes: int, dtype: np.dtype | None = None) -> np.ndarray | None:
+        kept = class_weights(type(self).__name__, self.weight, classes)
+        return kept if kept is None or dtype is None else kept.astype(dtype)
+
+    def of_values(self, scores: Value, target: Value) -> Value:
+        """One loss per image, whose mean another loss takes. Raises ValueError for reduction "mean" with a weight or an
+        ignore_index of one's own: dividing by the weights of a batch takes all its images."""
+        return self._of_values(scores, target, None if self.ignore_index == IGNORED else self.ignore_index)
+
+    def _of_values(self, scores: Value, target: Value, ignore_index: int | None) -> Value:
+        raise NotImplementedError
+
+    def _counted(self, targets: np.ndarray) -> np.ndarray:
+        return targets if self.ignore_index is None else targets[targets != self.ignore_index]
 
     def divisor(self, targets: np.ndarray) -> float:
         """The sum of the weights of all targets that count."""
@@ -43,7 +64,7 @@ class _OfClasses(Criterion):
             return 1.0
         if targets.dtype.kind == "f":       # distributions over the classes
             return float(targets.size // max(1, targets.shape[1]))
-        counted = targets if self.ignore_index is None else targets[targets != self.ignore_index]
+        counted = self._counted(targets)
         weight = self.weight if self.weight is None else np.asarray(self.weight, np.float64)
         return float(counted.size if weight is None else weight[counted].sum())
 
@@ -61,7 +82,7 @@ class _OfClasses(Criterion):
         if targets.shape[1:] != tuple(image[1:]) or len(image) not in (1, 3):
             raise ValueError(f"{owner}: scores must have shape (N, K) and targets (N,), or (N, K, H, W) and (N, H, W), "
                              f"got (N, {self._sizes(image)}) and {targets.shape}")
-        counted = targets if self.ignore_index is None else targets[targets != self.ignore_index]
+        counted = self._counted(targets)
         class_numbers(owner, counted.ravel().astype(np.int64), counted.size, image[0])
         return targets.astype(np.int64)
 
@@ -72,10 +93,10 @@ class _OfClasses(Criterion):
 class CrossEntropyLoss(_OfClasses):
     """Softmax and log loss, the mean over the batch: L = -log softmax(z)[g] (docs/gradients.md).
 
-    label_smoothing: a share of the target, from 0 to 1, that is spread evenly over the K classes. weight: (K,), the
-    weight of each class's images in the mean. ignore_index: a target that does not count, such as -100; None: all do.
-    reduction: "mean", "sum", or "none" for each loss by itself. All are defined as in PyTorch, but a batch in which all
-    images have weight 0 has the gradient 0.
+    weight: (K,), the weight of each class's images in the mean. ignore_index: a target that does not count; None: all
+    do. reduction: "mean", "sum", or "none" for each loss by itself. label_smoothing: a share of the target, from 0 to
+    1, that is spread evenly over the K classes. All are defined as in PyTorch, but a batch in which all images have
+    weight 0, or do not count, has the gradient 0.
 
         >>> loss = cnn.CrossEntropyLoss()
         >>> logits, targets = np.log([[1.0, 2, 5], [3, 3, 2]]), np.array([1, 0])    # (N, K) and integers (N,)
@@ -86,36 +107,39 @@ class CrossEntropyLoss(_OfClasses):
 
     Scores (N, K, H, W) have targets (N, H, W), the class of each pixel. Targets may be floats of the scores' shape,
     too: distributions over the classes. `model.backward(loss.backward())` then sets the gradients of a model. Attribute
-    `total`: the sum of the weights of the targets of the last call, by which the sum of the losses was divided.
+    `total`: the sum of the weights of the targets of the last call, by which the sum of the losses was divided. Called
+    inside a loss of one's own it is cnn.functional.cross_entropy of values, which refuses "mean" with a weight.
 
     Raises TypeError or ValueError for arguments that do not fit.
     """
 
     soft = True
 
-    def __init__(self, label_smoothing: float = 0.0, weight: Sequence[float] | np.ndarray | None = None,
-                 ignore_index: int | None = None, reduction: str = "mean") -> None:
+    def __init__(self, weight: Sequence[float] | np.ndarray | None = None, *, ignore_index: int | None = IGNORED,
+                 reduction: str = "mean", label_smoothing: float = 0.0) -> None:
         self.label_smoothing = shapes.number("CrossEntropyLoss", "label_smoothing", label_smoothing, 0, 1)
         super().__init__(weight, ignore_index, reduction)
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image (or, with reduction "none", per target) of values."""
-        kept = self._weights(scores.image[0])
-        weight = None if kept is None else kept.astype(scores.dtype)
-        return cross_entropy_value(scores, target, self.label_smoothing, weight, self.ignore_index,
-                                   "none" if self.reduction == "none" else "sum")
+        return cross_entropy_value(scores, target, self.label_smoothing, self._weights(scores.image[0], scores.dtype),
+                                   self.ignore_index, "none" if self.reduction == "none" else "sum")
 
-    def _simple(self, scores: tuple[int, ...], targets: Any) -> bool:
-        """Whether there is a kernel for it."""
+    def _of_values(self, scores: Value, target: Value, ignore_index: int | None) -> Value:
+        return cross_entropy_value(scores, target, self.label_smoothing, self._weights(scores.image[0], scores.dtype),
+                                   ignore_index, self.reduction, "CrossEntropyLoss")
+
+    def has_kernel(self, targets: Any) -> bool:
+        """Whether there is a kernel for such targets, of scores (N, K)."""
         targets = np.asarray(targets)
-        return (len(scores) == 1 and targets.dtype.kind != "f" and self.ignore_index is None
-                and self.reduction == "mean")
+        ignores = targets.dtype.kind in "iu" and self.ignore_index is not None and (targets == self.ignore_index).any()
+        return targets.dtype.kind != "f" and self.reduction == "mean" and not ignores
 
     def __call__(self, scores: Any, targets: Any) -> Any:
-        if isinstance(scores, Value) or isinstance(targets, Value) or not self._simple(
-                np.shape(scores)[1:], targets):
+        values = isinstance(scores, Value) or isinstance(targets, Value)
+        if values or np.ndim(scores) != 2 or not self.has_kernel(targets):
             return super().__call__(scores, targets)
-        value, self._gradient = functional.cross_entropy(scores, targets, self.label_smoothing, self.weight)
+        value, self._gradient = cross_entropy_arrays(scores, targets, self.weight, self.label_smoothing)
         weight = self._weights(scores.shape[1])
         self.total = float(len(targets) if weight is None else weight[np.asarray(targets)].sum())
         return value
@@ -129,7 +153,9 @@ class CrossEntropyLoss(_OfClasses):
         if np.ndim(targets) == 1 and len(scores) == 3 and np.asarray(targets).dtype.kind != "f":
             raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K), got "
                              f"{shapes.batch(scores)}")
-        return None if self._simple(scores, targets) else super().in_program(scores, targets, dtype, learns)
+        if len(scores) == 1 and self.has_kernel(targets):
+            return None
+        return super().in_program(scores, targets, dtype, learns)
 
     def emit(self, program: Program, scores: Tensor, need_gradient: bool = True, chosen: Slot | None = None,
              graph: Graph | None = None, labels: bool = False, slot: str = "target") -> Any:
@@ -159,22 +185,24 @@ class NLLLoss(_OfClasses):
     Raises TypeError or ValueError for arguments that do not fit.
     """
 
-    def __init__(self, weight: Sequence[float] | np.ndarray | None = None, ignore_index: int = -100,
+    def __init__(self, weight: Sequence[float] | np.ndarray | None = None, *, ignore_index: int | None = IGNORED,
                  reduction: str = "mean") -> None:
         super().__init__(weight, ignore_index, reduction)
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image (or, with reduction "none", per target) of values."""
-        kept = self._weights(scores.image[0])
-        y, _ = nll_elements("NLLLoss", scores, target, None if kept is None else kept.astype(scores.dtype),
-                            self.ignore_index)
+        y, _ = nll_elements("NLLLoss", scores, target, self._weights(scores.image[0], scores.dtype), self.ignore_index)
         return y if self.reduction == "none" else y.sum()
+
+    def _of_values(self, scores: Value, target: Value, ignore_index: int | None) -> Value:
+        return nll_value("NLLLoss", scores, target, self._weights(scores.image[0], scores.dtype), ignore_index,
+                         self.reduction)
 
 
 class _OfElements(Criterion):
     """A loss of each element, of scores and targets of one shape."""
 
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, *, reduction: str = "mean") -> None:
         self.reduction = reduction_of(type(self).__name__, reduction)
         self._prepare()
 
@@ -192,7 +220,7 @@ class L1Loss(_OfElements):
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
-        return functional.l1_loss(scores, target, self.reduction)
+        return functional.l1_loss(scores, target, reduction=self.reduction)
 
 
 class SmoothL1Loss(_OfElements):
@@ -200,13 +228,13 @@ class SmoothL1Loss(_OfElements):
     shape. Girshick 2015. reduction: "mean", "sum" or "none". Raises TypeError or ValueError for arguments that do not
     fit."""
 
-    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
+    def __init__(self, *, reduction: str = "mean", beta: float = 1.0) -> None:
         self.beta = shapes.number("SmoothL1Loss", "beta", beta, 0)
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
-        return functional.smooth_l1_loss(scores, target, self.reduction, self.beta)
+        return functional.smooth_l1_loss(scores, target, reduction=self.reduction, beta=self.beta)
 
 
 class HuberLoss(_OfElements):
@@ -216,7 +244,7 @@ class HuberLoss(_OfElements):
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         self.delta = shapes.number("HuberLoss", "delta", delta, above=0)
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
@@ -232,11 +260,11 @@ class BCEWithLogitsLoss(_OfElements):
     fit.
     """
 
-    def __init__(self, weight: np.ndarray | None = None, reduction: str = "mean",
+    def __init__(self, weight: np.ndarray | None = None, *, reduction: str = "mean",
                  pos_weight: np.ndarray | None = None) -> None:
         self.weight, self.pos_weight = (self._weight(what, w) for what, w in (
             ("weight", weight), ("pos_weight", pos_weight)))
-        super().__init__(reduction)
+        super().__init__(reduction=reduction)
 
     def _weight(self, what: str, value: Any) -> np.ndarray | None:
         array = None if value is None else np.asarray(value)
@@ -244,9 +272,16 @@ class BCEWithLogitsLoss(_OfElements):
             raise TypeError(f"BCEWithLogitsLoss: {what} must be an array of numbers, got {value!r}")
         return array if array is None or array.ndim else array.reshape(1)
 
+    def checked(self, targets: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
+        """Targets of the scores' shape."""
+        for what, weight in (("weight", self.weight), ("pos_weight", self.pos_weight)):
+            broadcastable("BCEWithLogitsLoss", what, weight, image)
+        return super().checked(targets, image)
+
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
-        return functional.binary_cross_entropy_with_logits(scores, target, self.weight, self.reduction, self.pos_weight)
+        return functional.binary_cross_entropy_with_logits(scores, target, self.weight, reduction=self.reduction,
+                                                           pos_weight=self.pos_weight)
 
 
 class KLDivLoss(_OfElements):
@@ -257,14 +292,14 @@ class KLDivLoss(_OfElements):
     TypeError or ValueError for arguments that do not fit.
     """
 
-    def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
-        self.log_target = bool(log_target)
+    def __init__(self, *, reduction: str = "mean", log_target: bool = False) -> None:
+        self.log_target = shapes.flag("KLDivLoss", "log_target", log_target)
         self.reduction = reduction_of("KLDivLoss", reduction, (*REDUCTIONS, "batchmean"))
         self._prepare()
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
-        return functional.kl_div(scores, target, self.reduction, self.log_target)
+        return functional.kl_div(scores, target, reduction=self.reduction, log_target=self.log_target)
 
 
 class FusedCrossEntropy:
@@ -313,7 +348,7 @@ class MSELoss(_OfElements):
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
-        return functional.mse_loss(scores, target, self.reduction)
+        return functional.mse_loss(scores, target, reduction=self.reduction)
 
 
 def criterion_of(owner: str, criterion: Any, loss: Any) -> Any:

@@ -264,9 +264,9 @@ class Module:
     # ------------------------------------------------------------ state
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training mode (dropout drops), but for frozen layers; returns the layer."""
+        """Training mode (dropout drops), but for frozen layers; returns the layer. Raises TypeError for no bool."""
         for layer in self.modules():
-            layer.training = bool(mode)
+            layer.training = shapes.flag(type(self).__name__, "mode", mode)
         return self
 
     def eval(self) -> Self:

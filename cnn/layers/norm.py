@@ -45,11 +45,12 @@ class BatchNorm2d(Module):
         self.num_features = shapes.integer(name, "num_features", num_features, 1)
         self.eps = shapes.epsilon(name, eps)
         self.momentum = momentum if momentum is None else shapes.number(name, "momentum", momentum, 0, 1)
-        self.unbiased = bool(unbiased)
+        self.unbiased = shapes.flag(name, "unbiased", unbiased)
         shape = (self.num_features,)
-        self.weight, self.bias = _scale_and_shift(name, shape, affine, affine and bias, dtype)
+        self.weight, self.bias = _scale_and_shift(name, shape, affine, bias, dtype)
         self._buffers = {"running_mean": np.zeros(shape, dtype), "running_var": np.ones(shape, dtype),
-                         "num_batches_tracked": np.zeros((), np.int64)} if track_running_stats else {}
+                         "num_batches_tracked": np.zeros((), np.int64)} if shapes.flag(
+                             name, "track_running_stats", track_running_stats) else {}
 
     @property
     def running_mean(self) -> np.ndarray | None:
@@ -115,7 +116,7 @@ class GroupNorm(Module):
         self.num_channels = shapes.integer(name, "num_channels", num_channels, 1)
         self.num_groups = shapes.divisor(name, "num_groups", num_groups, self.num_channels)
         self.eps = shapes.epsilon(name, eps)
-        self.weight, self.bias = _scale_and_shift(name, (self.num_channels,), affine, affine and bias, dtype)
+        self.weight, self.bias = _scale_and_shift(name, (self.num_channels,), affine, bias, dtype)
 
     def forward(self, x: Value) -> Value:
         name, channels = type(self).__name__, self.num_channels
@@ -150,7 +151,7 @@ class InstanceNorm2d(Module):
         if track_running_stats:
             raise ValueError(f"{name}: track_running_stats must be False, got {track_running_stats}: it normalises by "
                              f"each image's own statistics; BatchNorm2d keeps running ones")
-        self.weight, self.bias = _scale_and_shift(name, (self.num_features,), affine, affine and bias, dtype)
+        self.weight, self.bias = _scale_and_shift(name, (self.num_features,), affine, bias, dtype)
 
     def image_axes(self) -> int | None:
         return 3
@@ -186,8 +187,8 @@ class LayerNorm(Module):
         name = type(self).__name__
         self.normalized_shape = sizes(name, normalized_shape)
         self.eps = shapes.epsilon(name, eps)
-        self.weight, self.bias = _scale_and_shift(name, self.normalized_shape, elementwise_affine,
-                                                  elementwise_affine and bias, dtype)
+        self.weight, self.bias = _scale_and_shift(name, self.normalized_shape, elementwise_affine, bias,
+                                                  dtype, "elementwise_affine")
 
     def forward(self, x: Value) -> Value:
         name, shape = type(self).__name__, sizes(type(self).__name__, self.normalized_shape)
@@ -215,8 +216,8 @@ class LayerNorm2d(Module):
         name = type(self).__name__
         self.num_channels = shapes.integer(name, "num_channels", num_channels, 1)
         self.eps = shapes.epsilon(name, eps)
-        self.weight, self.bias = _scale_and_shift(name, (self.num_channels,), elementwise_affine,
-                                                  elementwise_affine and bias, dtype)
+        self.weight, self.bias = _scale_and_shift(name, (self.num_channels,), elementwise_affine, bias,
+                                                  dtype, "elementwise_affine")
 
     def forward(self, x: Value) -> Value:
         name, channels = type(self).__name__, self.num_channels
@@ -249,10 +250,11 @@ class LocalResponseNorm(Module):
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
-def _scale_and_shift(owner: str, shape: tuple[int, ...], scales: bool, shifts: bool,
-                     dtype: DTypeLike) -> tuple[Parameter | None, Parameter | None]:
-    """Ones and zeros of this shape, or None."""
-    dtype = shapes.float_type(owner, dtype)
+def _scale_and_shift(owner: str, shape: tuple[int, ...], affine: bool, bias: bool, dtype: DTypeLike,
+                     name: str = "affine") -> tuple[Parameter | None, Parameter | None]:
+    """Ones and zeros of this shape, or None. name: of the argument `affine`."""
+    dtype, scales = shapes.float_type(owner, dtype), shapes.flag(owner, name, affine)
+    shifts = shapes.flag(owner, "bias", bias) and scales
     return Parameter(np.ones(shape, dtype)) if scales else None, Parameter(np.zeros(shape, dtype)) if shifts else None
 
 

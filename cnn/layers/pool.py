@@ -33,7 +33,7 @@ class _Pool(_Windows):
         self.kernel_size = shapes.pair(name, "kernel_size", kernel_size, 1)
         self.stride = self.kernel_size if stride is None else shapes.pair(name, "stride", stride, 1)
         self.padding = shapes.pool_padding(name, padding)
-        self.ceil_mode = bool(ceil_mode)
+        self.ceil_mode = shapes.flag(name, "ceil_mode", ceil_mode)
 
     def extra_repr(self) -> str:
         text = f"kernel_size={self.kernel_size}, stride={self.stride}"
@@ -81,7 +81,7 @@ class MaxPool2d(_Max, _Pool):
     """
 
     def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Padding | str = 0, dilation: Size = 1,
-                 ceil_mode: bool = False) -> None:
+                 *, ceil_mode: bool = False) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.dilation = shapes.pair(type(self).__name__, "dilation", dilation, 1)
 
@@ -107,7 +107,7 @@ class AvgPool2d(_Average, _Pool):
     def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Padding | str = 0,
                  ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
-        self.count_include_pad = bool(count_include_pad)
+        self.count_include_pad = shapes.flag(type(self).__name__, "count_include_pad", count_include_pad)
         self.divisor_override = divisor_override
         self.options(())        # checked
 

@@ -74,7 +74,7 @@ class _Pool1d(Module):
         self.kernel_size = shapes.row(name, "kernel_size", kernel_size, 1)[1]
         self.stride = self.kernel_size if stride is None else shapes.row(name, "stride", stride, 1)[1]
         shapes.row_padding(name, padding)
-        self.padding, self.ceil_mode = padding, bool(ceil_mode)
+        self.padding, self.ceil_mode = padding, shapes.flag(name, "ceil_mode", ceil_mode)
 
     def image_axes(self) -> int | None:
         return 2
@@ -94,7 +94,7 @@ class MaxPool1d(_Pool1d):
     """
 
     def __init__(self, kernel_size: Length, stride: Length | None = None, padding: RowPadding = 0,
-                 dilation: Length = 1, ceil_mode: bool = False) -> None:
+                 dilation: Length = 1, *, ceil_mode: bool = False) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
         self.dilation = shapes.row(type(self).__name__, "dilation", dilation, 1)[1]
 
@@ -117,7 +117,7 @@ class AvgPool1d(_Pool1d):
     def __init__(self, kernel_size: Length, stride: Length | None = None, padding: RowPadding = 0,
                  ceil_mode: bool = False, count_include_pad: bool = True) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode)
-        self.count_include_pad = bool(count_include_pad)
+        self.count_include_pad = shapes.flag(type(self).__name__, "count_include_pad", count_include_pad)
 
     def forward(self, x: Value) -> Value:
         build.as_rows(type(self).__name__, x)

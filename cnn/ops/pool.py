@@ -132,13 +132,13 @@ def output_size(owner, value, size=(None, None)):
 def max_options(owner, kernel_size, stride, padding, dilation, ceil_mode):
     """What a max pooling by windows of one size takes, checked."""
     return {**_options(owner, kernel_size, stride, padding), "dilation": shapes.pair(owner, "dilation", dilation, 1),
-            "ceil_mode": bool(ceil_mode)}
+            "ceil_mode": shapes.flag(owner, "ceil_mode", ceil_mode)}
 
 
 def avg_options(owner, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override):
     """What an average pooling by windows of one size takes, checked."""
-    options = {**_options(owner, kernel_size, stride, padding), "ceil_mode": bool(ceil_mode),
-               "count_include_pad": bool(count_include_pad)}
+    options = {**_options(owner, kernel_size, stride, padding), "ceil_mode": shapes.flag(owner, "ceil_mode", ceil_mode),
+               "count_include_pad": shapes.flag(owner, "count_include_pad", count_include_pad)}
     if divisor_override is not None:
         options["divisor_override"] = shapes.integer(owner, "divisor_override", divisor_override, -shapes.MAX_SIZE)
         if not options["divisor_override"]:

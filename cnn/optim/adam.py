@@ -36,7 +36,7 @@ class Adam(Optimizer):
         return {"betas": tuple(shapes.number(name, "betas", b, 0, below=1) for b in (beta1, beta2)),
                 "eps": shapes.epsilon(name, eps),
                 "weight_decay": shapes.number(name, "weight_decay", weight_decay, 0),
-                "amsgrad": bool(amsgrad), "maximize": bool(maximize)}
+                "amsgrad": shapes.flag(name, "amsgrad", amsgrad), "maximize": shapes.flag(name, "maximize", maximize)}
 
     def _buffers(self, options: dict) -> list[str]:
         return ["m", "v", *(["v_max"] if options["amsgrad"] else [])]

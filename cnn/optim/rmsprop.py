@@ -31,8 +31,9 @@ class RMSprop(Optimizer):
         return {"alpha": shapes.number("RMSprop", "alpha", alpha, 0, 1),
                 "eps": shapes.epsilon("RMSprop", eps),
                 "weight_decay": shapes.number("RMSprop", "weight_decay", weight_decay, 0),
-                "momentum": shapes.number("RMSprop", "momentum", momentum, 0), "centered": bool(centered),
-                "maximize": bool(maximize)}
+                "momentum": shapes.number("RMSprop", "momentum", momentum, 0),
+                "centered": shapes.flag("RMSprop", "centered", centered),
+                "maximize": shapes.flag("RMSprop", "maximize", maximize)}
 
     def _buffers(self, options: dict) -> list[str]:
         return ["square", *(["mean"] if options["centered"] else []), *(["velocity"] if options["momentum"] else [])]

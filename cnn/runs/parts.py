@@ -186,7 +186,7 @@ def make_schedule(settings, steps):
     if settings.schedule == "linear":
         return schedules.Linear(lr, steps, final_lr)
     if settings.schedule == "polynomial":
-        return schedules.Polynomial(lr, steps, settings.power, final_lr)
+        return schedules.Polynomial(lr, steps, settings.power, final_lr=final_lr)
     if settings.schedule == "step":
         return schedules.Step(lr, max(1, -(-steps // 4)), settings.gamma)
     if settings.schedule == "multi-step":
@@ -201,8 +201,9 @@ def make_schedule(settings, steps):
         return schedules.Cyclic(final_lr, lr, up, max(1, cycle - up), settings.cycle_mode,
                                 settings.gamma ** (1 / cycle))
     if settings.schedule == "plateau":
-        return schedules.ReduceLROnPlateau(lr, settings.monitor, None, settings.gamma, settings.lr_patience,
-                                           settings.lr_threshold, cooldown=settings.lr_cooldown, min_lr=final_lr)
+        return schedules.ReduceLROnPlateau(lr, settings.monitor, factor=settings.gamma, patience=settings.lr_patience,
+                                           threshold=settings.lr_threshold, cooldown=settings.lr_cooldown,
+                                           min_lr=final_lr)
     return schedules.Constant(settings.lr)
 
 
@@ -251,7 +252,7 @@ def make_loss(settings, train_set):
     if settings.class_weights == "balanced":
         counts = np.bincount(train_set.labels, minlength=train_set.num_classes)
         weight = len(train_set) / (len(counts) * np.maximum(counts, 1))
-    return CrossEntropyLoss(settings.label_smoothing, weight)
+    return CrossEntropyLoss(weight, label_smoothing=settings.label_smoothing)
 
 
 def make_callbacks(settings, folder, validation, description, model):

@@ -15,7 +15,7 @@ class OneCycle(Schedule):
     anneal_strategy: "cos", or "linear" for straight lines: a triangle.
     """
 
-    def __init__(self, max_lr: float, total_steps: int, pct_start: float = 0.3, div_factor: float = 25.0,
+    def __init__(self, max_lr: float, total_steps: int, *, pct_start: float = 0.3, div_factor: float = 25.0,
                  final_div_factor: float = 1e4, warmup_steps: int = 0, anneal_strategy: str = "cos") -> None:
         super().__init__(warmup_steps)
         self.max_lr = self._number("max_lr", max_lr, minimum=0)
@@ -46,7 +46,7 @@ class Cyclic(Schedule):
     """
 
     def __init__(self, base_lr: float, max_lr: float, step_size_up: int = 2000, step_size_down: int | None = None,
-                 mode: str = "triangular", gamma: float = 1.0, warmup_steps: int = 0) -> None:
+                 mode: str = "triangular", gamma: float = 1.0, *, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.base_lr = self._number("base_lr", base_lr, minimum=0)
         self.max_lr = self._number("max_lr", max_lr, minimum=self.base_lr)
@@ -72,7 +72,7 @@ class CosineWarmRestarts(Schedule):
     final_lr + (lr - final_lr) · (1 + cos(π·t / T)) / 2. Loshchilov and Hutter 2017, "SGDR".
     """
 
-    def __init__(self, lr: float, cycle_steps: int, cycle_mult: int = 1, final_lr: float = 0.0,
+    def __init__(self, lr: float, cycle_steps: int, cycle_mult: int = 1, final_lr: float = 0.0, *,
                  warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)

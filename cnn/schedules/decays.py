@@ -10,7 +10,7 @@ from cnn.schedules.base import Schedule, cosine, linear
 class Constant(Schedule):
     """The same rate `lr` at every step."""
 
-    def __init__(self, lr: float, warmup_steps: int = 0) -> None:
+    def __init__(self, lr: float, *, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)
 
@@ -21,7 +21,7 @@ class Constant(Schedule):
 class Step(Schedule):
     """lr · gamma^⌊step / step_size⌋: multiplied by `gamma` every `step_size` steps (PyTorch's StepLR)."""
 
-    def __init__(self, lr: float, step_size: int, gamma: float = 0.1, warmup_steps: int = 0) -> None:
+    def __init__(self, lr: float, step_size: int, gamma: float = 0.1, *, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)
         self.step_size = self._integer("step_size", step_size, minimum=1)
@@ -37,7 +37,7 @@ class MultiStep(Schedule):
     milestones: steps in ascending order, a list of integers of at least 0.
     """
 
-    def __init__(self, lr: float, milestones: Sequence[int], gamma: float = 0.1, warmup_steps: int = 0) -> None:
+    def __init__(self, lr: float, milestones: Sequence[int], gamma: float = 0.1, *, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)
         self.milestones = self._milestones(milestones)
@@ -50,7 +50,7 @@ class MultiStep(Schedule):
 class Exponential(Schedule):
     """lr · gamma^step: multiplied by `gamma` at every step (PyTorch's ExponentialLR)."""
 
-    def __init__(self, lr: float, gamma: float, warmup_steps: int = 0) -> None:
+    def __init__(self, lr: float, gamma: float, *, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)
         self.gamma = self._number("gamma", gamma, minimum=0, maximum=1)
@@ -62,7 +62,7 @@ class Exponential(Schedule):
 class _Falling(Schedule):
     """From `lr` at step 0 down to `final_lr` at step `total_steps`."""
 
-    def __init__(self, lr: float, total_steps: int, final_lr: float = 0.0, warmup_steps: int = 0) -> None:
+    def __init__(self, lr: float, total_steps: int, final_lr: float = 0.0, *, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.lr = self._number("lr", lr, minimum=0)
         self.total_steps = self._integer("total_steps", total_steps, minimum=1)
@@ -97,9 +97,9 @@ class Polynomial(_Falling):
     final_lr + (lr - final_lr) · (1 - step / total_steps)^power. power: above 0; 1 is a straight line.
     """
 
-    def __init__(self, lr: float, total_steps: int, power: float = 1.0, final_lr: float = 0.0,
+    def __init__(self, lr: float, total_steps: int, power: float = 1.0, *, final_lr: float = 0.0,
                  warmup_steps: int = 0) -> None:
-        super().__init__(lr, total_steps, final_lr, warmup_steps)
+        super().__init__(lr, total_steps, final_lr, warmup_steps=warmup_steps)
         self.power = self._number("power", power, above=0)
 
     def rate(self, step: int) -> float:

@@ -22,7 +22,7 @@ class ReduceLROnPlateau(Schedule):
     A figure that is NaN is no improvement.
     """
 
-    def __init__(self, lr: float, monitor: str = "val_loss", mode: str | None = None, factor: float = 0.1,
+    def __init__(self, lr: float, monitor: str = "val_loss", *, mode: str | None = None, factor: float = 0.1,
                  patience: int = 10, threshold: float = 1e-4, threshold_mode: str = "rel", cooldown: int = 0,
                  min_lr: float = 0.0, eps: float = 1e-8, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)

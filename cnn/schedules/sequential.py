@@ -18,7 +18,7 @@ class Sequential(Schedule):
     but the first begins, in ascending order.
     """
 
-    def __init__(self, schedules: Sequence[Callable[[int], float]], milestones: Sequence[int],
+    def __init__(self, schedules: Sequence[Callable[[int], float]], milestones: Sequence[int], *,
                  warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps)
         self.schedules = shapes.listed("Sequential", "schedules", schedules, "functions of the step")

@@ -221,7 +221,8 @@ class Estimator(BaseEstimator):
     def _made_optimizer(self) -> Optimizer:
         params, rate, decay = self.model_.parameters(), self.learning_rate_init, self.weight_decay
         if self.solver == "sgd":
-            return SGD(params, rate, self.momentum, bool(self.nesterovs_momentum and self.momentum), decay)
+            return SGD(params, rate, self.momentum, weight_decay=decay,
+                       nesterov=bool(self.nesterovs_momentum and self.momentum))
         if self.solver == "rmsprop":
             return RMSprop(params, rate, eps=self.epsilon, weight_decay=decay)
         kind = Adam if self.solver == "adam" else AdamW

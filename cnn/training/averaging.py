@@ -53,7 +53,7 @@ class EMA(Callback):
         self.model = model
         self.decay = decay if callable(decay) else shapes.number(name, "decay", decay, 0, 1)
         self.every = shapes.integer(name, "every", every, 1)
-        self.warmup, self.apply = bool(warmup), bool(apply)
+        self.warmup, self.apply = shapes.flag(name, "warmup", warmup), shapes.flag(name, "apply", apply)
         self._steps = np.zeros(1, np.int64)
         self._average = {key: array.copy() for key, array in self._arrays().items()}
         self._now = np.zeros(1)

@@ -86,7 +86,7 @@ class EarlyStopping(_Best):
                  restore_best: bool = True, mode: str | None = None) -> None:
         super().__init__(monitor, min_delta, mode)
         self.patience = shapes.integer("EarlyStopping", "patience", patience, 1)
-        self.restore_best = bool(restore_best)
+        self.restore_best = shapes.flag("EarlyStopping", "restore_best", restore_best)
         self.wait = 0       # epochs since the best
         self._weights: dict[str, np.ndarray] = {}
 

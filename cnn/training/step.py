@@ -182,8 +182,8 @@ class Step(NamedTuple):
         kind = ("evaluate",) if self.optimizer is None else (
             "step", batch.layout, self.optimizer.key(), self.max_grad_norm, self.updates)
         loss = getattr(self.criterion, "key", lambda: id(self.criterion))()
-        if has_kernel := getattr(self.criterion, "has_kernel", None):       # which targets decide
-            loss = loss, has_kernel(batch.labels)
+        if has_kernel := getattr(self.criterion, "has_kernel", None):       # which these targets decide
+            loss = loss, has_kernel(batch.targets)
         return (*kind, self.scores, self.inputs, *batch.form, source, model.dtype or batch.images.dtype,
                 model.made_of(), model.modes(), loss, circumstances())
 

@@ -13,7 +13,8 @@ from cnn.engine.programs import Pool
 from cnn.graph import Value, trace
 from cnn.graph.lower import few, slot, write, written
 from cnn.graph.passes import optimised
-from cnn.layers.running import run_backward
+from cnn.graph.trace import pack
+from cnn.layers.running import run_backward, traced
 from cnn.layers.snapshot import snapshot
 from cnn.ops import loss as ops
 from cnn.ops.operation import laid
@@ -37,17 +38,20 @@ class Criterion:
         0.2249
 
     function: of two values, the scores and the targets, that returns one number per image, a value (N,), whose mean
-    over the batch is the loss; or a Module whose forward does. A subclass has a method `forward` instead. Targets are
-    floats in a program, also the numbers of classes. Losses of cnn.functional with `reduction="mean"` give the mean of
-    an image. With weights of classes PyTorch divides by those of the whole batch, which they refuse: CrossEntropyLoss
-    and NLLLoss do that, given as the loss themselves.
+    over the batch is the loss; or a Module whose forward does. A subclass has a method `forward` instead. Where a model
+    has several outputs, the function gets them as the model returns them, a tuple or a dict; where the data's labels
+    are a dict, the targets are one, too. Targets are floats in a program, also the numbers of classes. Losses of
+    cnn.functional with `reduction="mean"` give the mean of an image. With weights of classes PyTorch divides by those
+    of the whole batch, which they refuse: CrossEntropyLoss and NLLLoss do that, given as the loss themselves.
 
-    Called with arrays, scores (N, ...) of float32 or float64 and targets (N, ...) of any numbers, it returns the loss,
-    a float, and `backward` its gradient by the scores. Attribute `total`: what the last call has divided the sum of the
-    losses by. Raises TypeError or ValueError for what does not fit.
+    Called with arrays, scores (N, ...) of float32 or float64 and targets (N, ...) of any numbers, or tuples and dicts
+    of them, it returns the loss, a float, and `backward` its gradient by the scores, put together as these. Attribute
+    `total`: what the last call has divided the sum of the losses by. Raises TypeError or ValueError for what does not
+    fit.
     """
 
     reduction = "mean"
+    several = True      # whether it takes several outputs of a model, and targets that are a dict
     soft = False        # whether targets may be distributions over the classes of scores (N, K)
 
     def __init__(self, function: Callable[[Value, Value], Value]) -> None:
@@ -57,8 +61,8 @@ class Criterion:
         self._prepare()
 
     def _prepare(self) -> None:
-        self._gradient: np.ndarray | None = None
-        self._last: tuple[np.ndarray, np.ndarray] | None = None
+        self._gradient: Any = None
+        self._last: tuple[Any, Any] | None = None
         self._programs = Pool()
         self.total = math.nan
 
@@ -72,11 +76,19 @@ class Criterion:
 
     def divisor(self, targets: np.ndarray) -> float:
         """What the sum of the images' losses is divided by for these targets, (N, ...): their number."""
-        return 1.0 if self.reduction == "sum" else float(len(targets))
+        return 1.0 if self.reduction == "sum" else float(len(apart(targets)[1][0]))
 
-    def checked(self, targets: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
-        """Targets (n, ...) that suit scores of images (...); raises TypeError or ValueError for others."""
+    def checked(self, targets: Any, image: Any) -> Any:
+        """Targets (n, ...), or a dict of them, that suit scores of images (...); raises TypeError or ValueError for
+        others."""
         return targets
+
+    def arranged(self, structure: Any, parts: list[Any]) -> Any:
+        """What the loss takes of what there is for each output of a model, whose `structure` is as in
+        cnn.graph.trace.pack: that of the only one, or a list or dict for several."""
+        if not self.several:
+            return only_output(self.owner(), structure, parts)
+        return parts if isinstance(structure, int) else pack(structure, parts)
 
     def owner(self) -> str:
         """Who speaks in an error."""
@@ -86,12 +98,14 @@ class Criterion:
     # ------------------------------------------------------------ of arrays
 
     def __call__(self, scores: Any, targets: Any) -> Any:
-        if isinstance(scores, Value) or isinstance(targets, Value):
+        if traced((scores, targets), {}) is not None:
             return self.of_values(scores, targets)
-        scores = shapes.array(self.owner(), "scores", scores)
-        targets = self.checked(_numbers(self.owner(), targets, len(scores) if scores.ndim else 0), scores.shape[1:])
+        scores = self._scores(scores)
+        count = len(apart(scores)[1][0])
+        targets = self._targets(targets, count, each(_image, scores))
         self.total = self.divisor(targets)
-        self._last = scores, np.ascontiguousarray(targets, scores.dtype)
+        dtype = apart(scores)[1][0].dtype
+        self._last = scores, each(lambda array: np.ascontiguousarray(array, dtype), targets)
         if self.reduction == "none":
             self._gradient = None
             return self._run(*self._last)[0]
@@ -99,20 +113,49 @@ class Criterion:
         with np.errstate(all="ignore"):
             return float(np.divide(y.sum(dtype=np.float64), self.total))
 
-    def backward(self, dy: np.ndarray | None = None) -> np.ndarray:
-        """The gradient by the scores of the last call. dy: with reduction "none" only, the gradient by the losses that
-        the call returned, an array like these."""
+    def backward(self, dy: np.ndarray | None = None) -> Any:
+        """The gradient by the scores of the last call, put together as these. dy: with reduction "none" only, the
+        gradient by the losses that the call returned, an array like these."""
         if self.reduction == "none" and self._last is not None and dy is not None:
             return self._run(*self._last, dy)[1]
         if self._gradient is None:
             raise RuntimeError(f"{self.owner()}: backward needs a call before it, and with reduction 'none' dy")
         return self._gradient
 
-    def _run(self, scores: np.ndarray, targets: np.ndarray, dy: Any = None) -> tuple[np.ndarray, Any]:
+    def _scores(self, scores: Any) -> Any:
+        """Scores, checked: an array, or a list or dict of arrays, of one dtype and of as many images each."""
+        found = self.arranged(*taken_apart(scores)) if self.several or not isinstance(scores, list) else scores
+        structure, parts = apart(found) if self.several else (None, [found])
+        if not parts:
+            raise ValueError(f"{self.owner()}: scores must be an array or several, got {shapes.shown(scores)}")
+        checked: list[np.ndarray] = []
+        for name, part in zip(structure if isinstance(structure, tuple) else range(len(parts)), parts, strict=True):
+            name = "scores" if structure is None else f"scores[{name!r}]"
+            checked.append(shapes.array(self.owner(), name, part, dtype=checked[0].dtype if checked else None))
+        if len({array.shape[:1] for array in checked}) > 1:
+            raise ValueError(f"{self.owner()}: scores must be of as many images each, got "
+                             f"{', '.join(str(array.shape) for array in checked)}")
+        return self.arranged(structure, checked)
+
+    def _targets(self, targets: Any, count: int, scores: Any) -> Any:
+        """Targets of so many images, checked, for scores of images of these shapes: an array (count, ...), or a dict of
+        these."""
+        names = tuple(targets) if isinstance(targets, dict) else getattr(targets, "dtype", np.dtype(float)).names
+        if names is not None:
+            if not (names and self.several):
+                raise ValueError(f"{self.owner()}: the labels are a dict, {', '.join(names)}: give a loss by the name "
+                                 f"of its targets, criterion={{name: loss}}, or a function of the scores and all of "
+                                 f"them")
+            return self.checked({name: _numbers(self.owner(), targets[name], count) for name in names}, scores)
+        return self.checked(_numbers(self.owner(), targets, count), scores)
+
+    def _run(self, scores: Any, targets: Any, dy: Any = None) -> tuple[np.ndarray, Any]:
         """The losses of each image, or element, and the gradient by the scores for that of the losses, an array or a
         number."""
-        n, dtype, images = len(scores), scores.dtype, (scores.shape[1:], targets.shape[1:])
-        dx = None
+        (structure, ys), (names, ts) = apart(scores), apart(targets)
+        n, dtype, images = len(ys[0]), ys[0].dtype, (each(_image, scores), each(_image, targets))
+        dxs: list[Any] = [None] * len(ys)
+        wanted = (True,) * len(ys) + (False,) * len(ts)
 
         def gradients(y: np.ndarray) -> list[np.ndarray]:
             if not isinstance(dy, np.ndarray):
@@ -120,21 +163,23 @@ class Criterion:
             return [shapes.array(self.owner(), "dy", dy, y.shape, dtype)]
         if backend.by_twins():
             from cnn.layers.interpreted import Interpreted  # here, because most programs do without
-            (y,), state = Interpreted(self.owner(), self.graph(*images, dtype)).forward(None, None, [scores, targets])
+            (y,), state = Interpreted(self.owner(), self.graph(*images, dtype)).forward(None, None, [*ys, *ts])
             if dy is not None:
-                dx = state.backward(gradients(y), (True, False))[0]
+                dxs = state.backward(gradients(y), wanted)
         else:
-            key = images, dtype, self.key(), few(n, True), circumstances()
+            key = ((structure, *map(_image, ys)), (names, *map(_image, ts)), dtype, self.key(), few(n, True),
+                   circumstances())
             program = self._programs.take(key, n, lambda: written(
                 optimised(self.graph(*images, dtype), True), dtype, n, True))
             try:
                 y = np.empty((n, *program.shapes[0]), dtype)
-                program.run(n, **{slot("x", 0): scores, slot("x", 1): targets, slot("y", 0): y})
+                program.run(n, **{slot("x", i): array for i, array in enumerate([*ys, *ts])}, **{slot("y", 0): y})
                 if dy is not None:
-                    dx = run_backward(program, gradients(y), (True, False), ())[0]
+                    dxs = run_backward(program, gradients(y), wanted, ())
             finally:
                 self._programs.give(program)
-        return y, np.zeros_like(scores) if dx is None else dx
+        return y, pack(structure, [np.zeros_like(array) if dx is None else dx
+                                   for array, dx in zip(ys, dxs, strict=False)])
 
     # ------------------------------------------------------------ in a program
 
@@ -143,12 +188,16 @@ class Criterion:
         own = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "total"}
         return type(self), snapshot(own, set())
 
-    def _traced(self, scores: tuple[int, ...], target: tuple[int, ...], dtype: np.dtype) -> Graph:
-        return trace(self.forward, [scores, target], dtype, self.owner())
+    def _traced(self, scores: Any, target: Any, dtype: np.dtype) -> Graph:
+        (structure, ys), (names, ts) = apart(scores), apart(target)
 
-    def graph(self, scores: tuple[int, ...], target: tuple[int, ...], dtype: np.dtype) -> Graph:
-        """The loss as a graph, for images of scores and of targets of these shapes. Raises ValueError unless it is
-        one number per image."""
+        def loss(*values: Value) -> Value:
+            return self.forward(pack(structure, values[:len(ys)]), pack(names, values[len(ys):]))
+        return trace(loss, [*ys, *ts], dtype, self.owner())
+
+    def graph(self, scores: Any, target: Any, dtype: np.dtype) -> Graph:
+        """The loss as a graph, for images of scores and of targets of these shapes, tuples, or lists and dicts of them.
+        Raises ValueError unless it is one number per image."""
         graph = self._traced(scores, target, dtype)
         if len(graph.outputs) != 1 or self.reduction != "none" and math.prod(graph.outputs[0].image) != 1:
             got = ", ".join(shapes.batch(value.image) for value in graph.outputs)
@@ -156,52 +205,60 @@ class Criterion:
                              f"or sum()")
         return graph
 
-    def in_program(self, scores: tuple[int, ...], targets: np.ndarray, dtype: np.dtype, learns: bool) -> Graph | None:
-        """What `emit` is given: the graph of the loss for such scores and targets (n, ...), or None where there is a
-        kernel for it."""
+    def in_program(self, scores: Any, targets: Any, dtype: np.dtype, learns: bool) -> Graph | None:
+        """What `emit` is given: the graph of the loss for scores of images of these shapes, as `arranged` returns them,
+        and such targets (n, ...), or None where there is a kernel for it."""
         if self.reduction == "none":
             raise ValueError(f"{self.owner()}: reduction must be 'mean' or 'sum' to train with, got 'none'")
-        targets = self.checked(_numbers(self.owner(), targets, len(targets)), scores)
-        return optimised(self.graph(scores, targets.shape[1:], dtype), learns)
+        targets = self._targets(targets, len(targets), scores)
+        return optimised(self.graph(scores, each(_image, targets), dtype), learns)
 
-    def emit(self, program: Program, scores: Tensor, need_gradient: bool = True, chosen: Slot | None = None,
+    def emit(self, program: Program, scores: Any, need_gradient: bool = True, chosen: Slot | None = None,
              graph: Graph | None = None, labels: bool = False, slot: str = "target") -> Fused:
         """Add the loss to a program.
 
-        scores: the tensor of the scores. need_gradient: whether there is to be a backward pass. chosen: a Slot for the
-        numbers of the targets, or None; with it the targets' slot has an array for each step. graph: what `in_program`
-        returned. labels: whether targets are the classes of scores (N, K), or distributions over them, to count which
-        images are right. slot: the name of the targets' slot. Raises ValueError for a loss that does not depend on the
-        scores.
+        scores: the tensor of the scores, or a list or dict of tensors, as `arranged` returns them. need_gradient:
+        whether there is to be a backward pass. chosen: a Slot for the numbers of the targets, or None; with it the
+        targets' slot has an array for each step. graph: what `in_program` returned. labels: whether targets are the
+        classes of scores (N, K), or distributions over them, to count which images are right. slot: the name of the
+        targets' slot. Raises ValueError for a loss that does not depend on the scores.
         """
         if graph is None:
             raise TypeError(f"{self.owner()}: graph must be what in_program returned, got None")
-        image = graph.inputs[1].image
-        target = program.input(**laid(image), name=slot, per_step=chosen is not None)
-        (y,), backward = write(program, graph, [scores, target])
-        total, dscores = program.per_step(1), None
-        counted = target
-        if labels and image:
-            counted = program.input(**laid(()), name=f"largest of {slot}", per_step=chosen is not None)
-        dy, sums = ops.per_image(program, y, total, need_gradient, *((scores, counted) if labels else ()))
+        tensors = apart(scores)[1]
+        count, per_step = len(tensors), chosen is not None
+        read = {id(value) for node in graph.nodes for value in node.inputs}
+        read |= {id(graph.inputs[-1])} if labels else set()
+        inputs = {f"{slot}{i or ''}": value for i, value in enumerate(graph.inputs[count:])}
+        targets = [program.input(**laid(value.image), name=name, per_step=per_step) if id(value) in read else None
+                   for name, value in inputs.items()]
+        (y,), backward = write(program, graph, [*tensors, *targets])
+        total, dscores = program.per_step(1), list[Any]([None] * count)
+        counted = targets[0]
+        if labels and graph.inputs[-1].image:
+            counted = program.input(**laid(()), name=f"largest of {slot}", per_step=per_step)
+        dy, sums = ops.per_image(program, y, total, need_gradient, *((tensors[0], counted) if labels else ()))
         if need_gradient:
-            dscores = backward([dy], [True, False])[0]
-            if dscores is None:
+            dscores = backward([dy], [True] * count + [False] * len(targets))[:count]
+            if all(gradient is None for gradient in dscores):
                 raise ValueError(f"{self.owner()}: the loss must depend on the scores")
-        return Fused(self, dscores, sums, total, program.dtype, graph.inputs[0].image, labels, slot)
+        images = self.arranged(apart(scores)[0], [value.image for value in graph.inputs[:count]])
+        slots = [name if tensor is not None else None for name, tensor in zip(inputs, targets, strict=True)]
+        return Fused(self, dscores, sums, total, program.dtype, images, labels, slots)
 
 
 class Fused:
-    """A Criterion inside a program, whose slot for targets takes arrays (n, ...) or (steps, n, ...).
+    """A Criterion inside a program, whose slots for targets take arrays (n, ...) or (steps, n, ...).
 
-    dy: the tensor of the gradient by the scores. total: float64 (steps, 1), what the sum of each step's losses is
-    divided by.
+    gradients: tensors of the gradients by the scores, None where the loss does not depend on them. images: the shapes
+    of images of the scores, as `arranged` returns them. slots: of the targets in their order, None for those that are
+    not read. total: float64 (steps, 1), what the sum of each step's losses is divided by.
     """
 
-    def __init__(self, criterion: Criterion, dy: Tensor | None, sums: Table, total: Table, dtype: np.dtype,
-                 image: tuple[int, ...], labels: bool, slot: str) -> None:
-        self.criterion, self.dy, self.total, self._sums = criterion, dy, total.array, sums.array
-        self.dtype, self.image, self.labels, self.slot = dtype, image, labels, slot
+    def __init__(self, criterion: Criterion, gradients: list[Tensor | None], sums: Table, total: Table, dtype: np.dtype,
+                 images: Any, labels: bool, slots: list[str | None]) -> None:
+        self.criterion, self.gradients, self.total, self._sums = criterion, gradients, total.array, sums.array
+        self.dtype, self.images, self.labels, self.slots = dtype, images, labels, slots
 
     def given(self, batch: Any) -> dict[str, np.ndarray]:
         """The targets of `batch`, a Batch, as slots take them; sets `total`. Raises TypeError or ValueError for targets
@@ -209,11 +266,12 @@ class Fused:
         found = np.asarray(batch.targets)
         steps = found if batch.dataset is not None else found[None]
         for step, targets in enumerate(steps):
-            targets = self.criterion.checked(_numbers(self.criterion.owner(), targets, batch.count), self.image)
-            self.total[step, 0] = self.criterion.divisor(targets)
-        given = {self.slot: np.ascontiguousarray(found, self.dtype)}
+            self.total[step, 0] = self.criterion.divisor(self.criterion._targets(targets, batch.count, self.images))
+        arrays = [found[name] for name in found.dtype.names or ()] or [found]
+        given = {slot: np.ascontiguousarray(array, self.dtype)
+                 for slot, array in zip(self.slots, arrays, strict=True) if slot is not None}
         if self.labels and steps.ndim > 2:      # distributions
-            given[f"largest of {self.slot}"] = found.argmax(-1).astype(self.dtype)
+            given[f"largest of {self.slots[0]}"] = found.argmax(-1).astype(self.dtype)
         return given
 
     def blame(self, batch: Any) -> None:
@@ -223,6 +281,37 @@ class Fused:
         """As FusedCrossEntropy's; NaN in place of how many images are right where targets are no classes."""
         return [(loss, total, int(right) if self.labels else math.nan) for (loss, right), (total,) in
                 zip(self._sums[:steps].tolist(), self.total[:steps].tolist(), strict=True)]
+
+
+def apart(things: Any) -> tuple[Any, list[Any]]:
+    """The structure, see cnn.graph.trace.pack, and the parts of what a loss takes: one thing, or a list or dict."""
+    if isinstance(things, dict):
+        return tuple(things), list(things.values())
+    return (len(things), things) if isinstance(things, list) else (None, [things])
+
+
+def only_output(owner: str, structure: Any, parts: list[Any]) -> Any:
+    """The only part of a model's outputs; raises ValueError where there are several. owner: who speaks in an error."""
+    if structure is not None and len(parts) != 1:
+        raise ValueError(f"{owner}: the model must return one output, got {len(parts)}: give a loss for each, "
+                         f"criterion={{name: loss, ...}}, or a function of them all and the targets")
+    return parts[0]
+
+
+def each(function: Callable[[Any], Any], things: Any) -> Any:
+    """What a function makes of each of such things, put together as these."""
+    structure, parts = apart(things)
+    made = list(map(function, parts))
+    return made if isinstance(structure, int) else pack(structure, made)
+
+
+def taken_apart(outputs: Any) -> tuple[Any, list[Any]]:
+    """The same of outputs of a model, of which several may be a tuple, too."""
+    return apart(list(outputs) if isinstance(outputs, tuple) else outputs)
+
+
+def _image(array: np.ndarray) -> tuple[int, ...]:
+    return array.shape[1:]
 
 
 def _numbers(owner: str, targets: Any, count: int) -> np.ndarray:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 class _OfClasses(Criterion):
     """A loss of targets that are numbers of classes, perhaps with weights; the mean divides by the sum of these."""
 
+    several = False
+
     def __init__(self, weight: Any, ignore_index: int | None, reduction: str) -> None:
         owner = type(self).__name__
         class_weights(owner, weight)
@@ -133,7 +135,7 @@ class CrossEntropyLoss(_OfClasses):
         """Whether there is a kernel for such targets, of scores (N, K)."""
         targets = np.asarray(targets)
         ignores = targets.dtype.kind in "iu" and self.ignore_index is not None and (targets == self.ignore_index).any()
-        return targets.dtype.kind != "f" and self.reduction == "mean" and not ignores
+        return targets.dtype.kind not in "fV" and self.reduction == "mean" and not ignores
 
     def __call__(self, scores: Any, targets: Any) -> Any:
         values = isinstance(scores, Value) or isinstance(targets, Value)
@@ -201,6 +203,8 @@ class NLLLoss(_OfClasses):
 
 class _OfElements(Criterion):
     """A loss of each element, of scores and targets of one shape."""
+
+    several = False
 
     def __init__(self, *, reduction: str = "mean") -> None:
         self.reduction = reduction_of(type(self).__name__, reduction)
@@ -305,13 +309,14 @@ class KLDivLoss(_OfElements):
 class FusedCrossEntropy:
     """A cross-entropy inside a program, whose slot `target` takes int64 numbers in [0, classes).
 
-    dy: the tensor of the gradient. sums: the table of the losses and of how many images are right. classes: how many
-    there are. weight: (classes,) float64, or None. total: float64 (steps, 1), the sum of the targets' weights in each
-    step, to be set before a run.
+    dy: the tensor of the gradient, the only one of `gradients`. sums: the table of the losses and of how many images
+    are right. classes: how many there are. weight: (classes,) float64, or None. total: float64 (steps, 1), the sum of
+    the targets' weights in each step, to be set before a run.
     """
 
     def __init__(self, dy: Tensor, sums: Table, weight: np.ndarray | None, total: Table, classes: int) -> None:
-        self.dy, self.weight, self.classes, self.total, self._sums = dy, weight, classes, total.array, sums.array
+        self.gradients: list[Tensor | None] = [dy]
+        self.weight, self.classes, self.total, self._sums = weight, classes, total.array, sums.array
 
     def given(self, batch: Any) -> dict[str, np.ndarray]:
         """The targets of `batch`, a Batch, as slots take them; sets `total`. Raises TypeError or ValueError for targets

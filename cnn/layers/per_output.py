@@ -11,6 +11,7 @@ import numpy as np
 from cnn import shapes
 from cnn.graph.trace import pack as pack
 from cnn.layers.criterion import Criterion
+from cnn.layers.criterion import taken_apart as taken_apart
 from cnn.layers.module import Module
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class PerOutput:
         """Whether the loss of an output is one of classes."""
         return hasattr(self.losses[name], "ignore_index")
 
-    def by_name(self, structure: Any, parts: Sequence[Any]) -> dict[str, Any]:
+    def arranged(self, structure: Any, parts: Sequence[Any]) -> dict[str, Any]:
         """What there is for each output, by the names of the losses. structure: see cnn.graph.trace.pack."""
         names = structure if isinstance(structure, tuple) else range(1 if structure is None else structure)
         if len(names) != len(self.losses) or (isinstance(structure, tuple) and set(names) != set(self.losses)):
@@ -111,7 +112,7 @@ class PerOutput:
         """As calling it; divisors: by the outputs' names, what the sums of the losses are divided by for the
         gradients; default: what each loss itself divides by."""
         structure, parts = taken_apart(outputs)
-        found = self.by_name(structure, parts)
+        found = self.arranged(structure, parts)
         if len({len(part) for part in found.values()}) > 1:
             raise ValueError(f"PerOutput: outputs must be of as many images each, got "
                              f"{', '.join(str(len(part)) for part in found.values())}")
@@ -165,7 +166,7 @@ class PerOutput:
         """Add the losses to a program; arguments: as of Criterion.emit, by the outputs' names."""
         fused = {name: Criterion.emit(self.losses[name], program, outputs[name], need_gradient, chosen, graphs[name],
                                       classes[name], f"target {name}") for name in self.weights}
-        return FusedPerOutput(self, fused, [fused[name].dy if name in fused else None for name in outputs])
+        return FusedPerOutput(self, fused, [fused[name].gradients[0] if name in fused else None for name in outputs])
 
 
 class Parts(tuple):
@@ -221,13 +222,6 @@ class FusedPerOutput:
             fused.results(steps), self._own[name], strict=False)] for name, fused in self._fused.items()}
         return [Parts.of(self._loss, {name: results[step] for name, results in each.items()}, self._count)
                 for step in range(steps)]
-
-
-def taken_apart(outputs: Any) -> tuple[Any, list[Any]]:
-    """The structure of a model's outputs, see cnn.graph.trace.pack, and a list of them."""
-    if isinstance(outputs, dict):
-        return tuple(outputs), list(outputs.values())
-    return (len(outputs), list(outputs)) if isinstance(outputs, (tuple, list)) else (None, [outputs])
 
 
 def _loss(name: str, loss: Any) -> Any:

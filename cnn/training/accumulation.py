@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cnn.layers.per_output import Parts, add_outputs
+from cnn.layers.per_output import Parts, PerOutput, add_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ def gradients(step: Step, parts: list[Batch], compute: Callable[[Step, Batch], t
     """
     each = step._replace(updates=False, max_grad_norm=None)
     summed = getattr(step.criterion, "reduction", "mean") == "sum"
-    if by_name := hasattr(step.criterion, "by_name"):
+    if by_name := isinstance(step.criterion, PerOutput):
         _divide_together(step.criterion, parts)
     outputs: dict[str, tuple[float, ...]] = {}
     model: Module = step.model      # type: ignore[assignment]

@@ -8,6 +8,7 @@ import numpy as np
 from cnn import reference
 from cnn.data import Dataset
 from cnn.engine.tensors import Slot
+from cnn.layers.criterion import only_output
 from cnn.ops import loss as ops
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class RowLoss:
         """The gradient by the scores of the last call."""
         return self._gradient
 
+    def arranged(self, structure: Any, parts: list[Any]) -> Any:
+        """The only output of a model."""
+        return only_output("Trainer", structure, parts)
+
     def in_program(self, *_: Any) -> None:
         """No graph: it has kernels."""
 
@@ -79,10 +84,12 @@ class RowLoss:
 
 
 class Fused:
-    """A `RowLoss` inside a program. dy: the tensor of the gradient. total: float64 (steps, 1), the sums of weights."""
+    """A `RowLoss` inside a program. dy: the tensor of the gradient, the only one of `gradients`. total: float64
+    (steps, 1), the sums of weights."""
 
     def __init__(self, loss: RowLoss, dy: Tensor, sums: Table, total: Table, classes: int, dtype: np.dtype) -> None:
-        self.dy, self.total, self.classes = dy, total.array, classes
+        self.gradients: list[Tensor | None] = [dy]
+        self.total, self.classes = total.array, classes
         self._loss, self._sums, self._dtype = loss, sums.array, dtype
 
     def given(self, batch: Any) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from cnn.engine.tensors import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Slot
 from cnn.graph.lower import few, goes_by_channels, share, slot, write
 from cnn.graph.passes import optimised
 from cnn.layers.in_numpy import run_backward, run_forward
-from cnn.layers.per_output import Parts, taken_apart
+from cnn.layers.per_output import Parts, PerOutput, taken_apart
 from cnn.layers.running import graph_of
 from cnn.ops.operation import laid
 from cnn.optim import clip_grad_norm
@@ -195,12 +195,9 @@ class Step(NamedTuple):
         batch.more(self.inputs, dtype)      # raises where there is none of a name
         graph = optimised(self.graph(shape, batch.labels, dtype), learns)
         images, labels = [value.image for value in graph.outputs], np.asarray(batch.labels)
-        by_name = getattr(self.criterion, "by_name", None)      # where there is a loss for each output
-        if by_name is None:
-            _one_output(len(images), labels)
-        image = by_name(graph.structure, images) if by_name else images[0]
-        loss = self.criterion.in_program(image, labels, dtype, learns)      # a graph, unless it has a kernel
-        graphs = [graph, *(loss.values() if by_name else [loss] if loss else [])]
+        arranged = self.criterion.arranged(graph.structure, images)
+        loss = self.criterion.in_program(arranged, labels, dtype, learns)   # a graph, unless it has a kernel, or a dict
+        graphs = [graph, *(loss.values() if isinstance(loss, dict) else [loss] if loss else [])]
         by_channels = learns and batch.layout == CHANNELS and all(map(goes_by_channels, graphs))
         program = Program(dtype, batch.count, steps=STEPS, gradients=learns, by_channels=by_channels,
                           processes=processes or ranks.place().size)
@@ -209,17 +206,17 @@ class Step(NamedTuple):
         more = [program.input(**laid(value.image), name=f"input {name}", per_step=batch.dataset is not None)
                 for name, value in zip(self.inputs, graph.inputs[1:], strict=True)]
         found, backward = write(program, graph, [x, *more])
-        scores = by_name(graph.structure, found) if by_name else found[0]
+        scores = self.criterion.arranged(graph.structure, found)
         chosen = None if batch.dataset is None else Slot("chosen", True)
-        classes = {name: self.criterion.of_classes(name) and are_classes(image[name], self.criterion.targets(
-            name, labels), self.criterion.losses[name]) for name in self.criterion.weights} if by_name else (
-                are_classes(image, labels, self.criterion))
+        classes = {name: self.criterion.of_classes(name) and are_classes(arranged[name], self.criterion.targets(
+            name, labels), self.criterion.losses[name]) for name in self.criterion.weights} if isinstance(
+                self.criterion, PerOutput) else are_classes(arranged, labels, self.criterion)
         program.loss = self.criterion.emit(program, scores, learns, chosen, loss, classes)
         if self.scores:
             for i, tensor in enumerate(found):
                 program.output(tensor, slot("scores", i))
         if learns:
-            backward(program.loss.gradients if by_name else [program.loss.dy], [False] * len(graph.inputs))
+            backward(program.loss.gradients, [False] * len(graph.inputs))
             program.add_gradients()
             if self.updates:
                 self.optimizer.emit(program, self.max_grad_norm)
@@ -246,20 +243,7 @@ def outputs(model, images, more=()):
 
 def loss_of(criterion, scores, labels, divisors=None):
     """The loss of what `outputs` returned. divisors: see Batch."""
-    if hasattr(criterion, "by_name"):
-        return criterion.call(scores, labels, divisors)
-    _one_output(1 if isinstance(scores, np.ndarray) else len(scores), labels)
-    return criterion(scores, labels)
-
-
-def _one_output(count, labels):
-    """Refuse several outputs, or targets by name, where there is one loss for all."""
-    if count != 1:
-        raise ValueError(f"Trainer: the model must return one output, (N, K), got {count}: give a loss for each, "
-                         f"criterion={{name: loss, ...}}")
-    if (names := np.asarray(labels).dtype.names) is not None:
-        raise ValueError(f"Trainer: the labels are a dict, {', '.join(names)}: give a loss by the name of its targets, "
-                         f"criterion={{name: loss}}")
+    return criterion.call(scores, labels, divisors) if isinstance(criterion, PerOutput) else criterion(scores, labels)
 
 
 def normalised(dataset, images, dtype):
@@ -348,24 +332,26 @@ def _gather(world, scores, per_block):
 
 def result(criterion, loss, scores, labels):
     """What `execute` returns for each step, of a step that was no program."""
-    if hasattr(criterion, "by_name"):
-        found = criterion.by_name(*taken_apart(scores))
+    if isinstance(criterion, PerOutput):
+        found = criterion.arranged(*taken_apart(scores))
         parts = {name: result(criterion.losses[name], value, found[name], criterion.targets(name, labels))
                  for name, value in criterion.values.items()}
         parts = {name: (part[0], criterion.totals[name], part[2] if criterion.of_classes(name) else math.nan)
                  for name, part in parts.items()}
         return Parts.of(criterion, parts, len(next(iter(found.values()))))
-    total = getattr(criterion, "total", len(scores))
+    total = getattr(criterion, "total", len(taken_apart(scores)[1][0]))
     labels = np.asarray(labels)
     right = math.nan
-    if are_classes(scores.shape[1:], labels, criterion):
+    if isinstance(scores, np.ndarray) and are_classes(scores.shape[1:], labels, criterion):
         right = int((scores.argmax(1) == (labels if labels.ndim == 1 else labels.argmax(1))).sum())
     return loss * total if total else 0.0, total, right
 
 
 def are_classes(image, labels, criterion=None):
     """Whether labels are the classes of scores (N, K), such that some are right; or distributions over them, for a loss
-    that takes these: right is then the class with the largest share."""
+that takes these: right is then the class with the largest share."""
+    if not isinstance(image, tuple):        # several outputs
+        return False
     if labels.dtype.kind == "f":
         return len(image) == 1 and labels.ndim == 2 and getattr(criterion, "soft", False)
     return len(image) == 1 and labels.ndim == 1 and labels.dtype.kind in "iu"

@@ -47,12 +47,14 @@ def data(count, of_bytes=False):
 
 
 def trainer(model, criterion=elbo, lr=1.0, **options):
-    return cnn.Trainer(model, cnn.SGD(model.parameters(), lr=lr), criterion, progress=False, inputs=["noise"], **options)
+    options = dict(progress=False, inputs=["noise"]) | options
+    return cnn.Trainer(model, cnn.SGD(model.parameters(), lr=lr), criterion, **options)
 
 
 def loss_of(model, part):
     """The mean loss of all images, by NumPy."""
-    return value(model(part.labels["image"].astype(np.float64), np.ascontiguousarray(part.labels["noise"])), part.labels)
+    noise = np.ascontiguousarray(part.labels["noise"])
+    return value(model(part.labels["image"].astype(np.float64), noise), part.labels)
 
 
 def numeric(model, part, p, places, eps=1e-6):
@@ -224,10 +226,10 @@ zeros = np.zeros
      "CrossEntropyLoss: the model must return one output, got 2: give a loss for each"),
     (lambda loss: cnn.MSELoss()(zeros((2, 3)), {"a": zeros((2, 3))}), ValueError,
      "MSELoss: the labels are a dict, a: give a loss by the name of its targets"),
-    (lambda loss: trainer(Autoencoder(), lambda outputs, targets: targets["image"].mean()).train_step(
-        data(4).images.astype(np.float64), data(4).labels), ValueError, "the loss must depend on the scores"),
-    (lambda loss: trainer(Autoencoder(), lambda outputs, targets: outputs[1]).train_step(
-        data(4).images.astype(np.float64), data(4).labels), ValueError, r"a loss must be one number per image, \(N,\), got \(N, 3\)"),
+    (lambda loss: trainer(Autoencoder(), lambda outputs, targets: targets["image"].mean()).fit(data(4), 1), ValueError,
+     "the loss must depend on the scores"),
+    (lambda loss: trainer(Autoencoder(), lambda outputs, targets: outputs[1]).fit(data(4), 1), ValueError,
+     r"a loss must be one number per image, \(N,\), got \(N, 3\)"),
 ])
 def test_wrong_uses(wrong, error, text):
     with pytest.raises(error, match=text):

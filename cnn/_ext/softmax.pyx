@@ -74,14 +74,14 @@ cdef void softmax(const Softmax* a, const Place* place) noexcept nogil:
                 vec_store(y + c * y_step, vec_load(y + c * y_step) * share)
 
 
-cdef void softmax_backward(const SoftmaxBackward* a, const Place* place) noexcept nogil:
-    """dx_c = y_c (dy_c - sum over the channels k of dy_k y_k)"""
+cdef inline void gradient(const SoftmaxBackward* a, const Place* place, bint logs) noexcept nogil:
+    """dx of `softmax`, or with `logs`, a constant, of `log_softmax`"""
     cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i
     cdef Py_ssize_t dy_step = a.dy.plane, y_step = a.y.plane, dx_step = a.dx.plane
     cdef const real* dy
     cdef const real* y
     cdef real* dx
-    cdef vec total
+    cdef vec v, u, total
     for h in range(begin(H, place), end(H, place)):
         for i in range(W * ROWV):
             dy = pixels(&a.dy, 0, h) + i * VL
@@ -89,12 +89,19 @@ cdef void softmax_backward(const SoftmaxBackward* a, const Place* place) noexcep
             dx = pixels(&a.dx, 0, h) + i * VL
             total = vec_splat(0)
             for c in range(C):
-                total = total + vec_load(dy + c * dy_step) * vec_load(y + c * y_step)
+                v = vec_load(dy + c * dy_step)
+                total = total + (v if logs else v * vec_load(y + c * y_step))
             for c in range(C):          # and what the next pixels take
                 prefetch_second(dy + c * dy_step + 4 * LANES)
                 prefetch_second(y + c * y_step + 4 * LANES)
                 prefetch_write(dx + c * dx_step + 4 * LANES)
-                vec_store(dx + c * dx_step, vec_load(y + c * y_step) * (vec_load(dy + c * dy_step) - total))
+                v, u = vec_load(y + c * y_step), vec_load(dy + c * dy_step)
+                vec_store(dx + c * dx_step, u - vec_exp_limited(v) * total if logs else v * (u - total))
+
+
+cdef void softmax_backward(const SoftmaxBackward* a, const Place* place) noexcept nogil:
+    """dx_c = y_c (dy_c - sum over the channels k of dy_k y_k)"""
+    gradient(a, place, False)
 
 
 cdef void log_softmax(const Softmax* a, const Place* place) noexcept nogil:
@@ -115,23 +122,7 @@ cdef void log_softmax(const Softmax* a, const Place* place) noexcept nogil:
 
 cdef void log_softmax_backward(const SoftmaxBackward* a, const Place* place) noexcept nogil:
     """dx_c = dy_c - exp(y_c) times the sum over the channels k of dy_k"""
-    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i
-    cdef Py_ssize_t dy_step = a.dy.plane, y_step = a.y.plane, dx_step = a.dx.plane
-    cdef const real* dy
-    cdef const real* y
-    cdef real* dx
-    cdef vec total
-    for h in range(begin(H, place), end(H, place)):
-        for i in range(W * ROWV):
-            dy = pixels(&a.dy, 0, h) + i * VL
-            y = pixels(&a.y, 0, h) + i * VL
-            dx = pixels(&a.dx, 0, h) + i * VL
-            total = vec_splat(0)
-            for c in range(C):
-                total = total + vec_load(dy + c * dy_step)
-            for c in range(C):
-                vec_store(dx + c * dx_step, vec_load(dy + c * dy_step)
-                          - vec_exp_limited(vec_load(y + c * y_step)) * total)
+    gradient(a, place, True)
 
 
 cdef void softmax_channels(const SoftmaxChannels* a, const Place* place) noexcept nogil:

@@ -31,7 +31,7 @@ from setuptools.command.build_ext import build_ext
 # once for each instruction set and number type.
 MODULES = {
     "direct": ("correlate", "scatter", "conv_dw", "linear_dw"),
-    "channelwise": ("conv_channels", "depthwise", "conv1x1", "conv1x1_dw"),
+    "channelwise": ("conv_channels", "winograd_channels", "depthwise", "conv1x1", "conv1x1_dw"),
     "winograd": ("winograd", "winograd_dw", "winograd_rows"),
     "norms": ("norm", "group_norm", "layer_norm", "layer_norm2d", "local_norm"),
     "values": ("pool", "pointwise", "softmax", "arithmetic", "moving", "loss", "pack", "update", "channels"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import assert_all_close
+from cases import assert_all_close, assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import run_python
@@ -133,6 +133,109 @@ def test_other_convolutions_do_not(options):
     assert "winograd" not in operations(layer, np.ones((9, 24, 8, 8), np.float32))
 
 
+# ------------------------------------------------------------------------------------------ one image
+
+
+def evaluated(layer, x):
+    """y in evaluation mode, and the names of the operations that made it."""
+    y = layer.eval()(x)
+    program = layer._programs.resting()[-1]
+    return y, {op["kernel"] for phase in program.phases() for op in inspecting.operations(program, phase)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 8), st.integers(12, 40), st.integers(12, 70), st.sampled_from([3, 5]),
+    st.tuples(st.integers(1, 19), st.integers(1, 19)), st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    st.booleans(), st.booleans(), st.integers(0, 2**32),
+)  # fmt: skip
+def test_any_shape_of_few_images(n, c, k, r, size, padding, bias, norm, seed):
+    """With a norm folded in, something added, and a ReLU."""
+    if any(s + 2 * p < r for s, p in zip(size, padding, strict=True)):
+        return
+    rng = np.random.default_rng(seed)
+    x, z = rng.standard_normal((n, c, *size)), rng.standard_normal((1, k, 1, 1))
+    layer = Conv2d(c, k, r, padding=padding, bias=bias, seed=rng, dtype=np.float64)
+    w, b = layer.weight.data, layer.bias.data if bias else 0
+    following = cnn.BatchNorm2d(k, dtype=np.float64)
+    for array in (following.running_mean, following.running_var, following.weight.data, following.bias.data):
+        array[...] = rng.uniform(0.5, 2, array.shape)
+
+    class Net(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = layer, following
+
+        def forward(self, x):
+            y = self.layer(x)
+            return functional.relu((self.norm(y) if norm else y) + z[0])
+    y = reference.conv2d(x, w, np.zeros(k) + b, padding=padding)
+    if norm:
+        mean, var, gamma, beta = (a[:, None, None] for a in (
+            following.running_mean, following.running_var, following.weight.data, following.bias.data))
+        y = (y - mean) / np.sqrt(var + following.eps) * gamma + beta
+    found, kernels = evaluated(Net(), x)
+    np.testing.assert_allclose(found, np.maximum(y + z, 0), rtol=1e-9, atol=1e-10)
+    tiles = [-(-(s + 2 * p - r + 1) // 2) for s, p in zip(size, padding, strict=True)]
+    assert ("winograd_channels" in kernels) == (tiles[0] * tiles[1] >= 4 and (r == 3 or c >= 24))
+
+
+@pytest.mark.parametrize("channels", [16, 24])
+def test_what_is_added_to_the_result_of_one_image(channels):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, channels, 9, 10))
+    layer = Conv2d(channels, channels, 3, padding=1, seed=rng, dtype=np.float64)
+    found, kernels = evaluated(cnn.Sequential(cnn.Residual(layer), cnn.ReLU()), x)
+    assert "winograd_channels" in kernels and not kernels & {"add", "binary", "relu"}
+    expected = np.maximum(x + reference.conv2d(x, layer.weight.data, layer.bias.data, padding=1), 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize(("channels", "options", "size"), [
+    (11, {}, 8), (16, {"kernel_size": 5}, 8), (16, {"stride": 2}, 8), (16, {"dilation": 2}, 8), (32, {"groups": 2}, 8),
+    (16, {}, 2),
+])
+def test_other_convolutions_of_one_image_do_not(channels, options, size):
+    layer = Conv2d(channels, 16, padding=1, **{"kernel_size": 3} | options)
+    x = np.ones((1, channels, size, size), np.float32)
+    assert "winograd_channels" not in evaluated(layer, x)[1]
+
+
+def test_one_image_that_is_learnt_from_does_not():
+    layer = Conv2d(16, 16, 3)
+    assert "winograd_channels" not in operations(layer, np.ones((1, 16, 8, 8), np.float32))
+
+
+def test_one_image_sees_new_weights():
+    rng = np.random.default_rng(0)
+    layer, x = Conv2d(16, 20, 3, dtype=np.float64), rng.standard_normal((1, 16, 8, 8))
+    for lane in (0, 19, 7):
+        layer.weight.data[lane, -1, 0, 2] += 1
+        layer.bias.data[lane] += 1
+        found, kernels = evaluated(layer, x)
+        assert "winograd_channels" in kernels
+        expected = reference.conv2d(x, layer.weight.data, layer.bias.data)
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [9, 40], ids=["outputs", "tiles"])
+def test_threads_that_share_one_image(size):
+    """Few tiles are shared by outputs, many by tiles: always with the same bits."""
+    rng = np.random.default_rng(0)
+    layer, x = Conv2d(40, 72, 3, padding=1).eval(), rng.standard_normal((1, 40, size, size)).astype(np.float32)
+    before, found = cnn.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 5):
+            cnn.set_num_threads(threads)
+            found.append(cnn.compile(layer, x.shape[1:], threads=threads)(x))
+    finally:
+        cnn.set_num_threads(before)
+    for y in found[1:]:
+        assert_same_bits([y], [found[0]])
+    exact = reference.conv2d(*(a.astype(np.float64) for a in (x, layer.weight.data, layer.bias.data)), padding=1)
+    assert abs(found[0] - exact).max() < 3e-6 * abs(exact).max()
+
+
 # channels, outputs, kernel, size: F(4x4, 3x3) with both ways to dw, F(2x2, 3x3), F(2x2, 5x5), and rows by F(2, 5)
 KINDS = [
     *((16, 16, 3, 8), (96, 48, 3, 8), (40, 40, 3, 4), (32, 32, 3, 2), (32, 32, 3, 6)),
@@ -155,6 +258,18 @@ def float32_and_exact(kind, x_scale=1.0, w_scale=1.0, dy_scale=1.0):
     x, w, dy = (a.astype(np.float64) for a in (x, w, dy))
     exact = [reference.conv2d(x, w, padding=padding), *reference.conv2d_backward(dy, x, w, padding=padding)[:2]]
     return zip(results, exact, strict=True)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[2] == 3 and kind[3] > 2] + [(24, 32, 5, 14)])
+def test_error_of_one_image_in_float32(kind):
+    channels, outputs, kernel, size = kind
+    x = np.random.default_rng(1).standard_normal((1, channels, size, size)).astype(np.float32)
+    layer = Conv2d(channels, outputs, kernel, padding=kernel // 2)
+    found, kernels = evaluated(layer, x)
+    assert "winograd_channels" in kernels
+    exact = reference.conv2d(*(a.astype(np.float64) for a in (x, layer.weight.data, layer.bias.data)),
+                             padding=kernel // 2)
+    assert abs(found - exact).max() < 3e-6 * abs(exact).max()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,7 +20,7 @@ The one-dimensional transforms are in transforms.pxd, those of tiles in tiles.px
 winograd_dw.pyx. Each scalar here is a row of sixteen images, see vec.pxd. The plain-NumPy twin is `winograd_conv2d` in
 cnn/reference.
 """
-from libc.string cimport memset
+from libc.string cimport memcmp, memcpy, memset
 
 from cnn._ext.op cimport Image, Place, begin, end, pixels
 from cnn._ext.outer cimport DEEP, NARROW, WIDE
@@ -250,6 +250,7 @@ cdef void winograd_dx(const WinogradDx* a, const Place* place) noexcept nogil:
 
 ctypedef struct WinogradWeights:
     const real* w               # IN  (K, C, R, R)
+    real* seen                  # I/O as w, or NULL: what was transformed last
     real* u                     # OUT (N * N, outputs / kt, taps, kt), padded
     Py_ssize_t tile             # m
     Py_ssize_t kernel           # r
@@ -270,6 +271,11 @@ cdef inline void transform_weights(const WinogradWeights* a, Py_ssize_t task, in
     cdef const real* wp
     cdef real* up
     cdef int i, j, h
+    if a.seen:
+        wp = a.w + k0 * to_output
+        if memcmp(a.seen + k0 * to_output, wp, n * to_output * sizeof(real)) == 0:
+            return
+        memcpy(a.seen + k0 * to_output, wp, n * to_output * sizeof(real))
     memset(numbers, 0, sizeof(numbers))
     for c in range(taps):
         for lane in range(n):
@@ -296,7 +302,8 @@ cdef inline void transform_weights(const WinogradWeights* a, Py_ssize_t task, in
 
 
 cdef void winograd_weights(const WinogradWeights* a, const Place* place) noexcept nogil:
-    """u = G w G^T for a register tile of outputs a task, in the order in which `matmul` reads it."""
+    """u = G w G^T for a register tile of outputs a task, in the order in which `matmul` reads it. Weights that are what
+    they were when they were `seen` last stay as they are."""
     if a.kernel == 5:
         transform_weights(a, place.task, 5, 6)
     elif a.tile == 2:

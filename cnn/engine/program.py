@@ -359,24 +359,22 @@ class Program:
     def packed(self, kernel, arguments, tasks, *counts):
         """Arrays of so many numbers that an operation on weights, cut into tasks, makes before the blocks, or once and
         for all in a snapshot; `arguments(*arrays)` are its arguments."""
-        arrays = next(self._given, None)
-        if arrays is None:
-            arrays = tuple(map(self.zeros, counts))
-            (self._packing or self._segments)[0].ops.append((kernel, lambda: arguments(*arrays), tasks))
-            if self._snapshot is not None:
-                self._snapshot.append(arrays)
-        return arrays
+        return self._made_before(0, kernel, arguments, tasks, *counts)
 
     def turned(self, kernel, arguments, tasks, count):
         """An array of so many numbers that an operation, cut into tasks, makes of what others have `packed`, before the
         blocks or, in a snapshot, once and for all; `arguments(array)` are its arguments."""
-        array, = next(self._given, (None,))
-        if array is None:
-            array = self.zeros(count)
-            (self._packing or self._segments)[1].ops.append((kernel, lambda: arguments(array), tasks))
+        return self._made_before(1, kernel, arguments, tasks, count)[0]
+
+    def _made_before(self, segment, kernel, arguments, tasks, *counts):
+        arrays = next(self._given, None)
+        if arrays is None:
+            arrays = tuple(map(self.zeros, counts))
+            (self._packing or self._segments)[segment].ops.append((kernel, lambda: arguments(*arrays), tasks))
             if self._snapshot is not None:
-                self._snapshot.append((array,))
-        return array
+                self._snapshot.append(arrays)
+                self.nbytes -= sum(array.nbytes for array in arrays)    # they are the snapshot's
+        return arrays
 
     def kept(self, array):
         """An array that a run reads as it is then; in a snapshot a copy."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from cnn.engine.memory import LANES
 from cnn.engine.tensors import Grid
+from cnn.ops.conv import winograd
 from cnn.ops.fitted import fitted, plain
 
 TAPS = 25       # of sixteen outputs and channels, in a task of the weight gradient; as in the kernel
@@ -28,6 +29,8 @@ def conv2d(program, x, w, b, g, norm=None, relu=False, z=None):
     BatchNorm2d operation with constant statistics that follows, or None; then z, a tensor like y, is added, if there is
     one, and a ReLU applied. Returns y, and the weights as they are packed for the backward pass."""
     scale, shift = fitted(program, g.outputs * g.groups, b, norm)
+    if not program.gradients and winograd.suits_one(g):
+        return winograd.conv2d_one(program, x, w, g, scale, shift, relu, z), None
     packed = _packed(program, w, g)
     return _forward(program, x, packed, g, scale, shift, relu, z), packed
 

@@ -4,7 +4,11 @@ from cnn.engine.tensors import ONCE, PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, PER_BL
 from cnn.runtime import get_winograd
 
 CHANNELS = 12       # the fewest that make up for transforming the tiles
+CHANNELS_OF_FIVE = 24   # the same for 5 x 5 of one image
+TILES = 4           # the fewest of one image that make up for reading more weights
+WEIGHTS = 1 << 22   # with more than that of one image 2 x 2 outputs of few tiles are as fast, with half the memory
 CACHE = 1 << 20
+CACHE_OF_ONE = 1 << 17      # of one image, or half of the weights, which are read once for each chunk of tiles
 OUTPUTS = 24        # of a task of the weight gradient over the whole batch
 
 
@@ -25,6 +29,38 @@ def conv2d(program, x, w, b, g, relu):
     program.add("winograd", lambda: dict(x=x, u=u, b=b, y=y, zero=zeros(x.row, program.dtype), v=v, p=p, relu=relu,
                                          **t.sizes, **m.sizes))
     return y, None
+
+
+def suits_one(g):
+    """The same for one image whose channels lie side by side, where there is no backward pass."""
+    fewest = CHANNELS if g.kernel == (3, 3) else CHANNELS_OF_FIVE
+    return suits(g) and g.channels >= fewest and _tiles_of_one(g).tiles >= TILES
+
+
+def _tiles_of_one(g):
+    """Smaller tiles where there would be too few, or few that read many weights."""
+    t = _Tiles(g)
+    small = t.tiles < TILES or t.tiles < 2 * TILES and t.n**2 * g.channels * g.outputs > WEIGHTS
+    return _Tiles(g, 2) if small else t
+
+
+def conv2d_one(program, x, w, g, scale, shift, relu, z):
+    """Forward of one image, as `conv2d` in channels.py; scale, shift: see fitted.py."""
+    t = _tiles_of_one(g)
+    x, y = t.bordered(program, x), program.tensor(g.outputs, *g.out)
+    padded = y.planes * LANES
+    weights = t.n**2 * (padded * g.channels + LANES)
+    chunk = t.chunk(program, x.planes + y.planes, cache=max(CACHE_OF_ONE, weights * program.dtype.itemsize // 2))
+    area = g.kernel[0] * g.kernel[1]
+    seen = program.seen(w)
+    u, = program.packed("winograd_weights", lambda u: dict(
+        w=w, seen=seen, u=u, tile=t.m, kernel=g.kernel[0], outputs=g.outputs, taps=g.channels, kt=LANES, padded=padded,
+        to_tap=area, to_output=area * g.channels), y.planes, weights)
+    v, p = (program.copies(t.n**2 * LANES * (planes * chunk + 1), PER_ACTIVE_THREAD) for planes in (x.planes, y.planes))
+    program.add("winograd_channels", lambda: dict(
+        x=x, u=u, scale=scale, shift=shift, z=z, y=y, zero=zeros(x.row, program.dtype), v=v, p=p, count=g.channels,
+        relu=relu, **t.sizes | dict(channels=x.planes, outputs=y.planes, chunk=chunk)))
+    return y
 
 
 def conv2d_backward(program, dy, x, saved, w, g, dw, need_dx):
@@ -99,9 +135,9 @@ def _outer_sizes(program, numbers, rows):
 class _Tiles:
     """The tiles of a convolution: m by m outputs, n by n inputs."""
 
-    def __init__(self, g):
+    def __init__(self, g, m=None):
         self.g = g
-        self.m = 2 if g.kernel == (5, 5) or 16 * _count(g, 2) <= 36 * _count(g, 4) else 4
+        self.m = m or (2 if g.kernel == (5, 5) or 16 * _count(g, 2) <= 36 * _count(g, 4) else 4)
         self.n = self.m + g.kernel[0] - 1
         self.wide = -(-g.out[1] // self.m)
         self.tiles = _count(g, self.m)
@@ -118,10 +154,10 @@ class _Tiles:
         left = self.g.padding[1][0]
         return program.bordered(x, left, max(0, self.wide * self.m + self.g.kernel[1] - 1 - left - self.g.size[1]))
 
-    def chunk(self, program, channels, multiple=1):
+    def chunk(self, program, channels, multiple=1, cache=CACHE):
         """How many tiles of so many channels to take at a time: those that fit the cache, in equal chunks, but at
         least four, for which a weight is read once."""
-        most = max(4, CACHE // (self.n**2 * LANES * program.dtype.itemsize * channels)) // multiple
+        most = max(4, cache // (self.n**2 * LANES * program.dtype.itemsize * channels)) // multiple
         chunks = -(-self.tiles // (most * multiple))
         return -(-self.tiles // (chunks * multiple)) * multiple
 
@@ -153,7 +189,7 @@ class _Products:
         """U, made before the blocks; `to_output` and `to_tap`: numbers of w from one to the next."""
         u = program.copies(self.t.n**2 * (self.padded * self.taps + LANES), ONCE)
         program.before("winograd_weights",
-                       lambda: dict(w=w, u=u, tile=self.t.m, kernel=self.t.g.kernel[0], outputs=self.outputs,
+                       lambda: dict(w=w, seen=None, u=u, tile=self.t.m, kernel=self.t.g.kernel[0], outputs=self.outputs,
                                     taps=self.taps, kt=self.kt, padded=self.padded, to_tap=to_tap,
                                     to_output=to_output), self.padded // self.kt)
         return u

@@ -378,10 +378,10 @@ POOL_DY = zeros(2, 3, 2, 2)
 
 # function, its arrays, other arguments
 CALLS = [
-    ("conv2d", {"x": X, "w": W, "b": B}, {}),
-    ("conv2d_backward", {"dy": DY, "x": X, "w": W}, {}),
-    ("conv_transpose2d", {"x": X, "w": UP_W, "b": B}, {"stride": 2}),
-    ("conv_transpose2d_backward", {"dy": UP_DY, "x": X, "w": UP_W}, {"stride": 2}),
+    ("conv2d", {"x": X, "weight": W, "bias": B}, {}),
+    ("conv2d_backward", {"dy": DY, "x": X, "weight": W}, {}),
+    ("conv_transpose2d", {"x": X, "weight": UP_W, "bias": B}, {"stride": 2}),
+    ("conv_transpose2d_backward", {"dy": UP_DY, "x": X, "weight": UP_W}, {"stride": 2}),
     ("max_pool2d", {"x": X}, {"kernel_size": 2}),
     ("max_pool2d_backward", {"dy": POOL_DY, "indices": INDICES}, {"input_shape": X.shape}),
     ("adaptive_max_pool2d", {"x": X}, {"output_size": 2}),
@@ -392,17 +392,17 @@ CALLS = [
     ("batch_norm", {"x": X, "weight": C3, "bias": C3}, {"training": True}),
     ("batch_norm", {"x": X, "running_mean": C3, "running_var": C3}, {}),
     ("batch_norm_backward", {"dy": X, "x": X, "weight": C3}, {}),
-    ("linear", {"x": FLAT, "w": FLAT_W, "b": B}, {}),
-    ("linear_backward", {"dy": FLAT_DY, "x": FLAT, "w": FLAT_W}, {}),
+    ("linear", {"x": FLAT, "weight": FLAT_W, "bias": B}, {}),
+    ("linear_backward", {"dy": FLAT_DY, "x": FLAT, "weight": FLAT_W}, {}),
     *((name, {"x": X}, {}) for name in ("relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu")),
     *((name, {"x": X}, {}) for name in ("softmax", "log_softmax")),
     *((f"{name}_backward", {"dy": X, "y": X}, {}) for name in ("softmax", "log_softmax")),
     *((f"{name}_backward", {"dy": X, "y": X}, {}) for name in ("relu", "tanh", "sigmoid")),
     *((f"{name}_backward", {"dy": X, "x": X}, {}) for name in ("leaky_relu", "silu", "gelu")),
-    ("cross_entropy", {"logits": FLAT_DY}, {"targets_": np.array([0, 1])}),
-    ("mse_loss", {"prediction": FLAT, "target": FLAT}, {}),
+    ("cross_entropy", {"x": FLAT_DY}, {"target": np.array([0, 1])}),
+    ("mse_loss", {"x": FLAT, "target": FLAT}, {}),
 ]
-OPTIONAL = ("b", "weight", "bias", "running_mean", "running_var")
+OPTIONAL = ("weight", "bias", "running_mean", "running_var")
 # their first array may have other shapes
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "silu", "gelu", "softmax", "log_softmax")
 
@@ -476,7 +476,7 @@ def test_a_longer_axis(name, what, arrays, more):
             *(("batch_norm", "x", axis) for axis in (0, 2, 3)),
         }:
             continue  # another batch or image
-        if (name, what) in {("conv2d", "w"), ("conv_transpose2d", "w")} and axis in (2, 3):
+        if (name, what) in {("conv2d", "weight"), ("conv_transpose2d", "weight")} and axis in (2, 3):
             continue  # another kernel
         if name == "max_pool2d_backward" and what == "dy" and axis > 1:
             wrong = np.repeat(good, 2, axis=axis)  # which the indices do not follow
@@ -486,23 +486,23 @@ def test_a_longer_axis(name, what, arrays, more):
 
 
 def test_more_axes_and_channels_named():
-    refuses(lambda: functional.conv2d(X, zeros(4, 2, 3, 3)), ValueError, "conv2d: w", "(4, 2, 3, 3)")
-    refuses(lambda: functional.conv2d(X, zeros(4, 3, 0, 3)), ValueError, "conv2d: w", "empty")
+    refuses(lambda: functional.conv2d(X, zeros(4, 2, 3, 3)), ValueError, "conv2d: weight", "(4, 2, 3, 3)")
+    refuses(lambda: functional.conv2d(X, zeros(4, 3, 0, 3)), ValueError, "conv2d: weight", "empty")
     refuses(lambda: functional.conv2d(X, zeros(0, 3, 3, 3)), ValueError, "conv2d: ")
     refuses(lambda: functional.conv2d(zeros(2, 0, 5, 5), zeros(4, 0, 3, 3)), ValueError, "conv2d: ")
-    refuses(lambda: functional.conv_transpose2d(X, zeros(4, 2, 3, 3)), ValueError, "conv_transpose2d: w", "(4, 2, 3")
-    refuses(lambda: functional.conv_transpose2d(X, zeros(3, 4, 0, 3)), ValueError, "conv_transpose2d: w", "empty")
+    refuses(lambda: functional.conv_transpose2d(X, zeros(4, 2, 3, 3)), ValueError, "conv_transpose2d: weight", "(4, 2")
+    refuses(lambda: functional.conv_transpose2d(X, zeros(3, 4, 0, 3)), ValueError, "conv_transpose2d: weight", "empty")
     refuses(lambda: functional.conv_transpose2d(X, zeros(3, 0, 3, 3)), ValueError, "conv_transpose2d: ")
     refuses(lambda: functional.conv_transpose2d(zeros(2, 0, 5, 5), zeros(0, 4, 3, 3)), ValueError, "conv_transpose2d: ")
-    refuses(lambda: functional.linear(zeros(2, 0), zeros(4, 0)), ValueError, "linear: w", "empty")
+    refuses(lambda: functional.linear(zeros(2, 0), zeros(4, 0)), ValueError, "linear: weight", "empty")
     refuses(
         lambda: functional.cross_entropy(zeros(2, 0), np.array([0, 0])),
         ValueError,
         "cross_entropy: ",
         "classes",
     )
-    refuses(lambda: functional.mse_loss(zeros(2, 0), zeros(2, 0)), ValueError, "mse_loss: prediction")
-    refuses(lambda: functional.mse_loss(zeros(2, 3, 4), zeros(2, 3, 4)), ValueError, "mse_loss: prediction")
+    refuses(lambda: functional.mse_loss(zeros(2, 0), zeros(2, 0)), ValueError, "mse_loss: x")
+    refuses(lambda: functional.mse_loss(zeros(2, 3, 4, 1, 1), zeros(2, 3, 4, 1, 1)), ValueError, "mse_loss: x")
 
 
 @pytest.mark.parametrize("function", ["conv2d", "max_pool2d", "avg_pool2d"])
@@ -610,10 +610,10 @@ BAD_TARGETS = [
 
 @pytest.mark.parametrize("value, error", BAD_TARGETS, ids=str)
 def test_targets(value, error):
-    refuses(lambda: functional.cross_entropy(zeros(2, 3), value), error, "cross_entropy: targets")
+    refuses(lambda: functional.cross_entropy(zeros(2, 3), value), error, "cross_entropy: target")
     trainer = small_trainer()
     before = trainer.model.state_dict()
-    refuses(lambda: trainer.train_step(zeros(2, 1, 4, 4), value), error, "targets")
+    refuses(lambda: trainer.train_step(zeros(2, 1, 4, 4), value), error, "target")
     for name, array in trainer.model.state_dict().items():
         assert np.array_equal(array, before[name])
 
@@ -702,12 +702,13 @@ def test_operands_that_do_not_fit():
     a = zeros(2, 3)
     for name in ("maximum", "minimum"):
         function = getattr(functional, name)
-        refuses(lambda function=function: function(1.0, 2.0), TypeError, f"{name}: a must be a NumPy array")
-        refuses(lambda function=function: function(a, "x"), TypeError, f"{name}: b must be", "got str")
-        refuses(lambda function=function: function(a, zeros(3, 3)), ValueError, f"{name}: b must hold 2 images", "3")
+        refuses(lambda function=function: function(1.0, 2.0), TypeError, f"{name}: x must be a NumPy array")
+        refuses(lambda function=function: function(a, "x"), TypeError, f"{name}: other must be", "got str")
+        refuses(lambda function=function: function(a, zeros(3, 3)), ValueError, f"{name}: other must hold 2 images, as",
+                "3")
         refuses(lambda function=function: function(a, zeros(2, 4)), ValueError, f"{name}: (N, 3) and (N, 4)")
         double = zeros(2, 3, dtype=float)
-        refuses(lambda function=function, b=double: function(a, b), TypeError, f"{name}: b must be float32")
+        refuses(lambda function=function, b=double: function(a, b), TypeError, f"{name}: other must be float32")
         refuses(lambda function=function: function(a, zeros(2, 3, 1, 1)), ValueError, f"{name}: ", "reshape")
     refuses(lambda: functional.where(a, None, a), TypeError, "where: ")
     refuses(lambda: functional.exp(zeros(2, 1, 1, 1, 1)), ValueError, "exp: x must have shape")

@@ -352,7 +352,8 @@ def test_a_mean_by_the_weights_of_a_batch_is_refused_of_images(torch, name, shap
     function, (scores, targets) = OF_CLASSES[name], SCORES[shape]
     what = next(iter(options))
     loss = cnn.losses.Criterion(lambda x, t: function(x, t, **options))
-    with pytest.raises(ValueError, match=f"^{name}: {what} must be None with reduction 'mean' of values.*take "
+    usual = {"weight": None, "ignore_index": -100}[what]
+    with pytest.raises(ValueError, match=f"^{name}: {what} must be {usual} with reduction 'mean' of values.*take "
                                          f"reduction='sum'.*cnn.CrossEntropyLoss"):
         loss(scores, targets)
     for reduction in ("sum", "none"):
@@ -366,10 +367,11 @@ def test_a_mean_by_the_weights_of_a_batch_is_refused_of_images(torch, name, shap
 @pytest.mark.parametrize("name", OF_CLASSES)
 def test_the_mean_over_images_is_that_of_pytorch_without_weights(torch, name, shape):
     function, (scores, targets) = OF_CLASSES[name], SCORES[shape]
-    loss = cnn.losses.Criterion(lambda x, t: function(x, t))
     wanted, gradient = of_torch(torch, "CrossEntropyLoss", {}, scores, targets)
-    assert_close(np.asarray(loss(scores, targets)), wanted)
-    assert_close(loss.backward(), gradient)
+    for usual in ({}, {"ignore_index": -100}):
+        loss = cnn.losses.Criterion(lambda x, t, usual=usual: function(x, t, **usual))
+        assert_close(np.asarray(loss(scores, targets)), wanted)
+        assert_close(loss.backward(), gradient)
 
 
 @pytest.mark.parametrize("shape", SCORES)
@@ -413,20 +415,20 @@ def test_cross_entropy_passes_over_targets_of_minus_100(torch, shape, weight):
     assert_close(np.asarray(loss(scores, targets)), wanted)
     assert_close(loss.backward(), gradient)
     if shape == "images":
-        for ignored in (None, -100):
-            value, dx = F.cross_entropy(scores, targets, weight, ignore_index=ignored)
+        for ignored in ({}, {"ignore_index": -100}):
+            value, dx = F.cross_entropy(scores, targets, weight, **ignored)
             assert_close(np.asarray(value), wanted)
             assert_close(dx, gradient)
         value, dx = F.cross_entropy(scores, np.full(N, 2), weight, ignore_index=2)
         assert np.isnan(value) and not dx.any()
-        with pytest.raises(ValueError, match=r"cross_entropy: targets must lie in \[0, 3\), got -100"):
+        with pytest.raises(ValueError, match=r"cross_entropy: target must lie in \[0, 3\), got -100"):
             F.cross_entropy(scores, targets, ignore_index=2)
     for wrong in (-1, -99, 3):
         targets[2] = wrong
-        with pytest.raises(ValueError, match=rf"CrossEntropyLoss: targets must lie in \[0, 3\), got {min(wrong, 0)}"):
+        with pytest.raises(ValueError, match=rf"CrossEntropyLoss: target must lie in \[0, 3\), got {min(wrong, 0)}"):
             loss(scores, targets)
     targets[2] = 0
-    with pytest.raises(ValueError, match=r"targets must lie in \[0, 3\), got -100"):
+    with pytest.raises(ValueError, match=r"target must lie in \[0, 3\), got -100"):
         cnn.CrossEntropyLoss(ignore_index=None)(scores, targets)
 
 
@@ -456,7 +458,7 @@ def test_training_passes_over_targets_of_minus_100(torch, pieces):
     for own, their in zip(model.parameters(), theirs.parameters(), strict=True):
         assert_close(own.data, their.detach().numpy())
     targets[0, 0] = -1
-    with pytest.raises(ValueError, match=r"targets must lie in \[0, 3\), got -1"):
+    with pytest.raises(ValueError, match=r"CrossEntropyLoss: target must lie in \[0, 3\), got -1"):
         trainer.train_step(x[0], targets[0])
 
 
@@ -467,17 +469,17 @@ def test_training_passes_over_targets_of_minus_100(torch, pieces):
     (lambda: cnn.losses.Criterion(3), None, None, TypeError, "function must be a function"),
     (lambda: cnn.losses.Criterion(lambda x, t: x), normal(2, 3), normal(2, 3), ValueError, "one number per image"),
     (lambda: cnn.L1Loss(reduction="median"), None, None, ValueError, "L1Loss: reduction must be"),
-    (lambda: cnn.L1Loss(), normal(2, 3), normal(2, 4), ValueError, "L1Loss: targets must have the shape"),
-    (lambda: cnn.L1Loss(), normal(2, 3), normal(3, 3), ValueError, "L1Loss: targets must have shape"),
-    (lambda: cnn.L1Loss(), normal(2, 3), np.array(["a", "b"]), TypeError, "L1Loss: targets must be numbers"),
+    (lambda: cnn.L1Loss(), normal(2, 3), normal(2, 4), ValueError, "L1Loss: target must have the shape"),
+    (lambda: cnn.L1Loss(), normal(2, 3), normal(3, 3), ValueError, "L1Loss: target must have shape"),
+    (lambda: cnn.L1Loss(), normal(2, 3), np.array(["a", "b"]), TypeError, "L1Loss: target must be numbers"),
     (lambda: cnn.L1Loss(), [[1.0]], normal(1, 1), TypeError, "L1Loss: scores must be a NumPy array"),
     (lambda: cnn.HuberLoss(delta=0), None, None, ValueError, "HuberLoss: delta must be a finite number above 0"),
     (lambda: cnn.SmoothL1Loss(beta=-1), None, None, ValueError, "SmoothL1Loss: beta"),
     (lambda: cnn.BCEWithLogitsLoss(pos_weight="x"), None, None, TypeError, "BCEWithLogitsLoss: pos_weight"),
     (lambda: cnn.BCEWithLogitsLoss(pos_weight=np.ones(4)), normal(2, 3), normal(2, 3), ValueError,
      "BCEWithLogitsLoss: pos_weight must have a shape that is broadcast to that of an image, (3,), got (4,)"),
-    (lambda: cnn.NLLLoss(), normal(2, 3), np.array([0, 3]), ValueError, "NLLLoss: targets must lie in [0, 3)"),
-    (lambda: cnn.NLLLoss(), normal(2, 3), np.array([0.0, 1]), TypeError, "NLLLoss: targets must be integers"),
+    (lambda: cnn.NLLLoss(), normal(2, 3), np.array([0, 3]), ValueError, "NLLLoss: target must lie in [0, 3)"),
+    (lambda: cnn.NLLLoss(), normal(2, 3), np.array([0.0, 1]), TypeError, "NLLLoss: target must be integers"),
     (lambda: cnn.NLLLoss(), normal(2, *IMAGE), classes(2, 4, 4), ValueError, "NLLLoss: scores must have shape (N, K)"),
     (lambda: cnn.NLLLoss(weight=np.ones(2)), normal(2, 3), classes(2), ValueError, "NLLLoss: weight must have shape"),
     (lambda: cnn.NLLLoss(ignore_index=1.5), None, None, TypeError, "NLLLoss: ignore_index"),
@@ -506,6 +508,8 @@ def test_wrong_arguments_of_functions():
             (lambda: F.nll_loss(x, other), ValueError, "nll_loss: target must have shape"),
             (lambda: F.nll_loss(x, np.zeros(2), reduction="x"), ValueError, "nll_loss: reduction"),
             (lambda: F.nll_loss(x, np.zeros(2), ignore_index=0.5), TypeError, "nll_loss: ignore_index"),
+            (lambda: F.nll_loss(x, np.zeros(2), ignore_index=None), TypeError, "nll_loss: ignore_index"),
+            (lambda: F.cross_entropy(x, np.zeros(2, int), ignore_index=None), TypeError, "cross_entropy: ignore_index"),
             (lambda: F.one_hot(x, 3), ValueError, "one_hot: target must have shape"),
             (lambda: F.one_hot(np.zeros(2), 0), ValueError, "one_hot: num_classes"),
             (lambda: F.cross_entropy(x, np.zeros(2, int), reduction="none"), ValueError, "cross_entropy: of arrays"),
@@ -524,9 +528,9 @@ def test_what_a_trainer_refuses():
             (cnn.L1Loss(reduction="none"), normal(8, 4), ValueError, "reduction must be 'mean' or 'sum' to train with"),
             (lambda x, t: x, normal(8, 4), ValueError, "one number per image"),
             (lambda x, t: t.sum(), normal(8, 4), ValueError, "must depend on the scores"),
-            (cnn.L1Loss(), normal(8, 5), ValueError, "L1Loss: targets must have the shape of the scores"),
-            (cnn.NLLLoss(), normal(8, 4), TypeError, "NLLLoss: targets must be integers"),
-            (cnn.NLLLoss(), np.arange(8), ValueError, r"NLLLoss: targets must lie in \[0, 4\)")):
+            (cnn.L1Loss(), normal(8, 5), ValueError, "L1Loss: target must have the shape of the scores"),
+            (cnn.NLLLoss(), normal(8, 4), TypeError, "NLLLoss: target must be integers"),
+            (cnn.NLLLoss(), np.arange(8), ValueError, r"NLLLoss: target must lie in \[0, 4\)")):
         trainer = cnn.Trainer(model, sgd, criterion, progress=False)
         with pytest.raises(error, match=words):
             trainer.fit(Dataset(pictures(8), targets), 1)

@@ -504,7 +504,7 @@ def test_where_of_numbers_takes_what_is_true():
     (lambda x: functional.split(x[:, 0], 1), ValueError, "split: x must have shape"),
     (lambda x: functional.chunk(x, 0), ValueError, "chunk: chunks"),
     (lambda x: functional.chunk("x", 2), TypeError, "chunk: x must be a value or an array"),
-    (lambda x: functional.where(x > 0, x, x.astype(np.float32)), TypeError, "where: b must be float64")])
+    (lambda x: functional.where(x > 0, x, x.astype(np.float32)), TypeError, "where: other must be float64")])
 def test_what_cannot_be_joined_or_cut(call, error, words):
     with pytest.raises(error, match=words):
         call(np.ones((2, 3)))

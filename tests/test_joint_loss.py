@@ -221,7 +221,7 @@ zeros = np.zeros
     (lambda loss: loss({"a": zeros((2, 3)), "b": [1, 2]}, zeros(2)), TypeError,
      r"elbo: scores\['b'\] must be a NumPy array"),
     (lambda loss: loss((), zeros(2)), ValueError, "elbo: scores must be an array or several"),
-    (lambda loss: loss((zeros((2, 3)),), {"a": zeros(3)}), ValueError, r"elbo: targets must have shape \(2, \.\.\.\)"),
+    (lambda loss: loss((zeros((2, 3)),), {"a": zeros(3)}), ValueError, r"elbo: target must have shape \(2, \.\.\.\)"),
     (lambda loss: cnn.CrossEntropyLoss()((zeros((2, 3)), zeros((2, 3))), zeros(2, int)), ValueError,
      "CrossEntropyLoss: the model must return one output, got 2: give a loss for each"),
     (lambda loss: cnn.MSELoss()(zeros((2, 3)), {"a": zeros((2, 3))}), ValueError,

@@ -51,7 +51,7 @@ def test_what_couples_images_is_refused():
             return x @ x.T
     with pytest.raises(TypeError, match="a value has no T: .* y @ y.T, and give the gradient to model.backward"):
         Gram()(x)
-    with pytest.raises(ValueError, match=r"matmul: a and b must have shapes .* got \(N, 2, 3\) and \(N, 4, 5\)"):
+    with pytest.raises(ValueError, match=r"matmul: x and other must have shapes .* got \(N, 2, 3\) and \(N, 4, 5\)"):
         Product()(np.ones((1, 2, 3)), np.ones((1, 4, 5)))
-    with pytest.raises(TypeError, match="matmul: b must be a value"):
+    with pytest.raises(TypeError, match="matmul: other must be a value"):
         Product()(np.ones((1, 2, 3)), 2.0)

@@ -244,6 +244,6 @@ def test_targets_that_are_no_classes_are_refused():
 def test_a_model_with_more_outputs_than_classes():
     model = cnn.Sequential(cnn.Flatten(), cnn.Linear(126, 5, seed=0))
     trainer = trainer_of(model)
-    with pytest.raises(ValueError, match=r"CrossEntropyLoss: targets must be .*\(N, 5\)"):
+    with pytest.raises(ValueError, match=r"CrossEntropyLoss: target must be .*\(N, 5\)"):
         trainer.fit(loader(), 1)
     trainer.fit(DataLoader(data(), 16, mix=MixUp(num_classes=5)), 1)

@@ -450,7 +450,7 @@ class InNumpy(cnn.Module):
     (lambda: losses()({"what": np.zeros((2, 5)), "where": np.zeros((3, 2))}, data(2).labels),
      "outputs must be of as many images each, got 2, 3"),
     (lambda: losses()({"what": np.zeros((2, 5)), "where": np.zeros((2, 3))}, data(2).labels),
-     "PerOutput: output where: MSELoss: targets must have the shape of the scores"),
+     "PerOutput: output where: MSELoss: target must have the shape of the scores"),
     (lambda: cnn.data.Dataset(np.zeros((1, 1, 8, 8), np.uint8), {"a": np.array([2**64 - 1], np.uint64)}),
      r"less than 2\*\*63"),
     (lambda: cnn.data.Dataset(np.zeros((1, 1, 8, 8), np.uint8), {"a": 3}), r"one entry per .*\(N, ...\), not \(\)"),

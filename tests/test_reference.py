@@ -536,7 +536,7 @@ def test_cross_entropy_keeps_nan_and_refuses_strange_targets():
     loss, dlogits = reference.cross_entropy(np.array([[nan, 0.0], [0.0, 0.0]]), np.array([1, 1]))
     assert math.isnan(loss) and np.isnan(dlogits[0]).all() and dlogits[1].tolist() == [0.25, -0.25]
     for target in (-1, 2):
-        with pytest.raises(ValueError, match="targets must be in"):
+        with pytest.raises(ValueError, match="target must be in"):
             reference.cross_entropy(np.zeros((1, 2)), np.array([target]))
 
 

@@ -129,6 +129,27 @@ def test_a_network_of_ones_own_predicts_and_trains_on(tmp_path):
     assert "Prediction(label=" in said.stdout, said.stderr
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_diverged_network_comes_back_as_it_is(tmp_path, value):
+    """As in PyTorch: whoever trained it may want to look at it."""
+    model = cnn.Sequential(cnn.Conv2d(1, 2, 3, seed=0), cnn.BatchNorm2d(2), cnn.Flatten(), cnn.Linear(18, 3, seed=1))
+    for array in (*(p.data for p in model.parameters()), model[1].running_mean, model[1].running_var):
+        array.flat[0] = value
+    data = Dataset(np.zeros((3, 1, 5, 5), np.uint8), np.arange(3), ("a", "b", "c"))
+    wanted = model.state_dict()
+    cnn.save(model, tmp_path / "net", data)
+    for back in (cnn.load_model(tmp_path / "net")[0], cnn.load(tmp_path / "net").model):
+        found = back.state_dict()
+        assert sorted(found) == sorted(wanted)
+        assert all(found[name].tobytes() == wanted[name].tobytes() for name in wanted)
+    description = {"model": "lenet5", "arguments": {"in_channels": 1, "image_size": 28, "num_classes": 10}}
+    model = cnn.models.lenet5(in_channels=1, image_size=28, num_classes=10)
+    model.parameters()[0].data.flat[0] = value
+    checkpoint.save_model(tmp_path / "lenet", model, description)
+    back = cnn.load_model(tmp_path / "lenet")[0]
+    assert back.parameters()[0].data.tobytes() == model.parameters()[0].data.tobytes()
+
+
 def test_what_cannot_be_saved(tmp_path):
     class Square(cnn.Module):
         def forward(self, x):

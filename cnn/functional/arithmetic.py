@@ -18,32 +18,33 @@ if TYPE_CHECKING:
     from cnn.functional.common import Images, Operand
 
 
-def maximum(a: Operand, b: Operand) -> Any:
-    """The larger of a and b, element by element; NaN if one is. Each a value, an array or a number; shapes are
+def maximum(x: Operand, other: Operand) -> Any:
+    """The larger of x and other, element by element; NaN if one is. Each a value, an array or a number; shapes are
     broadcast. Where both are equal each gets half of the gradient."""
-    return computed("maximum", lambda a, b: build.extreme("maximum", a, b), {"a": a, "b": b})
+    return computed("maximum", lambda x, other: build.extreme("maximum", x, other), {"x": x, "other": other})
 
 
-def minimum(a: Operand, b: Operand) -> Any:
-    """The smaller of a and b, otherwise as `maximum`."""
-    return computed("minimum", lambda a, b: build.extreme("minimum", a, b), {"a": a, "b": b})
+def minimum(x: Operand, other: Operand) -> Any:
+    """The smaller of x and other, otherwise as `maximum`."""
+    return computed("minimum", lambda x, other: build.extreme("minimum", x, other), {"x": x, "other": other})
 
 
-def where(condition: Operand, a: Operand, b: Operand) -> Any:
-    """a where the condition is not 0, else b. condition: a comparison of values or of arrays, or any value or float
-    array; a, b: values, arrays or numbers; shapes are broadcast. What is not chosen gets the gradient 0."""
+def where(condition: Operand, x: Operand, other: Operand) -> Any:
+    """x where the condition is not 0, else other. condition: a comparison of values or of arrays, or any value or float
+    array; x, other: values, arrays or numbers; shapes are broadcast. What is not chosen gets the gradient 0."""
     if isinstance(condition, np.ndarray) and condition.dtype == bool:
-        like = next((x.dtype for x in (a, b) if isinstance(x, (np.ndarray, Value, Parameter))), np.dtype(np.float32))
+        like = next((y.dtype for y in (x, other) if isinstance(y, (np.ndarray, Value, Parameter))),
+                    np.dtype(np.float32))
         condition = condition.astype(like if like in shapes.FLOATS else np.float32)
-    return computed("where", build.where, {"condition": condition, "a": a, "b": b})
+    return computed("where", build.where, {"condition": condition, "x": x, "other": other})
 
 
-def matmul(a: Operand, b: Operand) -> Any:
-    """a b, the product of matrices, for each image: (N, A, B) times (N, B, C) gives (N, A, C). a, b: values or arrays;
-    of values, one may be a Parameter or an array of two axes, the same for every image, and a then (N, B). Takes
-    memory for A * B * C elements of each image. Raises ValueError for what would couple images, as (N, B) times (N, B).
-    """
-    return computed("matmul", build.matmul, {"a": a, "b": b})
+def matmul(x: Operand, other: Operand) -> Any:
+    """The product of matrices x and other, for each image: (N, A, B) times (N, B, C) gives (N, A, C). x, other: values
+    or arrays; of values, one may be a Parameter or an array of two axes, the same for every image, and x then (N, B).
+    Takes memory for A * B * C elements of each image. Raises ValueError for what would couple images, as (N, B) times
+    (N, B)."""
+    return computed("matmul", build.matmul, {"x": x, "other": other})
 
 
 def abs(x: Images) -> Images:

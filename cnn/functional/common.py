@@ -107,10 +107,6 @@ def also_one(axes: int) -> Callable[[Function], Function]:
     return decorated
 
 
-def bias(name: str, b: np.ndarray | None, outputs: int, dtype: np.dtype) -> np.ndarray | None:
-    return None if b is None else shapes.array(name, "b", b, (outputs,), dtype)
-
-
 def parameter(owner: str, name: str, value: np.ndarray | Parameter | None,
               dtype: np.dtype) -> tuple[Parameter | None, tuple]:
     """A Parameter, or None, for an operation on values, and (array, Parameter) where it takes an array's numbers before

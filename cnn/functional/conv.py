@@ -8,7 +8,7 @@ import numpy as np
 from cnn import shapes
 from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
-from cnn.functional.common import also_one, bias, numbers, parameter
+from cnn.functional.common import also_one, numbers, parameter
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply
 from cnn.ops import conv
@@ -22,32 +22,38 @@ if TYPE_CHECKING:
     from cnn.shapes import Padding, Size
 
 
-def _convolution(name: str, x_shape: tuple[int, ...], w: np.ndarray, stride: Size, padding: Padding | str,
+def _bias(name: str, value: np.ndarray | None, outputs: int, dtype: np.dtype) -> np.ndarray | None:
+    return None if value is None else shapes.array(name, "bias", value, (outputs,), dtype)
+
+
+def _convolution(name: str, x_shape: tuple[int, ...], weight: np.ndarray, stride: Size, padding: Padding | str,
                  dilation: Size, groups: int) -> windows.Geometry:
     """Checked geometry of a convolution, and what identifies its program."""
     groups = shapes.integer(name, "groups", groups, 1)
-    channels, outputs = x_shape[1], w.shape[0]
-    for what, count in (("channels of x", channels), ("outputs of w", outputs)):
+    channels, outputs = x_shape[1], weight.shape[0]
+    for what, count in (("channels of x", channels), ("outputs of weight", outputs)):
         if count % groups or not count:
             raise ValueError(f"{name}: the {count} {what} must be divisible by groups {groups}")
-    if w.shape[1] != channels // groups:
-        raise ValueError(f"{name}: w must have shape (K, {channels // groups}, R, S) for {channels} channels "
-                         f"in {groups} groups, got {w.shape}")
-    if 0 in w.shape:
-        raise ValueError(f"{name}: w must not be empty, got shape {w.shape}")
+    if weight.shape[1] != channels // groups:
+        raise ValueError(f"{name}: weight must have shape (K, {channels // groups}, R, S) for {channels} channels "
+                         f"in {groups} groups, got {weight.shape}")
+    if 0 in weight.shape:
+        raise ValueError(f"{name}: weight must not be empty, got shape {weight.shape}")
     shapes.element_count(name, *x_shape)
-    return conv.geometry(name, x_shape[2:], channels, outputs, w.shape[2:], shapes.pair(name, "stride", stride, 1),
-                         padding, shapes.pair(name, "dilation", dilation, 1), groups)
+    return conv.geometry(name, x_shape[2:], channels, outputs, weight.shape[2:],
+                         shapes.pair(name, "stride", stride, 1), padding, shapes.pair(name, "dilation", dilation, 1),
+                         groups)
 
 
 @also_one(3)
-def conv2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None, stride: Size = 1,
+def conv2d(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray | Parameter | None = None, stride: Size = 1,
            padding: Padding | str = 0, dilation: Size = 1, groups: int = 1) -> Images:
     """2-D convolution: y[k, i, j] = b[k] + sum_{c, m, n} x[c, i*s + m*d - p, j*s + n*d - p] w[k, c, m, n].
 
-    x: (N, C, H, W); w: (K, C / groups, R, S); b: (K,) or None. stride (s), dilation (d): int or pair; padding (p): int,
-    pair, ((top, bottom), (left, right)), "valid" (none) or "same" (OH = ceil(H / s), the odd row or column at the end).
-    groups: number of independent convolutions that the channels are divided into. Returns y: (N, K, OH, OW).
+    x: (N, C, H, W); weight (w): (K, C / groups, R, S); bias (b): (K,) or None. stride (s), dilation (d): int or pair;
+    padding (p): int, pair, ((top, bottom), (left, right)), "valid" (none) or "same" (OH = ceil(H / s), the odd row or
+    column at the end). groups: number of independent convolutions that the channels are divided into. Returns y:
+    (N, K, OH, OW).
 
         >>> x = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]).reshape(1, 1, 3, 3)
         >>> w = np.array([[1.0, 2], [3, 4]]).reshape(1, 1, 2, 2)
@@ -55,42 +61,42 @@ def conv2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | Non
         [[37.0, 47.0], [67.0, 77.0]]
     """
     if isinstance(x, Value):
-        weight, source = parameter("conv2d", "w", w, x.dtype)
-        offset, other = parameter("conv2d", "b", b, x.dtype)
-        if weight is None or len(weight.shape) not in (3, 4) or offset is not None and offset.shape != weight.shape[:1]:
-            raise ValueError(f"conv2d: w must have shape (K, C/groups, R, S) or (K, C/groups, S) and b (K,), got "
-                             f"{weight and weight.shape} and {offset and offset.shape}")
+        w, source = parameter("conv2d", "weight", weight, x.dtype)
+        b, other = parameter("conv2d", "bias", bias, x.dtype)
+        if w is None or len(w.shape) not in (3, 4) or b is not None and b.shape != w.shape[:1]:
+            raise ValueError(f"conv2d: weight must have shape (K, C/groups, R, S) or (K, C/groups, S) and bias (K,), "
+                             f"got {w and w.shape} and {b and b.shape}")
         stride, dilation = (shapes.pair("conv2d", name, value, 1)
                             for name, value in (("stride", stride), ("dilation", dilation)))
         groups = shapes.integer("conv2d", "groups", groups, 1)
-        operation = conv.Conv2d("conv2d", weight, offset, stride, padding, dilation, groups)
+        operation = conv.Conv2d("conv2d", w, b, stride, padding, dilation, groups)
         return apply(operation.changed(sources=source + other), x)
-    weight, offset = numbers(w, b)
+    w, b = numbers(weight, bias)
     x = shapes.array("conv2d", "x", x, ("N", "C", "H", "W"))
-    weight = shapes.array("conv2d", "w", weight, ("K", "C/groups", "R", "S"), x.dtype)
-    g: windows.Geometry = _convolution("conv2d", x.shape, weight, stride, padding, dilation, groups)
-    offset = bias("conv2d", offset, len(weight), x.dtype)
+    w = shapes.array("conv2d", "weight", w, ("K", "C/groups", "R", "S"), x.dtype)
+    g: windows.Geometry = _convolution("conv2d", x.shape, w, stride, padding, dilation, groups)
+    b = _bias("conv2d", b, len(w), x.dtype)
 
     def write(program: Program) -> None:
         t = program.input(*x.shape[1:])
-        program.output(conv.conv2d(program, t, Slot("w"), None if offset is None else Slot("b"), g)[0])
-    y = np.empty((len(x), len(weight), *g.out), x.dtype)
-    with run(("conv2d", g, offset is None), x.dtype, len(x), write) as program:
-        program.run(len(x), x=x, w=weight, y=y, **({} if offset is None else {"b": offset}))
+        program.output(conv.conv2d(program, t, Slot("w"), None if b is None else Slot("b"), g)[0])
+    y = np.empty((len(x), len(w), *g.out), x.dtype)
+    with run(("conv2d", g, b is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
     return y
 
 
-def conv2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Size = 1, padding: Padding | str = 0,
+def conv2d_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, stride: Size = 1, padding: Padding | str = 0,
                     dilation: Size = 1, groups: int = 1, need_dx: bool = True) -> Gradients:
     """Gradients of `conv2d`. dy: the gradient of the loss by y, of y's shape.
 
-    x, w, stride, padding, dilation and groups are those of `conv2d`. Returns dx like x (None without `need_dx`), dw
-    like w, db: (K,). dw and db are summed over the batch.
+    x, weight, stride, padding, dilation and groups are those of `conv2d`. Returns dx like x (None without `need_dx`),
+    dw like weight, db: (K,). dw and db are summed over the batch.
     """
     x = shapes.array("conv2d_backward", "x", x, ("N", "C", "H", "W"))
-    w = shapes.array("conv2d_backward", "w", w, ("K", "C/groups", "R", "S"), x.dtype)
-    g = _convolution("conv2d_backward", x.shape, w, stride, padding, dilation, groups)
-    dy = shapes.array("conv2d_backward", "dy", dy, (len(x), len(w), *g.out), x.dtype)
+    weight = shapes.array("conv2d_backward", "weight", weight, ("K", "C/groups", "R", "S"), x.dtype)
+    g = _convolution("conv2d_backward", x.shape, weight, stride, padding, dilation, groups)
+    dy = shapes.array("conv2d_backward", "dy", dy, (len(x), len(weight), *g.out), x.dtype)
 
     def write(program: Program) -> None:
         tx = program.input(*x.shape[1:])
@@ -98,40 +104,42 @@ def conv2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Size =
         tdx = conv.conv2d_backward(program, tdy, tx, Slot("w"), g, Slot("dw"), Slot("db"), need_dx)
         if need_dx:
             program.output(tdx, "dx")
-    dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(len(w), x.dtype)
+    dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(weight), np.empty(len(weight), x.dtype)
     with run(("conv2d_backward", g, bool(need_dx)), x.dtype, len(x), write) as program:
-        program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
+        program.run(len(x), x=x, dy=dy, w=weight, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
     return dx, dw, db
 
 
-def _transposed(name: str, x_shape: tuple[int, ...], w: np.ndarray, stride: Size, padding: Padding,
+def _transposed(name: str, x_shape: tuple[int, ...], weight: np.ndarray, stride: Size, padding: Padding,
                 output_padding: Size, groups: int, dilation: Size) -> windows.Geometry:
     """Checked geometry of a transposed convolution, and what identifies its program."""
     groups = shapes.integer(name, "groups", groups, 1)
     channels = x_shape[1]
     if channels % groups or not channels:
         raise ValueError(f"{name}: the {channels} channels of x must be divisible by groups {groups}")
-    if len(w) != channels:
-        raise ValueError(f"{name}: w must have shape ({channels}, K/groups, R, S) for {channels} channels, got "
-                         f"{w.shape}")
-    if 0 in w.shape:
-        raise ValueError(f"{name}: w must not be empty, got shape {w.shape}")
+    if len(weight) != channels:
+        raise ValueError(f"{name}: weight must have shape ({channels}, K/groups, R, S) for {channels} channels, got "
+                         f"{weight.shape}")
+    if 0 in weight.shape:
+        raise ValueError(f"{name}: weight must not be empty, got shape {weight.shape}")
     shapes.element_count(name, *x_shape)
     stride, dilation = (shapes.pair(name, what, value, 1)
                         for what, value in (("stride", stride), ("dilation", dilation)))
-    return transposed.geometry(name, x_shape[2:], channels, w.shape[1] * groups, w.shape[2:], stride, padding,
+    return transposed.geometry(name, x_shape[2:], channels, weight.shape[1] * groups, weight.shape[2:], stride, padding,
                                shapes.output_padding(name, output_padding, stride, dilation), dilation, groups)
 
 
 @also_one(3)
-def conv_transpose2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None, stride: Size = 1,
-                     padding: Padding = 0, output_padding: Size = 0, groups: int = 1, dilation: Size = 1) -> Images:
+def conv_transpose2d(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray | Parameter | None = None,
+                     stride: Size = 1, padding: Padding = 0, output_padding: Size = 0, groups: int = 1,
+                     dilation: Size = 1) -> Images:
     """Transposed 2-D convolution: y[k, i*s + m*d - p, j*s + n*d - p] += x[c, i, j] w[c, k, m, n], from b[k] on.
 
-    x: (N, C, H, W); w: (C, K / groups, R, S); b: (K,) or None. stride (s), dilation (d): int or pair; padding (p): int,
-    pair or ((top, bottom), (left, right)), which y loses at its edges; output_padding: int or pair, less than s or less
-    than d, rows and columns that y has more at its end. groups: number of independent convolutions that the channels
-    are divided into. Returns y: (N, K, OH, OW), OH = (H - 1)*s - top - bottom + d*(R - 1) + output_padding + 1.
+    x: (N, C, H, W); weight (w): (C, K / groups, R, S); bias (b): (K,) or None. stride (s), dilation (d): int or pair;
+    padding (p): int, pair or ((top, bottom), (left, right)), which y loses at its edges; output_padding: int or pair,
+    less than s or less than d, rows and columns that y has more at its end. groups: number of independent convolutions
+    that the channels are divided into. Returns y: (N, K, OH, OW), OH = (H - 1)*s - top - bottom + d*(R - 1) +
+    output_padding + 1.
 
         >>> x = np.array([[1.0, 2], [3, 4]]).reshape(1, 1, 2, 2)
         >>> w = np.array([[1.0, 10]]).reshape(1, 1, 1, 2)
@@ -140,48 +148,47 @@ def conv_transpose2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Param
     """
     name = "conv_transpose2d"
     if isinstance(x, Value):
-        weight, source = parameter(name, "w", w, x.dtype)
-        offset, other = parameter(name, "b", b, x.dtype)
+        w, source = parameter(name, "weight", weight, x.dtype)
+        b, other = parameter(name, "bias", bias, x.dtype)
         groups = shapes.integer(name, "groups", groups, 1)
-        if (weight is None or len(weight.shape) != 4
-                or offset is not None and offset.shape != (weight.shape[1] * groups,)):
-            raise ValueError(f"{name}: w must have shape (C, K/groups, R, S) and b (K,), got "
-                             f"{weight and weight.shape} and {offset and offset.shape}")
+        if w is None or len(w.shape) != 4 or b is not None and b.shape != (w.shape[1] * groups,):
+            raise ValueError(f"{name}: weight must have shape (C, K/groups, R, S) and bias (K,), got "
+                             f"{w and w.shape} and {b and b.shape}")
         stride, dilation = (shapes.pair(name, what, value, 1)
                             for what, value in (("stride", stride), ("dilation", dilation)))
-        if weight.shape[0] % groups:
-            raise ValueError(f"{name}: the {weight.shape[0]} channels of w must be divisible by groups {groups}")
+        if w.shape[0] % groups:
+            raise ValueError(f"{name}: the {w.shape[0]} channels of weight must be divisible by groups {groups}")
         more = shapes.output_padding(name, output_padding, stride, dilation)
-        operation = transposed.ConvTranspose2d(name, weight, offset, stride, padding, more, groups, dilation)
+        operation = transposed.ConvTranspose2d(name, w, b, stride, padding, more, groups, dilation)
         return apply(operation.changed(sources=source + other), x)
-    weight, offset = numbers(w, b)
+    w, b = numbers(weight, bias)
     x = shapes.array(name, "x", x, ("N", "C", "H", "W"))
-    weight = shapes.array(name, "w", weight, ("C", "K/groups", "R", "S"), x.dtype)
-    g: windows.Geometry = _transposed(name, x.shape, weight, stride, padding, output_padding, groups, dilation)
+    w = shapes.array(name, "weight", w, ("C", "K/groups", "R", "S"), x.dtype)
+    g: windows.Geometry = _transposed(name, x.shape, w, stride, padding, output_padding, groups, dilation)
     outputs = g.channels * g.groups
-    offset = bias(name, offset, outputs, x.dtype)
+    b = _bias(name, b, outputs, x.dtype)
 
     def write(program: Program) -> None:
         t = program.input(*x.shape[1:])
-        program.output(transposed.conv_transpose2d(program, t, Slot("w"), None if offset is None else Slot("b"), g))
+        program.output(transposed.conv_transpose2d(program, t, Slot("w"), None if b is None else Slot("b"), g))
     y = np.empty((len(x), outputs, *g.size), x.dtype)
-    with run((name, g, offset is None), x.dtype, len(x), write) as program:
-        program.run(len(x), x=x, w=weight, y=y, **({} if offset is None else {"b": offset}))
+    with run((name, g, b is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
     return y
 
 
-def conv_transpose2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Size = 1, padding: Padding = 0,
+def conv_transpose2d_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, stride: Size = 1, padding: Padding = 0,
                               output_padding: Size = 0, groups: int = 1, dilation: Size = 1,
                               need_dx: bool = True) -> Gradients:
     """Gradients of `conv_transpose2d`. dy: the gradient of the loss by y, of y's shape.
 
-    x, w, stride, padding, output_padding, groups and dilation are those of `conv_transpose2d`. Returns dx like x (None
-    without `need_dx`), dw like w, db: (K,). dw and db are summed over the batch.
+    x, weight, stride, padding, output_padding, groups and dilation are those of `conv_transpose2d`. Returns dx like x
+    (None without `need_dx`), dw like weight, db: (K,). dw and db are summed over the batch.
     """
     name = "conv_transpose2d_backward"
     x = shapes.array(name, "x", x, ("N", "C", "H", "W"))
-    w = shapes.array(name, "w", w, ("C", "K/groups", "R", "S"), x.dtype)
-    g = _transposed(name, x.shape, w, stride, padding, output_padding, groups, dilation)
+    weight = shapes.array(name, "weight", weight, ("C", "K/groups", "R", "S"), x.dtype)
+    g = _transposed(name, x.shape, weight, stride, padding, output_padding, groups, dilation)
     outputs = g.channels * g.groups
     dy = shapes.array(name, "dy", dy, (len(x), outputs, *g.size), x.dtype)
 
@@ -191,59 +198,59 @@ def conv_transpose2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stri
         tdx = transposed.conv_transpose2d_backward(program, tdy, tx, Slot("w"), g, Slot("dw"), Slot("db"), need_dx)
         if need_dx:
             program.output(tdx, "dx")
-    dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(outputs, x.dtype)
+    dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(weight), np.empty(outputs, x.dtype)
     with run((name, g, bool(need_dx)), x.dtype, len(x), write) as program:
-        program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
+        program.run(len(x), x=x, dy=dy, w=weight, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
     return dx, dw, db
 
 
 @also_one(1)
-def linear(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None) -> Images:
-    """y = x w^T + b. x: (N, C); w: (K, C); b: (K,) or None. Returns y: (N, K)."""
+def linear(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray | Parameter | None = None) -> Images:
+    """y = x w^T + b. x: (N, C); weight (w): (K, C); bias (b): (K,) or None. Returns y: (N, K)."""
     if isinstance(x, Value):
-        weight, source = parameter("linear", "w", w, x.dtype)
-        offset, other = parameter("linear", "b", b, x.dtype)
-        if weight is None or len(weight.shape) != 2 or offset is not None and offset.shape != weight.shape[:1]:
-            raise ValueError(f"linear: w must have shape (K, C) and b (K,), got {weight and weight.shape} and "
-                             f"{offset and offset.shape}")
-        return apply(linear_ops.Linear("linear", weight, offset).changed(sources=source + other), x)
-    weight, offset = numbers(w, b)
-    x, weight = _linear_arrays("linear", x, weight)
-    offset = bias("linear", offset, len(weight), x.dtype)
+        w, source = parameter("linear", "weight", weight, x.dtype)
+        b, other = parameter("linear", "bias", bias, x.dtype)
+        if w is None or len(w.shape) != 2 or b is not None and b.shape != w.shape[:1]:
+            raise ValueError(f"linear: weight must have shape (K, C) and bias (K,), got {w and w.shape} and "
+                             f"{b and b.shape}")
+        return apply(linear_ops.Linear("linear", w, b).changed(sources=source + other), x)
+    w, b = numbers(weight, bias)
+    x, w = _linear_arrays("linear", x, w)
+    b = _bias("linear", b, len(w), x.dtype)
 
     def write(program: Program) -> None:
         t = program.input(x.shape[1], flat=True)
-        program.output(linear_ops.linear(program, t, Slot("w"), None if offset is None else Slot("b"), len(weight)))
-    y = np.empty((len(x), len(weight)), x.dtype)
-    with run(("linear", weight.shape, offset is None), x.dtype, len(x), write) as program:
-        program.run(len(x), x=x, w=weight, y=y, **({} if offset is None else {"b": offset}))
+        program.output(linear_ops.linear(program, t, Slot("w"), None if b is None else Slot("b"), len(w)))
+    y = np.empty((len(x), len(w)), x.dtype)
+    with run(("linear", w.shape, b is None), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
     return y
 
 
-def linear_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, need_dx: bool = True) -> Gradients:
+def linear_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, need_dx: bool = True) -> Gradients:
     """Gradients of `linear`: dx = dy w (None without `need_dx`), dw = dy^T x, db = sum of dy over the batch.
 
-    dy: (N, K), the gradient of the loss by y; x: (N, C) and w: (K, C) as in `linear`.
+    dy: (N, K), the gradient of the loss by y; x: (N, C) and weight (w): (K, C) as in `linear`.
     """
-    x, w = _linear_arrays("linear_backward", x, w)
-    dy = shapes.array("linear_backward", "dy", dy, (len(x), len(w)), x.dtype)
+    x, weight = _linear_arrays("linear_backward", x, weight)
+    dy = shapes.array("linear_backward", "dy", dy, (len(x), len(weight)), x.dtype)
 
     def write(program: Program) -> None:
         tx = program.input(x.shape[1], flat=True)
-        tdy = program.input(len(w), flat=True, name="dy")
+        tdy = program.input(len(weight), flat=True, name="dy")
         tdx = linear_ops.linear_backward(program, tdy, tx, Slot("w"), Slot("dw"), Slot("db"), need_dx)
         if need_dx:
             program.output(tdx, "dx")
-    dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(len(w), x.dtype)
-    with run(("linear_backward", w.shape, bool(need_dx)), x.dtype, len(x), write) as program:
-        program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
+    dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(weight), np.empty(len(weight), x.dtype)
+    with run(("linear_backward", weight.shape, bool(need_dx)), x.dtype, len(x), write) as program:
+        program.run(len(x), x=x, dy=dy, w=weight, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
     return dx, dw, db
 
 
-def _linear_arrays(name: str, x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _linear_arrays(name: str, x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = shapes.array(name, "x", x, ("N", "C"))
-    w = shapes.array(name, "w", w, ("K", x.shape[1]), x.dtype)
-    if 0 in w.shape:
-        raise ValueError(f"{name}: w must not be empty, got shape {w.shape}")
-    shapes.element_count(name, len(x), *w.shape)
-    return x, w
+    weight = shapes.array(name, "weight", weight, ("K", x.shape[1]), x.dtype)
+    if 0 in weight.shape:
+        raise ValueError(f"{name}: weight must not be empty, got shape {weight.shape}")
+    shapes.element_count(name, len(x), *weight.shape)
+    return x, weight

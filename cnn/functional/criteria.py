@@ -36,6 +36,7 @@ def l1_loss(x: Images, target: Images, *, reduction: str = "mean") -> Any:
     """|x - target|. x, target: values, or arrays, of one shape, (N, C, H, W), (N, H, W), (N, features) or (N,).
 
     reduction: "none", "mean" or "sum" of the elements; of values those of each image, (N,), of arrays of all, a float.
+    Arrays may be one element, (), too.
     """
     return _loss("l1_loss", lambda x, t: _difference("l1_loss", x, t).abs(), {"x": x, "target": target}, reduction)
 
@@ -75,9 +76,14 @@ def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight =
     """-(p t log s + (1 - t) log(1 - s)) with s = sigmoid(x), t = target, p = pos_weight; without overflow.
 
     x: scores, target: from 0 to 1; values, or arrays, of one shape; reduction as in `l1_loss`. weight, pos_weight:
-    arrays that are broadcast to an image, or None: of each element, and of the share of t.
+    arrays that are broadcast to an image, or None: of each element, and of the share of t. With these, arrays x and
+    target of shape (K,) are one image.
     """
     name = "binary_cross_entropy_with_logits"
+    if (weight is not None or pos_weight is not None) and all(
+            isinstance(given, np.ndarray) and given.ndim == 1 for given in (x, target)):
+        return _of_one(reduction, lambda x, t: binary_cross_entropy_with_logits(
+            x, t, weight, reduction=reduction, pos_weight=pos_weight), x, target)
     weight, pos_weight = _frozen(weight, x), _frozen(pos_weight, x)
     weights = {what: w for what, w in (("weight", weight), ("pos_weight", pos_weight)) if w is not None}
 
@@ -155,35 +161,42 @@ def soft_elements(name: str, log_p: Value, target: Value, weight: Weight, smooth
     return -build.reduced("sum", t * log_p, 1, False)
 
 
-def nll_loss(x: Images, target: Images, weight: Weight = None, *, ignore_index: int | None = None,
+def nll_loss(x: Images, target: Images, weight: Weight = None, *, ignore_index: int = IGNORED,
              reduction: str = "mean") -> Any:
     """-w_g x_g, where x are logarithms of probabilities and g is the target's class.
 
-    x: (N, K, H, W) or (N, K); target: numbers of classes, (N, H, W) or (N,), as floats; both values or both arrays.
-    weight: (K,) or None. Where the target is ignore_index, None: -100, the loss is 0. reduction: "none", "sum", or
-    "mean", which divides by the sum of the weights of all targets.
+    x: (N, K, H, W) or (N, K); target: numbers of classes, (N, H, W) or (N,), of a value as floats; both values or both
+    arrays. Of arrays x may also be one image, (K,), whose target is a number. weight: (K,) or None. Where the target is
+    ignore_index the loss is 0. reduction: "none", "sum", or "mean", which divides by the sum of the weights of all
+    targets.
 
     Values are of one image, and a Criterion takes the mean over the images. Of these "mean" is that of an image's
     targets other than -100, 0 if there are none: without such targets PyTorch's mean over the batch. To divide by the
-    weights, or the counted targets, of a batch takes all its images, so that "mean" with a weight or an ignore_index
-    raises ValueError; NLLLoss as the criterion does that.
+    weights, or the counted targets, of a batch takes all its images, so that "mean" with a weight or another
+    ignore_index raises ValueError; NLLLoss as the criterion does that.
     """
     weight = _frozen(weight, x)
-    ignored = None if ignore_index is None else shapes.integer("nll_loss", "ignore_index", ignore_index, -2**31)
+    ignored = shapes.integer("nll_loss", "ignore_index", ignore_index, -2**31)
     if isinstance(x, Value) or isinstance(target, Value):
         return nll_value("nll_loss", x, target, weight, ignored, reduction)
+    if isinstance(x, np.ndarray):
+        if np.asarray(target).dtype.kind in "iu":
+            target = np.asarray(target, x.dtype)
+        if x.ndim == 1 and np.ndim(target) == 0:
+            return _of_one(reduction, lambda x, t: nll_loss(
+                x, t, weight, ignore_index=ignored, reduction=reduction), x, target)
     return _weighted("nll_loss", lambda x, t: nll_elements("nll_loss", x, t, weight, ignored), x, target, reduction,
                      ignored, *_bytes({} if weight is None else {"weight": weight}))
 
 
 def nll_value(name: str, x: Value, target: Value, weight: Weight, ignore_index: int | None, reduction: str,
               smoothing: float = 0.0) -> Value:
-    """`nll_loss` of values, or with smoothing; ignore_index: None where it is the usual one."""
+    """`nll_loss` of values, or with smoothing; ignore_index: an int, or None."""
     if reduction_of(name, reduction) == "mean":
-        for what, given in (("weight", weight), ("ignore_index", ignore_index)):
-            if given is not None:
+        for what, given, usual in (("weight", weight, None), ("ignore_index", ignore_index, IGNORED)):
+            if given is not None and (usual is None or given != usual):
                 raise ValueError(
-                    f"{name}: {what} must be None with reduction 'mean' of values, because the mean divides by the "
+                    f"{name}: {what} must be {usual} with reduction 'mean' of values, because the mean divides by the "
                     f"weights of all targets of a batch, and values are of one image, got {shapes.shown(given)}: take "
                     f"reduction='sum' or 'none' and divide yourself, or make cnn.CrossEntropyLoss({what}=...), or "
                     f"NLLLoss, the criterion")
@@ -221,12 +234,21 @@ def _loss(name: str, elements: Callable[..., Value], operands: dict[str, Any], r
           choices: tuple[str, ...] = REDUCTIONS) -> Any:
     """The losses of elements, reduced."""
     reduction = reduction_of(name, reduction, choices)
+    if all(isinstance(operand, (np.ndarray, np.floating)) and operand.ndim == 0 for operand in operands.values()):
+        return _of_one(reduction, lambda x, t: _loss(
+            name, elements, {"x": x, "target": t}, reduction, *key, choices=choices), *operands.values())
     y = computed(name, lambda *values: _reduced(elements(*values), reduction), operands, (reduction, *key))
     if isinstance(y, Value) or reduction == "none":
         return y
     total = y.sum(dtype=np.float64)
     with np.errstate(all="ignore"):
         return float(total if reduction == "sum" else np.divide(total, len(y)))
+
+
+def _of_one(reduction: str, loss: Callable[..., Any], *operands: Any) -> Any:
+    """What `loss` gives for arrays of one image, less the axis of images."""
+    y = loss(*(np.asarray(operand)[None] for operand in operands))
+    return y[0, ...] if reduction == "none" else y
 
 
 def _reduced(y: Value, reduction: str) -> Value:

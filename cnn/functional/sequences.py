@@ -32,35 +32,35 @@ def _sequences(y: Any) -> Any:
 
 
 @also_one(2)
-def conv1d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None, stride: Length = 1,
+def conv1d(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray | Parameter | None = None, stride: Length = 1,
            padding: RowPadding = 0, dilation: Length = 1, groups: int = 1) -> Images:
     """1-D convolution: y[k, i] = b[k] + sum_{c, m} x[c, i*s + m*d - p] w[k, c, m].
 
-    x: (N, C, L); w: (K, C / groups, R); b: (K,) or None. stride (s), dilation (d): int; padding (p): int, a pair
-    (left, right), "same" or "valid". groups: as in `conv2d`. Returns y: (N, K, OL).
+    x: (N, C, L); weight (w): (K, C / groups, R); bias (b): (K,) or None. stride (s), dilation (d): int; padding (p):
+    int, a pair (left, right), "same" or "valid". groups: as in `conv2d`. Returns y: (N, K, OL).
     """
     name = "conv1d"
     sizes = (shapes.row(name, "stride", stride, 1), shapes.row_padding(name, padding),
              shapes.row(name, "dilation", dilation, 1), groups)
-    if len(getattr(w, "shape", ())) != 3:
-        raise ValueError(f"{name}: w must have shape (K, C/groups, R), got {getattr(w, 'shape', w)}")
+    if len(getattr(weight, "shape", ())) != 3:
+        raise ValueError(f"{name}: weight must have shape (K, C/groups, R), got {getattr(weight, 'shape', weight)}")
     if isinstance(x, Value):
-        return _sequences(conv.conv2d(_images(name, x), w, b, *sizes))
-    weight, offset = numbers(w, b)
-    return _sequences(conv.conv2d(_images(name, x), weight[:, :, None], offset, *sizes))
+        return _sequences(conv.conv2d(_images(name, x), weight, bias, *sizes))
+    w, b = numbers(weight, bias)
+    return _sequences(conv.conv2d(_images(name, x), w[:, :, None], b, *sizes))
 
 
-def conv1d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: Length = 1, padding: RowPadding = 0,
+def conv1d_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, stride: Length = 1, padding: RowPadding = 0,
                     dilation: Length = 1, groups: int = 1,
                     need_dx: bool = True) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
-    """Gradients of `conv1d`. dy: (N, K, OL), the gradient of the loss by y; x, w, stride, padding, dilation, groups: as
-    in `conv1d`. Returns dx like x (None without `need_dx`), dw like w, db: (K,), the last two summed over the
-    batch."""
+    """Gradients of `conv1d`. dy: (N, K, OL), the gradient of the loss by y; x, weight, stride, padding, dilation,
+    groups: as in `conv1d`. Returns dx like x (None without `need_dx`), dw like weight, db: (K,), the last two summed
+    over the batch."""
     name = "conv1d_backward"
-    x, w, dy = (shapes.array(name, what, a, axes) for what, a, axes in (
-        ("x", x, ("N", "C", "L")), ("w", w, ("K", "C/groups", "R")), ("dy", dy, ("N", "K", "OL"))))
+    x, weight, dy = (shapes.array(name, what, a, axes) for what, a, axes in (
+        ("x", x, ("N", "C", "L")), ("weight", weight, ("K", "C/groups", "R")), ("dy", dy, ("N", "K", "OL"))))
     dx, dw, db = conv.conv2d_backward(
-        dy[:, :, None], x[:, :, None], w[:, :, None], shapes.row(name, "stride", stride, 1),
+        dy[:, :, None], x[:, :, None], weight[:, :, None], shapes.row(name, "stride", stride, 1),
         shapes.row_padding(name, padding), shapes.row(name, "dilation", dilation, 1), groups, need_dx)
     return None if dx is None else dx[:, :, 0], dw[:, :, 0], db
 

@@ -193,26 +193,26 @@ def reshape(x, shape):
     return reshaped(x, tuple(count // known if n == -1 else n for n in sizes[1:]))
 
 
-def matmul(a, b):
-    """a b for each image, (A, B) times (B, C): the sum over B of what is multiplied with every row and column. Either
-    may be a Parameter or an array, (B, C) or (A, B), the same for every image; a may be a vector then."""
-    if not isinstance(a, Value):
-        a = matrix("a", a, b)
-    if not isinstance(b, Value):
-        b = matrix("b", b, a)
-    elif len(a.image) == 1 or len(b.image) == 1:
+def matmul(x, other):
+    """x other for each image, (A, B) times (B, C): the sum over B of what is multiplied with every row and column.
+    Either may be a Parameter or an array, (B, C) or (A, B), the same for every image; x may be a vector then."""
+    if not isinstance(x, Value):
+        x = matrix("x", x, other)
+    if not isinstance(other, Value):
+        other = matrix("other", other, x)
+    elif len(x.image) == 1 or len(other.image) == 1:
         raise ValueError(
-            f"matmul: {shapes.batch(a.image)} times {shapes.batch(b.image)} would couple the images of a batch. Each "
-            f"image's own product is (a * b).sum(1); for products between images take arrays, y = model(x); y @ y.T, "
-            f"and give the gradient to model.backward")
-    image = a.image
+            f"matmul: {shapes.batch(x.image)} times {shapes.batch(other.image)} would couple the images of a batch. "
+            f"Each image's own product is (x * other).sum(1); for products between images take arrays, y = model(x); "
+            f"y @ y.T, and give the gradient to model.backward")
+    image = x.image
     if len(image) == 1:
-        a = reshaped(a, (1, *image))
-    if len(a.image) != 2 or len(b.image) != 2 or a.image[1] != b.image[0]:
-        raise ValueError(f"matmul: a and b must have shapes (N, A, B) and (N, B, C), got {shapes.batch(image)} and "
-                         f"{shapes.batch(b.image)}")
-    (rows, inner), columns = a.image, b.image[1]
-    y = arithmetic("multiply", reshaped(a, (rows, inner, 1)), reshaped(b, (1, inner, columns)))
+        x = reshaped(x, (1, *image))
+    if len(x.image) != 2 or len(other.image) != 2 or x.image[1] != other.image[0]:
+        raise ValueError(f"matmul: x and other must have shapes (N, A, B) and (N, B, C), got {shapes.batch(image)} and "
+                         f"{shapes.batch(other.image)}")
+    (rows, inner), columns = x.image, other.image[1]
+    y = arithmetic("multiply", reshaped(x, (rows, inner, 1)), reshaped(other, (1, inner, columns)))
     return reshaped(reduced("sum", y, 2, False), (rows, columns)[len(image) == 1:])
 
 

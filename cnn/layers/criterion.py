@@ -41,8 +41,10 @@ class Criterion:
     over the batch is the loss; or a Module whose forward does. A subclass has a method `forward` instead. Where a model
     has several outputs, the function gets them as the model returns them, a tuple or a dict; where the data's labels
     are a dict, the targets are one, too. Targets are floats in a program, also the numbers of classes. Losses of
-    cnn.functional with `reduction="mean"` give the mean of an image. With weights of classes PyTorch divides by those
-    of the whole batch, which they refuse: CrossEntropyLoss and NLLLoss do that, given as the loss themselves.
+    cnn.functional with `reduction="mean"` give the mean of each image, over its targets other than -100, or 0 if it has
+    none; the loss is the mean of these. PyTorch divides by the number of such targets in the whole batch, or by the sum
+    of their weights: CrossEntropyLoss and NLLLoss do that, given as the loss themselves; inside one of your own they
+    refuse weights with "mean".
 
     Called with arrays, scores (N, ...) of float32 or float64 and targets (N, ...) of any numbers, or tuples and dicts
     of them, it returns the loss, a float, and `backward` its gradient by the scores, put together as these. Attribute
@@ -64,6 +66,7 @@ class Criterion:
         self._gradient: Any = None
         self._last: tuple[Any, Any] | None = None
         self._programs = Pool()
+        self._one = False       # whether the last call was of one image, without its axis
         self.total = math.nan
 
     def forward(self, scores: Value, target: Value) -> Value:
@@ -97,15 +100,24 @@ class Criterion:
 
     # ------------------------------------------------------------ of arrays
 
-    def __call__(self, scores: Any, targets: Any) -> Any:
-        if traced((scores, targets), {}) is not None:
-            return self.of_values(scores, targets)
+    def __call__(self, scores: Any, target: Any) -> Any:
+        if traced((scores, target), {}) is not None:
+            return self.of_values(scores, target)
+        one = isinstance(scores, np.ndarray) and self._is_one(scores, np.asarray(target))
+        y = self._of_batch(scores[None], np.asarray(target)[None]) if one else self._of_batch(scores, target)
+        self._one = one
+        return y[0, ...] if one and self.reduction == "none" else y
+
+    def _is_one(self, scores: np.ndarray, target: np.ndarray) -> bool:
+        """Whether these are one image, without the axis of images."""
+        return False
+
+    def _of_batch(self, scores: Any, targets: Any) -> Any:
         scores = self._scores(scores)
-        count = len(apart(scores)[1][0])
-        targets = self._targets(targets, count, each(_image, scores))
+        first = apart(scores)[1][0]
+        targets = self._targets(targets, len(first) if first.ndim else 0, each(_image, scores))
         self.total = self.divisor(targets)
-        dtype = apart(scores)[1][0].dtype
-        self._last = scores, each(lambda array: np.ascontiguousarray(array, dtype), targets)
+        self._last = scores, each(lambda array: np.ascontiguousarray(array, first.dtype), targets)
         if self.reduction == "none":
             self._gradient = None
             return self._run(*self._last)[0]
@@ -117,10 +129,12 @@ class Criterion:
         """The gradient by the scores of the last call, put together as these. dy: with reduction "none" only, the
         gradient by the losses that the call returned, an array like these."""
         if self.reduction == "none" and self._last is not None and dy is not None:
-            return self._run(*self._last, dy)[1]
-        if self._gradient is None:
+            dx = self._run(*self._last, dy[None] if self._one and isinstance(dy, np.ndarray) else dy)[1]
+        elif self._gradient is not None:
+            dx = self._gradient
+        else:
             raise RuntimeError(f"{self.owner()}: backward needs a call before it, and with reduction 'none' dy")
-        return self._gradient
+        return dx[0, ...] if self._one else dx
 
     def _scores(self, scores: Any) -> Any:
         """Scores, checked: an array, or a list or dict of arrays, of one dtype and of as many images each."""
@@ -318,7 +332,7 @@ def _numbers(owner: str, targets: Any, count: int) -> np.ndarray:
     """Targets as an array of numbers (count, ...)."""
     targets = np.asarray(targets)
     if targets.dtype.kind not in "fiub":
-        raise TypeError(f"{owner}: targets must be numbers, got {targets.dtype}")
+        raise TypeError(f"{owner}: target must be numbers, got {targets.dtype}")
     if not 1 <= targets.ndim <= 4 or len(targets) != count:
-        raise ValueError(f"{owner}: targets must have shape ({count}, ...) and at most 4 axes, got {targets.shape}")
+        raise ValueError(f"{owner}: target must have shape ({count}, ...) and at most 4 axes, got {targets.shape}")
     return targets

@@ -49,13 +49,9 @@ class _OfClasses(Criterion):
         kept = class_weights(type(self).__name__, self.weight, classes)
         return kept if kept is None or dtype is None else kept.astype(dtype)
 
-    def of_values(self, scores: Value, target: Value) -> Value:
-        """One loss per image, whose mean another loss takes. Raises ValueError for reduction "mean" with a weight or an
-        ignore_index of one's own: dividing by the weights of a batch takes all its images."""
-        return self._of_values(scores, target, None if self.ignore_index == IGNORED else self.ignore_index)
-
-    def _of_values(self, scores: Value, target: Value, ignore_index: int | None) -> Value:
-        raise NotImplementedError
+    def _is_one(self, scores: np.ndarray, target: np.ndarray) -> bool:
+        return scores.ndim == 1 and (
+            target.ndim == 0 or self.soft and target.dtype.kind == "f" and target.shape == scores.shape)
 
     def _counted(self, targets: np.ndarray) -> np.ndarray:
         return targets if self.ignore_index is None else targets[targets != self.ignore_index]
@@ -77,12 +73,12 @@ class _OfClasses(Criterion):
         if targets.dtype.kind == "f":
             if targets.shape[1:] != tuple(image) or not self.soft:
                 raise (ValueError if self.soft and targets.ndim > 1 else TypeError)(
-                    f"{owner}: targets must be integers"
+                    f"{owner}: target must be integers"
                     f"{f', or floats of shape (N, {self._sizes(image)})' * self.soft}, got {targets.dtype} "
                     f"{targets.shape}")
             return targets
         if targets.shape[1:] != tuple(image[1:]) or len(image) not in (1, 3):
-            raise ValueError(f"{owner}: scores must have shape (N, K) and targets (N,), or (N, K, H, W) and (N, H, W), "
+            raise ValueError(f"{owner}: scores must have shape (N, K) and target (N,), or (N, K, H, W) and (N, H, W), "
                              f"got (N, {self._sizes(image)}) and {targets.shape}")
         counted = self._counted(targets)
         class_numbers(owner, counted.ravel().astype(np.int64), counted.size, image[0])
@@ -108,9 +104,11 @@ class CrossEntropyLoss(_OfClasses):
         [[0.125, -0.75, 0.625], [-0.625, 0.375, 0.25]]
 
     Scores (N, K, H, W) have targets (N, H, W), the class of each pixel. Targets may be floats of the scores' shape,
-    too: distributions over the classes. `model.backward(loss.backward())` then sets the gradients of a model. Attribute
-    `total`: the sum of the weights of the targets of the last call, by which the sum of the losses was divided. Called
-    inside a loss of one's own it is cnn.functional.cross_entropy of values, which refuses "mean" with a weight.
+    too: distributions over the classes. Scores (K,) are one image, whose target is an integer or a distribution (K,);
+    `backward` then gives (K,), and reduction "none" an array (). `model.backward(loss.backward())` sets the gradients
+    of a model. Attribute `total`: the sum of the weights of the targets of the last call, by which the sum of the
+    losses was divided. Called inside a loss of one's own it is cnn.functional.cross_entropy of values, which refuses
+    "mean" with a weight.
 
     Raises TypeError or ValueError for arguments that do not fit.
     """
@@ -127,9 +125,10 @@ class CrossEntropyLoss(_OfClasses):
         return cross_entropy_value(scores, target, self.label_smoothing, self._weights(scores.image[0], scores.dtype),
                                    self.ignore_index, "none" if self.reduction == "none" else "sum")
 
-    def _of_values(self, scores: Value, target: Value, ignore_index: int | None) -> Value:
+    def of_values(self, scores: Value, target: Value) -> Value:
+        """As NLLLoss's."""
         return cross_entropy_value(scores, target, self.label_smoothing, self._weights(scores.image[0], scores.dtype),
-                                   ignore_index, self.reduction, "CrossEntropyLoss")
+                                   self.ignore_index, self.reduction, "CrossEntropyLoss")
 
     def has_kernel(self, targets: Any) -> bool:
         """Whether there is a kernel for such targets, of scores (N, K)."""
@@ -137,11 +136,11 @@ class CrossEntropyLoss(_OfClasses):
         ignores = targets.dtype.kind in "iu" and self.ignore_index is not None and (targets == self.ignore_index).any()
         return targets.dtype.kind not in "fV" and self.reduction == "mean" and not ignores
 
-    def __call__(self, scores: Any, targets: Any) -> Any:
-        values = isinstance(scores, Value) or isinstance(targets, Value)
-        if values or np.ndim(scores) != 2 or not self.has_kernel(targets):
-            return super().__call__(scores, targets)
-        value, self._gradient = cross_entropy_arrays(scores, targets, self.weight, self.label_smoothing)
+    def _of_batch(self, scores: Any, targets: Any) -> Any:
+        if np.ndim(scores) != 2 or not self.has_kernel(targets):
+            return super()._of_batch(scores, targets)
+        value, self._gradient = cross_entropy_arrays(scores, targets, self.weight, self.label_smoothing,
+                                                     "CrossEntropyLoss", "scores")
         weight = self._weights(scores.shape[1])
         self.total = float(len(targets) if weight is None else weight[np.asarray(targets)].sum())
         return value
@@ -182,9 +181,9 @@ class CrossEntropyLoss(_OfClasses):
 class NLLLoss(_OfClasses):
     """Negative log likelihood: L = -x[g], where x are logarithms of probabilities, as `LogSoftmax` gives them.
 
-    Scores (N, K) have targets (N,), integers; (N, K, H, W) have (N, H, W). weight: (K,), the weights of the classes in
-    the mean. ignore_index: a target that does not count. reduction: "mean", "sum" or "none". All as in PyTorch.
-    Raises TypeError or ValueError for arguments that do not fit.
+    Scores (N, K) have targets (N,), integers; (N, K, H, W) have (N, H, W); (K,), one image, has an integer. weight:
+    (K,), the weights of the classes in the mean. ignore_index: a target that does not count; None: all do. reduction:
+    "mean", "sum" or "none". All as in PyTorch. Raises TypeError or ValueError for arguments that do not fit.
     """
 
     def __init__(self, weight: Sequence[float] | np.ndarray | None = None, *, ignore_index: int | None = IGNORED,
@@ -196,8 +195,10 @@ class NLLLoss(_OfClasses):
         y, _ = nll_elements("NLLLoss", scores, target, self._weights(scores.image[0], scores.dtype), self.ignore_index)
         return y if self.reduction == "none" else y.sum()
 
-    def _of_values(self, scores: Value, target: Value, ignore_index: int | None) -> Value:
-        return nll_value("NLLLoss", scores, target, self._weights(scores.image[0], scores.dtype), ignore_index,
+    def of_values(self, scores: Value, target: Value) -> Value:
+        """One loss per image, whose mean another loss takes. Raises ValueError for reduction "mean" with a weight or an
+        ignore_index of one's own: dividing by the weights of a batch takes all its images."""
+        return nll_value("NLLLoss", scores, target, self._weights(scores.image[0], scores.dtype), self.ignore_index,
                          self.reduction)
 
 
@@ -210,10 +211,13 @@ class _OfElements(Criterion):
         self.reduction = reduction_of(type(self).__name__, reduction)
         self._prepare()
 
+    def _is_one(self, scores: np.ndarray, target: np.ndarray) -> bool:
+        return scores.ndim == target.ndim == 0
+
     def checked(self, targets: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
         """Targets of the scores' shape."""
         if targets.shape[1:] != tuple(image):
-            raise ValueError(f"{type(self).__name__}: targets must have the shape of the scores, "
+            raise ValueError(f"{type(self).__name__}: target must have the shape of the scores, "
                              f"({', '.join(map(str, (len(targets), *image)))}), got {targets.shape}")
         return targets
 
@@ -276,6 +280,10 @@ class BCEWithLogitsLoss(_OfElements):
             raise TypeError(f"BCEWithLogitsLoss: {what} must be an array of numbers, got {value!r}")
         return array if array is None or array.ndim else array.reshape(1)
 
+    def _is_one(self, scores: np.ndarray, target: np.ndarray) -> bool:
+        weighted = self.weight is not None or self.pos_weight is not None   # of the elements of scores (K,), too
+        return super()._is_one(scores, target) or weighted and scores.ndim == target.ndim == 1
+
     def checked(self, targets: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
         """Targets of the scores' shape."""
         for what, weight in (("weight", self.weight), ("pos_weight", self.pos_weight)):
@@ -327,7 +335,7 @@ class FusedCrossEntropy:
                              f"only {self.classes}")
         found = batch.labels
         if batch.dataset is None:
-            found = class_numbers("Trainer", found, count, self.classes)
+            found = class_numbers("Trainer", found, count, self.classes, "targets")
         elif not batch.dataset.classes:     # nobody has checked the labels
             self.blame(batch)
         self.total[:steps, 0] = count if self.weight is None else self.weight[batch.targets].sum(-1)
@@ -335,7 +343,7 @@ class FusedCrossEntropy:
 
     def blame(self, batch: Any) -> None:
         """Raises ValueError if the targets of `batch` are to blame for a loss that is not finite."""
-        class_numbers("Trainer", batch.targets.ravel(), batch.steps * batch.count, self.classes)
+        class_numbers("Trainer", batch.targets.ravel(), batch.steps * batch.count, self.classes, "targets")
 
     def results(self, steps: int) -> list[tuple[float, float, int]]:
         """Of each step of the last run: the sum of the losses, what to divide it by for the mean, and how many images

@@ -56,18 +56,18 @@ def requantised(sums, m, shift, zero, low=-128):
     return np.clip(multiplied(sums, m, shift) + zero, low, 127).astype(np.int8)
 
 
-def conv2d_int8(x, w, bias, zero_x, m, shift, zero_y, low=-128, stride=1, padding=0, dilation=1, groups=1):
-    """A convolution. w: int8 (K, C / groups, R, S). bias: integers (K,). m, shift: ints (K,). low: the least result,
-    zero_y for a ReLU. Padding is what stands for 0."""
-    exact = conv2d(x.astype(np.float64) - zero_x, w.astype(np.float64), bias.astype(np.float64), stride, padding,
+def conv2d_int8(x, weight, bias, zero_x, m, shift, zero_y, low=-128, stride=1, padding=0, dilation=1, groups=1):
+    """A convolution. weight: int8 (K, C / groups, R, S). bias: integers (K,). m, shift: ints (K,). low: the least
+    result, zero_y for a ReLU. Padding is what stands for 0."""
+    exact = conv2d(x.astype(np.float64) - zero_x, weight.astype(np.float64), bias.astype(np.float64), stride, padding,
                    dilation, groups)        # integers below 2^53
     shape = (-1, 1, 1)
     return requantised(exact.astype(np.int64), m.reshape(shape), shift.reshape(shape), zero_y, low)
 
 
-def linear_int8(x, w, bias, zero_x, m, shift, zero_y, low=-128):
-    """A linear map. w: int8 (outputs, inputs). The rest as in `conv2d_int8`."""
-    sums = (x.astype(np.float64) - zero_x) @ w.T.astype(np.float64) + bias
+def linear_int8(x, weight, bias, zero_x, m, shift, zero_y, low=-128):
+    """A linear map. weight: int8 (outputs, inputs). The rest as in `conv2d_int8`."""
+    sums = (x.astype(np.float64) - zero_x) @ weight.T.astype(np.float64) + bias
     return requantised(sums.astype(np.int64), m, shift, zero_y, low)
 
 

@@ -1,15 +1,15 @@
 """Linear layers, forward and backward."""
 
 
-def linear(x, w, b=None):
-    """y = W x + b for each image; x: (N, in), w: (out, in), b: (out,) or None. Returns y: (N, out)."""
-    y = x @ w.T
-    return y if b is None else y + b
+def linear(x, weight, bias=None):
+    """y = W x + b for each image; x: (N, in), weight: W, (out, in), bias: b, (out,) or None. Returns y: (N, out)."""
+    y = x @ weight.T
+    return y if bias is None else y + bias
 
 
-def linear_backward(dy, x, w):
+def linear_backward(dy, x, weight):
     """Gradients of `linear`, per image dx = Wᵀ dy, dW = dy xᵀ, db = dy; dw and db are summed over the images.
 
     dy: (N, out). Returns dx: (N, in), dw: (out, in), db: (out,).
     """
-    return dy @ w, dy.T @ x, dy.sum(axis=0)
+    return dy @ weight, dy.T @ x, dy.sum(axis=0)

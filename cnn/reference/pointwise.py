@@ -153,16 +153,17 @@ def softplus_backward(dy, x, beta=1.0, threshold=20.0):
     return dy * np.where(beta * x > threshold, 1, sigmoid(beta * x))
 
 
-def prelu(x, w):
-    """y = x where x > 0, else w_c x (He et al. 2015). w: (C,), C the channels, or (1,)."""
-    return np.where(x > 0, x, _per_channel(w, x) * x)
+def prelu(x, weight):
+    """y = x where x > 0, else w_c x (He et al. 2015). weight: w, (C,), C the channels, or (1,)."""
+    return np.where(x > 0, x, _per_channel(weight, x) * x)
 
 
-def prelu_backward(dy, x, w):
+def prelu_backward(dy, x, weight):
     """dx = dy where x > 0, else w_c dy; dw_c = Σ dy x over the elements of the channel where x <= 0."""
     negative = x <= 0
-    axes = tuple(i for i in range(x.ndim) if i != 1 or len(w) == 1)
-    return np.where(negative, _per_channel(w, x) * dy, dy), np.where(negative, dy * x, 0).sum(axes).reshape(w.shape)
+    axes = tuple(i for i in range(x.ndim) if i != 1 or len(weight) == 1)
+    dw = np.where(negative, dy * x, 0).sum(axes).reshape(weight.shape)
+    return np.where(negative, _per_channel(weight, x) * dy, dy), dw
 
 
 def _per_channel(w, x):

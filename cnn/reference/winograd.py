@@ -5,7 +5,7 @@ import numpy as np
 from cnn.reference.windows import conv_windows
 
 
-def winograd_conv2d(x, w, m=2, padding=0):
+def winograd_conv2d(x, weight, m=2, padding=0):
     """Convolution (stride 1) tile by tile with Winograd's F(m x m, r x r): as `conv2d`, with fewer multiplications.
 
         y = A^T [ sum_c (G w G^T) * (B^T x B) ] A    for every tile of m x m outputs and n x n inputs, n = m + r - 1
@@ -15,19 +15,19 @@ def winograd_conv2d(x, w, m=2, padding=0):
     at n - 1 points and infinity (the leading coefficient), B^T is the transposed of the interpolation. G is scaled by
     what B^T then need not divide by.
 
-    x: (N, C, H, W). w: (K, C, r, r). Returns y: (N, K, out_h, out_w). Source: Lavin and Gray, 2016.
+    x: (N, C, H, W). weight: w, (K, C, r, r). Returns y: (N, K, out_h, out_w). Source: Lavin and Gray, 2016.
     """
-    r = w.shape[2]
+    r = weight.shape[2]
     at, g, bt = winograd_matrices(m, r)
-    pads, out, _ = conv_windows(x, w, 1, padding, 1, 1)
+    pads, out, _ = conv_windows(x, weight, 1, padding, 1, 1)
     rows, columns = -(-out[0] // m), -(-out[1] // m)
     n = m + r - 1
     (top, _), (left, _) = pads
     whole = np.zeros((*x.shape[:2], rows * m + r - 1, columns * m + r - 1), x.dtype)
     height, width = min(x.shape[2], whole.shape[2] - top), min(x.shape[3], whole.shape[3] - left)
     whole[:, :, top : top + height, left : left + width] = x[:, :, :height, :width]
-    u = g @ w @ g.T  # (K, C, n, n)
-    y = np.zeros((len(x), len(w), rows * m, columns * m), x.dtype)
+    u = g @ weight @ g.T  # (K, C, n, n)
+    y = np.zeros((len(x), len(weight), rows * m, columns * m), x.dtype)
     for i in range(0, rows * m, m):
         for j in range(0, columns * m, m):
             v = bt @ whole[:, :, i : i + n, j : j + n] @ bt.T  # (N, C, n, n)
@@ -35,23 +35,23 @@ def winograd_conv2d(x, w, m=2, padding=0):
     return y[:, :, : out[0], : out[1]]
 
 
-def winograd_rows_conv2d(x, w, m=2, padding=0):
+def winograd_rows_conv2d(x, weight, m=2, padding=0):
     """Convolution (stride 1) with Winograd's F(m, s) along the rows alone: as `conv2d`, with fewer multiplications.
 
         y[k, i] = A^T [ sum_{c, r} (G w[k, c, r]) * (B^T x[c, i + r]) ]    for every piece of m outputs of a row
 
-    x: (N, C, H, W). w: (K, C, R, S). Returns y: (N, K, out_h, out_w).
+    x: (N, C, H, W). weight: w, (K, C, R, S). Returns y: (N, K, out_h, out_w).
     """
-    r, s = w.shape[2:]
+    r, s = weight.shape[2:]
     at, g, bt = winograd_matrices(m, s)
-    pads, out, _ = conv_windows(x, w, 1, padding, 1, 1)
+    pads, out, _ = conv_windows(x, weight, 1, padding, 1, 1)
     columns = -(-out[1] // m) * m
     (top, _), (left, _) = pads
     whole = np.zeros((*x.shape[:2], out[0] + r - 1, columns + s - 1), x.dtype)
     height, width = min(x.shape[2], whole.shape[2] - top), min(x.shape[3], whole.shape[3] - left)
     whole[:, :, top : top + height, left : left + width] = x[:, :, :height, :width]
-    u = w @ g.T  # (K, C, R, n)
-    y = np.zeros((len(x), len(w), out[0], columns), x.dtype)
+    u = weight @ g.T  # (K, C, R, n)
+    y = np.zeros((len(x), len(weight), out[0], columns), x.dtype)
     for j in range(0, columns, m):
         v = whole[..., j : j + m + s - 1] @ bt.T  # (N, C, H, n)
         for i in range(out[0]):

@@ -122,7 +122,15 @@ ALIKE = {
     **{f"x[{text}]": (lambda x, index=index: x[index], (IMAGE,)) for text, index in {
         ":, :, 1:3": np.s_[:, :, 1:3], ":, :, :, ::2": np.s_[:, :, :, ::2], ":, ::2": np.s_[:, ::2],
         ":, 1:, -2:, 1:4:2": np.s_[:, 1:, -2:, 1:4:2], ":, 0": np.s_[:, 0], ":, :, 2": np.s_[:, :, 2],
-        ":, 1, :, -1": np.s_[:, 1, :, -1], ":, 2, 3, 4": np.s_[:, 2, 3, 4]}.items()},
+        ":, 1, :, -1": np.s_[:, 1, :, -1], ":, 2, 3, 4": np.s_[:, 2, 3, 4], ":, [2, 0, 1]": np.s_[:, [2, 0, 1]],
+        ":, [-1, 0, 0, -1]": np.s_[:, [-1, 0, 0, -1]], ":, 1:, array, ::2": np.s_[:, 1:, np.array([3, 1, 3]), ::2],
+        "..., [4, 4, 0]": np.s_[..., [4, 4, 0]], "..., 1:": np.s_[..., 1:], ":, ..., 0, None": np.s_[:, ..., 0, None],
+        ":, :1, ..., [1, 0]": np.s_[:, :1, ..., [1, 0]]}.items()},
+    **{f"x[{text}] of features": (lambda x, index=index: x[index] * 2, ((7,),)) for text, index in {
+        ":, None": np.s_[:, None], ":, :, None, None": np.s_[:, :, None, None], "..., None": np.s_[..., None],
+        ":, None, 2:, None": np.s_[:, None, 2:, None], ":, [6, 0, 6]": np.s_[:, [6, 0, 6]]}.items()},
+    "a list of a plane": (lambda x: x[:, 0][:, 1:, [0, 0, -1]] + x[:, 1][:, [3, 3, 0], :3], (IMAGE,)),
+    "a list of many channels": (lambda x: x[:, :, 0][:, list(range(30, -1, -2)) * 2, None], ((36, 2, 3),)),
     "parts of planes": (lambda x: x[:, 0][:, 1:3, ::2] + x[:, 1, 2:, :3], (IMAGE,)),
     "every second feature": (lambda x: x[:, 1::2], ((7,),)), "one feature": (lambda x: x[:, 3], ((7,),)),
     "pads of planes": (lambda x: functions_for(x).pad(x[:, 1], (2, 1), "reflect"), (IMAGE,)),
@@ -152,6 +160,24 @@ def test_operators(name, torch):
         return sum((y * dy).sum() for y, dy in zip(ys if isinstance(ys, tuple) else [ys], dys, strict=True))
     for gradient, x in zip(got[len(dys):], xs, strict=True):
         assert_gradient(gradient, loss, x)
+
+
+@pytest.mark.parametrize("index", [
+    np.s_[:, [2, 0, 1, 2]], np.s_[:, np.array([-1, 0, 0], np.int8)], np.s_[..., [3, 3, 0]],
+    np.s_[:, 1:, (-1, 1)], np.s_[:, range(2, 0, -1)], np.s_[:, :, None, 0], np.s_[..., 1:, ::2], np.s_[:, None, 1, 2],
+    np.s_[...], np.s_[:, :1, ..., -1, None]], ids=str)
+@pytest.mark.parametrize("n", [1, 17])
+def test_an_index_is_that_of_numpy(index, n):
+    """Also for more than sixteen channels, with images and with channels side by side."""
+    for channels in (3, 20):
+        x = standard_normal(n, channels, 4, 5)
+        model = module(lambda self, x: x[index] * 1)
+        y = model(x)
+        assert_same_bits([y], [x[index]])
+        dy = standard_normal(*y.shape, seed=1)
+        dx = np.zeros_like(x)
+        np.add.at(dx, index, dy)
+        np.testing.assert_allclose(model.backward(dy), dx, rtol=0, atol=1e-14)
 
 
 PYTORCH = {"hardswish": 1e-7, "hardsigmoid": 1e-7}      # whose 1/6 is that of float32

@@ -132,7 +132,10 @@ class Value:
         raise TypeError(f"{where()}numpy.{kind} takes arrays, and got a value; cnn.functional has functions of values")
 
     def __getitem__(self, index: Any) -> Value:
-        """A part of each image: x[:, 2:5], x[:, :, ::2, 1:-1]; an integer, as in x[:, 0], leaves its axis out."""
+        """A part of each image: x[:, 2:5], x[:, :, ::2, 1:-1]; an integer, as in x[:, 0], leaves its axis out. One axis
+        may be given a list or an array of integers, x[:, [2, 0, 1]]. None is a new axis of size 1, `...` all axes that
+        are not given. The axis of the images stays whole and first. Raises TypeError or ValueError for anything else,
+        masks among it."""
         from cnn.graph import moving
         return moving.sliced(self, index)
 

@@ -140,6 +140,13 @@ ALIKE = {
     "chunk": (lambda x: x.chunk(2, 1), (IMAGE,)), "chunk of features": (lambda x: x.chunk(3, -1)[2] + 1, ((7,),)),
     "chunk of many channels": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], ((36, 2, 3),)),
     "x[:, ::3] of many channels": (lambda x: x[:, 1::3, 1:], ((50, 2, 3),)),
+    **{f"x.unsqueeze({dim})": (lambda x, dim=dim: x[:, 0].unsqueeze(dim) * 2, (IMAGE,)) for dim in (1, 2, 3, -1, -3)},
+    "unsqueeze of features": (lambda x: x.unsqueeze(-1).unsqueeze(1) * 2, ((7,),)),
+    **{f"x.squeeze({dim})": (lambda x, dim=dim: x.squeeze(dim) * 2, ((1, 4, 1),)) for dim in (
+        1, 2, -1, (1, 3), (1, 2))},
+    "squeeze": (lambda x: x.squeeze() + x.squeeze().unsqueeze(1).squeeze(), ((1, 4, 1),)),
+    "sizes": (lambda x: x.view(x.size(0), -1) * (x.size(1) + x.size(-1) + x.dim()) + x[:, 0].reshape(
+        x.size()[0], x.size(2) * x.size(3)).mean(1, keepdim=True), (IMAGE,)),
     "a slice of a slice": (lambda x: x[:, 1:][:, :1] + x, (IMAGE,)),
 }
 
@@ -201,6 +208,8 @@ FUNCTIONS = [
     ("pixel_shuffle", {"upscale_factor": 2}, ((8, 2, 3),)), ("pixel_shuffle", {"upscale_factor": 3}, ((18, 2, 1),)),
     ("pixel_unshuffle", {"downscale_factor": 2}, ((5, 4, 6),)), ("channel_shuffle", {"groups": 2}, ((6, 2, 3),)),
     ("channel_shuffle", {"groups": 4}, ((36, 2, 1),)),
+    ("unsqueeze", {"dim": 1}, ((20,),)), ("unsqueeze", {"dim": -1}, ((4, 20),)), ("squeeze", {}, ((1, 20, 1),)),
+    ("squeeze", {"dim": 1}, ((1, 20, 1),)), ("squeeze", {"dim": (1, 2, -1)}, ((1, 20, 1),)),
 ]
 
 

@@ -327,6 +327,13 @@ def kept(self, x):
     *[(lambda self, x, part=part: x[:, part], "must be cut by slices, integers, a list of integers, None and ...") for
       part in ([True, False, True], [0.0], [[0, 1]], np.array([[0]]), np.array(1), np.ones(3, bool), "0", True)],
     (lambda self, x: x[:, x > 0], "must be cut by slices, .*a mask goes into cnn.functional.where"),
+    (lambda self, x: x.squeeze(0), "squeeze: dim must not be that of the images, 0, got 0"),
+    (lambda self, x: x.squeeze(4), "squeeze: dim must be .* got 4"),
+    (lambda self, x: x[:, 0].unsqueeze(0), "unsqueeze: dim must not be that of the images, 0, got 0"),
+    (lambda self, x: x[:, 0].unsqueeze(-4), "unsqueeze: dim must not be that of the images, 0, got -4"),
+    (lambda self, x: x.unsqueeze(1), r"unsqueeze: x must have at most 3 axes, got \(N, 3, 4, 5\)"),
+    (lambda self, x: x[:, 0].unsqueeze(4), "unsqueeze: dim must be .* got 4"),
+    (lambda self, x: x.size(4), "size: dim must be .* got 4"),
     (lambda self, x: F.split(x, [1, 1]), "split: split_size must add up to 3"),
     (lambda self, x: F.stack([x, x]), "stack: values must have at most 3 axes"),
     (lambda self, x: cnn.cat([x, x[:, :, 1:]]), "may differ in channels only"),

@@ -63,7 +63,9 @@ from cnn.functional.moving import (
     pixel_shuffle,
     pixel_unshuffle,
     split,
+    squeeze,
     stack,
+    unsqueeze,
 )
 from cnn.functional.norm import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from cnn.functional.pointwise import (
@@ -116,4 +118,4 @@ __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_po
            "maximum", "mean", "minimum", "mish", "mse_loss", "nll_loss", "normalize", "one_hot", "pad",
            "pixel_shuffle", "pixel_unshuffle", "pow", "prelu", "relu", "relu6", "relu_backward", "sigmoid",
            "sigmoid_backward", "silu", "silu_backward", "smooth_l1_loss", "softmax", "softmax_backward", "softplus",
-           "split", "sqrt", "stack", "sum", "tanh", "tanh_backward", "where"]
+           "split", "sqrt", "squeeze", "stack", "sum", "tanh", "tanh_backward", "unsqueeze", "where"]

@@ -46,11 +46,11 @@ def _parts(x, index):
         raise TypeError(f"a value of {x.ndim} axes must be cut as in x[:, 2:5], with all images, got "
                         f"{shapes.shown(index)}")
     at = dots[0] if dots else len(index)
-    first, *parts = (*index[:at], *(slice(None),) * (x.ndim - given), *index[at + 1:])
-    if not index or not isinstance(first, slice) or first != slice(None):
+    parts = [*index[:at], *[slice(None)] * (x.ndim - given), *index[at + 1:]]
+    if not index or not isinstance(parts[0], slice) or parts[0] != slice(None):
         raise TypeError(f"a value of {x.ndim} axes must be cut as in x[:, 2:5], with all images, got "
                         f"{shapes.shown(index)}")
-    return parts
+    return parts[1:]
 
 
 def _is_list(part):
@@ -180,6 +180,22 @@ def flatten(x, start_dim=1, end_dim=-1):
     if last < first:
         raise ValueError(f"flatten: end_dim must not be before start_dim, got {start_dim} and {end_dim}")
     return reshaped(x, (*x.image[:first], math.prod(x.image[first:last + 1]), *x.image[last + 1:]))
+
+
+def unsqueeze(x, dim):
+    """A new axis of size 1 before the axis `dim`."""
+    axis = shapes.integer("unsqueeze", "dim", dim, -x.ndim - 1, x.ndim) % (x.ndim + 1) - 1
+    if axis < 0:
+        raise ValueError(f"unsqueeze: dim must not be that of the images, 0, got {dim}")
+    if len(x.image) > 2:
+        raise ValueError(f"unsqueeze: x must have at most 3 axes, got {shapes.batch(x.image)}")
+    return reshaped(x, (*x.image[:axis], 1, *x.image[axis:]))
+
+
+def squeeze(x, dim=None):
+    """Without the axes `dim`, one or several, that are of size 1; None: without all of size 1 but the images'."""
+    axes = axes_of("squeeze", x, dim, None)
+    return reshaped(x, [n for axis, n in enumerate(x.image) if axis not in axes or n != 1])
 
 
 MODES = ("constant", "reflect", "replicate")

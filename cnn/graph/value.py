@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnn import shapes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, TypeAlias
@@ -47,6 +49,14 @@ class Value:
     def ndim(self) -> int:
         """Number of axes (int), the images' among them: 1 to 4."""
         return 1 + len(self.image)
+
+    def size(self, dim: int | None = None) -> Any:
+        """`shape`, or the size (int) of the axis `dim`, from 0 or negative; that of the images, 0, is -1."""
+        return self.shape if dim is None else self.shape[shapes.integer("size", "dim", dim, -self.ndim, self.ndim - 1)]
+
+    def dim(self) -> int:
+        """`ndim`, the number of axes."""
+        return self.ndim
 
     def __repr__(self) -> str:
         return f"Value(shape={self.shape}, dtype={self.dtype})"
@@ -193,6 +203,16 @@ class Value:
         return build.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
     view = reshape
+
+    def unsqueeze(self, dim: int) -> Value:
+        """With one more axis, `dim`, of size 1; see cnn.functional.unsqueeze."""
+        from cnn.graph import moving
+        return moving.unsqueeze(self, dim)
+
+    def squeeze(self, dim: int | Sequence[int] | None = None) -> Value:
+        """Without the axes `dim` of size 1, by default all but that of the images; see cnn.functional.squeeze."""
+        from cnn.graph import moving
+        return moving.squeeze(self, dim)
 
     def split(self, split_size: int | Sequence[int], dim: int = 1) -> tuple[Value, ...]:
         """Parts of `split_size` elements along the axis `dim`; see cnn.functional.split."""

@@ -140,6 +140,15 @@ ALIKE = {
     "chunk": (lambda x: x.chunk(2, 1), (IMAGE,)), "chunk of features": (lambda x: x.chunk(3, -1)[2] + 1, ((7,),)),
     "chunk of many channels": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], ((36, 2, 3),)),
     "x[:, ::3] of many channels": (lambda x: x[:, 1::3, 1:], ((50, 2, 3),)),
+    **{f"x.permute{dims}": (lambda x, dims=dims: x.permute(dims) * 2, (IMAGE,)) for dims in (
+        (0, 1, 3, 2), (0, 2, 1, 3), (0, 2, 3, 1), (0, 3, 1, 2), (0, -1, -2, -3))},
+    "permute of many channels": (lambda x: x.permute(0, 3, 1, 2) * x.permute(0, 3, 2, 1).mean(2).reshape(-1, 2, 18, 1),
+                                 ((18, 17, 2),)),
+    "permute of a plane": (lambda x: x[:, 0].permute(0, 2, 1) @ x[:, 1], (IMAGE,)),
+    "permute of axes of size 1": (lambda x: x.permute(0, 3, 1, 2) * 2, ((1, 4, 1),)),
+    **{f"x.transpose({a}, {b})": (lambda x, a=a, b=b: x.transpose(a, b) * 2, (IMAGE,)) for a, b in (
+        (1, 2), (-1, -2), (3, 1), (2, 2))},
+    "products of all pairs": (lambda x: x.flatten(2).transpose(1, 2) @ x.flatten(2), (IMAGE,)),
     **{f"x.unsqueeze({dim})": (lambda x, dim=dim: x[:, 0].unsqueeze(dim) * 2, (IMAGE,)) for dim in (1, 2, 3, -1, -3)},
     "unsqueeze of features": (lambda x: x.unsqueeze(-1).unsqueeze(1) * 2, ((7,),)),
     **{f"x.squeeze({dim})": (lambda x, dim=dim: x.squeeze(dim) * 2, ((1, 4, 1),)) for dim in (
@@ -208,6 +217,8 @@ FUNCTIONS = [
     ("pixel_shuffle", {"upscale_factor": 2}, ((8, 2, 3),)), ("pixel_shuffle", {"upscale_factor": 3}, ((18, 2, 1),)),
     ("pixel_unshuffle", {"downscale_factor": 2}, ((5, 4, 6),)), ("channel_shuffle", {"groups": 2}, ((6, 2, 3),)),
     ("channel_shuffle", {"groups": 4}, ((36, 2, 1),)),
+    ("permute", {"dims": (0, 3, 1, 2)}, ((18, 3, 2),)), ("permute", {"dims": (0, -1, 1)}, ((4, 20),)),
+    ("transpose", {"dim0": 1, "dim1": -1}, ((18, 3, 2),)), ("transpose", {"dim0": -1, "dim1": 1}, ((4, 20),)),
     ("unsqueeze", {"dim": 1}, ((20,),)), ("unsqueeze", {"dim": -1}, ((4, 20),)), ("squeeze", {}, ((1, 20, 1),)),
     ("squeeze", {"dim": 1}, ((1, 20, 1),)), ("squeeze", {"dim": (1, 2, -1)}, ((1, 20, 1),)),
 ]
@@ -228,6 +239,30 @@ def test_functions(name, options, shapes, torch):
         return (model(*xs) * standard_normal(5, *got[0].shape[1:])).sum()
     for gradient, x in zip(got[1:], xs, strict=True):
         assert_gradient(gradient, loss, x)
+
+
+def attention(self, x):
+    """Self-attention of the pixels of a map, as one writes it in PyTorch (Zhang et al. 2019)."""
+    q, k, v = self.q(x).flatten(2), self.k(x).flatten(2), self.v(x).flatten(2)
+    share = (q.transpose(1, 2) @ k * 3**-0.5).softmax(-1)
+    return x + self.gain * (v @ share.transpose(1, 2)).view(x.size(0), -1, x.size(2), x.size(3))
+
+
+@pytest.mark.parametrize("n", [2, 19])
+def test_attention(n, torch):
+    gain = np.array([0.7])
+    model = module(attention, **{name: cnn.Conv2d(6, outputs, 1, seed=i) for i, (name, outputs) in enumerate(
+        (("q", 3), ("k", 3), ("v", 6)))}, gain=cnn.Parameter(gain)).to(np.float64)
+    twin = twin_of(torch, attention, gain=gain)
+    for name in "qkv":
+        twin.add_module(name, torch.nn.Conv2d(6, getattr(model, name).weight.shape[0], 1))
+    twin.double().load_state_dict({name: torch.tensor(array) for name, array in model.state_dict().items()})
+    xs = inputs((6, 4, 5), n=n)
+    got, wanted = of_both(torch, model, twin, xs)
+    assert_all_close(got, wanted, 1e-10)
+    graph = graph_of(model, [(6, 4, 5)], np.dtype(np.float64))
+    assert sum(each.operation.name == "permute" for each in graph) == 2
+    assert_all_close(got[:2], by_twins(graph, xs, [standard_normal(*got[0].shape)])[:2])
 
 
 def test_the_method_prelu(torch):

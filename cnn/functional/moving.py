@@ -54,6 +54,23 @@ def squeeze(x: Images, dim: int | Sequence[int] | None = None) -> Images:
     return computed("squeeze", lambda x: moving.squeeze(x, dims), {"x": x}, (dims,))
 
 
+def permute(x: Images, dims: Sequence[int]) -> Images:
+    """The axes in another order. x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); dims: which axis of
+    x each axis of the result is, all of them, from 0 or negative; 0, that of the images, stays first. Raises TypeError
+    or ValueError for anything else."""
+    listed = tuple(shapes.integer("permute", "dims", dim, -2**31)
+                   for dim in shapes.listed("permute", "dims", dims, "integers"))
+    return computed("permute", lambda x: moving.permute(x, listed), {"x": x}, (listed,))
+
+
+def transpose(x: Images, dim0: int, dim1: int) -> Images:
+    """Two axes in each other's place. x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); dim0, dim1: the
+    axes, 1 and up, or negative. Raises TypeError or ValueError for anything else, the axis of the images, 0, among
+    it."""
+    dims = tuple(shapes.integer("transpose", what, dim, -2**31) for what, dim in (("dim0", dim0), ("dim1", dim1)))
+    return computed("transpose", lambda x: moving.transpose(x, *dims), {"x": x}, dims)
+
+
 def pad(x: Images, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Images:
     """x with elements around it. x: a value or an array, (N, C, H, W), (N, H, W) or (N, features).
 

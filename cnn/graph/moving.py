@@ -198,6 +198,49 @@ def squeeze(x, dim=None):
     return reshaped(x, [n for axis, n in enumerate(x.image) if axis not in axes or n != 1])
 
 
+def permute(x, dims):
+    """The axes in the order `dims`, of which the first is 0."""
+    dims = [shapes.integer("permute", "dims", dim, -x.ndim, x.ndim - 1) % x.ndim for dim in dims]
+    if sorted(dims) != list(range(x.ndim)) or dims[0] != 0:
+        raise ValueError(f"permute: dims must be all axes of {shapes.batch(x.image)}, 0, that of the images, first, "
+                         f"got {tuple(dims)}")
+    return in_order(x, [dim - 1 for dim in dims[1:]], "permute")
+
+
+def transpose(x, dim0, dim1):
+    """Two axes in each other's place."""
+    (a,), (b,) = axes_of("transpose", x, dim0), axes_of("transpose", x, dim1)
+    axes = list(range(len(x.image)))
+    axes[a], axes[b] = b, a
+    return in_order(x, axes, "transpose")
+
+
+def in_order(x, axes, owner):
+    """The axes of an image in another order."""
+    moved = [axis for axis in axes if x.image[axis] != 1]
+    if moved == sorted(moved):      # no element changes its place
+        return reshaped(x, [x.image[axis] for axis in axes])
+    return apply(reshaping.Permute(owner, axes), x)
+
+
+def transpose_of(index):
+    """(shape, axes) of at most three axes: numbers from 0 in this shape, transposed by these axes, are in the order of
+    those in `index`, an array of any shape. None where it takes more axes, or is no transpose."""
+    runs, first = [], index.ravel()     # (step, count), the innermost first
+    while first.size > 1:
+        ends = np.flatnonzero(np.diff(first) != first[1] - first[0])
+        count = int(ends[0]) + 1 if len(ends) else first.size
+        if first.size % count or len(runs) == 3:
+            return None
+        runs.append((int(first[1] - first[0]), count))
+        first = first[::count]
+    order = sorted(runs, reverse=True)
+    shape, axes = [count for _, count in order], [order.index(run) for run in reversed(runs)]
+    if not np.array_equal(np.arange(index.size).reshape(shape).transpose(axes).ravel(), index.ravel()):
+        return None
+    return shape, axes
+
+
 MODES = ("constant", "reflect", "replicate")
 
 

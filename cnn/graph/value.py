@@ -214,6 +214,16 @@ class Value:
         from cnn.graph import moving
         return moving.squeeze(self, dim)
 
+    def permute(self, *dims: int | Sequence[int]) -> Value:
+        """The axes in the order `dims`, 0, that of the images, first; see cnn.functional.permute."""
+        from cnn.graph import moving
+        return moving.permute(self, dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims)
+
+    def transpose(self, dim0: int, dim1: int) -> Value:
+        """The axes dim0 and dim1, 1 and up or negative, in each other's place."""
+        from cnn.graph import moving
+        return moving.transpose(self, dim0, dim1)
+
     def split(self, split_size: int | Sequence[int], dim: int = 1) -> tuple[Value, ...]:
         """Parts of `split_size` elements along the axis `dim`; see cnn.functional.split."""
         from cnn.graph import moving

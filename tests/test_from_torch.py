@@ -282,7 +282,10 @@ class Attention(nn.Module):
 
 
 def test_attention():
-    compared(Attention(), (6, 4, 5))
+    module = Attention()
+    net = compared(module, (6, 4, 5))
+    x = images(3, 6, 4, 5, dtype="float64")
+    assert off(to_torch(net, (6, 4, 5))(torch.tensor(x)).detach().numpy(), net(x)) <= 1e-9
 
 
 def test_transposed_outputs():

@@ -241,6 +241,25 @@ def test_functions(name, options, shapes, torch):
         assert_gradient(gradient, loss, x)
 
 
+@pytest.mark.parametrize("call, error, words", [
+    (lambda x: F.permute(x, (1, 0, 2, 3)), ValueError, r"permute: dims must be all axes .*first, got \(1, 0, 2, 3\)"),
+    (lambda x: F.permute(x, 0), TypeError, "permute: dims must be"),
+    (lambda x: F.permute(x, (0, 1, 2, "3")), TypeError, "permute: dims must be an integer, got '3'"),
+    (lambda x: F.permute(None, (0, 1)), TypeError, "permute: x must be"),
+    (lambda x: F.transpose(x, 0, 1), ValueError, "transpose: dim must not be that of the images, 0, got 0"),
+    (lambda x: F.transpose(x, 1, 4), ValueError, "transpose: dim must be .*got 4"),
+    (lambda x: F.transpose(x, 1, None), TypeError, "transpose: dim1 must be an integer, got None"),
+    (lambda x: F.squeeze(x, 0), ValueError, r"squeeze: dim must not be that of the images, 0, got"),
+    (lambda x: F.squeeze(x, 1.5), TypeError, "squeeze: dim must be an integer, got 1.5"),
+    (lambda x: F.squeeze([1]), TypeError, "squeeze: x must be a NumPy array"),
+    (lambda x: F.unsqueeze(x[0], 0), ValueError, "unsqueeze: dim must not be that of the images, 0, got 0"),
+    (lambda x: F.unsqueeze(x, 1), ValueError, "unsqueeze: x must have at most 3 axes, got"),
+    (lambda x: F.unsqueeze(x[0], True), TypeError, "unsqueeze: dim must be an integer, got True")])
+def test_functions_of_axes_refuse(call, error, words):
+    with pytest.raises(error, match=words):
+        call(np.ones((2, 3, 4, 5)))
+
+
 def attention(self, x):
     """Self-attention of the pixels of a map, as one writes it in PyTorch (Zhang et al. 2019)."""
     q, k, v = self.q(x).flatten(2), self.k(x).flatten(2), self.v(x).flatten(2)

@@ -154,6 +154,11 @@ def test_structs_have_the_same_size_on_both_sides():
     assert sizes == _ext.executor.SIZES
 
 
+class Turned(cnn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
 class OneForAll(cnn.Module):
     def forward(self, x):
         return cnn.functional.where(x > 0, x, x[:, :1]) * x[:, :1]
@@ -178,6 +183,7 @@ def all_that_the_package_does():
         by_layer(Dividing().to(np.float64), np.ones((n, 3, 4, 4)), np.zeros((n, 2)))
     Sequential(Conv2d(1, 2, 3), BatchNorm2d(2)).to(np.float64).eval()(np.zeros((17, 1, 4, 4)))
     by_layer(OneForAll(), np.ones((3, 3, 4, 4)), np.ones((3, 3, 4, 4)))
+    by_layer(Turned(), np.ones((3, 3, 4, 5)), np.ones((3, 4, 5, 3)))
     OneForAll().eval()(np.ones((3, 3, 4, 4)))
     shared = Linear(3, 3)
     by_layer(Sequential(shared, shared).to(np.float64), np.zeros((17, 3)), np.zeros((17, 3)))

@@ -1,4 +1,5 @@
 """C files: compiled by what is installed, and compared with the model in float64."""
+import itertools
 import shutil
 import subprocess
 
@@ -141,6 +142,24 @@ def test_inputs_outputs_and_shapes(tmp_path):
     got, = scores(tmp_path, [("branches", xs, [80, 24])])
     assert_near(got[0], wanted["map"])
     assert_near(got[1], wanted["sums"])
+
+
+class Turned(cnn.Module):
+    def forward(self, x):
+        plane = x.mean(dim=1)
+        return {f"{order}": (x * 1).permute((0, *order)) for order in itertools.permutations((1, 2, 3))} | {
+            "plane": plane.transpose(1, 2), "pairs": plane.transpose(1, 2) @ plane}
+
+
+def test_axes_in_another_order(tmp_path):
+    x = images((3, 4, 5))
+    export.c(Turned(), tmp_path / "turned.c", x.shape)
+    plane = x.mean(0)
+    wanted = [x.transpose([axis - 1 for axis in order]) for order in itertools.permutations((1, 2, 3))]
+    wanted += [plane.T, plane.T @ plane]
+    got, = scores(tmp_path, [("turned", [x], [y.size for y in wanted])])
+    for part, whole in zip(got, wanted, strict=True):
+        assert_near(part, whole)
 
 
 MODELS = {

@@ -87,6 +87,17 @@ def test_operations_that_no_layer_has(tmp_path):
 
 
 @node
+def test_axes_in_another_order_compute_the_same(tmp_path):
+    class Turned(cnn.Module):
+        def forward(self, x):
+            return x.permute(0, 3, 1, 2)[:, 1].transpose(1, 2)
+
+    x = np.random.default_rng(4).standard_normal((2, 3, 4)).astype(np.float32)
+    got, = computed([(graph_of(Turned().eval(), [x.shape]), x)], tmp_path)
+    assert np.array_equal(got.reshape(3, 2), x[:, :, 1].T)
+
+
+@node
 @pytest.mark.parametrize("name", [
     name if name in ("lenet5", "resnet20", "mobilenet_small") else pytest.param(name, marks=pytest.mark.thorough)
     for name in cnn.models.MODELS])

@@ -238,6 +238,14 @@ FUNCTIONS = {
     "reductions": lambda self, x: x.sum((1, 3), keepdim=True) * x.amax(2, True) + x.amin(dim=-1, keepdim=True),
     "softmax": lambda self, x: F.softmax(x, dim=1) + x.log_softmax(-1) + torch.softmax(x, 2),
     "slices": lambda self, x: torch.cat([x[:, 1:], x[:, :1, :, :]], 1) + x[..., 0:1] + x[:, 2].unsqueeze(1),
+    "transposes": lambda self, x: x.transpose(2, 3) * 2 + x.permute(0, 2, 3, 1)[:, :4].permute(0, 3, 1, 2)[:, :, :1],
+    "permuted at last": lambda self, x: x.permute(0, 3, 1, 2),
+    "boxes": lambda self, x: x.permute(0, 2, 3, 1).reshape(x.size(0), -1, 2).softmax(-1) * 2,
+    "axes that stay together": lambda self, x: x.view(-1, 4, 2, 3, 6).permute(0, 4, 2, 3, 1).reshape(-1, 36, 4) * 2,
+    "heads": lambda self, x: x.flatten(2).transpose(1, 2).view(-1, 36, 2, 2).transpose(1, 2) * 2,
+    "products": lambda self, x: torch.bmm(x.flatten(2).transpose(1, 2), x.flatten(2)) @ x[:, 0].reshape(-1, 36, 1),
+    "lists": lambda self, x: x[:, [2, 0, -1]] * x[..., [5, 5, 0, 1, 2, 3]][:, 1:] + x[:, torch.tensor([3, 3, 0])],
+    "new axes": lambda self, x: x[:, 0, None] + x[:, :1, ..., [0, 0, 1, 2, 3, 3]][:, 0][:, None],
     "reshapes": lambda self, x: torch.flatten(x, 2).view(x.size(0), -1).unflatten(1, (4, -1)).squeeze(-1),
     "vectors": lambda self, x: x.view(-1, 4 * 6 * 6)[:, 3:9] * 2,
     "splits": lambda self, x: torch.stack([torch.split(x, [1, 3], 1)[1].mean(1), x.split(2, dim=1)[0][:, 1]], dim=1),
@@ -257,6 +265,34 @@ FUNCTIONS = {
 def test_functions_and_methods(name):
     function = FUNCTIONS[name]
     compared(net_of(lambda self, x: function(self, self.c(x)), c=nn.Conv2d(4, 4, 1)), (4, 6, 6))
+
+
+class Attention(nn.Module):
+    """Each pixel looks at all others (Wang et al. 2018, Zhang et al. 2019)."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = nn.Conv2d(6, 3, 1), nn.Conv2d(6, 3, 1), nn.Conv2d(6, 6, 1)
+        self.gain = nn.Parameter(torch.full((1,), 0.7))
+
+    def forward(self, x):
+        q, k, v = self.q(x).flatten(2), self.k(x).flatten(2), self.v(x).flatten(2)
+        share = (q.transpose(1, 2) @ k * 3**-0.5).softmax(-1)
+        return x + self.gain * (v @ share.transpose(1, 2)).view(x.size())
+
+
+def test_attention():
+    module = Attention()
+    net = compared(module, (6, 4, 5))
+    x = images(3, 6, 4, 5, dtype="float64")
+    assert off(to_torch(net, (6, 4, 5))(torch.tensor(x)).detach().numpy(), net(x)) <= 1e-9
+
+
+def test_transposed_outputs():
+    x = images(2, 3, 4, 5)
+    for outputs in (lambda self, x: (x, x.transpose(1, 2)), lambda self, x: {"x": x, "y": x.transpose(1, 2)}):
+        y = cnn.from_torch(net_of(outputs), (3, 4, 5))(x)
+        np.testing.assert_array_equal((y["y"] if isinstance(y, dict) else y[1]), x.swapaxes(1, 2))
 
 
 def test_weights_and_buffers_that_are_computed_with():
@@ -416,7 +452,14 @@ class Hooked(nn.Sequential):
     (lambda: net_of(lambda self, x: x.view(x.size(0) * 2, -1)), (4,), r"\(mul\): the number of images is open"),
     (lambda: net_of(lambda self, x: x.mean()), (3,), "dim must be given: without it the images are averaged"),
     (lambda: net_of(lambda self, x: x.mean(0)), (3,), "dim must not be that of the images, 0, got 0"),
-    (lambda: net_of(lambda self, x: x.transpose(2, 3) * 2), (3, 4, 5), "permuted or viewed as no operation does it"),
+    (lambda: net_of(lambda self, x: x.view(-1, 3, 2, 2, 5).transpose(2, 3) * 2), (3, 4, 5), "at most 4 axes here, got"),
+    (lambda: net_of(lambda self, x: x.view(-1, 3, 2, 2, 5).permute(0, 4, 3, 2, 1).reshape(-1, 60) * 2), (3, 4, 5),
+     r"Net \(mul\): its input has been permuted or viewed as no operation does it here: only transposes of at most"),
+    (lambda: net_of(lambda self, x: x.view(-1, 3, 2, 2, 5).permute(0, 4, 3, 2, 1)), (3, 4, 5),
+     r"Net \(output\): its input must have at most 4 axes here, got \(N, 5, 2, 2, 3\)"),
+    (lambda: net_of(lambda self, x: x[:, torch.tensor([True, False, True])]), (3,), r"lists of integers.*got "),
+    (lambda: net_of(lambda self, x: x[:, [True, False, True]]), (3,), "a mask goes into"),
+    (lambda: net_of(lambda self, x: x[:, [0], [1]]), (3, 4, 5), "must be cut by one list of integers"),
     (lambda: net_of(lambda self, x: x.flatten()), (3, 4, 5), "dim must be an axis of the images' elements"),
     (lambda: net_of(lambda self, x: x.detach()), (3,), r"\(detach\): there is no operation"),
     (lambda: net_of(lambda self, x: x * (self.w * 2), w=nn.Parameter(torch.ones(3))), (3,),

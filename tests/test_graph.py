@@ -122,7 +122,15 @@ ALIKE = {
     **{f"x[{text}]": (lambda x, index=index: x[index], (IMAGE,)) for text, index in {
         ":, :, 1:3": np.s_[:, :, 1:3], ":, :, :, ::2": np.s_[:, :, :, ::2], ":, ::2": np.s_[:, ::2],
         ":, 1:, -2:, 1:4:2": np.s_[:, 1:, -2:, 1:4:2], ":, 0": np.s_[:, 0], ":, :, 2": np.s_[:, :, 2],
-        ":, 1, :, -1": np.s_[:, 1, :, -1], ":, 2, 3, 4": np.s_[:, 2, 3, 4]}.items()},
+        ":, 1, :, -1": np.s_[:, 1, :, -1], ":, 2, 3, 4": np.s_[:, 2, 3, 4], ":, [2, 0, 1]": np.s_[:, [2, 0, 1]],
+        ":, [-1, 0, 0, -1]": np.s_[:, [-1, 0, 0, -1]], ":, 1:, array, ::2": np.s_[:, 1:, np.array([3, 1, 3]), ::2],
+        "..., [4, 4, 0]": np.s_[..., [4, 4, 0]], "..., 1:": np.s_[..., 1:], ":, ..., 0, None": np.s_[:, ..., 0, None],
+        ":, :1, ..., [1, 0]": np.s_[:, :1, ..., [1, 0]]}.items()},
+    **{f"x[{text}] of features": (lambda x, index=index: x[index] * 2, ((7,),)) for text, index in {
+        ":, None": np.s_[:, None], ":, :, None, None": np.s_[:, :, None, None], "..., None": np.s_[..., None],
+        ":, None, 2:, None": np.s_[:, None, 2:, None], ":, [6, 0, 6]": np.s_[:, [6, 0, 6]]}.items()},
+    "a list of a plane": (lambda x: x[:, 0][:, 1:, [0, 0, -1]] + x[:, 1][:, [3, 3, 0], :3], (IMAGE,)),
+    "a list of many channels": (lambda x: x[:, :, 0][:, list(range(30, -1, -2)) * 2, None], ((36, 2, 3),)),
     "parts of planes": (lambda x: x[:, 0][:, 1:3, ::2] + x[:, 1, 2:, :3], (IMAGE,)),
     "every second feature": (lambda x: x[:, 1::2], ((7,),)), "one feature": (lambda x: x[:, 3], ((7,),)),
     "pads of planes": (lambda x: functions_for(x).pad(x[:, 1], (2, 1), "reflect"), (IMAGE,)),
@@ -132,6 +140,22 @@ ALIKE = {
     "chunk": (lambda x: x.chunk(2, 1), (IMAGE,)), "chunk of features": (lambda x: x.chunk(3, -1)[2] + 1, ((7,),)),
     "chunk of many channels": (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], ((36, 2, 3),)),
     "x[:, ::3] of many channels": (lambda x: x[:, 1::3, 1:], ((50, 2, 3),)),
+    **{f"x.permute{dims}": (lambda x, dims=dims: x.permute(dims) * 2, (IMAGE,)) for dims in (
+        (0, 1, 3, 2), (0, 2, 1, 3), (0, 2, 3, 1), (0, 3, 1, 2), (0, -1, -2, -3))},
+    "permute of many channels": (lambda x: x.permute(0, 3, 1, 2) * x.permute(0, 3, 2, 1).mean(2).reshape(-1, 2, 18, 1),
+                                 ((18, 17, 2),)),
+    "permute of a plane": (lambda x: x[:, 0].permute(0, 2, 1) @ x[:, 1], (IMAGE,)),
+    "permute of axes of size 1": (lambda x: x.permute(0, 3, 1, 2) * 2, ((1, 4, 1),)),
+    **{f"x.transpose({a}, {b})": (lambda x, a=a, b=b: x.transpose(a, b) * 2, (IMAGE,)) for a, b in (
+        (1, 2), (-1, -2), (3, 1), (2, 2))},
+    "products of all pairs": (lambda x: x.flatten(2).transpose(1, 2) @ x.flatten(2), (IMAGE,)),
+    **{f"x.unsqueeze({dim})": (lambda x, dim=dim: x[:, 0].unsqueeze(dim) * 2, (IMAGE,)) for dim in (1, 2, 3, -1, -3)},
+    "unsqueeze of features": (lambda x: x.unsqueeze(-1).unsqueeze(1) * 2, ((7,),)),
+    **{f"x.squeeze({dim})": (lambda x, dim=dim: x.squeeze(dim) * 2, ((1, 4, 1),)) for dim in (
+        1, 2, -1, (1, 3), (1, 2))},
+    "squeeze": (lambda x: x.squeeze() + x.squeeze().unsqueeze(1).squeeze(), ((1, 4, 1),)),
+    "sizes": (lambda x: x.view(x.size(0), -1) * (x.size(1) + x.size(-1) + x.dim()) + x[:, 0].reshape(
+        x.size()[0], x.size(2) * x.size(3)).mean(1, keepdim=True), (IMAGE,)),
     "a slice of a slice": (lambda x: x[:, 1:][:, :1] + x, (IMAGE,)),
 }
 
@@ -152,6 +176,24 @@ def test_operators(name, torch):
         return sum((y * dy).sum() for y, dy in zip(ys if isinstance(ys, tuple) else [ys], dys, strict=True))
     for gradient, x in zip(got[len(dys):], xs, strict=True):
         assert_gradient(gradient, loss, x)
+
+
+@pytest.mark.parametrize("index", [
+    np.s_[:, [2, 0, 1, 2]], np.s_[:, np.array([-1, 0, 0], np.int8)], np.s_[..., [3, 3, 0]],
+    np.s_[:, 1:, (-1, 1)], np.s_[:, range(2, 0, -1)], np.s_[:, :, None, 0], np.s_[..., 1:, ::2], np.s_[:, None, 1, 2],
+    np.s_[...], np.s_[:, :1, ..., -1, None]], ids=str)
+@pytest.mark.parametrize("n", [1, 17])
+def test_an_index_is_that_of_numpy(index, n):
+    """Also for more than sixteen channels, with images and with channels side by side."""
+    for channels in (3, 20):
+        x = standard_normal(n, channels, 4, 5)
+        model = module(lambda self, x: x[index] * 1)
+        y = model(x)
+        assert_same_bits([y], [x[index]])
+        dy = standard_normal(*y.shape, seed=1)
+        dx = np.zeros_like(x)
+        np.add.at(dx, index, dy)
+        np.testing.assert_allclose(model.backward(dy), dx, rtol=0, atol=1e-14)
 
 
 PYTORCH = {"hardswish": 1e-7, "hardsigmoid": 1e-7}      # whose 1/6 is that of float32
@@ -175,6 +217,10 @@ FUNCTIONS = [
     ("pixel_shuffle", {"upscale_factor": 2}, ((8, 2, 3),)), ("pixel_shuffle", {"upscale_factor": 3}, ((18, 2, 1),)),
     ("pixel_unshuffle", {"downscale_factor": 2}, ((5, 4, 6),)), ("channel_shuffle", {"groups": 2}, ((6, 2, 3),)),
     ("channel_shuffle", {"groups": 4}, ((36, 2, 1),)),
+    ("permute", {"dims": (0, 3, 1, 2)}, ((18, 3, 2),)), ("permute", {"dims": (0, -1, 1)}, ((4, 20),)),
+    ("transpose", {"dim0": 1, "dim1": -1}, ((18, 3, 2),)), ("transpose", {"dim0": -1, "dim1": 1}, ((4, 20),)),
+    ("unsqueeze", {"dim": 1}, ((20,),)), ("unsqueeze", {"dim": -1}, ((4, 20),)), ("squeeze", {}, ((1, 20, 1),)),
+    ("squeeze", {"dim": 1}, ((1, 20, 1),)), ("squeeze", {"dim": (1, 2, -1)}, ((1, 20, 1),)),
 ]
 
 
@@ -193,6 +239,49 @@ def test_functions(name, options, shapes, torch):
         return (model(*xs) * standard_normal(5, *got[0].shape[1:])).sum()
     for gradient, x in zip(got[1:], xs, strict=True):
         assert_gradient(gradient, loss, x)
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda x: F.permute(x, (1, 0, 2, 3)), ValueError, r"permute: dims must be all axes .*first, got \(1, 0, 2, 3\)"),
+    (lambda x: F.permute(x, 0), TypeError, "permute: dims must be"),
+    (lambda x: F.permute(x, (0, 1, 2, "3")), TypeError, "permute: dims must be an integer, got '3'"),
+    (lambda x: F.permute(None, (0, 1)), TypeError, "permute: x must be"),
+    (lambda x: F.transpose(x, 0, 1), ValueError, "transpose: dim must not be that of the images, 0, got 0"),
+    (lambda x: F.transpose(x, 1, 4), ValueError, "transpose: dim must be .*got 4"),
+    (lambda x: F.transpose(x, 1, None), TypeError, "transpose: dim1 must be an integer, got None"),
+    (lambda x: F.squeeze(x, 0), ValueError, r"squeeze: dim must not be that of the images, 0, got"),
+    (lambda x: F.squeeze(x, 1.5), TypeError, "squeeze: dim must be an integer, got 1.5"),
+    (lambda x: F.squeeze([1]), TypeError, "squeeze: x must be a NumPy array"),
+    (lambda x: F.unsqueeze(x[0], 0), ValueError, "unsqueeze: dim must not be that of the images, 0, got 0"),
+    (lambda x: F.unsqueeze(x, 1), ValueError, "unsqueeze: x must have at most 3 axes, got"),
+    (lambda x: F.unsqueeze(x[0], True), TypeError, "unsqueeze: dim must be an integer, got True")])
+def test_functions_of_axes_refuse(call, error, words):
+    with pytest.raises(error, match=words):
+        call(np.ones((2, 3, 4, 5)))
+
+
+def attention(self, x):
+    """Self-attention of the pixels of a map, as one writes it in PyTorch (Zhang et al. 2019)."""
+    q, k, v = self.q(x).flatten(2), self.k(x).flatten(2), self.v(x).flatten(2)
+    share = (q.transpose(1, 2) @ k * 3**-0.5).softmax(-1)
+    return x + self.gain * (v @ share.transpose(1, 2)).view(x.size(0), -1, x.size(2), x.size(3))
+
+
+@pytest.mark.parametrize("n", [2, 19])
+def test_attention(n, torch):
+    gain = np.array([0.7])
+    model = module(attention, **{name: cnn.Conv2d(6, outputs, 1, seed=i) for i, (name, outputs) in enumerate(
+        (("q", 3), ("k", 3), ("v", 6)))}, gain=cnn.Parameter(gain)).to(np.float64)
+    twin = twin_of(torch, attention, gain=gain)
+    for name in "qkv":
+        twin.add_module(name, torch.nn.Conv2d(6, getattr(model, name).weight.shape[0], 1))
+    twin.double().load_state_dict({name: torch.tensor(array) for name, array in model.state_dict().items()})
+    xs = inputs((6, 4, 5), n=n)
+    got, wanted = of_both(torch, model, twin, xs)
+    assert_all_close(got, wanted, 1e-10)
+    graph = graph_of(model, [(6, 4, 5)], np.dtype(np.float64))
+    assert sum(each.operation.name == "permute" for each in graph) == 2
+    assert_all_close(got[:2], by_twins(graph, xs, [standard_normal(*got[0].shape)])[:2])
 
 
 def test_the_method_prelu(torch):

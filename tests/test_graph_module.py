@@ -32,6 +32,7 @@ class Everything(cnn.Module):
         z = F.where(z > a, F.maximum(z, b), F.minimum(a, 0.5)) + (a >= b) * z - (a == b) * a + (a != 2) * b
         z = z.mean(1, keepdim=True) + z.amin((1, 3), keepdim=True) * z.softmax(3) + z[:, 1:, ::2, 1:2].amax(2, True)
         z = cnn.cat([z, z.log_softmax(2)[:, :, 1:]], 2)
+        y = y * y.permute(0, 3, 1, 2)[:, :, :1].amax((2, 3)).reshape(-1, 1, 5, 1)
         y = y + z.sum((1, 2, 3)).reshape(-1, 1, 1, 1)
         return {"mean": y.mean((2, 3)), "largest": y.amax((2, 3), keepdim=True), "y": y}
 
@@ -139,6 +140,9 @@ def test_lists_that_do_not_fit_are_refused(inputs, nodes, outputs, words):
     (("pad", ("x",), "y", {"tables": [[-1], None, None]}), ValueError, "a table must hold numbers from 0 to 1"),
     (("pad", ("x",), "y", {"tables": [[], None, None]}), TypeError, "a table must be a list of integers"),
     (("pad", ("x",), "y", {"tables": [[0]]}), ValueError, "tables must be three lists"),
+    (("permute", ("x",), "y", {"dims": [1, 0, 2, 3]}), ValueError, "permute: dims must be all axes"),
+    (("permute", ("x",), "y", {"dims": [0, 1]}), ValueError, "permute: dims must be all axes"),
+    (("permute", ("x",), "y", {"dims": 1}), TypeError, "permute: dims must be"),
     (("bilinear", ("x",), "y", {"rows": [[[0, 2]], [0.5]], "columns": [[[0, 1]], [0.5]]}), ValueError, "pairs of num"),
     (("bilinear", ("x",), "y", {"rows": [[[0, 1]], [0.5, 0]], "columns": [[[0, 1]], [0.5]]}), ValueError, "as many"),
 ])

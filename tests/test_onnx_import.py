@@ -442,6 +442,61 @@ def test_shuffles_by_reshapes(sizes, perm, dims, tmp_path):
     assert_same_bits([cnn.load_onnx(path)(x)], [wanted])
 
 
+@pytest.mark.parametrize("perm", [(0, 1, 3, 2), (0, 2, 1, 3), (0, 2, 3, 1), (0, 3, 1, 2), (0, 3, 2, 1), (0, 2, 1)])
+def test_axes_in_another_order(perm, tmp_path):
+    """As NumPy has it; there and back; twice in a row is one operation, or none."""
+    x = rng_array(3, *(18, 4, 5)[:len(perm) - 1])
+
+    class Turned(cnn.Module):
+        def forward(self, x):
+            return x.permute(perm)
+
+    export_onnx(Turned(), tmp_path / "x.onnx", x.shape[1:])
+    assert_same_bits(run(tmp_path / "x.onnx", x), [x.transpose(perm)])
+    back = cnn.load_onnx(tmp_path / "x.onnx")
+    assert_same_bits([back(x), back(x[:1])], [x.transpose(perm), x[:1].transpose(perm)])
+    for second, count in ((perm, 1), (tuple(np.argsort(perm).tolist()), 0)):
+        nodes = [node("Transpose", "x", outputs=["a"], perm=perm), node("Relu", "x", outputs=["b"]),
+                 node("Transpose", "a", outputs=["c"], perm=second), node("Mul", "c", "c")]
+        back = cnn.load_onnx(file_of(tmp_path / "x.onnx", nodes, ["N", *x.shape[1:]]))
+        wanted = x.transpose(perm).transpose(second)
+        assert_same_bits([back(x)], [wanted * wanted])
+        assert [n.operation for n in back.nodes].count("permute") == (count if wanted.shape != x.shape or (
+            wanted != x).any() else 0)
+
+
+@pytest.mark.parametrize("sizes, perm, dims", [
+    ((9, 2, 2, 2, 5), (0, 2, 4, 3, 5, 1), None), ((6, 3, 2, 2, 5), (0, 4, 3, 5, 1, 2), None),
+    ((2, 9, 4, 5), (0, 3, 4, 2, 1), (20, 9, 2)), ((9, 2, 4, 5), (0, 3, 4, 1, 2), (40, 9))])
+def test_transposes_between_reshapes(sizes, perm, dims, tmp_path):
+    """Axes of which some stay together: what is left is a transpose of three, or it is refused."""
+    x = rng_array(3, 18, 4, 5)
+    nodes = [node("Reshape", "x", "cut", outputs=["a"]), node("Transpose", "a", outputs=["b"], perm=perm),
+             node("Reshape", "b", "joined")]
+    path = file_of(tmp_path / "x.onnx", nodes, ["N", 18, 4, 5],
+                   {"cut": np.int64([0, *sizes]), "joined": np.int64([0, *(dims or (360,))])})
+    if dims is None:
+        with pytest.raises(ValueError, match="or transpose three axes at most"):
+            cnn.load_onnx(path)
+    else:
+        assert_same_bits([cnn.load_onnx(path)(x)], [x.reshape(3, *sizes).transpose(perm).reshape(3, *dims)])
+
+
+def test_products_of_two_matrices_of_each_image(tmp_path):
+    """Attention over pixels, by MatMul of two values."""
+    x = rng_array(3, 4, 3, 5)
+    nodes = [node("Reshape", "x", "flat", outputs=["q"]), node("Transpose", "q", outputs=["t"], perm=[0, 2, 1]),
+             node("MatMul", "t", "q", outputs=["p"]), node("Softmax", "p", outputs=["s"], axis=-1),
+             node("MatMul", "q", "s")]
+    path = file_of(tmp_path / "x.onnx", nodes, ["N", 4, 3, 5], {"flat": np.int64([0, 4, 15])})
+    q = x.reshape(3, 4, 15)
+    shares = np.exp(q.swapaxes(1, 2) @ q)
+    assert_close(cnn.load_onnx(path)(x), q @ (shares / shares.sum(-1, keepdims=True)))
+    nodes[2] = node("MatMul", "q", "q", outputs=["p"])
+    with pytest.raises(ValueError, match=r"\(MatMul\): its inputs must have shapes .* got \(N, 4, 15\) and"):
+        cnn.load_onnx(file_of(tmp_path / "x.onnx", nodes, ["N", 4, 3, 5], {"flat": np.int64([0, 4, 15])}))
+
+
 def test_one_side_resampled_by_a_matrix(tmp_path):
     """From the left or from the right alone, and both in the other order."""
     x = rng_array(2, 3, 4, 5)
@@ -475,7 +530,7 @@ def test_matrices_that_do_not_interpolate(matrix, tmp_path):
     ([("Reshape", "x", "cut", "a"), ("Relu", "a", "y")], "a reshape to more than 4 axes is understood as a part"),
     ([("Reshape", "x", "cut", "a"), ("Transpose", "a", "b"), ("Reshape", "b", "flat", "y")], "attribute perm must be"),
     ([("Reshape", "x", "cut", "a"), ("Transpose02143", "a", "b"), ("Reshape", "b", "flat", "y")],
-     r"a transpose by \[0, 2, 1, 4, 3\] and this are understood where they shuffle pixels or channels only"),
+     r"a transpose by \[0, 2, 1, 4, 3\] and this are understood where they shuffle pixels or channels, or transpose"),
     ([("ReduceMean023", "x", "a"), ("Relu", "a", "y")], "a mean over the images is understood as a part"),
     ([("ReduceMean023", "x", "a"), ("Sub", "x", "a", "b"), ("ReduceMean023", "b", "y")], "is understood as a part"),
     ([("ReduceMean023", "x", "a"), ("Sub", "x", "a", "b"), ("Mul", "b", "b", "c"), ("ReduceMean13", "c", "y")],
@@ -532,7 +587,10 @@ def test_onnx_s_own_cases(tmp_path):
     (lambda: node("Pad", "x", "q", mode="reflect"), r"attribute pads must be such that .* less than the size 5, got"),
     (lambda: node("Resize", "x", "", "s", mode="cubic"), "attribute mode must be nearest or linear, got cubic"),
     (lambda: node("Greater", "x", "w"), "its inputs|mask|do not go together|constant"),
-    (lambda: node("Transpose", "x", perm=[0, 2, 1, 3]), r"attribute perm must be one that moves no elements, got"),
+    (lambda: node("Transpose", "x", perm=[1, 0, 2, 3]), r"attribute perm must be an order of all axes, that of the"),
+    (lambda: node("Transpose", "x", perm=[0, 1, 1, 3]), r"attribute perm must be an order of all axes, .* \[0, 1, 1"),
+    (lambda: node("Transpose", "x", perm=[0, 1, 2]), "attribute perm must be 4 integers, got"),
+    (lambda: node("Transpose", "x", perm=[0.0, 1.0, 3.0, 2.0]), "attribute perm must be 4 integers, got"),
     (lambda: node("Erf", "x"), "understood as a part of GELU only"),
     (lambda: node("Pow", "x", "x"), "exponent .input 1. must be a number"),
     (lambda: node("Shape", "x"), "output 'y' must depend on the graph's input"),

@@ -4,6 +4,7 @@ twins in cnn/reference.
     pick:           y[c, i, j] = x[of channel c, of row i, of column j], by a table for each axis
     bilinear:       y[c, i, j] = the mean of four pixels of x, weighted by how near they are
     pixel_shuffle:  y[c, i r + m, j r + n] = x[c r^2 + m r + n, i, j]
+    permute:        y[c, i, j] = x[j, c, i], or any other order of the three
 
 With channels side by side an element is one lane, else it is the row of sixteen images. A table entry of -1 stands for
 a place outside of x. In lanes without an image y is 0.
@@ -228,5 +229,42 @@ cdef void pixel_shuffle(const PixelShuffle* a, const Place* place) noexcept nogi
                         vec_store(t + j * r * LANES + q * VL, vec_load(s + j * LANES + q * VL))
 
 
-SPLITS = ("pick", "bilinear", "bilinear_backward", "pixel_shuffle")
+ctypedef struct Permute:
+    Image x                     # IN  (C', H', W', 16)
+    Image y                     # OUT (C, H, W, 16)
+    Py_ssize_t channels, height, width      # of y
+    Py_ssize_t channel, row, column         # which axis of y, 0 to 2, that of x's channels, rows, columns has become
+    Py_ssize_t lanes            # whether channels are side by side
+
+cdef inline real* _at(const Permute* a, Py_ssize_t c, Py_ssize_t i, Py_ssize_t j) noexcept nogil:
+    """The element of x that becomes y[c, i, j]."""
+    cdef Py_ssize_t at[3]
+    at[0], at[1], at[2] = c, i, j
+    if a.lanes:
+        return _lane(&a.x, at[a.channel], at[a.row]) + at[a.column] * LANES
+    return pixels(&a.x, at[a.channel], at[a.row]) + at[a.column] * LANES
+
+cdef void permute(const Permute* a, const Place* place) noexcept nogil:
+    """y[c, i, j] = x[the same three numbers in another order]"""
+    cdef Py_ssize_t item, c, i, j
+    cdef int q
+    cdef const real* x
+    cdef real* y
+    if a.lanes:         # by rows, as in pick
+        for i in range(begin(a.height, place), end(a.height, place)):
+            for c in range(a.channels):
+                y = _lane(&a.y, c, i)
+                for j in range(a.width):
+                    y[j * LANES] = _at(a, c, i, j)[0]
+        return
+    for item in range(begin(a.channels * a.height, place), end(a.channels * a.height, place)):
+        c, i = item // a.height, item % a.height
+        y = pixels(&a.y, c, i)
+        for j in range(a.width):
+            x = _at(a, c, i, j)
+            for q in range(ROWV):
+                vec_store(y + j * LANES + q * VL, vec_load(x + q * VL))
+
+
+SPLITS = ("pick", "bilinear", "bilinear_backward", "pixel_shuffle", "permute")
 include "kernels/moving.pxi"      # KERNELS

@@ -304,6 +304,16 @@ def _reshape(f, node):
           f"        y[n % {pixels} * {channels_out} + n / {pixels}] = x[i * {channels} + k];")
 
 
+def _permute(f, node):
+    """Loops over y by its rows i, columns j and channels k, which are x's in another order."""
+    (height, width, channels), (_, in_w, channels_in) = sizes(f.output), sizes(f.inputs[0])
+    axes = node.operation.axes if len(f.output) == 3 else (0, *(axis + 1 for axis in node.operation.axes))
+    channel, row, column = ("kij"[axes.index(axis)] for axis in range(3))
+    f.add(f"for (int i = 0; i < {height}; i++)", f"    for (int j = 0; j < {width}; j++)",
+          f"        for (int k = 0; k < {channels}; k++)", f"            y[(i * {width} + j) * {channels} + k] = "
+          f"x[({row} * {in_w} + {column}) * {channels_in} + {channel}];")
+
+
 # from the names of our operations: a function of the C function to be written and the node
 TABLE: dict[str, Callable] = {
     "conv2d": _conv2d, "conv_transpose2d": _conv_transpose2d, "linear": _linear, "batch_norm": c_norms.batch_norm,
@@ -324,4 +334,5 @@ TABLE: dict[str, Callable] = {
     "add": _arithmetic("+"), "subtract": _arithmetic("-"), "multiply": _arithmetic("*"), "divide": _arithmetic("/"),
     "affine": elementwise("{factor} * a + {summand}"), "reciprocal": elementwise("{number} / a"),
     "sum": _sum, "mean": _sum, "reshape": _reshape, "slice": _slice, "cat": _cat,
+    "permute": _permute,
 }

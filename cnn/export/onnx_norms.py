@@ -8,27 +8,23 @@ import numpy as np
 
 from cnn.export.onnx_folding import axis_in
 from cnn.export.onnx_reading import Refused
-from cnn.export.onnx_values import Live, Part
+from cnn.export.onnx_values import Live
 
 if TYPE_CHECKING:
     from cnn.export.onnx_importing import Importer
     from cnn.export.onnx_values import NodeView
 
-LAST = "a transpose to (N, H, W, C)"    # a Part: ONNX normalises over last axes only
+LAST = [0, 2, 3, 1]     # to (N, H, W, C): ONNX normalises over last axes only
 
 
-def layer_norm(i: Importer, node: NodeView) -> Live | Part:
+def layer_norm(i: Importer, node: NodeView) -> Live:
     """Over the last axes; of a transpose to (N, H, W, C) over the channels of each pixel."""
-    given = node.inputs[0]
-    turned = given if isinstance(given, Part) and given.kind == LAST else None
-    x = node.live() if turned is None else turned.of
-    dims = x.dims if turned is None else (*x.dims[1:], x.dims[0])
+    x = node.live()
     axis = axis_in(node, node.integer("axis", -1), x.rank)
     if axis == 0:
         node.refuse("axis", axis, "another than 0, the images'")
-    shape = dims[axis - 1:]
-    if turned is not None and axis != 3:
-        node.refuse("axis", axis, f"3 (channels) after {LAST}")
+    shape = x.dims[axis - 1:]
+    turned = i.before(x, "permute", alone=False) if axis == x.rank - 1 == 3 else None
     node.only("stash_type", 1)
     things = {}
     for role, j in (("weight", 1), ("bias", 2)):
@@ -42,8 +38,9 @@ def layer_norm(i: Importer, node: NodeView) -> Live | Part:
             array = np.broadcast_to(known.array, shape)
             things[role] = i.parameter(known, array, trained=known.trained)
     attributes = {"eps": node.number("epsilon", 1e-5)}
-    if turned is not None:
-        return Part(LAST, i.emit("layer_norm2d", [x], x.rank, attributes, things))
+    if turned is not None and turned.attributes["dims"] == LAST:
+        y = i.emit("layer_norm2d", [i.live[turned.inputs[0]]], x.rank, attributes, things)
+        return i.emit("permute", [y], x.rank, {"dims": LAST})
     return i.emit("layer_norm", [x], x.rank, {"normalized_shape": list(shape), **attributes}, things)
 
 

@@ -2,12 +2,14 @@
 in onnx_operators.py."""
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnn.export.onnx_reading import Refused
 from cnn.export.onnx_values import Part
+from cnn.graph import moving
 
 if TYPE_CHECKING:
     from typing import Any
@@ -66,7 +68,8 @@ def cut(x: Live, dims: list[int]) -> Part:
 
 def transposed(node: NodeView, part: Part) -> Part:
     """The axes of such a value in another order."""
-    sizes, perm = (None, *part.more["dims"]), node.get("perm", list(range(len(part.more["dims"]) + 1))[::-1])
+    sizes = (None, *part.more["dims"])
+    perm = node.integers("perm", list(range(len(sizes)))[::-1])
     if sorted(perm) != list(range(len(sizes))) or perm[0] != 0 or part.more["perm"] is not None:
         node.refuse("perm", perm, "one that leaves the images' axis first, after a reshape")
     return Part(AXES, part.of, {**part.more, "perm": tuple(perm), "dims": tuple(sizes[j] for j in perm[1:])})
@@ -75,11 +78,23 @@ def transposed(node: NodeView, part: Part) -> Part:
 def joined(i: Importer, part: Part, dims: list[int]) -> Live:
     """Such a value with three sizes or fewer again."""
     sizes, perm = part.more["cut"], part.more["perm"]
-    y = part.of if perm is None else _shuffled(i, part.of, sizes, perm)
+    y = part.of if perm is None else _shuffled(i, part.of, sizes, perm) or _permuted(i, part.of, sizes, perm)
     if y is None:
         raise Refused(f"a reshape to (N, {', '.join(map(str, sizes))}), a transpose by {list(perm)} and this are "
-                      f"understood where they shuffle pixels or channels only")
+                      f"understood where they shuffle pixels or channels, or transpose three axes at most")
     return i.reshaped(y, dims)
+
+
+def _permuted(i, x, sizes, perm):
+    """A transpose of axes of which some stay together, so that three or fewer change places; None for others."""
+    i.spend(math.prod(sizes))
+    found = moving.transpose_of(np.arange(math.prod(sizes)).reshape(sizes).transpose([j - 1 for j in perm[1:]]))
+    if found is None:
+        return None
+    shape, axes = found
+    more = 3 - len(shape)
+    x = i.emit("reshape", [x], 4, {"image": [1] * more + shape})
+    return i.emit("permute", [x], 4, {"dims": [*range(1 + more), *(1 + more + axis for axis in axes)]})
 
 
 def _shuffled(i, x, sizes, perm):

@@ -140,6 +140,7 @@ ROWS = {
     **dict.fromkeys(("log_softmax", "log_softmax_over"), _softmax("LogSoftmax")),
     **dict.fromkeys(("strided_slice", "pad", "interpolate", "permute_channels"), pick),
     "bilinear": _bilinear, "pixel_unshuffle": _pixel_unshuffle,
+    "permute": lambda w, node, x: w.add("Transpose", x, perm=node.operation.attributes()["dims"]),
     "pixel_shuffle": lambda w, node, x: w.add("DepthToSpace", x, blocksize=node.operation.factor, mode="CRD"),
     **dict.fromkeys(("cat", "cat_along"), lambda w, node, *xs: w.add(
         "Concat", *xs, axis=1 + getattr(node.operation, "axis", 0))),

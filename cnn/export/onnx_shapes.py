@@ -9,7 +9,6 @@ import numpy as np
 from cnn.export import onnx_batch, onnx_pixels
 from cnn.export.onnx_arithmetic import NONZERO, ones
 from cnn.export.onnx_folding import axes_of, axis_in, slices
-from cnn.export.onnx_norms import LAST
 from cnn.export.onnx_reading import Refused
 from cnn.export.onnx_values import Known, Live, N, Part, shown
 from cnn.graph.build import COMPARISONS
@@ -94,19 +93,25 @@ def unsqueeze(i: Importer, node: NodeView) -> Live:
 
 def transpose(i: Importer, node: NodeView) -> Live | Part:
     given = node.inputs[0]
-    if isinstance(given, Part) and given.kind == LAST and node.get("perm") == [0, 3, 1, 2]:
-        return given.of
     if onnx_pixels.is_cut(given):
         return onnx_pixels.transposed(node, given)
     x = node.live()
-    perm = node.get("perm", list(range(x.rank))[::-1])
-    sizes = [N, *x.dims]
-    if perm == [0, 2, 3, 1] and 1 not in (x.dims[0], math.prod(x.dims[1:])):
-        return Part(LAST, x)
-    moved = [j for j in perm if isinstance(j, int) and 0 <= j < x.rank and sizes[j] != 1]
-    if sorted(perm) != list(range(x.rank)) or moved != sorted(moved) or perm[0] != 0:
-        node.refuse("perm", perm, "one that moves no elements")
-    return i.reshaped(x, [sizes[j] for j in perm[1:]])
+    perm = node.integers("perm", list(range(x.rank))[::-1])
+    sizes: list[Any] = [N, *x.dims]
+    if sorted(perm) != list(range(x.rank)) or perm[0] != 0:
+        node.refuse("perm", perm, "an order of all axes, that of the images first")
+    moved = [j for j in perm if sizes[j] != 1]
+    if moved == sorted(moved):
+        return i.reshaped(x, [sizes[j] for j in perm[1:]])
+    dims = [0, 3, 2, 1] if x.rank == 3 else perm        # (N, C, L) is (N, C, 1, L)
+    before = i.before(x, "permute", alone=False)
+    if before is None:
+        return i.emit("permute", [x], None, {"dims": dims})
+    first = i.live[before.inputs[0]]
+    dims = [before.attributes["dims"][j] for j in dims]
+    if dims == sorted(dims):
+        return Live(first.value, first.name, x.rank)
+    return i.emit("permute", [first], x.rank, {"dims": dims})
 
 
 def expand(i: Importer, node: NodeView) -> Live:

@@ -196,6 +196,15 @@ const STEPS = {
     });
     return y;
   },
+  // axis k of y is axis step.axes[k] of x
+  permute(step, x, shape) {
+    const y = new Float32Array(x.length), from = [];
+    each(step.shape, (index, at) => {
+      index.forEach((n, k) => { from[step.axes[k]] = n; });
+      y[at] = x[offset(from, shape)];
+    });
+    return y;
+  },
   pixel_shuffle(step, x, shape) {
     const y = new Float32Array(x.length), r = step.factor;
     each(step.shape, ([c, i, j], at) => {

@@ -134,7 +134,7 @@ TABLE: dict[str, Callable] = {
     "softplus": _map("beta", "threshold"), "power": _map("exponent"),
     **{f"{name}{over}": _plain(name, "axis") for name in ("softmax", "log_softmax") for over in ("", "_over")},
     **dict.fromkeys(("strided_slice", "pad", "interpolate", "permute_channels"), _pick), "bilinear": _bilinear,
-    "pixel_shuffle": _plain(None, "factor"), "pixel_unshuffle": _plain(None, "factor"),
+    "permute": _plain(None, "axes"), "pixel_shuffle": _plain(None, "factor"), "pixel_unshuffle": _plain(None, "factor"),
     "affine": _plain("affine", "factor", "summand"), "reciprocal": _plain("reciprocal", "number"),
     **{name: _plain(None, "axes") for name in ("sum", "mean", "amax", "amin")},
     "slice": _plain("slice", "first", "stop"), "cat": _cat, "cat_along": _cat,

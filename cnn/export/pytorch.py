@@ -187,6 +187,7 @@ TABLE = {
     "cat": _cat, "cat_along": _cat, "bilinear": _bilinear,
     "slice": lambda F, o, p, x: x[:, o.first:o.stop],
     **dict.fromkeys(("strided_slice", "pad", "interpolate", "permute_channels"), _pick),
+    "permute": lambda F, o, p, x: x.permute(o.attributes()["dims"]),
     "pixel_shuffle": lambda F, o, p, x: F.pixel_shuffle(x, o.factor),
     "pixel_unshuffle": lambda F, o, p, x: F.pixel_unshuffle(x, o.factor),
 }

@@ -16,7 +16,7 @@ import numpy as np
 from cnn.engine.parameter import Parameter
 from cnn.export import pytorch_rows as rows
 from cnn.export.pytorch_tracing import IN_PLACE, defaults, in_both_modes
-from cnn.export.pytorch_values import Buffer, Moved, Refused
+from cnn.export.pytorch_values import Buffer, Moved, Refused, settled
 from cnn.graph import Value
 from cnn.layers.activation import Dropout, Dropout2d
 from cnn.layers.graph_module import OPERATIONS, GraphModule, graph_module
@@ -231,6 +231,11 @@ class _Imported(Module):
 
     def _output(self, node: Any) -> Any:
         result = self._resolved(node.args[0])
+        try:
+            result = {name: settled(x) for name, x in result.items()} if isinstance(result, dict) else type(result)(
+                map(settled, result)) if type(result) in (tuple, list) else settled(result)
+        except Refused as error:
+            raise self._error(node, error) from None
         for value in result.values() if isinstance(result, dict) else result if isinstance(
                 result, (tuple, list)) else [result]:
             if not isinstance(value, Value):

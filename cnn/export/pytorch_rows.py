@@ -200,6 +200,10 @@ def _number(x, like):
     return float(x) if isinstance(x, np.ndarray) and x.ndim == 0 else x
 
 
+def matmul(t, input, other):
+    return functional.matmul(settled(input), settled(other))
+
+
 def _turned(kind):
     return lambda t, input, other: _of_two(kind, settled(other), settled(input))
 
@@ -275,6 +279,7 @@ SHARED: dict[str, Callable] = {
     "pixel_unshuffle": lambda t, input, downscale_factor: functional.pixel_unshuffle(value_of(input), downscale_factor),
     "channel_shuffle": lambda t, input, groups: functional.channel_shuffle(value_of(input), groups),
     "stack": lambda t, tensors, dim=0: moving.stack([value_of(x, "each of tensors") for x in tensors], dim),
+    "matmul": matmul, "bmm": lambda t, input, mat2: matmul(t, input, mat2),
     "conv1d": conv1d, "conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "layer_norm": layer_norm,
     "instance_norm": instance_norm, "max_pool1d": max_pool1d, "avg_pool1d": avg_pool1d,
     "adaptive_avg_pool1d": _adaptive("adaptive_avg_pool1d"), "adaptive_max_pool1d": _adaptive("adaptive_max_pool1d"),
@@ -311,7 +316,7 @@ for _name in ("conv1d", "conv2d", "conv_transpose2d", "layer_norm", "instance_no
 OPERATORS: dict[str, Callable] = {
     **{name: SHARED[name] for name in ("add", "sub", "mul", "neg", "pow", "gt", "ge", "lt", "le", "eq", "ne", "abs")},
     "truediv": SHARED["div"], "iadd": SHARED["add"], "isub": SHARED["sub"], "imul": SHARED["mul"],
-    "itruediv": SHARED["div"], "getitem": shaped.getitem, "pos": lambda t, input: input,
+    "itruediv": SHARED["div"], "getitem": shaped.getitem, "matmul": matmul, "pos": lambda t, input: input,
 }
 TAKES_BUFFERS = {batch_norm, TORCH["batch_norm"]}
 # what may share the memory of its first argument in PyTorch, besides modules

@@ -113,8 +113,10 @@ def getitem(t, input, index):
         at = next(i for i, part in enumerate(parts) if part is ...)
         given = sum(part is not None and part is not ... for part in parts)
         parts[at:at + 1] = [slice(None)] * (x.ndim - given)
-    if any(part is N or not (part is None or isinstance(part, (int, slice))) for part in parts):
-        raise Refused(f"a value is cut by slices, integers and None here, got {index}")
+    for part in parts:
+        if not (part is None or isinstance(part, (int, slice, list)) or isinstance(part, np.ndarray) and (
+                part.dtype in (np.int32, np.int64))):       # of bytes PyTorch makes a mask
+            raise Refused(f"a value is cut by slices, integers, lists of integers, None and ... here, got {index}")
     y = moving.sliced(x, tuple(part for part in parts if part is not None))
     if None not in [part for part in parts if part is None]:
         return y

@@ -63,10 +63,16 @@ def only(name: str, value: Any, *allowed: Any) -> None:
 
 def settled(x: Any) -> Any:
     """A value that operations take."""
-    if isinstance(x, Moved):
-        raise Refused("its input has been permuted or viewed as no operation does it here: only channel shuffle, pixel "
-                      "shuffle and its inverse are understood")
-    return x
+    if not isinstance(x, Moved):
+        return x
+    if len(x.image) > 3:
+        raise Refused(f"its input must have at most 4 axes here, got (N, {', '.join(map(str, x.image))})")
+    found = moving.transpose_of(x.index)
+    if found is None:
+        raise Refused("its input has been permuted or viewed as no operation does it here: only transposes of at most "
+                      "three axes, channel shuffle, pixel shuffle and its inverse are understood")
+    shape, axes = found
+    return build.reshaped(moving.in_order(build.reshaped(x.of, shape), axes, "permute"), x.image)
 
 
 def value_of(x: Any, what: str = "input") -> Value:

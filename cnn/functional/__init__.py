@@ -60,10 +60,14 @@ from cnn.functional.moving import (
     flatten,
     interpolate,
     pad,
+    permute,
     pixel_shuffle,
     pixel_unshuffle,
     split,
+    squeeze,
     stack,
+    transpose,
+    unsqueeze,
 )
 from cnn.functional.norm import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from cnn.functional.pointwise import (
@@ -114,6 +118,6 @@ __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_po
            "leaky_relu_backward", "linear", "linear_backward", "local_response_norm", "log", "log_softmax",
            "log_softmax_backward", "matmul", "max_pool1d", "max_pool1d_backward", "max_pool2d", "max_pool2d_backward",
            "maximum", "mean", "minimum", "mish", "mse_loss", "nll_loss", "normalize", "one_hot", "pad",
-           "pixel_shuffle", "pixel_unshuffle", "pow", "prelu", "relu", "relu6", "relu_backward", "sigmoid",
+           "permute", "pixel_shuffle", "pixel_unshuffle", "pow", "prelu", "relu", "relu6", "relu_backward", "sigmoid",
            "sigmoid_backward", "silu", "silu_backward", "smooth_l1_loss", "softmax", "softmax_backward", "softplus",
-           "split", "sqrt", "stack", "sum", "tanh", "tanh_backward", "where"]
+           "split", "sqrt", "squeeze", "stack", "sum", "tanh", "tanh_backward", "transpose", "unsqueeze", "where"]

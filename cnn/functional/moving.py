@@ -9,6 +9,7 @@ import numpy as np
 from cnn import shapes
 from cnn.functional.common import also_one, computed
 from cnn.graph import moving
+from cnn.graph.build import dims_of
 from cnn.graph.value import Value
 
 if TYPE_CHECKING:
@@ -36,6 +37,38 @@ def flatten(x: Images, start_dim: int = 1, end_dim: int = -1) -> Images:
     if not isinstance(x, Value):
         raise TypeError(f"{name}: x must be a value or an array, got {type(x).__name__}")
     return moving.flatten(x, start_dim, end_dim)
+
+
+def unsqueeze(x: Images, dim: int) -> Images:
+    """x with one more axis, of size 1. x: a value or an array of at most three axes, (N, H, W), (N, features) or (N,);
+    dim: the axis of the result, 1 and up, or negative. Raises TypeError or ValueError for anything else."""
+    dim = shapes.integer("unsqueeze", "dim", dim, -2**31)
+    return computed("unsqueeze", lambda x: moving.unsqueeze(x, dim), {"x": x}, (dim,))
+
+
+def squeeze(x: Images, dim: int | Sequence[int] | None = None) -> Images:
+    """x without axes of size 1. x: a value or an array, (N, C, H, W), (N, H, W), (N, features) or (N,); dim: an axis,
+    1 and up or negative, or several, of which those of another size stay; None: all but that of the images. Raises
+    TypeError or ValueError for anything else."""
+    dims = dims_of("squeeze", dim)
+    return computed("squeeze", lambda x: moving.squeeze(x, dims), {"x": x}, (dims,))
+
+
+def permute(x: Images, dims: Sequence[int]) -> Images:
+    """The axes in another order. x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); dims: which axis of
+    x each axis of the result is, all of them, from 0 or negative; 0, that of the images, stays first. Raises TypeError
+    or ValueError for anything else."""
+    listed = tuple(shapes.integer("permute", "dims", dim, -2**31)
+                   for dim in shapes.listed("permute", "dims", dims, "integers"))
+    return computed("permute", lambda x: moving.permute(x, listed), {"x": x}, (listed,))
+
+
+def transpose(x: Images, dim0: int, dim1: int) -> Images:
+    """Two axes in each other's place. x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); dim0, dim1: the
+    axes, 1 and up, or negative. Raises TypeError or ValueError for anything else, the axis of the images, 0, among
+    it."""
+    dims = tuple(shapes.integer("transpose", what, dim, -2**31) for what, dim in (("dim0", dim0), ("dim1", dim1)))
+    return computed("transpose", lambda x: moving.transpose(x, *dims), {"x": x}, dims)
 
 
 def pad(x: Images, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Images:

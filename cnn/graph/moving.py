@@ -17,45 +17,81 @@ if TYPE_CHECKING:
 
 
 def sliced(x, index):
-    """x[:, a:b, c:d:s], and x[:, 2], which leaves the axis out."""
+    """x[:, a:b, c:d:s]; x[:, 2], which leaves the axis out; x[:, [2, 0, 1]]; x[:, None], a new axis; x[..., 1:]."""
+    chosen, image = [], []      # indices of each axis; sizes of the result, None for axes that are left out
+    parts = _parts(x, index)
+    lists = sum(_is_list(part) for part in parts)
+    if lists > 1 or lists and any(isinstance(part, (int, np.integer)) for part in parts):
+        raise TypeError(f"a value must be cut by one list of integers, with slices beside it, got "
+                        f"{shapes.shown(index)}; one axis after the other is x[:, 0][:, [2, 1]]")
+    for part in parts:
+        if part is None:
+            image.append(1)
+            continue
+        axis = len(chosen)
+        chosen.append(_chosen(x.image[axis], axis + 1, part))
+        if not isinstance(part, (int, np.integer)):
+            image.append(len(chosen[-1]))
+    if len(image) > 3:
+        raise ValueError(f"a value must have at most 4 axes, got {shapes.shown(index)} of {x.ndim} axes")
+    return reshaped(_taken(x, chosen), image)
+
+
+def _parts(x, index):
+    """The parts of an index for all axes but the images', without `...`; None is a new axis."""
     index = index if isinstance(index, tuple) else (index,)
-    if Ellipsis in [part for part in index if part is Ellipsis]:
-        raise TypeError("a value must be cut by slices and integers, got ...")
-    if not index or index[0] != slice(None) or len(index) > x.ndim:
-        raise TypeError(f"a value of {x.ndim} axes must be cut as in x[:, 2:5], with all images, got {index!r}")
-    ranges, dropped = [], []
-    for axis, (n, part) in enumerate(zip(x.image, index[1:], strict=False)):
-        if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
-            if not -n <= part < n:
-                raise ValueError(f"slice: index {part} is beyond the {n} of axis {axis + 1}")
-            dropped.append(axis)
-            part = slice(int(part) % n, int(part) % n + 1)
-        if not isinstance(part, slice):
-            raise TypeError(f"a value must be cut by slices and integers, got {part!r}")
+    dots = [i for i, part in enumerate(index) if part is Ellipsis]
+    given = sum(part is not None and part is not Ellipsis for part in index)
+    if len(dots) > 1 or given > x.ndim:
+        raise TypeError(f"a value of {x.ndim} axes must be cut as in x[:, 2:5], with all images, got "
+                        f"{shapes.shown(index)}")
+    at = dots[0] if dots else len(index)
+    parts = [*index[:at], *[slice(None)] * (x.ndim - given), *index[at + 1:]]
+    if not index or not isinstance(parts[0], slice) or parts[0] != slice(None):
+        raise TypeError(f"a value of {x.ndim} axes must be cut as in x[:, 2:5], with all images, got "
+                        f"{shapes.shown(index)}")
+    return parts[1:]
+
+
+def _is_list(part):
+    return isinstance(part, (list, tuple, range, np.ndarray))
+
+
+def _chosen(n, axis, part):
+    """The indices from 0 that a part of an index chooses of n: a range or a list."""
+    if isinstance(part, slice):
         if part.step is not None and shapes.integer("slice", "step", part.step, -2**31) < 1:
             raise ValueError(f"slice: step must be at least 1, got {part.step}")
         chosen = range(*part.indices(n))
         if not chosen:
-            raise ValueError(f"slice: there must be something left of the {n} of axis {axis + 1}, got "
+            raise ValueError(f"slice: there must be something left of the {n} of axis {axis}, got "
                              f"[{part.start}:{part.stop}]")
-        ranges.append(chosen)
-    y = _taken(x, ranges)
-    return reshaped(y, tuple(n for axis, n in enumerate(y.image) if axis not in dropped))
+        return chosen
+    indices = list(part) if _is_list(part) and getattr(part, "ndim", 1) == 1 else [part]
+    if not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in indices):
+        raise TypeError(f"a value must be cut by slices, integers, a list of integers, None and ..., got "
+                        f"{shapes.shown(part)}; a mask goes into cnn.functional.where(mask, x, 0)")
+    for i in indices:
+        if not -n <= i < n:
+            raise ValueError(f"slice: index {i} is beyond the {n} of axis {axis}")
+    if not indices:
+        raise ValueError(f"slice: there must be something left of the {n} of axis {axis}, got []")
+    return [i % n for i in indices] if _is_list(part) else range(indices[0] % n, indices[0] % n + 1)
 
 
-def _taken(x, ranges):
-    """x at these indices of its first axes, but for whole ones."""
-    whole = [chosen == range(n) for chosen, n in zip(ranges, x.image, strict=False)]
+def _taken(x, chosen):
+    """x at these indices of each axis."""
+    whole = [list(indices) == list(range(n)) for indices, n in zip(chosen, x.image, strict=True)]
     if all(whole):
         return x
     plane = len(x.image) == 2
-    first = ranges[0]
-    if not plane and all(whole[1:]) and first.step == 1:
+    first = chosen[0]
+    if not plane and all(whole[1:]) and isinstance(first, range) and first.step == 1:
         return apply(reshaping.Channels(first.start, first.stop), x)
-    if len(x.image) == 2:
-        ranges, whole = [range(1), *ranges], [True, *whole]
-    tables = [None if entire else np.array(chosen) for chosen, entire in zip(ranges, whole, strict=True)]
-    words = {"index": ", ".join(["all", *(f"{c.start}:{c.stop}:{c.step}" for c in ranges[plane:])])}
+    tables = [None if entire else np.array(indices) for indices, entire in zip(chosen, whole, strict=True)]
+    tables = [None] * plane + tables
+    words = {"index": ", ".join(["all", *(
+        f"{c.start}:{c.stop}:{c.step}" if isinstance(c, range) else shapes.shown(c) for c in chosen)])}
     return apply(reshaping.Pick("strided_slice", tables + [None] * (3 - len(tables)), plane=plane, words=words), x)
 
 
@@ -144,6 +180,65 @@ def flatten(x, start_dim=1, end_dim=-1):
     if last < first:
         raise ValueError(f"flatten: end_dim must not be before start_dim, got {start_dim} and {end_dim}")
     return reshaped(x, (*x.image[:first], math.prod(x.image[first:last + 1]), *x.image[last + 1:]))
+
+
+def unsqueeze(x, dim):
+    """A new axis of size 1 before the axis `dim`."""
+    axis = shapes.integer("unsqueeze", "dim", dim, -x.ndim - 1, x.ndim) % (x.ndim + 1) - 1
+    if axis < 0:
+        raise ValueError(f"unsqueeze: dim must not be that of the images, 0, got {dim}")
+    if len(x.image) > 2:
+        raise ValueError(f"unsqueeze: x must have at most 3 axes, got {shapes.batch(x.image)}")
+    return reshaped(x, (*x.image[:axis], 1, *x.image[axis:]))
+
+
+def squeeze(x, dim=None):
+    """Without the axes `dim`, one or several, that are of size 1; None: without all of size 1 but the images'."""
+    axes = axes_of("squeeze", x, dim, None)
+    return reshaped(x, [n for axis, n in enumerate(x.image) if axis not in axes or n != 1])
+
+
+def permute(x, dims):
+    """The axes in the order `dims`, of which the first is 0."""
+    dims = [shapes.integer("permute", "dims", dim, -x.ndim, x.ndim - 1) % x.ndim for dim in dims]
+    if sorted(dims) != list(range(x.ndim)) or dims[0] != 0:
+        raise ValueError(f"permute: dims must be all axes of {shapes.batch(x.image)}, 0, that of the images, first, "
+                         f"got {tuple(dims)}")
+    return in_order(x, [dim - 1 for dim in dims[1:]], "permute")
+
+
+def transpose(x, dim0, dim1):
+    """Two axes in each other's place."""
+    (a,), (b,) = axes_of("transpose", x, dim0), axes_of("transpose", x, dim1)
+    axes = list(range(len(x.image)))
+    axes[a], axes[b] = b, a
+    return in_order(x, axes, "transpose")
+
+
+def in_order(x, axes, owner):
+    """The axes of an image in another order."""
+    moved = [axis for axis in axes if x.image[axis] != 1]
+    if moved == sorted(moved):      # no element changes its place
+        return reshaped(x, [x.image[axis] for axis in axes])
+    return apply(reshaping.Permute(owner, axes), x)
+
+
+def transpose_of(index):
+    """(shape, axes) of at most three axes: numbers from 0 in this shape, transposed by these axes, are in the order of
+    those in `index`, an array of any shape. None where it takes more axes, or is no transpose."""
+    runs, first = [], index.ravel()     # (step, count), the innermost first
+    while first.size > 1:
+        ends = np.flatnonzero(np.diff(first) != first[1] - first[0])
+        count = int(ends[0]) + 1 if len(ends) else first.size
+        if first.size % count or len(runs) == 3:
+            return None
+        runs.append((int(first[1] - first[0]), count))
+        first = first[::count]
+    order = sorted(runs, reverse=True)
+    shape, axes = [count for _, count in order], [order.index(run) for run in reversed(runs)]
+    if not np.array_equal(np.arange(index.size).reshape(shape).transpose(axes).ravel(), index.ravel()):
+        return None
+    return shape, axes
 
 
 MODES = ("constant", "reflect", "replicate")

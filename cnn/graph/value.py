@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnn import shapes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, TypeAlias
@@ -47,6 +49,14 @@ class Value:
     def ndim(self) -> int:
         """Number of axes (int), the images' among them: 1 to 4."""
         return 1 + len(self.image)
+
+    def size(self, dim: int | None = None) -> Any:
+        """`shape`, or the size (int) of the axis `dim`, from 0 or negative; that of the images, 0, is -1."""
+        return self.shape if dim is None else self.shape[shapes.integer("size", "dim", dim, -self.ndim, self.ndim - 1)]
+
+    def dim(self) -> int:
+        """`ndim`, the number of axes."""
+        return self.ndim
 
     def __repr__(self) -> str:
         return f"Value(shape={self.shape}, dtype={self.dtype})"
@@ -132,7 +142,10 @@ class Value:
         raise TypeError(f"{where()}numpy.{kind} takes arrays, and got a value; cnn.functional has functions of values")
 
     def __getitem__(self, index: Any) -> Value:
-        """A part of each image: x[:, 2:5], x[:, :, ::2, 1:-1]; an integer, as in x[:, 0], leaves its axis out."""
+        """A part of each image: x[:, 2:5], x[:, :, ::2, 1:-1]; an integer, as in x[:, 0], leaves its axis out. One axis
+        may be given a list or an array of integers, x[:, [2, 0, 1]]. None is a new axis of size 1, `...` all axes that
+        are not given. The axis of the images stays whole and first. Raises TypeError or ValueError for anything else,
+        masks among it."""
         from cnn.graph import moving
         return moving.sliced(self, index)
 
@@ -190,6 +203,26 @@ class Value:
         return build.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
     view = reshape
+
+    def unsqueeze(self, dim: int) -> Value:
+        """With one more axis, `dim`, of size 1; see cnn.functional.unsqueeze."""
+        from cnn.graph import moving
+        return moving.unsqueeze(self, dim)
+
+    def squeeze(self, dim: int | Sequence[int] | None = None) -> Value:
+        """Without the axes `dim` of size 1, by default all but that of the images; see cnn.functional.squeeze."""
+        from cnn.graph import moving
+        return moving.squeeze(self, dim)
+
+    def permute(self, *dims: int | Sequence[int]) -> Value:
+        """The axes in the order `dims`, 0, that of the images, first; see cnn.functional.permute."""
+        from cnn.graph import moving
+        return moving.permute(self, dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims)
+
+    def transpose(self, dim0: int, dim1: int) -> Value:
+        """The axes dim0 and dim1, 1 and up or negative, in each other's place."""
+        from cnn.graph import moving
+        return moving.transpose(self, dim0, dim1)
 
     def split(self, split_size: int | Sequence[int], dim: int = 1) -> tuple[Value, ...]:
         """Parts of `split_size` elements along the axis `dim`; see cnn.functional.split."""

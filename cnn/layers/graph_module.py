@@ -188,6 +188,8 @@ OPERATIONS: dict[str, Row] = {
     "parameter": Row(_parameter, lambda o: {"image": o.image}, ("parameter",)),
     "slice": Row(_slice, lambda o: {"first": o.first, "stop": o.stop}),
     **{name: Row(more.pick, more.tell_pick) for name in ("strided_slice", "pad", "interpolate", "permute_channels")},
+    "permute": Row(lambda module, node, values, things, *, dims: functional.permute(values[0], dims), lambda o: {
+        "dims": list(o.attributes()["dims"])}),
     "bilinear": Row(more.bilinear, more.tell_bilinear),
     **{name: Row(lambda module, node, values, things, *, factor: getattr(functional, node.operation)(*values, factor),
                  lambda o: {"factor": o.factor}) for name in ("pixel_shuffle", "pixel_unshuffle")},

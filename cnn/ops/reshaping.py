@@ -188,6 +188,37 @@ class Pick(Operation):
         return y, backward
 
 
+class Permute(Operation):
+    """The axes of an image, two or three, in another order: axis k of the result is axis axes[k] of x."""
+
+    name = twin = "permute"
+
+    def __init__(self, owner, axes):
+        super().__init__(owner)
+        self.axes = tuple(axes)
+
+    def shape(self, x):
+        if sorted(self.axes) != list(range(len(x))) or len(x) < 2:
+            raise ValueError(f"{self.owner}: dims must be all axes of {shapes.batch(x)}, 0, that of the images, first, "
+                             f"got {tuple(self.attributes()['dims'])}")
+        return tuple(x[axis] for axis in self.axes)
+
+    def attributes(self):
+        return {"dims": (0, *(axis + 1 for axis in self.axes))}
+
+    def emit(self, program, x):
+        there = self.axes if len(self.axes) == 3 else (0, *(axis + 1 for axis in self.axes))     # a plane is a channel
+        back = tuple(there.index(axis) for axis in range(3))
+
+        def moved(t, order, inverse):
+            y = program.tensor(*(t.shape[axis] for axis in order))
+            channel, row, column = inverse
+            program.add("permute", lambda: dict(x=t, y=y, channel=channel, row=row, column=column,
+                                                lanes=program.by_channels, **y.size))
+            return y
+        return moved(x, there, back), lambda dy, need_dx: moved(dy, back, there) if need_dx else None
+
+
 def nearest(size, out, scale=None):
     """Which input each output of a nearest map copies, PyTorch's rule: int32 (out,). scale: outputs for each input,
     where it is given; it does not count where the outputs are as many as the inputs, or twice as many."""

@@ -223,6 +223,10 @@ def _pick(operation, n, x):
             lambda dy: ([reference.pick_backward(dy, x.shape, tables)], {}))
 
 
+def _permute(operation, n, x):
+    return reference.permute(x, operation.axes), lambda dy: ([reference.permute_backward(dy, operation.axes)], {})
+
+
 def _cat_along(operation, n, *xs):
     axis = operation.axis + 1
     return (reference.cat_along(xs, axis),
@@ -260,6 +264,7 @@ TWINS = {
     **{name: _comparison(name) for name in ("greater", "greater_equal", "equal", "not_equal")}, "where": _where,
     "affine": _affine, "reciprocal": _reciprocal, "reduce_sum": _reduce_sum,
     "reduce_mean": _reduce_mean, "amax": _extreme("amax"), "amin": _extreme("amin"), "reshape": _reshape, "cat": _cat,
-    "slice_channels": _slice_channels, "pick": _pick, "cat_along": _cat_along, "bilinear": _bilinear,
+    "slice_channels": _slice_channels, "pick": _pick, "permute": _permute,
+    "cat_along": _cat_along, "bilinear": _bilinear,
     "pixel_shuffle": _pixel_shuffle, "pixel_unshuffle": _pixel_shuffle, "spread": _spread,
 }

@@ -31,6 +31,16 @@ def pick_backward(dy, x_shape, tables):
     return dy
 
 
+def permute(x, axes):
+    """The axes of each image in another order: axis k of y's images is axis axes[k] of x's. x: (N, ...)."""
+    return x.transpose(0, *(axis + 1 for axis in axes))
+
+
+def permute_backward(dy, axes):
+    """dx: the inverse order."""
+    return permute(dy, np.argsort(axes))
+
+
 def cat_along(arrays, axis):
     """All arrays one after the other along an axis."""
     return np.concatenate(arrays, axis)

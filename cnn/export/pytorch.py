@@ -29,8 +29,10 @@ def _conv2d(F, operation, p, x):
 def _conv_transpose2d(F, operation, p, x):
     padding = operation.padding
     own = not isinstance(padding, int) and not isinstance(padding[0], int)      # each side has its own
-    y = F.conv_transpose2d(x, p["weight"], p.get("bias"), operation.stride, 0 if own else padding,
-                           operation.output_padding, operation.groups, operation.dilation)
+    w, b = p["weight"], p.get("bias")
+    w = w.unsqueeze(2) if w.dim() == 3 else w       # of sequences, as images of one row
+    y = F.conv_transpose2d(x, w, b, operation.stride, 0 if own else padding, operation.output_padding, operation.groups,
+                           operation.dilation)
     if own:
         (top, bottom), (left, right) = padding
         y = y[:, :, top:y.shape[2] - bottom, left:y.shape[3] - right]

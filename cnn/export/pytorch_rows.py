@@ -40,6 +40,11 @@ def conv_transpose2d(t, input, weight, bias=None, stride=1, padding=0, output_pa
     return functional.conv_transpose2d(value_of(input), weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+def conv_transpose1d(t, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    return functional.conv_transpose1d(value_of(input), weight, bias, _one(stride), _one(padding), _one(output_padding),
+                                       groups, _one(dilation))
+
+
 def _conv_module(row):
     def run(t, m, x):
         padding = m.padding
@@ -50,9 +55,9 @@ def _conv_module(row):
     return run
 
 
-def _conv_transpose2d_module(t, m, x):
-    return conv_transpose2d(t, x, t.parameter(m.weight), t.parameter(m.bias), m.stride, m.padding, m.output_padding,
-                            m.groups, m.dilation)
+def _conv_transpose_module(row):
+    return lambda t, m, x: row(t, x, t.parameter(m.weight), t.parameter(m.bias), m.stride, m.padding, m.output_padding,
+                               m.groups, m.dilation)
 
 
 def linear(t, input, weight, bias=None):
@@ -168,6 +173,11 @@ def _dropout(whole):
     return row
 
 
+def _dropout1d(t, input, p=0.5, training=True, inplace=False):
+    x = value_of(input)
+    return build.without_rows(SHARED["dropout2d"](t, build.as_rows("dropout1d", x), p, training))
+
+
 def _softmax(name):
     def row(t, input, dim=None, _stacklevel=3, dtype=None):
         only("dtype", dtype, None)
@@ -256,7 +266,7 @@ SHARED: dict[str, Callable] = {
     "reciprocal": lambda t, input: 1 / value_of(input), "neg": lambda t, input: -value_of(input),
     "negative": lambda t, input: -value_of(input), "pow": _pow,
     "softmax": _softmax("softmax"), "log_softmax": _softmax("log_softmax"),
-    "dropout": _dropout(False), "dropout2d": _dropout(True),
+    "dropout": _dropout(False), "dropout1d": _dropout1d, "dropout2d": _dropout(True),
     **{name: _binary(kind) for name, kind in (
         ("add", "add"), ("sub", "subtract"), ("subtract", "subtract"), ("mul", "multiply"), ("multiply", "multiply"),
         ("div", "divide"), ("divide", "divide"), ("true_divide", "divide"), ("maximum", "maximum"),
@@ -275,7 +285,8 @@ SHARED: dict[str, Callable] = {
     "pixel_unshuffle": lambda t, input, downscale_factor: functional.pixel_unshuffle(value_of(input), downscale_factor),
     "channel_shuffle": lambda t, input, groups: functional.channel_shuffle(value_of(input), groups),
     "stack": lambda t, tensors, dim=0: moving.stack([value_of(x, "each of tensors") for x in tensors], dim),
-    "conv1d": conv1d, "conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "layer_norm": layer_norm,
+    "conv1d": conv1d, "conv2d": conv2d, "conv_transpose1d": conv_transpose1d,
+    "conv_transpose2d": conv_transpose2d, "layer_norm": layer_norm,
     "instance_norm": instance_norm, "max_pool1d": max_pool1d, "avg_pool1d": avg_pool1d,
     "adaptive_avg_pool1d": _adaptive("adaptive_avg_pool1d"), "adaptive_max_pool1d": _adaptive("adaptive_max_pool1d"),
     "local_response_norm": lambda t, input, size, alpha=1e-4, beta=0.75, k=1.0: functional.local_response_norm(
@@ -303,10 +314,10 @@ METHODS: dict[str, Callable] = {
     "view_as": lambda t, input, other: shaped.view(t, input, shaped.size(t, other)),
     "reshape_as": lambda t, input, other: shaped.view(t, input, shaped.size(t, other)),
 }
-for _name in ("conv1d", "conv2d", "conv_transpose2d", "layer_norm", "instance_norm", "local_response_norm",
-              "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d", "batch_norm", "group_norm",
-              "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "pad", "interpolate",
-              "normalize", "cat", "concat", "stack", "dropout"):
+for _name in ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "layer_norm", "instance_norm",
+              "local_response_norm", "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d",
+              "batch_norm", "group_norm", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
+              "adaptive_max_pool2d", "pad", "interpolate", "normalize", "cat", "concat", "stack", "dropout"):
     METHODS.pop(_name, None)
 OPERATORS: dict[str, Callable] = {
     **{name: SHARED[name] for name in ("add", "sub", "mul", "neg", "pow", "gt", "ge", "lt", "le", "eq", "ne", "abs")},
@@ -316,7 +327,8 @@ OPERATORS: dict[str, Callable] = {
 TAKES_BUFFERS = {batch_norm, TORCH["batch_norm"]}
 # what may share the memory of its first argument in PyTorch, besides modules
 PARTS = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "swapaxes", "chunk",
-         "split", "getitem", "view_as", "reshape_as", "contiguous", "dropout", "dropout2d"}
+         "split", "getitem", "view_as", "reshape_as", "contiguous", "dropout", "dropout1d",
+         "dropout2d"}
 
 
 def functions(torch: Any) -> dict[Any, Callable]:
@@ -342,10 +354,12 @@ def _of_function(name: str, *attributes: str) -> Callable:
 
 _WINDOW = "kernel_size", "stride", "padding"
 MODULES: dict[str, Callable] = {
-    "Conv1d": _conv_module(conv1d), "Conv2d": _conv_module(conv2d), "ConvTranspose2d": _conv_transpose2d_module,
+    "Conv1d": _conv_module(conv1d), "Conv2d": _conv_module(conv2d),
+    "ConvTranspose1d": _conv_transpose_module(conv_transpose1d),
+    "ConvTranspose2d": _conv_transpose_module(conv_transpose2d),
     "LayerNorm": lambda t, m, x: layer_norm(t, x, m.normalized_shape, t.parameter(m.weight), t.parameter(m.bias),
                                             m.eps),
-    "InstanceNorm2d": _instance_norm_module,
+    "InstanceNorm1d": _instance_norm_module, "InstanceNorm2d": _instance_norm_module,
     "LocalResponseNorm": _of_function("local_response_norm", "size", "alpha", "beta", "k"),
     "MaxPool1d": _of_function("max_pool1d", *_WINDOW, "dilation", "ceil_mode", "return_indices"),
     "AvgPool1d": _of_function("avg_pool1d", *_WINDOW, "ceil_mode", "count_include_pad"),
@@ -368,6 +382,8 @@ MODULES: dict[str, Callable] = {
     "Softmax2d": lambda t, m, x: functional.softmax(value_of(x), 1),
     "Dropout": lambda t, m, x: t.dropout(value_of(x), m.p, False, not t.frozen(m)),
     "Dropout2d": lambda t, m, x: t.dropout(value_of(x), m.p, True, not t.frozen(m)),
+    "Dropout1d": lambda t, m, x: build.without_rows(t.dropout(
+        build.as_rows("Dropout1d", value_of(x)), m.p, True, not t.frozen(m))),
     "Flatten": _of_function("flatten", "start_dim", "end_dim"),
     "Unflatten": lambda t, m, x: shaped.unflatten(t, x, m.dim, m.unflattened_size), "Identity": lambda t, m, x: x,
     "Upsample": _of_function("interpolate", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"),
@@ -377,5 +393,7 @@ MODULES: dict[str, Callable] = {
     "PixelUnshuffle": _of_function("pixel_unshuffle", "downscale_factor"),
     "ChannelShuffle": _of_function("channel_shuffle", "groups"), "ZeroPad2d": shaped.pad_module("constant"),
     "ConstantPad2d": shaped.pad_module("constant", lambda m: m.value), "ReflectionPad2d": shaped.pad_module("reflect"),
-    "ReplicationPad2d": shaped.pad_module("replicate"),
+    "ReplicationPad2d": shaped.pad_module("replicate"), "ZeroPad1d": shaped.pad_module("constant"),
+    "ConstantPad1d": shaped.pad_module("constant", lambda m: m.value), "ReflectionPad1d": shaped.pad_module("reflect"),
+    "ReplicationPad1d": shaped.pad_module("replicate"),
 }

@@ -143,9 +143,9 @@ def conv_transpose2d(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Param
         weight, source = parameter(name, "w", w, x.dtype)
         offset, other = parameter(name, "b", b, x.dtype)
         groups = shapes.integer(name, "groups", groups, 1)
-        if (weight is None or len(weight.shape) != 4
+        if (weight is None or len(weight.shape) not in (3, 4)
                 or offset is not None and offset.shape != (weight.shape[1] * groups,)):
-            raise ValueError(f"{name}: w must have shape (C, K/groups, R, S) and b (K,), got "
+            raise ValueError(f"{name}: w must have shape (C, K/groups, R, S) or (C, K/groups, S) and b (K,), got "
                              f"{weight and weight.shape} and {offset and offset.shape}")
         stride, dilation = (shapes.pair(name, what, value, 1)
                             for what, value in (("stride", stride), ("dilation", dilation)))

@@ -228,11 +228,23 @@ def matrix(what, operand, like):
     return constant(operand, operand.shape, like, sources)
 
 
-def as_rows(owner, x):
-    """(C, L) as images of one row, (C, 1, L)."""
+def sequences(owner, x):
+    """x, which must be sequences (C, L)."""
     if len(x.image) != 2:
         raise ValueError(f"{owner}: x must have shape (N, C, L), got {shapes.batch(x.image)}")
-    return reshaped(x, (x.image[0], 1, x.image[1]))
+    return x
+
+
+def as_rows(owner, x):
+    """(C, L) as images of one row, (C, 1, L)."""
+    return reshaped(sequences(owner, x), (x.image[0], 1, x.image[1]))
+
+
+def as_images(owner, x):
+    """(C, L) as images of one row, (C, 1, L), and (C,) as images of one pixel, (C, 1, 1); images as they are."""
+    if not x.image:
+        raise ValueError(f"{owner}: x must have shape (N, C, H, W), (N, C, L) or (N, C), got {shapes.batch(x.image)}")
+    return reshaped(x, (x.image[0], *(1,) * (3 - len(x.image)), *x.image[1:]))
 
 
 def without_rows(y):

@@ -307,6 +307,9 @@ CASES = [
     Case("Linear", (1, 1), (1,), (1,)),
     Case("Linear", (16, 17), (16,), (17,), {"bias": False}),
     Case("Linear", (33, 7), (33,), (7,)),
+    Case("Linear", (5, 3), (4, 5), (4, 3)),
+    Case("Linear", (6, 17), (2, 3, 6), (2, 3, 17), {"bias": False}),
+    Case("Linear", (17, 2), (1, 17), (1, 2)),
     Case("BatchNorm2d", (3,), (3, 4, 5), (3, 4, 5)),
     Case("BatchNorm2d", (1,), (1, 1, 3), (1, 1, 3)),
     Case("BatchNorm2d", (2,), (2, 3, 9), (2, 3, 9), {"eps": 0.1, "affine": False}),
@@ -486,6 +489,9 @@ def _conv_transpose1d(m, layer, x, dy):
 
 def _linear(m, layer, x, dy):
     w, b = _weights(layer, x.dtype)
+    if m is reference and x.ndim > 2:
+        y, dx, gradients = _linear(m, layer, x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))
+        return y.reshape(dy.shape), dx.reshape(x.shape), gradients
     dx, dw, db = m.linear_backward(dy, x, w)
     return m.linear(x, w, b), dx, {"weight": dw, "bias": db}
 

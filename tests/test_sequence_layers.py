@@ -21,10 +21,11 @@ ROWS = [
     ("Dropout1d", (0.0,)), ("Upsample", (7,)), ("Upsample", (None, 1.7)), ("Upsample", (3, None, "linear")),
     ("Upsample", (None, 2.5, "linear", True)), ("Upsample", (None, (1.3,), "linear", False)),
     ("Conv1d", (6, 4, 3)), ("ConvTranspose1d", (6, 4, 3)), ("ConvTranspose1d", (6, 4, 3, 2, 1, 1, 2, False, 2)),
-    ("MaxPool1d", (2,)), ("AvgPool1d", (2,)), ("AdaptiveAvgPool1d", (2,)), ("AdaptiveMaxPool1d", (2,)),
+    ("Linear", (5, 3)), ("Linear", (5, 3, False)), ("MaxPool1d", (2,)), ("AvgPool1d", (2,)), ("AdaptiveAvgPool1d", (2,)), ("AdaptiveMaxPool1d", (2,)),
     ("ZeroPad1d", (2,)), ("ConstantPad1d", ((1, 2), 0.5)), ("ReflectionPad1d", ((3, 1),)), ("ReplicationPad1d", (2,)),
 ]
-CASES = [(name, args, shape) for name, args in BOTH for shape in (L, V)] + [(name, args, L) for name, args in ROWS]
+CASES = [(name, args, shape) for name, args in BOTH for shape in (L, V)] + [(name, args, L) for name, args in ROWS] + [
+    ("Linear", (5, 3), (2, 4, 5)), ("Linear", (5, 3), (1, 5)), ("Linear", (6, 3), V)]
 named = pytest.mark.parametrize("name, args, shape", CASES, ids=lambda value: str(value))
 
 
@@ -72,6 +73,35 @@ def test_functions_of_arrays_are_those_of_pytorch(call, torch):
     x, w = np.random.default_rng(0).standard_normal((3, 6, 5)), np.random.default_rng(1).standard_normal((6, 2, 3))
     wanted = call(torch.nn.functional, torch.tensor(x), torch.tensor(w))
     assert_close(call(functional, x, w), wanted.numpy())
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 4, 5), (3, 2, 4, 5), (0, 4, 5)])
+def test_linear_of_arrays_goes_over_the_last_axis(shape, torch):
+    x, w, b, dy = (np.random.default_rng(i).standard_normal(s) for i, s in enumerate((
+        shape, (6, 5), 6, (*shape[:-1], 6))))
+    given = [torch.tensor(a, requires_grad=True) for a in (x, w, b)]
+    wanted = torch.nn.functional.linear(*given)
+    wanted.backward(torch.tensor(dy))
+    for got, tensor in zip((functional.linear(x, w, b), *functional.linear_backward(dy, x, w)), (
+            wanted.detach(), *(a.grad for a in given)), strict=True):
+        assert_close(got, tensor.numpy())
+
+
+def test_linear_of_rows_learns_in_a_network_as_in_pytorch(torch):
+    """Two of them with an activation between, as in a block over patches; the weights are one Parameter for all rows."""
+    def net(m, **options):
+        return m.Sequential(m.Linear(5, 7, **options), m.GELU(), m.Linear(7, 5, **options), m.LayerNorm(5))
+    layer, theirs = net(cnn).to(np.float64), net(torch.nn).double()
+    layer.load_state_dict({key: value.detach().numpy() for key, value in theirs.state_dict().items()})
+    compare(torch, layer, theirs, (6, 5), None)
+    compare(torch, layer, cnn.export.to_torch(layer, (6, 5)), (6, 5), None)
+
+
+def test_linear_names_the_last_axis_and_the_flattened_size():
+    words = r"Linear: x must have shape \(N, 9\) or \(N, ..., 9\), got \(N, 2, 3, 4\), whose last axis has 4; " \
+            r"Flatten\(\) before it makes \(N, 24\) of it"
+    with pytest.raises(ValueError, match=words):
+        cnn.Linear(9, 2)(np.ones((1, 2, 3, 4), np.float32))
 
 
 def test_group_norm_takes_vectors_and_has_their_gradient(torch):

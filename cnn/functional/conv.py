@@ -1,6 +1,7 @@
 """Convolution and linear maps."""
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
 from cnn.functional.common import also_one, bias, numbers, parameter
 from cnn.functional.common import program as run
-from cnn.graph import Value, apply
+from cnn.graph import Value, apply, build
 from cnn.ops import conv
 from cnn.ops import linear as linear_ops
 from cnn.ops.conv import transposed
@@ -199,15 +200,17 @@ def conv_transpose2d_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, stri
 
 @also_one(1)
 def linear(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | None = None) -> Images:
-    """y = x w^T + b. x: (N, C); w: (K, C); b: (K,) or None. Returns y: (N, K)."""
+    """y = x w^T + b. x: (N, C), (N, L, C) or (N, H, W, C); w: (K, C); b: (K,) or None. Returns y: (N, K), (N, L, K) or
+    (N, H, W, K)."""
     if isinstance(x, Value):
         weight, source = parameter("linear", "w", w, x.dtype)
         offset, other = parameter("linear", "b", b, x.dtype)
         if weight is None or len(weight.shape) != 2 or offset is not None and offset.shape != weight.shape[:1]:
             raise ValueError(f"linear: w must have shape (K, C) and b (K,), got {weight and weight.shape} and "
                              f"{offset and offset.shape}")
-        return apply(linear_ops.Linear("linear", weight, offset).changed(sources=source + other), x)
+        return build.linear("linear", x, weight, offset, source + other)
     weight, offset = numbers(w, b)
+    x, axes = _vectors(x)
     x, weight = _linear_arrays("linear", x, weight)
     offset = bias("linear", offset, len(weight), x.dtype)
 
@@ -217,16 +220,18 @@ def linear(x: Images, w: np.ndarray | Parameter, b: np.ndarray | Parameter | Non
     y = np.empty((len(x), len(weight)), x.dtype)
     with run(("linear", weight.shape, offset is None), x.dtype, len(x), write) as program:
         program.run(len(x), x=x, w=weight, y=y, **({} if offset is None else {"b": offset}))
-    return y
+    return y.reshape(*axes, len(weight))
 
 
 def linear_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, need_dx: bool = True) -> Gradients:
     """Gradients of `linear`: dx = dy w (None without `need_dx`), dw = dy^T x, db = sum of dy over the batch.
 
-    dy: (N, K), the gradient of the loss by y; x: (N, C) and w: (K, C) as in `linear`.
+    dy: (N, K), (N, L, K) or (N, H, W, K), the gradient of the loss by y; x: (N, C), (N, L, C) or (N, H, W, C) and w:
+    (K, C) as in `linear`.
     """
+    x, axes = _vectors(x)
     x, w = _linear_arrays("linear_backward", x, w)
-    dy = shapes.array("linear_backward", "dy", dy, (len(x), len(w)), x.dtype)
+    dy = shapes.array("linear_backward", "dy", dy, (*axes, len(w)), x.dtype).reshape(len(x), len(w))
 
     def write(program: Program) -> None:
         tx = program.input(x.shape[1], flat=True)
@@ -237,7 +242,14 @@ def linear_backward(dy: np.ndarray, x: np.ndarray, w: np.ndarray, need_dx: bool 
     dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(w), np.empty(len(w), x.dtype)
     with run(("linear_backward", w.shape, bool(need_dx)), x.dtype, len(x), write) as program:
         program.run(len(x), x=x, dy=dy, w=w, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
-    return dx, dw, db
+    return None if dx is None else dx.reshape(*axes, x.shape[1]), dw, db
+
+
+def _vectors(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(N, L, C) and (N, H, W, C) as (N L, C) and (N H W, C), all else as it is; and the sizes of the first axes."""
+    if not isinstance(x, np.ndarray) or x.ndim not in (3, 4):
+        return x, np.shape(x)[:-1]
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), x.shape[:-1]
 
 
 def _linear_arrays(name: str, x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

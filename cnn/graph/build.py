@@ -10,6 +10,7 @@ from cnn.engine.parameter import Parameter
 from cnn.graph.trace import add, apply
 from cnn.graph.value import Value, number
 from cnn.ops import arithmetic as ops
+from cnn.ops import linear as linear_ops
 from cnn.ops import pointwise, pool, reduction, reshaping
 
 LINEAR = ("add", "subtract", "multiply", "divide")
@@ -226,6 +227,23 @@ def matrix(what, operand, like):
         array, operand = operand, Parameter(np.asarray(operand, like.dtype), requires_grad=False)
         sources = (array, operand),
     return constant(operand, operand.shape, like, sources)
+
+
+def linear(owner, x, weight, bias, sources=()):
+    """x weight^T + bias over the last axis, of vectors (F,), rows (L, F) or images (H, W, F). weight: Parameter
+    (outputs, F); bias: Parameter (outputs,) or None. sources: arrays that they are looked up in, as
+    `functional.common.parameter` returns them."""
+    *axes, inputs = x.image or (0,)
+    outputs, rows = weight.shape[0], math.prod(axes)
+    if not axes or inputs != weight.shape[1]:
+        return apply(linear_ops.Linear(owner, weight, bias).changed(sources=sources), x)    # which refuses the others
+    if rows == 1:
+        y = linear(owner, reshaped(x, (inputs,)), weight, bias, sources)
+        return reshaped(y, (*axes, outputs))
+    w, b = (p if p is None else constant(p, image, x, tuple(source for source in sources if source[1] is p))
+            for p, image in ((weight, (1, outputs, inputs)), (bias, (1, outputs))))
+    y = reduced("sum", arithmetic("multiply", reshaped(x, (rows, 1, inputs)), w), 3, False)
+    return reshaped(y if b is None else arithmetic("add", y, b), (*axes, outputs))
 
 
 def sequences(owner, x):

@@ -21,7 +21,8 @@ ROWS = [
     ("Dropout1d", (0.0,)), ("Upsample", (7,)), ("Upsample", (None, 1.7)), ("Upsample", (3, None, "linear")),
     ("Upsample", (None, 2.5, "linear", True)), ("Upsample", (None, (1.3,), "linear", False)),
     ("Conv1d", (6, 4, 3)), ("ConvTranspose1d", (6, 4, 3)), ("ConvTranspose1d", (6, 4, 3, 2, 1, 1, 2, False, 2)),
-    ("Linear", (5, 3)), ("Linear", (5, 3, False)), ("MaxPool1d", (2,)), ("AvgPool1d", (2,)), ("AdaptiveAvgPool1d", (2,)), ("AdaptiveMaxPool1d", (2,)),
+    ("Linear", (5, 3)), ("Linear", (5, 3, False)),
+    ("MaxPool1d", (2,)), ("AvgPool1d", (2,)), ("AdaptiveAvgPool1d", (2,)), ("AdaptiveMaxPool1d", (2,)),
     ("ZeroPad1d", (2,)), ("ConstantPad1d", ((1, 2), 0.5)), ("ReflectionPad1d", ((3, 1),)), ("ReplicationPad1d", (2,)),
 ]
 CASES = [(name, args, shape) for name, args in BOTH for shape in (L, V)] + [(name, args, L) for name, args in ROWS] + [
@@ -88,7 +89,7 @@ def test_linear_of_arrays_goes_over_the_last_axis(shape, torch):
 
 
 def test_linear_of_rows_learns_in_a_network_as_in_pytorch(torch):
-    """Two of them with an activation between, as in a block over patches; the weights are one Parameter for all rows."""
+    """Two of them with an activation between, as in a block over patches."""
     def net(m, **options):
         return m.Sequential(m.Linear(5, 7, **options), m.GELU(), m.Linear(7, 5, **options), m.LayerNorm(5))
     layer, theirs = net(cnn).to(np.float64), net(torch.nn).double()

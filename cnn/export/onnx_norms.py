@@ -44,7 +44,11 @@ def layer_norm(i: Importer, node: NodeView) -> Live | Part:
     attributes = {"eps": node.number("epsilon", 1e-5)}
     if turned is not None:
         return Part(LAST, i.emit("layer_norm2d", [x], x.rank, attributes, things))
-    return i.emit("layer_norm", [x], x.rank, {"normalized_shape": list(shape), **attributes}, things)
+    image = list(x.value.image)
+    rows = len(shape) == 2 and x.rank == 3      # all of a sequence, which is an image of one row here
+    x = i.emit("reshape", [x], x.rank, {"image": list(shape)}) if rows else x
+    y = i.emit("layer_norm", [x], x.rank, {"normalized_shape": list(shape), **attributes}, things)
+    return i.emit("reshape", [y], x.rank, {"image": image}) if rows else y
 
 
 def local_response_norm(i: Importer, node: NodeView) -> Live:

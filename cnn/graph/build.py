@@ -213,8 +213,13 @@ def matmul(a, b):
         raise ValueError(f"matmul: a and b must have shapes (N, A, B) and (N, B, C), got {shapes.batch(image)} and "
                          f"{shapes.batch(b.image)}")
     (rows, inner), columns = a.image, b.image[1]
-    y = arithmetic("multiply", reshaped(a, (rows, inner, 1)), reshaped(b, (1, inner, columns)))
-    return reshaped(reduced("sum", y, 2, False), (rows, columns)[len(image) == 1:])
+    y = products(reshaped(a, (rows, inner, 1)), reshaped(b, (1, inner, columns)), 1)
+    return reshaped(y, (rows, columns)[len(image) == 1:])
+
+
+def products(a, b, axis):
+    """The sum of a b over an axis of an image, which stays with size 1."""
+    return apply(reduction.Reduce("sum", (axis,)).changed(multiplied=True), arithmetic("multiply", a, b))
 
 
 def matrix(what, operand, like):
@@ -240,10 +245,11 @@ def linear(owner, x, weight, bias, sources=()):
     if rows == 1:
         y = linear(owner, reshaped(x, (inputs,)), weight, bias, sources)
         return reshaped(y, (*axes, outputs))
-    w, b = (p if p is None else constant(p, image, x, tuple(source for source in sources if source[1] is p))
-            for p, image in ((weight, (1, outputs, inputs)), (bias, (1, outputs))))
-    y = reduced("sum", arithmetic("multiply", reshaped(x, (rows, 1, inputs)), w), 3, False)
-    return reshaped(y if b is None else arithmetic("add", y, b), (*axes, outputs))
+    def of(p, image):
+        return constant(p, image, x, tuple(source for source in sources if source[1] is p))
+    y = reshaped(products(reshaped(x, (rows, 1, inputs)), of(weight, (1, outputs, inputs)), 2), (rows, outputs))
+    y = y if bias is None else arithmetic("add", y, of(bias, (1, outputs)))
+    return reshaped(y, (*axes, outputs))
 
 
 def sequences(owner, x):

@@ -124,12 +124,12 @@ def row(owner, name, value, minimum=0):
     return 1, integer(owner, name, value, minimum)
 
 
-def row_padding(owner, value):
-    """Return the padding of an image of one row from that of a sequence: an integer, (left, right), "same", "valid".
+def row_padding(owner, value, words=True):
+    """Return the padding of an image of one row from that of a sequence: an integer, (left, right), or a word.
 
     Raises TypeError or ValueError for anything else.
     """
-    if isinstance(value, str):
+    if words and isinstance(value, str):
         return check_padding(owner, value)
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return (0, 0), pair(owner, "padding", value)

@@ -274,6 +274,26 @@ CASES = [
     Case("AvgPool1d", (2,), (3, 5), (3, 3), {"ceil_mode": True}),
     Case("AdaptiveAvgPool1d", (2,), (2, 6), (2, 2)),
     Case("AdaptiveMaxPool1d", (3,), (2, 6), (2, 3)),
+    Case("ConvTranspose1d", (4, 3, 2), (4, 5), (3, 10), {"stride": 2}),
+    Case("ConvTranspose1d", (2, 4, 3), (2, 6), (4, 14), {  # 5 2 - 2 + 2 2 + 1 + 1
+        "stride": 2, "padding": 1, "output_padding": 1, "groups": 2, "dilation": 2, "bias": False}),
+    Case("ConvTranspose1d", (17, 2, 3), (17, 1), (2, 3)),
+    Case("InstanceNorm1d", (5,), (5, 4), (5, 4)),
+    Case("InstanceNorm1d", (17,), (17, 3), (17, 3), {"affine": True, "eps": 0.01}),
+    Case("GroupNorm", (2, 6), (6, 5), (6, 5)),
+    Case("GroupNorm", (3, 18), (18,), (18,), {"eps": 0.1}),
+    Case("LocalResponseNorm", (3, 2.0, 0.5, 0.7), (17, 3), (17, 3)),
+    Case("LayerNorm", ((3, 5),), (3, 5), (3, 5)),
+    Case("LayerNorm", (5,), (3, 5), (3, 5)),
+    Case("Dropout1d", (0.0,), (3, 5), (3, 5)),
+    Case("Upsample", (), (2, 5), (2, 11), {"scale_factor": 2.3}),
+    Case("Upsample", (7,), (17, 4), (17, 7), {"mode": "linear"}),
+    Case("Upsample", (), (2, 4), (2, 5), {"scale_factor": 1.3, "mode": "linear"}),
+    Case("Upsample", ((7,),), (2, 4), (2, 7), {"mode": "linear", "align_corners": True}),
+    Case("ZeroPad1d", (1,), (3, 4), (3, 6)),
+    Case("ConstantPad1d", ((2, -1), 0.5), (3, 4), (3, 5)),
+    Case("ReflectionPad1d", ((2, 1),), (17, 3), (17, 6)),
+    Case("ReplicationPad1d", (2,), (2, 1), (2, 5)),
     Case("BatchNorm1d", (3,), (3, 5), (3, 5)),
     Case("BatchNorm1d", (18,), (18, 2), (18, 2), {"momentum": None}),
     Case(
@@ -287,6 +307,9 @@ CASES = [
     Case("Linear", (1, 1), (1,), (1,)),
     Case("Linear", (16, 17), (16,), (17,), {"bias": False}),
     Case("Linear", (33, 7), (33,), (7,)),
+    Case("Linear", (5, 3), (4, 5), (4, 3)),
+    Case("Linear", (6, 17), (2, 3, 6), (2, 3, 17), {"bias": False}),
+    Case("Linear", (17, 2), (1, 17), (1, 2)),
     Case("BatchNorm2d", (3,), (3, 4, 5), (3, 4, 5)),
     Case("BatchNorm2d", (1,), (1, 1, 3), (1, 1, 3)),
     Case("BatchNorm2d", (2,), (2, 3, 9), (2, 3, 9), {"eps": 0.1, "affine": False}),
@@ -452,29 +475,54 @@ def _conv1d(m, layer, x, dy):
     return m.conv1d(x, w, b, *sizes), dx, {"weight": dw, "bias": db}
 
 
+def _conv_transpose1d(m, layer, x, dy):
+    sizes = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
+    w, b = _weights(layer, x.dtype)
+    if m is reference:
+        x, w, dy = x[:, :, None], w[:, :, None], dy[:, :, None]
+        sizes = ((1, layer.stride), (0, layer.padding), (0, layer.output_padding), layer.groups, (1, layer.dilation))
+        dx, dw, db = m.conv_transpose2d_backward(dy, x, w, *sizes)
+        return m.conv_transpose2d(x, w, b, *sizes)[:, :, 0], dx[:, :, 0], {"weight": dw[:, :, 0], "bias": db}
+    dx, dw, db = m.conv_transpose1d_backward(dy, x, w, *sizes)
+    return m.conv_transpose1d(x, w, b, *sizes), dx, {"weight": dw, "bias": db}
+
+
 def _linear(m, layer, x, dy):
     w, b = _weights(layer, x.dtype)
+    if m is reference and x.ndim > 2:
+        y, dx, gradients = _linear(m, layer, x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))
+        return y.reshape(dy.shape), dx.reshape(x.shape), gradients
     dx, dw, db = m.linear_backward(dy, x, w)
     return m.linear(x, w, b), dx, {"weight": dw, "bias": db}
 
 
+def _of_images(operation):
+    """The operation of (N, C, L) and (N, C), too: cnn.reference has it for images."""
+    def call(m, layer, x, dy):
+        if m is not reference or x.ndim == 4:
+            return operation(m, layer, x, dy)
+        image = (*x.shape[:2], 1, int(np.prod(x.shape[2:])))
+        y, dx, gradients = operation(m, layer, x.reshape(image), dy.reshape(image))
+        return y.reshape(x.shape), dx.reshape(x.shape), gradients
+    return call
+
+
+@_of_images
 def _batch_norm(m, layer, x, dy):
     w, b = _weights(layer, x.dtype)
-    if x.ndim < 4:
-        image = (*x.shape[:2], 1, int(np.prod(x.shape[2:])))
-        y, dx, gradients = _batch_norm(m, layer, x.reshape(image), dy.reshape(image))
-        return y.reshape(x.shape), dx.reshape(x.shape), gradients
     dx, dw, db = m.batch_norm_backward(dy, x, w, layer.eps)
     y = m.batch_norm(x, None, None, w, b, training=True, eps=layer.eps)
     return y, dx, {"weight": dw, "bias": db}
 
 
+@_of_images
 def _group_norm(m, layer, x, dy):
     w, b = _weights(layer, x.dtype)
     dx, dw, db = m.group_norm_backward(dy, x, layer.num_groups, w, layer.eps)
     return m.group_norm(x, layer.num_groups, w, b, layer.eps), dx, {"weight": dw, "bias": db}
 
 
+@_of_images
 def _instance_norm(m, layer, x, dy):
     w, b = _weights(layer, x.dtype)
     groups = layer.num_features
@@ -497,6 +545,7 @@ def _layer_norm(m, layer, x, dy):
     return y, dx, {"weight": dw, "bias": db}
 
 
+@_of_images
 def _local_response_norm(m, layer, x, dy):
     numbers = layer.size, layer.alpha, layer.beta, layer.k
     y = m.local_response_norm(x, *numbers)
@@ -668,7 +717,8 @@ def _reshaped(m, layer, x, dy):
     return x.reshape(dy.shape), dy.reshape(x.shape), {}
 
 
-MOVERS = {"Upsample": "interpolate", "PixelShuffle": "pixel_shuffle", "PixelUnshuffle": "pixel_unshuffle",
+MOVERS = {"ZeroPad1d": "pad", "ConstantPad1d": "pad", "ReflectionPad1d": "pad", "ReplicationPad1d": "pad",
+          "Upsample": "interpolate", "PixelShuffle": "pixel_shuffle", "PixelUnshuffle": "pixel_unshuffle",
           "ChannelShuffle": "channel_shuffle", "ZeroPad2d": "pad", "ConstantPad2d": "pad", "ReflectionPad2d": "pad",
           "ReplicationPad2d": "pad"}      # the functions of layers that move elements
 
@@ -696,6 +746,8 @@ OPERATIONS = {
     "Conv2d": _conv2d,
     "ConvTranspose2d": _conv_transpose2d,
     "Conv1d": _conv1d,
+    "ConvTranspose1d": _conv_transpose1d,
+    "InstanceNorm1d": _instance_norm,
     "MaxPool1d": _max_pool1d,
     "AvgPool1d": _avg_pool1d,
     "AdaptiveAvgPool1d": _adaptive_pool1d("adaptive_avg_pool"),
@@ -733,6 +785,7 @@ OPERATIONS = {
     "Softmax": _softmax("softmax"),
     "LogSoftmax": _softmax("log_softmax"),
     "Dropout": _reshaped,
+    "Dropout1d": _reshaped,
     "Dropout2d": _reshaped,
     "Flatten": _reshaped,
     **dict.fromkeys(MOVERS, _moved),

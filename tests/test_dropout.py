@@ -5,7 +5,7 @@ import pytest
 from cases import assert_close, assert_same_bits
 
 from cnn import reference
-from cnn.layers import Conv2d, Dropout, Dropout2d, Flatten, Linear, ReLU, Sequential
+from cnn.layers import Conv2d, Dropout, Dropout1d, Dropout2d, Flatten, Linear, ReLU, Sequential
 
 
 def scramble(h):
@@ -147,6 +147,16 @@ def test_whole_channels_go_by_the_documented_hash(p, dtype):
 def test_whole_channels_in_evaluation_mode_stay():
     x = np.ones((3, 2, 4, 4))
     assert np.array_equal(Dropout2d(0.9).eval()(x), x)
+
+
+def test_whole_channels_of_sequences_go_by_the_documented_hash():
+    layer, x = Dropout1d(0.4, seed=7), np.random.default_rng(0).standard_normal((35, 6, 5))
+    wanted = x * kept((35, 6), 0.4, 7, 1)[:, :, None] / 0.6
+    assert_close(layer(x), wanted)
+    assert_close(layer.backward(x), wanted)
+    for shape in ((2, 3), (2, 3, 4, 5)):
+        with pytest.raises(ValueError, match=r"Dropout1d: x must have shape \(N, C, L\)"):
+            layer(np.ones(shape))
 
 
 def test_dropout2d_same_bits_with_any_number_of_threads(set_threads):

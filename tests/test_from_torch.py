@@ -143,7 +143,7 @@ def test_every_row_of_cases():
 def is_read_back(case):
     """Whether `to_torch` writes a case as from_torch can read it: with no forward that depends on its inputs' sizes, or
     on modes or parameters otherwise than PyTorch's own modules do."""
-    return not (pads_by_size(case) or case.layer == "PReLU" or case.options.get("mode") == "bilinear"
+    return not (pads_by_size(case) or case.layer == "PReLU" or case.options.get("mode") in ("bilinear", "linear")
                 or case.options.get("momentum", 0.1) is None or not case.options.get("unbiased", True))
 
 

@@ -26,7 +26,7 @@ BATCHES = [1, 2, 15, 16, 17, 33]
 TABLE = [
     case
     for case in CASES
-    if case.layer not in ("Dropout", "Dropout2d", "Flatten", "Sequential", "Residual", "Concat")
+    if case.layer not in ("Dropout", "Dropout1d", "Dropout2d", "Flatten", "Sequential", "Residual", "Concat")
 ]
 examples = settings(max_examples=60)
 

@@ -62,7 +62,7 @@ def shape_of(name, x, args):
     if name == "LayerNorm":
         normalised = len(args[0])
         return (int(np.prod(shape[:-normalised], dtype=int)), *shape[-normalised:])
-    if name == "LocalResponseNorm" or name == "GroupNorm" and len(shape) != 4:
+    if name in ("LocalResponseNorm", "GroupNorm") and len(shape) > 4:
         return (*shape[:2], 1, int(np.prod(shape[2:], dtype=int)))
     if name == "PReLU" and len(shape) < 2:
         return (1, max(1, x.numel()))
@@ -71,9 +71,9 @@ def shape_of(name, x, args):
 
 def applies(name, args, kwargs, inputs):
     """Whether a sample does: none that asks for indices, of volumes, of a softmax of one number, or of an
-    InstanceNorm2d with running statistics, which is refused."""
+    instance norm with running statistics, which is refused."""
     return not (kwargs.get("return_indices") or inputs[0].ndim > 4 and name not in (*ELEMENTS, "LocalResponseNorm")
-                or name == "InstanceNorm2d" and True in args[4:]
+                or name in ("InstanceNorm1d", "InstanceNorm2d") and True in args[4:]
                 or name in ("Softmax", "LogSoftmax") and not inputs[0].ndim)
 
 

@@ -39,7 +39,7 @@ def rng_array(*shape, seed=0):
 
 # Layers that come back as other operations, of the same values but for rounding.
 OTHERS = {"ReLU6", "Hardtanh", "Mish", "Softplus", "PReLU", "ChannelShuffle", "ZeroPad2d", "ConstantPad2d",
-          "ReflectionPad2d", "ReplicationPad2d"}
+          "ReflectionPad2d", "ReplicationPad2d", "ZeroPad1d", "ConstantPad1d", "ReflectionPad1d", "ReplicationPad1d"}
 
 
 def comes_back_otherwise(case):

@@ -64,8 +64,8 @@ def told(sides, kernel=None):
     return [top, left] if plain else [[top, bottom], [left, right]]
 
 
-def _weights(i: Importer, node: NodeView, x: Live, rows: bool = False) -> tuple[tuple[int, int], dict]:
-    """The kernel's size, and the parameters weight and bias of a convolution. rows: (K, C, L) becomes (K, C, 1, L)."""
+def _weights(i: Importer, node: NodeView, x: Live) -> tuple[tuple[int, int], dict]:
+    """The kernel's size, and the parameters weight and bias of a convolution."""
     known = node.known(1, "the weight")
     flat = flat_or_not(node, x)
     w = known.array
@@ -75,7 +75,7 @@ def _weights(i: Importer, node: NodeView, x: Live, rows: bool = False) -> tuple[
     kernel = sizes(node, x, "kernel_shape", 1) if node.get("kernel_shape") is not None else found
     if kernel != found:
         node.refuse("kernel_shape", list(kernel), f"the weight's, {list(found)}")
-    things = {"weight": i.parameter(known, w[:, :, None] if rows and flat else w, trained=True)}
+    things = {"weight": i.parameter(known, w, trained=True)}
     if node.has(2):
         bias = node.known(2, "the bias")
         things["bias"] = i.parameter(bias, bias.array, trained=True)
@@ -98,7 +98,7 @@ def conv_transpose(i: Importer, node: NodeView) -> Live:
     """Its padding is told by pads, or by the output's size: output_shape, or by auto_pad the input's times the
     stride."""
     x = node.live()
-    kernel, things = _weights(i, node, x, rows=True)
+    kernel, things = _weights(i, node, x)
     flat = flat_or_not(node, x)
     stride, dilation = sizes(node, x, "strides", 1), sizes(node, x, "dilations", 1)
     more = node.integers("output_padding", [0] * (1 if flat else 2), MOST)

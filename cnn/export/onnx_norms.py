@@ -41,7 +41,11 @@ def layer_norm(i: Importer, node: NodeView) -> Live:
     if turned is not None and turned.attributes["dims"] == LAST:
         y = i.emit("layer_norm2d", [i.live[turned.inputs[0]]], x.rank, attributes, things)
         return i.emit("permute", [y], x.rank, {"dims": LAST})
-    return i.emit("layer_norm", [x], x.rank, {"normalized_shape": list(shape), **attributes}, things)
+    image = list(x.value.image)
+    rows = len(shape) == 2 and x.rank == 3      # all of a sequence, which is an image of one row here
+    x = i.emit("reshape", [x], x.rank, {"image": list(shape)}) if rows else x
+    y = i.emit("layer_norm", [x], x.rank, {"normalized_shape": list(shape), **attributes}, things)
+    return i.emit("reshape", [y], x.rank, {"image": image}) if rows else y
 
 
 def local_response_norm(i: Importer, node: NodeView) -> Live:

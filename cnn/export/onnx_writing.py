@@ -97,7 +97,10 @@ def _conv2d(w, node, x):
     o, p, pads = node.operation, node.operation.parameters, _pads(node.operation.geometry(node.inputs[0].image).padding)
     row = len(p["weight"].shape) == 3       # of sequences
     x = w.add("Squeeze", x, w.constant([2], np.int64)) if row else x
-    y = w.add("Conv", x, *(w.array(p[role]) for role in ("weight", "bias") if role in p),
+    weight = w.array(p["weight"])
+    if len(p["weight"].shape) == 2:         # of a linear layer
+        weight = w.add("Unsqueeze", weight, w.constant([2, 3], np.int64))
+    y = w.add("Conv", x, weight, *([w.array(p["bias"])] if "bias" in p else []),
               kernel_shape=o.kernel[row:], strides=o.stride[row:], dilations=o.dilation[row:], group=o.groups,
               pads=pads[1::2] if row else pads)
     return w.add("Unsqueeze", y, w.constant([2], np.int64)) if row else y
@@ -108,9 +111,12 @@ def _conv_transpose2d(w, node, x):
     if any(more >= s for more, s in zip(o.output_padding, o.stride, strict=True)):
         raise ValueError(f"output_padding must be less than stride {shapes.times(o.stride)} in ONNX, got "
                          f"{shapes.times(o.output_padding)}")
-    return w.add("ConvTranspose", x, *(w.array(p[role]) for role in ("weight", "bias") if role in p),
-                 kernel_shape=o.kernel, strides=o.stride, dilations=o.dilation, group=o.groups,
-                 pads=_pads(shapes.sides(o.owner, o.padding)), output_padding=o.output_padding)
+    row, pads = len(p["weight"].shape) == 3, _pads(shapes.sides(o.owner, o.padding))
+    x = w.add("Squeeze", x, w.constant([2], np.int64)) if row else x
+    y = w.add("ConvTranspose", x, *(w.array(p[role]) for role in ("weight", "bias") if role in p),
+              kernel_shape=o.kernel[row:], strides=o.stride[row:], dilations=o.dilation[row:], group=o.groups,
+              pads=pads[1::2] if row else pads, output_padding=o.output_padding[row:])
+    return w.add("Unsqueeze", y, w.constant([2], np.int64)) if row else y
 
 
 def _pads(sides):

@@ -22,6 +22,8 @@ def _conv2d(F, operation, p, x):
     w, b = p["weight"], p.get("bias")
     if w.dim() > 3:
         return F.conv2d(x, w, b, stride, padding, dilation, operation.groups)
+    if w.dim() == 2:        # a linear layer of each pixel
+        return F.linear(x.permute(0, 2, 3, 1), w, b).permute(0, 3, 1, 2)
     padding = padding if isinstance(padding, (str, int)) else padding[1]        # sequences, as images of one row
     return F.conv1d(x.squeeze(2), w, b, stride[1], padding, dilation[1], operation.groups).unsqueeze(2)
 
@@ -29,8 +31,13 @@ def _conv2d(F, operation, p, x):
 def _conv_transpose2d(F, operation, p, x):
     padding = operation.padding
     own = not isinstance(padding, int) and not isinstance(padding[0], int)      # each side has its own
-    y = F.conv_transpose2d(x, p["weight"], p.get("bias"), operation.stride, 0 if own else padding,
-                           operation.output_padding, operation.groups, operation.dilation)
+    w, b, both = p["weight"], p.get("bias"), 0 if own else padding
+    if w.dim() > 3:
+        y = F.conv_transpose2d(x, w, b, operation.stride, both, operation.output_padding, operation.groups,
+                               operation.dilation)
+    else:       # sequences, as images of one row
+        y = F.conv_transpose1d(x.squeeze(2), w, b, operation.stride[1], both and padding[1],
+                               operation.output_padding[1], operation.groups, operation.dilation[1]).unsqueeze(2)
     if own:
         (top, bottom), (left, right) = padding
         y = y[:, :, top:y.shape[2] - bottom, left:y.shape[3] - right]

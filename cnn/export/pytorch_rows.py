@@ -14,128 +14,31 @@ import numpy as np
 from cnn import functional
 from cnn.engine.parameter import Parameter
 from cnn.export import pytorch_shapes as shaped
-from cnn.export.pytorch_values import FOLLOWS, Moved, Refused, WithIndices, only, settled, value_of
+from cnn.export.pytorch_values import FOLLOWS, Refused, WithIndices, only, settled, value_of
+from cnn.export.pytorch_windows import (
+    adaptive,
+    avg_pool1d,
+    avg_pool2d,
+    batch_norm,
+    batch_norm_module,
+    conv1d,
+    conv2d,
+    conv_module,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose_module,
+    group_norm,
+    instance_norm,
+    instance_norm_module,
+    layer_norm,
+    linear,
+    max_pool1d,
+    max_pool2d,
+)
 from cnn.graph import Value, build, moving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-# ---------------------------------------------------------------- windows, linear maps, norms
-
-def conv2d(t, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    return functional.conv2d(value_of(input), weight, bias, stride, padding, dilation, groups)
-
-
-def conv1d(t, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    return functional.conv1d(value_of(input), weight, bias, _one(stride), _one(padding), _one(dilation), groups)
-
-
-def _one(size):
-    """The number in (number,)."""
-    return size[0] if isinstance(size, (tuple, list)) and len(size) == 1 else size
-
-
-def conv_transpose2d(t, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
-    return functional.conv_transpose2d(value_of(input), weight, bias, stride, padding, output_padding, groups, dilation)
-
-
-def _conv_module(row):
-    def run(t, m, x):
-        padding = m.padding
-        if m.padding_mode != "zeros":
-            only("padding_mode", m.padding_mode, "zeros", *(("reflect", "replicate") if row is conv2d else ()))
-            x, padding = functional.pad(value_of(x), tuple(m._reversed_padding_repeated_twice), m.padding_mode), 0
-        return row(t, x, t.parameter(m.weight), t.parameter(m.bias), m.stride, padding, m.dilation, m.groups)
-    return run
-
-
-def _conv_transpose2d_module(t, m, x):
-    return conv_transpose2d(t, x, t.parameter(m.weight), t.parameter(m.bias), m.stride, m.padding, m.output_padding,
-                            m.groups, m.dilation)
-
-
-def linear(t, input, weight, bias=None):
-    return functional.linear(value_of(input), weight, bias)
-
-
-def batch_norm(t, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
-    if running_mean is None and running_var is None:
-        only("training", training, True)
-    elif training is not FOLLOWS and training is not False:
-        raise Refused(f"training must be self.training or False, got {training}")
-    things = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    return t.batch_norm(value_of(input), things, momentum, eps, training is False)
-
-
-def _batch_norm_module(t, m, x):
-    x = value_of(x)
-    image = x.image
-    kinds = {"BatchNorm1d": (1, 2), "BatchNorm2d": (3,)}[type(m).__name__]
-    if len(image) not in kinds:
-        raise Refused(f"its input must have {' or '.join(str(n + 1) for n in kinds)} axes, got {len(image) + 1}")
-    things = {name: t.parameter(getattr(m, name)) for name in (
-        "weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
-    y = t.batch_norm(build.reshaped(x, (*image[:1], *(1,) * (3 - len(image)), *image[1:])), things, m.momentum, m.eps,
-                     t.frozen(m))
-    return build.reshaped(y, image)
-
-
-def group_norm(t, input, num_groups, weight=None, bias=None, eps=1e-5):
-    return functional.group_norm(value_of(input), num_groups, weight, bias, eps)
-
-
-def layer_norm(t, input, normalized_shape, weight=None, bias=None, eps=1e-5):
-    if isinstance(input, Moved) and input.has_channels_last and tuple(normalized_shape) == input.of.image[:1]:
-        y = functional.layer_norm2d(input.of, weight, bias, eps)        # of each pixel
-        return Moved(y).permuted((1, 2, 0))
-    return functional.layer_norm(value_of(input), tuple(normalized_shape), weight, bias, eps)
-
-
-def instance_norm(t, input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True,
-                  momentum=0.1, eps=1e-5):
-    only("running_mean", running_mean, None)
-    only("running_var", running_var, None)
-    return functional.instance_norm(value_of(input), weight=weight, bias=bias, eps=eps)
-
-
-def _instance_norm_module(t, m, x):
-    only("track_running_stats", m.track_running_stats, False)
-    return instance_norm(t, x, None, None, t.parameter(m.weight), t.parameter(m.bias), eps=m.eps)
-
-
-def max_pool1d(t, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
-    only("return_indices", return_indices, False)
-    return functional.max_pool1d(value_of(input), _one(kernel_size), _one(stride) or None, _one(padding),
-                                 _one(dilation), ceil_mode)
-
-
-def avg_pool1d(t, input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
-    return functional.avg_pool1d(value_of(input), _one(kernel_size), _one(stride) or None, _one(padding), ceil_mode,
-                                 count_include_pad)
-
-
-def max_pool2d(t, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
-    only("return_indices", return_indices, False)
-    return functional.max_pool2d(value_of(input), kernel_size, stride or None, padding, dilation, ceil_mode)
-
-
-def avg_pool2d(t, input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True,
-               divisor_override=None):
-    return functional.avg_pool2d(value_of(input), kernel_size, stride or None, padding, ceil_mode, count_include_pad,
-                                 divisor_override)
-
-
-def _adaptive(kind):
-    def row(t, input, output_size, return_indices=False):
-        only("return_indices", return_indices, False)
-        x = value_of(input)
-        if kind.endswith("1d"):
-            return getattr(functional, kind)(x, _one(output_size))
-        pair = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-        size = tuple(n if to is None else to for n, to in zip(x.image[-2:], pair, strict=True))
-        return getattr(functional, kind)(x, size)
-    return row
 
 
 # ---------------------------------------------------------------- functions of each element
@@ -166,6 +69,11 @@ def _dropout(whole):
             raise Refused("training must be self.training or False, got True")
         return t.dropout(value_of(input), p, whole, training is FOLLOWS)
     return row
+
+
+def _dropout1d(t, input, p=0.5, training=True, inplace=False):
+    x = value_of(input)
+    return build.without_rows(SHARED["dropout2d"](t, build.as_rows("dropout1d", x), p, training))
 
 
 def _softmax(name):
@@ -260,7 +168,7 @@ SHARED: dict[str, Callable] = {
     "reciprocal": lambda t, input: 1 / value_of(input), "neg": lambda t, input: -value_of(input),
     "negative": lambda t, input: -value_of(input), "pow": _pow,
     "softmax": _softmax("softmax"), "log_softmax": _softmax("log_softmax"),
-    "dropout": _dropout(False), "dropout2d": _dropout(True),
+    "dropout": _dropout(False), "dropout1d": _dropout1d, "dropout2d": _dropout(True),
     **{name: _binary(kind) for name, kind in (
         ("add", "add"), ("sub", "subtract"), ("subtract", "subtract"), ("mul", "multiply"), ("multiply", "multiply"),
         ("div", "divide"), ("divide", "divide"), ("true_divide", "divide"), ("maximum", "maximum"),
@@ -280,14 +188,15 @@ SHARED: dict[str, Callable] = {
     "channel_shuffle": lambda t, input, groups: functional.channel_shuffle(value_of(input), groups),
     "stack": lambda t, tensors, dim=0: moving.stack([value_of(x, "each of tensors") for x in tensors], dim),
     "matmul": matmul, "bmm": lambda t, input, mat2: matmul(t, input, mat2),
-    "conv1d": conv1d, "conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "layer_norm": layer_norm,
+    "conv1d": conv1d, "conv2d": conv2d, "conv_transpose1d": conv_transpose1d,
+    "conv_transpose2d": conv_transpose2d, "layer_norm": layer_norm,
     "instance_norm": instance_norm, "max_pool1d": max_pool1d, "avg_pool1d": avg_pool1d,
-    "adaptive_avg_pool1d": _adaptive("adaptive_avg_pool1d"), "adaptive_max_pool1d": _adaptive("adaptive_max_pool1d"),
+    "adaptive_avg_pool1d": adaptive("adaptive_avg_pool1d"), "adaptive_max_pool1d": adaptive("adaptive_max_pool1d"),
     "local_response_norm": lambda t, input, size, alpha=1e-4, beta=0.75, k=1.0: functional.local_response_norm(
         value_of(input), size, alpha, beta, k),
     "batch_norm": batch_norm, "group_norm": group_norm, "linear": linear, "max_pool2d": max_pool2d,
-    "avg_pool2d": avg_pool2d, "adaptive_avg_pool2d": _adaptive("adaptive_avg_pool2d"),
-    "adaptive_max_pool2d": _adaptive("adaptive_max_pool2d"),
+    "avg_pool2d": avg_pool2d, "adaptive_avg_pool2d": adaptive("adaptive_avg_pool2d"),
+    "adaptive_max_pool2d": adaptive("adaptive_max_pool2d"),
     "normalize": lambda t, input, p=2.0, dim=1, eps=1e-12, out=None: functional.normalize(value_of(input), p, dim, eps),
 }
 # of torch, where its arguments differ from those in torch.nn.functional
@@ -308,10 +217,10 @@ METHODS: dict[str, Callable] = {
     "view_as": lambda t, input, other: shaped.view(t, input, shaped.size(t, other)),
     "reshape_as": lambda t, input, other: shaped.view(t, input, shaped.size(t, other)),
 }
-for _name in ("conv1d", "conv2d", "conv_transpose2d", "layer_norm", "instance_norm", "local_response_norm",
-              "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d", "batch_norm", "group_norm",
-              "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "pad", "interpolate",
-              "normalize", "cat", "concat", "stack", "dropout"):
+for _name in ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "layer_norm", "instance_norm",
+              "local_response_norm", "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d",
+              "batch_norm", "group_norm", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
+              "adaptive_max_pool2d", "pad", "interpolate", "normalize", "cat", "concat", "stack", "dropout"):
     METHODS.pop(_name, None)
 OPERATORS: dict[str, Callable] = {
     **{name: SHARED[name] for name in ("add", "sub", "mul", "neg", "pow", "gt", "ge", "lt", "le", "eq", "ne", "abs")},
@@ -321,7 +230,8 @@ OPERATORS: dict[str, Callable] = {
 TAKES_BUFFERS = {batch_norm, TORCH["batch_norm"]}
 # what may share the memory of its first argument in PyTorch, besides modules
 PARTS = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "swapaxes", "chunk",
-         "split", "getitem", "view_as", "reshape_as", "contiguous", "dropout", "dropout2d"}
+         "split", "getitem", "view_as", "reshape_as", "contiguous", "dropout", "dropout1d",
+         "dropout2d"}
 
 
 def functions(torch: Any) -> dict[Any, Callable]:
@@ -347,16 +257,18 @@ def _of_function(name: str, *attributes: str) -> Callable:
 
 _WINDOW = "kernel_size", "stride", "padding"
 MODULES: dict[str, Callable] = {
-    "Conv1d": _conv_module(conv1d), "Conv2d": _conv_module(conv2d), "ConvTranspose2d": _conv_transpose2d_module,
+    "Conv1d": conv_module(conv1d), "Conv2d": conv_module(conv2d),
+    "ConvTranspose1d": conv_transpose_module(conv_transpose1d),
+    "ConvTranspose2d": conv_transpose_module(conv_transpose2d),
     "LayerNorm": lambda t, m, x: layer_norm(t, x, m.normalized_shape, t.parameter(m.weight), t.parameter(m.bias),
                                             m.eps),
-    "InstanceNorm2d": _instance_norm_module,
+    "InstanceNorm1d": instance_norm_module, "InstanceNorm2d": instance_norm_module,
     "LocalResponseNorm": _of_function("local_response_norm", "size", "alpha", "beta", "k"),
     "MaxPool1d": _of_function("max_pool1d", *_WINDOW, "dilation", "ceil_mode", "return_indices"),
     "AvgPool1d": _of_function("avg_pool1d", *_WINDOW, "ceil_mode", "count_include_pad"),
     "AdaptiveAvgPool1d": _of_function("adaptive_avg_pool1d", "output_size"),
     "AdaptiveMaxPool1d": _of_function("adaptive_max_pool1d", "output_size", "return_indices"),
-    "BatchNorm2d": _batch_norm_module, "BatchNorm1d": _batch_norm_module,
+    "BatchNorm2d": batch_norm_module, "BatchNorm1d": batch_norm_module,
     "Linear": lambda t, m, x: linear(t, x, t.parameter(m.weight), t.parameter(m.bias)),
     "GroupNorm": lambda t, m, x: group_norm(t, x, m.num_groups, t.parameter(m.weight), t.parameter(m.bias), m.eps),
     "MaxPool2d": _of_function("max_pool2d", *_WINDOW, "dilation", "ceil_mode", "return_indices"),
@@ -373,6 +285,8 @@ MODULES: dict[str, Callable] = {
     "Softmax2d": lambda t, m, x: functional.softmax(value_of(x), 1),
     "Dropout": lambda t, m, x: t.dropout(value_of(x), m.p, False, not t.frozen(m)),
     "Dropout2d": lambda t, m, x: t.dropout(value_of(x), m.p, True, not t.frozen(m)),
+    "Dropout1d": lambda t, m, x: build.without_rows(t.dropout(
+        build.as_rows("Dropout1d", value_of(x)), m.p, True, not t.frozen(m))),
     "Flatten": _of_function("flatten", "start_dim", "end_dim"),
     "Unflatten": lambda t, m, x: shaped.unflatten(t, x, m.dim, m.unflattened_size), "Identity": lambda t, m, x: x,
     "Upsample": _of_function("interpolate", "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"),
@@ -382,5 +296,7 @@ MODULES: dict[str, Callable] = {
     "PixelUnshuffle": _of_function("pixel_unshuffle", "downscale_factor"),
     "ChannelShuffle": _of_function("channel_shuffle", "groups"), "ZeroPad2d": shaped.pad_module("constant"),
     "ConstantPad2d": shaped.pad_module("constant", lambda m: m.value), "ReflectionPad2d": shaped.pad_module("reflect"),
-    "ReplicationPad2d": shaped.pad_module("replicate"),
+    "ReplicationPad2d": shaped.pad_module("replicate"), "ZeroPad1d": shaped.pad_module("constant"),
+    "ConstantPad1d": shaped.pad_module("constant", lambda m: m.value), "ReflectionPad1d": shaped.pad_module("reflect"),
+    "ReplicationPad1d": shaped.pad_module("replicate"),
 }

@@ -163,7 +163,8 @@ def interpolate(t, input, size=None, scale_factor=None, mode="nearest", align_co
     only("antialias", antialias, False)
     x = value_of(input)
     if recompute_scale_factor and scale_factor is not None:
-        factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * 2
+        factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (
+            scale_factor,) * (len(x.image) - 1)
         size, scale_factor = tuple(math.floor(n * f) for n, f in zip(x.image[1:], factors, strict=True)), None
     return functional.interpolate(x, size, scale_factor, mode, align_corners)
 

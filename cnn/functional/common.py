@@ -107,6 +107,20 @@ def also_one(axes: int) -> Callable[[Function], Function]:
     return decorated
 
 
+def also_sequences(fewest: int) -> Callable[[Function], Function]:
+    """A function of images (N, C, H, W) that keeps their shape takes sequences (N, C, L), too, images of one row, and
+    vectors (N, C), images of one pixel, where `fewest` axes are 2 and not 3."""
+    def decorated(function: Function) -> Function:
+        @wraps(function)
+        def call(x: Any, *args: Any, **options: Any) -> Any:
+            if not isinstance(x, (np.ndarray, Value)) or not fewest <= x.ndim <= 3:
+                return function(x, *args, **options)
+            images = x.reshape((*x.shape[:2], *(1,) * (4 - x.ndim), *x.shape[2:]))
+            return function(images, *args, **options).reshape(x.shape)
+        return cast("Function", call)
+    return decorated
+
+
 def parameter(owner: str, name: str, value: np.ndarray | Parameter | None,
               dtype: np.dtype) -> tuple[Parameter | None, tuple]:
     """A Parameter, or None, for an operation on values, and (array, Parameter) where it takes an array's numbers before

@@ -1,6 +1,7 @@
 """Convolution and linear maps."""
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
 from cnn.functional.common import also_one, numbers, parameter
 from cnn.functional.common import program as run
-from cnn.graph import Value, apply
+from cnn.graph import Value, apply, build
 from cnn.ops import conv
 from cnn.ops import linear as linear_ops
 from cnn.ops.conv import transposed
@@ -63,9 +64,9 @@ def conv2d(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray | Paramet
     if isinstance(x, Value):
         w, source = parameter("conv2d", "weight", weight, x.dtype)
         b, other = parameter("conv2d", "bias", bias, x.dtype)
-        if w is None or len(w.shape) not in (3, 4) or b is not None and b.shape != w.shape[:1]:
-            raise ValueError(f"conv2d: weight must have shape (K, C/groups, R, S) or (K, C/groups, S) and bias (K,), "
-                             f"got {w and w.shape} and {b and b.shape}")
+        if w is None or len(w.shape) not in (2, 3, 4) or b is not None and b.shape != w.shape[:1]:
+            raise ValueError(f"conv2d: weight must have shape (K, C/groups, R, S), (K, C/groups, S) or (K, C/groups) and "
+                             f"bias (K,), got {w and w.shape} and {b and b.shape}")
         stride, dilation = (shapes.pair("conv2d", name, value, 1)
                             for name, value in (("stride", stride), ("dilation", dilation)))
         groups = shapes.integer("conv2d", "groups", groups, 1)
@@ -151,9 +152,9 @@ def conv_transpose2d(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray
         w, source = parameter(name, "weight", weight, x.dtype)
         b, other = parameter(name, "bias", bias, x.dtype)
         groups = shapes.integer(name, "groups", groups, 1)
-        if w is None or len(w.shape) != 4 or b is not None and b.shape != (w.shape[1] * groups,):
-            raise ValueError(f"{name}: weight must have shape (C, K/groups, R, S) and bias (K,), got "
-                             f"{w and w.shape} and {b and b.shape}")
+        if w is None or len(w.shape) not in (3, 4) or b is not None and b.shape != (w.shape[1] * groups,):
+            raise ValueError(f"{name}: weight must have shape (C, K/groups, R, S) or (C, K/groups, S) and bias (K,), "
+                             f"got {w and w.shape} and {b and b.shape}")
         stride, dilation = (shapes.pair(name, what, value, 1)
                             for what, value in (("stride", stride), ("dilation", dilation)))
         if w.shape[0] % groups:
@@ -206,15 +207,17 @@ def conv_transpose2d_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray,
 
 @also_one(1)
 def linear(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray | Parameter | None = None) -> Images:
-    """y = x w^T + b. x: (N, C); weight (w): (K, C); bias (b): (K,) or None. Returns y: (N, K)."""
+    """y = x w^T + b. x: (N, C), (N, L, C) or (N, H, W, C); weight (w): (K, C); bias (b): (K,) or None. Returns y:
+    (N, K), (N, L, K) or (N, H, W, K)."""
     if isinstance(x, Value):
         w, source = parameter("linear", "weight", weight, x.dtype)
         b, other = parameter("linear", "bias", bias, x.dtype)
         if w is None or len(w.shape) != 2 or b is not None and b.shape != w.shape[:1]:
             raise ValueError(f"linear: weight must have shape (K, C) and bias (K,), got {w and w.shape} and "
                              f"{b and b.shape}")
-        return apply(linear_ops.Linear("linear", w, b).changed(sources=source + other), x)
+        return build.linear("linear", x, w, b, source + other)
     w, b = numbers(weight, bias)
+    x, axes = _vectors(x)
     x, w = _linear_arrays("linear", x, w)
     b = _bias("linear", b, len(w), x.dtype)
 
@@ -224,16 +227,18 @@ def linear(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray | Paramet
     y = np.empty((len(x), len(w)), x.dtype)
     with run(("linear", w.shape, b is None), x.dtype, len(x), write) as program:
         program.run(len(x), x=x, w=w, y=y, **({} if b is None else {"b": b}))
-    return y
+    return y.reshape(*axes, len(w))
 
 
 def linear_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, need_dx: bool = True) -> Gradients:
     """Gradients of `linear`: dx = dy w (None without `need_dx`), dw = dy^T x, db = sum of dy over the batch.
 
-    dy: (N, K), the gradient of the loss by y; x: (N, C) and weight (w): (K, C) as in `linear`.
+    dy: (N, K), (N, L, K) or (N, H, W, K), the gradient of the loss by y; x: (N, C), (N, L, C) or (N, H, W, C) and
+    weight (w): (K, C) as in `linear`.
     """
+    x, axes = _vectors(x)
     x, weight = _linear_arrays("linear_backward", x, weight)
-    dy = shapes.array("linear_backward", "dy", dy, (len(x), len(weight)), x.dtype)
+    dy = shapes.array("linear_backward", "dy", dy, (*axes, len(weight)), x.dtype).reshape(len(x), len(weight))
 
     def write(program: Program) -> None:
         tx = program.input(x.shape[1], flat=True)
@@ -244,7 +249,14 @@ def linear_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, need_dx: 
     dx, dw, db = np.empty_like(x) if need_dx else None, np.empty_like(weight), np.empty(len(weight), x.dtype)
     with run(("linear_backward", weight.shape, bool(need_dx)), x.dtype, len(x), write) as program:
         program.run(len(x), x=x, dy=dy, w=weight, dw=dw, db=db, **({"dx": dx} if need_dx else {}))
-    return dx, dw, db
+    return None if dx is None else dx.reshape(*axes, x.shape[1]), dw, db
+
+
+def _vectors(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(N, L, C) and (N, H, W, C) as (N L, C) and (N H W, C), all else as it is; and the sizes of the first axes."""
+    if not isinstance(x, np.ndarray) or x.ndim not in (3, 4):
+        return x, np.shape(x)[:-1]
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), x.shape[:-1]
 
 
 def _linear_arrays(name: str, x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

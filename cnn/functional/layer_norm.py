@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine.tensors import Slot
-from cnn.functional.common import computed, numbers, parameter
+from cnn.functional.common import also_sequences, computed, numbers, parameter
 from cnn.functional.common import program as run
 from cnn.functional.norm import group_norm
 from cnn.graph import Value, apply
@@ -52,23 +52,26 @@ def layer_norm2d(x: Images, weight: np.ndarray | Parameter | None = None, bias: 
                        (eps,))
 
 
+@also_sequences(3)
 def instance_norm(x: Images, *, weight: np.ndarray | Parameter | None = None,
                   bias: np.ndarray | Parameter | None = None, eps: float = 1e-5) -> Images:
     """Instance normalisation (Ulyanov et al. 2016): y = weight (x - mean) / sqrt(var + eps) + bias, with mean and
     (biased) variance of each channel of each image.
 
-    x: (N, C, H, W). weight, bias: (C,) or None. Returns y like x. Raises ValueError for images of a single pixel.
+    x: (N, C, H, W) or (N, C, L). weight, bias: (C,) or None. Returns y like x. Raises ValueError for images of a single
+    pixel.
     """
     name = "instance_norm"
     image = x.image if isinstance(x, Value) else shapes.array(name, "x", x, ("N", "C", "H", "W")).shape[1:]
     return group_norm(x, instances(name, image), weight, bias, eps)
 
 
+@also_sequences(3)
 def local_response_norm(x: Images, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Images:
     """Local response normalisation (Krizhevsky, Sutskever & Hinton 2012): y_c = x_c / (k + alpha / size sum
     x_j^2)^beta, the sum being over the `size` channels j from c - size // 2 on; zeros beyond the first and last.
 
-    x: (N, C, H, W). Returns y like x.
+    x: (N, C, H, W) or (N, C, L). Returns y like x.
     """
     name = "local_response_norm"
     given = local_response(name, size, alpha, beta, k)

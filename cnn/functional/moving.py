@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.functional.common import also_one, computed
-from cnn.graph import moving
+from cnn.graph import build, moving
 from cnn.graph.build import dims_of
 from cnn.graph.value import Value
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cnn.functional.common import Images
-    from cnn.shapes import Size
+    from cnn.shapes import Length, Size
 
 
 def flatten(x: Images, start_dim: int = 1, end_dim: int = -1) -> Images:
@@ -89,34 +89,42 @@ def pad(x: Images, pad: Sequence[int], mode: str = "constant", value: float = 0.
     return computed("pad", lambda x: moving.pad(x, sides, mode, value), {"x": x}, (sides, mode, value))
 
 
-def interpolate(x: Images, size: Size | None = None, scale_factor: float | tuple[float, float] | None = None,
+def interpolate(x: Images, size: Size | Length | None = None, scale_factor: float | tuple[float, ...] | None = None,
                 mode: str = "nearest", align_corners: bool | None = None) -> Images:
-    """x resampled. x: a value or an array, (N, C, H, W).
+    """x resampled. x: a value or an array, (N, C, H, W) or (N, C, L).
 
-    size: of the result, an int or (height, width); or scale_factor, by how much larger it is, a number or a pair. mode:
-    "nearest", or "bilinear", with align_corners as in PyTorch: whether the corners' centres stay where they are,
-    instead of their outer edges.
+    size: of the result, an int or (height, width), of sequences an int; or scale_factor, by how much larger it is, a
+    number or, of images, a pair. mode: "nearest", or "bilinear", of sequences "linear", with align_corners as in
+    PyTorch: whether the corners' centres stay where they are, instead of their outer edges. Raises TypeError or
+    ValueError for anything else.
     """
     name = "interpolate"
     if (size is None) == (scale_factor is None):
         raise ValueError(f"{name}: size or scale_factor must be given, and not both")
-    if not isinstance(mode, str) or mode not in ("nearest", "bilinear"):
-        raise ValueError(f"{name}: mode must be 'nearest' or 'bilinear', got {mode!r}")
+    row = getattr(x, "ndim", 4) == 3
+    smooth, what = ("linear", "sequences (N, C, L)") if row else ("bilinear", "images (N, C, H, W)")
+    if not isinstance(mode, str) or mode not in ("nearest", smooth):
+        raise ValueError(f"{name}: mode must be 'nearest' or {smooth!r} for {what}, got {mode!r}")
     if mode == "nearest" and align_corners is not None:
         raise ValueError(f"{name}: align_corners must be None with mode 'nearest', got {align_corners!r}")
-    pair = None if size is None else shapes.pair(name, "size", size, 1)
-    factors = None if scale_factor is None else scale_factor if isinstance(scale_factor, (tuple, list)) else (
-        scale_factor, scale_factor)
+    pair = None if size is None else (shapes.row if row else shapes.pair)(name, "size", size, 1)
+    factors: tuple | None = None if scale_factor is None else tuple(scale_factor) if isinstance(
+        scale_factor, (tuple, list)) else (scale_factor,) * (2 - row)
     if factors is not None:
         factors = tuple(shapes.number(name, "scale_factor", f, above=0) for f in factors)
-        if len(factors) != 2:
-            raise ValueError(f"{name}: scale_factor must be a number or a pair, got {shapes.shown(scale_factor)}")
+        if len(factors) != 2 - row:
+            raise ValueError(f"{name}: scale_factor must be a number{'' if row else ' or a pair'}, got "
+                             f"{shapes.shown(scale_factor)}")
+        factors = (1.0,) * row + factors
 
     def of_value(x: Value) -> Value:
-        to = pair or tuple(int(n * f) for n, f in zip(x.image[-2:], factors or (), strict=True))
+        sizes = (1, *x.image[1:]) if row else x.image[-2:]
+        to = pair or tuple(int(n * f) for n, f in zip(sizes, factors or (), strict=True))
         if min(to) < 1:
             raise ValueError(f"{name}: scale_factor must leave a pixel, got {scale_factor} for {shapes.batch(x.image)}")
-        return moving.interpolated(x, to, mode, bool(align_corners), factors or (None, None))
+        images = build.as_rows(name, x) if row else x
+        y = moving.interpolated(images, to, mode, bool(align_corners), factors or (None, None))
+        return build.without_rows(y) if row else y
     return computed(name, of_value, {"x": x}, (pair, factors, mode, bool(align_corners)))
 
 

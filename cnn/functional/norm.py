@@ -8,7 +8,7 @@ import numpy as np
 from cnn import shapes
 from cnn.engine.program import Program
 from cnn.engine.tensors import Slot
-from cnn.functional.common import numbers, parameter
+from cnn.functional.common import also_sequences, numbers, parameter
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply
 from cnn.ops import group_norm as group_ops
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from cnn.functional.common import Images
 
 
+@also_sequences(2)
 def batch_norm(x: Images, running_mean: np.ndarray | None = None, running_var: np.ndarray | None = None,
                weight: np.ndarray | Parameter | None = None, bias: np.ndarray | Parameter | None = None,
                training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Images:
     """Batch normalisation of each channel (Ioffe & Szegedy 2015): y = weight (x - mean) / sqrt(var + eps) + bias.
 
-    x: (N, C, H, W); running_mean, running_var, weight, bias: (C,) or None. With `training` mean and (biased) variance
-    are the batch's, and the running ones, where given, are changed in place: r = (1 - momentum) r + momentum new, with
-    the unbiased variance. Otherwise they are the running ones. Returns y like x.
+    x: (N, C, H, W), (N, C, L) or (N, C); running_mean, running_var, weight, bias: (C,) or None. With `training` mean
+    and (biased) variance are the batch's, and the running ones, where given, are changed in place: r = (1 - momentum) r
+    + momentum new, with the unbiased variance. Otherwise they are the running ones. Returns y like x.
 
     Raises ValueError for a batch with a single value per channel in training, or running statistics that are
     missing otherwise.
@@ -92,12 +93,15 @@ def _batch_norm_value(x: Value, mean: np.ndarray | None, var: np.ndarray | None,
 
 def batch_norm_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray | None = None,
                         eps: float = 1e-5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of `batch_norm` in training. dy: the gradient of the loss by y, like x: (N, C, H, W).
+    """Gradients of `batch_norm` in training. dy: the gradient of the loss by y, like x: (N, C, H, W), (N, C, L) or
+    (N, C).
 
     weight: (C,) or None, and eps as in `batch_norm`. Returns dx like x, dweight and dbias (C,); dweight and dbias are
     summed over the batch.
     """
     name = "batch_norm_backward"
+    like = x
+    dy, x = (_as_images(a) for a in (dy, x))
     x, w, _ = _batch_norm_arrays(name, x, weight, None)
     dy = shapes.array(name, "dy", dy, x.shape, x.dtype)
     eps = shapes.number(name, "eps", eps, 0)
@@ -109,7 +113,14 @@ def batch_norm_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray | None
     dx, dw, db = np.empty_like(x), np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
     with run((name, x.shape[1:], eps, w is None), x.dtype, len(x), write) as program:
         program.run(len(x), x=x, dy=dy, dx=dx, dw=dw, db=db, **({} if w is None else {"w": w}))
-    return dx, dw, db
+    return dx.reshape(like.shape), dw, db
+
+
+def _as_images(x: np.ndarray) -> np.ndarray:
+    """(N, C, L) and (N, C) as (N, C, 1, L) and (N, C, 1, 1); all else as it is."""
+    if not isinstance(x, np.ndarray) or x.ndim not in (2, 3):
+        return x
+    return x.reshape(*x.shape[:2], *(1,) * (4 - x.ndim), *x.shape[2:])
 
 
 def _batch_norm_arrays(name: str, x: np.ndarray, weight: np.ndarray | None,
@@ -123,12 +134,13 @@ def _batch_norm_arrays(name: str, x: np.ndarray, weight: np.ndarray | None,
     return x, w, b
 
 
+@also_sequences(2)
 def group_norm(x: Images, num_groups: int, weight: np.ndarray | Parameter | None = None,
                bias: np.ndarray | Parameter | None = None, eps: float = 1e-5) -> Images:
     """Group normalisation (Wu & He 2018): y = weight (x - mean) / sqrt(var + eps) + bias, with mean and (biased)
     variance of each image's `num_groups` groups of neighbouring channels.
 
-    x: (N, C, H, W), num_groups a divisor of C; weight, bias: (C,) or None. Returns y like x.
+    x: (N, C, H, W), (N, C, L) or (N, C), num_groups a divisor of C; weight, bias: (C,) or None. Returns y like x.
     """
     name = "group_norm"
     eps = shapes.number(name, "eps", eps, 0)
@@ -157,12 +169,14 @@ def group_norm(x: Images, num_groups: int, weight: np.ndarray | Parameter | None
 
 def group_norm_backward(dy: np.ndarray, x: np.ndarray, num_groups: int, weight: np.ndarray | Parameter | None = None,
                         eps: float = 1e-5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of `group_norm`. dy: the gradient of the loss by y, like x: (N, C, H, W).
+    """Gradients of `group_norm`. dy: the gradient of the loss by y, like x: (N, C, H, W), (N, C, L) or (N, C).
 
     num_groups, weight: (C,) or None, and eps as in `group_norm`. Returns dx like x, dweight and dbias (C,); dweight and
     dbias are summed over the batch.
     """
     name = "group_norm_backward"
+    like = x
+    dy, x = (_as_images(a) for a in (dy, x))
     x, w, _ = _batch_norm_arrays(name, x, numbers(weight)[0], None)
     dy = shapes.array(name, "dy", dy, x.shape, x.dtype)
     groups, eps = shapes.divisor(name, "num_groups", num_groups, x.shape[1]), shapes.number(name, "eps", eps, 0)
@@ -176,4 +190,4 @@ def group_norm_backward(dy: np.ndarray, x: np.ndarray, num_groups: int, weight: 
     dx, dw, db = np.empty_like(x), np.empty(x.shape[1], x.dtype), np.empty(x.shape[1], x.dtype)
     with run((name, x.shape[1:], groups, eps, w is None), x.dtype, len(x), write) as program:
         program.run(len(x), x=x, dy=dy, dx=dx, dw=dw, db=db, **({} if w is None else {"w": w}))
-    return dx, dw, db
+    return dx.reshape(like.shape), dw, db

@@ -65,6 +65,51 @@ def conv1d_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, stride: L
     return None if dx is None else dx[:, :, 0], dw[:, :, 0], db
 
 
+@also_one(2)
+def conv_transpose1d(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray | Parameter | None = None,
+                     stride: Length = 1, padding: Length | tuple[int, int] = 0, output_padding: Length = 0,
+                     groups: int = 1, dilation: Length = 1) -> Images:
+    """Transposed 1-D convolution: y[k, i*s + m*d - p] += x[c, i] weight[c, k, m], from bias[k] on.
+
+    x: (N, C, L); weight: (C, K / groups, R); bias: (K,) or None. stride (s), dilation (d): int; padding (p): int or a
+    pair (left, right), which y loses at its ends; output_padding: int, less than s or less than d, what y has more at
+    its end. groups: as in `conv_transpose2d`. Returns y: (N, K, OL), OL = (L - 1)*s - left - right + d*(R - 1) +
+    output_padding + 1. Raises TypeError or ValueError for anything else.
+    """
+    name = "conv_transpose1d"
+    if len(getattr(weight, "shape", ())) != 3:
+        raise ValueError(f"{name}: weight must have shape (C, K/groups, R), got {getattr(weight, 'shape', weight)}")
+    sizes = _transposed(name, stride, padding, output_padding, groups, dilation)
+    if isinstance(x, Value):
+        return _sequences(conv.conv_transpose2d(_images(name, x), weight, bias, *sizes))
+    array, offset = numbers(weight, bias)
+    return _sequences(conv.conv_transpose2d(_images(name, x), array[:, :, None], offset, *sizes))
+
+
+def conv_transpose1d_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, stride: Length = 1,
+                              padding: Length | tuple[int, int] = 0, output_padding: Length = 0, groups: int = 1,
+                              dilation: Length = 1,
+                              need_dx: bool = True) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """Gradients of `conv_transpose1d`. dy: (N, K, OL), the gradient of the loss by y; x, weight, stride, padding,
+    output_padding, groups, dilation: as in `conv_transpose1d`. Returns dx like x (None without `need_dx`), dweight like
+    weight, dbias: (K,), the last two summed over the batch."""
+    name = "conv_transpose1d_backward"
+    x, weight, dy = (shapes.array(name, what, a, axes) for what, a, axes in (
+        ("x", x, ("N", "C", "L")), ("weight", weight, ("C", "K/groups", "R")), ("dy", dy, ("N", "K", "OL"))))
+    dx, dw, db = conv.conv_transpose2d_backward(
+        dy[:, :, None], x[:, :, None], weight[:, :, None],
+        *_transposed(name, stride, padding, output_padding, groups, dilation), need_dx)
+    return None if dx is None else dx[:, :, 0], dw[:, :, 0], db
+
+
+def _transposed(name: str, stride: Length, padding: Length | tuple[int, int], output_padding: Length, groups: int,
+                dilation: Length) -> tuple[Any, Any, Any, int, Any]:
+    """What `conv_transpose2d` takes for images of one row."""
+    return (shapes.row(name, "stride", stride, 1), shapes.row_padding(name, padding, words=False),
+            (0, shapes.row(name, "output_padding", output_padding)[1]), groups,
+            shapes.row(name, "dilation", dilation, 1))
+
+
 def _pooled(y: Any) -> Any:
     """A value, or the two arrays of max pooling."""
     return tuple(map(_sequences, y)) if isinstance(y, tuple) else _sequences(y)

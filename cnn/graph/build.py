@@ -10,7 +10,8 @@ from cnn.engine.parameter import Parameter
 from cnn.graph.trace import add, apply
 from cnn.graph.value import Value, number
 from cnn.ops import arithmetic as ops
-from cnn.ops import pointwise, pool, reduction, reshaping
+from cnn.ops import conv, pointwise, pool, reduction, reshaping
+from cnn.ops import linear as linear_ops
 
 LINEAR = ("add", "subtract", "multiply", "divide")
 COMPARISONS = ("greater", "greater_equal", "equal", "not_equal")
@@ -212,8 +213,13 @@ def matmul(x, other):
         raise ValueError(f"matmul: x and other must have shapes (N, A, B) and (N, B, C), got {shapes.batch(image)} and "
                          f"{shapes.batch(other.image)}")
     (rows, inner), columns = x.image, other.image[1]
-    y = arithmetic("multiply", reshaped(x, (rows, inner, 1)), reshaped(other, (1, inner, columns)))
-    return reshaped(reduced("sum", y, 2, False), (rows, columns)[len(image) == 1:])
+    y = products(reshaped(x, (rows, inner, 1)), reshaped(other, (1, inner, columns)), 1)
+    return reshaped(y, (rows, columns)[len(image) == 1:])
+
+
+def products(a, b, axis):
+    """The sum of a b over an axis of an image, which stays with size 1."""
+    return apply(reduction.Reduce("sum", (axis,)).changed(multiplied=True), arithmetic("multiply", a, b))
 
 
 def matrix(what, operand, like):
@@ -228,11 +234,40 @@ def matrix(what, operand, like):
     return constant(operand, operand.shape, like, sources)
 
 
-def as_rows(owner, x):
-    """(C, L) as images of one row, (C, 1, L)."""
+def linear(owner, x, weight, bias, sources=()):
+    """x weight^T + bias over the last axis, of vectors (F,), or of rows (L, F) and images (H, W, F), whose rows are the
+    pixels of a 1 x 1 convolution. weight: Parameter (outputs, F); bias: Parameter (outputs,) or None. sources: arrays
+    that they are looked up in, as `functional.common.parameter` returns them."""
+    *axes, inputs = x.image or (0,)
+    outputs, rows = weight.shape[0], math.prod(axes)
+    if not axes or inputs != weight.shape[1]:
+        return apply(linear_ops.Linear(owner, weight, bias).changed(sources=sources), x)    # which refuses the others
+    if rows == 1:
+        y = linear(owner, reshaped(x, (inputs,)), weight, bias, sources)
+        return reshaped(y, (*axes, outputs))
+    from cnn.graph import moving
+    image = moving.in_order(reshaped(x, (*(1,) * (2 - len(axes)), *axes, inputs)), (2, 0, 1), owner)
+    y = apply(conv.Conv2d(owner, weight, bias, (1, 1), 0, (1, 1), 1).changed(sources=sources), image)
+    return reshaped(moving.in_order(y, (1, 2, 0), owner), (*axes, outputs))
+
+
+def sequences(owner, x):
+    """x, which must be sequences (C, L)."""
     if len(x.image) != 2:
         raise ValueError(f"{owner}: x must have shape (N, C, L), got {shapes.batch(x.image)}")
-    return reshaped(x, (x.image[0], 1, x.image[1]))
+    return x
+
+
+def as_rows(owner, x):
+    """(C, L) as images of one row, (C, 1, L)."""
+    return reshaped(sequences(owner, x), (x.image[0], 1, x.image[1]))
+
+
+def as_images(owner, x):
+    """(C, L) as images of one row, (C, 1, L), and (C,) as images of one pixel, (C, 1, 1); images as they are."""
+    if not x.image:
+        raise ValueError(f"{owner}: x must have shape (N, C, H, W), (N, C, L) or (N, C), got {shapes.batch(x.image)}")
+    return reshaped(x, (x.image[0], *(1,) * (3 - len(x.image)), *x.image[1:]))
 
 
 def without_rows(y):

@@ -3,6 +3,7 @@ from cnn.layers.activation import (
     ELU,
     GELU,
     Dropout,
+    Dropout1d,
     Dropout2d,
     Hardsigmoid,
     Hardswish,
@@ -28,23 +29,37 @@ from cnn.layers.norm import BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, L
 from cnn.layers.pool import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from cnn.layers.reshape import (
     ChannelShuffle,
+    ConstantPad1d,
     ConstantPad2d,
     PixelShuffle,
     PixelUnshuffle,
+    ReflectionPad1d,
     ReflectionPad2d,
+    ReplicationPad1d,
     ReplicationPad2d,
     Upsample,
+    ZeroPad1d,
     ZeroPad2d,
 )
-from cnn.layers.sequences import AdaptiveAvgPool1d, AdaptiveMaxPool1d, AvgPool1d, BatchNorm1d, Conv1d, MaxPool1d
+from cnn.layers.sequences import (
+    AdaptiveAvgPool1d,
+    AdaptiveMaxPool1d,
+    AvgPool1d,
+    BatchNorm1d,
+    Conv1d,
+    ConvTranspose1d,
+    InstanceNorm1d,
+    MaxPool1d,
+)
 
 Layer = Module      # its name before
 
-__all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d",
-           "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "ChannelShuffle", "Concat", "ConstantPad2d", "Conv1d", "Conv2d",
-           "ConvTranspose2d", "Dropout", "Dropout2d", "ELU", "Flatten", "GELU", "GlobalAvgPool2d", "GraphModule",
-           "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "InstanceNorm2d", "Layer", "LayerNorm", "LayerNorm2d",
-           "LeakyReLU", "Linear", "LocalResponseNorm", "LogSoftmax", "MaxPool1d", "MaxPool2d", "Mish", "Module",
-           "ModuleList", "OperationNode", "PReLU", "PixelShuffle", "PixelUnshuffle", "ReLU", "ReLU6",
-           "ReflectionPad2d", "ReplicationPad2d", "Residual", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus",
-           "Tanh", "Upsample", "ZeroPad2d", "graph_module"]
+__all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d",
+           "BatchNorm1d", "BatchNorm2d", "ChannelShuffle", "Concat", "ConstantPad1d", "ConstantPad2d", "Conv1d",
+           "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Dropout", "Dropout1d", "Dropout2d", "ELU", "Flatten",
+           "GELU", "GlobalAvgPool2d", "GraphModule", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh",
+           "InstanceNorm1d", "InstanceNorm2d", "Layer", "LayerNorm", "LayerNorm2d", "LeakyReLU", "Linear",
+           "LocalResponseNorm", "LogSoftmax", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleList", "OperationNode",
+           "PReLU", "PixelShuffle", "PixelUnshuffle", "ReLU", "ReLU6", "ReflectionPad1d", "ReflectionPad2d",
+           "ReplicationPad1d", "ReplicationPad2d", "Residual", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus",
+           "Tanh", "Upsample", "ZeroPad1d", "ZeroPad2d", "graph_module"]

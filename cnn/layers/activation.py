@@ -303,6 +303,17 @@ class Dropout2d(Dropout):
         return super().forward(x)
 
 
+class Dropout1d(Dropout2d):
+    """Zeroes each channel of each sequence as a whole, with probability p, while training, and scales the others by
+    1 / (1 - p). x: (N, C, L). Tompson et al. 2015. Its masks are drawn as those of `Dropout`.
+
+    Raises ValueError unless 0 <= p <= 1, and on the first use for images and vectors.
+    """
+
+    def forward(self, x: Value) -> Value:
+        return build.without_rows(super().forward(build.as_rows(type(self).__name__, x)))
+
+
 def _unused(layer: Module, inplace: bool) -> None:
     """Check an argument that changes nothing, see ReLU."""
     shapes.flag(type(layer).__name__, "inplace", inplace)

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
-from cnn.graph import apply
+from cnn.graph import build
 from cnn.layers.conv import initial
 from cnn.layers.module import Module
-from cnn.ops import linear
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
@@ -18,9 +17,11 @@ if TYPE_CHECKING:
 
 
 class Linear(Module):
-    """y = x W^T + b.
+    """y = x W^T + b, over the last axis of x.
 
-    x: (N, in_features); weight: (out_features, in_features); bias: (out_features,); y: (N, out_features).
+    x: (N, in_features), (N, L, in_features) or (N, H, W, in_features); weight: (out_features, in_features); bias:
+    (out_features,); y: like x, but for the last axis, out_features. Of more than one vector for each image, the
+    products are stored before they are added: L * in_features * out_features elements for each image.
     init: a name from cnn.init.INITIALISERS; seed: int, or a numpy Generator to draw from; dtype: float32 or float64.
 
     Raises TypeError or ValueError for arguments, and on the first use for inputs, that do not fit.
@@ -39,8 +40,7 @@ class Linear(Module):
 
     def forward(self, x: Value) -> Value:
         outputs = shapes.integer(type(self).__name__, "out_features", self.out_features, 1)
-        return apply(linear.Linear(type(self).__name__, *self._weight(x.dtype, (outputs, self.in_features), outputs)),
-                     x)
+        return build.linear(type(self).__name__, x, *self._weight(x.dtype, (outputs, self.in_features), outputs))
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ("" if self.bias else ", bias=False")

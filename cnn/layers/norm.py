@@ -8,7 +8,7 @@ import numpy as np
 from cnn import shapes
 from cnn.engine.parameter import Parameter
 from cnn.functional.layer_norm import instances, local_response, sizes
-from cnn.graph import apply
+from cnn.graph import apply, build
 from cnn.layers.module import Module
 from cnn.ops import group_norm, layer_norm, local_norm, norm
 
@@ -101,7 +101,8 @@ class GroupNorm(Module):
     2018): the same in training and evaluation, whatever the batch.
 
     num_groups: into how many groups of neighbours the num_channels channels are divided, evenly; one is a layer norm
-    over C, H and W, as many as there are channels an instance norm. x, y: (N, num_channels, H, W).
+    over C, H and W, as many as there are channels an instance norm. x, y: (N, num_channels, H, W),
+    (N, num_channels, L) or (N, num_channels).
 
     weight (gamma), bias (beta): (num_channels,), or None without `affine`, bias also without `bias`. eps: above 0.
     dtype: float32 or float64.
@@ -122,7 +123,8 @@ class GroupNorm(Module):
         name, channels = type(self).__name__, self.num_channels
         groups, eps = shapes.divisor(name, "num_groups", self.num_groups, channels), shapes.epsilon(name, self.eps)
         w, b = (self._owned(what, (channels,), x.dtype) for what in ("weight", "bias"))
-        return apply(group_norm.GroupNorm(name, groups, channels, w, b, eps), x)
+        operation = group_norm.GroupNorm(name, groups, channels, w, b, eps)
+        return build.reshaped(apply(operation, build.as_images(name, x)), x.image)
 
     def extra_repr(self) -> str:
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}{_missing(self, 'affine')}"
@@ -232,7 +234,7 @@ class LocalResponseNorm(Module):
     """y_c = x_c / (k + alpha / size sum x_j^2)^beta, the sum being over the `size` channels j from c - size // 2 on,
     zeros beyond the first and last (Krizhevsky, Sutskever & Hinton 2012), as in AlexNet and GoogLeNet.
 
-    x, y: (N, C, H, W). size: from 1; alpha, beta, k: numbers. Without parameters.
+    x, y: (N, C, H, W) or (N, C, L). size: from 1; alpha, beta, k: numbers. Without parameters.
 
     Raises TypeError or ValueError for arguments, and on use for inputs, that do not fit.
     """
@@ -243,8 +245,9 @@ class LocalResponseNorm(Module):
 
     def forward(self, x: Value) -> Value:
         name = type(self).__name__
-        return apply(local_norm.LocalResponseNorm(name, *local_response(name, self.size, self.alpha, self.beta,
-                                                                        self.k)), x)
+        given = local_response(name, self.size, self.alpha, self.beta, self.k)
+        images = build.as_rows(name, x) if len(x.image) == 2 else x
+        return build.reshaped(apply(local_norm.LocalResponseNorm(name, *given), images), x.image)
 
     def extra_repr(self) -> str:
         return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

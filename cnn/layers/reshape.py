@@ -4,22 +4,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cnn import functional, shapes
+from cnn.graph import build
 from cnn.layers.module import Module
 
 if TYPE_CHECKING:
     from cnn.graph import Value
-    from cnn.shapes import Size
+    from cnn.shapes import Length, Size
 
 
 class Upsample(Module):
-    """Resamples images (N, C, H, W) by "nearest" or "bilinear" interpolation.
+    """Resamples images (N, C, H, W) by "nearest" or "bilinear" interpolation, sequences (N, C, L) by "nearest" or
+    "linear".
 
-    size: of the result, an int or (height, width); or scale_factor, by how much larger it is, a number or a pair. mode:
-    "nearest" or "bilinear"; align_corners, with the latter: whether the corners' centres stay where they are. As in
-    PyTorch. Raises TypeError or ValueError for other arguments, on the first use.
+    size: of the result, an int or (height, width), of sequences an int; or scale_factor, by how much larger it is, a
+    number or, of images, a pair. mode: "nearest", "bilinear" or "linear"; align_corners, with the last two: whether the
+    corners' centres stay where they are. As in PyTorch. Raises TypeError or ValueError for other arguments, on the
+    first use.
     """
 
-    def __init__(self, size: Size | None = None, scale_factor: float | tuple[float, float] | None = None,
+    def __init__(self, size: Size | Length | None = None, scale_factor: float | tuple[float, ...] | None = None,
                  mode: str = "nearest", align_corners: bool | None = None) -> None:
         super().__init__()
         self.size, self.scale_factor, self.mode, self.align_corners = size, scale_factor, mode, align_corners
@@ -85,20 +88,26 @@ class ChannelShuffle(Module):
 
 
 class _Pad(Module):
-    """padding: of all four sides, an int, or (left, right, top, bottom)."""
+    """padding: of all sides, an int, or (left, right, top, bottom), of sequences (left, right)."""
 
-    mode = "constant"
+    mode, sides = "constant", 4
 
-    def __init__(self, padding: int | tuple[int, int, int, int]) -> None:
+    def __init__(self, padding: int | tuple[int, ...]) -> None:
         super().__init__()
-        sides = tuple(padding) if isinstance(padding, (tuple, list)) else (padding,) * 4
-        if len(sides) != 4:
-            raise ValueError(f"{type(self).__name__}: padding must be an integer or four, got {padding!r}")
+        sides = tuple(padding) if isinstance(padding, (tuple, list)) else (padding,) * self.sides
+        if len(sides) != self.sides:
+            words = {2: "two", 4: "four"}[self.sides]
+            raise ValueError(f"{type(self).__name__}: padding must be an integer or {words}, got {padding!r}")
         self.padding = tuple(shapes.integer(type(self).__name__, "padding", n, -2**31) for n in sides)
 
     value = 0.0
 
+    def image_axes(self) -> int | None:
+        return 2 if self.sides == 2 else None
+
     def forward(self, x: Value) -> Value:
+        if self.sides == 2:
+            build.sequences(type(self).__name__, x)
         return functional.pad(x, self.padding, self.mode, self.value)
 
     def extra_repr(self) -> str:
@@ -114,9 +123,9 @@ class ConstantPad2d(_Pad):
     """A number around images (N, C, H, W). padding: an int, or (left, right, top, bottom); negative ones cut. value:
     the number. Raises TypeError or ValueError for others."""
 
-    def __init__(self, padding: int | tuple[int, int, int, int], value: float) -> None:
+    def __init__(self, padding: int | tuple[int, ...], value: float) -> None:
         super().__init__(padding)
-        self.value = shapes.number("ConstantPad2d", "value", value)
+        self.value = shapes.number(type(self).__name__, "value", value)
 
 
 class ReflectionPad2d(_Pad):
@@ -131,3 +140,31 @@ class ReplicationPad2d(_Pad):
     or ValueError for others."""
 
     mode = "replicate"
+
+
+class ZeroPad1d(ZeroPad2d):
+    """Zeros at the ends of sequences (N, C, L). padding: an int, or (left, right); negative ones cut. Raises TypeError
+    or ValueError for others."""
+
+    sides = 2
+
+
+class ConstantPad1d(ConstantPad2d):
+    """A number at the ends of sequences (N, C, L). padding: an int, or (left, right); negative ones cut. value: the
+    number. Raises TypeError or ValueError for others."""
+
+    sides = 2
+
+
+class ReflectionPad1d(ReflectionPad2d):
+    """Sequences (N, C, L), mirrored at their ends, which are not repeated. padding: an int, or (left, right), less than
+    L. Raises TypeError or ValueError for others."""
+
+    sides = 2
+
+
+class ReplicationPad1d(ReplicationPad2d):
+    """Sequences (N, C, L) with their ends repeated. padding: an int, or (left, right). Raises TypeError or ValueError
+    for others."""
+
+    sides = 2

@@ -2,6 +2,8 @@
 
 Forward and dx are convolutions of one pixel; the weight gradient works on the whole batch at once.
 """
+import math
+
 import numpy as np
 
 from cnn import shapes
@@ -81,8 +83,11 @@ class Linear(Operation):
     def shape(self, x):
         outputs, inputs = self.weight.shape
         if x != (inputs,):
-            hint = "" if len(x) == 1 else "; put Flatten() before it"
-            raise ValueError(f"{self.owner}: x must have shape (N, {inputs}), got {shapes.batch(x)}{hint}")
+            wanted, hint = f"(N, {inputs})", ""
+            if len(x) > 1:
+                wanted += f" or (N, ..., {inputs})"
+                hint = f", whose last axis has {x[-1]}; Flatten() before it makes (N, {math.prod(x)}) of it"
+            raise ValueError(f"{self.owner}: x must have shape {wanted}, got {shapes.batch(x)}{hint}")
         return (outputs,)
 
     def macs(self, x):

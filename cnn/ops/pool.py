@@ -26,7 +26,8 @@ def windows(owner, size, kernel_size, stride, padding, ceil_mode=False, count_in
         low, high = np.where(first < 0, first % d, first), np.minimum(stop, side)
         if (low >= high).any():
             raise ValueError(f"{owner}: every window must see a pixel of the input {shapes.times(size)}, but one of "
-                             f"kernel_size {shapes.times(kernel_size)}, dilation {shapes.times(dilation)} sees none")
+                             f"kernel_size {shapes.times(kernel_size)}, dilation {shapes.times(dilation)} sees none: "
+                             f"its maximum would be -inf")
         counted = (stop, first) if count_include_pad else (high, low)
         axes.append((low, high, -(-np.subtract(*counted) // d)))
     if divisor_override is not None:

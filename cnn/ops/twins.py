@@ -40,11 +40,12 @@ def _conv2d(operation, n, x):
 
 def _conv_transpose2d(operation, n, x):
     w, b = _data(operation, "weight", "bias")
+    shape, w = w.shape, operation.weights(w)
     sizes = operation.stride, operation.padding, operation.output_padding, operation.groups, operation.dilation
 
     def back(dy):
         dx, dw, db = reference.conv_transpose2d_backward(dy, x, w, *sizes)
-        return [dx], {"weight": dw, "bias": db}
+        return [dx], {"weight": dw.reshape(shape), "bias": db}
     return reference.conv_transpose2d(x, w, b, *sizes), back
 
 

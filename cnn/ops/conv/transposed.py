@@ -63,8 +63,8 @@ def conv_transpose2d_backward(program, dy, x, w, g, dw=None, db=None, need_dx=Tr
 class ConvTranspose2d(Operation):
     """A transposed convolution, perhaps with a ReLU after it.
 
-    weight: Parameter (C, K / groups, R, S); bias: Parameter (K,) or None. kernel, stride, output_padding, dilation:
-    pairs. relu: whether a ReLU follows.
+    weight: Parameter (C, K / groups, R, S), or (C, K / groups, S) for a kernel of one row; bias: Parameter (K,) or
+    None. kernel, stride, output_padding, dilation: pairs. relu: whether a ReLU follows.
     """
 
     name = twin = "conv_transpose2d"
@@ -74,10 +74,14 @@ class ConvTranspose2d(Operation):
         super().__init__(owner)
         self.weight, self.bias = weight, bias
         self.channels, outputs, *kernel = weight.shape
-        self.outputs, self.kernel = outputs * groups, tuple(kernel)
+        self.outputs, self.kernel = outputs * groups, (1,) * (2 - len(kernel)) + tuple(kernel)
         self.stride, self.padding, self.output_padding, self.dilation = stride, padding, output_padding, dilation
         self.groups = groups
         self.parameters = {"weight": weight, **({} if bias is None else {"bias": bias})}
+
+    def weights(self, array):
+        """An array like the weight as (C, K / groups, R, S)."""
+        return array.reshape(*array.shape[:2], *self.kernel)
 
     def geometry(self, shape):
         """Of the convolution that this one is the input gradient of."""

@@ -201,9 +201,23 @@ def test_other_convolutions_of_one_image_do_not(channels, options, size):
     assert "winograd_channels" not in evaluated(layer, x)[1]
 
 
-def test_one_image_that_is_learnt_from_does_not():
-    layer = Conv2d(16, 16, 3)
-    assert "winograd_channels" not in operations(layer, np.ones((1, 16, 8, 8), np.float32))
+@pytest.mark.parametrize(("size", "padding", "count"), [
+    (12, 1, 0), (13, 1, 2), (13, 0, 1), (16, 3, 1), (16, (1, 2), 2),
+])
+def test_few_images_that_are_learnt_from(size, padding, count):
+    """It takes more tiles then; and dx none where it would leave out some of dy."""
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(shape) for shape in ((3, 20, size, size), (24, 20, 3, 3), 24))
+    layer = Conv2d(20, 24, 3, padding=padding, dtype=np.float64)
+    layer.weight.data[...], layer.bias.data[...] = w, b
+    y = layer(x)
+    dy = rng.standard_normal(y.shape)
+    dx = layer.backward(dy)
+    wanted = [reference.conv2d(x, w, b, padding=padding), *reference.conv2d_backward(dy, x, w, padding=padding)]
+    assert_all_close([y, dx, layer.weight.grad, layer.bias.grad], wanted)
+    program = layer._last.programs[0]
+    names = [op["kernel"] for phase in program.phases() for op in inspecting.operations(program, phase)]
+    assert names.count("winograd_channels") == count and names.count("winograd_weights") == count
 
 
 def test_one_image_sees_new_weights():

@@ -259,11 +259,12 @@ ctypedef struct WinogradWeights:
     Py_ssize_t kt, padded       # see Products
     Py_ssize_t to_tap           # elements of w from one tap to the next
     Py_ssize_t to_output        # and from one output to the next
+    Py_ssize_t turned           # whether kernels are to be turned around
 
 
 cdef inline void transform_weights(const WinogradWeights* a, Py_ssize_t task, int R, int N) noexcept nogil:
     cdef Py_ssize_t taps = a.taps, kt = a.kt, padded = a.padded, to_tap = a.to_tap, to_output = a.to_output
-    cdef Py_ssize_t k0 = task * kt, c, lane, n = min(kt, a.outputs - k0)
+    cdef Py_ssize_t k0 = task * kt, c, lane, n = min(kt, a.outputs - k0), turned = a.turned
     cdef vec line[6]
     cdef vec done[6]
     cdef vec half[30]
@@ -281,7 +282,7 @@ cdef inline void transform_weights(const WinogradWeights* a, Py_ssize_t task, in
         for lane in range(n):
             wp = a.w + (k0 + lane) * to_output + c * to_tap
             for i in range(R * R):
-                numbers[i * LANES + lane] = wp[i]
+                numbers[i * LANES + lane] = wp[R * R - 1 - i if turned else i]
         for h in range((kt + VL - 1) // VL):
             for j in range(R):
                 for i in range(R):

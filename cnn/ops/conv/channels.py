@@ -29,7 +29,7 @@ def conv2d(program, x, w, b, g, norm=None, relu=False, z=None):
     BatchNorm2d operation with constant statistics that follows, or None; then z, a tensor like y, is added, if there is
     one, and a ReLU applied. Returns y, and the weights as they are packed for the backward pass."""
     scale, shift = fitted(program, g.outputs * g.groups, b, norm)
-    if not program.gradients and winograd.suits_one(g):
+    if winograd.suits_one(program, g):
         return winograd.conv2d_one(program, x, w, g, scale, shift, relu, z), None
     packed = _packed(program, w, g)
     return _forward(program, x, packed, g, scale, shift, relu, z), packed
@@ -59,14 +59,20 @@ def _forward(program, x, packed, g, scale, shift, relu=False, z=None):
 
 def conv2d_backward(program, dy, x, packed, w, g, dw=None, db=None, need_dx=True):
     """Backward: fills dw and db where they are wanted, returns dx or None. x: with its columns of zeros; packed: what
-    the forward pass returned."""
+    the forward pass returned, None where it had no use for them."""
     if need_dx:
         dy = program.bordered(dy, *g.gradient_border())
     if db is not None:
         _bias_gradient(program, dy, db)
     if dw is not None:
         _weights_gradient(program, dy, x, dw, g)
-    return _input_gradient(program, dy, w, packed, g, *plain(program, g.channels * g.groups)) if need_dx else None
+    if not need_dx:
+        return None
+    as_it_is, turned = plain(program, g.channels * g.groups), g.of_gradient()
+    if turned and winograd.suits_one(program, turned):
+        return winograd.conv2d_one(program, dy, w, turned, *as_it_is, turned=True)
+    packed = _packed(program, w, g) if packed is None else packed
+    return _input_gradient(program, dy, w, packed, g, *as_it_is)
 
 
 def _weights_gradient(program, dy, x, dw, g):

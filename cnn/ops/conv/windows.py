@@ -50,6 +50,15 @@ class Geometry(NamedTuple):
                 right = max(right, max(columns) - min(steps) - (self.out[1] - 1))
         return left, right
 
+    def of_gradient(self):
+        """The convolution of dy, with the kernel turned around, that makes dx; None where it takes several or none."""
+        reach = [(k - 1) * d for k, d in zip(self.kernel, self.dilation, strict=True)]
+        padding = tuple((r - before, r - after) for r, (before, after) in zip(reach, self.padding, strict=True))
+        if self.stride != (1, 1) or min(map(min, padding)) < 0:
+            return None
+        return Geometry(self.out, self.size, self.kernel, (1, 1), self.dilation, padding, self.outputs, self.channels,
+                        self.groups)
+
     def _residues(self, axis):
         """The residues by the stride that input positions have (a stride may be larger than the input)."""
         s, before = self.stride[axis], self.padding[axis][0]

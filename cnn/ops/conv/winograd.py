@@ -5,7 +5,8 @@ from cnn.runtime import get_winograd
 
 CHANNELS = 12       # the fewest that make up for transforming the tiles
 CHANNELS_OF_FIVE = 24   # the same for 5 x 5 of one image
-TILES = 4           # the fewest of one image that make up for reading more weights
+TILES = 4           # the fewest of one image that make up for reading more weights,
+TILES_TO_LEARN = 16     # and for transforming them in each step
 WEIGHTS = 1 << 22   # with more than that of one image 2 x 2 outputs of few tiles are as fast, with half the memory
 CACHE = 1 << 20
 CACHE_OF_ONE = 1 << 17      # of one image, or half of the weights, which are read once for each chunk of tiles
@@ -31,31 +32,33 @@ def conv2d(program, x, w, b, g, relu):
     return y, None
 
 
-def suits_one(g):
-    """The same for one image whose channels lie side by side, where there is no backward pass."""
+def suits_one(program, g):
+    """The same for one image whose channels lie side by side."""
     fewest = CHANNELS if g.kernel == (3, 3) else CHANNELS_OF_FIVE
-    return suits(g) and g.channels >= fewest and _tiles_of_one(g).tiles >= TILES
+    tiles = TILES_TO_LEARN if program.gradients else TILES
+    return suits(g) and g.channels >= fewest and _tiles_of_one(program, g).tiles >= tiles
 
 
-def _tiles_of_one(g):
-    """Smaller tiles where there would be too few, or few that read many weights."""
+def _tiles_of_one(program, g):
+    """Smaller tiles where there would be too few, or few that read many weights, unless each step transforms these."""
     t = _Tiles(g)
     small = t.tiles < TILES or t.tiles < 2 * TILES and t.n**2 * g.channels * g.outputs > WEIGHTS
-    return _Tiles(g, 2) if small else t
+    return _Tiles(g, 2) if small and not program.gradients else t
 
 
-def conv2d_one(program, x, w, g, scale, shift, relu, z):
-    """Forward of one image, as `conv2d` in channels.py; scale, shift: see fitted.py."""
-    t = _tiles_of_one(g)
+def conv2d_one(program, x, w, g, scale, shift, relu=False, z=None, turned=False):
+    """Forward of one image, as `conv2d` in channels.py; scale, shift: see fitted.py. turned: whether w is that of the
+    convolution whose input gradient this is."""
+    t = _tiles_of_one(program, g)
     x, y = t.bordered(program, x), program.tensor(g.outputs, *g.out)
-    padded = y.planes * LANES
-    weights = t.n**2 * (padded * g.channels + LANES)
-    chunk = t.chunk(program, x.planes + y.planes, cache=max(CACHE_OF_ONE, weights * program.dtype.itemsize // 2))
-    area = g.kernel[0] * g.kernel[1]
+    area, padded = g.kernel[0] * g.kernel[1], y.planes * LANES
+    count = t.n**2 * (padded * g.channels + LANES)
+    chunk = t.chunk(program, x.planes + y.planes, cache=max(CACHE_OF_ONE, count * program.dtype.itemsize // 2))
+    to_tap, to_output = (area * g.outputs, area) if turned else (area, area * g.channels)
     seen = program.seen(w)
     u, = program.packed("winograd_weights", lambda u: dict(
         w=w, seen=seen, u=u, tile=t.m, kernel=g.kernel[0], outputs=g.outputs, taps=g.channels, kt=LANES, padded=padded,
-        to_tap=area, to_output=area * g.channels), y.planes, weights)
+        to_tap=to_tap, to_output=to_output, turned=turned), y.planes, count)
     v, p = (program.copies(t.n**2 * LANES * (planes * chunk + 1), PER_ACTIVE_THREAD) for planes in (x.planes, y.planes))
     program.add("winograd_channels", lambda: dict(
         x=x, u=u, scale=scale, shift=shift, z=z, y=y, zero=zeros(x.row, program.dtype), v=v, p=p, count=g.channels,
@@ -191,7 +194,7 @@ class _Products:
         program.before("winograd_weights",
                        lambda: dict(w=w, seen=None, u=u, tile=self.t.m, kernel=self.t.g.kernel[0], outputs=self.outputs,
                                     taps=self.taps, kt=self.kt, padded=self.padded, to_tap=to_tap,
-                                    to_output=to_output), self.padded // self.kt)
+                                    to_output=to_output, turned=False), self.padded // self.kt)
         return u
 
     def scratch(self, program):

@@ -4,9 +4,9 @@ dbeta sums over all pixels.
 
 Some pixels at a time go through all passes over their channels, which stay in the L1 cache meanwhile.
 """
-from cnn._ext.op cimport Image, Place, begin, end, held, held_channels, pixels, sixteen_numbers
-from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_write, real, vec, vec_div, vec_keep,
-                           vec_load, vec_relu, vec_splat, vec_sqrt, vec_store, vec_sum)
+from cnn._ext.op cimport Image, Place, begin, end, held, held_channels, pixels, put, sixteen_numbers, streams
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_write, real, vec, vec_div, vec_fence,
+                           vec_keep, vec_load, vec_relu, vec_splat, vec_sqrt, vec_store, vec_sum)
 
 cdef enum:
     SUMMED = 64       # channels that are summed before their sum is added to others
@@ -93,9 +93,10 @@ cdef inline void pixel_sums(const Image* x, Py_ssize_t h, Py_ssize_t i, int n, P
             t[q] = t[q] + squares[q]
 
 
-cdef inline void normal(const LayerNorm2d* a, const ivec* counts, Py_ssize_t h, Py_ssize_t i, int n, bint lanes
-                        ) noexcept nogil:
-    """`n` vectors of pixels from pixel i of row h on. lanes: whether channels lie side by side."""
+cdef inline void normal(const LayerNorm2d* a, const ivec* counts, Py_ssize_t h, Py_ssize_t i, int n, bint lanes,
+                        bint past) noexcept nogil:
+    """`n` vectors of pixels from pixel i of row h on. lanes: whether channels lie side by side; past: whether y goes past
+    the caches."""
     cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES if lanes else a.channels, c
     cdef bint partial = lanes and a.channels % LANES != 0
     cdef const real* x
@@ -132,20 +133,24 @@ cdef inline void normal(const LayerNorm2d* a, const ivec* counts, Py_ssize_t h, 
         scales(a.beta, 0, c, a.channels, lanes, beta)
         for q in range(n):
             prefetch_second(x + (n + q) * VL)   # of the pixels that come next
-            prefetch_write(y + (n + q) * VL)
+            if not past:
+                prefetch_write(y + (n + q) * VL)
             d = gamma[q % ROWV] * ((vec_load(x + q * VL) - centre[q]) * inverse[q] + shift[q]) + beta[q % ROWV]
-            vec_store(y + q * VL, d if lanes else vec_keep(counts[q % ROWV], d))
+            put(y + q * VL, d if lanes else vec_keep(counts[q % ROWV], d), past)
 
 
 cdef inline void rows_of_pixels(const LayerNorm2d* a, const Place* place, bint lanes) noexcept nogil:
     cdef Py_ssize_t h, i, wide = CHUNK // ROWV, most = a.width // wide
+    cdef bint past = not lanes and streams(a.channels, a.height, a.width)
     cdef ivec counts[8]
     masks(place, a.channels, lanes, counts)
     for h in range(begin(a.height, place), end(a.height, place)):
         for i in range(most):
-            normal(a, counts, h, i * wide, CHUNK, lanes)
+            normal(a, counts, h, i * wide, CHUNK, lanes, past)
         for i in range(most * wide, a.width):
-            normal(a, counts, h, i, ROWV, lanes)
+            normal(a, counts, h, i, ROWV, lanes, past)
+    if past:
+        vec_fence()
 
 
 cdef void layer_norm2d(const LayerNorm2d* a, const Place* place) noexcept nogil:
@@ -159,9 +164,9 @@ cdef void layer_norm2d_channels(const LayerNorm2d* a, const Place* place) noexce
 
 
 cdef inline void back(const LayerNorm2dBackward* a, const ivec* counts, Py_ssize_t h, Py_ssize_t i, int n, bint lanes,
-                      bint some, bint assign) noexcept nogil:
+                      bint some, bint assign, bint past) noexcept nogil:
     """`n` vectors of pixels from pixel i of row h on. some: whether not all lanes hold an image; assign: whether dgamma
-    and dbeta are to be written, not added to."""
+    and dbeta are to be written, not added to; past: whether dx goes past the caches."""
     cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES if lanes else a.channels, c, k
     cdef bint last = False
     cdef const real* x
@@ -231,22 +236,26 @@ cdef inline void back(const LayerNorm2dBackward* a, const ivec* counts, Py_ssize
         for q in range(n):
             prefetch_second(x + (n + q) * VL)
             prefetch_second(dy + (n + q) * VL)
-            prefetch_write(dx + (n + q) * VL)
+            if not past:
+                prefetch_write(dx + (n + q) * VL)
             d = (vec_load(x + q * VL) - centre[q]) * inverse[q] + shift[q]
             u = (gamma[q % ROWV] * vec_load(dy + q * VL) - s[q] - d * t[q]) * inverse[q]
-            vec_store(dx + q * VL, u if lanes else vec_keep(counts[q % ROWV], u))
+            put(dx + q * VL, u if lanes else vec_keep(counts[q % ROWV], u), past)
 
 
 cdef inline void back_rows(const LayerNorm2dBackward* a, const Place* place, bint lanes) noexcept nogil:
     cdef Py_ssize_t h, i, wide = CHUNK // ROWV, most = a.width // wide
     cdef bint some = a.channels % LANES != 0 if lanes else place.images < LANES
+    cdef bint past = not lanes and streams(a.channels, a.height, a.width)
     cdef ivec counts[8]
     masks(place, a.channels, lanes, counts)
     for h in range(a.height):
         for i in range(most):
-            back(a, counts, h, i * wide, CHUNK, lanes, some, place.first and h == 0 and i == 0)
+            back(a, counts, h, i * wide, CHUNK, lanes, some, place.first and h == 0 and i == 0, past)
         for i in range(most * wide, a.width):
-            back(a, counts, h, i, ROWV, lanes, some, place.first and h == 0 and i == 0)
+            back(a, counts, h, i, ROWV, lanes, some, place.first and h == 0 and i == 0, past)
+    if past:
+        vec_fence()
 
 
 cdef void layer_norm2d_backward(const LayerNorm2dBackward* a, const Place* place) noexcept nogil:

@@ -13,13 +13,14 @@ A program is a flat list of `Op`. Each holds a kernel, its struct, and which of 
 place. cnn/engine/program.py writes it; the two sides agree by size and order, which a test checks.
 """
 from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, integer, ivec, real, vec, vec_gt,
-                           vec_load, vec_splat, vec_store)
+                           vec_load, vec_splat, vec_store, vec_stream)
 
 cdef enum:
     MAX_WORDS = 32      # of a kernel's struct, and of these
     MAX_ADDRESSES = 12  # of arrays with copies
 
     CHUNK = 4096        # elements of a task that runs through a flat array
+    STREAMED = 1 << 20  # bytes of a block's result from which on it goes past the caches, see vec_stream
 
     # What an array has one copy of: an index into Place.at
     ONCE = 0
@@ -87,6 +88,19 @@ cdef inline Py_ssize_t end(Py_ssize_t count, const Place* place) noexcept nogil:
 cdef inline real* pixels(const Image* x, Py_ssize_t c, Py_ssize_t h) noexcept nogil:
     """Row h of channel c."""
     return x.data + c * x.plane + h * x.row
+
+
+cdef inline bint streams(Py_ssize_t planes, Py_ssize_t height, Py_ssize_t width) noexcept nogil:
+    """Whether a block's result of this size should go past the caches."""
+    return planes * height * width * LANES * <Py_ssize_t>sizeof(real) >= STREAMED
+
+
+cdef inline void put(real* to, vec v, bint past) noexcept nogil:
+    """Store a vector; past: the caches."""
+    if past:
+        vec_stream(to, v)
+    else:
+        vec_store(to, v)
 
 
 cdef inline void held(const Place* place, ivec* lanes) noexcept nogil:

@@ -9,14 +9,22 @@ sixteen channels side by side (`..._channels`, one image) add up at the end, and
 anything, are left out.
 """
 from cnn._ext.elementary cimport vec_exp_limited, vec_log
-from cnn._ext.op cimport Image, Place, begin, end, held_channels, pixels
-from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_write, real, vec, vec_div,
+from cnn._ext.op cimport Image, Place, begin, end, held_channels, pixels, put, streams
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_write, real, vec, vec_div, vec_fence,
                            vec_gt, vec_keep, vec_load, vec_most, vec_select, vec_splat, vec_store, vec_sum)
+
+cdef extern from *:
+    """
+    #define TOGETHER (ROWV > 2 ? ROWV : 2)      /* vectors of pixels that go through their channels at once */
+    """
+    enum:
+        TOGETHER
 
 
 ctypedef struct Softmax:
     Image x                     # IN
     Image y                     # OUT
+    real* room                  # (C, TOGETHER vectors) scratch; not of the logarithm
     Py_ssize_t channels, height, width
 
 ctypedef struct SoftmaxBackward:
@@ -39,90 +47,118 @@ ctypedef struct SoftmaxChannelsBackward:
     Py_ssize_t logs             # whether y are logarithms
 
 
-cdef inline vec shifted_exp(const real* x, Py_ssize_t x_step, real* y, Py_ssize_t y_step, Py_ssize_t C,
-                            vec* top) noexcept nogil:
-    """y_c = exp(x_c - top), where top is the largest of C numbers (y NULL: not kept); returns their sum."""
-    cdef vec v, total = vec_splat(0)
-    cdef Py_ssize_t c
-    top[0] = vec_load(x)
-    for c in range(1, C):
-        v = vec_load(x + c * x_step)
-        prefetch_second(x + c * x_step + 4 * LANES)
-        top[0] = vec_select(vec_gt(v, top[0]), v, top[0])
+cdef inline void some_pixels(const Softmax* a, Py_ssize_t h, Py_ssize_t i, int n, bint logs, bint past) noexcept nogil:
+    """`n` vectors of pixels of row h from vector i on. logs: of the logarithm."""
+    cdef Py_ssize_t C = a.channels, x_step = a.x.plane, y_step = a.y.plane, c
+    cdef const real* x = pixels(&a.x, 0, h) + i * VL
+    cdef real* y = pixels(&a.y, 0, h) + i * VL
+    cdef vec top[8]
+    cdef vec other[8]           # of every second channel: one comparison would wait for the one before
+    cdef vec total[8]
+    cdef vec u, v
+    cdef int q
+    for q in range(n):
+        top[q] = other[q] = vec_load(x + q * VL)
+        total[q] = vec_splat(0)
+    for c in range(0, C - 1, 2):
+        for q in range(n):
+            u, v = vec_load(x + c * x_step + q * VL), vec_load(x + (c + 1) * x_step + q * VL)
+            prefetch_second(x + c * x_step + (n + q) * VL)      # of the pixels that come next
+            prefetch_second(x + (c + 1) * x_step + (n + q) * VL)
+            top[q] = vec_select(vec_gt(u, top[q]), u, top[q])
+            other[q] = vec_select(vec_gt(v, other[q]), v, other[q])
+    for q in range(n):
+        if C % 2:
+            v = vec_load(x + (C - 1) * x_step + q * VL)
+            top[q] = vec_select(vec_gt(v, top[q]), v, top[q])
+        top[q] = vec_select(vec_gt(other[q], top[q]), other[q], top[q])
     for c in range(C):
-        v = vec_exp_limited(vec_load(x + c * x_step) - top[0])
-        total = total + v
-        if y:
-            prefetch_write(y + c * y_step + 4 * LANES)
-            vec_store(y + c * y_step, v)
-    return total
+        for q in range(n):
+            v = vec_exp_limited(vec_load(x + c * x_step + q * VL) - top[q])
+            total[q] = total[q] + v
+            if not logs:
+                vec_store(a.room + (c * n + q) * VL, v)
+    for q in range(n):
+        total[q] = vec_log(total[q]) if logs else vec_div(vec_splat(1), total[q])
+    for c in range(C):
+        for q in range(n):
+            if not past:
+                prefetch_write(y + c * y_step + (n + q) * VL)
+            if logs:
+                v = vec_load(x + c * x_step + q * VL) - top[q] - total[q]
+            else:
+                v = vec_load(a.room + (c * n + q) * VL) * total[q]
+            put(y + c * y_step + q * VL, v, past)
+
+
+cdef inline void normalised(const Softmax* a, const Place* place, bint logs) noexcept nogil:
+    cdef Py_ssize_t vectors = a.width * ROWV, h, i
+    cdef bint past = streams(a.channels, a.height, a.width)
+    for h in range(begin(a.height, place), end(a.height, place)):
+        for i in range(vectors // TOGETHER):
+            some_pixels(a, h, i * TOGETHER, TOGETHER, logs, past)
+        for i in range(vectors // TOGETHER * TOGETHER, vectors):
+            some_pixels(a, h, i, 1, logs, False)
+    if past:
+        vec_fence()
+
+
+cdef inline void some_gradients(const SoftmaxBackward* a, Py_ssize_t h, Py_ssize_t i, int n, bint logs,
+                                bint past) noexcept nogil:
+    """dx of `n` vectors of pixels of row h from vector i on."""
+    cdef Py_ssize_t C = a.channels, dy_step = a.dy.plane, y_step = a.y.plane, dx_step = a.dx.plane, c
+    cdef const real* dy = pixels(&a.dy, 0, h) + i * VL
+    cdef const real* y = pixels(&a.y, 0, h) + i * VL
+    cdef real* dx = pixels(&a.dx, 0, h) + i * VL
+    cdef vec total[8]
+    cdef vec v, u
+    cdef int q
+    for q in range(n):
+        total[q] = vec_splat(0)
+    for c in range(C):
+        for q in range(n):
+            v = vec_load(dy + c * dy_step + q * VL)
+            total[q] = total[q] + (v if logs else v * vec_load(y + c * y_step + q * VL))
+    for c in range(C):
+        for q in range(n):          # and what the next pixels take
+            prefetch_second(dy + c * dy_step + (n + q) * VL)
+            prefetch_second(y + c * y_step + (n + q) * VL)
+            if not past:
+                prefetch_write(dx + c * dx_step + (n + q) * VL)
+            v, u = vec_load(y + c * y_step + q * VL), vec_load(dy + c * dy_step + q * VL)
+            put(dx + c * dx_step + q * VL, u - vec_exp_limited(v) * total[q] if logs else v * (u - total[q]), past)
+
+
+cdef inline void gradients(const SoftmaxBackward* a, const Place* place, bint logs) noexcept nogil:
+    cdef Py_ssize_t vectors = a.width * ROWV, h, i
+    cdef bint past = streams(a.channels, a.height, a.width)
+    for h in range(begin(a.height, place), end(a.height, place)):
+        for i in range(vectors // TOGETHER):
+            some_gradients(a, h, i * TOGETHER, TOGETHER, logs, past)
+        for i in range(vectors // TOGETHER * TOGETHER, vectors):
+            some_gradients(a, h, i, 1, logs, False)
+    if past:
+        vec_fence()
 
 
 cdef void softmax(const Softmax* a, const Place* place) noexcept nogil:
     """y_c = exp(x_c) / sum over the channels k of exp(x_k), shifted by the largest x"""
-    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i
-    cdef Py_ssize_t x_step = a.x.plane, y_step = a.y.plane
-    cdef const real* x
-    cdef real* y
-    cdef vec top, share
-    for h in range(begin(H, place), end(H, place)):
-        for i in range(W * ROWV):
-            x = pixels(&a.x, 0, h) + i * VL
-            y = pixels(&a.y, 0, h) + i * VL
-            share = vec_div(vec_splat(1), shifted_exp(x, x_step, y, y_step, C, &top))
-            for c in range(C):
-                vec_store(y + c * y_step, vec_load(y + c * y_step) * share)
-
-
-cdef inline void gradient(const SoftmaxBackward* a, const Place* place, bint logs) noexcept nogil:
-    """dx of `softmax`, or with `logs`, a constant, of `log_softmax`"""
-    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i
-    cdef Py_ssize_t dy_step = a.dy.plane, y_step = a.y.plane, dx_step = a.dx.plane
-    cdef const real* dy
-    cdef const real* y
-    cdef real* dx
-    cdef vec v, u, total
-    for h in range(begin(H, place), end(H, place)):
-        for i in range(W * ROWV):
-            dy = pixels(&a.dy, 0, h) + i * VL
-            y = pixels(&a.y, 0, h) + i * VL
-            dx = pixels(&a.dx, 0, h) + i * VL
-            total = vec_splat(0)
-            for c in range(C):
-                v = vec_load(dy + c * dy_step)
-                total = total + (v if logs else v * vec_load(y + c * y_step))
-            for c in range(C):          # and what the next pixels take
-                prefetch_second(dy + c * dy_step + 4 * LANES)
-                prefetch_second(y + c * y_step + 4 * LANES)
-                prefetch_write(dx + c * dx_step + 4 * LANES)
-                v, u = vec_load(y + c * y_step), vec_load(dy + c * dy_step)
-                vec_store(dx + c * dx_step, u - vec_exp_limited(v) * total if logs else v * (u - total))
+    normalised(a, place, False)
 
 
 cdef void softmax_backward(const SoftmaxBackward* a, const Place* place) noexcept nogil:
     """dx_c = y_c (dy_c - sum over the channels k of dy_k y_k)"""
-    gradient(a, place, False)
+    gradients(a, place, False)
 
 
 cdef void log_softmax(const Softmax* a, const Place* place) noexcept nogil:
     """y_c = x_c - log of the sum over the channels k of exp(x_k), shifted by the largest x"""
-    cdef Py_ssize_t C = a.channels, H = a.height, W = a.width, c, h, i
-    cdef Py_ssize_t x_step = a.x.plane, y_step = a.y.plane
-    cdef const real* x
-    cdef real* y
-    cdef vec top, logs
-    for h in range(begin(H, place), end(H, place)):
-        for i in range(W * ROWV):
-            x = pixels(&a.x, 0, h) + i * VL
-            y = pixels(&a.y, 0, h) + i * VL
-            logs = vec_log(shifted_exp(x, x_step, NULL, 0, C, &top))
-            for c in range(C):
-                vec_store(y + c * y_step, vec_load(x + c * x_step) - top - logs)
+    normalised(a, place, True)
 
 
 cdef void log_softmax_backward(const SoftmaxBackward* a, const Place* place) noexcept nogil:
     """dx_c = dy_c - exp(y_c) times the sum over the channels k of dy_k"""
-    gradient(a, place, True)
+    gradients(a, place, True)
 
 
 cdef void softmax_channels(const SoftmaxChannels* a, const Place* place) noexcept nogil:
@@ -191,6 +227,7 @@ cdef void softmax_channels_backward(const SoftmaxChannelsBackward* a, const Plac
                               u - vec_exp_limited(v) * total if a.logs else v * (u - total))
 
 
+ROOM = TOGETHER * VL    # numbers of scratch for each channel
 SPLITS = ("softmax", "softmax_backward", "log_softmax", "log_softmax_backward", "softmax_channels",
           "softmax_channels_backward")
 include "kernels/softmax.pxi"       # KERNELS

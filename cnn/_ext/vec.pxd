@@ -115,6 +115,36 @@ cdef extern from *:
     #define prefetch_second(p) __builtin_prefetch(p, 0, 2)    /* into the second cache */
     #define vec_load(p) (*(const loose_vec*)(p))
     #define vec_store(p, v) (*(loose_vec*)(p) = (v))
+    /* to memory, past the caches, where a result is larger than these; p on a cache line. Before other threads read it,
+       vec_fence. The sanitizers would not see it. */
+    #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(CNN_WIDE)
+    #define vec_stream(p, v) vec_store(p, v)
+    #elif defined(__clang__)
+    #define vec_stream(p, v) __builtin_nontemporal_store((v), (vec*)(p))
+    #elif defined(__SSE2__)
+    #define STREAM_AS(type, width) __builtin_ia32_movnt##type##width
+    #define STREAM(type, width) STREAM_AS(type, width)
+    #if CNN_REAL_BITS == 64
+    #define STREAM_TYPE pd
+    #else
+    #define STREAM_TYPE ps
+    #endif
+    #if VEC_BYTES == 64
+    #define STREAM_WIDTH 512
+    #elif VEC_BYTES == 32
+    #define STREAM_WIDTH 256
+    #else
+    #define STREAM_WIDTH
+    #endif
+    #define vec_stream(p, v) STREAM(STREAM_TYPE, STREAM_WIDTH)((real*)(p), (v))
+    #else
+    #define vec_stream(p, v) vec_store(p, v)
+    #endif
+    #ifdef __SSE2__
+    #define vec_fence() __builtin_ia32_sfence()
+    #else
+    #define vec_fence() ((void)0)
+    #endif
     #define vec_splat(s) ((real)(s) - (vec){0})    /* x - 0 is x, and no instruction; 0 + x would make 0 of -0 */
     #define vec_div(a, b) ((a) / (b))  /* Cython's / is for numbers */
     #define ivec_load(p) (*(const loose_ivec*)(p))
@@ -270,6 +300,8 @@ cdef extern from *:
     dvec dvec_zero() nogil
     vec vec_load(const real* p) nogil
     void vec_store(real* p, vec v) nogil
+    void vec_stream(real* p, vec v) nogil
+    void vec_fence() nogil
     vec vec_splat(real s) nogil
     vec vec_div(vec a, vec b) nogil
     ivec ivec_load(const integer* p) nogil

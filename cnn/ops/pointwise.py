@@ -1,6 +1,7 @@
 """Activations, element by element or over the channels; the formulas stand beside the kernels in _ext/pointwise.pyx."""
 import numpy as np
 
+from cnn.engine.tensors import PER_ACTIVE_THREAD
 from cnn.ops.operation import Operation, spatial
 
 
@@ -132,14 +133,18 @@ class Softmax(Activation):
         super().__init__(owner, kernel, "y")
 
     def emit(self, program, x):
-        if not program.by_channels:
-            return super().emit(program, x)
-        y, logs = program.like(x), self.kernel == "log_softmax"
-        program.add("softmax_channels", lambda: dict(x=x, y=y, logs=logs, **x.size))
+        y, logs, kernel = program.like(x), self.kernel == "log_softmax", self.kernel
+        if program.by_channels:
+            program.add("softmax_channels", lambda: dict(x=x, y=y, logs=logs, **x.size))
+        else:
+            room = None if logs else program.copies(x.channels * program.kernels.softmax.ROOM, PER_ACTIVE_THREAD)
+            program.add(kernel, lambda: dict(x=x, y=y, room=room, **x.size))
 
         def back(dy, need_dx):
             if not need_dx:
                 return None
+            if not program.by_channels:
+                return backward(program, kernel, dy, y, "y")
             dx = program.like(dy)
             program.add("softmax_channels_backward", lambda: dict(dy=dy, y=y, dx=dx, logs=logs, **x.size))
             return dx

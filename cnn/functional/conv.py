@@ -65,8 +65,8 @@ def conv2d(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray | Paramet
         w, source = parameter("conv2d", "weight", weight, x.dtype)
         b, other = parameter("conv2d", "bias", bias, x.dtype)
         if w is None or len(w.shape) not in (2, 3, 4) or b is not None and b.shape != w.shape[:1]:
-            raise ValueError(f"conv2d: weight must have shape (K, C/groups, R, S), (K, C/groups, S) or (K, C/groups) and "
-                             f"bias (K,), got {w and w.shape} and {b and b.shape}")
+            raise ValueError(f"conv2d: weight must have shape (K, C/groups, R, S), (K, C/groups, S) or (K, C/groups) "
+                             f"and bias (K,), got {w and w.shape} and {b and b.shape}")
         stride, dilation = (shapes.pair("conv2d", name, value, 1)
                             for name, value in (("stride", stride), ("dilation", dilation)))
         groups = shapes.integer("conv2d", "groups", groups, 1)

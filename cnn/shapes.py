@@ -31,10 +31,8 @@ RowPadding = Length | tuple[int, int] | str     # of a sequence: at both ends, (
 
 
 def integer(owner, name, value, minimum=0, maximum=MAX_SIZE):
-    """Return `value` as an int within [minimum, maximum]; Python and NumPy integers pass, bool does not.
-
-    Raises TypeError for any other type and ValueError outside the range.
-    """
+    """Return `value` as an int within [minimum, maximum]; Python and NumPy integers pass, bool does not. Raises
+    TypeError for any other type and ValueError outside the range."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{owner}: {name} must be an integer, got {shown(value)}")
     value = int(value)
@@ -98,10 +96,8 @@ def divisor(owner, name, value, count):
 
 
 def pair(owner, name, value, minimum=0):
-    """Return (height, width) as two ints from one integer or a tuple or list of two, each at least `minimum`.
-
-    Raises TypeError for anything else and ValueError for the wrong length or range.
-    """
+    """Return (height, width) as two ints from one integer or a tuple or list of two, each at least `minimum`. Raises
+    TypeError for anything else and ValueError for the wrong length or range."""
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{owner}: {name} must be an integer or a pair of integers, got {shown(value)}")
@@ -125,10 +121,8 @@ def row(owner, name, value, minimum=0):
 
 
 def row_padding(owner, value, words=True):
-    """Return the padding of an image of one row from that of a sequence: an integer, (left, right), or a word.
-
-    Raises TypeError or ValueError for anything else.
-    """
+    """Return the padding of an image of one row from that of a sequence: an integer, (left, right), or a word. Raises
+    TypeError or ValueError for anything else."""
     if words and isinstance(value, str):
         return check_padding(owner, value)
     if isinstance(value, (tuple, list)) and len(value) == 2:
@@ -203,9 +197,7 @@ def check_padding(owner, value):
 
 def sides(owner, value):
     """Return ((top, bottom), (left, right)) padding from an integer, a pair (height, width) or four numbers so nested.
-
-    Raises TypeError or ValueError for anything else.
-    """
+    Raises TypeError or ValueError for anything else."""
     if not (isinstance(value, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in value)):
         height, width = pair(owner, "padding", value)
         return (height, height), (width, width)
@@ -346,6 +338,14 @@ def array(owner, name, value, shape=None, dtype=None, allow_empty=True):
     if value.size == 0 and not allow_empty:
         raise ValueError(f"{owner}: {name} must not be empty, got shape {_axes(value.shape)}")
     return np.require(value, native, ["C_CONTIGUOUS", "ALIGNED", "ENSUREARRAY"])
+
+
+def as_array(owner, name, value):
+    """What NumPy makes of an argument; raises ValueError that names it for parts of several shapes."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{owner}: {name} must be an array, all parts of the same shape ({error})") from None
 
 
 def images(owner, name, value, dtype=None):

@@ -1106,6 +1106,9 @@ TOO_LARGE = {
     "classes": "functional.cross_entropy(np.zeros((0, 2**40)), np.zeros(0, int))",
     "weights": "cnn.Linear(2**20, 2**21)",
     "kernel": "cnn.Conv2d(1, 1, 2**31 - 1)",
+    "resampled": "functional.interpolate(one, 2**31 - 1)",
+    "resampled by a factor": "functional.interpolate(one[0], scale_factor=1.7e308, mode='linear')",
+    "added": "functional.pad(one, (2**30, 2**30))",
     "plane": "functional.max_pool2d_backward(one[:0], one[:0].astype(int), (0, 1, 2**30, 2**30))",
 }
 

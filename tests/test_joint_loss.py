@@ -1,4 +1,6 @@
 """A loss that is a function of all outputs of a model, and of targets by name."""
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -226,6 +228,23 @@ zeros = np.zeros
      "CrossEntropyLoss: the model must return one output, got 2: give a loss for each"),
     (lambda loss: cnn.MSELoss()(zeros((2, 3)), {"a": zeros((2, 3))}), ValueError,
      "MSELoss: the labels are a dict, a: give a loss by the name of its targets"),
+    (lambda loss: cnn.CrossEntropyLoss()((zeros((2, 3)), zeros((2, 4))), zeros(2, int)), ValueError,
+     "CrossEntropyLoss: the model must return one output, got 2"),
+    (lambda loss: cnn.CrossEntropyLoss()(zeros((2, 3)), {"a": zeros(2, int)}), ValueError,
+     "CrossEntropyLoss: the labels are a dict, a: give a loss by the name of its targets"),
+    (lambda loss: cnn.CrossEntropyLoss()(zeros(3), {"a": 1}), ValueError, "CrossEntropyLoss: the labels are a dict, a"),
+    (lambda loss: loss((zeros((2, 3)), zeros((2, 3))), [[1, 2], [3]]), ValueError,
+     "elbo: target must be an array, all parts of the same shape"),
+    (lambda loss: cnn.CrossEntropyLoss()(zeros((2, 3)), [[1, 2], [3]]), ValueError,
+     "CrossEntropyLoss: target must be an array, all parts of the same shape"),
+    (lambda loss: loss((zeros((2, 3)), zeros((2, 3))), {"image": [[1, 2], [3]]}), ValueError,
+     "elbo: target must be an array, all parts of the same shape"),
+    (lambda loss: trainer(cnn.Linear(3, 2, dtype=np.float64), cnn.MSELoss(), inputs=()).train_step(
+        zeros((2, 3)), None), TypeError, "MSELoss: target must be numbers, got object"),
+    (lambda loss: trainer(cnn.Linear(3, 2, dtype=np.float64), cnn.MSELoss(), inputs=()).train_step(
+        zeros((2, 3)), 1), ValueError, r"MSELoss: target must have shape \(N, \.\.\.\) and at most 4 axes, got \(\)"),
+    (lambda loss: trainer(Autoencoder(), loss).train_step(zeros((2, 1, 6, 6)), [[1, 2], [3]]), ValueError,
+     "Trainer.train_step: labels must be an array, all parts of the same shape"),
     (lambda loss: trainer(Autoencoder(), lambda outputs, targets: targets["image"].mean()).fit(data(4), 1), ValueError,
      "the loss must depend on the scores"),
     (lambda loss: trainer(Autoencoder(), lambda outputs, targets: outputs[1]).fit(data(4), 1), ValueError,
@@ -246,3 +265,31 @@ def test_a_loss_that_leaves_classes_aside_still_counts_them(count):
     assert 0 < right < 1
     row = made.fit(cnn.data.DataLoader(cnn.data.Dataset(x, y), count), epochs=1, validation=cnn.data.Dataset(x, y))[-1]
     assert row["val_accuracy"] == pytest.approx(right) and row["train_accuracy"] == pytest.approx(right)
+
+
+class Alone(cnn.Module):
+    """One output, in a tuple or a dict."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form, self.linear = form, cnn.Linear(16, 3, seed=0, dtype=np.float64)
+
+    def forward(self, x):
+        y = self.linear(x.flatten())
+        return (y,) if self.form is tuple else {"scores": y}
+
+
+@pytest.mark.parametrize("form", [tuple, dict])
+@pytest.mark.parametrize("how", ["program", "debug", "reference"])
+def test_a_loss_of_one_output_takes_it_in_a_tuple_or_dict(form, how):
+    rng = np.random.default_rng(0)
+    x, y, model = rng.standard_normal((5, 1, 4, 4)), rng.integers(0, 3, 5), Alone(form)
+    z = x.reshape(5, -1) @ model.linear.weight.data.T + model.linear.bias.data
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    moved = model.linear.bias.data - (p - np.eye(3)[y]).mean(0)
+    made = trainer(model, cnn.CrossEntropyLoss(), inputs=(), backend="reference" if how == "reference" else "kernels")
+    with cnn.debug() if how == "debug" else nullcontext():
+        row = made.evaluate(cnn.data.Dataset(x.astype(np.float32), y))
+        assert made.train_step(x, y) == pytest.approx(-np.log(p[np.arange(5), y]).mean(), rel=1e-12)
+    assert row["accuracy"] == (p.argmax(1) == y).mean()
+    np.testing.assert_allclose(model.linear.bias.data, moved, rtol=1e-9, atol=1e-12)

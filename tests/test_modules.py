@@ -326,6 +326,11 @@ def kept(self, x):
     (lambda self, x: x[:, 0, :, [1, 2]], "must be cut by one list of integers"),
     *[(lambda self, x, part=part: x[:, part], "must be cut by slices, integers, a list of integers, None and ...") for
       part in ([True, False, True], [0.0], [[0, 1]], np.array([[0]]), np.array(1), np.ones(3, bool), "0", True)],
+    (lambda self, x: x[:, 0.5:], r"slice: bounds must be integers or None, got \[0\.5:None\]"),
+    (lambda self, x: x[:, :np.ones(2)], r"slice: bounds must be integers or None, got \[None:array"),
+    (lambda self, x: x[np.ones(2):], "must be cut as in"),
+    (lambda self, x: F.nll_loss(x, np.zeros((2, 4, 5))), "nll_loss: target must be a value, as the other is"),
+    (lambda self, x: F.nll_loss(np.zeros((2, 3)), x), "nll_loss: x must be a value, as the other is, got ndarray"),
     (lambda self, x: x[:, x > 0], "must be cut by slices, .*a mask goes into cnn.functional.where"),
     (lambda self, x: x.squeeze(0), "squeeze: dim must not be that of the images, 0, got 0"),
     (lambda self, x: x.squeeze(4), "squeeze: dim must be .* got 4"),

@@ -178,9 +178,12 @@ def nll_loss(x: Images, target: Images, weight: Weight = None, *, ignore_index: 
     weight = _frozen(weight, x)
     ignored = shapes.integer("nll_loss", "ignore_index", ignore_index, -2**31)
     if isinstance(x, Value) or isinstance(target, Value):
+        for what, given in (("x", x), ("target", target)):
+            if not isinstance(given, Value):
+                raise TypeError(f"nll_loss: {what} must be a value, as the other is, got {type(given).__name__}")
         return nll_value("nll_loss", x, target, weight, ignored, reduction)
     if isinstance(x, np.ndarray):
-        if np.asarray(target).dtype.kind in "iu":
+        if shapes.as_array("nll_loss", "target", target).dtype.kind in "iu":
             target = np.asarray(target, x.dtype)
         if x.ndim == 1 and np.ndim(target) == 0:
             return _of_one(reduction, lambda x, t: nll_loss(

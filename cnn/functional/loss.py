@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def targets(name: str, value: np.ndarray, count: int, classes: int, what: str = "target") -> np.ndarray:
     """Class numbers as int64 (count,), checked to lie in [0, classes). name, what: who speaks in an error, of what."""
-    value = np.asarray(value)
+    value = shapes.as_array(name, what, value)
     if value.dtype.kind not in "iu":
         raise TypeError(f"{name}: {what} must be integers, got {value.dtype}")
     if value.shape != (count,):
@@ -77,7 +77,7 @@ def cross_entropy(x: np.ndarray | Value, target: np.ndarray | Value | int,
         return cross_entropy_value(x, target, label_smoothing, given, ignore_index, reduction)
     if reduction != "mean":
         raise ValueError(f"{name}: of arrays, reduction must be 'mean', got {reduction!r}; CrossEntropyLoss has others")
-    found = np.asarray(target)
+    found = shapes.as_array(name, "target", target)
     if isinstance(x, np.ndarray) and x.ndim == 1 and found.ndim == 0:
         value, dx = cross_entropy(x[None], found[None], weight, ignore_index=ignore_index,
                                   label_smoothing=label_smoothing)

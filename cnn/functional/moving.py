@@ -119,7 +119,7 @@ def interpolate(x: Images, size: Size | Length | None = None, scale_factor: floa
 
     def of_value(x: Value) -> Value:
         sizes = (1, *x.image[1:]) if row else x.image[-2:]
-        to = pair or tuple(int(n * f) for n, f in zip(sizes, factors or (), strict=True))
+        to = pair or tuple(int(min(n * f, shapes.MAX_SIZE)) for n, f in zip(sizes, factors or (), strict=True))
         if min(to) < 1:
             raise ValueError(f"{name}: scale_factor must leave a pixel, got {scale_factor} for {shapes.batch(x.image)}")
         images = build.as_rows(name, x) if row else x

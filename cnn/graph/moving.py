@@ -47,7 +47,8 @@ def _parts(x, index):
                         f"{shapes.shown(index)}")
     at = dots[0] if dots else len(index)
     parts = [*index[:at], *[slice(None)] * (x.ndim - given), *index[at + 1:]]
-    if not index or not isinstance(parts[0], slice) or parts[0] != slice(None):
+    first = parts[0]
+    if not index or not isinstance(first, slice) or any(b is not None for b in (first.start, first.stop, first.step)):
         raise TypeError(f"a value of {x.ndim} axes must be cut as in x[:, 2:5], with all images, got "
                         f"{shapes.shown(index)}")
     return parts[1:]
@@ -60,6 +61,9 @@ def _is_list(part):
 def _chosen(n, axis, part):
     """The indices from 0 that a part of an index chooses of n: a range or a list."""
     if isinstance(part, slice):
+        if not all(bound is None or isinstance(bound, (int, np.integer)) for bound in (part.start, part.stop)):
+            raise TypeError(f"slice: bounds must be integers or None, got [{shapes.shown(part.start)}:"
+                            f"{shapes.shown(part.stop)}]")
         if part.step is not None and shapes.integer("slice", "step", part.step, -2**31) < 1:
             raise ValueError(f"slice: step must be at least 1, got {part.step}")
         chosen = range(*part.indices(n))
@@ -258,6 +262,7 @@ def pad(x, sides, mode, value):
         if n + before + after < 1 or (mode == "reflect" and max(before, after) >= n):
             raise ValueError(f"pad: pad must leave at least one element, and with reflect be less than the size {n}, "
                              f"got {(before, after)}")
+        shapes.block("pad", "output", n + before + after)       # before a table is made for it
         at = np.arange(-before, n + after)
         if mode == "constant":
             at = np.where((at < 0) | (at >= n), -1, at)
@@ -274,6 +279,7 @@ def interpolated(x, size, mode, align, scales):
     """Nearest or bilinear, to a size (H, W); scales: (rows, columns), where they are given."""
     if len(x.image) != 3:
         raise ValueError(f"interpolate: x must have shape (N, C, H, W), got {shapes.batch(x.image)}")
+    shapes.block("interpolate", "output", x.image[0], *size)    # before tables are made for it
     words = {"size": shapes.times(size), "mode": mode}
     if mode == "nearest":
         tables = [reshaping.nearest(n, out, scale) for n, out, scale in zip(x.image[1:], size, scales, strict=True)]

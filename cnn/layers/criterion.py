@@ -67,6 +67,7 @@ class Criterion:
         self._last: tuple[Any, Any] | None = None
         self._programs = Pool()
         self._one = False       # whether the last call was of one image, without its axis
+        self._structure: Any = None     # of its scores, where a loss of one output got a tuple or dict
         self.total = math.nan
 
     def forward(self, scores: Value, target: Value) -> Value:
@@ -103,9 +104,13 @@ class Criterion:
     def __call__(self, scores: Any, target: Any) -> Any:
         if traced((scores, target), {}) is not None:
             return self.of_values(scores, target)
-        one = isinstance(scores, np.ndarray) and self._is_one(scores, np.asarray(target))
-        y = self._of_batch(scores[None], np.asarray(target)[None]) if one else self._of_batch(scores, target)
-        self._one = one
+        structure, parts = taken_apart(scores) if isinstance(scores, (tuple, dict)) else (None, [scores])
+        if not self.several:        # then the only output of a model, however that returns it
+            scores = self.arranged(structure, parts)
+        target = target if isinstance(target, dict) else shapes.as_array(self.owner(), "target", target)
+        one = isinstance(scores, np.ndarray) and isinstance(target, np.ndarray) and self._is_one(scores, target)
+        y = self._of_batch(scores[None], target[None]) if one else self._of_batch(scores, target)
+        self._one, self._structure = one, None if self.several else structure
         return y[0, ...] if one and self.reduction == "none" else y
 
     def _is_one(self, scores: np.ndarray, target: np.ndarray) -> bool:
@@ -134,11 +139,12 @@ class Criterion:
             dx = self._gradient
         else:
             raise RuntimeError(f"{self.owner()}: backward needs a call before it, and with reduction 'none' dy")
-        return dx[0, ...] if self._one else dx
+        dx = dx[0, ...] if self._one else dx
+        return dx if self._structure is None else pack(self._structure, [dx])
 
     def _scores(self, scores: Any) -> Any:
         """Scores, checked: an array, or a list or dict of arrays, of one dtype and of as many images each."""
-        found = self.arranged(*taken_apart(scores)) if self.several or not isinstance(scores, list) else scores
+        found = self.arranged(*taken_apart(scores)) if self.several else scores
         structure, parts = apart(found) if self.several else (None, [found])
         if not parts:
             raise ValueError(f"{self.owner()}: scores must be an array or several, got {shapes.shown(scores)}")
@@ -151,9 +157,9 @@ class Criterion:
                              f"{', '.join(str(array.shape) for array in checked)}")
         return self.arranged(structure, checked)
 
-    def _targets(self, targets: Any, count: int, scores: Any) -> Any:
-        """Targets of so many images, checked, for scores of images of these shapes: an array (count, ...), or a dict of
-        these."""
+    def _targets(self, targets: Any, count: int | None, scores: Any) -> Any:
+        """Targets of so many images, None: any number, checked, for scores of images of these shapes: an array
+        (count, ...), or a dict of these."""
         names = tuple(targets) if isinstance(targets, dict) else getattr(targets, "dtype", np.dtype(float)).names
         if names is not None:
             if not (names and self.several):
@@ -224,7 +230,7 @@ class Criterion:
         and such targets (n, ...), or None where there is a kernel for it."""
         if self.reduction == "none":
             raise ValueError(f"{self.owner()}: reduction must be 'mean' or 'sum' to train with, got 'none'")
-        targets = self._targets(targets, len(targets), scores)
+        targets = self._targets(targets, len(targets) if targets.ndim else None, scores)
         return optimised(self.graph(scores, each(_image, targets), dtype), learns)
 
     def emit(self, program: Program, scores: Any, need_gradient: bool = True, chosen: Slot | None = None,
@@ -328,11 +334,12 @@ def _image(array: np.ndarray) -> tuple[int, ...]:
     return array.shape[1:]
 
 
-def _numbers(owner: str, targets: Any, count: int) -> np.ndarray:
-    """Targets as an array of numbers (count, ...)."""
-    targets = np.asarray(targets)
+def _numbers(owner: str, targets: Any, count: int | None) -> np.ndarray:
+    """Targets as an array of numbers (count, ...); None: any number."""
+    targets = shapes.as_array(owner, "target", targets)
     if targets.dtype.kind not in "fiub":
         raise TypeError(f"{owner}: target must be numbers, got {targets.dtype}")
-    if not 1 <= targets.ndim <= 4 or len(targets) != count:
-        raise ValueError(f"{owner}: target must have shape ({count}, ...) and at most 4 axes, got {targets.shape}")
+    if not 1 <= targets.ndim <= 4 or count not in (None, len(targets)):
+        raise ValueError(f"{owner}: target must have shape ({'N' if count is None else count}, ...) and at most 4 "
+                         f"axes, got {targets.shape}")
     return targets

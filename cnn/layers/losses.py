@@ -137,7 +137,7 @@ class CrossEntropyLoss(_OfClasses):
         return targets.dtype.kind not in "fV" and self.reduction == "mean" and not ignores
 
     def _of_batch(self, scores: Any, targets: Any) -> Any:
-        if np.ndim(scores) != 2 or not self.has_kernel(targets):
+        if np.ndim(scores) != 2 or isinstance(targets, dict) or not self.has_kernel(targets):
             return super()._of_batch(scores, targets)
         value, self._gradient = cross_entropy_arrays(scores, targets, self.weight, self.label_smoothing,
                                                      "CrossEntropyLoss", "scores")

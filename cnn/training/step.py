@@ -342,6 +342,8 @@ def result(criterion, loss, scores, labels):
     total = getattr(criterion, "total", len(taken_apart(scores)[1][0]))
     labels = np.asarray(labels)
     right = math.nan
+    if arranged := getattr(criterion, "arranged", None):
+        scores = arranged(*taken_apart(scores))
     if isinstance(scores, np.ndarray) and are_classes(scores.shape[1:], labels, criterion):
         right = int((scores.argmax(1) == (labels if labels.ndim == 1 else labels.argmax(1))).sum())
     return loss * total if total else 0.0, total, right
@@ -349,7 +351,7 @@ def result(criterion, loss, scores, labels):
 
 def are_classes(image, labels, criterion=None):
     """Whether labels are the classes of scores (N, K), such that some are right; or distributions over them, for a loss
-that takes these: right is then the class with the largest share."""
+    that takes these: right is then the class with the largest share."""
     if not isinstance(image, tuple):        # several outputs
         return False
     if labels.dtype.kind == "f":

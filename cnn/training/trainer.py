@@ -215,7 +215,8 @@ class Trainer:
     def _train_step(self, images: np.ndarray, labels: np.ndarray, each: int | None = None) -> tuple[float, float, int]:
         """`train_step` that returns what `single` of epoch.py does. each: see Batch."""
         images = shapes.images("Trainer.train_step", "images", images, self.model.dtype)
-        labels = targets.array_of("Trainer.train_step", labels) if isinstance(labels, dict) else labels
+        labels = (targets.array_of("Trainer.train_step", labels) if isinstance(labels, dict) else
+                  targets.as_array("Trainer.train_step", "labels", labels))
         if len(images) == 0:
             raise ValueError("Trainer.train_step: images must hold at least one image, got none")
         use = Use("Trainer.train_step")

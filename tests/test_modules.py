@@ -307,6 +307,12 @@ def kept(self, x):
     (lambda self, x: x + self.c(np.ones((1, 3, 4, 5))), r"test_modules\.py:\d+: Conv2d got an array while"),
     (lambda self, x: [y for y in x][0], "one after the other"),
     (lambda self, x: x * len(x), "the number of images"),
+    *[(function, r"test_modules\.py:\d+: the number of images, x.shape\[0\] or x.size\(0\), cannot be computed with")
+      for function in (
+        lambda self, x: x.sum() / x.size(0), lambda self, x: x * x.shape[0], lambda self, x: x.size()[0] - x,
+        lambda self, x: x.sum() / float(x.shape[0]), lambda self, x: x.reshape(x.shape[0] * 3, 20),
+        lambda self, x: x.reshape(-1, 60 // x.shape[0]), lambda self, x: x if x.shape[0] > 1 else -x,
+        lambda self, x: F.maximum(x, x.shape[0]), lambda self, x: x ** x.shape[0], lambda self, x: x > x.size(0))],
     (lambda self, x: None, "forward must return a value, .* got NoneType"),
     (lambda self, x: np.ones(3), "forward must return a value, .* got ndarray"),
     (lambda self, x: (), "got an empty tuple"), (lambda self, x: (x, (x,)), "got tuple"),

@@ -7,6 +7,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine.parameter import Parameter
+from cnn.graph.count import Count
 from cnn.graph.trace import add, apply
 from cnn.graph.value import Value, number
 from cnn.ops import arithmetic as ops
@@ -186,7 +187,7 @@ def activated(kernel, x):
 
 
 def reshape(x, shape):
-    sizes = [shapes.integer("reshape", "shape", n, -1) for n in shape]
+    sizes = [int(n) if isinstance(n, Count) else shapes.integer("reshape", "shape", n, -1) for n in shape]
     if len(sizes) not in (1, 2, 3, 4) or sizes[0] != -1 or 0 in sizes or sizes[1:].count(-1) > 1:
         raise ValueError(f"reshape: shape must be (-1, C, H, W), (-1, H, W), (-1, features) or (-1,), -1 being the "
                          f"images and at most one other size, got {tuple(shape)}")

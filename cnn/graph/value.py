@@ -1,13 +1,12 @@
 """Values: what `forward` computes with while a network is traced."""
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnn import shapes
+from cnn.graph.count import Count, refused, where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 # functions of NumPy whose operators arrays leave to values
 _UFUNCS = ("add", "subtract", "multiply", "divide", "negative", "maximum", "minimum", "greater", "greater_equal",
            "less", "less_equal", "equal", "not_equal")
-PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 class Value:
@@ -42,8 +40,9 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(-1, C, H, W), (-1, H, W), (-1, features) or (-1,); -1 stands for the number of images."""
-        return (-1, *self.image)
+        """(-1, C, H, W), (-1, H, W), (-1, features) or (-1,); -1 stands for the number of images. Arithmetic with it
+        raises TypeError."""
+        return (Count(-1), *self.image)
 
     @property
     def ndim(self) -> int:
@@ -51,7 +50,8 @@ class Value:
         return 1 + len(self.image)
 
     def size(self, dim: int | None = None) -> Any:
-        """`shape`, or the size (int) of the axis `dim`, from 0 or negative; that of the images, 0, is -1."""
+        """`shape`, or the size (int) of the axis `dim`, from 0 or negative; that of the images, 0, is -1,
+        with which there is no arithmetic."""
         return self.shape if dim is None else self.shape[shapes.integer("size", "dim", dim, -self.ndim, self.ndim - 1)]
 
     def dim(self) -> int:
@@ -324,14 +324,6 @@ for _name in ("__float__", "__int__", "__complex__", "__index__", "item", "tolis
     setattr(Value, _name, _refuse("its elements"))
 
 
-def where() -> str:
-    """The line of a user's file that is being run, as text."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame is not None else ""
-
-
 def refusal(words: str) -> TypeError:
     """The TypeError for a question that a value cannot answer, with the line that asked."""
     return TypeError(f"{where()}a value cannot tell {words} while a network is traced: `forward` must do the same "
@@ -344,5 +336,7 @@ def _arithmetic(kind: str, a: Operand, b: Operand) -> Any:
 
 
 def number(value: object) -> bool:
-    """Whether something is a plain number, Python's or NumPy's."""
+    """Whether something is a plain number, Python's or NumPy's. Raises TypeError for the number of images."""
+    if isinstance(value, Count):
+        raise refused()
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

@@ -156,6 +156,15 @@ ALIKE = {
     "squeeze": (lambda x: x.squeeze() + x.squeeze().unsqueeze(1).squeeze(), ((1, 4, 1),)),
     "sizes": (lambda x: x.view(x.size(0), -1) * (x.size(1) + x.size(-1) + x.dim()) + x[:, 0].reshape(
         x.size()[0], x.size(2) * x.size(3)).mean(1, keepdim=True), (IMAGE,)),
+    "expand_as": (lambda x: x.mean((2, 3), keepdim=True).expand_as(x) + x[:, :, :1].expand_as(x), (IMAGE,)),
+    "expand": (lambda x: x.expand(-1, 3, -1, 5) * 2 + x.expand((x.size(0), 3, 4, 5)), ((1, 4, 1),)),
+    "expand of features": (lambda x: (x[:, None].expand(-1, 3, -1), x[:, :1].expand(x.shape[0], 7)), ((7,),)),
+    "as PyTorch has them": (lambda x: (x.contiguous() > 0).float() * x.transpose(1, 2).contiguous().transpose(1, 2),
+                            (IMAGE,)),
+    "x.bmm": (lambda x: x.flatten(2).bmm(x.flatten(2).transpose(1, 2)), (IMAGE,)),
+    "heads": (lambda x: (x @ x.transpose(2, 3)).softmax(-1) @ x, (IMAGE,)),
+    "heads by view": (lambda x: x.view(x.size(0), 4, 2, 3).transpose(1, 2).matmul(
+        x.view(x.size(0), 4, 2, 3).permute(0, 2, 3, 1)).transpose(1, 2).reshape(x.size(0), 4, 8), ((4, 6),)),
     "a slice of a slice": (lambda x: x[:, 1:][:, :1] + x, (IMAGE,)),
 }
 

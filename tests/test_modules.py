@@ -333,6 +333,10 @@ def kept(self, x):
     *[(lambda self, x, part=part: x[:, part], "must be cut by slices, integers, a list of integers, None and ...") for
       part in ([True, False, True], [0.0], [[0, 1]], np.array([[0]]), np.array(1), np.ones(3, bool), "0", True)],
     (lambda self, x: x[:, x > 0], "must be cut by slices, .*a mask goes into cnn.functional.where"),
+    *[(lambda self, x, sizes=sizes: x.expand(*sizes), r"expand: sizes must be those of \(N, 3, 4, 5\)") for sizes in (
+        (2, 3, 4, 5), (-1, 6, 4, 5), (-1, 3, 4), (-1, 3, 4, 5, 1), (-1, 3, 4, 1), (-1, 0, 4, 5))],
+    (lambda self, x: x[:, :1].expand(-1, 0, 4, 5), "expand: sizes must be"),
+    (lambda self, x: x @ x[:, :2].transpose(2, 3), r"matmul: .* got \(N, 3, 4, 5\) and \(N, 2, 5, 4\)"),
     (lambda self, x: x.squeeze(0), "squeeze: dim must not be that of the images, 0, got 0"),
     (lambda self, x: x.squeeze(4), "squeeze: dim must be .* got 4"),
     (lambda self, x: x[:, 0].unsqueeze(0), "unsqueeze: dim must not be that of the images, 0, got 0"),

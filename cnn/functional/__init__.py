@@ -13,6 +13,7 @@ from cnn.functional.arithmetic import (
     abs,
     amax,
     amin,
+    bmm,
     clamp,
     elu,
     exp,
@@ -112,7 +113,7 @@ from cnn.functional.sequences import (
 
 __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool1d",
            "adaptive_max_pool2d", "amax", "amin", "avg_pool1d", "avg_pool1d_backward", "avg_pool2d",
-           "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "binary_cross_entropy_with_logits", "cat",
+           "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "binary_cross_entropy_with_logits", "bmm", "cat",
            "channel_shuffle", "chunk", "clamp", "conv1d", "conv1d_backward", "conv2d", "conv2d_backward",
            "conv_transpose1d", "conv_transpose1d_backward", "conv_transpose2d", "conv_transpose2d_backward",
            "cross_entropy", "elu", "exp", "flatten", "gelu", "gelu_backward", "group_norm", "group_norm_backward",

@@ -197,7 +197,8 @@ def reshape(x, shape):
 
 def matmul(x, other):
     """x other for each image, (A, B) times (B, C): the sum over B of what is multiplied with every row and column.
-    Either may be a Parameter or an array, (B, C) or (A, B), the same for every image; x may be a vector then."""
+    Either may be a Parameter or an array, (B, C) or (A, B), the same for every image; x may be a vector then. Of values
+    (heads, A, B) and (heads, B, C) it is the product of each head, one after the other."""
     if not isinstance(x, Value):
         x = matrix("x", x, other)
     if not isinstance(other, Value):
@@ -208,11 +209,14 @@ def matmul(x, other):
             f"Each image's own product is (x * other).sum(1); for products between images take arrays, y = model(x); "
             f"y @ y.T, and give the gradient to model.backward")
     image = x.image
+    if len(image) == len(other.image) == 3 and image[0] == other.image[0] and image[2] == other.image[1]:
+        from cnn.graph import moving
+        return moving.stack([matmul(x[:, i], other[:, i]) for i in range(image[0])])
     if len(image) == 1:
         x = reshaped(x, (1, *image))
     if len(x.image) != 2 or len(other.image) != 2 or x.image[1] != other.image[0]:
-        raise ValueError(f"matmul: x and other must have shapes (N, A, B) and (N, B, C), got {shapes.batch(image)} and "
-                         f"{shapes.batch(other.image)}")
+        raise ValueError(f"matmul: x and other must have shapes (N, A, B) and (N, B, C), or (N, heads, A, B) and "
+                         f"(N, heads, B, C), got {shapes.batch(image)} and {shapes.batch(other.image)}")
     (rows, inner), columns = x.image, other.image[1]
     y = products(reshaped(x, (rows, inner, 1)), reshaped(other, (1, inner, columns)), 1)
     return reshaped(y, (rows, columns)[len(image) == 1:])

@@ -25,7 +25,7 @@ class Count(int):
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
     __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __divmod__ = __rdivmod__ = __pow__ = __rpow__ = _refuse
-    __neg__ = __abs__ = __float__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse     # type: ignore[assignment]
+    __neg__ = __abs__ = __float__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
 
 
 def refused() -> TypeError:

@@ -191,6 +191,8 @@ class Value:
         from cnn.graph import build
         return build.matmul(self, other)
 
+    bmm = matmul
+
     def flatten(self, start_dim: int = 1, end_dim: int = -1) -> Value:
         """The axes from start_dim to end_dim in one, (N, C, H, W) to (N, C * H * W) by default."""
         from cnn.graph import moving
@@ -213,6 +215,20 @@ class Value:
         """Without the axes `dim` of size 1, by default all but that of the images; see cnn.functional.squeeze."""
         from cnn.graph import moving
         return moving.squeeze(self, dim)
+
+    def expand(self, *sizes: int | Sequence[int]) -> Value:
+        """Axes of size 1 repeated to `sizes`, those of all axes, the images' first; -1 leaves an axis as it is."""
+        from cnn.graph import moving
+        return moving.expand(self, sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes)
+
+    def expand_as(self, other: Value) -> Value:
+        """`expand` to the shape of another value."""
+        return self.expand(other.shape)
+
+    def contiguous(self) -> Value:
+        """The value itself, as `float` is: for code that comes from PyTorch. Values have no memory order, and masks are
+        floats."""
+        return self
 
     def permute(self, *dims: int | Sequence[int]) -> Value:
         """The axes in the order `dims`, 0, that of the images, first; see cnn.functional.permute."""
@@ -311,6 +327,8 @@ class Value:
 
     def __len__(self) -> int:
         raise refusal("the number of images")
+
+    float = contiguous      # last, because it hides the type
 
 
 def _refuse(words: str) -> Callable:

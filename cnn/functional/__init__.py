@@ -9,6 +9,11 @@ In the `forward` of a module they take values, too, and return what PyTorch's fu
 the pooled value alone. Weights are then Parameters, or arrays, whose numbers are looked at in each run. The `_backward`
 of a function takes arrays only: what is done with values is differentiated by itself.
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cnn import hints
 from cnn.functional.arithmetic import (
     abs,
     amax,
@@ -125,3 +130,8 @@ __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_po
            "relu", "relu6", "relu_backward", "sigmoid", "sigmoid_backward", "silu", "silu_backward", "smooth_l1_loss",
            "softmax", "softmax_backward", "softplus", "split", "sqrt", "squeeze", "stack", "sum", "tanh",
            "tanh_backward", "transpose", "unsqueeze", "where"]
+
+
+if not TYPE_CHECKING:
+    def __getattr__(name: str) -> object:
+        raise hints.missing("module 'cnn.functional'", name, hints.OF_PACKAGE)

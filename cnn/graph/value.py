@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn import shapes
+from cnn import hints, shapes
 from cnn.graph.count import Count, refused, where
 
 if TYPE_CHECKING:
@@ -327,6 +327,10 @@ class Value:
 
     def __len__(self) -> int:
         raise refusal("the number of images")
+
+    if not TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any:
+            raise hints.missing("a value", name, hints.OF_VALUES)
 
     float = contiguous      # last, because it hides the type
 

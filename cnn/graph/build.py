@@ -187,10 +187,18 @@ def activated(kernel, x):
 
 
 def reshape(x, shape):
+    """x in a shape; with more than four axes it is a View."""
+    if len(shape) > 4:
+        from cnn.graph import views
+        return views.viewed(x, np.arange(math.prod(x.image)), shape)
     sizes = [int(n) if isinstance(n, Count) else shapes.integer("reshape", "shape", n, -1) for n in shape]
     if len(sizes) not in (1, 2, 3, 4) or sizes[0] != -1 or 0 in sizes or sizes[1:].count(-1) > 1:
         raise ValueError(f"reshape: shape must be (-1, C, H, W), (-1, H, W), (-1, features) or (-1,), -1 being the "
                          f"images and at most one other size, got {tuple(shape)}")
+    if len(sizes) == 1 and math.prod(x.image) != 1:
+        raise ValueError(f"reshape: (-1,) would put the {math.prod(x.image)} elements of all images of "
+                         f"{shapes.batch(x.image)} side by side, and images stay apart: flatten() gives "
+                         f"(-1, {math.prod(x.image)}), and sum() and mean() are those of each image")
     count, known = math.prod(x.image), math.prod(n for n in sizes[1:] if n != -1)
     return reshaped(x, tuple(count // known if n == -1 else n for n in sizes[1:]))
 

@@ -200,7 +200,8 @@ class Value:
 
     def reshape(self, *shape: int | Sequence[int]) -> Value:
         """The elements of each image in another shape, (-1, C, H, W) or (-1, features). The first size, -1 or
-        shape[0], is the number of images. One of the other sizes may be -1, too, and is then inferred."""
+        shape[0], is the number of images. One of the other sizes may be -1, too, and is then inferred. More than four
+        axes can only be permuted and reshaped again (cnn.graph.views)."""
         from cnn.graph import build
         return build.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 

@@ -89,6 +89,7 @@ from cnn.layers import (
 )
 from cnn.layers.head import replace_head
 from cnn.layers.losses import (
+    BCELoss,
     BCEWithLogitsLoss,
     CrossEntropyLoss,
     HuberLoss,
@@ -124,19 +125,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adam", "AdamW", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d",
-    "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm1d", "BatchNorm2d", "Callback", "ChannelShuffle", "CompiledModel",
-    "Concat", "ConstantPad1d", "ConstantPad2d", "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d",
-    "CrossEntropyLoss", "Dropout", "Dropout1d", "Dropout2d", "ELU", "EMA", "Flatten", "GELU", "GlobalAvgPool2d",
-    "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "HuberLoss", "Identity", "InstanceNorm1d", "InstanceNorm2d",
-    "KLDivLoss", "L1Loss", "Layer", "LayerNorm", "LayerNorm2d", "LeakyReLU", "Linear", "LocalResponseNorm",
-    "LogSoftmax", "Lookahead", "MSELoss", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleDict", "ModuleList",
-    "NLLLoss", "PReLU", "Parameter", "PixelShuffle", "PixelUnshuffle", "Prediction", "Predictor", "RMSprop", "ReLU",
-    "ReLU6", "ReflectionPad1d", "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d", "Residual", "SGD",
-    "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh", "Trainer", "TrainingDiverged",
-    "Upsample", "Value", "ZeroPad1d", "ZeroPad2d", "cat", "clip_grad_norm", "compile", "data", "debug", "features",
-    "find_lr", "from_torch", "functional", "get_num_threads", "get_winograd", "gradcheck", "load", "load_model",
-    "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head", "save", "save_model",
-    "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "AvgPool2d", "BCELoss", "BCEWithLogitsLoss", "BatchNorm1d", "BatchNorm2d", "Callback", "ChannelShuffle",
+    "CompiledModel", "Concat", "ConstantPad1d", "ConstantPad2d", "Conv1d", "Conv2d", "ConvTranspose1d",
+    "ConvTranspose2d", "CrossEntropyLoss", "Dropout", "Dropout1d", "Dropout2d", "ELU", "EMA", "Flatten", "GELU",
+    "GlobalAvgPool2d", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "HuberLoss", "Identity", "InstanceNorm1d",
+    "InstanceNorm2d", "KLDivLoss", "L1Loss", "Layer", "LayerNorm", "LayerNorm2d", "LeakyReLU", "Linear",
+    "LocalResponseNorm", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleDict",
+    "ModuleList", "NLLLoss", "PReLU", "Parameter", "PixelShuffle", "PixelUnshuffle", "Prediction", "Predictor",
+    "RMSprop", "ReLU", "ReLU6", "ReflectionPad1d", "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d",
+    "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh", "Trainer",
+    "TrainingDiverged", "Upsample", "Value", "ZeroPad1d", "ZeroPad2d", "cat", "clip_grad_norm", "compile", "data",
+    "debug", "features", "find_lr", "from_torch", "functional", "get_num_threads", "get_winograd", "gradcheck", "load",
+    "load_model", "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head", "save",
+    "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.

@@ -17,7 +17,6 @@ OF_VALUES = {
     "argmax": "y = model(x), an array, and y.argmax(1)", "numel": "math.prod(x.shape[1:]), the elements of one image",
     "var": "((x - x.mean(dim, keepdim=True)) ** 2).mean(dim), that of correction=0",
     "std": "((x - x.mean(dim, keepdim=True)) ** 2).mean(dim).sqrt(), that of correction=0",
-    "gather": "(x * cnn.functional.one_hot(index, x.size(1))).sum(1), for one index per image or pixel",
     "scatter_": "cnn.functional.one_hot(index, classes)", "masked_fill": "cnn.functional.where(mask, number, x)",
     "repeat": "x.expand(sizes), or cnn.cat([x] * n, dim)", "repeat_interleave": "cnn.functional.interpolate",
     "t": "x.transpose(1, 2)", "swapaxes": "x.transpose(dim0, dim1)", "clone": "x: values do not change",
@@ -34,6 +33,7 @@ OF_PACKAGE = {
     "scaled_dot_product_attention": "(q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))).softmax(-1) @ v",
     "MultiheadAttention": "cnn.Linear for q, k and v, q.view(-1, L, heads, F).transpose(1, 2), and "
                           "(q @ k.transpose(-2, -1) / math.sqrt(F)).softmax(-1) @ v",
+    "gather": "x.gather(dim, index)",
     "device": CPU, "einsum": "products, sums and cnn.functional.matmul", "randn_like": "an input of the model, noise",
     **{name: ARRAYS.format(name) for name in (
         "zeros", "ones", "full", "arange", "linspace", "eye", "zeros_like", "ones_like", "full_like")},

@@ -338,6 +338,9 @@ def kept(self, x):
     (lambda self, x: x[:, :1].expand(-1, 0, 4, 5), "expand: sizes must be"),
     (lambda self, x: x @ x[:, :2].transpose(2, 3),
      r"matmul: .* got \(N, 3, 4, 5\) and \(N, 2, 5, 4\)"),
+    *[(lambda self, x, index=index: x.gather(2, index(x)), r"gather: index must be a value of shape \(N, 3, 1, 5\)")
+      for index in (lambda x: x, lambda x: x[:, :, 0], lambda x: np.zeros((2, 3, 1, 5)), lambda x: 1)],
+    (lambda self, x: x.gather(0, x), "gather: dim must not be that of the images"),
     (lambda self, x: x.view(-1),
      r"reshape: \(-1,\) would put the 60 elements of all images .* sum\(\) and mean\(\)"),
     *[(lambda self, x, shape=shape: x.view(*shape), "shape must be that of 60 elements per image") for shape in (

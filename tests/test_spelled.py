@@ -133,7 +133,7 @@ class Asks(cnn.Module):
 
 @pytest.mark.parametrize("ask, words", [
     (lambda x: x.max(1), r"a value has no attribute 'max': write x.amax\(dim\)"),
-    (lambda x: x.gather(1, x), r"write \(x \* cnn.functional.one_hot"), (lambda x: x.softplus(), "functional.softplus"),
+    (lambda x: x.scatter_(1, x, 1), "write cnn.functional.one_hot"), (lambda x: x.softplus(), "functional.softplus"),
     (lambda x: x.relu_(), "write cnn.functional.relu"), (lambda x: x.add_(1), "write y = ... .* values do not change"),
     (lambda x: x.view(-1, 1, 1, 1, 3).mean(1), "a value of 5 axes has no attribute 'mean': it can be permuted"),
     (lambda x: x.detach(), "nothing stops gradients inside a network"), (lambda x: x.nothing, "'nothing'$")])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
-from cnn.graph.build import axes_of, reshaped
+from cnn.graph.build import axes_of, reduced, reshaped, where
 from cnn.graph.count import Count
 from cnn.graph.trace import apply
 from cnn.graph.value import Value
@@ -197,6 +197,19 @@ def squeeze(x, dim=None):
     """Without the axes `dim`, one or several, that are of size 1; None: without all of size 1 but the images'."""
     axes = axes_of("squeeze", x, dim, None)
     return reshaped(x, [n for axis, n in enumerate(x.image) if axis not in axes or n != 1])
+
+
+def gather(x, dim, index):
+    """The element of x at the index that a value has for each row along an axis, which stays with size 1; NaN where
+    there is no such element."""
+    axis, = axes_of("gather", x, dim)
+    one = (*x.image[:axis], 1, *x.image[axis + 1:])
+    if not isinstance(index, Value) or index.image != one:
+        raise ValueError(f"gather: index must be a value of shape {shapes.batch(one)}, one index for each row of "
+                         f"{shapes.batch(x.image)}, got {getattr(index, 'shape', type(index).__name__)}")
+    there = index == np.arange(x.image[axis]).reshape(-1, *(1,) * (len(x.image) - axis - 1))
+    return reduced("sum", where(there, x, 0.0), axis + 1, True) / reduced(
+        "sum", there, axis + 1, True)
 
 
 def expand(x, sizes):

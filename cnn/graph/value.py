@@ -217,6 +217,12 @@ class Value:
         from cnn.graph import moving
         return moving.squeeze(self, dim)
 
+    def gather(self, dim: int, index: Value) -> Value:
+        """The elements that `index`, a value of one integer per row along the axis `dim`, chooses: the scores of the
+        targets, `x.gather(1, target.unsqueeze(1))`. The axis stays with size 1. NaN where the index is too large."""
+        from cnn.graph import moving
+        return moving.gather(self, dim, index)
+
     def expand(self, *sizes: int | Sequence[int]) -> Value:
         """Axes of size 1 repeated to `sizes`, those of all axes, the images' first; -1 leaves an axis as it is."""
         from cnn.graph import moving

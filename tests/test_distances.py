@@ -9,8 +9,10 @@ from cnn import functional as F
 CASES = [
     ("pairwise_distance", {}, 2, (5,)), ("pairwise_distance", {"p": 1, "eps": 0.1, "keepdim": True}, 2, (5,)),
     ("pairwise_distance", {"p": 3.0}, 2, (4, 5)), ("cosine_similarity", {}, 2, (5,)),
-    ("cosine_similarity", {"dim": -1, "eps": 0.5}, 2, (3, 4, 5)), ("cosine_similarity", {"dim": 2}, 2, (4, 5)),
-    ("triplet_margin_loss", {"margin": 4.0}, 3, (5,)), ("triplet_margin_loss", {"reduction": "sum", "margin": 3}, 3, (5,)),
+    ("cosine_similarity", {"dim": -1, "eps": 0.5}, 2, (3, 4, 5)),
+    ("cosine_similarity", {"dim": 2}, 2, (4, 5)),
+    ("triplet_margin_loss", {"margin": 4.0}, 3, (5,)),
+    ("triplet_margin_loss", {"reduction": "sum", "margin": 3}, 3, (5,)),
     ("triplet_margin_loss", {"reduction": "none", "swap": True, "p": 1.0, "eps": 1e-3, "margin": 2.0}, 3, (5,)),
 ]
 

@@ -81,6 +81,48 @@ def test_a_dict_of_modules(torch):
     assert ours(x)["angle"].shape == (3, 7)
 
 
+class Scaled:
+    """Both libraries' scales of channels, in all the ways to write them."""
+
+    def __new__(cls, nn, parameter):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.a, self.b, self.c, self.d = (parameter(np.arange(1.0, 4) + i) for i in range(4))
+
+            def forward(self, x):
+                y = x * self.a.view(1, -1, 1, 1) + self.b[:, None, None] / x
+                return self.c.reshape((3, 1, 1)) * y - self.d[None, :, None, None] + (x[:, :, 0, 0] / self.d[None]).sum(
+                    1).reshape(-1, 1, 1, 1)
+        return Net()
+
+
+def test_parameters_in_other_shapes(torch):
+    ours = Scaled(cnn, cnn.Parameter)
+    theirs = Scaled(torch.nn, lambda array: torch.nn.Parameter(torch.tensor(array)))
+    for n in (1, 17):
+        x = 3 + np.random.default_rng(0).standard_normal((n, 3, 2, 4))
+        t = torch.tensor(x, requires_grad=True)
+        y, wanted = ours(x), theirs(t)
+        assert_close(y, wanted.detach().numpy())
+        dy = np.random.default_rng(1).standard_normal(y.shape)
+        theirs.zero_grad()
+        wanted.backward(torch.tensor(dy))
+        assert_close(ours.backward(dy), t.grad.numpy())
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert_close(p.grad, q.grad.numpy())
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda p: p.view(2, 2), ValueError, r"Parameter: shape must be of 3 elements, got \(2, 2\)"),
+    (lambda p: p.view("x"), ValueError, "Parameter: shape must be of 3 elements"),
+    (lambda p: p[0], TypeError, "Parameter: index must be of None, : and ..., for new axes, got 0"),
+    (lambda p: p[1:], TypeError, "Parameter: index must be"), (lambda p: list(p), TypeError, "not iterable")])
+def test_what_a_parameter_refuses(call, error, words):
+    with pytest.raises(error, match=words):
+        call(cnn.Parameter(np.ones(3)))
+
+
 def test_apply_goes_from_the_inside_out(torch):
     orders = []
     for model in (Heads(torch.nn), Heads(cnn)):

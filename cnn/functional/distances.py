@@ -24,7 +24,8 @@ def pairwise_distance(x1: Images, x2: Images, p: float = 2.0, eps: float = 1e-6,
 
 def cosine_similarity(x1: Images, x2: Images, dim: int = 1, eps: float = 1e-8) -> Images:
     """x1 x2 / (max(|x1|, eps) max(|x2|, eps)) over an axis, with Euclidean lengths. x1, x2: values or arrays,
-    (N, features), say, whose shapes are broadcast; dim: the axis, 1 and up or negative, which is left out; eps: a number above 0."""
+    (N, features), say, whose shapes are broadcast; dim: the axis, 1 and up or negative, which is left out; eps: a
+    number above 0."""
     dim = shapes.integer("cosine_similarity", "dim", dim, -2**31)
     eps = shapes.number("cosine_similarity", "eps", eps, above=0)
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from cnn import shapes
-from cnn.engine.parameter import Parameter
+from cnn.engine.parameter import Parameter, Shaped
 from cnn.graph.count import Count
 from cnn.graph.trace import add, apply
 from cnn.graph.value import Value, number
@@ -156,14 +156,16 @@ def _value(kind, operand, like):
             raise TypeError(f"{kind}: an array beside a value must hold numbers, got {operand.dtype}")
         array, operand = operand, Parameter(np.asarray(operand, like.dtype), requires_grad=False)
         sources = (array, operand),
+    shape = getattr(operand, "shape", ())
+    if isinstance(operand, Shaped):
+        operand = operand.parameter
     if not isinstance(operand, Parameter):
         return NotImplemented
-    shape = operand.shape
     if len(shape) == len(like.image) + 1 and shape[0] == 1:
         shape = shape[1:]
     shape = (1,) * (len(like.image) - len(shape)) + shape
     if len(shape) != len(like.image):
-        raise ValueError(f"{kind}: a parameter of shape {operand.shape} does not go together with "
+        raise ValueError(f"{kind}: a parameter of shape {shape} does not go together with "
                          f"{shapes.batch(like.image)}")
     return constant(operand, shape, like, sources)
 

@@ -269,7 +269,9 @@ def linear(owner, x, weight, bias, sources=()):
 def sequences(owner, x):
     """x, which must be sequences (C, L)."""
     if len(x.image) != 2:
-        raise ValueError(f"{owner}: x must have shape (N, C, L), got {shapes.batch(x.image)}")
+        hint = ": sequences from a data set are images of one channel, so that forward begins with x.squeeze(1)"
+        raise ValueError(f"{owner}: x must have shape (N, C, L), got {shapes.batch(x.image)}"
+                         f"{hint * (len(x.image) == 3 and x.image[0] == 1)}")
     return x
 
 

@@ -16,7 +16,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from cnn import data, functional, models, optim, schedules
+from cnn import data, functional, hints, models, optim, schedules
 from cnn.engine.debugging import debug
 from cnn.engine.parameter import Parameter
 from cnn.functional import cat
@@ -49,6 +49,7 @@ from cnn.layers import (
     Hardsigmoid,
     Hardswish,
     Hardtanh,
+    Identity,
     InstanceNorm1d,
     InstanceNorm2d,
     Layer,
@@ -62,6 +63,7 @@ from cnn.layers import (
     MaxPool2d,
     Mish,
     Module,
+    ModuleDict,
     ModuleList,
     PixelShuffle,
     PixelUnshuffle,
@@ -87,6 +89,7 @@ from cnn.layers import (
 )
 from cnn.layers.head import replace_head
 from cnn.layers.losses import (
+    BCELoss,
     BCEWithLogitsLoss,
     CrossEntropyLoss,
     HuberLoss,
@@ -122,19 +125,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adam", "AdamW", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d",
-    "AvgPool2d", "BCEWithLogitsLoss", "BatchNorm1d", "BatchNorm2d", "Callback", "ChannelShuffle", "CompiledModel",
-    "Concat", "ConstantPad1d", "ConstantPad2d", "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d",
-    "CrossEntropyLoss", "Dropout", "Dropout1d", "Dropout2d", "ELU", "EMA", "Flatten", "GELU", "GlobalAvgPool2d",
-    "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "HuberLoss", "InstanceNorm1d", "InstanceNorm2d", "KLDivLoss",
-    "L1Loss", "Layer", "LayerNorm", "LayerNorm2d", "LeakyReLU", "Linear", "LocalResponseNorm", "LogSoftmax",
-    "Lookahead", "MSELoss", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleList", "NLLLoss", "PReLU", "Parameter",
-    "PixelShuffle", "PixelUnshuffle", "Prediction", "Predictor", "RMSprop", "ReLU", "ReLU6", "ReflectionPad1d",
-    "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d", "Residual", "SGD", "Sequential", "SiLU", "Sigmoid",
-    "SmoothL1Loss", "Softmax", "Softplus", "Tanh", "Trainer", "TrainingDiverged", "Upsample", "Value", "ZeroPad1d",
-    "ZeroPad2d", "cat", "clip_grad_norm", "compile", "data", "debug", "features", "find_lr", "from_torch", "functional",
-    "get_num_threads", "get_winograd", "gradcheck", "load", "load_model", "load_onnx", "metrics", "models",
-    "named_groups", "optim", "parameter_groups", "replace_head", "save", "save_model", "schedules", "set_num_threads",
-    "set_winograd", "show_config", "split_biases",
+    "AvgPool2d", "BCELoss", "BCEWithLogitsLoss", "BatchNorm1d", "BatchNorm2d", "Callback", "ChannelShuffle",
+    "CompiledModel", "Concat", "ConstantPad1d", "ConstantPad2d", "Conv1d", "Conv2d", "ConvTranspose1d",
+    "ConvTranspose2d", "CrossEntropyLoss", "Dropout", "Dropout1d", "Dropout2d", "ELU", "EMA", "Flatten", "GELU",
+    "GlobalAvgPool2d", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "HuberLoss", "Identity", "InstanceNorm1d",
+    "InstanceNorm2d", "KLDivLoss", "L1Loss", "Layer", "LayerNorm", "LayerNorm2d", "LeakyReLU", "Linear",
+    "LocalResponseNorm", "LogSoftmax", "Lookahead", "MSELoss", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleDict",
+    "ModuleList", "NLLLoss", "PReLU", "Parameter", "PixelShuffle", "PixelUnshuffle", "Prediction", "Predictor",
+    "RMSprop", "ReLU", "ReLU6", "ReflectionPad1d", "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d",
+    "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh", "Trainer",
+    "TrainingDiverged", "Upsample", "Value", "ZeroPad1d", "ZeroPad2d", "cat", "clip_grad_norm", "compile", "data",
+    "debug", "features", "find_lr", "from_torch", "functional", "get_num_threads", "get_winograd", "gradcheck", "load",
+    "load_model", "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head", "save",
+    "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.
@@ -157,6 +160,6 @@ _LATER = {
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
-        raise AttributeError(f"module 'cnn' has no attribute {name!r}")
+        raise hints.missing("module 'cnn'", name, hints.OF_PACKAGE)
     module, attribute = _LATER[name]
     return getattr(import_module(module), attribute) if attribute else import_module(module)

@@ -672,6 +672,8 @@ FLAGS = {
     "kl_div: log_target": lambda v: functional.kl_div(zeros(1, 2), zeros(1, 2), log_target=v),
     "sum: keepdim": lambda v: functional.sum(zeros(1, 2), keepdim=v),
     "max_pool2d: ceil_mode": lambda v: functional.max_pool2d(zeros(1, 1, 2, 2), 2, ceil_mode=v),
+    **{f"{name}: inplace": lambda v, name=name: getattr(functional, name)(zeros(1, 2), inplace=v) for name in (
+        "relu", "leaky_relu", "silu", "hardtanh", "relu6", "elu", "hardswish", "hardsigmoid", "mish")},
     "ReLU: inplace": cnn.ReLU, "SiLU: inplace": cnn.SiLU, "ELU: inplace": lambda v: cnn.ELU(inplace=v),
     "SGD: nesterov": lambda v: cnn.SGD(P, 0.1, 0.9, nesterov=v), "SGD: maximize": lambda v: cnn.SGD(P, maximize=v),
     "Adam: amsgrad": lambda v: cnn.Adam(P, amsgrad=v), "AdamW: maximize": lambda v: cnn.AdamW(P, maximize=v),

@@ -52,6 +52,8 @@ LOSSES = {
                        shares(N, 3)),
     "BCE of images": ("BCEWithLogitsLoss", {"pos_weight": WEIGHT.reshape(3, 1, 1)}, normal(N, *IMAGE),
                       shares(N, *IMAGE)),
+    "BCE of probabilities": ("BCELoss", {}, 0.1 + 0.8 * shares(N, *IMAGE, seed=4), shares(N, *IMAGE)),
+    "BCE of probabilities, weighted": ("BCELoss", {"weight": WEIGHT}, 0.1 + 0.8 * shares(N, 3, seed=4), shares(N, 3)),
     "KL": ("KLDivLoss", {}, log_softmax(normal(N, *IMAGE)), shares(N, *IMAGE)),
     "KL with zeros": ("KLDivLoss", {}, log_softmax(normal(N, 4)), np.eye(4)[classes(N, count=4)]),
     "KL of logarithms": ("KLDivLoss", {"log_target": True}, log_softmax(normal(N, 4)), np.log(shares(N, 4, seed=3))),
@@ -118,6 +120,7 @@ TWINS = {
     "SmoothL1Loss": lambda x, t, beta: reference.smooth_l1(x, t, beta),
     "HuberLoss": lambda x, t, delta: reference.huber(x, t, delta),
     "BCEWithLogitsLoss": lambda x, t, weight=1.0, pos_weight=1.0: reference.bce_with_logits(x, t, weight, pos_weight),
+    "BCELoss": lambda x, t, weight=1.0: reference.bce(x, t, weight),
     "KLDivLoss": lambda x, t, log_target=False: reference.kl_div(x, t, log_target),
     "NLLLoss": lambda x, t, weight=None, ignore_index=-100: reference.nll(x, t, weight, ignore_index),
     "CrossEntropyLoss": lambda x, t, **options: reference.cross_entropy(x, t, **options),
@@ -141,7 +144,8 @@ def test_agrees_with_the_twin(name, n, dtype):
 def test_functions_of_arrays_and_of_values_agree_with_the_classes(name):
     kind, options, scores, targets = LOSSES[name]
     function = {"L1Loss": F.l1_loss, "SmoothL1Loss": F.smooth_l1_loss, "HuberLoss": F.huber_loss, "KLDivLoss": F.kl_div,
-                "BCEWithLogitsLoss": F.binary_cross_entropy_with_logits, "NLLLoss": F.nll_loss,
+                "BCEWithLogitsLoss": F.binary_cross_entropy_with_logits, "BCELoss": F.binary_cross_entropy,
+                "NLLLoss": F.nll_loss,
                 "CrossEntropyLoss": F.cross_entropy, "MSELoss": F.mse_loss}[kind]
     floats = targets.astype(float)
     if kind not in ("CrossEntropyLoss", "MSELoss"):
@@ -160,6 +164,16 @@ def test_the_slope_at_infinity_is_that_of_the_line(name):
     loss = getattr(cnn, name)(reduction="sum")
     assert loss(np.array([[np.inf, 0.5, -np.inf]]), np.zeros((1, 3))) == np.inf
     np.testing.assert_equal(loss.backward(), [[1, 1 if name == "L1Loss" else 0.5, -1]])
+
+
+def test_the_ends_of_binary_cross_entropy(torch):
+    p, t = np.array([[0, 1, 0, 1, 1e-300, np.nan, 0.5]]), np.array([[0, 1, 1, 0, 1, 0.5, np.nan]])
+    loss = cnn.BCELoss(reduction="none")
+    wanted = -(t * np.array([0, 0, -100, 0, -100, np.nan, 0]) + (1 - t) * np.array([0, 0, 0, -100, 0, np.nan, 0]))
+    np.testing.assert_allclose(loss(p, t), wanted)
+    np.testing.assert_allclose(loss(p[:, :5], t[:, :5]), torch.nn.functional.binary_cross_entropy(
+        torch.tensor(p[:, :5]), torch.tensor(t[:, :5]), reduction="none"))
+    assert np.isfinite(loss.backward(np.ones((1, 5)))).all()
 
 
 @pytest.mark.parametrize("x, t, wanted", [
@@ -475,6 +489,7 @@ def test_training_passes_over_targets_of_minus_100(torch, pieces):
     (lambda: cnn.L1Loss(), [[1.0]], normal(1, 1), TypeError, "L1Loss: scores must be a NumPy array"),
     (lambda: cnn.HuberLoss(delta=0), None, None, ValueError, "HuberLoss: delta must be a finite number above 0"),
     (lambda: cnn.SmoothL1Loss(beta=-1), None, None, ValueError, "SmoothL1Loss: beta"),
+    (lambda: cnn.BCELoss("x"), None, None, TypeError, "BCELoss: weight"),
     (lambda: cnn.BCEWithLogitsLoss(pos_weight="x"), None, None, TypeError, "BCEWithLogitsLoss: pos_weight"),
     (lambda: cnn.BCEWithLogitsLoss(pos_weight=np.ones(4)), normal(2, 3), normal(2, 3), ValueError,
      "BCEWithLogitsLoss: pos_weight must have a shape that is broadcast to that of an image, (3,), got (4,)"),
@@ -496,7 +511,8 @@ def test_wrong_arguments(make, scores, targets, error, words):
 
 def test_wrong_arguments_of_functions():
     x, other = normal(2, 3), normal(2, 4)
-    for name in ("l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy_with_logits", "kl_div"):
+    for name in ("l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy_with_logits",
+                 "binary_cross_entropy", "kl_div"):
         function = getattr(F, name)
         for call, error, words in ((lambda f=function: f(x, other), ValueError, "target must have the shape of x"),
                                    (lambda f=function: f(x, x, reduction="all"), ValueError, "reduction must be"),

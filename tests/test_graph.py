@@ -60,6 +60,10 @@ def functions_for(x):
     return torch.nn.functional
 
 
+def of_heads(q, k, v):
+    return ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(q.shape[0], 4, -1)
+
+
 REDUCTIONS = ("sum", "mean", "amax", "amin")
 COMPARISONS = {">": lambda u, v: u > v, ">=": lambda u, v: u >= v, "<": lambda u, v: u < v, "<=": lambda u, v: u <= v,
                "==": lambda u, v: u == v, "!=": lambda u, v: u != v}
@@ -156,6 +160,26 @@ ALIKE = {
     "squeeze": (lambda x: x.squeeze() + x.squeeze().unsqueeze(1).squeeze(), ((1, 4, 1),)),
     "sizes": (lambda x: x.view(x.size(0), -1) * (x.size(1) + x.size(-1) + x.dim()) + x[:, 0].reshape(
         x.size()[0], x.size(2) * x.size(3)).mean(1, keepdim=True), (IMAGE,)),
+    "expand_as": (lambda x: x.mean((2, 3), keepdim=True).expand_as(x) + x[:, :, :1].expand_as(x), (IMAGE,)),
+    "expand": (lambda x: x.expand(-1, 3, -1, 5) * 2 + x.expand((x.size(0), 3, 4, 5)), ((1, 4, 1),)),
+    "expand of features": (lambda x: (x[:, None].expand(-1, 3, -1), x[:, :1].expand(x.shape[0], 7)), ((7,),)),
+    "as PyTorch has them": (lambda x: (x.contiguous() > 0).float() * x.transpose(1, 2).contiguous().transpose(1, 2),
+                            (IMAGE,)),
+    "x.bmm": (lambda x: x.flatten(2).bmm(x.flatten(2).transpose(1, 2)), (IMAGE,)),
+    "heads": (lambda x: (x @ x.transpose(2, 3)).softmax(-1) @ x, (IMAGE,)),
+    "heads by view": (lambda x: x.view(x.size(0), 4, 2, 3).transpose(1, 2).matmul(
+        x.view(x.size(0), 4, 2, 3).permute(0, 2, 3, 1)).transpose(1, 2).reshape(x.size(0), 4, 8), ((4, 6),)),
+    "channel shuffle by view": (lambda x: x.view(x.size(0), 2, 3, 4, 5).transpose(1, 2).contiguous().view(
+        x.size(0), -1, 4, 5) * 2, ((6, 4, 5),)),
+    "pixel shuffle by view": (lambda x: x.view(-1, 2, 2, 2, 4, 5).permute(0, 1, 4, 2, 5, 3).reshape(-1, 2, 8, 10) * 2,
+                              ((8, 4, 5),)),
+    "patches by view": (lambda x: x.reshape(x.shape[0], 3, 2, 2, 3, 2).permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(
+        2) * 2, ((3, 4, 6),)),
+    "five axes, permuted back": (lambda x: x.view(-1, 4, 1, 2, 3).permute(0, 1, 4, 3, 2).transpose(-1, 2).transpose(
+        3, 4).reshape(-1, 4, 6) * 2, ((4, 6),)),
+    "q, k and v of heads": (lambda x: of_heads(*x.reshape(x.size(0), 4, 3, 2, 5).permute(2, 0, 3, 1, 4)), ((4, 30),)),
+    "q, k and v by unbind": (lambda x: of_heads(*x.view(x.size(0), 4, 3, 2, 5).permute(2, 0, 3, 1, 4).unbind(0)),
+                             ((4, 30),)),
     "a slice of a slice": (lambda x: x[:, 1:][:, :1] + x, (IMAGE,)),
 }
 

@@ -415,3 +415,15 @@ def test_inplace_is_taken_as_in_pytorch_and_changes_no_input(torch, name, argume
         assert_close(layer(x), wanted)
         np.testing.assert_array_equal(x, before)
         assert repr(layer) == repr(getattr(cnn, name)(*arguments))
+
+
+@pytest.mark.parametrize("name, arguments", [
+    ("relu", ()), ("leaky_relu", (0.2,)), ("silu", ()), ("relu6", ()), ("hardtanh", (-0.5, 0.7)), ("elu", (0.8,)),
+    ("hardswish", ()), ("hardsigmoid", ()), ("mish", ())])
+def test_inplace_of_functions_is_taken_as_in_pytorch_and_changes_no_input(torch, name, arguments, rng):
+    x = 3 * rng.standard_normal((3, 4, 2, 2))
+    before, function = x.copy(), getattr(cnn.functional, name)
+    wanted = getattr(torch.nn.functional, name)(torch.tensor(x), *arguments).numpy()
+    for y in (function(x, *arguments, True), function(x, *arguments, inplace=True)):
+        np.testing.assert_allclose(y, wanted, atol=1e-7)        # PyTorch's 1/6 is that of float32
+    np.testing.assert_array_equal(x, before)

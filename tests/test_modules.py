@@ -307,6 +307,12 @@ def kept(self, x):
     (lambda self, x: x + self.c(np.ones((1, 3, 4, 5))), r"test_modules\.py:\d+: Conv2d got an array while"),
     (lambda self, x: [y for y in x][0], "one after the other"),
     (lambda self, x: x * len(x), "the number of images"),
+    *[(function, r"test_modules\.py:\d+: the number of images, x.shape\[0\] or x.size\(0\), cannot be computed with")
+      for function in (
+        lambda self, x: x.sum() / x.size(0), lambda self, x: x * x.shape[0], lambda self, x: x.size()[0] - x,
+        lambda self, x: x.sum() / float(x.shape[0]), lambda self, x: x.reshape(x.shape[0] * 3, 20),
+        lambda self, x: x.reshape(-1, 60 // x.shape[0]), lambda self, x: x if x.shape[0] > 1 else -x,
+        lambda self, x: F.maximum(x, x.shape[0]), lambda self, x: x ** x.shape[0], lambda self, x: x > x.size(0))],
     (lambda self, x: None, "forward must return a value, .* got NoneType"),
     (lambda self, x: np.ones(3), "forward must return a value, .* got ndarray"),
     (lambda self, x: (), "got an empty tuple"), (lambda self, x: (x, (x,)), "got tuple"),
@@ -332,6 +338,26 @@ def kept(self, x):
     (lambda self, x: F.nll_loss(x, np.zeros((2, 4, 5))), "nll_loss: target must be a value, as the other is"),
     (lambda self, x: F.nll_loss(np.zeros((2, 3)), x), "nll_loss: x must be a value, as the other is, got ndarray"),
     (lambda self, x: x[:, x > 0], "must be cut by slices, .*a mask goes into cnn.functional.where"),
+    *[(lambda self, x, sizes=sizes: x.expand(*sizes), r"expand: sizes must be those of \(N, 3, 4, 5\)") for sizes in (
+        (2, 3, 4, 5), (-1, 6, 4, 5), (-1, 3, 4), (-1, 3, 4, 5, 1), (-1, 3, 4, 1), (-1, 0, 4, 5))],
+    (lambda self, x: x[:, :1].expand(-1, 0, 4, 5), "expand: sizes must be"),
+    (lambda self, x: x @ x[:, :2].transpose(2, 3),
+     r"matmul: .* got \(N, 3, 4, 5\) and \(N, 2, 5, 4\)"),
+    *[(lambda self, x, index=index: x.gather(2, index(x)), r"gather: index must be a value of shape \(N, 3, 1, 5\)")
+      for index in (lambda x: x, lambda x: x[:, :, 0], lambda x: np.zeros((2, 3, 1, 5)), lambda x: 1)],
+    (lambda self, x: x.gather(0, x), "gather: dim must not be that of the images"),
+    (lambda self, x: x.view(-1),
+     r"reshape: \(-1,\) would put the 60 elements of all images .* sum\(\) and mean\(\)"),
+    *[(lambda self, x, shape=shape: x.view(*shape), "shape must be that of 60 elements per image") for shape in (
+        (2, 3, 4, 5, 1), (-1, 3, 4, 5, 2), (-1, 7, 1, 1, -1), (-1, -1, -1, 1, 1), (-1, 3, 0, 4, 5))],
+    *[(lambda self, x, act=act: act(x.view(-1, 3, 2, 2, 5)), words) for act, words in (
+        (lambda v: v * 2, r"test_modules\.py:\d+: a value of 5 axes, \(-1, 3, 2, 2, 5\), must be permuted or viewed"),
+        (lambda v: 1 - v, "a value of 5 axes"),
+        (lambda v: v.permute(0, 1, 2, 3), "permute: dims must be all axes"), (lambda v: v, "got View"),
+        (lambda v: v.permute(1, 0, 2, 3, 4).reshape(-1, 60), "reshape: the images must be the first axis"),
+        (lambda v: v[0], "can be cut by an integer along a first axis"),
+        (lambda v: v.unbind(1), "unbind: dim must be 0"),
+        (lambda v: v.permute(1, 0, 2, 3, 4)[3], "can be cut by an integer along a first axis"))],
     (lambda self, x: x.squeeze(0), "squeeze: dim must not be that of the images, 0, got 0"),
     (lambda self, x: x.squeeze(4), "squeeze: dim must be .* got 4"),
     (lambda self, x: x[:, 0].unsqueeze(0), "unsqueeze: dim must not be that of the images, 0, got 0"),

@@ -384,6 +384,7 @@ ADAPTORS = {
     "nn.functional.mse_loss": loss(F.mse_loss), "nn.functional.l1_loss": loss(F.l1_loss),
     "nn.functional.smooth_l1_loss": loss(F.smooth_l1_loss, "beta"),
     "nn.functional.huber_loss": loss(F.huber_loss, "delta"), "nn.functional.kl_div": batchmean(F.kl_div),
+    "nn.functional.binary_cross_entropy": loss(F.binary_cross_entropy, "weight"),
     "nn.functional.binary_cross_entropy_with_logits": loss(
         F.binary_cross_entropy_with_logits, "weight", "pos_weight"),
     "cat": sequence(F.cat), "stack": sequence(F.stack), "where": where, "reshape": reshaped,

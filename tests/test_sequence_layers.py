@@ -140,3 +140,23 @@ def test_other_shapes_are_refused(call, words):
 def test_padding_of_a_transposed_convolution_is_a_number(padding):
     with pytest.raises(TypeError, match="ConvTranspose1d: padding must be an integer"):
         cnn.ConvTranspose1d(2, 2, 3, padding=padding)
+
+
+def test_sequences_of_a_data_set_are_images_of_one_channel():
+    class Net(cnn.Module):
+        def __init__(self, squeezed):
+            super().__init__()
+            self.conv, self.squeezed = cnn.Conv1d(2, 3, 5), squeezed
+
+        def forward(self, x):
+            return self.conv(x.squeeze(1) if self.squeezed else x).mean(2)
+    x = np.random.default_rng(0).standard_normal((8, 2, 9)).astype(np.float32)
+    data = cnn.data.Dataset(x, np.arange(8) % 3)
+
+    def fit(model):
+        return cnn.Trainer(model, cnn.SGD(model.parameters(), 0.1), progress=False).fit(data, 1)
+    with pytest.raises(ValueError, match=r"Conv1d: x must have shape \(N, C, L\), got .* begins with x.squeeze\(1\)"):
+        fit(Net(False))
+    model = Net(True)
+    wanted = cnn.CrossEntropyLoss()(Net(False)(x), data.labels)
+    assert fit(model)[0]["train_loss"] == pytest.approx(wanted, rel=1e-5)

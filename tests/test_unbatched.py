@@ -58,6 +58,7 @@ LOG_P, SHARES = SCORES - np.log(np.exp(SCORES).sum()), np.array([0.25, 0.75, 0])
 WEIGHT = np.array([0.5, 2, 3])
 NAMES = {"L1Loss": "l1_loss", "MSELoss": "mse_loss", "SmoothL1Loss": "smooth_l1_loss", "HuberLoss": "huber_loss",
          "KLDivLoss": "kl_div", "BCEWithLogitsLoss": "binary_cross_entropy_with_logits", "NLLLoss": "nll_loss",
+         "BCELoss": "binary_cross_entropy",
          "CrossEntropyLoss": "cross_entropy"}
 # (class, options, scores of one image, target)
 LOSSES = [
@@ -70,6 +71,7 @@ LOSSES = [
     *((name, {}, scores, target) for name in ("L1Loss", "MSELoss", "SmoothL1Loss", "HuberLoss", "BCEWithLogitsLoss")
       for scores, target in ((SCORES, SHARES), (SCORES[0, ...], SHARES[0, ...]))),
     ("KLDivLoss", {}, LOG_P, SHARES), ("KLDivLoss", {}, LOG_P[1, ...], SHARES[1, ...]),
+    ("BCELoss", {}, SHARES * 0.9 + 0.05, SHARES), ("BCELoss", {"weight": WEIGHT}, SHARES * 0.9 + 0.05, SHARES),
     ("BCEWithLogitsLoss", {"weight": WEIGHT}, SCORES, SHARES),
     ("BCEWithLogitsLoss", {"pos_weight": WEIGHT}, SCORES, SHARES),
 ]

@@ -12,6 +12,8 @@ from cnn.engine.memory import zeros
 from cnn.engine.watch import Stamp
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from numpy.typing import ArrayLike, DTypeLike
 
 refuse: ContextVar = ContextVar("refuse", default=None)     # called where `data` is read while nobody may
@@ -93,6 +95,28 @@ class Parameter:
         """float32 or float64, a NumPy dtype."""
         return self._data.dtype
 
+    def view(self, *shape: int | tuple[int, ...]) -> Shaped:
+        """The Parameter in another shape, `scale.view(1, -1, 1, 1)`, to compute with beside a value. Raises ValueError
+        for a shape of another number of elements."""
+        try:
+            return Shaped(self, self._data.reshape(*shape).shape)
+        except (TypeError, ValueError):
+            raise ValueError(f"Parameter: shape must be of {self.size} elements, got {shapes.shown(shape)}") from None
+
+    reshape = view
+
+    def __getitem__(self, index: Any) -> Shaped:
+        """The Parameter with new axes, `scale[:, None, None]`, to compute with beside a value. Raises TypeError for a
+        part of it."""
+        parts = index if isinstance(index, tuple) else (index,)
+        if not all(part is None or part is Ellipsis or isinstance(part, slice) and part == slice(None)
+                   for part in parts):
+            raise TypeError(f"Parameter: index must be of None, : and ..., for new axes, got {shapes.shown(index)}: "
+                            f"of what is used in parts make several Parameters")
+        return Shaped(self, self._data[index].shape)
+
+    __iter__ = None     # as an index of integers is refused
+
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={self.dtype})"
 
@@ -114,6 +138,13 @@ class Parameter:
         dtype = shapes.float_type("Parameter", dtype)
         if dtype != self.dtype:
             self._move(zeros(self.shape, dtype), zeros(self.shape, dtype))
+
+
+class Shaped:
+    """A Parameter in another shape, beside a value. parameter: what it is; shape: a tuple of as many elements."""
+
+    def __init__(self, parameter: Parameter, shape: tuple[int, ...]) -> None:
+        self.parameter, self.shape = parameter, shape
 
 
 def converted(buffers: dict[str, np.ndarray], dtype: DTypeLike) -> dict[str, np.ndarray]:

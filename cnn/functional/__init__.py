@@ -9,10 +9,16 @@ In the `forward` of a module they take values, too, and return what PyTorch's fu
 the pooled value alone. Weights are then Parameters, or arrays, whose numbers are looked at in each run. The `_backward`
 of a function takes arrays only: what is done with values is differentiated by itself.
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cnn import hints
 from cnn.functional.arithmetic import (
     abs,
     amax,
     amin,
+    bmm,
     clamp,
     elu,
     exp,
@@ -43,6 +49,7 @@ from cnn.functional.conv import (
     linear_backward,
 )
 from cnn.functional.criteria import (
+    binary_cross_entropy,
     binary_cross_entropy_with_logits,
     huber_loss,
     kl_div,
@@ -51,6 +58,7 @@ from cnn.functional.criteria import (
     one_hot,
     smooth_l1_loss,
 )
+from cnn.functional.distances import cosine_similarity, pairwise_distance, triplet_margin_loss
 from cnn.functional.layer_norm import instance_norm, layer_norm, layer_norm2d, local_response_norm
 from cnn.functional.loss import cross_entropy, mse_loss
 from cnn.functional.moving import (
@@ -112,15 +120,21 @@ from cnn.functional.sequences import (
 
 __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool1d",
            "adaptive_max_pool2d", "amax", "amin", "avg_pool1d", "avg_pool1d_backward", "avg_pool2d",
-           "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "binary_cross_entropy_with_logits", "cat",
-           "channel_shuffle", "chunk", "clamp", "conv1d", "conv1d_backward", "conv2d", "conv2d_backward",
-           "conv_transpose1d", "conv_transpose1d_backward", "conv_transpose2d", "conv_transpose2d_backward",
-           "cross_entropy", "elu", "exp", "flatten", "gelu", "gelu_backward", "group_norm", "group_norm_backward",
-           "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "instance_norm", "interpolate", "kl_div", "l1_loss",
-           "layer_norm", "layer_norm2d", "leaky_relu", "leaky_relu_backward", "linear", "linear_backward",
-           "local_response_norm", "log", "log_softmax", "log_softmax_backward", "matmul", "max_pool1d",
-           "max_pool1d_backward", "max_pool2d", "max_pool2d_backward", "maximum", "mean", "minimum", "mish", "mse_loss",
-           "nll_loss", "normalize", "one_hot", "pad", "permute", "pixel_shuffle", "pixel_unshuffle", "pow", "prelu",
-           "relu", "relu6", "relu_backward", "sigmoid", "sigmoid_backward", "silu", "silu_backward", "smooth_l1_loss",
-           "softmax", "softmax_backward", "softplus", "split", "sqrt", "squeeze", "stack", "sum", "tanh",
-           "tanh_backward", "transpose", "unsqueeze", "where"]
+           "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "binary_cross_entropy",
+           "binary_cross_entropy_with_logits", "bmm", "cat", "channel_shuffle", "chunk", "clamp", "conv1d",
+           "conv1d_backward", "conv2d", "conv2d_backward", "conv_transpose1d", "conv_transpose1d_backward",
+           "conv_transpose2d", "conv_transpose2d_backward", "cosine_similarity", "cross_entropy", "elu", "exp",
+           "flatten", "gelu", "gelu_backward", "group_norm", "group_norm_backward", "hardsigmoid", "hardswish",
+           "hardtanh", "huber_loss", "instance_norm", "interpolate", "kl_div", "l1_loss", "layer_norm", "layer_norm2d",
+           "leaky_relu", "leaky_relu_backward", "linear", "linear_backward", "local_response_norm", "log",
+           "log_softmax", "log_softmax_backward", "matmul", "max_pool1d", "max_pool1d_backward", "max_pool2d",
+           "max_pool2d_backward", "maximum", "mean", "minimum", "mish", "mse_loss", "nll_loss", "normalize", "one_hot",
+           "pad", "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "pow", "prelu", "relu", "relu6",
+           "relu_backward", "sigmoid", "sigmoid_backward", "silu", "silu_backward", "smooth_l1_loss", "softmax",
+           "softmax_backward", "softplus", "split", "sqrt", "squeeze", "stack", "sum", "tanh", "tanh_backward",
+           "transpose", "triplet_margin_loss", "unsqueeze", "where"]
+
+
+if not TYPE_CHECKING:
+    def __getattr__(name: str) -> object:
+        raise hints.missing("module 'cnn.functional'", name, hints.OF_PACKAGE)

@@ -42,9 +42,14 @@ def where(condition: Operand, x: Operand, other: Operand) -> Any:
 def matmul(x: Operand, other: Operand) -> Any:
     """The product of matrices x and other, for each image: (N, A, B) times (N, B, C) gives (N, A, C). x, other: values
     or arrays; of values, one may be a Parameter or an array of two axes, the same for every image, and x then (N, B).
-    Takes memory for A * B * C elements of each image. Raises ValueError for what would couple images, as (N, B) times
-    (N, B)."""
+    (N, heads, A, B) times (N, heads, B, C) is the product of each head. Takes memory for A * B * C elements of each
+    image and head. Raises ValueError for what would couple images, as (N, B) times (N, B)."""
     return computed("matmul", build.matmul, {"x": x, "other": other})
+
+
+def bmm(x: Operand, mat2: Operand) -> Any:
+    """`matmul` of x, (N, A, B), and mat2, (N, B, C)."""
+    return matmul(x, mat2)
 
 
 def abs(x: Images) -> Images:
@@ -80,36 +85,45 @@ def clamp(x: Images, min: float | None = None, max: float | None = None) -> Imag
     return computed("clamp", lambda x: build.clamp(x, low, high), {"x": x}, (low, high))
 
 
-def hardtanh(x: Images, min_val: float = -1.0, max_val: float = 1.0) -> Images:
-    """min(max(x, min_val), max_val); the derivative at both limits is 0. x: a value or an array (N, ...)."""
+def hardtanh(x: Images, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Images:
+    """min(max(x, min_val), max_val); the derivative at both limits is 0. x: a value or an array (N, ...). inplace:
+    nothing changes, see `relu`."""
+    shapes.flag("hardtanh", "inplace", inplace)
     low, high = shapes.number("hardtanh", "min_val", min_val), shapes.number("hardtanh", "max_val", max_val)
     if low > high:
         raise ValueError(f"hardtanh: max_val must be at least min_val, {low}, got {high}")
     return _mapped("hardtanh", "hardtanh", x, min_val=low, max_val=high)
 
 
-def relu6(x: Images) -> Images:
-    """min(max(x, 0), 6). x: a value or an array (N, ...). Howard et al. 2017."""
+def relu6(x: Images, inplace: bool = False) -> Images:
+    """min(max(x, 0), 6). x: a value or an array (N, ...). Howard et al. 2017. inplace: nothing changes, see `relu`."""
+    shapes.flag("relu6", "inplace", inplace)
     return _mapped("relu6", "hardtanh", x, min_val=0.0, max_val=6.0)
 
 
-def elu(x: Images, alpha: float = 1.0) -> Images:
-    """x where x > 0, else alpha (e^x - 1). x: a value or an array (N, ...). Clevert et al. 2016."""
+def elu(x: Images, alpha: float = 1.0, inplace: bool = False) -> Images:
+    """x where x > 0, else alpha (e^x - 1). x: a value or an array (N, ...). Clevert et al. 2016. inplace:
+    nothing changes, see `relu`."""
+    shapes.flag("elu", "inplace", inplace)
     return _mapped("elu", "elu", x, alpha=shapes.number("elu", "alpha", alpha))
 
 
-def hardswish(x: Images) -> Images:
-    """x min(max(x + 3, 0), 6) / 6. x: a value or an array (N, ...). Howard et al. 2019."""
+def hardswish(x: Images, inplace: bool = False) -> Images:
+    """x min(max(x + 3, 0), 6) / 6. x: a value or an array (N, ...). Howard et al. 2019. inplace:
+    nothing changes, see `relu`."""
+    shapes.flag("hardswish", "inplace", inplace)
     return _mapped("hardswish", "hardswish", x)
 
 
-def hardsigmoid(x: Images) -> Images:
-    """min(max(x + 3, 0), 6) / 6. x: a value or an array (N, ...)."""
+def hardsigmoid(x: Images, inplace: bool = False) -> Images:
+    """min(max(x + 3, 0), 6) / 6. x: a value or an array (N, ...). inplace: nothing changes, see `relu`."""
+    shapes.flag("hardsigmoid", "inplace", inplace)
     return _mapped("hardsigmoid", "hardsigmoid", x)
 
 
-def mish(x: Images) -> Images:
-    """x tanh(log(1 + e^x)). x: a value or an array (N, ...). Misra 2020."""
+def mish(x: Images, inplace: bool = False) -> Images:
+    """x tanh(log(1 + e^x)). x: a value or an array (N, ...). Misra 2020. inplace: nothing changes, see `relu`."""
+    shapes.flag("mish", "inplace", inplace)
     return _mapped("mish", "mish", x)
 
 

@@ -98,6 +98,32 @@ def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight =
     return _loss(name, elements, {"x": x, "target": target}, reduction, *_bytes(weights))
 
 
+def binary_cross_entropy(x: Images, target: Images, weight: Weight = None, *, reduction: str = "mean") -> Any:
+    """-(t log x + (1 - t) log(1 - x)) of probabilities x, from 0 to 1, and t = target; logarithms are at least -100,
+    and flat where x, or 1 - x, is 0. `binary_cross_entropy_with_logits` of scores is more exact.
+
+    x, target: values, or arrays, of one shape; weight: an array that is broadcast to an image, or None; reduction: as
+    in `l1_loss`. With a weight, arrays x and target of shape (K,) are one image.
+    """
+    name = "binary_cross_entropy"
+    if weight is not None and all(isinstance(given, np.ndarray) and given.ndim == 1 for given in (x, target)):
+        return _of_one(reduction, lambda x, t: binary_cross_entropy(x, t, weight, reduction=reduction), x, target)
+    weight = _frozen(weight, x)
+
+    def log(p: Value) -> Value:
+        there = p != 0      # so is NaN
+        return build.where(there, build.clamp(build.where(there, p, 1.0).log(), low=-100.0), -100.0)
+
+    def elements(x: Value, t: Value) -> Value:
+        y = -t * log(_alike(name, x, t)) - (1 - t) * log(1 - x)
+        if weight is None:
+            return y
+        broadcastable(name, "weight", weight, x.image)
+        return y * _constant(name, "weight", weight, x)
+    return _loss(name, elements, {"x": x, "target": target}, reduction,
+                 *_bytes({} if weight is None else {"weight": weight}))
+
+
 def kl_div(x: Images, target: Images, *, reduction: str = "mean", log_target: bool = False) -> Any:
     """Kullback-Leibler divergence t (log t - x), where x are logarithms of probabilities, and t = target.
 

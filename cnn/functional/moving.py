@@ -11,6 +11,7 @@ from cnn.functional.common import also_one, computed
 from cnn.graph import build, moving
 from cnn.graph.build import dims_of
 from cnn.graph.value import Value
+from cnn.graph.views import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ def flatten(x: Images, start_dim: int = 1, end_dim: int = -1) -> Images:
             raise ValueError(f"{name}: start_dim and end_dim must be axes of an image, 1 and up, in this order, got "
                              f"{start_dim} and {end_dim}")
         return x.reshape(*x.shape[:ends[0]], math.prod(x.shape[ends[0]:ends[1] + 1]), *x.shape[ends[1] + 1:]).copy()
+    if isinstance(x, View):
+        return x.flatten(start_dim, end_dim)
     if not isinstance(x, Value):
         raise TypeError(f"{name}: x must be a value or an array, got {type(x).__name__}")
     return moving.flatten(x, start_dim, end_dim)
@@ -60,6 +63,8 @@ def permute(x: Images, dims: Sequence[int]) -> Images:
     or ValueError for anything else."""
     listed = tuple(shapes.integer("permute", "dims", dim, -2**31)
                    for dim in shapes.listed("permute", "dims", dims, "integers"))
+    if isinstance(x, View):
+        return x.permute(listed)
     return computed("permute", lambda x: moving.permute(x, listed), {"x": x}, (listed,))
 
 
@@ -68,6 +73,8 @@ def transpose(x: Images, dim0: int, dim1: int) -> Images:
     axes, 1 and up, or negative. Raises TypeError or ValueError for anything else, the axis of the images, 0, among
     it."""
     dims = tuple(shapes.integer("transpose", what, dim, -2**31) for what, dim in (("dim0", dim0), ("dim1", dim1)))
+    if isinstance(x, View):
+        return x.transpose(*dims)
     return computed("transpose", lambda x: moving.transpose(x, *dims), {"x": x}, dims)
 
 

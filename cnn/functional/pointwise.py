@@ -51,8 +51,10 @@ def _pointwise(name: str, kernel: str, saved: str | None, arrays: dict[str, Imag
     return out[:checked[0].size].reshape(shape)
 
 
-def relu(x: Images) -> Images:
-    """max(x, 0); NaN stays NaN. x of any shape."""
+def relu(x: Images, inplace: bool = False) -> Images:
+    """max(x, 0); NaN stays NaN. x of any shape. inplace: for code that comes from PyTorch; nothing changes, here and in
+    the other activations: x keeps its elements."""
+    shapes.flag("relu", "inplace", inplace)
     return _pointwise("relu", "relu", None, {"x": x})
 
 
@@ -61,8 +63,9 @@ def relu_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _pointwise("relu_backward", "relu", "y", {"dy": dy, "y": y})
 
 
-def leaky_relu(x: Images, negative_slope: float = 0.01) -> Images:
-    """x where x > 0, else negative_slope * x. x of any shape."""
+def leaky_relu(x: Images, negative_slope: float = 0.01, inplace: bool = False) -> Images:
+    """x where x > 0, else negative_slope * x. x of any shape. inplace: nothing changes, see `relu`."""
+    shapes.flag("leaky_relu", "inplace", inplace)
     slope = shapes.number("leaky_relu", "negative_slope", negative_slope)
     return _pointwise("leaky_relu", "leaky_relu", None, {"x": x}, slope=slope)
 
@@ -93,8 +96,9 @@ def sigmoid_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _pointwise("sigmoid_backward", "sigmoid", "y", {"dy": dy, "y": y})
 
 
-def silu(x: Images) -> Images:
-    """x sigmoid(x). x of any shape. Elfwing et al. 2018."""
+def silu(x: Images, inplace: bool = False) -> Images:
+    """x sigmoid(x). x of any shape. Elfwing et al. 2018. inplace: nothing changes, see `relu`."""
+    shapes.flag("silu", "inplace", inplace)
     return _pointwise("silu", "silu", None, {"x": x})
 
 

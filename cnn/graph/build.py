@@ -6,7 +6,8 @@ import math
 import numpy as np
 
 from cnn import shapes
-from cnn.engine.parameter import Parameter
+from cnn.engine.parameter import Parameter, Shaped
+from cnn.graph.count import Count
 from cnn.graph.trace import add, apply
 from cnn.graph.value import Value, number
 from cnn.ops import arithmetic as ops
@@ -155,14 +156,16 @@ def _value(kind, operand, like):
             raise TypeError(f"{kind}: an array beside a value must hold numbers, got {operand.dtype}")
         array, operand = operand, Parameter(np.asarray(operand, like.dtype), requires_grad=False)
         sources = (array, operand),
+    shape = getattr(operand, "shape", ())
+    if isinstance(operand, Shaped):
+        operand = operand.parameter
     if not isinstance(operand, Parameter):
         return NotImplemented
-    shape = operand.shape
     if len(shape) == len(like.image) + 1 and shape[0] == 1:
         shape = shape[1:]
     shape = (1,) * (len(like.image) - len(shape)) + shape
     if len(shape) != len(like.image):
-        raise ValueError(f"{kind}: a parameter of shape {operand.shape} does not go together with "
+        raise ValueError(f"{kind}: a parameter of shape {shape} does not go together with "
                          f"{shapes.batch(like.image)}")
     return constant(operand, shape, like, sources)
 
@@ -186,17 +189,26 @@ def activated(kernel, x):
 
 
 def reshape(x, shape):
-    sizes = [shapes.integer("reshape", "shape", n, -1) for n in shape]
+    """x in a shape; with more than four axes it is a View."""
+    if len(shape) > 4:
+        from cnn.graph import views
+        return views.viewed(x, np.arange(math.prod(x.image)), shape)
+    sizes = [int(n) if isinstance(n, Count) else shapes.integer("reshape", "shape", n, -1) for n in shape]
     if len(sizes) not in (1, 2, 3, 4) or sizes[0] != -1 or 0 in sizes or sizes[1:].count(-1) > 1:
         raise ValueError(f"reshape: shape must be (-1, C, H, W), (-1, H, W), (-1, features) or (-1,), -1 being the "
                          f"images and at most one other size, got {tuple(shape)}")
+    if len(sizes) == 1 and math.prod(x.image) != 1:
+        raise ValueError(f"reshape: (-1,) would put the {math.prod(x.image)} elements of all images of "
+                         f"{shapes.batch(x.image)} side by side, and images stay apart: flatten() gives "
+                         f"(-1, {math.prod(x.image)}), and sum() and mean() are those of each image")
     count, known = math.prod(x.image), math.prod(n for n in sizes[1:] if n != -1)
     return reshaped(x, tuple(count // known if n == -1 else n for n in sizes[1:]))
 
 
 def matmul(x, other):
     """x other for each image, (A, B) times (B, C): the sum over B of what is multiplied with every row and column.
-    Either may be a Parameter or an array, (B, C) or (A, B), the same for every image; x may be a vector then."""
+    Either may be a Parameter or an array, (B, C) or (A, B), the same for every image; x may be a vector then. Of values
+    (heads, A, B) and (heads, B, C) it is the product of each head, one after the other."""
     if not isinstance(x, Value):
         x = matrix("x", x, other)
     if not isinstance(other, Value):
@@ -207,11 +219,14 @@ def matmul(x, other):
             f"Each image's own product is (x * other).sum(1); for products between images take arrays, y = model(x); "
             f"y @ y.T, and give the gradient to model.backward")
     image = x.image
+    if len(image) == len(other.image) == 3 and image[0] == other.image[0] and image[2] == other.image[1]:
+        from cnn.graph import moving
+        return moving.stack([matmul(x[:, i], other[:, i]) for i in range(image[0])])
     if len(image) == 1:
         x = reshaped(x, (1, *image))
     if len(x.image) != 2 or len(other.image) != 2 or x.image[1] != other.image[0]:
-        raise ValueError(f"matmul: x and other must have shapes (N, A, B) and (N, B, C), got {shapes.batch(image)} and "
-                         f"{shapes.batch(other.image)}")
+        raise ValueError(f"matmul: x and other must have shapes (N, A, B) and (N, B, C), or (N, heads, A, B) and "
+                         f"(N, heads, B, C), got {shapes.batch(image)} and {shapes.batch(other.image)}")
     (rows, inner), columns = x.image, other.image[1]
     y = products(reshaped(x, (rows, inner, 1)), reshaped(other, (1, inner, columns)), 1)
     return reshaped(y, (rows, columns)[len(image) == 1:])
@@ -254,7 +269,9 @@ def linear(owner, x, weight, bias, sources=()):
 def sequences(owner, x):
     """x, which must be sequences (C, L)."""
     if len(x.image) != 2:
-        raise ValueError(f"{owner}: x must have shape (N, C, L), got {shapes.batch(x.image)}")
+        hint = ": sequences from a data set are images of one channel, so that forward begins with x.squeeze(1)"
+        raise ValueError(f"{owner}: x must have shape (N, C, L), got {shapes.batch(x.image)}"
+                         f"{hint * (len(x.image) == 3 and x.image[0] == 1)}")
     return x
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
-from cnn.graph.build import axes_of, reshaped
+from cnn.graph.build import axes_of, reduced, reshaped, where
+from cnn.graph.count import Count
 from cnn.graph.trace import apply
 from cnn.graph.value import Value
 from cnn.ops import reshaping
@@ -200,6 +201,30 @@ def squeeze(x, dim=None):
     """Without the axes `dim`, one or several, that are of size 1; None: without all of size 1 but the images'."""
     axes = axes_of("squeeze", x, dim, None)
     return reshaped(x, [n for axis, n in enumerate(x.image) if axis not in axes or n != 1])
+
+
+def gather(x, dim, index):
+    """The element of x at the index that a value has for each row along an axis, which stays with size 1; NaN where
+    there is no such element."""
+    axis, = axes_of("gather", x, dim)
+    one = (*x.image[:axis], 1, *x.image[axis + 1:])
+    if not isinstance(index, Value) or index.image != one:
+        raise ValueError(f"gather: index must be a value of shape {shapes.batch(one)}, one index for each row of "
+                         f"{shapes.batch(x.image)}, got {getattr(index, 'shape', type(index).__name__)}")
+    there = index == np.arange(x.image[axis]).reshape(-1, *(1,) * (len(x.image) - axis - 1))
+    return reduced("sum", where(there, x, 0.0), axis + 1, True) / reduced(
+        "sum", there, axis + 1, True)
+
+
+def expand(x, sizes):
+    """Axes of size 1 repeated to `sizes`, the images' first; -1: as it is."""
+    sizes = [int(n) if isinstance(n, Count) else shapes.integer("expand", "sizes", n, -1) for n in sizes]
+    if len(sizes) != x.ndim or sizes[0] != -1 or any(
+            n != old and not (n > 0 and old == 1) for n, old in zip(sizes[1:], x.image, strict=False) if n != -1):
+        raise ValueError(f"expand: sizes must be those of {shapes.batch(x.image)}, the images' -1 or x.size(0), where "
+                         f"only axes of size 1 may grow, got {tuple(sizes)}")
+    grown = [1 if n in (-1, old) else n for n, old in zip(sizes[1:], x.image, strict=True)]
+    return x if math.prod(grown) == 1 else x * np.ones(grown)
 
 
 def permute(x, dims):

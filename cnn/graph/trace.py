@@ -1,7 +1,8 @@
 """Tracing: running `forward` on values, each of whose operations adds a node to a graph."""
 from cnn.engine import meanwhile, parameter
+from cnn.graph.count import where
 from cnn.graph.graph import Graph, Node
-from cnn.graph.value import Value, where
+from cnn.graph.value import Value
 
 
 def apply(operation, *inputs):

@@ -1,13 +1,12 @@
 """Values: what `forward` computes with while a network is traced."""
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn import shapes
+from cnn import hints, shapes
+from cnn.graph.count import Count, refused, where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 # functions of NumPy whose operators arrays leave to values
 _UFUNCS = ("add", "subtract", "multiply", "divide", "negative", "maximum", "minimum", "greater", "greater_equal",
            "less", "less_equal", "equal", "not_equal")
-PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 class Value:
@@ -42,8 +40,9 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(-1, C, H, W), (-1, H, W), (-1, features) or (-1,); -1 stands for the number of images."""
-        return (-1, *self.image)
+        """(-1, C, H, W), (-1, H, W), (-1, features) or (-1,); -1 stands for the number of images. Arithmetic with it
+        raises TypeError."""
+        return (Count(-1), *self.image)
 
     @property
     def ndim(self) -> int:
@@ -51,7 +50,8 @@ class Value:
         return 1 + len(self.image)
 
     def size(self, dim: int | None = None) -> Any:
-        """`shape`, or the size (int) of the axis `dim`, from 0 or negative; that of the images, 0, is -1."""
+        """`shape`, or the size (int) of the axis `dim`, from 0 or negative; that of the images, 0, is -1,
+        with which there is no arithmetic."""
         return self.shape if dim is None else self.shape[shapes.integer("size", "dim", dim, -self.ndim, self.ndim - 1)]
 
     def dim(self) -> int:
@@ -191,6 +191,8 @@ class Value:
         from cnn.graph import build
         return build.matmul(self, other)
 
+    bmm = matmul
+
     def flatten(self, start_dim: int = 1, end_dim: int = -1) -> Value:
         """The axes from start_dim to end_dim in one, (N, C, H, W) to (N, C * H * W) by default."""
         from cnn.graph import moving
@@ -198,7 +200,8 @@ class Value:
 
     def reshape(self, *shape: int | Sequence[int]) -> Value:
         """The elements of each image in another shape, (-1, C, H, W) or (-1, features). The first size, -1 or
-        shape[0], is the number of images. One of the other sizes may be -1, too, and is then inferred."""
+        shape[0], is the number of images. One of the other sizes may be -1, too, and is then inferred. More than four
+        axes can only be permuted and reshaped again (cnn.graph.views)."""
         from cnn.graph import build
         return build.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
@@ -213,6 +216,26 @@ class Value:
         """Without the axes `dim` of size 1, by default all but that of the images; see cnn.functional.squeeze."""
         from cnn.graph import moving
         return moving.squeeze(self, dim)
+
+    def gather(self, dim: int, index: Value) -> Value:
+        """The elements that `index`, a value of one integer per row along the axis `dim`, chooses: the scores of the
+        targets, `x.gather(1, target.unsqueeze(1))`. The axis stays with size 1. NaN where the index is too large."""
+        from cnn.graph import moving
+        return moving.gather(self, dim, index)
+
+    def expand(self, *sizes: int | Sequence[int]) -> Value:
+        """Axes of size 1 repeated to `sizes`, those of all axes, the images' first; -1 leaves an axis as it is."""
+        from cnn.graph import moving
+        return moving.expand(self, sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes)
+
+    def expand_as(self, other: Value) -> Value:
+        """`expand` to the shape of another value."""
+        return self.expand(other.shape)
+
+    def contiguous(self) -> Value:
+        """The value itself, as `float` is: for code that comes from PyTorch. Values have no memory order, and masks are
+        floats."""
+        return self
 
     def permute(self, *dims: int | Sequence[int]) -> Value:
         """The axes in the order `dims`, 0, that of the images, first; see cnn.functional.permute."""
@@ -312,6 +335,12 @@ class Value:
     def __len__(self) -> int:
         raise refusal("the number of images")
 
+    if not TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any:
+            raise hints.missing("a value", name, hints.OF_VALUES)
+
+    float = contiguous      # last, because it hides the type
+
 
 def _refuse(words: str) -> Callable:
     def ask(self: Value, *arguments: Any) -> Any:
@@ -322,14 +351,6 @@ def _refuse(words: str) -> Callable:
 
 for _name in ("__float__", "__int__", "__complex__", "__index__", "item", "tolist", "numpy"):
     setattr(Value, _name, _refuse("its elements"))
-
-
-def where() -> str:
-    """The line of a user's file that is being run, as text."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame is not None else ""
 
 
 def refusal(words: str) -> TypeError:
@@ -344,5 +365,7 @@ def _arithmetic(kind: str, a: Operand, b: Operand) -> Any:
 
 
 def number(value: object) -> bool:
-    """Whether something is a plain number, Python's or NumPy's."""
+    """Whether something is a plain number, Python's or NumPy's. Raises TypeError for the number of images."""
+    if isinstance(value, Count):
+        raise refused()
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

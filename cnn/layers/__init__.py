@@ -20,7 +20,7 @@ from cnn.layers.activation import (
     Softplus,
     Tanh,
 )
-from cnn.layers.container import Concat, ModuleList, Residual, Sequential
+from cnn.layers.container import Concat, Identity, ModuleDict, ModuleList, Residual, Sequential
 from cnn.layers.conv import Conv2d, ConvTranspose2d
 from cnn.layers.graph_module import GraphModule, OperationNode, graph_module
 from cnn.layers.linear import Flatten, Linear
@@ -57,9 +57,9 @@ Layer = Module      # its name before
 __all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d",
            "BatchNorm1d", "BatchNorm2d", "ChannelShuffle", "Concat", "ConstantPad1d", "ConstantPad2d", "Conv1d",
            "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Dropout", "Dropout1d", "Dropout2d", "ELU", "Flatten",
-           "GELU", "GlobalAvgPool2d", "GraphModule", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh",
+           "GELU", "GlobalAvgPool2d", "GraphModule", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity",
            "InstanceNorm1d", "InstanceNorm2d", "Layer", "LayerNorm", "LayerNorm2d", "LeakyReLU", "Linear",
-           "LocalResponseNorm", "LogSoftmax", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleList", "OperationNode",
-           "PReLU", "PixelShuffle", "PixelUnshuffle", "ReLU", "ReLU6", "ReflectionPad1d", "ReflectionPad2d",
-           "ReplicationPad1d", "ReplicationPad2d", "Residual", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softplus",
-           "Tanh", "Upsample", "ZeroPad1d", "ZeroPad2d", "graph_module"]
+           "LocalResponseNorm", "LogSoftmax", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleDict", "ModuleList",
+           "OperationNode", "PReLU", "PixelShuffle", "PixelUnshuffle", "ReLU", "ReLU6", "ReflectionPad1d",
+           "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d", "Residual", "Sequential", "SiLU", "Sigmoid",
+           "Softmax", "Softplus", "Tanh", "Upsample", "ZeroPad1d", "ZeroPad2d", "graph_module"]

@@ -11,7 +11,7 @@ from cnn.layers.module import Module
 from cnn.layers.parts import number_dropouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from cnn.graph import Value
@@ -34,7 +34,9 @@ class ModuleList(Module):
         if name == "layers":
             for i, layer in enumerate(value):
                 if not isinstance(layer, Module):
-                    raise TypeError(f"{type(self).__name__}: argument {i} must be a layer, got {type(layer).__name__}")
+                    pair = ": children() gives names and modules; a part of a Sequential is model[:2]"
+                    raise TypeError(f"{type(self).__name__}: argument {i} must be a layer, got {type(layer).__name__}"
+                                    f"{pair * isinstance(layer, tuple)}")
             value = WatchedList(self._stamp, value)
         super().__setattr__(name, value)
 
@@ -64,14 +66,34 @@ class ModuleList(Module):
 class Sequential(ModuleList):
     """Modules one after the other; `model[i]` is the i-th. Names of parameters start with its number.
 
+    layers: modules, or one dict of modules by name, whose names the parameters then start with.
+
     Raises TypeError for anything that is no module.
     """
 
-    def __init__(self, *layers: Module) -> None:
-        super().__init__(layers)
+    names: tuple[str, ...] = ()     # of the first layers; the others have their numbers
+
+    def __init__(self, *layers: Module | dict[str, Module]) -> None:
+        if len(layers) == 1 and isinstance(layers[0], dict):
+            self.names, layers = _names_of(type(self).__name__, layers[0]), tuple(layers[0].values())
+        super().__init__(layers)        # type: ignore[arg-type]
+
+    def children(self) -> list[tuple[str, Module]]:
+        names = [*self.names, *map(str, range(len(self.names), len(self.layers)))]
+        return list(zip(names, self.layers, strict=False))
+
+    def add_module(self, name: str, module: Module) -> None:
+        """Add a module of this name at the end."""
+        names = _names_of(type(self).__name__, {**dict(self.children()), name: module})
+        if len(names) == len(self.layers):
+            raise ValueError(f"{type(self).__name__}: name must not be that of another layer, got {name!r}")
+        self.append(module)
+        self.names = names
 
     def __getitem__(self, i: int | slice) -> Any:
-        return Sequential(*self.layers[i]) if isinstance(i, slice) else self.layers[i]
+        if not isinstance(i, slice):
+            return self.layers[i]
+        return Sequential(dict(self.children()[i])) if self.names else Sequential(*self.layers[i])
 
     def image_axes(self) -> int | None:
         return self.layers[0].image_axes() if len(self.layers) else None
@@ -79,6 +101,74 @@ class Sequential(ModuleList):
     def forward(self, x: Value) -> Value:
         for layer in self.layers:
             x = layer(x)
+        return x
+
+
+class ModuleDict(Module):
+    """Modules by name, `heads["digit"]`, which are a part of whatever has the dict as an attribute. Names of parameters
+    start with theirs. It cannot be called: `forward` of the module that has it does so with its members.
+
+    modules: a dict of modules, or (name, module) pairs, none by default. Raises TypeError for anything that is no
+    module, or no name.
+    """
+
+    def __init__(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]] = ()) -> None:
+        super().__init__()
+        given = dict(modules)
+        self.names = _names_of(type(self).__name__, given)
+        self.layers = list(given.values())
+        number_dropouts(self.modules())
+
+    def children(self) -> list[tuple[str, Module]]:
+        return list(zip(self.names, self.layers, strict=True))
+
+    def __getitem__(self, name: str) -> Module:
+        return dict(self.children())[name]
+
+    def __setitem__(self, name: str, module: Module) -> None:
+        given = {**dict(self.children()), name: module}
+        names = _names_of(type(self).__name__, given)
+        self.names, self.layers = names, list(given.values())
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def keys(self) -> tuple[str, ...]:
+        """The names, a tuple."""
+        return self.names
+
+    def values(self) -> tuple[Module, ...]:
+        """The modules, a tuple."""
+        return tuple(self.layers)
+
+    def items(self) -> list[tuple[str, Module]]:
+        """List of (name, module)."""
+        return self.children()
+
+
+def _names_of(owner: str, modules: dict[str, Module]) -> tuple[str, ...]:
+    """The names of modules in a dict, checked."""
+    for name, module in modules.items():
+        if not isinstance(name, str) or not name or "." in name:
+            raise TypeError(f"{owner}: names must be strings without dots, not empty, got {name!r}")
+        if not isinstance(module, Module):
+            raise TypeError(f"{owner}: {name} must be a layer, got {type(module).__name__}")
+    return tuple(modules)
+
+
+class Identity(Module):
+    """x itself, in the place of a layer: `model.head = cnn.Identity()`. Takes, and ignores, any arguments."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def forward(self, x: Value) -> Value:
         return x
 
 

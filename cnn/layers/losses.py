@@ -277,7 +277,7 @@ class BCEWithLogitsLoss(_OfElements):
     def _weight(self, what: str, value: Any) -> np.ndarray | None:
         array = None if value is None else np.asarray(value)
         if array is not None and array.dtype.kind not in "fiub":
-            raise TypeError(f"BCEWithLogitsLoss: {what} must be an array of numbers, got {value!r}")
+            raise TypeError(f"{type(self).__name__}: {what} must be an array of numbers, got {value!r}")
         return array if array is None or array.ndim else array.reshape(1)
 
     def _is_one(self, scores: np.ndarray, target: np.ndarray) -> bool:
@@ -287,13 +287,25 @@ class BCEWithLogitsLoss(_OfElements):
     def checked(self, targets: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
         """Targets of the scores' shape."""
         for what, weight in (("weight", self.weight), ("pos_weight", self.pos_weight)):
-            broadcastable("BCEWithLogitsLoss", what, weight, image)
+            broadcastable(type(self).__name__, what, weight, image)
         return super().checked(targets, image)
 
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image, or element, of values."""
         return functional.binary_cross_entropy_with_logits(scores, target, self.weight, reduction=self.reduction,
                                                            pos_weight=self.pos_weight)
+
+
+class BCELoss(BCEWithLogitsLoss):
+    """Binary log loss -(t log p + (1 - t) log(1 - p)) of probabilities p and targets t, from 0 to 1, arrays of one
+    shape; see cnn.functional.binary_cross_entropy. weight, reduction: as BCEWithLogitsLoss's."""
+
+    def __init__(self, weight: np.ndarray | None = None, *, reduction: str = "mean") -> None:
+        super().__init__(weight, reduction=reduction)
+
+    def forward(self, scores: Value, target: Value) -> Value:
+        """One loss per image, or element, of values."""
+        return functional.binary_cross_entropy(scores, target, self.weight, reduction=self.reduction)
 
 
 class KLDivLoss(_OfElements):

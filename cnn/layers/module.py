@@ -13,6 +13,7 @@ from cnn.engine.programs import Pool
 from cnn.engine.watch import Stamp, WatchedDict, WatchedList
 from cnn.layers import in_numpy, running
 from cnn.layers.parts import Parts, Signature, evaluates, run_alone
+from cnn.layers.spelled import Spelled
 from cnn.layers.state import IncompatibleKeys, load_state
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _UNWATCHED = _TRANSIENT | {"training", "_mode", "_training", "_frozen"}
 _SETTLED = (int, float, str, bytes, type(None), type, FunctionType, Parameter, WatchedDict, WatchedList)
 
 
-class Module:
+class Module(Spelled):
     """A differentiable function with parameters: a layer, or a network made of others.
 
     A subclass defines `forward`, which calls other modules and functions of `cnn.functional`:
@@ -67,7 +68,6 @@ class Module:
     """
 
     in_numpy = False        # whether it has a backward of its own, on arrays
-
     _stamp: Stamp           # changes with every change of an attribute
     _known: Parts | None    # see _parts
     _programs: Pool

@@ -53,7 +53,7 @@ from cnn.reference.arithmetic import (
 from cnn.reference.augment import affine_map, crop, cutout, flip
 from cnn.reference.conv import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from cnn.reference.linear import linear, linear_backward
-from cnn.reference.loss import bce_with_logits, cross_entropy, huber, kl_div, l1, mse, nll, smooth_l1
+from cnn.reference.loss import bce, bce_with_logits, cross_entropy, huber, kl_div, l1, mse, nll, smooth_l1
 from cnn.reference.moving import (
     bilinear,
     bilinear_backward,
@@ -155,6 +155,7 @@ __all__ = [
     "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_backward",
+    "bce",
     "bce_with_logits",
     "bilinear",
     "bilinear_backward",

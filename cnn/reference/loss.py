@@ -99,6 +99,16 @@ def bce_with_logits(x, target, weight=1.0, pos_weight=1.0):
     return float(loss.mean()), gradient / x.size
 
 
+def bce(p, target, weight=1.0):
+    """Mean of -w (t log p + (1 - t) log(1 - p)), t = target, logarithms at least -100; the gradient by p is
+    w (p - t) / (p (1 - p)) / n, where both are not 0. weight: a number or an array that is broadcast. Returns loss (a
+    float) and gradient."""
+    with np.errstate(divide="ignore"):
+        log_p, log_q = np.maximum(np.log(p), -100), np.maximum(np.log(1 - p), -100)
+    loss = -weight * (target * log_p + (1 - target) * log_q)
+    return float(loss.mean()), weight * (p - target) / (p * (1 - p)) / p.size
+
+
 def kl_div(log_p, target, log_target=False):
     """Mean of t (log t - log p), 0 where t is 0, t = target (or its logarithm, with log_target); its gradient by log p
     is -t / n. Returns loss (a float) and gradient."""

@@ -284,8 +284,9 @@ def pad(x, sides, mode, value):
     for k, (before, after) in enumerate(pairs):
         axis = rank - 1 - k
         n = x.image[axis]
-        if n + min(before, 0) + min(after, 0) < 1 or (mode == "reflect" and max(before, after) >= n):
-            raise ValueError(f"pad: pad must leave at least one of the {n} elements, and with reflect be less than the "
+        left = n + min(before, 0) + min(after, 0)
+        if left < 0 or n + before + after < 1 or (mode == "reflect" and max(before, after) >= n):
+            raise ValueError(f"pad: pad must cut at most the {n} elements, leave one, and with reflect be less than the "
                              f"size, got {(before, after)}")
         shapes.block("pad", "output", n + before + after)       # before a table is made for it
         at = np.arange(-before, n + after)

@@ -286,7 +286,7 @@ def pad(x, sides, mode, value):
         n = x.image[axis]
         left = n + min(before, 0) + min(after, 0)
         if left < 0 or n + before + after < 1 or (mode == "reflect" and max(before, after) >= n):
-            raise ValueError(f"pad: pad must cut at most the {n} elements, leave one, and with reflect be less than the "
+            raise ValueError(f"pad: pad must cut at most {n} elements, leave one, and with reflect be less than the "
                              f"size, got {(before, after)}")
         shapes.block("pad", "output", n + before + after)       # before a table is made for it
         at = np.arange(-before, n + after)

@@ -9,8 +9,13 @@ twins in cnn/reference.
 With channels side by side an element is one lane, else it is the row of sixteen images. A table entry of -1 stands for
 a place outside of x. In lanes without an image y is 0.
 """
-from cnn._ext.op cimport Image, Place, begin, end, held, pixels
-from cnn._ext.vec cimport LANES, ROWV, VL, ivec, real, vec, vec_keep, vec_load, vec_splat, vec_store
+from libc.string cimport memcpy
+
+from cnn._ext.op cimport Image, Place, begin, end, held, pixels, put, streams
+from cnn._ext.vec cimport LANES, ROWV, VL, ivec, real, vec, vec_fence, vec_keep, vec_load, vec_splat, vec_store
+
+cdef enum:
+    NEIGHBOURS = 8      # rows of sixteen images that `permute` takes together: half a kilobyte
 
 
 cdef inline real* _lane(const Image* x, Py_ssize_t c, Py_ssize_t h) noexcept nogil:
@@ -244,11 +249,27 @@ cdef inline real* _at(const Permute* a, Py_ssize_t c, Py_ssize_t i, Py_ssize_t j
         return _lane(&a.x, at[a.channel], at[a.row]) + at[a.column] * LANES
     return pixels(&a.x, at[a.channel], at[a.row]) + at[a.column] * LANES
 
-cdef void permute(const Permute* a, const Place* place) noexcept nogil:
-    """y[c, i, j] = x[the same three numbers in another order]"""
-    cdef Py_ssize_t item, c, i, j
-    cdef int q
+cdef inline void permute_some(const Permute* a, Py_ssize_t outer, Py_ssize_t first, int count, bint past) noexcept nogil:
+    """`count` neighbours of x, from y[first, outer] or y[outer, first] on, for all columns of y."""
+    cdef bint by_channels = a.column == 0
+    cdef Py_ssize_t c = first if by_channels else outer, i = outer if by_channels else first, j
+    cdef Py_ssize_t step = a.y.plane if by_channels else a.y.row
     cdef const real* x
+    cdef real* y = pixels(&a.y, c, i)
+    cdef int k, q
+    for j in range(a.width):
+        x = _at(a, c, i, j)
+        for k in range(count):
+            for q in range(ROWV):
+                put(y + k * step + j * LANES + q * VL, vec_load(x + k * LANES + q * VL), past)
+
+
+cdef void permute(const Permute* a, const Place* place) noexcept nogil:
+    """y[c, i, j] = x[the same three numbers in another order]. Where the columns of x are no columns of y, some go their
+    ways at once, because memory gives more than one at a time."""
+    cdef Py_ssize_t inner = a.channels if a.column == 0 else a.height, outer = a.height if a.column == 0 else a.channels
+    cdef Py_ssize_t runs = (inner + NEIGHBOURS - 1) // NEIGHBOURS, item, c, i, j, first
+    cdef bint past = streams(a.channels, a.height, a.width)
     cdef real* y
     if a.lanes:         # by rows, as in pick
         for i in range(begin(a.height, place), end(a.height, place)):
@@ -257,13 +278,20 @@ cdef void permute(const Permute* a, const Place* place) noexcept nogil:
                 for j in range(a.width):
                     y[j * LANES] = _at(a, c, i, j)[0]
         return
-    for item in range(begin(a.channels * a.height, place), end(a.channels * a.height, place)):
-        c, i = item // a.height, item % a.height
-        y = pixels(&a.y, c, i)
-        for j in range(a.width):
-            x = _at(a, c, i, j)
-            for q in range(ROWV):
-                vec_store(y + j * LANES + q * VL, vec_load(x + q * VL))
+    if a.column == 2:
+        for item in range(begin(a.channels * a.height, place), end(a.channels * a.height, place)):
+            c, i = item // a.height, item % a.height
+            memcpy(pixels(&a.y, c, i), _at(a, c, i, 0), a.width * LANES * sizeof(real))
+        return
+    for item in range(begin(outer * runs, place), end(outer * runs, place)):
+        first = item % runs * NEIGHBOURS
+        if first + NEIGHBOURS <= inner:
+            permute_some(a, item // runs, first, NEIGHBOURS, past)
+            continue
+        for j in range(first, inner):
+            permute_some(a, item // runs, j, 1, past)
+    if past:
+        vec_fence()
 
 
 SPLITS = ("pick", "bilinear", "bilinear_backward", "pixel_shuffle", "permute")

@@ -11,8 +11,9 @@ with the means over the group. Each lane is an image, so that all of it is lane 
 """
 from libc.math cimport sqrt
 
-from cnn._ext.op cimport Image, Place, add_plane, add_row, begin, end, held, pixels, sixteen_numbers, to_row
-from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_keep, vec_load, vec_splat, vec_store, vec_sum)
+from cnn._ext.op cimport Image, Place, add_plane, add_row, begin, end, held, pixels, put, sixteen_numbers, streams, to_row
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_fence, vec_keep, vec_load, vec_splat, vec_store,
+                           vec_sum)
 
 
 ctypedef struct GroupNorm:
@@ -28,6 +29,7 @@ ctypedef struct GroupNorm:
 cdef void group_norm(const GroupNorm* a, const Place* place) noexcept nogil:
     """y = gamma (x - mean) / s + beta. The mean is summed in double, because what is left where numbers cancel must be
     exact; squares of a row of pixels in the array's precision, of rows in double."""
+    cdef bint past = streams(a.channels, a.height, a.width)
     cdef Py_ssize_t g, c, h, i, size = a.channels // a.groups
     cdef double n = <double>(size * a.height * a.width)
     cdef double mean[16]
@@ -78,7 +80,9 @@ cdef void group_norm(const GroupNorm* a, const Place* place) noexcept nogil:
                 for i in range(a.width):
                     for q in range(ROWV):
                         d = (vec_load(x + i * LANES + q * VL) - centre[q] - off[q]) * inverse[q]
-                        vec_store(y + i * LANES + q * VL, vec_keep(holds[q], gamma * d + beta))
+                        put(y + i * LANES + q * VL, vec_keep(holds[q], gamma * d + beta), past)
+    if past:
+        vec_fence()
 
 
 ctypedef struct GroupNormBackward:

@@ -15,9 +15,9 @@ xhat = (x - c) / s + shift, shift = -r / s.
 """
 from libc.math cimport sqrt
 
-from cnn._ext.op cimport Image, Place, begin, end, held, pixels, to_row
-from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, ivec, real, vec, vec_gt,
-                           vec_keep, vec_load, vec_splat, vec_store, vec_sum, vec_sums)
+from cnn._ext.op cimport Image, Place, begin, end, held, pixels, put, streams, to_row
+from cnn._ext.vec cimport (DVL, LANES, ROWV, VL, dvec, dvec_load, dvec_store, dvec_zero, ivec, real, vec, vec_fence,
+                           vec_gt, vec_keep, vec_load, vec_splat, vec_store, vec_sum, vec_sums)
 
 cdef extern from *:
     """
@@ -126,6 +126,7 @@ cdef void layer_norm(const LayerNorm* a, const Place* place) noexcept nogil:
     cdef const real* x
     cdef real* y
     cdef Group g
+    cdef bint past = streams(a.channels, a.height, a.width)
     cdef ivec holds[8]
     cdef vec gamma, beta, d
     cdef int q, lane
@@ -158,8 +159,10 @@ cdef void layer_norm(const LayerNorm* a, const Place* place) noexcept nogil:
                     beta = vec_splat(a.beta[at + i] if a.beta else 0)
                     for q in range(ROWV):
                         d = (vec_load(x + i * LANES + q * VL) - g.centre[q]) * g.inverse[q] + g.shift[q]
-                        vec_store(y + i * LANES + q * VL, vec_keep(holds[q], gamma * d + beta))
+                        put(y + i * LANES + q * VL, vec_keep(holds[q], gamma * d + beta), past)
                 at += W
+    if past:
+        vec_fence()
 
 
 cdef inline void add_sums(vec* v, Py_ssize_t n, bint assign, real* out) noexcept nogil:

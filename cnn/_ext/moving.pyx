@@ -205,6 +205,7 @@ ctypedef struct PixelShuffle:
 cdef void pixel_shuffle(const PixelShuffle* a, const Place* place) noexcept nogil:
     """large[c, i r + m, j r + n] = small[c r^2 + m r + n, i, j], or the other way round"""
     cdef Py_ssize_t item, c, i, j, m, n, k, r = a.factor
+    cdef bint past = not a.back and streams(a.channels * r * r, a.height, a.width)
     cdef int q
     cdef real* s
     cdef real* t
@@ -220,18 +221,19 @@ cdef void pixel_shuffle(const PixelShuffle* a, const Place* place) noexcept nogi
                     else:
                         t[j * r * LANES] = s[j * LANES]
         return
-    for item in range(begin(a.channels * a.height, place), end(a.channels * a.height, place)):
-        c, i = item // a.height, item % a.height
-        for k in range(r * r):
-            m, n = k // r, k % r
-            s = pixels(&a.small, c * r * r + k, i)
-            t = pixels(&a.large, c, i * r + m) + n * LANES
-            for j in range(a.width):
+    for item in range(begin(a.channels * a.height * r, place), end(a.channels * a.height * r, place)):
+        c, i, m = item // (a.height * r), item // r % a.height, item % r
+        t = pixels(&a.large, c, i * r + m)
+        s = pixels(&a.small, c * r * r + m * r, i)
+        for j in range(a.width):
+            for n in range(r):
                 for q in range(ROWV):
                     if a.back:
-                        vec_store(s + j * LANES + q * VL, vec_load(t + j * r * LANES + q * VL))
+                        vec_store(s + n * a.small.plane + j * LANES + q * VL, vec_load(t + (j * r + n) * LANES + q * VL))
                     else:
-                        vec_store(t + j * r * LANES + q * VL, vec_load(s + j * LANES + q * VL))
+                        put(t + (j * r + n) * LANES + q * VL, vec_load(s + n * a.small.plane + j * LANES + q * VL), past)
+    if past:
+        vec_fence()
 
 
 ctypedef struct Permute:

@@ -24,7 +24,7 @@ cdef extern from *:
 ctypedef struct Softmax:
     Image x                     # IN
     Image y                     # OUT
-    real* room                  # (C, TOGETHER vectors) scratch; not of the logarithm
+    real* room                  # (C, TOGETHER vectors) scratch
     Py_ssize_t channels, height, width
 
 ctypedef struct SoftmaxBackward:
@@ -48,7 +48,8 @@ ctypedef struct SoftmaxChannelsBackward:
 
 
 cdef inline void some_pixels(const Softmax* a, Py_ssize_t h, Py_ssize_t i, int n, bint logs, bint past) noexcept nogil:
-    """`n` vectors of pixels of row h from vector i on. logs: of the logarithm."""
+    """`n` vectors of pixels of row h from vector i on, which are brought together in `room`, because each of their
+    planes lies on a page of its own. logs: of the logarithm."""
     cdef Py_ssize_t C = a.channels, x_step = a.x.plane, y_step = a.y.plane, c
     cdef const real* x = pixels(&a.x, 0, h) + i * VL
     cdef real* y = pixels(&a.y, 0, h) + i * VL
@@ -63,6 +64,8 @@ cdef inline void some_pixels(const Softmax* a, Py_ssize_t h, Py_ssize_t i, int n
     for c in range(0, C - 1, 2):
         for q in range(n):
             u, v = vec_load(x + c * x_step + q * VL), vec_load(x + (c + 1) * x_step + q * VL)
+            vec_store(a.room + (c * n + q) * VL, u)
+            vec_store(a.room + ((c + 1) * n + q) * VL, v)
             prefetch_second(x + c * x_step + (n + q) * VL)      # of the pixels that come next
             prefetch_second(x + (c + 1) * x_step + (n + q) * VL)
             top[q] = vec_select(vec_gt(u, top[q]), u, top[q])
@@ -70,25 +73,23 @@ cdef inline void some_pixels(const Softmax* a, Py_ssize_t h, Py_ssize_t i, int n
     for q in range(n):
         if C % 2:
             v = vec_load(x + (C - 1) * x_step + q * VL)
+            vec_store(a.room + ((C - 1) * n + q) * VL, v)
             top[q] = vec_select(vec_gt(v, top[q]), v, top[q])
         top[q] = vec_select(vec_gt(other[q], top[q]), other[q], top[q])
     for c in range(C):
         for q in range(n):
-            v = vec_exp_limited(vec_load(x + c * x_step + q * VL) - top[q])
+            u = vec_load(a.room + (c * n + q) * VL) - top[q]
+            v = vec_exp_limited(u)
             total[q] = total[q] + v
-            if not logs:
-                vec_store(a.room + (c * n + q) * VL, v)
+            vec_store(a.room + (c * n + q) * VL, u if logs else v)
     for q in range(n):
         total[q] = vec_log(total[q]) if logs else vec_div(vec_splat(1), total[q])
     for c in range(C):
         for q in range(n):
             if not past:
                 prefetch_write(y + c * y_step + (n + q) * VL)
-            if logs:
-                v = vec_load(x + c * x_step + q * VL) - top[q] - total[q]
-            else:
-                v = vec_load(a.room + (c * n + q) * VL) * total[q]
-            put(y + c * y_step + q * VL, v, past)
+            v = vec_load(a.room + (c * n + q) * VL)
+            put(y + c * y_step + q * VL, v - total[q] if logs else v * total[q], past)
 
 
 cdef inline void normalised(const Softmax* a, const Place* place, bint logs) noexcept nogil:

@@ -137,7 +137,7 @@ class Softmax(Activation):
         if program.by_channels:
             program.add("softmax_channels", lambda: dict(x=x, y=y, logs=logs, **x.size))
         else:
-            room = None if logs else program.copies(x.channels * program.kernels.softmax.ROOM, PER_ACTIVE_THREAD)
+            room = program.copies(x.channels * program.kernels.softmax.ROOM, PER_ACTIVE_THREAD)
             program.add(kernel, lambda: dict(x=x, y=y, room=room, **x.size))
 
         def back(dy, need_dx):

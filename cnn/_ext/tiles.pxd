@@ -66,22 +66,29 @@ cdef inline void input_tile_backward(const real* v, Py_ssize_t v_step, real* x, 
                     vec_store(to + j * LANES, vec_load(to + j * LANES) + done[j])
 
 
+cdef inline void output_columns(const real* p, Py_ssize_t p_step, vec* half, int M, int N) noexcept nogil:
+    """half = A^T p, (M, N), of one vector of each frequency's products."""
+    cdef vec line[6]
+    cdef vec done[4]
+    cdef int i, j
+    for j in range(N):
+        for i in range(N):
+            line[i] = vec_load(p + (i * N + j) * p_step)
+        output_line(line, done, M, N)
+        for i in range(M):
+            half[i * N + j] = done[i]
+
+
 cdef inline void output_tile(const real* p, Py_ssize_t p_step, real* y, Py_ssize_t y_row, real b, bint relu,
                              Py_ssize_t rows, Py_ssize_t columns, int M, int N) noexcept nogil:
     """y = A^T p A + b, with ReLU if wanted, of which the first `rows` by `columns` pixels exist."""
-    cdef vec line[6]
     cdef vec done[4]
     cdef vec half[24]
     cdef vec bias = vec_splat(b)
     cdef Py_ssize_t u
-    cdef int i, j, h
+    cdef int j, h
     for h in range(ROWV):
-        for j in range(N):
-            for i in range(N):
-                line[i] = vec_load(p + (i * N + j) * p_step + h * VL)
-            output_line(line, done, M, N)
-            for i in range(M):
-                half[i * N + j] = done[i]
+        output_columns(p + h * VL, p_step, half, M, N)
         for u in range(rows):
             output_line(&half[u * N], done, M, N)
             for j in range(M):

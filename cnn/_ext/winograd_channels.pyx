@@ -7,7 +7,7 @@ For each frequency f the sums over c are a convolution of one pixel, of an image
 register tiles of conv_channels.pyx compute it. The plain-NumPy twin is `winograd_conv2d` in cnn/reference.
 """
 from cnn._ext.op cimport Image, Place, begin, end, pixels
-from cnn._ext.tiles cimport Tiling, input_tiles
+from cnn._ext.tiles cimport Tiling, input_tiles, output_columns
 from cnn._ext.transforms cimport output_line
 from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_relu, vec_store
 
@@ -31,21 +31,15 @@ cdef inline void fitted_tile(const WinogradChannels* a, const real* p, Py_ssize_
                              Py_ssize_t j, int M, int N) noexcept nogil:
     """The tile of y whose first pixel is (i, j), of the sixteen outputs from 16 k on; p: their products."""
     cdef Py_ssize_t rows = min(M, a.t.out_h - i), columns = min(M, a.t.out_w - j), u
-    cdef vec line[6]
     cdef vec done[4]
     cdef vec half[24]
     cdef vec scale, shift
     cdef real* y
     cdef const real* z
-    cdef int m, n, h
+    cdef int n, h
     for h in range(ROWV):
         scale, shift = vec_load(a.scale + k * LANES + h * VL), vec_load(a.shift + k * LANES + h * VL)
-        for n in range(N):
-            for m in range(N):
-                line[m] = vec_load(p + (m * N + n) * p_step + h * VL)
-            output_line(line, done, M, N)
-            for m in range(M):
-                half[m * N + n] = done[m]
+        output_columns(p + h * VL, p_step, half, M, N)
         for u in range(rows):
             output_line(&half[u * N], done, M, N)
             y = pixels(&a.y, k, i + u) + j * LANES + h * VL

@@ -404,6 +404,17 @@ def test_an_image_where_all_is_ignored_counts_zero(torch, name, shape):
     assert np.isnan(loss(scores, targets))
 
 
+@pytest.mark.parametrize("options", [
+    {}, {"weight": np.array([1.0, 0.0, 2.0])}, {"ignore_index": 2}, {"ignore_index": -7}])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_a_target_that_is_no_class_has_no_loss(name, options):
+    """Of values, whose numbers nobody has looked at: NaN, neither 0 nor that of another class."""
+    scores, targets = normal(7, 3), np.array([0, -1, 1, 3, 2, 1.5, np.nan])
+    loss = cnn.losses.Criterion(lambda x, t: getattr(F, name)(x, t, reduction="sum", **options))
+    loss.reduction = "none"
+    assert np.isnan(loss(scores, targets)).ravel().tolist() == [False, True, False, True, False, True, True]
+
+
 def test_weights_go_with_distributions_over_the_classes(torch):
     """The mean of these divides by their number, in PyTorch, too."""
     scores, targets = normal(N, *IMAGE), shares(N, *IMAGE)

@@ -219,8 +219,9 @@ def nll_loss(x: Images, target: Images, weight: Weight = None, *, ignore_index: 
 
 
 def nll_value(name: str, x: Value, target: Value, weight: Weight, ignore_index: int | None, reduction: str,
-              smoothing: float = 0.0) -> Value:
-    """`nll_loss` of values, or with smoothing; ignore_index: an int, or None."""
+              smoothing: float = 0.0, checked: bool = False) -> Value:
+    """`nll_loss` of values, or with smoothing; ignore_index: an int, or None. checked: whether all targets are known to
+    be classes; else the loss of one that is none is NaN."""
     if reduction_of(name, reduction) == "mean":
         for what, given, usual in (("weight", weight, None), ("ignore_index", ignore_index, IGNORED)):
             if given is not None and (usual is None or given != usual):
@@ -230,20 +231,24 @@ def nll_value(name: str, x: Value, target: Value, weight: Weight, ignore_index: 
                     f"reduction='sum' or 'none' and divide yourself, or make cnn.CrossEntropyLoss({what}=...), or "
                     f"NLLLoss, the criterion")
     y, counts = nll_elements(name, x, target, weight, ignore_index, smoothing)
+    if not checked:
+        known = counts if weight is None else build.reduced("sum", one_hot(target, x.image[0]), 1, False)
+        if ignore_index is not None:
+            known = known + (target == float(ignore_index))
+        y = build.where(known, y, math.nan)
     if reduction != "mean":
         return _reduced(y, reduction)
-    known = counts + (target == float(IGNORED))     # 0, which gives NaN, where the target is no class
-    return build.reduced("sum", y / known, None, False) / build.clamp(counts.sum(), low=1.0)
+    return build.reduced("sum", y, None, False) / build.clamp(counts.sum(), low=1.0)
 
 
 def cross_entropy_value(x: Value, target: Value, label_smoothing: float, weight: Weight, ignore_index: int | None,
-                        reduction: str, name: str = "cross_entropy") -> Value:
-    """`cross_entropy` of values."""
+                        reduction: str, name: str = "cross_entropy", checked: bool = False) -> Value:
+    """`cross_entropy` of values; checked: see `nll_value`."""
     smoothing = shapes.number(name, "label_smoothing", label_smoothing, 0, 1)
     log_p = build.softmax("log_softmax", x, 1, name)
     if tuple(target.image) == tuple(x.image):
         return _reduced(soft_elements(name, log_p, target, weight, smoothing), reduction)
-    return nll_value(name, log_p, target, weight, ignore_index, reduction, smoothing)
+    return nll_value(name, log_p, target, weight, ignore_index, reduction, smoothing, checked)
 
 
 def _weighted(name: str, elements: Callable[..., tuple[Value, Value]], x: Any, target: Any, reduction: str,

@@ -123,7 +123,7 @@ class CrossEntropyLoss(_OfClasses):
     def forward(self, scores: Value, target: Value) -> Value:
         """One loss per image (or, with reduction "none", per target) of values."""
         return cross_entropy_value(scores, target, self.label_smoothing, self._weights(scores.image[0], scores.dtype),
-                                   self.ignore_index, "none" if self.reduction == "none" else "sum")
+                                   self.ignore_index, "none" if self.reduction == "none" else "sum", checked=True)
 
     def of_values(self, scores: Value, target: Value) -> Value:
         """As NLLLoss's."""

@@ -179,6 +179,7 @@ class World:
         """End all ranks."""
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(0.2)     # mpiexec ends at once, and leaves unread what it has not passed on yet
         self._comm.Abort(code)
 
 

@@ -81,7 +81,10 @@ UNROLL_CLANG = ["-mllvm", "-unroll-threshold=10000", "-mllvm", "-unroll-full-max
 AS_WRITTEN = ["-fno-tree-vectorize"]
 # float64 is there to prove and to check: half the time to compile it is worth a fifth of its speed. GCC's -O1 alone
 # would not unroll the tiles.
-PROOF = ["-O1", "-fpeel-loops"]
+PROOF = ["-O1", "-fno-ivopts", "-fno-tree-dominator-opts", "-fpeel-loops"]
+# Elsewhere loops over at most eight vectors are unrolled; those over sixteen numbers need not be (the norms then take
+# 2.4 s to compile instead of 4.1).
+ROLLED = ["--param", "max-completely-peel-times=8"]
 # Takes a row's vectors side by side: each is a long chain of operations, in which one waits for another.
 INTERLEAVE = ["-fschedule-insns"]
 
@@ -107,7 +110,9 @@ class BuildKernels(build_ext):
         for ext in self.extensions:
             # only where it is needed: with it, GCC 12 compiles some other loops wrongly
             name = ext.name.rpartition(".")[2]
-            flags = unroll + AS_WRITTEN if name in TILE_MODULES else INTERLEAVE if name == "maps" and not clang else []
+            flags = unroll + AS_WRITTEN if name in TILE_MODULES else [] if clang else ROLLED
+            if name == "maps" and not clang:
+                flags = [*flags, *INTERLEAVE]
             if "_float64." in ext.name and not clang:
                 flags = [*flags, *PROOF]
             ext.extra_compile_args[:0] = [*FLAGS, *flags, "-pthread"]
@@ -175,18 +180,17 @@ def fields(struct, known):
 
 def write_table(name, shared):
     """Write what a file of kernels includes at its end: its entry in FILES, which holds what Python may use of it, and
-    KERNELS, from the structs of its kernels; return their names. shared: structs of all files."""
+    KERNELS; return the fields of its kernels' structs by their names. shared: structs of all files."""
     text = (SOURCES / f"{name}.pyx").read_text()
     known = shared | structs(text)
     kernels = re.findall(r"^cdef void ([a-z]\w*)\(const (\w+)\* a, const Place\* place\) noexcept nogil:", text,
                          re.MULTILINE)
-    rows = [f'    "{kernel}": (<size_t>&{kernel}, sizeof({struct}) // 8, {tuple(fields(struct, known))}),\n'
-            for kernel, struct in kernels]
+    rows = [f'    "{kernel}": (<size_t>&{kernel}, sizeof({struct}) // 8),\n' for kernel, struct in kernels]
     used = re.findall(r"^(?:def (?=\w+\()|(?=[A-Z_]+ = ))(\w+)", text, re.MULTILINE)
     functions = ", ".join(f'"{one}": {one}' for one in used)
     write(GENERATED / "kernels" / f"{name}.pxi",
           f'FILES["{name}"] = {{{functions}}}\nFILES["{name}"]["KERNELS"] = {{\n{"".join(rows)}}}\n')
-    return [kernel for kernel, _ in kernels]
+    return {kernel: " ".join(f"{field}:{kind}" for field, kind in fields(struct, known)) for kernel, struct in kernels}
 
 
 def write_module(module):
@@ -236,8 +240,10 @@ def translate(modules, directives):
 def extensions():
     shared = structs("".join(path.read_text() for path in SOURCES.glob("*.pxd")))
     module_of = {file: module for module, files in MODULES.items() for file in files}
+    kernels = {file: write_table(file, shared) for file in module_of}
     tables = {"UNTYPED": UNTYPED_MODULES, "MODULE_OF": module_of,
-              "FILE_OF": {kernel: file for file in module_of for kernel in write_table(file, shared)}}
+              "FILE_OF": {kernel: file for file, names in kernels.items() for kernel in names},
+              "FIELDS_OF": {kernel: fields for names in kernels.values() for kernel, fields in names.items()}}
     write(GENERATED / "kernels" / "modules.pxi", "".join(f"{name} = {value}\n" for name, value in tables.items()))
     debug = os.environ.get("CNN_DEBUG") == "1"
     directives = {"language_level": 3, "boundscheck": debug, "wraparound": debug, "cdivision": not debug,

@@ -79,8 +79,9 @@ class Kernel(NamedTuple):
     splits: bool
 
 
-def _checked(name, address, words, fields, splits):
-    """A kernel, from the row that setup.py has made from the source."""
+def _checked(name, address, words, splits):
+    """A kernel, from the rows that setup.py has made from the source."""
+    fields = [field.split(":") for field in executor.FIELDS_OF[name].split()]
     if sum(WORDS.get(kind, 1) for _, kind in fields) != words or len(dict(fields)) < len(fields):
         raise ImportError(f"cnn: the kernel {name} was built wrongly: {words} words, not {fields}")
     numbers = frozenset(field for field, kind in fields if kind in ("size", "number"))

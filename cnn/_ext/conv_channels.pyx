@@ -66,15 +66,17 @@ cdef inline void sum_tile(const Sum* s, int P, int G, Py_ssize_t x_pixel) noexce
     for m in range(s.rows):
         for n in range(s.columns):
             x = s.x + m * s.x_row + n * s.x_tap
-            c = s.channels
-            while c > 0:
-                for i in range(min(c, LANES)):
+            i = 0
+            while i < s.channels:
+                c = min(i + LANES, s.channels)
+                while i < c:        # over a range of at most LANES it would be unrolled, for nothing
                     for q in range(P * G * ROWV):
-                        acc[q] = acc[q] + x[q // (G * ROWV) * x_pixel + i] * vec_load(
+                        acc[q] = acc[q] + x[q // (G * ROWV) * x_pixel] * vec_load(
                             w + q // ROWV % G * s.w_group + q % ROWV * VL)
                     w += LANES
-                x += s.x_plane
-                c -= LANES
+                    x += 1
+                    i += 1
+                x += s.x_plane - LANES
     for p in range(P):
         for k in range(G):
             for q in range(ROWV):

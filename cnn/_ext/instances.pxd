@@ -9,6 +9,12 @@
 
 Numbers beyond `most`, a constant, are not compiled: their tiles would not fit the registers. TILES2(f, most_m, most_n)
 is the same for `f "f"(void* s, int m, int n)`.
+
+SIZES(f) makes the instances of `f "f"(void* s, int m, int r)` for the sizes F(m, r) of Winograd's algorithm, and
+
+    void f_sized(void* s, Py_ssize_t m, Py_ssize_t r) nogil
+
+which chooses one.
 """
 cdef extern from *:
     """
@@ -36,6 +42,14 @@ cdef extern from *:
         static Tile f##_tiles[5][6] = { \
             {0}, {0, f##_1_1, f##_1_2, f##_1_3, f##_1_4, f##_1_5}, {0, f##_2_1, f##_2_2, f##_2_3, f##_2_4, f##_2_5}, \
             {0, f##_3_1, f##_3_2, f##_3_3, f##_3_4, f##_3_5}, {0, f##_4_1, f##_4_2, f##_4_3, f##_4_4, f##_4_5}};
+    #define SIZES(f) \
+        static CYTHON_INLINE void f(void*, int, int); \
+        static void f##_2_3(void* s) { f(s, 2, 3); } \
+        static void f##_4_3(void* s) { f(s, 4, 3); } \
+        static void f##_2_5(void* s) { f(s, 2, 5); } \
+        static CYTHON_INLINE void f##_sized(void* s, Py_ssize_t m, Py_ssize_t r) { \
+            (r == 5 ? f##_2_5 : m == 2 ? f##_2_3 : f##_4_3)(s); \
+        }
     #endif
     """
 ctypedef void (*Tile)(void* s) noexcept nogil

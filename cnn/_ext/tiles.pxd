@@ -1,5 +1,6 @@
 """Winograd's transforms of tiles, m by m outputs and n by n inputs with n = m + r - 1; the formulas stand in
 winograd.pyx."""
+from cnn._ext.instances cimport Tile    # SIZES
 from cnn._ext.op cimport Image, pixels
 from cnn._ext.transforms cimport input_line, input_line_backward, output_line, output_line_backward
 from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_relu, vec_splat, vec_store
@@ -126,38 +127,93 @@ cdef inline void output_tile_backward(const real* dy, Py_ssize_t dy_row, real* d
                 vec_store(d + (i * N + j) * d_step + h * VL, done[j])
 
 
-# ---------------------------------------------------------------- all channels of some tiles
+# ---------------------------------------------------------------- some channels of some tiles
 
-cdef inline void input_tiles(const Tiling* tiling, const Image* x, const real* zero, real* v, Py_ssize_t v_step,
-                             Py_ssize_t first, Py_ssize_t count, int M, int R) noexcept nogil:
-    """V of `count` tiles of x, which has the border that they read; zero: as many zeros as a row of x has numbers."""
+ctypedef struct Chunk:
+    const Tiling* t
+    const Image* image          # IN or OUT: x, dy, y or dx
+    const real* zero            # IN  as many zeros as a row of x has numbers
+    const real* b               # IN  of y, or NULL
+    real* numbers               # OUT or IN: V, D, P or dV, from their first channel on
+    Py_ssize_t step             # elements from one frequency to the next
+    Py_ssize_t first, end       # tiles
+    Py_ssize_t channel, after   # channels
+    Py_ssize_t width            # of dx
+    bint relu                   # whether a ReLU follows y
+
+
+cdef inline void input_tiles "input_tiles"(void* chunk, int M, int R) noexcept nogil:
+    """V of x, which has the border that the tiles read; all channels."""
+    cdef const Chunk* s = <const Chunk*>chunk
     cdef int N = M + R - 1
-    cdef Py_ssize_t C = tiling.channels, H = tiling.height, top = tiling.top, left = tiling.left
-    cdef Py_ssize_t wide = tiling.wide, chunk = tiling.chunk, t, c, i, j, q, h
+    cdef Py_ssize_t C = s.t.channels, H = s.t.height, top = s.t.top, left = s.t.left, wide = s.t.wide
+    cdef Py_ssize_t each = s.t.chunk, step = s.step, t, c, i, j, q, h
     cdef const real* row[6]
-    cdef Py_ssize_t step[6]
-    for t in range(count):
-        i = (first + t) // wide * M
-        j = (first + t) % wide * M
+    cdef Py_ssize_t plane[6]
+    for t in range(s.first, s.end):
+        i = t // wide * M
+        j = t % wide * M
         for q in range(N):
             h = i - top + q
-            row[q] = (<const real*>pixels(x, 0, h) if 0 <= h < H else zero + left * LANES) + (j - left) * LANES
-            step[q] = x.plane if 0 <= h < H else 0
+            row[q] = (<const real*>pixels(s.image, 0, h) if 0 <= h < H else s.zero + left * LANES) + (j - left) * LANES
+            plane[q] = s.image.plane if 0 <= h < H else 0
         for c in range(C):
-            input_tile(row, v + (c * chunk + t) * LANES, v_step, N)
+            input_tile(row, s.numbers + (c * each + t - s.first) * LANES, step, N)
             for q in range(N):
-                row[q] += step[q]
+                row[q] += plane[q]
 
 
-cdef inline void gradient_tiles(const Tiling* tiling, const Image* dy, real* d, Py_ssize_t d_step, Py_ssize_t first,
-                                Py_ssize_t count, int M, int R) noexcept nogil:
-    """D of `count` tiles of dy."""
-    cdef int N = M + R - 1
-    cdef Py_ssize_t K = tiling.outputs, out_h = tiling.out_h, out_w = tiling.out_w
-    cdef Py_ssize_t wide = tiling.wide, chunk = tiling.chunk, dy_row = dy.row, t, k, i, j
-    for t in range(count):
-        i = (first + t) // wide * M
-        j = (first + t) % wide * M
+cdef inline void output_tiles "output_tiles"(void* chunk, int M, int R) noexcept nogil:
+    """y, of P."""
+    cdef const Chunk* s = <const Chunk*>chunk
+    cdef Py_ssize_t wide = s.t.wide, each = s.t.chunk, step = s.step, out_h = s.t.out_h, out_w = s.t.out_w
+    cdef Py_ssize_t y_row = s.image.row, t, k, i, j
+    for k in range(s.channel, s.after):
+        for t in range(s.first, s.end):
+            i = t // wide * M
+            j = t % wide * M
+            output_tile(s.numbers + ((k - s.channel) * each + t - s.first) * LANES, step,
+                        pixels(s.image, k, i) + j * LANES, y_row, s.b[k] if s.b else 0, s.relu, min(M, out_h - i),
+                        min(M, out_w - j), M, M + R - 1)
+
+
+cdef inline void output_tiles_backward "output_tiles_backward"(void* chunk, int M, int R) noexcept nogil:
+    """D, of dy; all channels."""
+    cdef const Chunk* s = <const Chunk*>chunk
+    cdef Py_ssize_t K = s.t.outputs, out_h = s.t.out_h, out_w = s.t.out_w, wide = s.t.wide, each = s.t.chunk
+    cdef Py_ssize_t step = s.step, dy_row = s.image.row, t, k, i, j
+    for t in range(s.first, s.end):
+        i = t // wide * M
+        j = t % wide * M
         for k in range(K):
-            output_tile_backward(pixels(dy, k, i) + j * LANES, dy_row, d + (k * chunk + t) * LANES, d_step, out_h - i,
-                                 out_w - j, M, N)
+            output_tile_backward(pixels(s.image, k, i) + j * LANES, dy_row,
+                                 s.numbers + (k * each + t - s.first) * LANES, step, out_h - i, out_w - j, M,
+                                 M + R - 1)
+
+
+cdef inline void input_tiles_backward "input_tiles_backward"(void* chunk, int M, int R) noexcept nogil:
+    """dx += what dV makes of it."""
+    cdef const Chunk* s = <const Chunk*>chunk
+    cdef int N = M + R - 1
+    cdef Py_ssize_t H = s.t.height, W = s.width, top = s.t.top, left = s.t.left, wide = s.t.wide, each = s.t.chunk
+    cdef Py_ssize_t step = s.step, dx_row = s.image.row, t, c, i, j
+    for c in range(s.channel, s.after):
+        for t in range(s.first, s.end):
+            i = t // wide * M - top
+            j = t % wide * M - left
+            input_tile_backward(s.numbers + ((c - s.channel) * each + t - s.first) * LANES, step,
+                                pixels(s.image, c, i) + j * LANES, dx_row, max(0, -i), min(N, H - i), max(0, -j),
+                                min(N, W - j), N)
+
+
+cdef extern from *:
+    """
+    SIZES(input_tiles)
+    SIZES(output_tiles)
+    SIZES(output_tiles_backward)
+    SIZES(input_tiles_backward)
+    """
+    void input_tiles_sized(void* chunk, Py_ssize_t m, Py_ssize_t r) nogil
+    void output_tiles_sized(void* chunk, Py_ssize_t m, Py_ssize_t r) nogil
+    void output_tiles_backward_sized(void* chunk, Py_ssize_t m, Py_ssize_t r) nogil
+    void input_tiles_backward_sized(void* chunk, Py_ssize_t m, Py_ssize_t r) nogil

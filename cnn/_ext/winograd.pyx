@@ -24,7 +24,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from cnn._ext.op cimport Image, Place, begin, end, pixels
 from cnn._ext.outer cimport DEEP, NARROW, WIDE
-from cnn._ext.tiles cimport Tiling, gradient_tiles, input_tile_backward, input_tiles, output_tile
+from cnn._ext.tiles cimport (Chunk, Tiling, input_tiles_backward_sized, input_tiles_sized, output_tiles_backward_sized,
+                             output_tiles_sized)
 from cnn._ext.transforms cimport weight_line
 from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_splat, vec_store
 
@@ -130,56 +131,35 @@ ctypedef struct Winograd:
     Py_ssize_t relu             # whether a ReLU follows
 
 
-cdef inline void forward(const Winograd* a, const Place* place, int M, int R) noexcept nogil:
-    """Threads that share the block take some of the chunks each; or, where there are too few, some of the outputs,
-    whose input tiles then each of them transforms."""
-    cdef int N = M + R - 1
-    cdef const real* b = a.b
-    cdef Py_ssize_t C = a.t.channels, K = a.t.outputs, out_h = a.t.out_h, out_w = a.t.out_w
-    cdef Py_ssize_t wide = a.t.wide, tiles = a.t.tiles, chunk = a.t.chunk
-    cdef Py_ssize_t padded = a.m.padded, group = a.m.group, relu = a.relu, y_row = a.y.row
+cdef void winograd(const Winograd* a, const Place* place) noexcept nogil:
+    """y = A^T sum_c (G w G^T * B^T x B) A + b, tile by tile.
+
+    Threads that share the block take some of the chunks each; or, where there are too few, some of the outputs, whose
+    input tiles then each of them transforms."""
+    cdef Py_ssize_t m = a.t.tile, r = a.t.kernel, squares = (m + r - 1) * (m + r - 1)
+    cdef Py_ssize_t C = a.t.channels, K = a.t.outputs, tiles = a.t.tiles, chunk = a.t.chunk
+    cdef Py_ssize_t padded = a.m.padded, group = a.m.group
     cdef Py_ssize_t v_step = (C * chunk + 1) * LANES, p_step = (group * chunk + 1) * LANES
-    cdef Py_ssize_t chunks = (tiles + chunk - 1) // chunk, first = 0, end_k = padded, end_tile = tiles
-    cdef Py_ssize_t count, t, k, k0, begin_k = 0, i, j
+    cdef Py_ssize_t chunks = (tiles + chunk - 1) // chunk, first = 0, end_tile = tiles, begin_k = 0, end_k = padded, k
+    cdef Chunk v, p
+    v.t, v.image, v.zero, v.numbers, v.step = &a.t, &a.x, a.zero, a.v, v_step
+    p.t, p.image, p.b, p.relu, p.numbers, p.step = &a.t, &a.y, a.b, a.relu, a.p, p_step
     if chunks >= place.parts:
         first, end_tile = begin(chunks, place) * chunk, min(tiles, end(chunks, place) * chunk)
     else:
         begin_k, end_k = begin(padded // a.m.kt, place) * a.m.kt, end(padded // a.m.kt, place) * a.m.kt
     while first < end_tile and begin_k < end_k:
-        count = min(chunk, tiles - first)
-        input_tiles(&a.t, &a.x, a.zero, a.v, v_step, first, count, M, R)
-        k0 = begin_k
-        while k0 < end_k:
-            products(a.u + k0 * C, padded * C + LANES, a.v, v_step, a.p, p_step, C, min(group, end_k - k0), a.m.kt,
-                     chunk, N * N)
-            for k in range(k0, min(k0 + group, end_k, K)):
-                for t in range(count):
-                    i = (first + t) // wide * M
-                    j = (first + t) % wide * M
-                    output_tile(a.p + ((k - k0) * chunk + t) * LANES, p_step, pixels(&a.y, k, i) + j * LANES, y_row,
-                                b[k] if b else 0, relu, min(M, out_h - i), min(M, out_w - j), M, N)
-            k0 += group
+        v.first = p.first = first
+        v.end = p.end = min(first + chunk, tiles)
+        input_tiles_sized(&v, m, r)
+        k = begin_k
+        while k < end_k:
+            products(a.u + k * C, padded * C + LANES, a.v, v_step, a.p, p_step, C, min(group, end_k - k), a.m.kt,
+                     chunk, squares)
+            p.channel, p.after = k, min(k + group, end_k, K)
+            output_tiles_sized(&p, m, r)
+            k += group
         first += chunk
-
-
-cdef void _forward_2_3(const Winograd* a, const Place* place) noexcept nogil:
-    forward(a, place, 2, 3)
-
-cdef void _forward_4_3(const Winograd* a, const Place* place) noexcept nogil:
-    forward(a, place, 4, 3)
-
-cdef void _forward_2_5(const Winograd* a, const Place* place) noexcept nogil:
-    forward(a, place, 2, 5)
-
-
-cdef void winograd(const Winograd* a, const Place* place) noexcept nogil:
-    """y = A^T sum_c (G w G^T * B^T x B) A + b, tile by tile."""
-    if a.t.kernel == 5:
-        _forward_2_5(a, place)
-    elif a.t.tile == 2:
-        _forward_2_3(a, place)
-    else:
-        _forward_4_3(a, place)
 
 
 # ---------------------------------------------------------------- backward to the input
@@ -195,55 +175,34 @@ ctypedef struct WinogradDx:
     Py_ssize_t width            # W
 
 
-cdef inline void backward(const WinogradDx* a, const Place* place, int M, int R) noexcept nogil:
-    """Threads that share the block take some of the channels each, because tiles of dx overlap."""
-    cdef int N = M + R - 1
-    cdef Py_ssize_t C = a.t.channels, K = a.t.outputs, H = a.t.height, W = a.width, top = a.t.top, left = a.t.left
-    cdef Py_ssize_t wide = a.t.wide, tiles = a.t.tiles, chunk = a.t.chunk
-    cdef Py_ssize_t padded = a.m.padded, group = a.m.group, dx_row = a.dx.row
+cdef void winograd_dx(const WinogradDx* a, const Place* place) noexcept nogil:
+    """dx += B sum_k (G w G^T * A dy A^T) B^T, tile by tile.
+
+    Threads that share the block take some of the channels each, because tiles of dx overlap."""
+    cdef Py_ssize_t m = a.t.tile, r = a.t.kernel, squares = (m + r - 1) * (m + r - 1)
+    cdef Py_ssize_t C = a.t.channels, K = a.t.outputs, tiles = a.t.tiles, chunk = a.t.chunk
+    cdef Py_ssize_t padded = a.m.padded, group = a.m.group
     cdef Py_ssize_t d_step = (K * chunk + 1) * LANES, p_step = (group * chunk + 1) * LANES
     cdef Py_ssize_t begin_c = begin(padded // a.m.kt, place) * a.m.kt, end_c = end(padded // a.m.kt, place) * a.m.kt
-    cdef Py_ssize_t first, count, t, c, c0, i, j
+    cdef Py_ssize_t first = 0, c, i
+    cdef Chunk d, p
+    d.t, d.image, d.numbers, d.step = &a.t, &a.dy, a.d, d_step
+    p.t, p.image, p.width, p.numbers, p.step = &a.t, &a.dx, a.width, a.p, p_step
     for c in range(begin_c, min(end_c, C)):
-        for i in range(H):
-            memset(pixels(&a.dx, c, i), 0, W * LANES * sizeof(real))
-    first = 0
+        for i in range(a.t.height):
+            memset(pixels(&a.dx, c, i), 0, a.width * LANES * sizeof(real))
     while first < tiles and begin_c < end_c:
-        count = min(chunk, tiles - first)
-        gradient_tiles(&a.t, &a.dy, a.d, d_step, first, count, M, R)
-        c0 = begin_c
-        while c0 < end_c:
-            products(a.u + c0 * K, padded * K + LANES, a.d, d_step, a.p, p_step, K, min(group, end_c - c0), a.m.kt,
-                     chunk, N * N)
-            for c in range(c0, min(c0 + group, end_c, C)):
-                for t in range(count):
-                    i = (first + t) // wide * M - top
-                    j = (first + t) % wide * M - left
-                    input_tile_backward(a.p + ((c - c0) * chunk + t) * LANES, p_step,
-                                        pixels(&a.dx, c, i) + j * LANES, dx_row, max(0, -i), min(N, H - i),
-                                        max(0, -j), min(N, W - j), N)
-            c0 += group
+        d.first = p.first = first
+        d.end = p.end = min(first + chunk, tiles)
+        output_tiles_backward_sized(&d, m, r)
+        c = begin_c
+        while c < end_c:
+            products(a.u + c * K, padded * K + LANES, a.d, d_step, a.p, p_step, K, min(group, end_c - c), a.m.kt,
+                     chunk, squares)
+            p.channel, p.after = c, min(c + group, end_c, C)
+            input_tiles_backward_sized(&p, m, r)
+            c += group
         first += chunk
-
-
-cdef void _dx_2_3(const WinogradDx* a, const Place* place) noexcept nogil:
-    backward(a, place, 2, 3)
-
-cdef void _dx_4_3(const WinogradDx* a, const Place* place) noexcept nogil:
-    backward(a, place, 4, 3)
-
-cdef void _dx_2_5(const WinogradDx* a, const Place* place) noexcept nogil:
-    backward(a, place, 2, 5)
-
-
-cdef void winograd_dx(const WinogradDx* a, const Place* place) noexcept nogil:
-    """dx += B sum_k (G w G^T * A dy A^T) B^T, tile by tile."""
-    if a.t.kernel == 5:
-        _dx_2_5(a, place)
-    elif a.t.tile == 2:
-        _dx_2_3(a, place)
-    else:
-        _dx_4_3(a, place)
 
 
 # ---------------------------------------------------------------- weights
@@ -262,9 +221,17 @@ ctypedef struct WinogradWeights:
     Py_ssize_t turned           # whether kernels are to be turned around
 
 
-cdef inline void transform_weights(const WinogradWeights* a, Py_ssize_t task, int R, int N) noexcept nogil:
+ctypedef struct Transform:
+    const WinogradWeights* a
+    Py_ssize_t k                # the first of kt outputs
+
+
+cdef inline void weight_tiles "weight_tiles"(void* s, int M, int R) noexcept nogil:
+    """U of kt outputs."""
+    cdef const WinogradWeights* a = (<const Transform*>s).a
+    cdef int N = M + R - 1
     cdef Py_ssize_t taps = a.taps, kt = a.kt, padded = a.padded, to_tap = a.to_tap, to_output = a.to_output
-    cdef Py_ssize_t k0 = task * kt, c, lane, n = min(kt, a.outputs - k0), turned = a.turned
+    cdef Py_ssize_t k0 = (<const Transform*>s).k, c, lane, n = min(kt, a.outputs - k0), turned = a.turned
     cdef vec line[6]
     cdef vec done[6]
     cdef vec half[30]
@@ -272,11 +239,6 @@ cdef inline void transform_weights(const WinogradWeights* a, Py_ssize_t task, in
     cdef const real* wp
     cdef real* up
     cdef int i, j, h
-    if a.seen:
-        wp = a.w + k0 * to_output
-        if memcmp(a.seen + k0 * to_output, wp, n * to_output * sizeof(real)) == 0:
-            return
-        memcpy(a.seen + k0 * to_output, wp, n * to_output * sizeof(real))
     memset(numbers, 0, sizeof(numbers))
     for c in range(taps):
         for lane in range(n):
@@ -302,15 +264,25 @@ cdef inline void transform_weights(const WinogradWeights* a, Py_ssize_t task, in
             up += padded * taps + LANES
 
 
+cdef extern from *:
+    """
+    SIZES(weight_tiles)
+    """
+    void weight_tiles_sized(void* s, Py_ssize_t m, Py_ssize_t r) nogil
+
+
 cdef void winograd_weights(const WinogradWeights* a, const Place* place) noexcept nogil:
     """u = G w G^T for a register tile of outputs a task, in the order in which `matmul` reads it. Weights that are what
     they were when they were `seen` last stay as they are."""
-    if a.kernel == 5:
-        transform_weights(a, place.task, 5, 6)
-    elif a.tile == 2:
-        transform_weights(a, place.task, 3, 4)
-    else:
-        transform_weights(a, place.task, 3, 6)
+    cdef Transform s
+    cdef Py_ssize_t at = place.task * a.kt * a.to_output
+    cdef Py_ssize_t size = min(a.kt, a.outputs - place.task * a.kt) * a.to_output * <Py_ssize_t>sizeof(real)
+    if a.seen:
+        if memcmp(a.seen + at, a.w + at, size) == 0:
+            return
+        memcpy(a.seen + at, a.w + at, size)
+    s.a, s.k = a, place.task * a.kt
+    weight_tiles_sized(&s, a.tile, a.kernel)
 
 
 def register_tile(Py_ssize_t outputs):

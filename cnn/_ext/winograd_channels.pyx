@@ -7,7 +7,7 @@ For each frequency f the sums over c are a convolution of one pixel, of an image
 register tiles of conv_channels.pyx compute it. The plain-NumPy twin is `winograd_conv2d` in cnn/reference.
 """
 from cnn._ext.op cimport Image, Place, begin, end, pixels
-from cnn._ext.tiles cimport Tiling, input_tiles, output_columns
+from cnn._ext.tiles cimport Chunk, Tiling, input_tiles_sized, output_columns
 from cnn._ext.transforms cimport output_line
 from cnn._ext.vec cimport LANES, ROWV, VL, real, vec, vec_load, vec_relu, vec_store
 
@@ -25,6 +25,13 @@ ctypedef struct WinogradChannels:
     Tiling t                    # channels and outputs: C / 16 and K / 16
     Py_ssize_t count            # C
     Py_ssize_t relu             # whether a ReLU follows
+
+
+ctypedef struct Fitted:         # some tiles of y
+    const WinogradChannels* a
+    Py_ssize_t p_step           # elements from one frequency to the next
+    Py_ssize_t first, end       # tiles
+    Py_ssize_t k, after         # sixteens of outputs
 
 
 cdef inline void fitted_tile(const WinogradChannels* a, const real* p, Py_ssize_t p_step, Py_ssize_t k, Py_ssize_t i,
@@ -52,9 +59,25 @@ cdef inline void fitted_tile(const WinogradChannels* a, const real* p, Py_ssize_
                     vec_store(y + n * LANES, vec_relu(done[n]) if a.relu else done[n])
 
 
-cdef inline void tile_products(const WinogradChannels* a, Sum* s, Py_ssize_t k, Py_ssize_t sixteens,
-                               Py_ssize_t count) noexcept nogil:
-    """P of one frequency, of `count` tiles and so many sixteens of outputs, one or two, from 16 k on."""
+cdef inline void fitted_tiles "fitted_tiles"(void* fitted, int M, int R) noexcept nogil:
+    """y, of P."""
+    cdef const Fitted* s = <const Fitted*>fitted
+    cdef Py_ssize_t wide = s.a.t.wide, chunk = s.a.t.chunk, k, t
+    for k in range(s.k, s.after):
+        for t in range(s.first, s.end):
+            fitted_tile(s.a, s.a.p + (k * chunk + t - s.first) * LANES, s.p_step, k, t // wide * M, t % wide * M, M,
+                        M + R - 1)
+
+
+cdef extern from *:
+    """
+    SIZES(fitted_tiles)
+    """
+    void fitted_tiles_sized(void* fitted, Py_ssize_t m, Py_ssize_t r) nogil
+
+
+cdef inline void tile_products(Sum* s, Py_ssize_t sixteens, Py_ssize_t count) noexcept nogil:
+    """P of one frequency, of `count` tiles and so many sixteens of outputs, one or two."""
     cdef Py_ssize_t most = PIXELS if sixteens == 1 else PIXELS_OF_TWO
     cdef Py_ssize_t across = (count + most - 1) // most, j, first, P
     cdef const real* x = s.x
@@ -66,17 +89,19 @@ cdef inline void tile_products(const WinogradChannels* a, Sum* s, Py_ssize_t k, 
         (near_tiles[P] if sixteens == 1 else near_two_tiles[P])(s)
 
 
-cdef inline void winograd_image(const WinogradChannels* a, const Place* place, int M, int R) noexcept nogil:
-    """Threads that share the image take some of the tiles each; or, where there are too few, some of the outputs,
-    whose input tiles then each of them transforms."""
-    cdef int N = M + R - 1, f
-    cdef Py_ssize_t C = a.t.channels, K = a.t.outputs, chunk = a.t.chunk, tiles = a.t.tiles, wide = a.t.wide
-    cdef Py_ssize_t v_step = (C * chunk + 1) * LANES, p_step = (K * chunk + 1) * LANES
-    cdef Py_ssize_t u_step = (K * a.count + 1) * LANES
-    cdef Py_ssize_t first = 0, last = tiles, first_k = 0, last_k = K, count, k, t, each
+cdef void winograd_channels(const WinogradChannels* a, const Place* place) noexcept nogil:
+    """y, of one image, tile by tile.
+
+    Threads that share the image take some of the tiles each; or, where there are too few, some of the outputs, whose
+    input tiles then each of them transforms."""
+    cdef Py_ssize_t m = a.t.tile, r = a.t.kernel, C = a.t.channels, K = a.t.outputs, chunk = a.t.chunk
+    cdef Py_ssize_t tiles = a.t.tiles, v_step = (C * chunk + 1) * LANES, p_step = (K * chunk + 1) * LANES
+    cdef Py_ssize_t u_step = (K * a.count + 1) * LANES, first = 0, last = tiles, first_k = 0, last_k = K, f, k, each
     cdef real ones[2 * 16]
     cdef real zeros[2 * 16]
     cdef Sum s
+    cdef Chunk v
+    cdef Fitted y
     for k in range(2 * LANES):
         ones[k], zeros[k] = 1, 0
     if tiles >= place.parts * PIXELS_OF_TWO:
@@ -87,42 +112,22 @@ cdef inline void winograd_image(const WinogradChannels* a, const Place* place, i
     s.rows, s.columns, s.channels, s.w_group = 1, 1, a.count, a.count * LANES
     s.scale, s.shift = ones, zeros
     s.z, s.z_plane, s.y_plane, s.y_pixel, s.relu = NULL, 0, chunk * LANES, LANES, False
+    v.t, v.image, v.zero, v.numbers, v.step = &a.t, &a.x, a.zero, a.v, v_step
+    y.a, y.p_step, y.k, y.after = a, p_step, first_k, last_k
     while first < last and first_k < last_k:
-        count = min(chunk, last - first)
-        input_tiles(&a.t, &a.x, a.zero, a.v, v_step, first, count, M, R)
-        for f in range(N * N):
+        v.first = y.first = first
+        v.end = y.end = min(first + chunk, last)
+        input_tiles_sized(&v, m, r)
+        for f in range((m + r - 1) * (m + r - 1)):
             k = first_k
             while k < last_k:
                 each = 2 if k + 1 < last_k else 1
                 s.x, s.w = a.v + f * v_step, a.u + f * u_step + k * s.w_group
                 s.y = a.p + f * p_step + k * s.y_plane
-                tile_products(a, &s, k, each, count)
+                tile_products(&s, each, v.end - first)
                 k += each
-        for k in range(first_k, last_k):
-            for t in range(count):
-                fitted_tile(a, a.p + (k * chunk + t) * LANES, p_step, k, (first + t) // wide * M,
-                            (first + t) % wide * M, M, N)
-        first += count
-
-
-cdef void _image_2_3(const WinogradChannels* a, const Place* place) noexcept nogil:
-    winograd_image(a, place, 2, 3)
-
-cdef void _image_4_3(const WinogradChannels* a, const Place* place) noexcept nogil:
-    winograd_image(a, place, 4, 3)
-
-cdef void _image_2_5(const WinogradChannels* a, const Place* place) noexcept nogil:
-    winograd_image(a, place, 2, 5)
-
-
-cdef void winograd_channels(const WinogradChannels* a, const Place* place) noexcept nogil:
-    """y, of one image, tile by tile."""
-    if a.t.kernel == 5:
-        _image_2_5(a, place)
-    elif a.t.tile == 2:
-        _image_2_3(a, place)
-    else:
-        _image_4_3(a, place)
+        fitted_tiles_sized(&y, m, r)
+        first += chunk
 
 
 SPLITS = ("winograd_channels",)

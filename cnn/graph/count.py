@@ -1,19 +1,9 @@
 """The number of images in a value's shape, which nobody knows while a network is traced."""
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
-PACKAGE = str(Path(__file__).resolve().parents[1])
-
-
-def where() -> str:
-    """The line of a user's file that is being run, as text."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame is not None else ""
+from cnn.graph.line import line
 
 
 class Count(int):
@@ -30,6 +20,6 @@ class Count(int):
 
 def refused() -> TypeError:
     """The TypeError for a computation with the number of images, with the line that asked."""
-    return TypeError(f"{where()}the number of images, x.shape[0] or x.size(0), cannot be computed with: it is any, and "
+    return TypeError(f"{line()}the number of images, x.shape[0] or x.size(0), cannot be computed with: it is any, and "
                      f"-1 while a network is traced. As the first size of reshape it stands for itself; a loss is one "
                      f"number per image, whose mean over the batch is taken")

@@ -1,7 +1,7 @@
 """Tracing: running `forward` on values, each of whose operations adds a node to a graph."""
 from cnn.engine import meanwhile, parameter
-from cnn.graph.count import where
 from cnn.graph.graph import Graph, Node
+from cnn.graph.line import line
 from cnn.graph.value import Value
 
 
@@ -51,14 +51,14 @@ def not_tracing(function, *inputs):
 
 
 def _refuse_numbers():
-    raise TypeError(f"{where()}`data` of a Parameter was read while a network is traced: the program would keep "
+    raise TypeError(f"{line()}`data` of a Parameter was read while a network is traced: the program would keep "
                     f"what you compute from it now; use the Parameter itself, and cnn.functional")
 
 
 def refuse_arrays(owner):
     """Raise TypeError where a module gets arrays while a network is traced."""
     if parameter.refuse.get() is not None:
-        raise TypeError(f"{where()}{owner} got an array while a network is traced: the program would keep "
+        raise TypeError(f"{line()}{owner} got an array while a network is traced: the program would keep "
                         f"what it returns now; call it with values, or outside of `forward`")
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import hints, shapes
-from cnn.graph.count import Count, refused, where
+from cnn.graph.count import Count, refused
+from cnn.graph.line import line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -139,7 +140,7 @@ class Value:
             return build.matmul(*inputs)
         if method == "__call__" and kind in _UFUNCS and not options:
             return -self if kind == "negative" else _arithmetic(kind, *inputs)
-        raise TypeError(f"{where()}numpy.{kind} takes arrays, and got a value; cnn.functional has functions of values")
+        raise TypeError(f"{line()}numpy.{kind} takes arrays, and got a value; cnn.functional has functions of values")
 
     def __getitem__(self, index: Any) -> Value:
         """A part of each image: x[:, 2:5], x[:, :, ::2, 1:-1]; an integer, as in x[:, 0], leaves its axis out. One axis
@@ -355,7 +356,7 @@ for _name in ("__float__", "__int__", "__complex__", "__index__", "item", "tolis
 
 def refusal(words: str) -> TypeError:
     """The TypeError for a question that a value cannot answer, with the line that asked."""
-    return TypeError(f"{where()}a value cannot tell {words} while a network is traced: `forward` must do the same "
+    return TypeError(f"{line()}a value cannot tell {words} while a network is traced: `forward` must do the same "
                      f"for all images (it may depend on shapes and attributes, but not on elements)")
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from cnn import shapes
 from cnn.graph import moving
 from cnn.graph.build import reshaped
-from cnn.graph.count import Count, where
+from cnn.graph.count import Count
+from cnn.graph.line import line
 from cnn.graph.value import Value
 
 
@@ -77,14 +78,14 @@ class View:
 
     def __getitem__(self, i: int) -> Any:
         if not self.at or not isinstance(i, (int, np.integer)) or not -len(self.index) <= i < len(self.index):
-            raise TypeError(f"{where()}a value of {self.ndim} axes can be cut by an integer along a first axis that is "
+            raise TypeError(f"{line()}a value of {self.ndim} axes can be cut by an integer along a first axis that is "
                             f"not the images', got {shapes.shown(i)} of {self.shape}")
         return settled(View(self.of, self.index[i], self.at - 1))
 
     def unbind(self, dim: int = 0) -> tuple:
         """All parts along the first axis."""
         if dim != 0 or not self.at:
-            raise TypeError(f"{where()}unbind: dim must be 0, and not the images' axis, got {dim} of {self.shape}")
+            raise TypeError(f"{line()}unbind: dim must be 0, and not the images' axis, got {dim} of {self.shape}")
         return tuple(self[i] for i in range(len(self.index)))
 
     def __iter__(self) -> Any:
@@ -130,7 +131,7 @@ def settled(view: View) -> Any:
 
 
 def _refuse(self: View, *operands: Any) -> Any:
-    raise TypeError(f"{where()}a value of {self.ndim} axes, {self.shape}, must be permuted or viewed to 4 axes, the "
+    raise TypeError(f"{line()}a value of {self.ndim} axes, {self.shape}, must be permuted or viewed to 4 axes, the "
                     f"images first, before it is computed with")
 
 

@@ -144,8 +144,7 @@ class Criterion:
 
     def _scores(self, scores: Any) -> Any:
         """Scores, checked: an array, or a list or dict of arrays, of one dtype and of as many images each."""
-        found = self.arranged(*taken_apart(scores)) if self.several else scores
-        structure, parts = apart(found) if self.several else (None, [found])
+        structure, parts = taken_apart(scores) if self.several else (None, [scores])
         if not parts:
             raise ValueError(f"{self.owner()}: scores must be an array or several, got {shapes.shown(scores)}")
         checked: list[np.ndarray] = []

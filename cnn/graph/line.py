@@ -1,0 +1,13 @@
+"""Which line of a user's program an error is about."""
+import sys
+from pathlib import Path
+
+PACKAGE = str(Path(__file__).resolve().parents[1])
+
+
+def line() -> str:
+    """The line of a user's file that is being run, as text to begin an error with; "" where there is none."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}: " if frame is not None else ""

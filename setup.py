@@ -30,7 +30,7 @@ from setuptools.command.build_ext import build_ext
 # The files of kernels, by the module that they are compiled into. Python's part of a module takes the compiler 0.2 s,
 # once for each instruction set and number type.
 MODULES = {
-    "direct": ("correlate", "scatter", "conv_dw", "linear_dw"),
+    "direct": ("correlate", "scatter", "conv_dw", "linear_dw", "matmul"),
     "channelwise": ("conv_channels", "winograd_channels", "depthwise", "conv1x1", "conv1x1_dw"),
     "winograd": ("winograd", "winograd_dw", "winograd_rows"),
     "norms": ("norm", "group_norm", "layer_norm", "layer_norm2d", "local_norm"),

@@ -156,7 +156,7 @@ def test_structs_have_the_same_size_on_both_sides():
 
 class Turned(cnn.Module):
     def forward(self, x):
-        return x.permute(0, 2, 3, 1)
+        return x.permute(0, 2, 3, 1).matmul(x.permute(0, 2, 1, 3))
 
 
 class OneForAll(cnn.Module):
@@ -183,7 +183,7 @@ def all_that_the_package_does():
         by_layer(Dividing().to(np.float64), np.ones((n, 3, 4, 4)), np.zeros((n, 2)))
     Sequential(Conv2d(1, 2, 3), BatchNorm2d(2)).to(np.float64).eval()(np.zeros((17, 1, 4, 4)))
     by_layer(OneForAll(), np.ones((3, 3, 4, 4)), np.ones((3, 3, 4, 4)))
-    by_layer(Turned(), np.ones((3, 3, 4, 5)), np.ones((3, 4, 5, 3)))
+    by_layer(Turned(), np.ones((3, 3, 4, 5)), np.ones((3, 4, 5, 5)))
     OneForAll().eval()(np.ones((3, 3, 4, 4)))
     shared = Linear(3, 3)
     by_layer(Sequential(shared, shared).to(np.float64), np.zeros((17, 3)), np.zeros((17, 3)))

@@ -149,7 +149,7 @@ class Turned(cnn.Module):
     def forward(self, x):
         plane = x.mean(dim=1)
         return {f"{order}": (x * 1).permute((0, *order)) for order in itertools.permutations((1, 2, 3))} | {
-            "plane": plane.transpose(1, 2), "pairs": plane.transpose(1, 2) @ plane}
+            "plane": plane.transpose(1, 2), "pairs": plane.transpose(1, 2) @ plane, "heads": x @ x.transpose(2, 3)}
 
 
 def test_axes_in_another_order(tmp_path):
@@ -157,7 +157,7 @@ def test_axes_in_another_order(tmp_path):
     export.c(Turned(), tmp_path / "turned.c", x.shape)
     plane = x.mean(0)
     wanted = [x.transpose([axis - 1 for axis in order]) for order in itertools.permutations((1, 2, 3))]
-    wanted += [plane.T, plane.T @ plane]
+    wanted += [plane.T, plane.T @ plane, x @ x.swapaxes(1, 2)]
     got, = scores(tmp_path, [("turned", [x], [y.size for y in wanted])])
     for part, whole in zip(got, wanted, strict=True):
         assert_near(part, whole)

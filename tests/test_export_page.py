@@ -98,6 +98,20 @@ def test_axes_in_another_order_compute_the_same(tmp_path):
 
 
 @node
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)])
+def test_products_of_matrices(shape, tmp_path):
+    class Product(cnn.Module):
+        def forward(self, x):
+            return x.transpose(-1, -2) @ x @ x.transpose(-1, -2)[..., :2]
+
+    x = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+    got, = computed([(graph_of(Product().eval(), [x.shape]), x)], tmp_path)
+    turned = x.swapaxes(-1, -2)
+    wanted = turned @ x @ turned[..., :2]
+    assert np.abs(got - wanted.ravel()).max() <= 2e-6 * np.abs(wanted).max()
+
+
+@node
 @pytest.mark.parametrize("name", [
     name if name in ("lenet5", "resnet20", "mobilenet_small") else pytest.param(name, marks=pytest.mark.thorough)
     for name in cnn.models.MODELS])

@@ -244,6 +244,7 @@ FUNCTIONS = {
     "axes that stay together": lambda self, x: x.view(-1, 4, 2, 3, 6).permute(0, 4, 2, 3, 1).reshape(-1, 36, 4) * 2,
     "heads": lambda self, x: x.flatten(2).transpose(1, 2).view(-1, 36, 2, 2).transpose(1, 2) * 2,
     "products": lambda self, x: torch.bmm(x.flatten(2).transpose(1, 2), x.flatten(2)) @ x[:, 0].reshape(-1, 36, 1),
+    "heads' products": lambda self, x: (x @ x.transpose(2, 3)).softmax(-1).matmul(x) * 2,
     "lists": lambda self, x: x[:, [2, 0, -1]] * x[..., [5, 5, 0, 1, 2, 3]][:, 1:] + x[:, torch.tensor([3, 3, 0])],
     "new axes": lambda self, x: x[:, 0, None] + x[:, :1, ..., [0, 0, 1, 2, 3, 3]][:, 0][:, None],
     "reshapes": lambda self, x: torch.flatten(x, 2).view(x.size(0), -1).unflatten(1, (4, -1)).squeeze(-1),

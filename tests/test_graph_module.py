@@ -32,6 +32,7 @@ class Everything(cnn.Module):
         z = F.where(z > a, F.maximum(z, b), F.minimum(a, 0.5)) + (a >= b) * z - (a == b) * a + (a != 2) * b
         z = z.mean(1, keepdim=True) + z.amin((1, 3), keepdim=True) * z.softmax(3) + z[:, 1:, ::2, 1:2].amax(2, True)
         z = cnn.cat([z, z.log_softmax(2)[:, :, 1:]], 2)
+        z = z @ z.transpose(2, 3) @ z + z
         y = y * y.permute(0, 3, 1, 2)[:, :, :1].amax((2, 3)).reshape(-1, 1, 5, 1)
         y = y + z.sum((1, 2, 3)).reshape(-1, 1, 1, 1)
         return {"mean": y.mean((2, 3)), "largest": y.amax((2, 3), keepdim=True), "y": y}

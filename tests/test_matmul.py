@@ -1,7 +1,9 @@
 """Products of matrices, each image's own: as NumPy has them, with gradients by the formula."""
+import itertools
+
 import numpy as np
 import pytest
-from cases import assert_close
+from cases import assert_close, assert_same_bits
 
 import cnn
 from cnn import functional as F
@@ -29,8 +31,26 @@ def test_of_two_values(n, dtype):
     assert_close(db, a.transpose(0, 2, 1) @ dy)
 
 
+@pytest.mark.parametrize("n", [1, 18])
+@pytest.mark.parametrize("heads", [(), (1,), (3,), (18,)])
+def test_of_any_sizes(n, heads, set_threads):
+    """Around what a register tile takes of rows and columns, with the same bits from any number of threads."""
+    rng = np.random.default_rng(0)
+    model = Product()
+    for rows, inner, columns in [*itertools.product((1, 2, 4, 5), (1, 3), (1, 2, 4, 5)), (7, 9, 11), (3, 2, 8)]:
+        a, b, dy = (rng.standard_normal((n, *heads, *shape)) for shape in (
+            (rows, inner), (inner, columns), (rows, columns)))
+        found = []
+        for threads in (1, 2, 3):
+            set_threads(threads)
+            found.append([model(a, b), *model.backward(dy)])
+            assert_same_bits(found[-1], found[0])
+        for got, wanted in zip(found[0], (a @ b, dy @ b.swapaxes(-1, -2), a.swapaxes(-1, -2) @ dy), strict=True):
+            assert_close(got, wanted)
+
+
 @pytest.mark.parametrize("n", [1, 3, 17])
-@pytest.mark.parametrize("shape", [(4, 5), (5,)])
+@pytest.mark.parametrize("shape", [(4, 5), (5,), (2, 4, 5)])
 def test_with_a_parameter(n, shape):
     rng = np.random.default_rng(0)
     a, w = rng.standard_normal((n, *shape)), rng.standard_normal((5, 3))

@@ -492,6 +492,9 @@ def test_products_of_two_matrices_of_each_image(tmp_path):
     q = x.reshape(3, 4, 15)
     shares = np.exp(q.swapaxes(1, 2) @ q)
     assert_close(cnn.load_onnx(path)(x), q @ (shares / shares.sum(-1, keepdims=True)))
+    path = file_of(tmp_path / "h.onnx", [node("Transpose", "x", outputs=["t"], perm=[0, 1, 3, 2]),
+                                         node("MatMul", "x", "t")], ["N", 4, 3, 5])
+    assert_close(cnn.load_onnx(path)(x), x @ x.swapaxes(2, 3))
     nodes[2] = node("MatMul", "q", "q", outputs=["p"])
     with pytest.raises(ValueError, match=r"\(MatMul\): its inputs must have shapes .* got \(N, 4, 15\) and"):
         cnn.load_onnx(file_of(tmp_path / "x.onnx", nodes, ["N", 4, 3, 5], {"flat": np.int64([0, 4, 15])}))

@@ -327,6 +327,46 @@ def reshaped(x, shape):
     return (lambda xs, ps: xs[0].reshape((-1, *(shape or (1,))))), [(x, image(tuple(x.shape)))], []
 
 
+def product(x, other):
+    """What has three axes or more has images, as the other; the rest is a Parameter, the same for all."""
+    if 0 in (*x.shape, *other.shape):
+        raise LeftOut("matrices without elements")
+    shapes = [(1,) * (t.ndim < 2) + tuple(t.shape) if t is x else tuple(t.shape) + (1,) * (t.ndim < 2)
+              for t in (x, other)]
+    if max(map(len, shapes)) == 2:
+        return lambda xs, ps: F.matmul(*xs), [(t, (1, *shape)) for t, shape in zip((x, other), shapes, strict=True)], []
+    values = [(t, shape) for t, shape in zip((x, other), shapes, strict=True) if len(shape) > 2]
+    same = [t.reshape(shape) for t, shape in zip((x, other), shapes, strict=True) if len(shape) == 2]
+    if len({shape[0] for _, shape in values}) > 1:
+        raise LeftOut("another number of images each")
+
+    def call(xs, ps):
+        return F.matmul(*(next(kind) for kinds in [(iter(xs), iter(ps))]
+                          for kind in (kinds[len(shape) == 2] for shape in shapes)))
+    return call, values, same
+
+
+def moved(method, *names):
+    """A method that moves elements, by axes: of one image, or where there are too many axes, of images."""
+    def adapt(x, *args, **kwargs):
+        more = dict(zip(names, args, strict=False)) | kwargs
+        new = method == "unsqueeze"
+        of_one = max(x.ndim, 1) <= 3 - new      # an axis of images comes before the others
+        axes = max(x.ndim, 1 - new) + new
+
+        def behind(dim):
+            if isinstance(dim, (tuple, list)):
+                return tuple(map(behind, dim))
+            if not of_one and dim % axes == 0:
+                raise LeftOut("over the images")
+            return dim % axes + of_one
+        dims = [behind(dim) for dim in more.values()]
+        if method == "permute":
+            dims = [(0, *(dims[0] or (1,)))]
+        return (lambda xs, ps: getattr(xs[0], method)(*dims)), [(x, (1,) * of_one + tuple(x.shape or (1,)))], []
+    return adapt
+
+
 def prelu(x, weight):
     shape = tuple(x.shape) if x.ndim > 1 else (1, *(tuple(x.shape) or (1,)))
     if len(shape) == 4 or len(shape) <= 3:
@@ -387,6 +427,9 @@ ADAPTORS = {
     "nn.functional.binary_cross_entropy": loss(F.binary_cross_entropy, "weight"),
     "nn.functional.binary_cross_entropy_with_logits": loss(
         F.binary_cross_entropy_with_logits, "weight", "pos_weight"),
+    "matmul": product, "bmm": product, "permute": moved("permute", "dims"),
+    "transpose": moved("transpose", "dim0", "dim1"), "unsqueeze": moved("unsqueeze", "dim"),
+    "squeeze": moved("squeeze"), "flatten": moved("flatten", "start_dim", "end_dim"),
     "cat": sequence(F.cat), "stack": sequence(F.stack), "where": where, "reshape": reshaped,
     "split": part_of("split", "split_size", "dim"), "chunk": part_of("chunk", "chunks", "dim"),
 }

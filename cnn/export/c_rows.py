@@ -267,6 +267,16 @@ def _arithmetic(sign: str) -> Callable:
     return write
 
 
+def _matmul(f, node):
+    """Channels are heads, rows and columns those of the matrices."""
+    (height, width, channels), inner = sizes(f.output), f.inputs[0][-1]
+    f.add(f"for (int i = 0; i < {height}; i++)", f"    for (int j = 0; j < {width}; j++)",
+          f"        for (int k = 0; k < {channels}; k++) {{", "            float sum = 0.0f;",
+          f"            for (int n = 0; n < {inner}; n++)",
+          f"                sum += x[(i * {inner} + n) * {channels} + k] * x1[(n * {width} + j) * {channels} + k];",
+          f"            y[(i * {width} + j) * {channels} + k] = sum;", "        }")
+
+
 def _sum(f, node):
     (height, width, channels), (out_h, out_w, channels_out) = sizes(f.inputs[0]), sizes(f.output)
     place = " + ".join(term for term, n in ((f"i * {out_w * channels_out}", out_h), (f"j * {channels_out}", out_w), (
@@ -334,5 +344,5 @@ TABLE: dict[str, Callable] = {
     "add": _arithmetic("+"), "subtract": _arithmetic("-"), "multiply": _arithmetic("*"), "divide": _arithmetic("/"),
     "affine": elementwise("{factor} * a + {summand}"), "reciprocal": elementwise("{number} / a"),
     "sum": _sum, "mean": _sum, "reshape": _reshape, "slice": _slice, "cat": _cat,
-    "permute": _permute,
+    "permute": _permute, "matmul": _matmul,
 }

@@ -113,24 +113,19 @@ def _weight_of_linear(i, node, known, transposed):
 
 
 def _matmul(i: Importer, node: NodeView) -> Live:
+    if len(node.inputs) == 2 and all(isinstance(x, Live) and x.rank in (3, 4) for x in node.inputs):
+        a, b = node.live(0), node.live(1)
+        if a.rank != b.rank or a.dims[-1] != b.dims[-2] or a.dims[:-2] != b.dims[:-2]:
+            raise Refused(f"its inputs must have shapes (N, A, B) and (N, B, C), or (N, heads, A, B) and (N, heads, B, "
+                          f"C), got (N, {', '.join(map(str, a.dims))}) and (N, {', '.join(map(str, b.dims))})")
+        y = i.emit("matmul", [i.reshaped(x, (1, *x.dims)[-3:]) for x in (a, b)], 4)
+        return i.reshaped(y, (*a.dims[:-1], b.dims[-1]))
     if any(isinstance(x, Live) and x.rank == 4 for x in node.inputs):
         return onnx_maps.interpolated(i, node)
-    if len(node.inputs) == 2 and all(isinstance(x, Live) and x.rank == 3 for x in node.inputs):
-        return _product(i, node.live(0), node.live(1))
     x, known = node.live(0), node.known(1, "the matrix")
     if x.rank != 2:
         raise Refused(f"its input must have shape (N, features), got (N, {', '.join(map(str, x.dims))})")
     return i.emit("linear", [x], 2, {}, {"weight": _weight_of_linear(i, node, known, False)})
-
-
-def _product(i: Importer, a: Live, b: Live) -> Live:
-    """Of two matrices of each image, (N, A, B) and (N, B, C): sums of products over B, the rows of (N, A, B, C)."""
-    (rows, inner), (also_inner, columns) = a.dims, b.dims
-    if inner != also_inner:
-        raise Refused(f"its inputs must have shapes (N, A, B) and (N, B, C), got (N, {rows}, {inner}) and (N, "
-                      f"{also_inner}, {columns})")
-    y = i.emit("multiply", [i.reshaped(a, (rows, inner, 1)), i.reshaped(b, (1, inner, columns))], 4)
-    return i.emit("sum", [y], 3, {"dim": [2]})
 
 
 def _gemm(i: Importer, node: NodeView) -> Live:

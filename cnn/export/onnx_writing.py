@@ -256,6 +256,7 @@ TABLE = {
     "leaky_relu": lambda w, node, x: w.add("LeakyRelu", x, alpha=node.operation.scalars["slope"]),
     "gelu": _gelu, "gelu_tanh": _gelu_tanh,
     "add": _plain("Add"), "subtract": _plain("Sub"), "multiply": _plain("Mul"), "divide": _plain("Div"),
+    "matmul": _plain("MatMul"),
     "affine": _affine, "reciprocal": _reciprocal, "sum": _sum, "reshape": _reshape, "slice": _slice,
     **ROWS,
 }

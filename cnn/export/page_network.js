@@ -172,6 +172,19 @@ const STEPS = {
     return y;
   },
 
+  // of each image or head
+  matmul(step, a, one, b, other) {
+    const y = new Float32Array(size(step.shape)), inner = one[one.length - 1], width = other[other.length - 1];
+    const height = one[one.length - 2];
+    for (let i = 0; i < y.length; i++) {
+      const row = Math.floor(i / width), head = Math.floor(row / height);
+      let sum = 0;
+      for (let k = 0; k < inner; k++) sum += a[row * inner + k] * b[(head * inner + k) * width + i % width];
+      y[i] = sum;
+    }
+    return y;
+  },
+
   sum: (step, x, shape) => reduced(step, x, shape, 0, (a, b) => a + b),
   mean: (step, x, shape) => reduced(step, x, shape, 0, (a, b) => a + b).map(n => n * size(step.shape) / x.length),
   amax: (step, x, shape) => reduced(step, x, shape, -Infinity, Math.max),

@@ -175,6 +175,7 @@ TABLE = {
     "add": lambda F, o, p, a, b: a + b,
     "subtract": lambda F, o, p, a, b: a - b,
     "multiply": lambda F, o, p, a, b: a * b,
+    "matmul": lambda F, o, p, a, b: a @ b,
     "divide": lambda F, o, p, a, b: a / b,
     "affine": lambda F, o, p, x: o.factor * x + o.summand,
     "reciprocal": lambda F, o, p, x: o.number / x,

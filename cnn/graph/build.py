@@ -206,9 +206,9 @@ def reshape(x, shape):
 
 
 def matmul(x, other):
-    """x other for each image, (A, B) times (B, C): the sum over B of what is multiplied with every row and column.
-    Either may be a Parameter or an array, (B, C) or (A, B), the same for every image; x may be a vector then. Of values
-    (heads, A, B) and (heads, B, C) it is the product of each head, one after the other."""
+    """x other for each image, (A, B) times (B, C).
+    Either may be a Parameter or an array, (B, C) or (A, B), the same for every image; x may be a vector then, or have
+    heads. Of values (heads, A, B) and (heads, B, C) it is the product of each head."""
     if not isinstance(x, Value):
         x = matrix("x", x, other)
     if not isinstance(other, Value):
@@ -219,22 +219,19 @@ def matmul(x, other):
             f"Each image's own product is (x * other).sum(1); for products between images take arrays, y = model(x); "
             f"y @ y.T, and give the gradient to model.backward")
     image = x.image
-    if len(image) == len(other.image) == 3 and image[0] == other.image[0] and image[2] == other.image[1]:
-        from cnn.graph import moving
-        return moving.stack([matmul(x[:, i], other[:, i]) for i in range(image[0])])
-    if len(image) == 1:
-        x = reshaped(x, (1, *image))
-    if len(x.image) != 2 or len(other.image) != 2 or x.image[1] != other.image[0]:
-        raise ValueError(f"matmul: x and other must have shapes (N, A, B) and (N, B, C), or (N, heads, A, B) and "
-                         f"(N, heads, B, C), got {shapes.batch(image)} and {shapes.batch(other.image)}")
-    (rows, inner), columns = x.image, other.image[1]
-    y = products(reshaped(x, (rows, inner, 1)), reshaped(other, (1, inner, columns)), 1)
-    return reshaped(y, (rows, columns)[len(image) == 1:])
+    if len(image) == 3 and len(other.image) == 2 or len(image) == 1:    # rows of one matrix
+        x = reshaped(x, (math.prod(image[:-1]), image[-1]))
+    elif len(image) in (2, 3) and len(other.image) == 3:                # what has one head is repeated
+        x, other = _of_heads(x, other.image[0]), _of_heads(other, image[0] if len(image) == 3 else 1)
+    y = apply(linear_ops.Matmul(), x, other)
+    return y if len(y.image) > 2 or len(image) == len(other.image) else reshaped(y, (*image[:-1], y.image[-1]))
 
 
-def products(a, b, axis):
-    """The sum of a b over an axis of an image, which stays with size 1."""
-    return apply(reduction.Reduce("sum", (axis,)).changed(multiplied=True), arithmetic("multiply", a, b))
+def _of_heads(x, heads):
+    """(A, B) as (heads, A, B), and (1, A, B), too."""
+    from cnn.graph import moving
+    x = reshaped(x, (1,) * (3 - len(x.image)) + x.image)
+    return moving.expand(x, (-1, heads, -1, -1)) if x.image[0] == 1 else x
 
 
 def matrix(what, operand, like):

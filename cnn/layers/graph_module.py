@@ -180,6 +180,7 @@ OPERATIONS: dict[str, Row] = {
     **{kind: Row(_binary(kind)) for kind in (
         "add", "subtract", "multiply", "divide", "maximum", "minimum", *build.COMPARISONS)},
     "where": Row(lambda module, node, values, things: build.where(*values)),
+    "matmul": Row(lambda module, node, values, things: functional.matmul(*values)),
     "affine": Row(_affine, lambda o: {"factor": o.factor, "summand": o.summand}),
     "reciprocal": Row(_reciprocal, lambda o: {"number": o.number}),
     **{kind: Row(more.reduced(kind), lambda o: {"dim": [i + 1 for i in o.axes]}) for kind in (

@@ -1,6 +1,8 @@
 """Linear: y = W x + b;  dW = dy x^T, db = dy, dx = W^T dy.
 
 Forward and dx are convolutions of one pixel; the weight gradient works on the whole batch at once.
+
+Matmul, of two values: y = a b;  da = dy b^T, db = a^T dy, each image's own.
 """
 import math
 
@@ -107,3 +109,34 @@ class Linear(Operation):
                 dy = pointwise.mask(program, dy, y)
             return back(program, dy, x, saved, program.gradient(self.weight), program.gradient(self.bias), need_dx)
         return y, backward
+
+
+def matmul(program, a, b, shape, a_turned=False, b_turned=False):
+    """y = a b, of matrices whose rows are rows of pixels, each channel's own; a, or b, turned first; returns y. shape:
+    that of y."""
+    y = program.tensor(*shape)
+    program.add("matmul", lambda: dict(a=a, b=b, y=y, inner=a.height if a_turned else a.width, a_turned=a_turned,
+                                       b_turned=b_turned, **y.pixels))
+    return y
+
+
+class Matmul(Operation):
+    """The product of two matrices, of each image, (I, K) and (K, J), or of each head, (heads, I, K) and (heads, K,
+    J)."""
+
+    name = twin = "matmul"
+
+    def shape(self, a, b):
+        if not 2 <= len(a) == len(b) <= 3 or a[-1] != b[-2] or a[:-2] != b[:-2]:
+            raise ValueError(f"{self.owner}: x and other must have shapes (N, A, B) and (N, B, C), or (N, heads, A, B) "
+                             f"and (N, heads, B, C), got {shapes.batch(a)} and {shapes.batch(b)}")
+        return (*a[:-1], b[-1])
+
+    def macs(self, a, b):
+        return math.prod(a) * b[-1]
+
+    def emit(self, program, a, b):
+        def backward(dy, wanted):
+            return (matmul(program, dy, b, a.shape, b_turned=True) if wanted[0] else None,
+                    matmul(program, a, dy, b.shape, a_turned=True) if wanted[1] else None)
+        return matmul(program, a, b, (*a.shape[:-1], b.width)), backward

@@ -1,6 +1,4 @@
 """Reductions over channels, rows and columns, and softmax over any of them."""
-import math
-
 from cnn import shapes
 from cnn.ops.arithmetic import affine, binary, reduced, repeated
 from cnn.ops.operation import Operation
@@ -15,9 +13,7 @@ def left(shape, axes):
 class Reduce(Operation):
     """Sums, means, largest (amax) or smallest (amin) elements over axes of an image, which stay with size 1; axes
     count from 0. The gradient of an extreme is shared evenly among all elements that equal it. plane: whether images
-    are (H, W). multiplied: whether it adds up the products of a matrix multiplication."""
-
-    multiplied = False
+    are (H, W)."""
 
     def __init__(self, kind, axes, plane=False):
         self.name, self.twin = kind, {"sum": "reduce_sum", "mean": "reduce_mean"}.get(kind, kind)
@@ -28,9 +24,6 @@ class Reduce(Operation):
         if 0 in x:
             raise ValueError(f"{self.owner}: every image must have elements, got {shapes.batch(x)}")
         return left(x, self.axes)
-
-    def macs(self, x):
-        return math.prod(x) if self.multiplied else 0
 
     def attributes(self):
         return {"dim": tuple(i + 1 for i in self.axes)}

@@ -261,7 +261,7 @@ TWINS = {
     **{name: _map(name, "y" if name in FROM_OUTPUT else "x") for name in MAPS},
     "leaky_relu": _activation("leaky_relu", "x"), "silu": _activation("silu", "x"), "gelu": _activation("gelu", "x"),
     "gelu_tanh": _activation("gelu", "x", approximate="tanh"),
-    **{name: _binary(name) for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum")},
+    **{name: _binary(name) for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum", "matmul")},
     **{name: _comparison(name) for name in ("greater", "greater_equal", "equal", "not_equal")}, "where": _where,
     "affine": _affine, "reciprocal": _reciprocal, "reduce_sum": _reduce_sum,
     "reduce_mean": _reduce_mean, "amax": _extreme("amax"), "amin": _extreme("amin"), "reshape": _reshape, "cat": _cat,

@@ -46,6 +46,16 @@ def divide_backward(dy, a, b):
     return _summed(dy / b, a.shape), _summed(-dy * a / b**2, b.shape)
 
 
+def matmul(a, b):
+    """The products of matrices, each image's own. a: (N, ..., I, K), b: (N, ..., K, J)."""
+    return a @ b
+
+
+def matmul_backward(dy, a, b):
+    """da = dy b^T, db = a^T dy"""
+    return dy @ b.swapaxes(-1, -2), a.swapaxes(-1, -2) @ dy
+
+
 def maximum(a, b):
     """The larger of a and b; NaN if one is."""
     return np.maximum(a, b)

@@ -358,23 +358,88 @@ OF_CLASSES = {
 SCORES = {"images": (normal(N, 3), classes(N)), "pixels": (normal(N, *IMAGE), classes(N, *PIXELS))}
 
 
-@pytest.mark.parametrize("options", [{"weight": WEIGHT}, {"ignore_index": 1}, {"weight": WEIGHT, "ignore_index": 1}])
+@pytest.mark.parametrize("options", [
+    {}, {"weight": WEIGHT}, {"ignore_index": 1}, {"weight": WEIGHT, "ignore_index": 1}, {"label_smoothing": 0.2}])
 @pytest.mark.parametrize("shape", SCORES)
 @pytest.mark.parametrize("name", OF_CLASSES)
-def test_a_mean_by_the_weights_of_a_batch_is_refused_of_images(torch, name, shape, options):
-    """The weights of an image cancel in its own mean. "sum" and "none" are as in PyTorch."""
+def test_inside_a_loss_it_is_that_of_pytorch(torch, name, shape, options):
+    """Beside another term, with the mean divided by the weights of the batch."""
     function, (scores, targets) = OF_CLASSES[name], SCORES[shape]
-    what = next(iter(options))
-    loss = cnn.losses.Criterion(lambda x, t: function(x, t, **options))
-    usual = {"weight": None, "ignore_index": -100}[what]
-    with pytest.raises(ValueError, match=f"^{name}: {what} must be {usual} with reduction 'mean' of values.*take "
-                                         f"reduction='sum'.*cnn.CrossEntropyLoss"):
-        loss(scores, targets)
-    for reduction in ("sum", "none"):
-        loss = cnn.losses.Criterion(lambda x, t, r=reduction: function(x, t, reduction=r, **options).sum())
-        wanted, gradient = of_torch(torch, "CrossEntropyLoss", options | {"reduction": "sum"}, scores, targets)
-        assert_close(np.asarray(loss(scores, targets)) * N, wanted)
-        assert_close(loss.backward() * N, gradient)
+    if "label_smoothing" in options and "nll" in name.lower():
+        pytest.skip("NLLLoss has none")
+    if "ignore_index" not in options:
+        targets = np.where(np.arange(targets.size).reshape(targets.shape) % 3, targets, -100)
+    for reduction in ("mean", "sum", "none"):
+        loss = cnn.losses.Criterion(lambda x, t, r=reduction: function(
+            x, t, reduction=r, **options).sum() + 0.5 * (x * x).mean())
+        torchs = {what: torch.tensor(v, dtype=torch.float64) if isinstance(v, np.ndarray) else v
+                  for what, v in options.items()}
+        x = torch.tensor(scores, requires_grad=True)
+        wanted = torch.nn.CrossEntropyLoss(reduction="mean" if reduction == "mean" else "sum", **torchs)(
+            x, torch.tensor(targets))
+        wanted = (wanted if reduction == "mean" else wanted / N) + 0.5 * (x * x).mean()
+        wanted.backward()
+        assert_close(np.asarray(loss(scores, targets)), wanted.detach().numpy())
+        assert_close(loss.backward(), x.grad.numpy())
+
+
+def test_a_weighted_mean_of_values_that_are_no_targets_is_refused():
+    """The weights of an image would cancel in its own mean."""
+    scores, targets = SCORES["images"]
+    for options, what in (({"weight": WEIGHT}, "weight must be None"), ({"ignore_index": 1}, "ignore_index must be")):
+        with pytest.raises(ValueError, match=f"^cross_entropy: {what}.* no targets of a loss.*take reduction='sum'"):
+            cnn.losses.Criterion(lambda x, t, o=options: F.cross_entropy(x, t * 1, **o))(scores, targets)
+
+
+class Overlap(cnn.Module):
+    """Dice's loss beside a weighted cross entropy, as segmentation is often trained."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.pixels = cnn.CrossEntropyLoss(**options)
+
+    def forward(self, scores, target):
+        p, hot = scores.softmax(1), F.one_hot(target, 3)
+        return self.pixels(scores, target) + 1 - 2 * (p * hot).sum() / (p.sum() + hot.sum())
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("labels", [lambda t: t, lambda t: t[:, None], lambda t: {"map": t, "other": t[:, :1, 0]}])
+def test_a_batch_s_weights_count_in_training(torch, labels, accumulate):
+    """Steps of a data set whose images differ in how many pixels count, by PyTorch's own."""
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((24, 2, 4, 5)).astype(np.float32), rng.integers(0, 3, (24, 4, 5))
+    t[rng.random(t.shape) < 0.3] = 255
+    t[5] = 255
+    options = {"weight": np.array([1.0, 2, 0.5]), "ignore_index": 255}
+    model = cnn.Sequential(cnn.Conv2d(2, 3, 3, padding=1))
+    twin = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3, padding=1))
+    twin.load_state_dict({name: torch.tensor(array) for name, array in model.state_dict().items()})
+    overlap = Overlap(**options)
+
+    def criterion(scores, target):
+        target = target["map"] if isinstance(target, dict) else target
+        return overlap(scores, target.squeeze(1) if len(target.shape) == 4 else target)
+    data = cnn.data.Dataset(x, labels(t))
+    trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.1), criterion, progress=False, accumulate=accumulate)
+    losses = trainer.fit(cnn.data.DataLoader(data, 6 // accumulate), 2)
+    ce, optimizer = torch.nn.CrossEntropyLoss(weight=torch.tensor(options["weight"]).float(), ignore_index=255), \
+        torch.optim.SGD(twin.parameters(), lr=0.1)
+    for _ in range(2):
+        means = []
+        for i in range(0, 24, 6):
+            scores, target = twin(torch.tensor(x[i:i + 6])), torch.tensor(t[i:i + 6])
+            p = scores.softmax(1)
+            hot = torch.stack([target == k for k in range(3)], 1).float()
+            axes = (1, 2, 3)
+            loss = ce(scores, target) + (1 - 2 * (p * hot).sum(axes) / (p.sum(axes) + hot.sum(axes))).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            means.append(loss.item())
+    assert_close(np.float32(losses[-1]["train_loss"]), np.float32(np.mean(means)))
+    for name, array in model.state_dict().items():
+        assert_close(array, twin.state_dict()[name].numpy())
 
 
 @pytest.mark.parametrize("shape", SCORES)
@@ -390,16 +455,17 @@ def test_the_mean_over_images_is_that_of_pytorch_without_weights(torch, name, sh
 
 @pytest.mark.parametrize("shape", SCORES)
 @pytest.mark.parametrize("name", OF_CLASSES)
-def test_an_image_where_all_is_ignored_counts_zero(torch, name, shape):
+def test_what_is_ignored_does_not_count_in_the_mean(torch, name, shape):
     function, (scores, targets) = OF_CLASSES[name], SCORES[shape]
     targets = targets.copy()
     targets[0] = -100
     if shape == "pixels":
         targets[1, 0] = -100
     loss = cnn.losses.Criterion(lambda x, t: function(x, t))
-    each = [of_torch(torch, "CrossEntropyLoss", {}, scores[i:i + 1], targets[i:i + 1]) for i in range(1, N)]
-    assert_close(np.asarray(loss(scores, targets)), sum(value for value, _ in each) / N)
-    assert_close(loss.backward(), np.concatenate([0 * scores[:1], *(gradient for _, gradient in each)]) / N)
+    wanted, gradient = of_torch(torch, "CrossEntropyLoss", {}, scores, targets)
+    assert_close(np.asarray(loss(scores, targets)), wanted)
+    assert_close(loss.backward(), gradient)
+    assert loss(scores, np.full_like(targets, -100)) == 0 and not loss.backward().any()
     targets[0] = 3                  # what is no class at all is not passed over
     assert np.isnan(loss(scores, targets))
 

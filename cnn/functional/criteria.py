@@ -10,7 +10,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.functional.common import computed
-from cnn.graph import build
+from cnn.graph import build, means
 from cnn.graph.value import Value
 
 if TYPE_CHECKING:
@@ -196,10 +196,10 @@ def nll_loss(x: Images, target: Images, weight: Weight = None, *, ignore_index: 
     ignore_index the loss is 0. reduction: "none", "sum", or "mean", which divides by the sum of the weights of all
     targets.
 
-    Values are of one image, and a Criterion takes the mean over the images. Of these "mean" is that of an image's
-    targets other than -100, 0 if there are none: without such targets PyTorch's mean over the batch. To divide by the
-    weights, or the counted targets, of a batch takes all its images, so that "mean" with a weight or another
-    ignore_index raises ValueError; NLLLoss as the criterion does that.
+    Values are of one image, and a Criterion takes the mean over the images, which with "mean" is PyTorch's mean over
+    the batch; 0 if no target counts. It knows the batch's weights where `target` is one of its targets, perhaps
+    reshaped. Of other values "mean" is that of an image's targets other than -100, and raises ValueError with a weight
+    or another ignore_index.
     """
     weight = _frozen(weight, x)
     ignored = shapes.integer("nll_loss", "ignore_index", ignore_index, -2**31)
@@ -222,14 +222,14 @@ def nll_value(name: str, x: Value, target: Value, weight: Weight, ignore_index: 
               smoothing: float = 0.0, checked: bool = False) -> Value:
     """`nll_loss` of values, or with smoothing; ignore_index: an int, or None. checked: whether all targets are known to
     be classes; else the loss of one that is none is NaN."""
-    if reduction_of(name, reduction) == "mean":
+    share = means.share(target, x.image[0], weight, ignore_index) if reduction_of(name, reduction) == "mean" else None
+    if reduction == "mean" and share is None:
         for what, given, usual in (("weight", weight, None), ("ignore_index", ignore_index, IGNORED)):
             if given is not None and (usual is None or given != usual):
                 raise ValueError(
-                    f"{name}: {what} must be {usual} with reduction 'mean' of values, because the mean divides by the "
-                    f"weights of all targets of a batch, and values are of one image, got {shapes.shown(given)}: take "
-                    f"reduction='sum' or 'none' and divide yourself, or make cnn.CrossEntropyLoss({what}=...), or "
-                    f"NLLLoss, the criterion")
+                    f"{name}: {what} must be {usual} with reduction 'mean' of values that are no targets of a loss, as "
+                    f"they came in: the mean divides by the weights of all targets of a batch, and values are of one "
+                    f"image, got {shapes.shown(given)}: take reduction='sum' or 'none' and divide yourself")
     y, counts = nll_elements(name, x, target, weight, ignore_index, smoothing)
     if not checked:
         known = counts if weight is None else build.reduced("sum", one_hot(target, x.image[0]), 1, False)
@@ -238,6 +238,8 @@ def nll_value(name: str, x: Value, target: Value, weight: Weight, ignore_index: 
         y = build.where(known, y, math.nan)
     if reduction != "mean":
         return _reduced(y, reduction)
+    if share is not None:
+        return build.reduced("sum", y, None, False) * share
     return build.reduced("sum", y, None, False) / build.clamp(counts.sum(), low=1.0)
 
 

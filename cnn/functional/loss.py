@@ -64,10 +64,8 @@ def cross_entropy(x: np.ndarray | Value, target: np.ndarray | Value | int,
 
     Of values, x: (N, K) or (N, K, H, W); target: numbers of classes, (N,) or (N, H, W), of which ignore_index does not
     count, or distributions over the classes, of x's shape. Returns one loss per image, a value (N,), by `reduction`
-    "mean" or "sum" of its pixels; or with "none" one per pixel. "mean" is that of the pixels whose target is not -100,
-    0 if there are none: without such targets PyTorch's mean over the batch. To divide by the weights, or the counted
-    targets, of a batch takes all its images, so that "mean" of classes with a weight or another ignore_index raises
-    ValueError; CrossEntropyLoss as the criterion does that.
+    "mean" or "sum" of its pixels; or with "none" one per pixel. "mean" of classes is as `nll_loss` says, in a loss of
+    one's own PyTorch's mean over the batch.
     """
     name = "cross_entropy"
     reduction_of(name, reduction)

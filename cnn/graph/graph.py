@@ -28,18 +28,21 @@ class Graph:
     inputs, outputs: lists of Values. structure: how the outputs are put together again, see `cnn.graph.trace.pack`.
     names, modules: names of parameters and modules, by id. calls: (module, inputs, result, first node, one past the
     last) of each call inside, in the order in which they ended, where tracing was asked for them; they refer to
-    modules, the rest of a graph to none but layers in NumPy.
+    modules, the rest of a graph to none but layers in NumPy. shares: of a loss, what its last inputs are, see
+    cnn.graph.means.
     """
 
     def __init__(self, title="", names=None, modules=None):
         self.title, self.names, self.modules = title, names or {}, modules or {}
         self.inputs, self.nodes, self.outputs, self.structure, self.calls = [], [], [], None, None
+        self.shares = ()
         self.scope = []         # names of the modules that are being called, while it is traced
 
     def like(self, nodes):
         """A graph with the same inputs and outputs, and other nodes."""
         other = Graph(self.title, self.names, self.modules)
         other.inputs, other.outputs, other.structure = self.inputs, self.outputs, self.structure
+        other.shares = self.shares
         other.nodes = list(nodes)
         return other
 

@@ -10,7 +10,7 @@ from cnn import shapes
 from cnn.engine import backend
 from cnn.engine.program import circumstances
 from cnn.engine.programs import Pool
-from cnn.graph import Value, trace
+from cnn.graph import Value, means, trace
 from cnn.graph.lower import few, slot, write, written
 from cnn.graph.passes import optimised
 from cnn.graph.trace import pack
@@ -20,11 +20,12 @@ from cnn.ops import loss as ops
 from cnn.ops.operation import laid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cnn.engine.program import Program
     from cnn.engine.tensors import Slot, Table, Tensor
     from cnn.graph import Graph
+    from cnn.graph.means import Share
 
 
 class Criterion:
@@ -41,10 +42,9 @@ class Criterion:
     over the batch is the loss; or a Module whose forward does. A subclass has a method `forward` instead. Where a model
     has several outputs, the function gets them as the model returns them, a tuple or a dict; where the data's labels
     are a dict, the targets are one, too. Targets are floats in a program, also the numbers of classes. Losses of
-    cnn.functional with `reduction="mean"` give the mean of each image, over its targets other than -100, or 0 if it has
-    none; the loss is the mean of these. PyTorch divides by the number of such targets in the whole batch, or by the sum
-    of their weights: CrossEntropyLoss and NLLLoss do that, given as the loss themselves; inside one of your own they
-    refuse weights with "mean".
+    cnn.functional with `reduction="mean"` give the mean of each image, whose mean over the batch is PyTorch's. Those of
+    classes divide by the weights of all targets of the batch that count, as PyTorch does, or give 0 if none does;
+    `Trainer(accumulate=K)` of a model with batch norm by those of each of the K batches.
 
     Called with arrays, scores (N, ...) of float32 or float64 and targets (N, ...) of any numbers, or tuples and dicts
     of them, it returns the loss, a float, and `backward` its gradient by the scores, put together as these. Attribute
@@ -66,6 +66,7 @@ class Criterion:
         self._gradient: Any = None
         self._last: tuple[Any, Any] | None = None
         self._programs = Pool()
+        self._known: dict[tuple, tuple[Share, ...]] = {}    # of graphs, by what they are of
         self._one = False       # whether the last call was of one image, without its axis
         self._structure: Any = None     # of its scores, where a loss of one output got a tuple or dict
         self.total = math.nan
@@ -174,6 +175,12 @@ class Criterion:
         (structure, ys), (names, ts) = apart(scores), apart(targets)
         n, dtype, images = len(ys[0]), ys[0].dtype, (each(_image, scores), each(_image, targets))
         dxs: list[Any] = [None] * len(ys)
+        of = (structure, *map(_image, ys)), (names, *map(_image, ts)), dtype, self.key()
+        graph = None if of in self._known else self.graph(*images, dtype)
+        if graph is not None:
+            self._known[of] = graph.shares
+        if self._known[of]:
+            ts = [*ts, *shares_of(self._known[of], ts, self.divisor(targets))]
         wanted = (True,) * len(ys) + (False,) * len(ts)
 
         def gradients(y: np.ndarray) -> list[np.ndarray]:
@@ -182,17 +189,17 @@ class Criterion:
             return [shapes.array(self.owner(), "dy", dy, y.shape, dtype)]
         if backend.by_twins():
             from cnn.layers.interpreted import Interpreted  # here, because most programs do without
-            (y,), state = Interpreted(self.owner(), self.graph(*images, dtype)).forward(None, None, [*ys, *ts])
+            (y,), state = Interpreted(self.owner(), graph or self.graph(*images, dtype)).forward(None, None, [
+                *ys, *(np.asarray(t, dtype) for t in ts)])
             if dy is not None:
                 dxs = state.backward(gradients(y), wanted)
         else:
-            key = ((structure, *map(_image, ys)), (names, *map(_image, ts)), dtype, self.key(), few(n, True),
-                   circumstances())
-            program = self._programs.take(key, n, lambda: written(
-                optimised(self.graph(*images, dtype), True), dtype, n, True))
+            program = self._programs.take((*of, few(n, True), circumstances()), n, lambda: written(
+                optimised(graph or self.graph(*images, dtype), True), dtype, n, True))
             try:
                 y = np.empty((n, *program.shapes[0]), dtype)
-                program.run(n, **{slot("x", i): array for i, array in enumerate([*ys, *ts])}, **{slot("y", 0): y})
+                program.run(n, **{slot("x", i): np.asarray(array, dtype) for i, array in enumerate([*ys, *ts])},
+                            **{slot("y", 0): y})
                 if dy is not None:
                     dxs = run_backward(program, gradients(y), wanted, ())
             finally:
@@ -209,10 +216,20 @@ class Criterion:
 
     def _traced(self, scores: Any, target: Any, dtype: np.dtype) -> Graph:
         (structure, ys), (names, ts) = apart(scores), apart(target)
+        shares: list[Share] = []
 
         def loss(*values: Value) -> Value:
-            return self.forward(pack(structure, values[:len(ys)]), pack(names, values[len(ys):]))
-        return trace(loss, [*ys, *ts], dtype, self.owner())
+            first, last = values[len(ys):len(ys) + len(ts)], values[len(ys) + len(ts):]
+            with means.asking(first, last) as asked:
+                y = self.forward(pack(structure, values[:len(ys)]), pack(names, first))
+            shares[:] = asked.shares
+            return y
+        graph = trace(loss, [*ys, *ts], dtype, self.owner())
+        if shares:      # once more, with an input for each
+            graph = trace(loss, [*ys, *ts, *([()] * len(shares))], dtype, self.owner())
+            graph.shares = tuple(shares)
+        return graph
+
 
     def graph(self, scores: Any, target: Any, dtype: np.dtype) -> Graph:
         """The loss as a graph, for images of scores and of targets of these shapes, tuples, or lists and dicts of them.
@@ -247,14 +264,14 @@ class Criterion:
         tensors = apart(scores)[1]
         count, per_step = len(tensors), chosen is not None
         read = {id(value) for node in graph.nodes for value in node.inputs}
-        read |= {id(graph.inputs[-1])} if labels else set()
+        read |= {id(graph.inputs[count])} if labels else set()
         inputs = {f"{slot}{i or ''}": value for i, value in enumerate(graph.inputs[count:])}
         targets = [program.input(**laid(value.image), name=name, per_step=per_step) if id(value) in read else None
                    for name, value in inputs.items()]
         (y,), backward = write(program, graph, [*tensors, *targets])
         total, dscores = program.per_step(1), list[Any]([None] * count)
         counted = targets[0]
-        if labels and graph.inputs[-1].image:
+        if labels and graph.inputs[count].image:
             counted = program.input(**laid(()), name=f"largest of {slot}", per_step=per_step)
         dy, sums = ops.per_image(program, y, total, need_gradient, *((tensors[0], counted) if labels else ()))
         if need_gradient:
@@ -263,21 +280,22 @@ class Criterion:
                 raise ValueError(f"{self.owner()}: the loss must depend on the scores")
         images = self.arranged(apart(scores)[0], [value.image for value in graph.inputs[:count]])
         slots = [name if tensor is not None else None for name, tensor in zip(inputs, targets, strict=True)]
-        return Fused(self, dscores, sums, total, program.dtype, images, labels, slots)
+        return Fused(self, dscores, sums, total, program.dtype, images, labels, slots, graph.shares)
 
 
 class Fused:
     """A Criterion inside a program, whose slots for targets take arrays (n, ...) or (steps, n, ...).
 
     gradients: tensors of the gradients by the scores, None where the loss does not depend on them. images: the shapes
-    of images of the scores, as `arranged` returns them. slots: of the targets in their order, None for those that are
-    not read. total: float64 (steps, 1), what the sum of each step's losses is divided by.
+    of images of the scores, as `arranged` returns them. slots: of the targets in their order, and of the shares, None
+    for those that are not read. shares: see cnn.graph.means. total: float64 (steps, 1), what the sum of each step's
+    losses is divided by.
     """
 
     def __init__(self, criterion: Criterion, gradients: list[Tensor | None], sums: Table, total: Table, dtype: np.dtype,
-                 images: Any, labels: bool, slots: list[str | None]) -> None:
+                 images: Any, labels: bool, slots: list[str | None], shares: Sequence[Share]) -> None:
         self.criterion, self.gradients, self.total, self._sums = criterion, gradients, total.array, sums.array
-        self.dtype, self.images, self.labels, self.slots = dtype, images, labels, slots
+        self.dtype, self.images, self.labels, self.slots, self.shares = dtype, images, labels, slots, shares
 
     def given(self, batch: Any) -> dict[str, np.ndarray]:
         """The targets of `batch`, a Batch, as slots take them; sets `total`. Raises TypeError or ValueError for targets
@@ -287,6 +305,12 @@ class Fused:
         for step, targets in enumerate(steps):
             self.total[step, 0] = self.criterion.divisor(self.criterion._targets(targets, batch.count, self.images))
         arrays = [found[name] for name in found.dtype.names or ()] or [found]
+        if self.shares:
+            by_step = zip(*(array if batch.dataset is not None else array[None] for array in arrays), strict=True)
+            made = [shares_of(self.shares, step, total) for step, total in zip(
+                by_step, self.total[:, 0].tolist(), strict=False)]
+            arrays += [np.stack(of_steps) if batch.dataset is not None else of_steps[0]
+                       for of_steps in zip(*made, strict=True)]
         given = {slot: np.ascontiguousarray(array, self.dtype)
                  for slot, array in zip(self.slots, arrays, strict=True) if slot is not None}
         if self.labels and steps.ndim > 2:      # distributions
@@ -307,6 +331,12 @@ def apart(things: Any) -> tuple[Any, list[Any]]:
     if isinstance(things, dict):
         return tuple(things), list(things.values())
     return (len(things), things) if isinstance(things, list) else (None, [things])
+
+
+def shares_of(shares: Sequence[Share], targets: Sequence[np.ndarray], divisor: float) -> list[np.ndarray]:
+    """The inputs of a loss's graph besides the targets of a batch, (n, ...), whose sum is divided by `divisor`: (n,)
+    each."""
+    return [np.full(len(targets[0]), share.of(targets[share.target], divisor)) for share in shares]
 
 
 def only_output(owner: str, structure: Any, parts: list[Any]) -> Any:

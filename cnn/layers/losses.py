@@ -107,8 +107,7 @@ class CrossEntropyLoss(_OfClasses):
     too: distributions over the classes. Scores (K,) are one image, whose target is an integer or a distribution (K,);
     `backward` then gives (K,), and reduction "none" an array (). `model.backward(loss.backward())` sets the gradients
     of a model. Attribute `total`: the sum of the weights of the targets of the last call, by which the sum of the
-    losses was divided. Called inside a loss of one's own it is cnn.functional.cross_entropy of values, which refuses
-    "mean" with a weight.
+    losses was divided. Called inside a loss of one's own it is cnn.functional.cross_entropy of values.
 
     Raises TypeError or ValueError for arguments that do not fit.
     """
@@ -196,8 +195,7 @@ class NLLLoss(_OfClasses):
         return y if self.reduction == "none" else y.sum()
 
     def of_values(self, scores: Value, target: Value) -> Value:
-        """One loss per image, whose mean another loss takes. Raises ValueError for reduction "mean" with a weight or an
-        ignore_index of one's own: dividing by the weights of a batch takes all its images."""
+        """One loss per image, whose mean another loss takes, see cnn.functional.nll_loss."""
         return nll_value("NLLLoss", scores, target, self._weights(scores.image[0], scores.dtype), self.ignore_index,
                          self.reduction)
 

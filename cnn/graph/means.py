@@ -1,0 +1,82 @@
+"""Means over a batch inside a loss: a value is of one image, so what all targets of a batch decide comes from outside,
+as an input of the graph."""
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnn.engine.parameter import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cnn.graph.value import Value
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of a loss of classes: what an image's sum is multiplied by, so that the mean over the images is the sum of all
+    divided by the weights of all targets that count.
+
+    target: which of the loss's targets. weight: (classes,), or None: all 1. ignored: the target that does not count, or
+    None.
+    """
+
+    target: int
+    classes: int
+    weight: np.ndarray | Parameter | None
+    ignored: int | None
+
+    def of(self, targets: np.ndarray, divisor: float) -> float:
+        """For the targets of a batch, (n, ...), whose sum of losses is divided by `divisor`; 0 where none counts."""
+        counted = targets[(targets >= 0) & (targets < self.classes)]
+        if self.ignored is not None:
+            counted = counted[counted != self.ignored]
+        total: float = counted.size
+        if self.weight is not None:
+            weight = self.weight.data if isinstance(self.weight, Parameter) else self.weight
+            total = float(np.asarray(weight, np.float64)[counted.astype(np.int64)].sum())
+        return divisor / total if total else 0.0
+
+
+class Asked:
+    """What a loss, while it is traced, asks for: `shares`. values: their inputs, as far as there are any yet."""
+
+    def __init__(self, targets: Sequence[Value], values: Sequence[Value]) -> None:
+        self.targets, self.values = targets, values
+        self.shares: list[Share] = []
+
+    def share(self, target: Value, *more: Any) -> Value | float | None:
+        """The value of Share(target, *more); None where the target is none of the loss's, whatever its shape."""
+        made = {id(node.output): node for node in target.graph.nodes} if target.graph else {}
+        while id(target) in made and made[id(target)].operation.name == "reshape":
+            target = made[id(target)].inputs[0]
+        found = [i for i, value in enumerate(self.targets) if value is target]
+        if not found:
+            return None
+        self.shares.append(Share(found[0], *more))
+        return self.values[len(self.shares) - 1] if len(self.shares) <= len(self.values) else 1.0
+
+
+_asked: ContextVar[Asked | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def asking(targets: Sequence[Value], values: Sequence[Value]) -> Iterator[Asked]:
+    """While a loss of these targets is traced."""
+    asked = Asked(targets, values)
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
+
+
+def share(target: Value, *more: Any) -> Value | float | None:
+    """As Asked.share; None outside of a loss."""
+    asked = _asked.get()
+    return None if asked is None else asked.share(target, *more)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from cnn.graph.value import Value
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """Of a loss of classes: what an image's sum is multiplied by, so that the mean over the images is the sum of all
     divided by the weights of all targets that count.
 

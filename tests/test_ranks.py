@@ -153,6 +153,27 @@ print(json.dumps([row[name] for name in ("val_loss", "val_accuracy", "val_mean",
 
 
 @needs_mpi
+def test_a_loss_divides_by_the_weights_of_all_ranks(tmp_path):
+    code = """
+import cnn, hashlib
+train, _ = cnn.data.load("mnist-sample")
+model = cnn.models.lenet5(seed=0)
+weighted = cnn.CrossEntropyLoss(weight=[1.0, 9, 1, 1, 1, 0.1, 1, 1, 3, 1], ignore_index=4)
+trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), lr=0.05), lambda scores, target: weighted(
+    scores, target) + 1e-3 * (scores * scores).mean(), progress=False)
+trainer.fit(train.subset(slice(0, 777)), 1)
+bits = b"".join(array.tobytes() for array in model.state_dict().values())
+print(f"[{hashlib.sha256(bits).hexdigest()} {trainer.history[-1]['train_loss']}]")
+"""
+    lines = set()
+    for count in (1, 2, 3):
+        found = re.findall(r"\[.*?\]", run(count, "-c", code, folder=tmp_path)[0])
+        assert len(found) == count
+        lines.update(found)
+    assert len(lines) == 1 and "nan" not in lines.pop()
+
+
+@needs_mpi
 def test_the_first_rank_finds_a_folder_for_all(tmp_path):
     run(2, *TRAIN, folder=tmp_path)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mnist-sample-lenet5-1"]

@@ -42,8 +42,8 @@ def where(condition: Operand, x: Operand, other: Operand) -> Any:
 def matmul(x: Operand, other: Operand) -> Any:
     """The product of matrices x and other, for each image: (N, A, B) times (N, B, C) gives (N, A, C). x, other: values
     or arrays; of values, one may be a Parameter or an array of two axes, the same for every image, and x then (N, B) or
-    (N, heads, A, B), too. (N, heads, A, B) times (N, heads, B, C) is the product of each head; one head goes with all. Raises ValueError for
-    what would couple images, as (N, B) times (N, B)."""
+    (N, heads, A, B), too. (N, heads, A, B) times (N, heads, B, C) is the product of each head; one head goes with all.
+    Raises ValueError for what would couple images, as (N, B) times (N, B)."""
     return computed("matmul", build.matmul, {"x": x, "other": other})
 
 

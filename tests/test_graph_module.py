@@ -97,6 +97,23 @@ def test_it_trains_and_is_copied_as_any_module():
     assert repr(made) == "GraphModule(12 operations)"
 
 
+def test_arrays_get_names_that_no_parameter_or_buffer_has():
+    class Named(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.constant1 = cnn.Parameter(np.full((1, 2), 5.0))
+            self._buffers = {"constant0": np.full((1, 2), 7.0)}
+
+        def forward(self, x):
+            return x * np.full((1, 2), 2.0) + x * np.full((1, 2), 3.0) + self.constant1 * x
+
+    x, model = np.ones((3, 1, 2)), Named()
+    made = graph_module(model, (1, 2))
+    assert sorted(dict(made.named_parameters())) == ["constant1", "constant2", "constant3"]
+    assert_same_bits([made(x)], [model(x)])
+    assert (made(x) == 10).all()
+
+
 def test_the_nodes_are_named_in_the_graph():
     made = graph_module(cnn.models.lenet5(), (1, 28, 28))
     assert [node.modules[0] for node in cnn.layers.running.graph_of(made, [(1, 28, 28)])][:3] == ["0", "1", "2"]

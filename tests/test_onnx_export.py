@@ -122,6 +122,36 @@ def test_constants_that_others_read_are_spread_over_the_images(tmp_path):
     assert_close(cnn.load_onnx(tmp_path / "x.onnx")(x), model(x))
 
 
+@pytest.mark.parametrize("function", [
+    lambda w, x: w @ x, lambda w, x: w @ x[:, :1], lambda w, x: w @ x[:, 0], lambda w, x: x[:, :1, 2] @ (w @ x)[:, 0]])
+def test_products_of_a_parameter_and_heads(function, rng, tmp_path):
+    class Left(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = cnn.Parameter(rng.standard_normal((5, 3), np.float32))
+
+        def forward(self, x):
+            return function(self.weight, x)
+
+    model, path, x = Left().eval(), tmp_path / "x.onnx", rng.standard_normal((4, 2, 3, 5), np.float32)
+    export_onnx(model, path, (2, 3, 5))
+    checked(path)
+    for images in (x, x[:1]):
+        assert_close(run(path, images)[0], model(images))
+    assert_close(cnn.load_onnx(path)(x), model(x))
+
+
+def test_what_is_made_of_constants_alone(rng, tmp_path):
+    """By an operator that has read it with an axis of images, which then is there already."""
+    Node = cnn.layers.OperationNode
+    model = cnn.layers.GraphModule(
+        ["x"], [Node("parameter", ("x",), "c", {"image": [2, 1, 3]}, {"parameter": "c"}), Node("relu", ("c",), "most"),
+                Node("multiply", ("x", "most"), "y")], "y", {"c": rng.standard_normal(6, np.float32)}).eval()
+    export_onnx(model, tmp_path / "x.onnx", (2, 1, 3))
+    x = rng.standard_normal((4, 2, 1, 3), np.float32)
+    assert_close(run(tmp_path / "x.onnx", x)[0], model(x))
+
+
 def test_a_model_in_training_mode_is_written_as_in_evaluation_mode(tmp_path):
     model = cnn.Sequential(cnn.Conv2d(1, 2, 3), cnn.BatchNorm2d(2), cnn.Dropout(0.5))
     export_onnx(model, tmp_path / "x.onnx", (1, 5, 5))

@@ -314,6 +314,10 @@ def _write_nodes(writer: Writer, graph: Graph) -> None:
         if operation.name == "parameter":
             writer.constants[id(node.output)] = writer.array(operation.parameters["parameter"]), operation.image
             continue
+        constant = all(id(value) in writer.constants for value in node.inputs)
+        if operation.name == "reshape" and constant:
+            writer.constants[id(node.output)] = writer.constants[id(node.inputs[0])][0], operation.image
+            continue
         if operation.name not in TABLE or hasattr(operation, "layer"):
             raise ValueError(f"export.onnx: module {node.modules[0]!r}: ONNX has no {operation.name}, or no row of the "
                              f"table says which")
@@ -322,7 +326,7 @@ def _write_nodes(writer: Writer, graph: Graph) -> None:
             name = TABLE[operation.name](writer, node, *(read(value) for value in node.inputs))
         except ValueError as error:
             raise ValueError(f"export.onnx: module {node.modules[0]!r}: {operation.name}: {error}") from None
-        if all(id(value) in writer.constants for value in node.inputs):
+        if constant and operation.name in BROADCASTING:     # what others make has an axis of images by now
             writer.constants[id(node.output)] = name, node.output.image
         writer.values[id(node.output)] = name
 

@@ -209,22 +209,24 @@ def matmul(x, other):
     """x other for each image, (A, B) times (B, C).
     Either may be a Parameter or an array, (B, C) or (A, B), the same for every image; x may be a vector then, or have
     heads. Of values (heads, A, B) and (heads, B, C) it is the product of each head."""
-    if not isinstance(x, Value):
-        x = matrix("x", x, other)
-    if not isinstance(other, Value):
-        other = matrix("other", other, x)
-    elif len(x.image) == 1 or len(other.image) == 1:
+    a = x if isinstance(x, Value) else matrix("x", x, other)
+    b = other if isinstance(other, Value) else matrix("other", other, x)
+    told = [shapes.batch(one.image) if isinstance(one, Value) else str(one.shape) for one in (x, other)]
+    image, heads = a.image, [one.image[:-2] for one in (a, b)]
+    if len(b.image) == 1 or len(image) == 1 and b is other:
         raise ValueError(
-            f"matmul: {shapes.batch(x.image)} times {shapes.batch(other.image)} would couple the images of a batch. "
+            f"matmul: {told[0]} times {told[1]} would couple the images of a batch. "
             f"Each image's own product is (x * other).sum(1); for products between images take arrays, y = model(x); "
             f"y @ y.T, and give the gradient to model.backward")
-    image = x.image
-    if len(image) == 3 and len(other.image) == 2 or len(image) == 1:    # rows of one matrix
-        x = reshaped(x, (math.prod(image[:-1]), image[-1]))
-    elif len(image) in (2, 3) and len(other.image) == 3:                # what has one head is repeated
-        x, other = _of_heads(x, other.image[0]), _of_heads(other, image[0] if len(image) == 3 else 1)
-    y = apply(linear_ops.Matmul(), x, other)
-    return y if len(y.image) > 2 or len(image) == len(other.image) else reshaped(y, (*image[:-1], y.image[-1]))
+    if () in (image, b.image) or image[-1] != b.image[-2] or not (heads[0] == heads[1] or () in heads or (1,) in heads):
+        raise ValueError(f"matmul: x and other must have shapes (N, A, B) and (N, B, C), or (N, heads, A, B) and "
+                         f"(N, heads, B, C), got {told[0]} and {told[1]}")
+    if len(image) == 3 and len(b.image) == 2 or len(image) == 1:    # rows of one matrix
+        a = reshaped(a, (math.prod(image[:-1]), image[-1]))
+    elif len(b.image) == 3:                                         # what has one head is repeated
+        a, b = _of_heads(a, b.image[0]), _of_heads(b, image[0] if len(image) == 3 else 1)
+    y = apply(linear_ops.Matmul(), a, b)
+    return y if len(y.image) > 2 or len(image) == 2 else reshaped(y, (*image[:-1], y.image[-1]))
 
 
 def _of_heads(x, heads):
@@ -239,6 +241,8 @@ def matrix(what, operand, like):
     if not isinstance(operand, (Parameter, np.ndarray)) or len(operand.shape) != 2:
         raise TypeError(f"matmul: {what} must be a value, or a Parameter or an array of two axes, got "
                         f"{getattr(operand, 'shape', type(operand).__name__)}")
+    if operand.dtype.kind not in "fiub":
+        raise TypeError(f"matmul: {what}, an array beside a value, must hold numbers, got {operand.dtype}")
     sources = ()
     if not isinstance(operand, Parameter):
         array, operand = operand, Parameter(np.asarray(operand, like.dtype), requires_grad=False)

@@ -4,6 +4,7 @@ A new operation is one row of OPERATIONS: how to apply it, and how to tell its a
 """
 from __future__ import annotations
 
+import itertools
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -343,6 +344,7 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
         graph = prune(graph_of(model, [tuple(shape) for shape in image_shapes]))
     named: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
     named |= {id(array): name for name, array in model.named_buffers()}
+    taken = set(named.values())
     given = input_names(model)
     if len(given) != len(graph.inputs) or any(name[0] == "v" and name[1:].isdigit() for name in given):
         given = [f"x{i or ''}" for i in range(len(graph.inputs))]
@@ -358,7 +360,9 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
         for role, thing in _things(operation):
             name = named.get(id(thing))
             if name is None:
-                name = named[id(thing)] = f"constant{sum(n.startswith('constant') for n in parameters)}"
+                name = next(name for i in itertools.count() if (name := f"constant{i}") not in taken)
+                named[id(thing)] = name
+                taken.add(name)
             roles[role] = name
             if isinstance(thing, Parameter) and name not in parameters:
                 parameters[name] = Parameter(thing._data, thing._requires_grad)

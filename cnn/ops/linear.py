@@ -127,9 +127,6 @@ class Matmul(Operation):
     name = twin = "matmul"
 
     def shape(self, a, b):
-        if not 2 <= len(a) == len(b) <= 3 or a[-1] != b[-2] or a[:-2] != b[:-2]:
-            raise ValueError(f"{self.owner}: x and other must have shapes (N, A, B) and (N, B, C), or (N, heads, A, B) "
-                             f"and (N, heads, B, C), got {shapes.batch(a)} and {shapes.batch(b)}")
         return (*a[:-1], b[-1])
 
     def macs(self, a, b):

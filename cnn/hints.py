@@ -27,7 +27,11 @@ OF_VALUES = {
 }
 # name in `torch`, `torch.nn` or `torch.nn.functional`: what to write
 OF_PACKAGE = {
-    "max": LARGEST.format("cnn.functional.amax"), "min": LARGEST.format("cnn.functional.amin"),
+    "max": f"{LARGEST.format('cnn.functional.amax')}; cnn.functional.maximum(x, y) of two",
+    "min": f"{LARGEST.format('cnn.functional.amin')}; cnn.functional.minimum(x, y) of two",
+    "add": "x + y", "sub": "x - y", "mul": "x * y", "div": "x / y", "logsigmoid": "-cnn.functional.softplus(-x)",
+    "logsumexp": "x.amax(dim, keepdim=True) + (x - x.amax(dim, keepdim=True)).exp().sum(dim, keepdim=True).log()",
+    "var": "((x - x.mean(dim, keepdim=True)) ** 2).mean(dim)", "roll": "cnn.cat([x[..., -n:], x[..., :-n]], -1)",
     "norm": "(x * x).sum(dim).sqrt()", "no_grad": RUNS_ONCE, "manual_seed": "seed= of layers and of Trainer.fit",
     "dropout": "cnn.Dropout(p), a layer, which model.eval() switches off",
     "scaled_dot_product_attention": "(q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))).softmax(-1) @ v",
@@ -40,6 +44,16 @@ OF_PACKAGE = {
     **dict.fromkeys(("tensor", "as_tensor", "from_numpy", "Tensor"), ARRAYS.format("array")),
     **dict.fromkeys(("rand", "randn"), "numpy.random.default_rng(seed)"),
     **{name: "cnn.Parameter(array)" for name in ("ParameterList", "ParameterDict")},
+}
+INITIAL = "weight.data = cnn.init.{}(weight.shape, numpy.random.default_rng(seed))"
+# name in `torch.nn.init`: what to write
+OF_INIT = {
+    "kaiming_normal_": INITIAL.format("he_normal"), "kaiming_uniform_": INITIAL.format("he_uniform"),
+    "xavier_normal_": INITIAL.format("glorot_normal"), "xavier_uniform_": INITIAL.format("glorot_uniform"),
+    "normal_": "weight.data = numpy.random.default_rng(seed).normal(mean, std, weight.shape)",
+    "uniform_": "weight.data = numpy.random.default_rng(seed).uniform(a, b, weight.shape)",
+    **{f"{name}_": f"weight.data = numpy.{name}(weight.shape)" for name in ("zeros", "ones")},
+    "constant_": "weight.data = numpy.full(weight.shape, value)",
 }
 # method of a module: what to do with a module
 OF_MODULES = {

@@ -8,7 +8,6 @@ each error message. A wrong kind of argument raises TypeError, a wrong value of 
 Sizes are in pixels, ordered (height, width). The functions that compute sizes take pairs that `pair` has
 checked: kernel, stride and dilation of at least 1, padding of at least 0.
 """
-
 import contextlib
 import contextvars
 import math
@@ -53,8 +52,9 @@ def flag(owner, name, value):
 
 def float_type(owner, dtype):
     """A dtype as numpy.dtype; raises TypeError unless it is float32 or float64."""
-    if np.dtype(dtype) not in FLOATS:
-        raise TypeError(f"{owner}: dtype must be float32 or float64, got {np.dtype(dtype)}")
+    if dtype not in FLOATS:
+        found = dtype if isinstance(dtype, str) else np.dtype(dtype)    # "cpu", say, is no dtype
+        raise TypeError(f"{owner}: dtype must be float32 or float64, got {found}")
     return np.dtype(dtype)
 
 

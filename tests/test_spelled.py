@@ -189,7 +189,9 @@ def test_what_a_value_has_not(ask, words):
     (lambda: cnn.sigmoid, "'sigmoid': write cnn.functional.sigmoid"), (lambda: cnn.no_grad, r"write model.eval\(\)"),
     (lambda: cnn.nothing, "module 'cnn' has no attribute 'nothing'$"), (lambda: cnn.__wrapped__, "'__wrapped__'$"),
     (lambda: F.dropout, r"module 'cnn.functional' has no attribute 'dropout': write cnn.Dropout\(p\)"),
-    (lambda: F.nothing, "'nothing'$"),
+    (lambda: F.nothing, "'nothing'$"), (lambda: F.max, r"cnn.functional.maximum\(x, y\) of two"),
+    (lambda: cnn.init.kaiming_normal_, r"'cnn.init' .*: write weight.data = cnn.init.he_normal\(weight.shape, numpy"),
+    (lambda: cnn.init.orthogonal_, "'orthogonal_'$"),
     (lambda: LAYER.zero_grad, r"'ReLU' object has no attribute 'zero_grad': .*Trainer\(accumulate=K\)"),
     (lambda: LAYER.register_buffer, "write self.name = array"), (lambda: LAYER.nothing, "'nothing'$")])
 def test_what_the_package_and_modules_have_not(ask, words):
@@ -197,11 +199,36 @@ def test_what_the_package_and_modules_have_not(ask, words):
         ask()
 
 
+def test_a_token_of_each_image():
+    """As in a vision transformer: a Parameter that stands before the values of each image."""
+    class Tokens(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.place = cnn.Parameter(np.full((1, 1, 4), 2.0)), cnn.Parameter(np.ones((1, 6, 4)))
+
+        def forward(self, x):
+            return cnn.cat([self.token.expand(x.size(0), -1, -1), x], dim=1) + self.place
+
+    model, (x, dy) = Tokens(), (np.random.default_rng(0).standard_normal((3, n, 4)) for n in (5, 6))
+    assert_close(model(x), np.concatenate([np.full((3, 1, 4), 2.0), x], 1) + 1)
+    assert_close(model.backward(dy), dy[:, 1:])
+    assert_close(model.token.grad, dy[:, :1].sum(0, keepdims=True))
+    assert_close(model.place.grad, dy.sum(0, keepdims=True))
+    assert model.token.numel() == 4
+    for sizes in ((3, 2, -1), (3, -1), (-1, -1, -1, -1)):
+        with pytest.raises(ValueError, match=r"Parameter: expand must get the sizes of \(1, 1, 4\)"):
+            model.token.expand(*sizes)
+    with pytest.raises(ValueError, match="Parameter: expand must get"):
+        cnn.Parameter(np.ones((2, 3))).expand(4, 3)
+    with pytest.raises(TypeError, match="dtype must be float32 or float64, got cpu"):
+        model.to("cpu")
+
+
 def test_what_the_hints_name_is_there():
     """No hint for what there is, and each function in a hint exists."""
     from cnn import hints
     for names, owner in ((hints.OF_VALUES, cnn.Value), (hints.OF_MODULES, cnn.Module), (hints.OF_PACKAGE, cnn),
-                         (hints.OF_PACKAGE, F)):
+                         (hints.OF_PACKAGE, F), (hints.OF_INIT, cnn.init)):
         assert not [name for name in names if name in vars(owner) and name != "norm"]
         for words in names.values():
             for word in words.replace("(", " ").replace(",", " ").replace("[", " ").split():

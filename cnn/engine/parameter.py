@@ -105,6 +105,21 @@ class Parameter:
 
     reshape = view
 
+    def expand(self, *sizes: Any) -> Shaped:
+        """The Parameter beside a value, the same for every image: `token.expand(x.size(0), -1, -1)` of a token (1, L,
+        C). sizes: of all axes; only the first, that of the images, may be another than it is, from 1. Raises ValueError
+        else."""
+        given = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+        if len(given) != len(self.shape) or self.shape[:1] != (1,) or any(
+                n not in (-1, old) for n, old in zip(given[1:], self.shape[1:], strict=False)):
+            raise ValueError(f"Parameter: expand must get the sizes of {self.shape}, of which the first, 1, may become "
+                             f"the number of images, got {shapes.shown(given)}")
+        return Shaped(self, self.shape)
+
+    def numel(self) -> int:
+        """Number of elements."""
+        return self.size
+
     def __getitem__(self, index: Any) -> Shaped:
         """The Parameter with new axes, `scale[:, None, None]`, to compute with beside a value. Raises TypeError for a
         part of it."""

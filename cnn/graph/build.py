@@ -39,7 +39,7 @@ def arithmetic(kind, a, b):
 def values(kind, *operands):
     """Operands as values of one graph, to which one of them belongs."""
     like = next(operand for operand in operands if isinstance(operand, Value))
-    return [_value(kind, operand, like) for operand in operands]
+    return [value_of(kind, operand, like) for operand in operands]
 
 
 def extreme(kind, a, b):
@@ -144,7 +144,7 @@ def _from_number(kind, n, x):
     return apply(ops.Affine(factor, summand), x)
 
 
-def _value(kind, operand, like):
+def value_of(kind, operand, like):
     """An operand as a value of the same graph: a Parameter or an array is the same for every image."""
     if isinstance(operand, Value):
         return operand

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
-from cnn.graph.build import axes_of, reduced, reshaped, where
+from cnn.graph.build import axes_of, reduced, reshaped, value_of, where
 from cnn.graph.count import Count
 from cnn.graph.trace import apply
 from cnn.graph.value import Value
@@ -137,6 +137,9 @@ def stack(values: Sequence[Value], dim: int = 1) -> Value:
 
 def _all_values(owner, values):
     listed = shapes.listed(owner, "values", values, "values, or of arrays")
+    like = next((value for value in listed if isinstance(value, Value)), None)
+    if like is not None:        # Parameters and arrays among them are the same for every image
+        listed = [value_of(owner, value, like) for value in listed]
     if not listed or not all(isinstance(value, Value) for value in listed):
         raise TypeError(f"{owner}: values must be a list of values, or one of arrays, at least one, got "
                         f"{', '.join(type(value).__name__ for value in listed) or 'none'}")

@@ -13,11 +13,11 @@ They raise TypeError for another rng or dtype, and ValueError for a shape whose 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from cnn import shapes
+from cnn import hints, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,3 +115,7 @@ def _generator(rng: np.random.Generator) -> np.random.Generator:
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"init: rng must be a numpy.random.Generator, got {type(rng).__name__}")
     return rng
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise hints.missing("module 'cnn.init'", name, hints.OF_INIT)

@@ -500,6 +500,20 @@ def test_products_of_two_matrices_of_each_image(tmp_path):
         cnn.load_onnx(file_of(tmp_path / "x.onnx", nodes, ["N", 4, 3, 5], {"flat": np.int64([0, 4, 15])}))
 
 
+def test_rows_by_a_matrix(tmp_path):
+    """A Linear layer over tokens, as PyTorch writes it."""
+    x, w, b = rng_array(3, 5, 4), rng_array(4, 6), rng_array(6)
+    path = file_of(tmp_path / "x.onnx", [node("MatMul", "x", "w", outputs=["p"]), node("Add", "b", "p")], ["N", 5, 4],
+                   {"w": w, "b": b})
+    model = cnn.load_onnx(path)
+    assert_close(model(x), x @ w + b)
+    dy = rng_array(3, 5, 6)
+    assert_close(model.train()(x), x @ w + b)
+    assert_close(model.backward(dy), dy @ w.T)
+    cnn.export.onnx(model, tmp_path / "again.onnx", (5, 4))
+    assert_close(cnn.load_onnx(tmp_path / "again.onnx")(x), x @ w + b)
+
+
 def test_one_side_resampled_by_a_matrix(tmp_path):
     """From the left or from the right alone, and both in the other order."""
     x = rng_array(2, 3, 4, 5)

@@ -123,9 +123,10 @@ def _matmul(i: Importer, node: NodeView) -> Live:
     if any(isinstance(x, Live) and x.rank == 4 for x in node.inputs):
         return onnx_maps.interpolated(i, node)
     x, known = node.live(0), node.known(1, "the matrix")
-    if x.rank != 2:
-        raise Refused(f"its input must have shape (N, features), got (N, {', '.join(map(str, x.dims))})")
-    return i.emit("linear", [x], 2, {}, {"weight": _weight_of_linear(i, node, known, False)})
+    if x.rank not in (2, 3):
+        raise Refused(f"its input must have shape (N, features) or (N, rows, features), got (N, "
+                      f"{', '.join(map(str, x.dims))})")
+    return i.emit("linear", [x], x.rank, {}, {"weight": _weight_of_linear(i, node, known, False)})
 
 
 def _gemm(i: Importer, node: NodeView) -> Live:

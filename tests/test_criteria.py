@@ -62,6 +62,9 @@ LOSSES = {
     "NLL without a class": ("NLLLoss", {"ignore_index": 1}, log_softmax(normal(N, *IMAGE)), classes(N, *PIXELS)),
     "cross entropy": ("CrossEntropyLoss", {"weight": WEIGHT, "label_smoothing": 0.1}, normal(N, 3), classes(N)),
     "cross entropy of pixels": ("CrossEntropyLoss", {}, normal(N, *IMAGE), classes(N, *PIXELS)),
+    "cross entropy of sequences": ("CrossEntropyLoss", {"weight": WEIGHT, "ignore_index": -100}, normal(N, 3, 7),
+                                   np.where(np.arange(7) % 3, classes(N, 7), -100)),
+    "NLL of sequences": ("NLLLoss", {}, log_softmax(normal(N, 3, 7)), classes(N, 7)),
     "cross entropy, weighted": ("CrossEntropyLoss", {"weight": WEIGHT, "ignore_index": -100, "label_smoothing": 0.2},
                                 normal(N, *IMAGE), ignoring),
     "cross entropy, smooth": ("CrossEntropyLoss", {"label_smoothing": 0.3}, normal(N, *IMAGE), classes(N, *PIXELS)),
@@ -355,7 +358,8 @@ OF_CLASSES = {
     "cross_entropy": F.cross_entropy, "nll_loss": lambda x, t, **options: F.nll_loss(F.log_softmax(x), t, **options),
     "CrossEntropyLoss": lambda x, t, **options: cnn.CrossEntropyLoss(**options)(x, t),
     "NLLLoss": lambda x, t, **options: cnn.NLLLoss(**options)(F.log_softmax(x), t)}
-SCORES = {"images": (normal(N, 3), classes(N)), "pixels": (normal(N, *IMAGE), classes(N, *PIXELS))}
+SCORES = {"images": (normal(N, 3), classes(N)), "pixels": (normal(N, *IMAGE), classes(N, *PIXELS)),
+          "sequences": (normal(N, 3, 7), classes(N, 7))}
 
 
 @pytest.mark.parametrize("options", [
@@ -603,7 +607,7 @@ def test_wrong_arguments_of_functions():
             (lambda: F.nll_loss(x, np.zeros(2), ignore_index=0.5), TypeError, "nll_loss: ignore_index"),
             (lambda: F.nll_loss(x, np.zeros(2), ignore_index=None), TypeError, "nll_loss: ignore_index"),
             (lambda: F.cross_entropy(x, np.zeros(2, int), ignore_index=None), TypeError, "cross_entropy: ignore_index"),
-            (lambda: F.one_hot(x, 3), ValueError, "one_hot: target must have shape"),
+            (lambda: F.one_hot(np.zeros((2, 1, 2, 3)), 3), ValueError, "one_hot: target must have shape"),
             (lambda: F.one_hot(np.zeros(2), 0), ValueError, "one_hot: num_classes"),
             (lambda: F.cross_entropy(x, np.zeros(2, int), reduction="none"), ValueError, "cross_entropy: of arrays"),
             (lambda: F.cross_entropy(x, np.zeros(2, int), ignore_index=0.5), TypeError, "cross_entropy: ignore_index"),

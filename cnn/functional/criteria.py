@@ -143,13 +143,14 @@ def kl_div(x: Images, target: Images, *, reduction: str = "mean", log_target: bo
 
 
 def one_hot(target: Images, num_classes: int) -> Images:
-    """1 for the target's class, else 0, along axis 1 (PyTorch's has the classes last): (N,) gives (N, K), (N, H, W)
-    gives (N, K, H, W). target: a value, or a float array, of numbers of classes; num_classes: K."""
+    """1 for the target's class, else 0, along axis 1 (PyTorch's has the classes last): (N,) gives (N, K), (N, L)
+    gives (N, K, L), (N, H, W) gives (N, K, H, W). target: a value, or a float array, of numbers of classes;
+    num_classes: K."""
     count = shapes.integer("one_hot", "num_classes", num_classes, 1)
 
     def of_value(t: Value) -> Value:
-        if len(t.image) not in (0, 2):
-            raise ValueError(f"one_hot: target must have shape (N,) or (N, H, W), got {shapes.batch(t.image)}")
+        if len(t.image) > 2:
+            raise ValueError(f"one_hot: target must have shape (N,), (N, L) or (N, H, W), got {shapes.batch(t.image)}")
         numbers = np.arange(count, dtype=t.dtype).reshape(count, *(1,) * len(t.image))
         return build.arithmetic("equal", build.reshaped(t, (1, *t.image)), numbers)
     return computed("one_hot", of_value, {"target": target}, (count,))
@@ -191,10 +192,10 @@ def nll_loss(x: Images, target: Images, weight: Weight = None, *, ignore_index: 
              reduction: str = "mean") -> Any:
     """-w_g x_g, where x are logarithms of probabilities and g is the target's class.
 
-    x: (N, K, H, W) or (N, K); target: numbers of classes, (N, H, W) or (N,), of a value as floats; both values or both
-    arrays. Of arrays x may also be one image, (K,), whose target is a number. weight: (K,) or None. Where the target is
-    ignore_index the loss is 0. reduction: "none", "sum", or "mean", which divides by the sum of the weights of all
-    targets.
+    x: (N, K, H, W), (N, K, L) or (N, K); target: numbers of classes, (N, H, W), (N, L) or (N,), of a value as floats;
+    both values or both arrays. Of arrays x may also be one image, (K,), whose target is a number. weight: (K,) or None.
+    Where the target is ignore_index the loss is 0. reduction: "none", "sum", or "mean", which divides by the sum of the
+    weights of all targets.
 
     Values are of one image, and a Criterion takes the mean over the images, which with "mean" is PyTorch's mean over
     the batch; 0 if no target counts. It knows the batch's weights where `target` is one of its targets, perhaps

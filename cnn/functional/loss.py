@@ -62,10 +62,10 @@ def cross_entropy(x: np.ndarray | Value, target: np.ndarray | Value | int,
     Returns the loss (float) and dx like x. Of an empty batch, and where all targets have weight 0 or do not count, the
     loss is NaN, as in PyTorch; the gradient is then 0.
 
-    Of values, x: (N, K) or (N, K, H, W); target: numbers of classes, (N,) or (N, H, W), of which ignore_index does not
-    count, or distributions over the classes, of x's shape. Returns one loss per image, a value (N,), by `reduction`
-    "mean" or "sum" of its pixels; or with "none" one per pixel. "mean" of classes is as `nll_loss` says, in a loss of
-    one's own PyTorch's mean over the batch.
+    Of values, x: (N, K), (N, K, L) or (N, K, H, W); target: numbers of classes, (N,), (N, L) or (N, H, W), of which
+    ignore_index does not count, or distributions over the classes, of x's shape. Returns one loss per image, a value
+    (N,), by `reduction` "mean" or "sum" of its pixels; or with "none" one per pixel. "mean" of classes is as `nll_loss`
+    says, in a loss of one's own PyTorch's mean over the batch.
     """
     name = "cross_entropy"
     reduction_of(name, reduction)

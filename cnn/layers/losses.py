@@ -77,8 +77,8 @@ class _OfClasses(Criterion):
                     f"{f', or floats of shape (N, {self._sizes(image)})' * self.soft}, got {targets.dtype} "
                     f"{targets.shape}")
             return targets
-        if targets.shape[1:] != tuple(image[1:]) or len(image) not in (1, 3):
-            raise ValueError(f"{owner}: scores must have shape (N, K) and target (N,), or (N, K, H, W) and (N, H, W), "
+        if targets.shape[1:] != tuple(image[1:]) or not image:
+            raise ValueError(f"{owner}: scores must have shape (N, K) and target (N,), or (N, K, ...) and (N, ...), "
                              f"got (N, {self._sizes(image)}) and {targets.shape}")
         counted = self._counted(targets)
         class_numbers(owner, counted.ravel().astype(np.int64), counted.size, image[0])
@@ -103,11 +103,11 @@ class CrossEntropyLoss(_OfClasses):
         >>> (2 * loss.backward()).round(3).tolist()             # of N images: softmax, less 1 for the target
         [[0.125, -0.75, 0.625], [-0.625, 0.375, 0.25]]
 
-    Scores (N, K, H, W) have targets (N, H, W), the class of each pixel. Targets may be floats of the scores' shape,
-    too: distributions over the classes. Scores (K,) are one image, whose target is an integer or a distribution (K,);
-    `backward` then gives (K,), and reduction "none" an array (). `model.backward(loss.backward())` sets the gradients
-    of a model. Attribute `total`: the sum of the weights of the targets of the last call, by which the sum of the
-    losses was divided. Called inside a loss of one's own it is cnn.functional.cross_entropy of values.
+    Scores (N, K, H, W) have targets (N, H, W), the class of each pixel, (N, K, L) have (N, L). Targets may be floats of
+    the scores' shape, too: distributions over the classes. Scores (K,) are one image, whose target is an integer or a
+    distribution (K,); `backward` then gives (K,), and reduction "none" an array (). `model.backward(loss.backward())`
+    sets the gradients of a model. Attribute `total`: the sum of the weights of the targets of the last call, by which
+    the sum of the losses was divided. Called inside a loss of one's own it is cnn.functional.cross_entropy of values.
 
     Raises TypeError or ValueError for arguments that do not fit.
     """
@@ -147,10 +147,10 @@ class CrossEntropyLoss(_OfClasses):
     def in_program(self, scores: tuple[int, ...], targets: np.ndarray, dtype: np.dtype, learns: bool) -> Graph | None:
         """As Criterion's, of images of scores and of targets (n, ...) of a program of this dtype, which learns or not.
         Raises ValueError for what does not fit."""
-        if len(scores) not in (1, 3):
-            raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K) or (N, K, H, W), got "
+        if not scores:
+            raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K) or (N, K, ...), got "
                              f"{shapes.batch(scores)}")
-        if np.ndim(targets) == 1 and len(scores) == 3 and np.asarray(targets).dtype.kind != "f":
+        if np.ndim(targets) == 1 and len(scores) > 1 and np.asarray(targets).dtype.kind != "f":
             raise ValueError(f"CrossEntropyLoss: the model's output must have shape (N, K), got "
                              f"{shapes.batch(scores)}")
         if len(scores) == 1 and self.has_kernel(targets):
@@ -180,9 +180,10 @@ class CrossEntropyLoss(_OfClasses):
 class NLLLoss(_OfClasses):
     """Negative log likelihood: L = -x[g], where x are logarithms of probabilities, as `LogSoftmax` gives them.
 
-    Scores (N, K) have targets (N,), integers; (N, K, H, W) have (N, H, W); (K,), one image, has an integer. weight:
-    (K,), the weights of the classes in the mean. ignore_index: a target that does not count; None: all do. reduction:
-    "mean", "sum" or "none". All as in PyTorch. Raises TypeError or ValueError for arguments that do not fit.
+    Scores (N, K) have targets (N,), integers; (N, K, L) have (N, L), (N, K, H, W) have (N, H, W); (K,), one image, has
+    an integer. weight: (K,), the weights of the classes in the mean. ignore_index: a target that does not count; None:
+    all do. reduction: "mean", "sum" or "none". All as in PyTorch. Raises TypeError or ValueError for arguments that do
+    not fit.
     """
 
     def __init__(self, weight: Sequence[float] | np.ndarray | None = None, *, ignore_index: int | None = IGNORED,

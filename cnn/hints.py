@@ -29,9 +29,9 @@ OF_VALUES = {
 OF_PACKAGE = {
     "max": f"{LARGEST.format('cnn.functional.amax')}; cnn.functional.maximum(x, y) of two",
     "min": f"{LARGEST.format('cnn.functional.amin')}; cnn.functional.minimum(x, y) of two",
-    "add": "x + y", "sub": "x - y", "mul": "x * y", "div": "x / y", "logsigmoid": "-cnn.functional.softplus(-x)",
+    **{name: OF_VALUES[name] for name in ("add", "sub", "mul", "div", "var")},
+    "logsigmoid": "-cnn.functional.softplus(-x)", "roll": "cnn.cat([x[..., -n:], x[..., :-n]], -1)",
     "logsumexp": "x.amax(dim, keepdim=True) + (x - x.amax(dim, keepdim=True)).exp().sum(dim, keepdim=True).log()",
-    "var": "((x - x.mean(dim, keepdim=True)) ** 2).mean(dim)", "roll": "cnn.cat([x[..., -n:], x[..., :-n]], -1)",
     "norm": "(x * x).sum(dim).sqrt()", "no_grad": RUNS_ONCE, "manual_seed": "seed= of layers and of Trainer.fit",
     "dropout": "cnn.Dropout(p), a layer, which model.eval() switches off",
     "scaled_dot_product_attention": "(q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))).softmax(-1) @ v",

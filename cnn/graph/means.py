@@ -13,7 +13,20 @@ from cnn.engine.parameter import Parameter
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import ArrayLike
+
     from cnn.graph.value import Value
+
+
+def counted(targets: np.ndarray, ignored: int | None) -> np.ndarray:
+    """The targets that count; see Share."""
+    return targets if ignored is None else targets[targets != ignored]
+
+
+def weight_of(targets: np.ndarray, weight: ArrayLike | None, ignored: int | None) -> float:
+    """The sum of the weights of all targets that count, numbers of classes; see Share."""
+    found = counted(targets, ignored)
+    return float(found.size if weight is None else np.asarray(weight, np.float64)[found].sum())
 
 
 class Share(NamedTuple):
@@ -31,13 +44,9 @@ class Share(NamedTuple):
 
     def of(self, targets: np.ndarray, divisor: float) -> float:
         """For the targets of a batch, (n, ...), whose sum of losses is divided by `divisor`; 0 where none counts."""
-        counted = targets[(targets >= 0) & (targets < self.classes)]
-        if self.ignored is not None:
-            counted = counted[counted != self.ignored]
-        total: float = counted.size
-        if self.weight is not None:
-            weight = self.weight.data if isinstance(self.weight, Parameter) else self.weight
-            total = float(np.asarray(weight, np.float64)[counted.astype(np.int64)].sum())
+        classes = targets[(targets >= 0) & (targets < self.classes)].astype(np.int64)
+        total = weight_of(classes, self.weight.data if isinstance(self.weight, Parameter) else self.weight,
+                          self.ignored)
         return divisor / total if total else 0.0
 
 

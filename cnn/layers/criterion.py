@@ -302,15 +302,13 @@ class Fused:
         that do not fit."""
         found = np.asarray(batch.targets)
         steps = found if batch.dataset is not None else found[None]
+        made = []       # the shares of each step
         for step, targets in enumerate(steps):
-            self.total[step, 0] = self.criterion.divisor(self.criterion._targets(targets, batch.count, self.images))
-        arrays = [found[name] for name in found.dtype.names or ()] or [found]
-        if self.shares:
-            by_step = zip(*(array if batch.dataset is not None else array[None] for array in arrays), strict=True)
-            made = [shares_of(self.shares, step, total) for step, total in zip(
-                by_step, self.total[:, 0].tolist(), strict=False)]
-            arrays += [np.stack(of_steps) if batch.dataset is not None else of_steps[0]
-                       for of_steps in zip(*made, strict=True)]
+            total = self.criterion.divisor(self.criterion._targets(targets, batch.count, self.images))
+            self.total[step, 0] = total
+            made.append(shares_of(self.shares, _named(targets), total))
+        arrays = _named(found) + [np.stack(each) if batch.dataset is not None else each[0]
+                                  for each in zip(*made, strict=True)]
         given = {slot: np.ascontiguousarray(array, self.dtype)
                  for slot, array in zip(self.slots, arrays, strict=True) if slot is not None}
         if self.labels and steps.ndim > 2:      # distributions
@@ -337,6 +335,11 @@ def shares_of(shares: Sequence[Share], targets: Sequence[np.ndarray], divisor: f
     """The inputs of a loss's graph besides the targets of a batch, (n, ...), whose sum is divided by `divisor`: (n,)
     each."""
     return [np.full(len(targets[0]), share.of(targets[share.target], divisor)) for share in shares]
+
+
+def _named(targets: np.ndarray) -> list[np.ndarray]:
+    """The arrays that an array of targets has by name, or that one."""
+    return [targets[name] for name in targets.dtype.names or ()] or [targets]
 
 
 def only_output(owner: str, structure: Any, parts: list[Any]) -> Any:

@@ -18,6 +18,7 @@ from cnn.functional.criteria import (
 from cnn.functional.loss import class_weights, cross_entropy_arrays
 from cnn.functional.loss import targets as class_numbers
 from cnn.graph import Value
+from cnn.graph.means import counted, weight_of
 from cnn.layers.criterion import Criterion as Criterion
 from cnn.layers.module import Module
 from cnn.layers.per_output import PerOutput as PerOutput
@@ -53,18 +54,13 @@ class _OfClasses(Criterion):
         return scores.ndim == 1 and (
             target.ndim == 0 or self.soft and target.dtype.kind == "f" and target.shape == scores.shape)
 
-    def _counted(self, targets: np.ndarray) -> np.ndarray:
-        return targets if self.ignore_index is None else targets[targets != self.ignore_index]
-
     def divisor(self, targets: np.ndarray) -> float:
         """The sum of the weights of all targets that count."""
         if self.reduction == "sum":
             return 1.0
         if targets.dtype.kind == "f":       # distributions over the classes
             return float(targets.size // max(1, targets.shape[1]))
-        counted = self._counted(targets)
-        weight = self.weight if self.weight is None else np.asarray(self.weight, np.float64)
-        return float(counted.size if weight is None else weight[counted].sum())
+        return weight_of(targets, self.weight, self.ignore_index)
 
     def checked(self, targets: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
         """Numbers of classes, int64 (n, ...), or distributions over them as they are."""
@@ -80,8 +76,8 @@ class _OfClasses(Criterion):
         if targets.shape[1:] != tuple(image[1:]) or not image:
             raise ValueError(f"{owner}: scores must have shape (N, K) and target (N,), or (N, K, ...) and (N, ...), "
                              f"got (N, {self._sizes(image)}) and {targets.shape}")
-        counted = self._counted(targets)
-        class_numbers(owner, counted.ravel().astype(np.int64), counted.size, image[0])
+        found = counted(targets, self.ignore_index)
+        class_numbers(owner, found.ravel().astype(np.int64), found.size, image[0])
         return targets.astype(np.int64)
 
     def _sizes(self, image: tuple[int, ...]) -> str:

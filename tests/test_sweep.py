@@ -178,6 +178,10 @@ def swept(*arguments, folder, code=0):
     return out, err
 
 
+def ran(found, folder, study, trial, begun=None):
+    return sweep._run(found, folder, study, trial, sweep._drawn(found, trial), True, begun)
+
+
 def digests(folder):
     return {path.parent.name: json.loads(path.read_text())["digest"] for path in folder.glob("trial-*/summary.json")}
 
@@ -210,6 +214,31 @@ def test_a_sweep_goes_on_after_signals_and_kills(tmp_path):
 
 
 @needs_optuna
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_break_amid_the_drawing_changes_nothing(sampler, tmp_path):
+    """Whatever of a trial's settings was kept, the others are those that it would have drawn."""
+    found = sweep.read(written(tmp_path, SMALL.format(epochs=1).replace("random", sampler, 1)
+                               + "shift = {low = 0, high = 9}\nmomentum = {low = 0.0, high = 0.9}\n"))
+    names, rounds = list(found.ranges), []
+    for kept in range(len(names) + 1):
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        study = sweep._opened(found, folder)
+        drawn = []
+        for _ in range(3):
+            begun = study.ask()
+            sweep._drawn(replace(found, ranges={name: found.ranges[name] for name in names[:kept]}), begun)
+            again = sweep._opened(found, folder)
+            assert len(again.get_trials()) == begun.number + 1
+            trial = sweep.require().trial.Trial(again, begun._trial_id)
+            assert sorted(trial.params) == sorted(names[:kept])
+            drawn.append(sweep._drawn(found, trial))
+        rounds.append(drawn)
+    assert all(drawn == rounds[0] for drawn in rounds)
+    assert all(len({getattr(settings, name) for settings in rounds[0]}) == 3 for name in ("lr", "shift", "momentum"))
+
+
+@needs_optuna
 def test_trials_that_cannot_be_and_those_that_promise_little(tmp_path, monkeypatch):
     """Settings that do not go together fail by themselves; the pruner is asked."""
     optuna = sweep.require()
@@ -222,7 +251,7 @@ def test_trials_that_cannot_be_and_those_that_promise_little(tmp_path, monkeypat
     study = sweep._opened(found, folder)
     study.enqueue_trial({"shift": 1})
     study.enqueue_trial({"shift": 100})
-    sweep_of = [sweep._run(found, folder, study, study.ask(), quiet=True) for _ in range(2)]
+    sweep_of = [ran(found, folder, study, study.ask()) for _ in range(2)]
     assert sweep_of == [None, None]
     rows = sweep.rows(study)
     assert [row["state"] for row in rows] == ["pruned", "fail"] and rows[0]["epoch"] == 1
@@ -251,19 +280,19 @@ def test_a_folder_of_another_run_is_no_trial(tmp_path):
     folder.mkdir()
     study = sweep._opened(found, folder)
     trial = study.ask()
-    sweep.run.train(replace(found.values(trial), lr=0.5), folder / "trial-0000", quiet=True)
+    sweep.run.train(replace(sweep._drawn(found, trial), lr=0.5), folder / "trial-0000", quiet=True)
     with pytest.raises(ValueError, match="trial-0000 holds a run with another lr than the trial"):
-        sweep._run(found, folder, study, trial, quiet=True)
+        ran(found, folder, study, trial)
     (folder / "trial-0001").mkdir()
     (folder / "trial-0001" / "history.csv").write_text("epoch\n")
     with pytest.raises(FileExistsError, match="trial-0001 holds a run already"):
-        sweep._run(found, folder, study, study.ask(), quiet=True)
+        ran(found, folder, study, study.ask())
     with files.locked(folder / "trial-0002", make=True):
-        sweep._run(found, folder, study, trial := study.ask(), quiet=True)
+        ran(found, folder, study, trial := study.ask())
     assert sweep.rows(study)[2]["state"] == "running"
     (frozen,) = (t for t in study.get_trials() if t.number == 2)
     study.tell(2, 0.5)
-    sweep._run(found, folder, study, trial, True, frozen)
+    ran(found, folder, study, trial, frozen)
     assert sweep.rows(study)[2]["value"] == 0.5
 
 

@@ -62,11 +62,9 @@ class Sweep:
         drawn = self.ranges.get("epochs")
         return (min(drawn.choices or (drawn.low,)) if drawn else self.shared.epochs) // 4
 
-    def values(self, trial):
-        """The Settings of a trial."""
-        kinds = {f.name: f.type for f in fields(Settings)}
-        drawn = {name: r.suggest(trial, name, kinds[name] is int) for name, r in self.ranges.items()}
-        return replace(self.shared, **drawn)
+    def suggest(self, trial, name):
+        """A value for the setting of this name, from an optuna.Trial."""
+        return self.ranges[name].suggest(trial, name, {f.name: f.type for f in fields(Settings)}[name] is int)
 
 
 def read(path):

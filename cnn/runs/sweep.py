@@ -7,8 +7,10 @@ import os
 import signal
 import time
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import numpy as np
 
 from cnn import files, runtime, shapes, streams
 from cnn.reports import sweep as page
@@ -70,11 +72,17 @@ def _refuse_another(where, known, sweep):
                              f"folder with --out")
 
 
-def _sampler(sweep, number):
-    """The sampler of a trial: what it draws depends on its number, and with tpe on the trials that are finished."""
+def _drawn(sweep, trial):
+    """The Settings of a trial. Each setting has a generator of its own, so that a trial of which a break has kept some
+    draws the others as it would have; with tpe they also depend on the trials that are finished."""
     samplers = require().samplers
-    seed = (sweep.seed * 1_000_003 + number) % 2**32
-    return samplers.RandomSampler(seed) if sweep.sampler == "random" else samplers.TPESampler(seed=seed)
+    kind = samplers.RandomSampler if sweep.sampler == "random" else samplers.TPESampler
+    values = {}
+    for place, name in enumerate(sweep.ranges):
+        seed = np.random.SeedSequence([sweep.seed, trial.number, place]).generate_state(1)[0]
+        trial.study.sampler = kind(seed=int(seed))
+        values[name] = sweep.suggest(trial, name)
+    return replace(sweep.shared, **values)
 
 
 def rows(study):
@@ -212,15 +220,19 @@ def _worker(sweep, folder, threads, quiet, turn, parent):
     running = require().trial.TrialState.RUNNING,
     try:
         for frozen in study.get_trials(states=running):
-            if frozen.number not in {trial.number for trial in study.get_trials(deepcopy=False, states=running)}:
-                continue        # another process has finished it meanwhile
-            _run(sweep, folder, study, require().trial.Trial(study, frozen._trial_id), quiet, frozen)
+            with turn:      # or two would draw what is not drawn yet
+                if frozen.number not in {trial.number for trial in study.get_trials(deepcopy=False, states=running)}:
+                    continue        # another process has finished it meanwhile
+                trial = require().trial.Trial(study, frozen._trial_id)
+                settings = _drawn(sweep, trial)
+            _run(sweep, folder, study, trial, settings, quiet, frozen)
         while os.getppid() == parent:
             with turn:
                 if len(study.get_trials(deepcopy=False)) >= sweep.trials:
                     return
                 trial = study.ask()
-            _run(sweep, folder, study, trial, quiet)
+                settings = _drawn(sweep, trial)
+            _run(sweep, folder, study, trial, settings, quiet)
     except Interrupted as stop:
         raise SystemExit(0 if stop.number == signal.SIGTERM else 128 + stop.number) from None
     except (OSError, ValueError, TypeError) as error:
@@ -242,12 +254,11 @@ class _Reports:
         return self.trial.should_prune()
 
 
-def _run(sweep, folder, study, trial, quiet, begun=None):
+def _run(sweep, folder, study, trial, settings, quiet, begun=None):
     """Run a trial, or go on with it; begun: what is known of it. Nothing is done where another process works on it."""
     optuna = require()
     states, begin = optuna.trial.TrialState, time.monotonic()
-    study.sampler = _sampler(sweep, trial.number)
-    settings, place = sweep.values(trial), folder / f"trial-{trial.number:04d}"
+    place = folder / f"trial-{trial.number:04d}"
     watch = OptunaPruning(_Reports(trial, begun.intermediate_values if begun else ()), sweep.monitor)
     try:
         if (place / "config.toml").exists():

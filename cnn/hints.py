@@ -57,7 +57,6 @@ OF_INIT = {
 }
 # method of a module: what to do with a module
 OF_MODULES = {
-    "register_buffer": "self.name = array, a constant that is not saved, or cnn.Parameter(array, requires_grad=False)",
     "zero_grad": ADD_UP, "cuda": CPU, "cpu": CPU, "double": "model.to(numpy.float64)",
     "float": "model.to(numpy.float32)", "half": "model.to(numpy.float32)",
     "register_forward_hook": "forward that returns more values, or cnn.features",

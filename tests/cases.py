@@ -706,9 +706,9 @@ def _concat(m, layer, x, dy):
 def _branches(m, layer, x, dys, together):
     """Each child's operation, and for a missing shortcut x itself."""
     ways = [OPERATIONS[type(child).__name__](m, child, x, dy)
-            for (_, child), dy in zip(layer.children(), dys, strict=False)]
+            for (_, child), dy in zip(layer.named_children(), dys, strict=False)]
     ways += [(x, dy, {}) for dy in dys[len(ways):]]
-    gradients = {f"{name}.{key}": value for (name, _), (_, _, own) in zip(layer.children(), ways, strict=False)
+    gradients = {f"{name}.{key}": value for (name, _), (_, _, own) in zip(layer.named_children(), ways, strict=False)
                  for key, value in own.items()}
     return together(y for y, _, _ in ways), sum(dx for _, dx, _ in ways), gradients
 

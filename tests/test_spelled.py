@@ -32,12 +32,12 @@ def test_a_sequential_of_names(torch):
     for part in (slice(None), slice(2), slice(1, None), slice(0, 3, 2)):
         y, dy = ours[part](x), theirs[part](torch.tensor(x))
         assert_close(y, dy.detach().numpy())
-        assert [name for name, _ in ours[part].children()] == [name for name, _ in theirs[part].named_children()]
+        assert [name for name, _ in ours[part].named_children()] == [name for name, _ in theirs[part].named_children()]
     for again in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         assert list(again.state_dict()) == ["conv.weight", "conv.bias"]
         assert_close(again(x), ours(x))
     ours.append(cnn.Conv2d(3, 2, 1))
-    assert [name for name, _ in ours.children()] == ["conv", "relu", "pool", "3"]
+    assert [name for name, _ in ours.named_children()] == ["conv", "relu", "pool", "3"]
 
 
 class Heads:
@@ -137,6 +137,19 @@ def test_apply_goes_from_the_inside_out(torch):
     assert not Heads(cnn).apply(zero).heads["digit"].weight.data.any()
 
 
+def test_children_are_modules(torch):
+    """Each once; without the last they are a body."""
+    def shared(nn):
+        same = nn.ReLU()
+        return nn.Sequential(nn.Conv2d(1, 2, 3), same, nn.Conv2d(2, 3, 3), same)
+
+    ours, theirs = of_both(torch, shared)
+    assert [type(m).__name__ for m in ours.children()] == [type(m).__name__ for m in theirs.children()]
+    assert list(cnn.Module().children()) == []
+    body, x = cnn.Sequential(*list(ours.children())[:-1]), np.random.default_rng(0).standard_normal((2, 1, 6, 6))
+    assert_close(body(x), torch.nn.Sequential(*list(theirs.children())[:-1])(torch.tensor(x)).detach().numpy())
+
+
 def test_identity_alone():
     x = np.random.default_rng(0).standard_normal((2, 3))
     layer = cnn.Identity()
@@ -148,7 +161,7 @@ LAYER = cnn.ReLU()
 
 
 @pytest.mark.parametrize("call, error, words", [
-    (lambda: cnn.Sequential(*cnn.Sequential(LAYER).children()), TypeError,
+    (lambda: cnn.Sequential(*cnn.Sequential(LAYER).named_children()), TypeError,
      r"Sequential: argument 0 must be a layer, got tuple: .* model\[:2\]"),
     (lambda: cnn.Sequential({"a": 1}), TypeError, "Sequential: a must be a layer, got int"),
     (lambda: cnn.Sequential({"a.b": LAYER}), TypeError, "Sequential: names must be strings without dots, not empty"),
@@ -193,7 +206,7 @@ def test_what_a_value_has_not(ask, words):
     (lambda: cnn.init.kaiming_normal_, r"'cnn.init' .*: write weight.data = cnn.init.he_normal\(weight.shape, numpy"),
     (lambda: cnn.init.orthogonal_, "'orthogonal_'$"),
     (lambda: LAYER.zero_grad, r"'ReLU' object has no attribute 'zero_grad': .*Trainer\(accumulate=K\)"),
-    (lambda: LAYER.register_buffer, "write self.name = array"), (lambda: LAYER.nothing, "'nothing'$")])
+    (lambda: LAYER.nothing, "'nothing'$")])
 def test_what_the_package_and_modules_have_not(ask, words):
     with pytest.raises(AttributeError, match=words):
         ask()

@@ -24,7 +24,7 @@ class Twice(Layer):
         super().__init__()
         self.inner = inner
 
-    def children(self):
+    def named_children(self):
         return [("inner", self.inner)]
 
     def forward(self, x):

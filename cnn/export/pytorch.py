@@ -218,6 +218,7 @@ def to_torch(model: Module, *image_shapes: Sequence[int]) -> Any:
         import torch
     except ModuleNotFoundError:
         raise ModuleNotFoundError("to_torch needs PyTorch: pip install 'cnn[torch]'") from None
+    from cnn.layers.parts import names_in
     from cnn.layers.running import graph_of
     graph = graph_of(model, image_shapes)
     for node in graph:
@@ -253,6 +254,10 @@ def to_torch(model: Module, *image_shapes: Sequence[int]) -> Any:
     network._names, made = {}, {}
     things: list[tuple[str, Any]] = [*model._named(""), *model.named_buffers()]
     named = {id(thing) for _, thing in things}
+    for constant, name in names_in(model, graph).items():
+        if constant not in named:       # it stands for a buffer
+            network._names[constant] = name
+            named.add(constant)
     for thing in (thing for node in graph for thing in _things(node.operation) if id(thing) not in named):
         network._names[id(thing)] = name = f"constant{len(network._names)}"     # no part of the state, as in the model
         named.add(id(thing))

@@ -51,7 +51,7 @@ class _Imported(Module):
     def own_parameters(self) -> list[tuple[str, Parameter]]:
         return [*self._own.items(), *self._fixed.items()]
 
-    def children(self) -> list[tuple[str, Module]]:
+    def named_children(self) -> list[tuple[str, Module]]:
         return list(self._dropouts.items())
 
     # ------------------------------------------------------------ what rows ask for

@@ -34,13 +34,13 @@ class ModuleList(Module):
         if name == "layers":
             for i, layer in enumerate(value):
                 if not isinstance(layer, Module):
-                    pair = ": children() gives names and modules; a part of a Sequential is model[:2]"
+                    pair = ": named_children() gives names and modules; a part of a Sequential is model[:2]"
                     raise TypeError(f"{type(self).__name__}: argument {i} must be a layer, got {type(layer).__name__}"
                                     f"{pair * isinstance(layer, tuple)}")
             value = WatchedList(self._stamp, value)
         super().__setattr__(name, value)
 
-    def children(self) -> list[tuple[str, Module]]:
+    def named_children(self) -> list[tuple[str, Module]]:
         return [(str(i), layer) for i, layer in enumerate(self.layers)]
 
     def __len__(self) -> int:
@@ -78,13 +78,13 @@ class Sequential(ModuleList):
             self.names, layers = _names_of(type(self).__name__, layers[0]), tuple(layers[0].values())
         super().__init__(layers)        # type: ignore[arg-type]
 
-    def children(self) -> list[tuple[str, Module]]:
+    def named_children(self) -> list[tuple[str, Module]]:
         names = [*self.names, *map(str, range(len(self.names), len(self.layers)))]
         return list(zip(names, self.layers, strict=False))
 
     def add_module(self, name: str, module: Module) -> None:
         """Add a module of this name at the end."""
-        names = _names_of(type(self).__name__, {**dict(self.children()), name: module})
+        names = _names_of(type(self).__name__, {**dict(self.named_children()), name: module})
         if len(names) == len(self.layers):
             raise ValueError(f"{type(self).__name__}: name must not be that of another layer, got {name!r}")
         self.append(module)
@@ -93,7 +93,7 @@ class Sequential(ModuleList):
     def __getitem__(self, i: int | slice) -> Any:
         if not isinstance(i, slice):
             return self.layers[i]
-        return Sequential(dict(self.children()[i])) if self.names else Sequential(*self.layers[i])
+        return Sequential(dict(self.named_children()[i])) if self.names else Sequential(*self.layers[i])
 
     def image_axes(self) -> int | None:
         return self.layers[0].image_axes() if len(self.layers) else None
@@ -119,14 +119,14 @@ class ModuleDict(Module):
         self.layers = list(given.values())
         number_dropouts(self.modules())
 
-    def children(self) -> list[tuple[str, Module]]:
+    def named_children(self) -> list[tuple[str, Module]]:
         return list(zip(self.names, self.layers, strict=True))
 
     def __getitem__(self, name: str) -> Module:
-        return dict(self.children())[name]
+        return dict(self.named_children())[name]
 
     def __setitem__(self, name: str, module: Module) -> None:
-        given = {**dict(self.children()), name: module}
+        given = {**dict(self.named_children()), name: module}
         names = _names_of(type(self).__name__, given)
         self.names, self.layers = names, list(given.values())
 
@@ -149,7 +149,7 @@ class ModuleDict(Module):
 
     def items(self) -> list[tuple[str, Module]]:
         """List of (name, module)."""
-        return self.children()
+        return self.named_children()
 
 
 def _names_of(owner: str, modules: dict[str, Module]) -> tuple[str, ...]:
@@ -218,7 +218,7 @@ class Concat(Module):
         if self.dim == 0:
             raise ValueError("Concat: dim must not be that of the images, 0, got 0")
 
-    def children(self) -> list[tuple[str, Module]]:
+    def named_children(self) -> list[tuple[str, Module]]:
         return [(str(i), branch) for i, branch in enumerate(self.branches)]
 
     def forward(self, x: Value) -> Value:

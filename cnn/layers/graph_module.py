@@ -17,7 +17,7 @@ from cnn.graph.passes import prune
 from cnn.layers import graph_rows as more
 from cnn.layers.activation import Dropout, Dropout2d
 from cnn.layers.module import Module
-from cnn.layers.parts import all_in_training, frozen_buffers, input_names, named_modules, number_dropouts
+from cnn.layers.parts import all_in_training, frozen_buffers, input_names, named_modules, names_in, number_dropouts
 from cnn.ops import arithmetic, norm
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ class GraphModule(Module):
         """(name, Parameter) of all, by the names that were given."""
         return list(self._own.items())
 
-    def children(self) -> list[tuple[str, Module]]:
+    def named_children(self) -> list[tuple[str, Module]]:
         """(name, layer) of the dropouts, which have counters of their own."""
         return list(self._dropouts.items())
 
@@ -342,8 +342,7 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
     from cnn.layers.running import graph_of
     with all_in_training(model):
         graph = prune(graph_of(model, [tuple(shape) for shape in image_shapes]))
-    named: dict[int, str] = {id(p): name for name, p in model.named_parameters()}
-    named |= {id(array): name for name, array in model.named_buffers()}
+    named: dict[int, str] = names_in(model, graph)
     taken = set(named.values())
     given = input_names(model)
     if len(given) != len(graph.inputs) or any(name[0] == "v" and name[1:].isdigit() for name in given):
@@ -373,6 +372,7 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
         inputs = tuple(values[id(value)] for value in node.inputs) or (given[0],)     # a parameter reads none
         nodes.append(OperationNode(operation.name, inputs, f"v{i}", OPERATIONS[operation.name].tell(operation), roles,
                                    node.modules[0]))
+    buffers = {name: array for name, array in buffers.items() if name not in parameters}
     order = [name for name, _ in model.named_parameters()]
     parameters = {name: parameters[name] for name in sorted(parameters, key=lambda name: (
         order.index(name) if name in order else len(order)))}

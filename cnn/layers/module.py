@@ -60,8 +60,8 @@ class Module(Spelled):
     Attributes that are modules or Parameters belong to the module: they are trained and saved. So are those in lists;
     a ModuleList is best. Keys are PyTorch's.
 
-    Attributes: `training` (see `train`, `eval` and `freeze`). A layer with state besides its parameters keeps it in
-    `_buffers`, arrays by name.
+    Attributes: `training` (see `train`, `eval` and `freeze`). Other state, which is saved with the parameters, is
+    registered by `register_buffer`.
 
     Any number of threads may call a module in evaluation mode at once, with the results of one thread. Calls in
     training mode wait for each other.
@@ -189,8 +189,8 @@ class Module(Spelled):
 
     def _is_watched(self) -> bool:
         """Whether a change of the modules and parameters inside changes its stamp."""
-        return type(self).children.__module__.startswith("cnn.layers.") and not (
-            type(self).children is Module.children and any(
+        return type(self).named_children.__module__.startswith("cnn.layers.") and not (
+            type(self).named_children is Module.named_children and any(
                 type(value) in (list, tuple) and any(isinstance(v, (Module, Parameter)) for v in value)
                 for value in tuple(vars(self).values())))
 
@@ -209,14 +209,14 @@ class Module(Spelled):
         """Which of `modules` are in training mode, in this thread: a tuple of bools."""
         return self._parts().modes(self)
 
-    def children(self) -> list[tuple[str, Module]]:
+    def named_children(self) -> list[tuple[str, Module]]:
         """(name, layer) of the layers directly inside this one: its attributes, and what lists among them hold."""
         return self._held(Module)
 
     def modules(self) -> Iterator[Module]:
         """This layer and all layers inside it."""
         yield self
-        for _, child in self.children():
+        for _, child in self.named_children():
             yield from child.modules()
 
     def own_parameters(self) -> list[tuple[str, Parameter]]:
@@ -245,7 +245,7 @@ class Module(Spelled):
     def _named(self, prefix: str) -> list[tuple[str, Parameter]]:
         """As `named_parameters`, shared ones under each of their names."""
         result = [(prefix + name, p) for name, p in self.own_parameters()]
-        for name, child in self.children():
+        for name, child in self.named_children():
             result += child._named(f"{prefix}{name}.")
         return result
 
@@ -257,7 +257,7 @@ class Module(Spelled):
         """List of (name, array) of what is saved with the parameters but not learnt: running statistics. prefix: what
         all names begin with."""
         result = [(prefix + name, array) for name, array in self._buffers.items()]
-        for name, child in self.children():
+        for name, child in self.named_children():
             result += child.named_buffers(f"{prefix}{name}.")
         return result
 
@@ -328,7 +328,7 @@ class Module(Spelled):
     def _state(self, prefix: str = "") -> list[tuple[str, np.ndarray]]:
         """List of (name, array) of all parameters and buffers, in PyTorch's order."""
         result = [(prefix + name, array) for name, array in self._own_state()]
-        for name, child in self.children():
+        for name, child in self.named_children():
             result += child._state(f"{prefix}{name}.")
         return result
 
@@ -342,7 +342,7 @@ class Module(Spelled):
 
         strict: false takes what fits by name and shape, and leaves the rest. Raises, before anything is changed,
         ValueError where names are missing or unknown or a shape differs (not strict: where nothing fits), TypeError
-        where something holds no numbers, or no integers where it counts.
+        where something holds no numbers, or no integers or bools where it has those.
         """
         return load_state(self, state, strict)
 
@@ -372,7 +372,7 @@ class Module(Spelled):
         return ""
 
     def __repr__(self) -> str:
-        inside = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.children()]
+        inside = [f"  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
         if inside:
             return "\n".join([f"{type(self).__name__}(", *(f"  {s}" for s in [self.extra_repr()] if s), *inside, ")"])
         return f"{type(self).__name__}({self.extra_repr()})"

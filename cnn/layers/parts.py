@@ -26,8 +26,8 @@ class Parts:
         self.parameters = list({id(p): p for _, p in named}.values())
         self.guards = guards(self.parameters)
         self.fused = not any(module.in_numpy for module in modules)
-        self.dtype = next((array.dtype for module in modules for _, array in module._own_state()
-                           if array.dtype in shapes.FLOATS), None)
+        arrays = [*(p._data for p in self.parameters), *(a for module in modules for a in module._buffers.values())]
+        self.dtype = next((array.dtype for array in arrays if array.dtype in shapes.FLOATS), None)
         self._watched = all(module._is_watched() for module in modules)     # whether stamps tell of its modules
         self._stamps = [*(module._stamp for module in modules), *(p._stamp for p in self.parameters)]
         self._inside = modules[1:]      # not the root, which refers to this
@@ -68,8 +68,16 @@ class Signature:
 def named_modules(module, name=""):
     """(name, module) of a module and all inside, named as their parameters are."""
     yield name, module
-    for child_name, child in module.children():
+    for child_name, child in module.named_children():
         yield from named_modules(child, f"{name}.{child_name}" if name else child_name)
+
+
+def names_in(model, graph):
+    """Names of the parameters and buffers of a model by their ids, and by those of what stands for a buffer in its
+    graph."""
+    names = {id(thing): name for name, thing in (*model.named_parameters(), *model.named_buffers())}
+    return names | {id(p): names[id(array)] for node in graph.nodes for array, p in node.operation.sources
+                    if id(array) in names}
 
 
 def input_names(module):

@@ -3,12 +3,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cnn import hints
+import numpy as np
+
+from cnn import hints, shapes
 from cnn.layers.parts import named_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, Self
+
+    from numpy.typing import ArrayLike
 
     from cnn.layers.module import Module
 
@@ -19,7 +23,7 @@ class Spelled:
     def apply(self, fn: Callable[[Module], Any]) -> Self:
         """Call `fn` with each module inside, then with this one; returns the module. `fn` sets initial weights, say:
         `m.weight.data = array`."""
-        for _, child in self.children():        # type: ignore[attr-defined]
+        for _, child in self.named_children():        # type: ignore[attr-defined]
             child.apply(fn)
         fn(self)        # type: ignore[arg-type]
         return self
@@ -32,9 +36,9 @@ class Spelled:
             raise TypeError(f"{type(self).__name__}: name must be a string without dots, not empty, got {name!r}")
         setattr(self, name, module)
 
-    def named_children(self) -> list[tuple[str, Module]]:
-        """(name, module) of the modules directly inside this one, as `children`."""
-        return self.children()      # type: ignore[attr-defined]
+    def children(self) -> list[Module]:
+        """The modules directly inside this one, each once: cnn.Sequential(*list(model.children())[:-1]), say."""
+        return list({id(child): child for _, child in self.named_children()}.values())      # type: ignore[attr-defined]
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """(name, module) of this module, whose name is `prefix`, and of all inside, each once."""
@@ -44,6 +48,51 @@ class Spelled:
                 seen.add(id(module))
                 yield name, module
 
+    def register_buffer(self, name: str, array: ArrayLike | None, persistent: bool = True) -> None:
+        """Keep an array as an attribute of this name: something to compute with that is not trained but saved.
+
+        array: of floats, which take the model's dtype, float32 until `to` says else, of integers or bools; None for an
+        attribute that is None. It may be assigned anew; other elements are seen where `forward` has the array itself
+        beside a value. persistent: false makes it a plain attribute, which is not saved. Raises TypeError for what
+        holds no numbers and for no name, ValueError for a name that the module has already.
+        """
+        owner = type(self).__name__
+        if not isinstance(name, str) or not name or "." in name:
+            raise TypeError(f"{owner}: name must be a string without dots, not empty, got {name!r}")
+        buffers = self._buffers     # type: ignore[attr-defined]
+        if name not in buffers and hasattr(self, name):
+            raise ValueError(f"{owner}: name must be that of no other attribute, got {name!r}")
+        if array is None or not shapes.flag(owner, "persistent", persistent):
+            setattr(self, name, array if array is None else _buffer(owner, name, array))
+        else:
+            buffers[name] = _buffer(owner, name, array)
+
+    def buffers(self) -> list[np.ndarray]:
+        """The arrays of `named_buffers`, a list."""
+        return [array for _, array in self.named_buffers()]     # type: ignore[attr-defined]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        buffers = vars(self).get("_buffers")
+        if buffers and name in buffers and not hasattr(type(self), name):
+            buffers[name] = _buffer(type(self).__name__, name, value, buffers[name].dtype)
+        else:
+            super().__setattr__(name, value)
+
     if not TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any:
+            buffers = vars(self).get("_buffers") or {}
+            if name in buffers:
+                return buffers[name]
             raise hints.missing(f"{type(self).__name__!r} object", name, hints.OF_MODULES)
+
+
+def _buffer(owner: str, name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.ndarray:
+    """A copy of what a module is to keep as a buffer. dtype: of the one before, whose kind the new one must have."""
+    array = np.array(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{owner}: {name} must be an array of numbers, got {type(value).__name__}")
+    if dtype is None:
+        return array.astype(np.float32) if array.dtype.kind == "f" else array
+    if dtype.kind != "f" and array.dtype.kind != dtype.kind:
+        raise TypeError(f"{owner}: {name} must hold {dtype}, got {array.dtype}")
+    return array.astype(dtype)

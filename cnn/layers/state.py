@@ -49,7 +49,7 @@ def load_state(module: Module, state: Mapping, strict: bool = True) -> Incompati
             value = np.asarray(state[name])
         except ValueError:      # lists of different lengths
             raise ValueError(f"{owner}: {name} must have shape {array.shape}, got no array at all") from None
-        kinds, words = ("fiu", "numbers") if array.dtype.kind == "f" else ("iu", "integers")
+        kinds, words = {"f": ("fiu", "numbers"), "b": ("b", "bools")}.get(array.dtype.kind, ("iu", "integers"))
         if value.dtype.kind not in kinds:
             raise TypeError(f"{owner}: {name} must hold {words}, got {value.dtype}")
         if value.shape == array.shape:
@@ -62,6 +62,9 @@ def load_state(module: Module, state: Mapping, strict: bool = True) -> Incompati
         raise ValueError(f"{owner}: the state has nothing that fits: {left}")
     for name, value in values.items():
         own[name][...] = value
+    for part in module.modules():
+        if part._buffers and not type(part).__module__.startswith("cnn."):
+            part._stamp.new()       # its `forward` may have computed something from a buffer
     return left
 
 

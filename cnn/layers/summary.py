@@ -133,7 +133,7 @@ def summarise(model: Module, shape: Sequence[int], batch_size: int | None = None
         own = calls.get(id(module), [])
         graph, inputs, result, first, stop = own.pop(0) if len(own) > 1 else own[0] if own else (None, (), None, 0, 0)
         at = len(rows)
-        inside = [y for child_name, child in module.children()
+        inside = [y for child_name, child in module.named_children()
                   for y in walk(f"{name}.{child_name}" if name else child_name, child)]
         outputs = [] if not own else unpack(result, owner)[1]
         handed_on = {id(y) for y in (*inside, *inputs, *(y for y in outputs if _is_view(made.get(id(y)), inputs)))}
@@ -141,7 +141,7 @@ def summarise(model: Module, shape: Sequence[int], batch_size: int | None = None
                   sum(p.size for _, p in module.own_parameters()), _macs(module, graph, inputs, outputs, first, stop),
                   sum(math.prod(y.image) * dtype.itemsize for y in outputs if id(y) not in handed_on))
         # a model that only runs its modules needs no row
-        if name or not module.children() or row.parameters or row.multiply_adds or row.memory:
+        if name or not module.named_children() or row.parameters or row.multiply_adds or row.memory:
             rows.insert(at, row)
         return outputs
 
@@ -161,7 +161,7 @@ def html_of(model: Module) -> str:
         kind = type(module).__name__
         rows.append(("  " * name.count(".") + f"{name} {kind}" if name else kind, module.extra_repr(),
                      f"{own:,}" if own else ""))
-        for child_name, child in module.children():
+        for child_name, child in module.named_children():
             walk(f"{name}.{child_name}" if name else child_name, child)
 
     walk("", model)

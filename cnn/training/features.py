@@ -30,7 +30,7 @@ class _Body(Module):
         super().__init__()
         self.model, self.catch = model, catch
 
-    def children(self) -> list[tuple[str, Module]]:
+    def named_children(self) -> list[tuple[str, Module]]:
         return [("model", self.model)]
 
     def forward(self, x: Value) -> Value:

@@ -234,3 +234,26 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         command.main([str(tmp_path / "nothing"), "--to", "onnx"])
     assert "nothing: there is no such model file" in capsys.readouterr().err
+
+
+class Cubes(cnn.Module):
+    """A function of x in which there is x cubed, which is a step of GELU, too."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: x ** 3, lambda x: x ** 3 + x, lambda x: 0.044715 * x ** 3, lambda x: (2 * x ** 3).relu() - x,
+    lambda x: x ** 3 * x, lambda x: x ** 3 / x, lambda x: cnn.cat([x ** 3 - 1, x]), lambda x: (x ** 3).mean(1),
+    lambda x: cnn.functional.gelu(x, "tanh") + x ** 3])
+def test_cubes_that_are_no_gelu_come_back(function, tmp_path):
+    model, x = Cubes(function).eval(), np.random.default_rng(0).uniform(0.5, 2, (3, 4)).astype(np.float32)
+    export_onnx(model, tmp_path / "x.onnx", (4,))
+    want = model(x)
+    assert_close(run(tmp_path / "x.onnx", x)[0], want, 1e-4)
+    assert_close(cnn.load_onnx(tmp_path / "x.onnx").eval()(x), want, 1e-4)

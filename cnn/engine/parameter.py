@@ -17,9 +17,48 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
 refuse: ContextVar = ContextVar("refuse", default=None)     # called where `data` is read while nobody may
+# while a network is traced, a function of a Parameter and the name of an attribute of what can be computed with
+computing: ContextVar = ContextVar("computing", default=None)
 
 
-class Parameter:
+class Operand:
+    """What is computed with in `forward`: operators, and methods such as `exp`, give a cnn.graph.derived.Derived."""
+
+    __array_priority__ = 1000   # arrays leave operators to it
+
+    def __getattr__(self, name: str) -> Any:
+        ask = computing.get()
+        if name.startswith("_") or ask is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}"
+                                 + (": its array is `data`" if not name.startswith("_") else ""))
+        return ask(self, name)
+
+    def __iter__(self) -> Any:
+        return self._asked("__iter__")
+
+    def _asked(self, name: str, *operands: Any) -> Any:
+        ask = computing.get()
+        if ask is None:
+            raise TypeError(f"{type(self).__name__}: it is computed with in the forward of a module; elsewhere its "
+                            f"array is `data`")
+        return ask(self, name)(*operands)
+
+
+def _operator(name: str) -> Any:
+    def operate(self: Operand, *operands: Any) -> Any:
+        if operands and hasattr(type(operands[0]), "graph"):
+            return NotImplemented       # a value knows what to do
+        return self._asked(name, *operands)
+    operate.__name__ = name
+    return operate
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul", "rmatmul", "pow", "neg",
+              "abs", "gt", "ge", "lt", "le"):
+    setattr(Operand, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+class Parameter(Operand):
     """A trainable array and its gradient.
 
     data: float32 or float64 array. Assigning to `data` copies into place, so that the arrays that the
@@ -121,16 +160,13 @@ class Parameter:
         return self.size
 
     def __getitem__(self, index: Any) -> Shaped:
-        """The Parameter with new axes, `scale[:, None, None]`, to compute with beside a value. Raises TypeError for a
-        part of it."""
+        """The Parameter with new axes, `scale[:, None, None]`, or a part of it, to compute with in `forward`; elsewhere
+        a part raises TypeError."""
         parts = index if isinstance(index, tuple) else (index,)
         if not all(part is None or part is Ellipsis or isinstance(part, slice) and part == slice(None)
                    for part in parts):
-            raise TypeError(f"Parameter: index must be of None, : and ..., for new axes, got {shapes.shown(index)}: "
-                            f"of what is used in parts make several Parameters")
+            return self._asked("__getitem__", index)
         return Shaped(self, self._data[index].shape)
-
-    __iter__ = None     # as an index of integers is refused
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={self.dtype})"
@@ -155,7 +191,7 @@ class Parameter:
             self._move(zeros(self.shape, dtype), zeros(self.shape, dtype))
 
 
-class Shaped:
+class Shaped(Operand):
     """A Parameter in another shape, beside a value. parameter: what it is; shape: a tuple of as many elements."""
 
     def __init__(self, parameter: Parameter, shape: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@
 group norm, the bias of a linear map.
 
 GELU is x (1 + f) / 2, f being erf(x / sqrt(2)) or tanh(sqrt(2 / pi) (x + 0.044715 x^3)). Its steps are `Part`s:
-"erf" and "tanh" are f, "gate" is factor (1 + f), times x where `times` says so; "gelu's cube" is factor x^3.
+"erf" and "tanh" are f, "gate" is factor (1 + f), times x where `times` says so; a cube is factor x^3.
 """
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from cnn.export import onnx_batch
 from cnn.export.onnx_reading import Refused
-from cnn.export.onnx_values import Known, Live, Part, number_of, shown
+from cnn.export.onnx_values import CUBE, Known, Live, Part, number_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,8 @@ def arithmetic(i: Importer, node: NodeView, kind: str, a: Any, b: Any) -> Live |
     found = _gelu(i, kind, a, b) or onnx_batch.step(i, kind, a, b)
     if found is not None:
         return found
-    both: list[Any] = [node.live(j) if isinstance(x, Part) else x for j, x in enumerate((a, b))]
+    both: list[Any] = [i.cube(x) if isinstance(x, Part) and x.kind == CUBE else
+                       node.live(j) if isinstance(x, Part) else x for j, x in enumerate((a, b))]
     a, b = both
     for x, known in ((a, b), (b, a)):
         number = number_of(known)
@@ -162,7 +163,7 @@ def erf(i: Importer, node: NodeView) -> Part:
 
 
 def power(i: Importer, node: NodeView) -> Live | Part:
-    """x to the power of a number; x^3 is a part of GELU only."""
+    """x to the power of a number; x^3 may become a part of GELU."""
     x = node.live()
     exponent = number_of(node.inputs[1]) if node.has(1) else None
     if exponent == 1:
@@ -176,7 +177,7 @@ def power(i: Importer, node: NodeView) -> Live | Part:
     if exponent != 3:
         raise Refused(f"exponent (input 1) must be a number, got "
                       f"{shown(node.inputs[1].array) if isinstance(node.inputs[1], Known) else 'no constant'}")
-    return Part("gelu's cube", x, {"factor": 1.0})
+    return Part(CUBE, x, {"factor": 1.0})
 
 
 def _same(i, a, b):
@@ -189,7 +190,7 @@ def _gelu(i, kind, a, b):
         if not isinstance(part, Part) or part.kind == "Pad":
             continue
         number, more = number_of(other), part.more
-        if part.kind == "gelu's cube":
+        if part.kind == CUBE:
             if kind == "multiply" and number is not None:
                 return Part(part.kind, part.of, {"factor": more["factor"] * number})
             if kind == "add" and _near(more["factor"], 0.044715) and _same(i, part.of, other):

@@ -174,6 +174,10 @@ FOLDED: dict[str, Callable] = {
     "Div": _broadcast(_div), "Neg": _broadcast(np.negative), "Sqrt": _broadcast(np.sqrt), "Exp": _broadcast(np.exp),
     "Reciprocal": _broadcast(lambda a: 1 / a), "Floor": _broadcast(np.floor), "Ceil": _broadcast(np.ceil),
     "Pow": _broadcast(np.power), "Equal": _broadcast(np.equal), "Where": _broadcast(np.where),
+    "Greater": _broadcast(np.greater), "GreaterOrEqual": _broadcast(np.greater_equal), "Less": _broadcast(np.less),
+    "LessOrEqual": _broadcast(np.less_equal), "Not": _broadcast(np.logical_not), "And": _broadcast(np.logical_and),
+    "Or": _broadcast(np.logical_or), "Abs": _broadcast(np.abs), "Log": _broadcast(np.log), "Tanh": _broadcast(np.tanh),
+    "Relu": _broadcast(lambda a: np.maximum(a, 0)), "Sigmoid": _broadcast(lambda a: 1 / (1 + np.exp(-a))),
     "Min": _broadcast(lambda *arrays: np.minimum.reduce(arrays)),
     "Max": _broadcast(lambda *arrays: np.maximum.reduce(arrays)),
 }

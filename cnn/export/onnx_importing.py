@@ -13,7 +13,7 @@ from cnn.engine.parameter import Parameter
 from cnn.export.onnx_extra import require_onnx
 from cnn.export.onnx_folding import KEEP, SPARE, fold, shape_of
 from cnn.export.onnx_reading import File, Refused, words
-from cnn.export.onnx_values import Known, Live, N, NodeView, Part, image_of
+from cnn.export.onnx_values import CUBE, Known, Live, N, NodeView, Part, image_of
 from cnn.graph.trace import trace
 from cnn.layers.graph_module import OPERATIONS, GraphModule, OperationNode
 
@@ -162,6 +162,11 @@ class Importer:
         return self.emit("parameter", [like], rank, {"image": list(image)},
                          {"parameter": self.parameter(known, array, trained=known.trained)})
 
+    def cube(self, part: Part) -> Live:
+        """What may have become a GELU, and does not: a factor times x^3."""
+        y, factor = self.emit("power", [part.of], None, {"exponent": 3.0}), part.more["factor"]
+        return y if factor == 1 else self.emit("affine", [y], None, {"factor": factor})
+
     def reshaped(self, x: Live, dims: Sequence[int]) -> Live:
         """A value with other sizes of an image, as the file has them."""
         image = image_of(tuple(dims))
@@ -190,8 +195,8 @@ class Importer:
             if not isinstance(found, Live):
                 raise Refused(f"output {words(told.name)!r} must depend on the graph's input, and " + (
                     "no node makes it" if found is None else "does not"))
-            if found.rank == 3:
-                found = self.emit("reshape", [found], 3, {"image": list(found.dims)})
+            if found.rank in (1, 3):        # a number of each image has an axis inside
+                found = self.emit("reshape", [found], found.rank, {"image": list(found.dims)})
             outputs.append(found)
         if not outputs:
             raise Refused("the graph has no output")
@@ -207,7 +212,7 @@ class Importer:
                 if name and name not in self.values:
                     raise Refused(f"input {words(name)!r} is made by no node before it")
                 if name and view.op not in ("Conv", "AveragePool"):
-                    self._made(name)
+                    self._made(name, steps=view.op not in ("Add", "Mul"))
                 view.inputs.append(self.values[name] if name else None)
             results = self._results(view, table)
             if view.unused():
@@ -223,10 +228,13 @@ class Importer:
         except _NOT_AS_WRITTEN as error:
             raise Refused(f"node {view.name!r} ({view.op}): {words(error, 400) or type(error).__name__}") from None
 
-    def _made(self, name: str) -> None:
-        """Where a value is a padding that no window takes into itself, pad it."""
+    def _made(self, name: str, steps: bool = True) -> None:
+        """Where a value is a padding that no window takes into itself, pad it. steps: also compute a cube, of which no
+        GELU will be made."""
         part = self.values.get(name)
-        if isinstance(part, Part) and part.kind == "Pad":
+        if steps and isinstance(part, Part) and part.kind == CUBE:
+            self.values[name] = self.cube(part)
+        elif isinstance(part, Part) and part.kind == "Pad":
             tables: list[list[int] | None] = [None]
             for (before, after), n in zip(part.more["sides"], part.of.value.image[1:], strict=True):
                 tables.append([j if 0 <= j < n else -1 for j in range(-before, n + after)])

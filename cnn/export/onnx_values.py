@@ -52,6 +52,9 @@ class Live:
         return () if self.rank == 1 else (image[0], image[2]) if self.rank == 3 else image
 
 
+CUBE = "a cube"     # a Part: a factor times x^3, which may become a GELU
+
+
 @dataclass
 class Part:
     """A step of something that is one operation here and several in the file. kind: which; of: what it began with."""

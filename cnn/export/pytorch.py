@@ -225,6 +225,11 @@ def to_torch(model: Module, *image_shapes: Sequence[int]) -> Any:
         if node.operation.name not in TABLE or hasattr(node.operation, "layer"):
             raise ValueError(f"to_torch: PyTorch has no {node.operation.name} (module {node.modules[0]!r})")
 
+    once: set[int] = set()      # values that are there once and not for each image: of Parameters alone
+    for node in graph:
+        if all(id(value) in once for value in node.inputs):
+            once.add(id(node.output))
+
     class Part(torch.nn.Module):
         """Parameters and buffers of one module."""
 
@@ -233,8 +238,13 @@ def to_torch(model: Module, *image_shapes: Sequence[int]) -> Any:
             values = {id(value): x for value, x in zip(graph.inputs, inputs, strict=True)}
             for node in graph:
                 own = {name: self._tensors[id(p)] for name, p in node.operation.parameters.items()}
+                given = [values[id(v)] for v in node.inputs]
+                if TABLE[node.operation.name] is _cat and id(node.output) not in once:
+                    count = next(x for x, v in zip(given, node.inputs, strict=True) if id(v) not in once).size(0)
+                    given = [x.expand(count, *v.image) if id(v) in once else x
+                             for x, v in zip(given, node.inputs, strict=True)]
                 values[id(node.output)] = TABLE[node.operation.name](
-                    torch.nn.functional, node.operation, {**own, "module": self}, *(values[id(v)] for v in node.inputs))
+                    torch.nn.functional, node.operation, {**own, "module": self}, *given)
             from cnn.graph.trace import pack
             return pack(graph.structure, [values[id(value)] for value in graph.outputs])
 

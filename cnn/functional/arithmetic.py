@@ -9,7 +9,7 @@ import numpy as np
 from cnn import shapes
 from cnn.engine.parameter import Parameter
 from cnn.functional.common import computed
-from cnn.graph import build
+from cnn.graph import build, derived
 from cnn.graph.value import Value
 
 if TYPE_CHECKING:
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 def maximum(x: Operand, other: Operand) -> Any:
     """The larger of x and other, element by element; NaN if one is. Each a value, an array or a number; shapes are
     broadcast. Where both are equal each gets half of the gradient."""
-    return computed("maximum", lambda x, other: build.extreme("maximum", x, other), {"x": x, "other": other})
+    return computed("maximum", lambda x, other: build.extreme("maximum", x, other), {"x": x, "other": other},
+                    by_element=True)
 
 
 def minimum(x: Operand, other: Operand) -> Any:
     """The smaller of x and other, otherwise as `maximum`."""
-    return computed("minimum", lambda x, other: build.extreme("minimum", x, other), {"x": x, "other": other})
+    return computed("minimum", lambda x, other: build.extreme("minimum", x, other), {"x": x, "other": other},
+                    by_element=True)
 
 
 def where(condition: Operand, x: Operand, other: Operand) -> Any:
@@ -36,7 +38,7 @@ def where(condition: Operand, x: Operand, other: Operand) -> Any:
         like = next((y.dtype for y in (x, other) if isinstance(y, (np.ndarray, Value, Parameter))),
                     np.dtype(np.float32))
         condition = condition.astype(like if like in shapes.FLOATS else np.float32)
-    return computed("where", build.where, {"condition": condition, "x": x, "other": other})
+    return computed("where", build.where, {"condition": condition, "x": x, "other": other}, by_element=True)
 
 
 def matmul(x: Operand, other: Operand) -> Any:
@@ -44,6 +46,8 @@ def matmul(x: Operand, other: Operand) -> Any:
     or arrays; of values, one may be a Parameter or an array of two axes, the same for every image, and x then (N, B) or
     (N, heads, A, B), too. (N, heads, A, B) times (N, heads, B, C) is the product of each head; one head goes with all.
     Raises ValueError for what would couple images, as (N, B) times (N, B)."""
+    if isinstance(x, Value) or isinstance(other, Value):
+        return build.matmul(x, other)
     return computed("matmul", build.matmul, {"x": x, "other": other})
 
 
@@ -75,14 +79,14 @@ def sqrt(x: Images) -> Images:
 def pow(x: Images, exponent: float) -> Images:
     """x to the power of a number, `exponent`. x: a value or an array (N, ...)."""
     exponent = shapes.number("pow", "exponent", exponent)
-    return computed("pow", lambda x: build.power(x, exponent), {"x": x}, (exponent,))
+    return computed("pow", lambda x: build.power(x, exponent), {"x": x}, (exponent,), by_element=True)
 
 
 def clamp(x: Images, min: float | None = None, max: float | None = None) -> Images:
     """x, but at least `min` and at most `max`, numbers, which may be infinite, and of which one may be missing. x: a
     value or an array (N, ...)."""
     low, high = build.limits("clamp", min, max)
-    return computed("clamp", lambda x: build.clamp(x, low, high), {"x": x}, (low, high))
+    return computed("clamp", lambda x: build.clamp(x, low, high), {"x": x}, (low, high), by_element=True)
 
 
 def hardtanh(x: Images, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Images:
@@ -148,7 +152,8 @@ def prelu(x: Images, weight: Operand) -> Images:
 
 
 def _mapped(owner: str, name: str, x: Images, **numbers: float) -> Images:
-    return computed(owner, lambda x: build.mapped(name, x, owner, **numbers), {"x": x}, tuple(numbers.values()))
+    return computed(owner, lambda x: build.mapped(name, x, owner, **numbers), {"x": x}, tuple(numbers.values()),
+                    by_element=True)
 
 
 def sum(x: Images, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Images:
@@ -177,6 +182,8 @@ def amin(x: Images, dim: int | Sequence[int] | None = None, keepdim: bool = Fals
 
 def _reduced(kind: str, x: Images, dim: int | Sequence[int] | None, keepdim: bool) -> Images:
     dims, kept = build.dims_of(kind, dim), shapes.flag(kind, "keepdim", keepdim)
+    if derived.computes(x):
+        return derived.over_axes(kind, lambda x, dims: build.reduced(kind, x, dims, kept), x, dims)
     return computed(kind, lambda x: build.reduced(kind, x, dims, kept), {"x": x}, (dims, kept))
 
 
@@ -185,6 +192,8 @@ def normalize(x: Images, p: float = 2.0, dim: int | Sequence[int] = 1, eps: floa
 
     x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); p, eps: numbers above 0.
     """
+    if derived.computes(x):
+        return derived.over_axes("normalize", lambda x, dims: normalize(x, p, dims, eps), x, dim)
     p, dims = shapes.number("normalize", "p", p, above=0), build.dims_of("normalize", dim)
     eps = shapes.number("normalize", "eps", eps, above=0)
 

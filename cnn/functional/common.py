@@ -11,7 +11,7 @@ from cnn import shapes
 from cnn.engine.parameter import Parameter
 from cnn.engine.program import Program, circumstances
 from cnn.engine.programs import Pool
-from cnn.graph import Value, trace
+from cnn.graph import Value, derived, trace
 from cnn.graph.lower import few, slot, written
 from cnn.graph.passes import optimised
 from cnn.graph.value import number
@@ -47,14 +47,21 @@ def program(key: tuple, dtype: np.dtype, images: int, write: Callable[[Program],
         _programs.give(taken)
 
 
-def computed(name: str, function: Callable[..., Value], operands: dict[str, Any], key: tuple = ()) -> Any:
+def computed(name: str, function: Callable[..., Value], operands: dict[str, Any], key: tuple = (),
+             by_element: bool = False) -> Any:
     """What a function of values makes of operands: of values a value. Of arrays, of one dtype and for as many images
     each, it is traced and compiled once for their shapes, and the result is an array. Numbers are passed on.
 
-    key: all else that the function depends on.
+    key: all else that the function depends on. by_element: whether it works element by element, so that it also takes
+    Parameters alone, while a network is traced.
     """
-    if any(isinstance(operand, Value) for operand in operands.values()):
-        return function(*operands.values())
+    like = next((operand for operand in operands.values() if isinstance(operand, Value)), None)
+    if like is not None:
+        return function(*[derived.beside(operand, like) for operand in operands.values()])
+    if derived.computes(*operands.values()):
+        if not by_element:
+            raise TypeError(f"{name}: one of {', '.join(operands)} must be a value, got Parameters alone")
+        return derived.through(function, *operands.values())
     operands = dict(zip(operands, numbers(*operands.values()), strict=True))
     arrays = {what: operand for what, operand in operands.items() if isinstance(operand, np.ndarray)}
     rest = {what: operand for what, operand in operands.items() if what not in arrays}
@@ -129,8 +136,9 @@ def parameter(owner: str, name: str, value: np.ndarray | Parameter | None,
         if value is not None and value.dtype != dtype:
             raise TypeError(f"{owner}: {name} must be of {dtype}, as the values are, got {value.dtype}")
         return value, ()
-    if isinstance(value, Value):
-        raise TypeError(f"{owner}: {name} must be a Parameter or an array, got a value")
+    if isinstance(value, (Value, derived.Derived)):
+        got = "a value" if isinstance(value, Value) else "what is computed from Parameters"
+        raise TypeError(f"{owner}: {name} must be a Parameter or an array, got {got}")
     made = Parameter(shapes.array(owner, name, value, None, dtype), requires_grad=False)
     return made, ((value, made),)
 

@@ -8,6 +8,7 @@ import numpy as np
 from cnn import shapes
 from cnn.engine.parameter import Parameter, Shaped
 from cnn.graph.count import Count
+from cnn.graph.derived import Derived, Transposed
 from cnn.graph.trace import add, apply
 from cnn.graph.value import Value, number
 from cnn.ops import arithmetic as ops
@@ -91,11 +92,8 @@ def prelu(x, weight):
         raise TypeError(f"prelu: weight must be a Parameter or an array, got {type(weight).__name__}")
     if tuple(weight.shape) not in ((1,), channels):
         raise ValueError(f"prelu: weight must have shape ({channels[0]},) or (1,), got {tuple(weight.shape)}")
-    sources = ()
-    if not isinstance(weight, Parameter):
-        array, weight = weight, Parameter(np.asarray(weight, x.dtype), requires_grad=False)
-        sources = (array, weight),
-    slopes = constant(weight, (*weight.shape, *(1,) * (len(x.image) - 1)), x, sources)
+    operand, sources = operand_of("prelu", weight, x.dtype)
+    slopes = constant(operand, (*weight.shape, *(1,) * (len(x.image) - 1)), x, sources)
     return relu(x) + slopes * clamp(x, high=0.0)
 
 
@@ -148,26 +146,31 @@ def value_of(kind, operand, like):
     """An operand as a value of the same graph: a Parameter or an array is the same for every image."""
     if isinstance(operand, Value):
         return operand
-    sources = ()
     if number(operand):
-        operand = Parameter(np.full(1, operand, like.dtype), requires_grad=False)
-    if isinstance(operand, np.ndarray):
-        if operand.dtype.kind not in "fiub":
-            raise TypeError(f"{kind}: an array beside a value must hold numbers, got {operand.dtype}")
-        array, operand = operand, Parameter(np.asarray(operand, like.dtype), requires_grad=False)
-        sources = (array, operand),
-    shape = getattr(operand, "shape", ())
-    if isinstance(operand, Shaped):
-        operand = operand.parameter
-    if not isinstance(operand, Parameter):
+        operand = np.full(1, operand, like.dtype)
+    if not isinstance(operand, (Parameter, Shaped, Derived, np.ndarray)):
         return NotImplemented
+    shape = tuple(operand.shape)
     if len(shape) == len(like.image) + 1 and shape[0] == 1:
         shape = shape[1:]
     shape = (1,) * (len(like.image) - len(shape)) + shape
     if len(shape) != len(like.image):
         raise ValueError(f"{kind}: a parameter of shape {shape} does not go together with "
                          f"{shapes.batch(like.image)}")
-    return constant(operand, shape, like, sources)
+    if isinstance(operand, Derived):
+        return reshaped(operand.value, shape)
+    parameter, sources = operand_of(kind, operand, like.dtype)
+    return constant(parameter, shape, like, sources)
+
+
+def operand_of(kind, operand, dtype):
+    """The Parameter whose numbers an operand has, and (array, Parameter) where it takes an array's before each run."""
+    if not isinstance(operand, np.ndarray):
+        return operand.parameter if isinstance(operand, Shaped) else operand, ()
+    if operand.dtype.kind not in "fiub":
+        raise TypeError(f"{kind}: an array beside a value must hold numbers, got {operand.dtype}")
+    made = Parameter(np.asarray(operand, dtype), requires_grad=False)
+    return made, ((operand, made),)
 
 
 def constant(parameter, image, like, sources=()):
@@ -209,6 +212,8 @@ def matmul(x, other):
     """x other for each image, (A, B) times (B, C).
     Either may be a Parameter or an array, (B, C) or (A, B), the same for every image; x may be a vector then, or have
     heads. Of values (heads, A, B) and (heads, B, C) it is the product of each head."""
+    if isinstance(other, Transposed) and isinstance(x, Value):
+        return linear("matmul", x, other.of, None)
     a = x if isinstance(x, Value) else matrix("x", x, other)
     b = other if isinstance(other, Value) else matrix("other", other, x)
     told = [shapes.batch(one.image) if isinstance(one, Value) else str(one.shape) for one in (x, other)]
@@ -237,17 +242,16 @@ def _of_heads(x, heads):
 
 
 def matrix(what, operand, like):
-    """A Parameter or an array of two axes as a value of the graph of another."""
-    if not isinstance(operand, (Parameter, np.ndarray)) or len(operand.shape) != 2:
+    """A Parameter, what is computed from some, or an array, of two axes, as a value of the graph of another."""
+    if not isinstance(operand, (Parameter, Derived, np.ndarray)) or len(operand.shape) != 2:
         raise TypeError(f"matmul: {what} must be a value, or a Parameter or an array of two axes, got "
                         f"{getattr(operand, 'shape', type(operand).__name__)}")
-    if operand.dtype.kind not in "fiub":
+    if isinstance(operand, Derived):
+        return operand.value
+    if isinstance(operand, np.ndarray) and operand.dtype.kind not in "fiub":
         raise TypeError(f"matmul: {what}, an array beside a value, must hold numbers, got {operand.dtype}")
-    sources = ()
-    if not isinstance(operand, Parameter):
-        array, operand = operand, Parameter(np.asarray(operand, like.dtype), requires_grad=False)
-        sources = (array, operand),
-    return constant(operand, operand.shape, like, sources)
+    parameter, sources = operand_of("matmul", operand, like.dtype)
+    return constant(parameter, parameter.shape, like, sources)
 
 
 def linear(owner, x, weight, bias, sources=()):

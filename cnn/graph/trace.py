@@ -1,5 +1,6 @@
 """Tracing: running `forward` on values, each of whose operations adds a node to a graph."""
 from cnn.engine import meanwhile, parameter
+from cnn.graph.derived import Computing
 from cnn.graph.graph import Graph, Node
 from cnn.graph.line import line
 from cnn.graph.value import Value
@@ -35,7 +36,8 @@ def trace(function, images, dtype, title="", names=None, modules=None, record=Fa
     graph.inputs = [Value(graph, image, dtype) for image in images]
     values = list(graph.inputs)
     try:
-        made = meanwhile.holds(parameter.refuse, _refuse_numbers, function, *graph.inputs)
+        made = meanwhile.holds(parameter.computing, Computing(graph), meanwhile.holds, parameter.refuse,
+                               _refuse_numbers, function, *graph.inputs)
         graph.structure, graph.outputs = unpack(made, title or "forward")
         if any(value.graph is not graph for value in graph.outputs):
             raise ValueError(f"{title}: forward must return values of this call, got one of another")
@@ -47,7 +49,7 @@ def trace(function, images, dtype, title="", names=None, modules=None, record=Fa
 
 def not_tracing(function, *inputs):
     """What a function returns that works on arrays while a network is traced, and may look at numbers."""
-    return meanwhile.holds(parameter.refuse, None, function, *inputs)
+    return meanwhile.holds(parameter.computing, None, meanwhile.holds, parameter.refuse, None, function, *inputs)
 
 
 def _refuse_numbers():

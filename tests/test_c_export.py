@@ -10,6 +10,8 @@ import pytest
 import cnn
 from cnn import export
 from cnn.commands import export as command
+from cnn.export import c_rows
+from cnn.layers.graph_module import OPERATIONS
 
 STRICT = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror"]
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
@@ -77,12 +79,6 @@ def assert_near(got, wanted, tolerance=1e-5):
     np.testing.assert_allclose(got, wanted.ravel(), rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
-# layers with operations that have no row in C
-REFUSED = {"Softmax", "LogSoftmax", "Upsample", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle",
-           "ZeroPad2d", "ConstantPad2d", "ReflectionPad2d", "ReplicationPad2d", "ZeroPad1d", "ConstantPad1d",
-           "ReflectionPad1d", "ReplicationPad1d"}
-
-
 class Together(cnn.Module):
     """Each layer on an input of its own: many networks in one file."""
 
@@ -100,20 +96,11 @@ class Together(cnn.Module):
 def test_every_case(tmp_path, compiler):
     if compiler not in COMPILERS:
         pytest.skip(f"{compiler} is not installed")
-    written, refused = [], set()
-    for case in cases.CASES:
-        try:
-            export.c(case.make(np.float32), tmp_path / "one.c", case.shape)
-            written.append(case)
-        except ValueError as error:
-            assert "there is no row for" in str(error)
-            refused.add(case.layer)
-    assert refused == REFUSED
-    together = Together([awake(case.make(np.float32)) for case in written])
-    xs = [case.arrays(1, np.float32)[0][0] for case in written]
+    together = Together([awake(case.make(np.float32)) for case in cases.CASES])
+    xs = [case.arrays(1, np.float32)[0][0] for case in cases.CASES]
     export.c(together, tmp_path / "all.c", *(x.shape for x in xs))
-    found, = scores(tmp_path, [("all", xs, [int(np.prod(case.out)) for case in written])], compiler, ["-O0"])
-    for case, layer, x, y in zip(written, together.layers, xs, found, strict=True):
+    found, = scores(tmp_path, [("all", xs, [int(np.prod(case.out)) for case in cases.CASES])], compiler, ["-O0"])
+    for case, layer, x, y in zip(cases.CASES, together.layers, xs, found, strict=True):
         try:
             assert_near(y, exact(layer, x))
         except AssertionError as error:
@@ -161,6 +148,56 @@ def test_axes_in_another_order(tmp_path):
     got, = scores(tmp_path, [("turned", [x], [y.size for y in wanted])])
     for part, whole in zip(got, wanted, strict=True):
         assert_near(part, whole)
+
+
+class Everything(cnn.Module):
+    """What no layer of the cases does, on an image and on planes of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = cnn.Parameter(np.linspace(0.5, 1.5, 4, dtype=np.float32))
+        self.token = cnn.Parameter(np.linspace(-1, 1, 5, dtype=np.float32).reshape(1, 1, 5))
+
+    def forward(self, x):
+        F, (row, column, plane) = cnn.functional, (x[:, :, 1:2], x[:, :, :, 2:3], x[:, 1])
+        attention = (plane @ plane.transpose(1, 2) / 2).softmax(-1) @ plane
+        return {
+            "maximum": F.maximum(x, row), "minimum": F.minimum(column, row), "greater": (x > row).float(),
+            "less": (x <= column).float(), "equal": (x.relu() == 0).float(), "other": (x.relu() != 0).float(),
+            "where": F.where(x > 0.2, row, column), "cube": x ** 3, "root": F.pow(x.abs(), 0.3),
+            "amax": x.amax((2, 3)), "amin": x.amin(1), "rows": x.amax(2, keepdim=True), "low": plane.amin(1),
+            **{f"softmax{d}": x.softmax(d) for d in (1, 2, 3)}, **{f"logs{d}": x.log_softmax(d) for d in (2, 3)},
+            "softmax of rows": plane.softmax(1), "softmax of columns": plane.log_softmax(2), "attention": attention,
+            **{f"cat{d}": cnn.cat([x, x * 2], d) for d in (1, 2, 3)}, "stacked": F.stack([plane, -plane], 1),
+            "cat of rows": cnn.cat([self.token.expand(x.size(0), -1, -1), plane], 1),
+            "cat of columns": cnn.cat([plane, plane[:, :, 1:3]], 2), "steps": x[:, :, ::2, 1::3],
+            "some rows": plane[:, 1:3], "some columns": plane[:, :, 1:4], "vector": x.mean((2, 3))[:, 1:3],
+            "order": x[:, [2, 0, 3, 1]], "part": x[:, 1:3],
+            "low border": F.pad(x, (1, 2, 0, 1), value=-np.inf).clamp(-3),
+            "cut": F.pad(x, (-1, 1, 2, -1), mode="replicate"),
+            "large": F.interpolate(x, (7, 9), mode="bilinear"), "near": F.interpolate(x, scale_factor=2),
+            "learned": F.softmax(self.scale, 0)[0] * x + self.scale[:, None, None].exp(),
+        }
+
+
+def test_every_operation_has_a_row():
+    left = {name for name in OPERATIONS if name not in c_rows.TABLE}
+    assert left == {"dropout", "parameter"}     # nothing in evaluation mode, and a constant
+
+
+@needs_gcc
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_what_no_layer_does(tmp_path, compiler):
+    x = images((4, 3, 5))
+    model = Everything().eval()
+    export.c(model, tmp_path / "all.c", x.shape)
+    wanted = exact(model, x)
+    got, = scores(tmp_path, [("all", [x], [y.size for y in wanted.values()])], compiler, ["-O2"])
+    for (name, whole), part in zip(wanted.items(), got, strict=True):
+        try:
+            assert_near(part, whole)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from None
 
 
 MODELS = {

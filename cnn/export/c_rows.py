@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
-from cnn.export import c_norms
+from cnn.export import c_moves, c_norms
 from cnn.export.c_function import (
     TAPS,
     Function,
@@ -22,6 +22,7 @@ from cnn.export.c_function import (
     sizes,
     summed,
 )
+from cnn.export.c_moves import around
 from cnn.ops.pool import side_by_side
 
 if TYPE_CHECKING:
@@ -233,38 +234,48 @@ def elementwise(formula: str) -> Callable:
 
 
 def _softmax(logs: bool) -> Callable:
+    """Along the channels, or along the axis that the operation names."""
     def write(f, node):
         f.inplace = True
-        channels = f.output[0]
-        last = "a[k] - most - logf(sum)" if logs else "b[k] / sum"
-        f.add(f"for (int i = 0; i < {math.prod(f.output[1:])}; i++) {{",
-              f"    const float *a = x + i * {channels};", f"    float *b = y + i * {channels};",
-              "    float most = a[0], sum = 0.0f;", f"    for (int k = 1; k < {channels}; k++)",
-              "        most = a[k] > most ? a[k] : most;", f"    for (int k = 0; k < {channels}; k++)",
-              "        sum += expf(a[k] - most);" if logs else "        sum += b[k] = expf(a[k] - most);",
-              f"    for (int k = 0; k < {channels}; k++)", f"        b[k] = {last};", "}")
+        axis = getattr(node.operation, "axis", 0)
+        (runs, step), n = around(f.output, axis), f.output[axis]
+        at = f"k * {step}"
+        last = f"a[{at}] - most - logf(sum)" if logs else f"b[{at}] / sum"
+        f.add(f"for (int i = 0; i < {runs}; i++)", f"    for (int j = 0; j < {step}; j++) {{",
+              f"        const float *a = x + i * {n * step} + j;", f"        float *b = y + i * {n * step} + j;",
+              "        float most = a[0], sum = 0.0f;", f"        for (int k = 1; k < {n}; k++)",
+              f"            most = a[{at}] > most ? a[{at}] : most;", f"        for (int k = 0; k < {n}; k++)",
+              f"            sum += expf(a[{at}] - most);" if logs else
+              f"            sum += b[{at}] = expf(a[{at}] - most);",
+              f"        for (int k = 0; k < {n}; k++)", f"            b[{at}] = {last};", "    }")
     return write
 
 
-def _arithmetic(sign: str) -> Callable:
+def _arithmetic(formula: str) -> Callable:
+    """y = formula, in which {0}, {1} and {2} are elements of the inputs; the formula may name each twice."""
     def write(f, node):
         relu, size = getattr(node.operation, "relu", False), math.prod(f.output)
-        if f.inputs[0] == f.inputs[1]:
+        if len(set(f.inputs)) == 1:
             f.inplace = True
-            f.add(f"for (int n = 0; n < {size}; n++) {{", f"    const float a = x[n] {sign} x1[n];",
+            names = [f"x{i or ''}[n]" for i in range(len(f.inputs))]
+            f.add(f"for (int n = 0; n < {size}; n++) {{", f"    const float a = {formula.format(*names)};",
                   f"    y[n] = {'a > 0.0f ? a : 0.0f' if relu else 'a'};", "}")
             return
         whole = sizes(f.output)
-        places = []
-        for image in f.inputs:      # what has one row, column or channel is repeated
+        names = []
+        for i, image in enumerate(f.inputs):      # what has one row, column or channel is repeated
             (height, width, channels) = sizes(image)
             terms = [term for term, n in ((f"i * {width * channels}", height), (f"j * {channels}", width),
                                           ("k", channels)) if n > 1]
-            places.append(" + ".join(terms) or "0")
+            names.append(f"x{i or ''}[{' + '.join(terms) or '0'}]")
         f.add(f"for (int i = 0; i < {whole[0]}; i++)", f"    for (int j = 0; j < {whole[1]}; j++)",
               f"        for (int k = 0; k < {whole[2]}; k++)",
-              f"            y[(i * {whole[1]} + j) * {whole[2]} + k] = x[{places[0]}] {sign} x1[{places[1]}];")
+              f"            y[(i * {whole[1]} + j) * {whole[2]} + k] = {formula.format(*names)};")
     return write
+
+
+def _comparison(sign: str) -> Callable:
+    return _arithmetic(f"{{0}} {sign} {{1}} ? 1.0f : 0.0f")
 
 
 def _matmul(f, node):
@@ -277,51 +288,23 @@ def _matmul(f, node):
           f"            y[(i * {width} + j) * {channels} + k] = sum;", "        }")
 
 
-def _sum(f, node):
-    (height, width, channels), (out_h, out_w, channels_out) = sizes(f.inputs[0]), sizes(f.output)
-    place = " + ".join(term for term, n in ((f"i * {out_w * channels_out}", out_h), (f"j * {channels_out}", out_w), (
-        "k", channels_out)) if n > 1) or "0"
-    f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++)", "    y[n] = 0.0f;", f"for (int i = 0; i < {height}; i++)",
-          f"    for (int j = 0; j < {width}; j++)", f"        for (int k = 0; k < {channels}; k++)",
-          f"            y[{place}] += x[(i * {width} + j) * {channels} + k];")
-    if node.operation.name == "mean":
-        f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++)",
-              f"    y[n] /= {math.prod(f.inputs[0]) // math.prod(f.output)}.0f;")
-
-
-def _cat(f, node):
-    height, width, channels = sizes(f.output)
-    first = 0
-    for i, image in enumerate(f.inputs):
-        f.add(f"for (int i = 0; i < {height * width}; i++)",
-              f"    memcpy(y + i * {channels} + {first}, x{i or ''} + i * {image[0]}, {image[0]} * sizeof *y);")
-        first += image[0]
-
-
-def _slice(f, node):
-    height, width, channels = sizes(f.output)
-    f.add(f"for (int i = 0; i < {height * width}; i++)",
-          f"    memcpy(y + i * {channels}, x + i * {f.inputs[0][0]} + {node.operation.first}, {channels} * sizeof *y);")
-
-
-def _reshape(f, node):
-    """Moves elements: their order is by channels, rows, columns in both shapes."""
-    height, width, channels = sizes(f.inputs[0])
-    out_h, out_w, channels_out = sizes(f.output)
-    pixels = out_h * out_w
-    f.add("int n = 0;", f"for (int k = 0; k < {channels}; k++)",
-          f"    for (int i = 0; i < {height * width}; i++, n++)",
-          f"        y[n % {pixels} * {channels_out} + n / {pixels}] = x[i * {channels} + k];")
-
-
-def _permute(f, node):
-    """Loops over y by its rows i, columns j and channels k, which are x's in another order."""
-    (height, width, channels), (_, in_w, channels_in) = sizes(f.output), sizes(f.inputs[0])
-    axes = node.operation.axes if len(f.output) == 3 else (0, *(axis + 1 for axis in node.operation.axes))
-    channel, row, column = ("kij"[axes.index(axis)] for axis in range(3))
-    f.add(f"for (int i = 0; i < {height}; i++)", f"    for (int j = 0; j < {width}; j++)",
-          f"        for (int k = 0; k < {channels}; k++)", f"            y[(i * {width} + j) * {channels} + k] = "
-          f"x[({row} * {in_w} + {column}) * {channels_in} + {channel}];")
+def _reduced(kind: str) -> Callable:
+    """The sum, mean, largest or smallest elements over the axes of which y has one row, column or channel."""
+    def write(f, node):
+        (height, width, channels), (out_h, out_w, channels_out) = sizes(f.inputs[0]), sizes(f.output)
+        place = " + ".join(term for term, n in ((f"i * {out_w * channels_out}", out_h), (f"j * {channels_out}", out_w),
+                                                ("k", channels_out)) if n > 1) or "0"
+        start, work = {"amax": ("-INFINITY", f"if (a > y[{place}]) y[{place}] = a;"),
+                       "amin": ("INFINITY", f"if (a < y[{place}]) y[{place}] = a;")}.get(
+                           kind, ("0.0f", f"y[{place}] += a;"))
+        f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++)", f"    y[n] = {start};",
+              f"for (int i = 0; i < {height}; i++)", f"    for (int j = 0; j < {width}; j++)",
+              f"        for (int k = 0; k < {channels}; k++) {{",
+              f"            const float a = x[(i * {width} + j) * {channels} + k];", f"            {work}", "        }")
+        if kind == "mean":
+            f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++)",
+                  f"    y[n] /= {math.prod(f.inputs[0]) // math.prod(f.output)}.0f;")
+    return write
 
 
 # from the names of our operations: a function of the C function to be written and the node
@@ -341,8 +324,17 @@ TABLE: dict[str, Callable] = {
     "mish": elementwise("a * tanhf(fmaxf(a, 0.0f) + log1pf(expf(-fabsf(a))))"),
     "softplus": elementwise("{0} * a > {1} ? a : (fmaxf({0} * a, 0.0f) + log1pf(expf(-fabsf({0} * a)))) / {0}"),
     "softmax": _softmax(False), "log_softmax": _softmax(True),
-    "add": _arithmetic("+"), "subtract": _arithmetic("-"), "multiply": _arithmetic("*"), "divide": _arithmetic("/"),
+    "softmax_over": _softmax(False), "log_softmax_over": _softmax(True),
+    "add": _arithmetic("{0} + {1}"), "subtract": _arithmetic("{0} - {1}"), "multiply": _arithmetic("{0} * {1}"),
+    "divide": _arithmetic("{0} / {1}"), "maximum": _arithmetic("{0} > {1} || {0} != {0} ? {0} : {1}"),
+    "minimum": _arithmetic("{0} < {1} || {0} != {0} ? {0} : {1}"),
+    "greater": _comparison(">"), "greater_equal": _comparison(">="), "equal": _comparison("=="),
+    "not_equal": _comparison("!="), "where": _arithmetic("{0} != 0.0f ? {1} : {2}"),
+    "power": elementwise("powf(a, {0})"),
     "affine": elementwise("{factor} * a + {summand}"), "reciprocal": elementwise("{number} / a"),
-    "sum": _sum, "mean": _sum, "reshape": _reshape, "slice": _slice, "cat": _cat,
-    "permute": _permute, "matmul": _matmul,
+    **{kind: _reduced(kind) for kind in ("sum", "mean", "amax", "amin")}, "matmul": _matmul,
+    "reshape": c_moves.reshape, "permute": c_moves.permute, "slice": c_moves.cut, "cat": c_moves.cat,
+    "cat_along": c_moves.cat, "bilinear": c_moves.bilinear, "pixel_shuffle": c_moves.pixel_shuffle(back=False),
+    "pixel_unshuffle": c_moves.pixel_shuffle(back=True),
+    **dict.fromkeys(("strided_slice", "pad", "interpolate", "permute_channels"), c_moves.pick),
 }

@@ -213,9 +213,6 @@ def _add(writer: Writer, graph: Graph, node: Node) -> None:
         return
     if kind not in TABLE or hasattr(o, "layer"):
         raise ValueError(f"export.c: module {node.modules[0]!r}: there is no row for {o.name} in C")
-    planes = [value.image for value in (*node.inputs, node.output) if len(value.image) == 2]
-    if planes and kind in ("cat", "slice", "softmax", "log_softmax"):
-        raise ValueError(f"{where}: images must have the shape (C, H, W) or (features,), got {planes[0]}")
     if kind == "reshape" and without_move(writer, graph, node):
         return
     inputs, images = [writer.values[id(value)] for value in node.inputs], [value.image for value in node.inputs]

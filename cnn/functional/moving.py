@@ -83,7 +83,7 @@ def pad(x: Images, pad: Sequence[int], mode: str = "constant", value: float = 0.
 
     pad: (left, right) or (left, right, top, bottom), in elements; negative numbers cut. mode:
     "constant", `value` outside; "reflect", mirrored at the edge, which is not repeated; or "replicate", the edge
-    repeated. value: a number.
+    repeated. value: a number, which may be infinite.
     """
     if not isinstance(pad, (tuple, list)):
         raise TypeError(f"pad: pad must be a tuple of integers, got {shapes.shown(pad)}")
@@ -92,7 +92,7 @@ def pad(x: Images, pad: Sequence[int], mode: str = "constant", value: float = 0.
         raise ValueError(f"pad: pad must be (left, right) or (left, right, top, bottom), got {sides}")
     if not isinstance(mode, str) or mode not in moving.MODES:
         raise ValueError(f"pad: mode must be one of {', '.join(map(repr, moving.MODES))}, got {mode!r}")
-    value = shapes.number("pad", "value", value)
+    value = moving.around("pad", value)
     return computed("pad", lambda x: moving.pad(x, sides, mode, value), {"x": x}, (sides, mode, value))
 
 

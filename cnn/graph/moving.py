@@ -276,6 +276,12 @@ def transpose_of(index):
 MODES = ("constant", "reflect", "replicate")
 
 
+def around(owner, value):
+    """The number that stands around an image, which may be infinite. Raises TypeError or ValueError for no number."""
+    infinite = isinstance(value, (float, np.floating)) and np.isinf(value)
+    return float(value) if infinite else shapes.number(owner, "value", value)
+
+
 def pad(x, sides, mode, value):
     """sides: (left, right), or (left, right, top, bottom); negative ones cut."""
     pairs = [tuple(sides[i:i + 2]) for i in range(0, len(sides), 2)]

@@ -4,7 +4,7 @@ import numpy as np
 
 from cnn import functional, shapes
 from cnn.functional.layer_norm import local_response
-from cnn.graph import apply, build
+from cnn.graph import apply, build, moving
 from cnn.ops import local_norm, reshaping
 
 
@@ -23,7 +23,7 @@ def pick(module, node, values, things, *, tables, value=0.0, plane=False):
     if not isinstance(tables, (tuple, list)) or len(tables) != 3:
         raise ValueError(f"{name}: tables must be three lists or None, got {shapes.shown(tables)}")
     arrays = [None if table is None else integers(name, table) for table in tables]
-    return apply(reshaping.Pick(name, arrays, shapes.number(name, "value", value), bool(plane)), *values)
+    return apply(reshaping.Pick(name, arrays, moving.around(name, value), bool(plane)), *values)
 
 
 def integers(name, table):

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cnn import functional, shapes
-from cnn.graph import build
+from cnn.graph import build, moving
 from cnn.layers.module import Module
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class _Pad(Module):
         return functional.pad(x, self.padding, self.mode, self.value)
 
     def extra_repr(self) -> str:
-        return f"padding={self.padding}"
+        return f"padding={self.padding}" + (f", value={self.value:g}" if self.value else "")
 
 
 class ZeroPad2d(_Pad):
@@ -125,7 +125,7 @@ class ConstantPad2d(_Pad):
 
     def __init__(self, padding: int | tuple[int, ...], value: float) -> None:
         super().__init__(padding)
-        self.value = shapes.number(type(self).__name__, "value", value)
+        self.value = moving.around(type(self).__name__, value)
 
 
 class ReflectionPad2d(_Pad):

@@ -13,30 +13,26 @@ RUNS_ONCE = ("model.eval() where no gradients are needed, freeze() for what shal
 
 # method of a tensor: what to do with a value x
 OF_VALUES = {
-    "max": LARGEST.format("x.amax"), "min": LARGEST.format("x.amin"), "norm": "(x * x).sum(dim).sqrt()",
+    "max": LARGEST.format("x.amax"), "min": LARGEST.format("x.amin"),
     "argmax": "y = model(x), an array, and y.argmax(1)", "numel": "math.prod(x.shape[1:]), the elements of one image",
-    "var": "((x - x.mean(dim, keepdim=True)) ** 2).mean(dim), that of correction=0",
-    "std": "((x - x.mean(dim, keepdim=True)) ** 2).mean(dim).sqrt(), that of correction=0",
-    "scatter_": "cnn.functional.one_hot(index, classes)", "masked_fill": "cnn.functional.where(mask, number, x)",
-    "repeat": "x.expand(sizes), or cnn.cat([x] * n, dim)", "repeat_interleave": "cnn.functional.interpolate",
-    "t": "x.transpose(1, 2)", "swapaxes": "x.transpose(dim0, dim1)", "clone": "x: values do not change",
-    "unbind": "[x[:, i] for i in range(x.size(1))]", "flip": "x[..., list(range(x.size(-1) - 1, -1, -1))]",
-    "square": "x * x", "add": "x + y", "sub": "x - y", "mul": "x * y", "div": "x / y", "detach": RUNS_ONCE,
-    **dict.fromkeys(("double", "half", "long", "int", "bool", "to", "type", "type_as"), DTYPE),
+    "scatter_": "cnn.functional.one_hot(index, classes)", "t": "x.transpose(1, 2)", "detach": RUNS_ONCE,
+    "prod": "x.log().sum(dim).exp(), of numbers above 0", "log1p": "(1 + x).log()", "log2": "x.log() / math.log(2)",
+    **dict.fromkeys(("sin", "cos"), "numpy.sin and numpy.cos of an array, of positions, say; of times give an input"),
+    "tile": "x.repeat(sizes)", "movedim": "x.permute(dims)", "sort": "what loss and metrics get, arrays",
+    **dict.fromkeys(("double", "half", "long", "int", "bool", "to", "type"), DTYPE),
     **dict.fromkeys(("cpu", "cuda"), CPU),
 }
 # name in `torch`, `torch.nn` or `torch.nn.functional`: what to write
 OF_PACKAGE = {
     "max": f"{LARGEST.format('cnn.functional.amax')}; cnn.functional.maximum(x, y) of two",
     "min": f"{LARGEST.format('cnn.functional.amin')}; cnn.functional.minimum(x, y) of two",
-    **{name: OF_VALUES[name] for name in ("add", "sub", "mul", "div", "var")},
-    "logsigmoid": "-cnn.functional.softplus(-x)", "roll": "cnn.cat([x[..., -n:], x[..., :-n]], -1)",
-    "logsumexp": "x.amax(dim, keepdim=True) + (x - x.amax(dim, keepdim=True)).exp().sum(dim, keepdim=True).log()",
-    "norm": "(x * x).sum(dim).sqrt()", "no_grad": RUNS_ONCE, "manual_seed": "seed= of layers and of Trainer.fit",
+    "logsigmoid": "-cnn.functional.softplus(-x)", "no_grad": RUNS_ONCE,
+    "manual_seed": "seed= of layers and of Trainer.fit",
     "dropout": "cnn.Dropout(p), a layer, which model.eval() switches off",
-    "scaled_dot_product_attention": "(q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))).softmax(-1) @ v",
     "MultiheadAttention": "cnn.Linear for q, k and v, q.view(-1, L, heads, F).transpose(1, 2), and "
-                          "(q @ k.transpose(-2, -1) / math.sqrt(F)).softmax(-1) @ v",
+                          "cnn.functional.scaled_dot_product_attention(q, k, v)",
+    "Embedding": "cnn.Linear(num_embeddings, embedding_dim, bias=False) of an input of ones and zeros, "
+                 "numpy.eye(num_embeddings)[index]",
     "gather": "x.gather(dim, index)",
     "device": CPU, "einsum": "products, sums and cnn.functional.matmul", "randn_like": "an input of the model, noise",
     **{name: ARRAYS.format(name) for name in (
@@ -71,6 +67,8 @@ def missing(owner: str, name: str, hints: dict[str, str]) -> AttributeError:
         own = name.removesuffix("_")
         if own in functions and hints is not OF_MODULES:
             hint = f"cnn.functional.{own}"
+        elif hints is OF_PACKAGE and hasattr(sys.modules["cnn.graph"].Value, own):
+            hint = f"x.{own}(...)"
         elif own != name and hints is OF_VALUES:
             hint = "y = ... and y from there on: values do not change"
     return AttributeError(f"{owner} has no attribute {name!r}" + (f": write {hint}" if hint else ""))

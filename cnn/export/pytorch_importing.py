@@ -6,6 +6,7 @@ and what they add to the graph becomes a GraphModule.
 from __future__ import annotations
 
 import inspect
+import itertools
 import operator
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -18,6 +19,8 @@ from cnn.export import pytorch_rows as rows
 from cnn.export.pytorch_tracing import IN_PLACE, defaults, in_both_modes
 from cnn.export.pytorch_values import Buffer, Moved, Refused, settled
 from cnn.graph import Value
+from cnn.graph.derived import OWN
+from cnn.graph.views import View
 from cnn.layers.activation import Dropout, Dropout2d
 from cnn.layers.graph_module import OPERATIONS, GraphModule, graph_module
 from cnn.layers.module import Module
@@ -25,7 +28,7 @@ from cnn.layers.parts import number_dropouts
 from cnn.layers.running import image_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _NOT_AS_WRITTEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
@@ -93,7 +96,8 @@ class _Imported(Module):
         if not follows or not p:
             return x
         layer = (Dropout2d if whole else Dropout)(p)
-        self._dropouts = MappingProxyType({**self._dropouts, self.node.name: layer})
+        names = (f"{self.node.name}{f'_{i}' * (i > 0)}" for i in itertools.count())
+        self._dropouts = MappingProxyType({**self._dropouts, next(n for n in names if n not in self._dropouts): layer})
         assert x.graph is not None      # while it is traced
         x.graph.modules[id(layer)] = self._place(self.node) or self.node.name
         return layer(x)
@@ -155,7 +159,12 @@ class _Imported(Module):
     def _called(self, node: Any, args: tuple, more: dict) -> tuple[Any, bool]:
         """What a function or method returns, and whether it changes its first argument."""
         name = node.target if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
-        if node.op == "call_function" and not _has_values((args, more)) and rows.is_plain(node.target):
+        given = list(flat((args, more)))
+        values, weights = (any(isinstance(thing, kinds) for thing in given)
+                           for kinds in ((Value, Moved, View), (*OWN, Buffer, np.ndarray)))
+        if any(isinstance(thing, (*OWN, Buffer)) for thing in given) and not values:
+            return rows.of_weights(name, *self._plain(args), **self._plain(more)), False
+        if node.op == "call_function" and not values and not weights and rows.is_plain(node.target):
             return node.target(*args, **more), False
         method = node.op == "call_method"
         row = rows.METHODS.get(name) if method else self.functions.get(node.target)
@@ -258,12 +267,13 @@ class _Imported(Module):
                           f"{error or type(error).__name__}")
 
 
-def _has_values(argument: Any) -> bool:
-    if isinstance(argument, (tuple, list)):
-        return any(map(_has_values, argument))
-    if isinstance(argument, dict):
-        return any(map(_has_values, argument.values()))
-    return isinstance(argument, (Value, Moved, Parameter, Buffer, np.ndarray))
+def flat(argument: Any) -> Iterator[Any]:
+    """All that is in lists, tuples and dicts, one after the other."""
+    if isinstance(argument, (tuple, list, dict)):
+        for part in argument.values() if isinstance(argument, dict) else argument:
+            yield from flat(part)
+    else:
+        yield argument
 
 
 def _without_underscore(function: Any) -> Any:

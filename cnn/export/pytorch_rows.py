@@ -13,8 +13,9 @@ import numpy as np
 
 from cnn import functional
 from cnn.engine.parameter import Parameter
+from cnn.export import pytorch_attention as attention
 from cnn.export import pytorch_shapes as shaped
-from cnn.export.pytorch_values import FOLLOWS, Refused, WithIndices, only, settled, value_of
+from cnn.export.pytorch_values import FOLLOWS, N, Refused, WithIndices, only, settled, value_of
 from cnn.export.pytorch_windows import (
     adaptive,
     avg_pool1d,
@@ -36,6 +37,8 @@ from cnn.export.pytorch_windows import (
     max_pool2d,
 )
 from cnn.graph import Value, build, moving
+from cnn.graph.count import Count
+from cnn.graph.derived import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,10 +99,10 @@ def _binary(kind):
 
 def _of_two(kind, a, b):
     for x in (a, b):
-        if not isinstance(x, (Value, Parameter, np.ndarray, int, float)) or isinstance(x, bool):
+        if not isinstance(x, (Value, *OWN, np.ndarray, int, float)) or isinstance(x, bool):
             raise Refused(f"it takes values, weights and numbers, got {type(x).__name__}")
     if not any(isinstance(x, Value) for x in (a, b)):
-        raise Refused("one of its inputs must depend on the images: what is computed of weights alone is not done here")
+        raise Refused("one of its inputs must depend on the images, or be a weight")
     return build.arithmetic(kind, *(_number(x, like) for x, like in ((a, b), (b, a))))
 
 
@@ -149,6 +152,54 @@ def _extreme(kind, of_two):
     return row
 
 
+def _method(name, needs=None):
+    """A row that is a method of values. needs: an argument that must be given, because PyTorch means the images, too,
+    where it is not."""
+    def row(t, input, *given, **options):
+        if needs and not given and options.get(needs) is None:
+            raise Refused(f"{needs} must be given: without it the images are taken together, too")
+        options.pop("out", None)
+        return getattr(value_of(input), name)(*map(settled, given), **{key: settled(x) for key, x in options.items()})
+    return row
+
+
+def of_weights(name, first, *more, **options):
+    """What a function or method of this name makes of weights alone."""
+    options = {key: value for key, value in options.items() if value is not None and key not in ("_stacklevel", "out")
+               and not (key == "inplace" and value is True)}
+    others = [Count(-1) if part is N else part for part in more]
+    if name == "getattr":
+        return getattr(first, *others)
+    if name == "size":      # of a Parameter it is the number of elements
+        return first.shape[others[0]] if others else first.shape
+    name = {"div": "truediv", "true_divide": "truediv", "bmm": "matmul", "multiply": "mul", "divide": "truediv",
+            "subtract": "sub"}.get(name, name)
+    operate = getattr(operator, name) if name in OPERATORS else None
+    if operate is not None and not options:
+        return operate(first, *others)
+    if name in functional.__all__ and name not in ("permute", "transpose", "unsqueeze", "squeeze", "flatten"):
+        return getattr(functional, name)(first, *others, **options)
+    found = getattr(first, name, None) if isinstance(first, OWN) else None
+    if found is None:
+        raise Refused("it is not done here with weights alone")
+    return found(*others, **options) if callable(found) else found
+
+
+def _norm(t, input, p=2.0, dim=None, keepdim=False, out=None, dtype=None):
+    only("out", out, None)
+    only("dtype", dtype, None)
+    if dim is None:
+        raise Refused("dim must be given: without it the images are taken together, too")
+    return value_of(input).norm(2.0 if p in (None, "fro") else p, dim, keepdim)
+
+
+def _attention(t, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    only("dropout_p", dropout_p, 0.0, 0)
+    only("enable_gqa", enable_gqa, False)
+    return functional.scaled_dot_product_attention(*map(value_of, (query, key, value)), settled(attn_mask), 0.0,
+                                                   is_causal, scale)
+
+
 # ---------------------------------------------------------------- the tables
 
 # functions of torch, of torch.nn.functional, and methods of a tensor, where they have the name
@@ -179,14 +230,20 @@ SHARED: dict[str, Callable] = {
     **{name: getattr(shaped, name) for name in ("flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose",
                                                 "index_select", "cat", "pad", "interpolate")},
     "reshape": shaped.view, "swapaxes": shaped.transpose, "concat": shaped.cat, "concatenate": shaped.cat,
-    "clone": shaped.same,
+    "clone": shaped.same, "unbind": shaped.unbind, "norm": _norm, "scaled_dot_product_attention": _attention,
+    "glu": lambda t, input, dim=-1: functional.glu(value_of(input), dim),
+    **{name: _method(name) for name in ("sign", "lerp", "masked_fill", "clamp_min", "clamp_max", "flip", "narrow",
+                                        "select", "repeat")},
+    "roll": _method("roll", "shifts"),
+    **{name: _method(name, "dim") for name in ("var", "std", "logsumexp", "repeat_interleave")},
     "chunk": lambda t, input, chunks, dim=0: moving.chunk(value_of(input), chunks, dim),
     "split": lambda t, tensor, split_size_or_sections, dim=0: moving.split(
         value_of(tensor), split_size_or_sections, dim),
     "pixel_shuffle": lambda t, input, upscale_factor: functional.pixel_shuffle(value_of(input), upscale_factor),
     "pixel_unshuffle": lambda t, input, downscale_factor: functional.pixel_unshuffle(value_of(input), downscale_factor),
     "channel_shuffle": lambda t, input, groups: functional.channel_shuffle(value_of(input), groups),
-    "stack": lambda t, tensors, dim=0: moving.stack([value_of(x, "each of tensors") for x in tensors], dim),
+    "stack": lambda t, tensors, dim=0: moving.stack(
+        [x if isinstance(x, OWN) else value_of(x, "each of tensors") for x in tensors], dim),
     "matmul": matmul, "bmm": lambda t, input, mat2: matmul(t, input, mat2),
     "conv1d": conv1d, "conv2d": conv2d, "conv_transpose1d": conv_transpose1d,
     "conv_transpose2d": conv_transpose2d, "layer_norm": layer_norm,
@@ -282,6 +339,8 @@ MODULES: dict[str, Callable] = {
     "Softplus": _of_function("softplus", "beta", "threshold"),
     "PReLU": lambda t, m, x: functional.prelu(value_of(x), t.parameter(m.weight)),
     "Softmax": _of_function("softmax", "dim"), "LogSoftmax": _of_function("log_softmax", "dim"),
+    "MultiheadAttention": attention.multihead_attention, "TransformerEncoderLayer": attention.encoder_layer,
+    "TransformerEncoder": attention.encoder,
     "Softmax2d": lambda t, m, x: functional.softmax(value_of(x), 1),
     "Dropout": lambda t, m, x: t.dropout(value_of(x), m.p, False, not t.frozen(m)),
     "Dropout2d": lambda t, m, x: t.dropout(value_of(x), m.p, True, not t.frozen(m)),

@@ -9,6 +9,8 @@ import numpy as np
 from cnn import functional
 from cnn.export.pytorch_values import Moved, N, Refused, WithIndices, only, value_of
 from cnn.graph import Value, apply, build, moving
+from cnn.graph.derived import OWN
+from cnn.graph.views import View
 from cnn.ops import reshaping
 
 
@@ -93,8 +95,11 @@ def permute(t, input, *dims):
     dims = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
     rank = 1 + len(sizes_of(input))
     axes = [d % rank for d in dims]
-    if sorted(axes) != list(range(rank)) or axes[0] != 0:
-        raise Refused(f"dims must be all axes, that of the images first, got {tuple(dims)}")
+    if sorted(axes) != list(range(rank)):
+        raise Refused(f"dims must be all axes, got {tuple(dims)}")
+    if axes[0] != 0:        # as in qkv.permute(2, 0, 3, 1, 4), of which each part has the images first
+        moved = input if isinstance(input, Moved) else Moved(input)
+        return View(moved.of, moved.index[None]).permute(axes)
     return (input if isinstance(input, Moved) else Moved(input)).permuted([axis - 1 for axis in axes[1:]])
 
 
@@ -103,6 +108,11 @@ def transpose(t, input, dim0, dim1):
     axes = list(range(len(sizes_of(input))))
     axes[a], axes[b] = axes[b], axes[a]
     return (input if isinstance(input, Moved) else Moved(input)).permuted(axes)
+
+
+def unbind(t, input, dim=0):
+    """The parts along an axis, of which one that is not the images' may be first."""
+    return input.unbind(dim) if isinstance(input, View) else value_of(input).unbind(axis_of(input, dim) + 1)
 
 
 def getitem(t, input, index):
@@ -129,7 +139,8 @@ def getitem(t, input, index):
 
 
 def cat(t, tensors, dim=0, axis=None):
-    return moving.cat([value_of(x, "each of tensors") for x in tensors], dim if axis is None else axis)
+    return moving.cat([x if isinstance(x, OWN) else value_of(x, "each of tensors") for x in tensors],
+                      dim if axis is None else axis)
 
 
 def index_select(t, input, dim, index):

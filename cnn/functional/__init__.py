@@ -40,6 +40,7 @@ from cnn.functional.arithmetic import (
     sum,
     where,
 )
+from cnn.functional.composed import glu, logsumexp, scaled_dot_product_attention
 from cnn.functional.conv import (
     conv2d,
     conv2d_backward,
@@ -124,15 +125,15 @@ __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_po
            "binary_cross_entropy_with_logits", "bmm", "cat", "channel_shuffle", "chunk", "clamp", "conv1d",
            "conv1d_backward", "conv2d", "conv2d_backward", "conv_transpose1d", "conv_transpose1d_backward",
            "conv_transpose2d", "conv_transpose2d_backward", "cosine_similarity", "cross_entropy", "elu", "exp",
-           "flatten", "gelu", "gelu_backward", "group_norm", "group_norm_backward", "hardsigmoid", "hardswish",
+           "flatten", "gelu", "gelu_backward", "glu", "group_norm", "group_norm_backward", "hardsigmoid", "hardswish",
            "hardtanh", "huber_loss", "instance_norm", "interpolate", "kl_div", "l1_loss", "layer_norm", "layer_norm2d",
            "leaky_relu", "leaky_relu_backward", "linear", "linear_backward", "local_response_norm", "log",
-           "log_softmax", "log_softmax_backward", "matmul", "max_pool1d", "max_pool1d_backward", "max_pool2d",
-           "max_pool2d_backward", "maximum", "mean", "minimum", "mish", "mse_loss", "nll_loss", "normalize", "one_hot",
-           "pad", "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "pow", "prelu", "relu", "relu6",
-           "relu_backward", "sigmoid", "sigmoid_backward", "silu", "silu_backward", "smooth_l1_loss", "softmax",
-           "softmax_backward", "softplus", "split", "sqrt", "squeeze", "stack", "sum", "tanh", "tanh_backward",
-           "transpose", "triplet_margin_loss", "unsqueeze", "where"]
+           "log_softmax", "log_softmax_backward", "logsumexp", "matmul", "max_pool1d", "max_pool1d_backward",
+           "max_pool2d", "max_pool2d_backward", "maximum", "mean", "minimum", "mish", "mse_loss", "nll_loss",
+           "normalize", "one_hot", "pad", "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "pow",
+           "prelu", "relu", "relu6", "relu_backward", "scaled_dot_product_attention", "sigmoid", "sigmoid_backward",
+           "silu", "silu_backward", "smooth_l1_loss", "softmax", "softmax_backward", "softplus", "split", "sqrt",
+           "squeeze", "stack", "sum", "tanh", "tanh_backward", "transpose", "triplet_margin_loss", "unsqueeze", "where"]
 
 
 if not TYPE_CHECKING:

@@ -122,7 +122,8 @@ def axes_of(owner, x, dim, count=1):
         return list(range(len(x.image)))
     axes = [shapes.integer(owner, "dim", d, -x.ndim, x.ndim - 1) % x.ndim - 1 for d in dims]
     if -1 in axes:
-        raise ValueError(f"{owner}: dim must not be that of the images, 0, got {dim}")
+        raise ValueError(f"{owner}: dim must not be that of the images, 0, got {dim}: images stay apart in a network "
+                         f"and in a loss, of whose numbers the mean is taken")
     if len(set(axes)) != len(axes) or not axes or count not in (None, len(axes)):
         raise ValueError(f"{owner}: dim must be {'one axis' if count == 1 else 'different axes'}, got {dim}")
     return sorted(axes)

@@ -151,6 +151,10 @@ class Derived:
         """The logarithm of `softmax` over the axis `dim`."""
         return over_axes("log_softmax", Value.log_softmax, self, dim)
 
+    def norm(self, p: float = 2.0, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Derived:
+        """(sum of |x|^p)^(1/p) over the axes `dim`, by default all."""
+        return over_axes("norm", lambda value, dims: value.norm(p, dims, keepdim), self, dim)
+
     def float(self) -> Derived:
         """The same."""
         return self
@@ -226,7 +230,8 @@ def _operator(name: str, kind: str, turned: bool) -> Callable:
 
 for _name in ("sum", "mean", "amax", "amin"):
     setattr(Derived, _name, _reduction(_name))
-for _name in ("relu", "sigmoid", "tanh", "abs", "exp", "log", "sqrt", "pow", "clamp"):
+for _name in ("relu", "sigmoid", "tanh", "abs", "exp", "log", "sqrt", "pow", "clamp", "square", "reciprocal", "rsqrt",
+              "sign", "clamp_min", "clamp_max", "clip"):
     setattr(Derived, _name, _function(_name))
 for _short, _kind in (("add", "add"), ("sub", "subtract"), ("mul", "multiply"), ("truediv", "divide")):
     setattr(Derived, f"__{_short}__", _operator(f"__{_short}__", _kind, False))

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def permuted(x, order):
     return apply(reshaping.Pick("permute_channels", [np.array(order), None, None], words=words), x)
 
 
-def cat(values: Sequence[Value], dim: int = 1) -> Value:
+def cat(values: Sequence[Any], dim: int = 1) -> Value:
     """cnn.functional.cat of values."""
     listed = _all_values("cat", values)
     axis, = axes_of("cat", listed[0], dim)
@@ -119,7 +119,7 @@ def cat(values: Sequence[Value], dim: int = 1) -> Value:
     return apply(reshaping.ConcatAlong(axis + plane, plane), *listed)
 
 
-def stack(values: Sequence[Value], dim: int = 1) -> Value:
+def stack(values: Sequence[Any], dim: int = 1) -> Value:
     """cnn.functional.stack of values."""
     values = _all_values("stack", values)
     image = values[0].image

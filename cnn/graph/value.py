@@ -8,6 +8,7 @@ import numpy as np
 from cnn import hints, shapes
 from cnn.graph.count import Count, refused
 from cnn.graph.line import line
+from cnn.graph.methods import Methods
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,7 @@ _UFUNCS = ("add", "subtract", "multiply", "divide", "negative", "maximum", "mini
            "less", "less_equal", "equal", "not_equal")
 
 
-class Value:
+class Value(Methods):
     """A symbolic array: it has a shape and no elements.
 
     shape: (-1, C, H, W), (-1, H, W), (-1, features) or (-1,); -1 is the number of images, any. image: the shape of one

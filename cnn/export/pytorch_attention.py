@@ -1,0 +1,86 @@
+"""PyTorch's modules of attention: rows of the table in pytorch_rows.py."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from cnn import functional
+from cnn.export.pytorch_values import Refused, only, settled, value_of
+from cnn.export.pytorch_windows import layer_norm, linear
+from cnn.functional.composed import NEVER
+from cnn.graph import Value
+
+
+def multihead_attention(t: Any, m: Any, query: Any, key: Any, value: Any, key_padding_mask: Any = None,
+                        need_weights: bool = True, attn_mask: Any = None, average_attn_weights: bool = True,
+                        is_causal: bool = False) -> tuple:
+    """torch.nn.MultiheadAttention of one value with itself, and the weights, where they are asked for."""
+    only("batch_first", m.batch_first, True)
+    for name in ("bias_k", "bias_v"):
+        only(name, getattr(m, name), None)
+    only("add_zero_attn", m.add_zero_attn, False)
+    only("key_padding_mask", key_padding_mask, None)
+    if not (query is key is value) or m.in_proj_weight is None:
+        raise Refused("query, key and value must be one value: of several, a Linear for each and "
+                      "scaled_dot_product_attention are understood")
+    x = value_of(query)
+    if len(x.image) != 2:
+        raise Refused(f"query must have shape (N, L, E), got (N, {', '.join(map(str, x.image))})")
+    length, width = x.image
+    parts = linear(t, x, t.parameter(m.in_proj_weight), t.parameter(m.in_proj_bias)).chunk(3, -1)
+    q, k, v = (part.view(-1, length, m.num_heads, width // m.num_heads).transpose(1, 2) for part in parts)
+    scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(width // m.num_heads))
+    mask = settled(attn_mask)
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:     # true: not attended to
+        scores = scores.masked_fill(mask, NEVER)
+    elif mask is not None:
+        scores = scores + (np.maximum(mask, NEVER) if isinstance(mask, np.ndarray) else mask)
+    weights = scores.softmax(-1)
+    dropped = t.dropout(weights, m.dropout, False, not t.frozen(m))
+    y = linear(t, (dropped @ v).transpose(1, 2).reshape(-1, length, width), t.parameter(m.out_proj.weight),
+               t.parameter(m.out_proj.bias))
+    if not need_weights:
+        return y, None
+    return y, weights.mean(1) if average_attn_weights else weights
+
+
+def encoder_layer(t: Any, m: Any, src: Any, src_mask: Any = None, src_key_padding_mask: Any = None,
+                  is_causal: bool = False) -> Value:
+    """torch.nn.TransformerEncoderLayer."""
+    only("src_key_padding_mask", src_key_padding_mask, None)
+    name = getattr(m.activation, "__name__", type(m.activation).__name__).lower()
+    if name not in ("relu", "gelu", "silu"):
+        raise Refused(f"activation must be relu, gelu or silu, got {name}")
+
+    def norm(part: Any, x: Value) -> Value:
+        return layer_norm(t, x, part.normalized_shape, t.parameter(part.weight), t.parameter(part.bias), part.eps)
+
+    def dropped(part: Any, x: Value) -> Value:
+        return t.dropout(x, part.p, False, not t.frozen(part))
+
+    def attend(x: Value) -> Value:
+        return dropped(m.dropout1, multihead_attention(t, m.self_attn, x, x, x, None, False, src_mask)[0])
+
+    def feed(x: Value) -> Value:
+        x = getattr(functional, name)(linear(t, x, t.parameter(m.linear1.weight), t.parameter(m.linear1.bias)))
+        return dropped(m.dropout2, linear(t, dropped(m.dropout, x), t.parameter(m.linear2.weight),
+                                          t.parameter(m.linear2.bias)))
+    x = value_of(src)
+    if m.norm_first:
+        x = x + attend(norm(m.norm1, x))
+        return x + feed(norm(m.norm2, x))
+    x = norm(m.norm1, x + attend(x))
+    return norm(m.norm2, x + feed(x))
+
+
+def encoder(t: Any, m: Any, src: Any, mask: Any = None, src_key_padding_mask: Any = None,
+            is_causal: Any = None) -> Value:
+    """torch.nn.TransformerEncoder."""
+    for layer in m.layers:
+        src = encoder_layer(t, layer, src, mask, src_key_padding_mask)
+    if m.norm is None:
+        return src
+    return layer_norm(t, value_of(src), m.norm.normalized_shape, t.parameter(m.norm.weight), t.parameter(m.norm.bias),
+                      m.norm.eps)

@@ -1,0 +1,76 @@
+"""Functions that are made of several others, of values and of arrays."""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnn import shapes
+from cnn.functional.common import computed
+from cnn.graph import Value, build
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cnn.functional.common import Images
+
+NEVER = -1e30       # a score whose softmax is 0
+
+
+def logsumexp(x: Images, dim: int | Sequence[int], keepdim: bool = False) -> Images:
+    """log of the sum of exp(x) over axes, without overflows. x: a value or an array, (N, C, H, W), (N, H, W) or
+    (N, features); dim: an axis or several, 1 and up or negative; keepdim: whether they stay, with size 1."""
+    dims, kept = build.dims_of("logsumexp", dim, 1), shapes.flag("logsumexp", "keepdim", keepdim)
+    return computed("logsumexp", lambda x: x.logsumexp(dims, kept), {"x": x}, (dims, kept))
+
+
+def glu(x: Images, dim: int = -1) -> Images:
+    """a sigmoid(b), a and b being the halves of x along the axis `dim`, 1 and up or negative. x: a value or an array,
+    (N, C, H, W), (N, H, W) or (N, features). Dauphin et al. 2017."""
+    dim = shapes.integer("glu", "dim", dim, -2**31)
+
+    def of_value(x: Value) -> Value:
+        axis, = build.axes_of("glu", x, dim)
+        if x.image[axis] % 2:
+            raise ValueError(f"glu: x must have an even size along the axis {dim}, got {shapes.batch(x.image)}")
+        a, b = x.chunk(2, dim)
+        return a * b.sigmoid()
+    return computed("glu", of_value, {"x": x}, (dim,))
+
+
+def scaled_dot_product_attention(query: Images, key: Images, value: Images, attn_mask: np.ndarray | Value | None = None,
+                                 dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None) -> Images:
+    """softmax(query key^T scale + attn_mask) value, for each head. Vaswani et al. 2017.
+
+    query: (N, heads, L, E) or (N, L, E), a value or an array; key: (N, heads, S, E) or (N, S, E); value: (N, heads, S,
+    V) or (N, S, V). attn_mask: None, or what is added to the scores, or of bools what may be attended to: an array of
+    (L, S), the same for every image, or a value of floats. is_causal: whether l attends to s <= l only. scale:
+    1 / sqrt(E) by default. dropout_p: must be 0; a Dropout layer drops. Returns (N, heads, L, V) or (N, L, V).
+
+    Raises TypeError or ValueError for shapes and arguments that do not fit.
+    """
+    name = "scaled_dot_product_attention"
+    if shapes.number(name, "dropout_p", dropout_p, 0, 1):
+        raise ValueError(f"{name}: dropout_p must be 0, got {dropout_p}: a Dropout layer does it, by the mode")
+    causal = shapes.flag(name, "is_causal", is_causal)
+    factor = None if scale is None else shapes.number(name, "scale", scale)
+    if isinstance(attn_mask, np.ndarray) and attn_mask.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: attn_mask must hold bools or numbers, got {attn_mask.dtype}")
+    if causal and attn_mask is not None:
+        raise ValueError(f"{name}: attn_mask must be None with is_causal")
+
+    def of_values(query: Value, key: Value, value: Value) -> Value:
+        for what, x in (("query", query), ("key", key), ("value", value)):
+            if len(x.image) not in (2, 3):
+                raise ValueError(f"{name}: {what} must have shape (N, heads, L, E) or (N, L, E), got "
+                                 f"{shapes.batch(x.image)}")
+        scores = build.matmul(query, key.transpose(-2, -1)) * (factor or 1 / math.sqrt(query.image[-1]))
+        mask = np.tri(*scores.image[-2:]) > 0 if causal else attn_mask
+        if isinstance(mask, np.ndarray) and mask.dtype == bool:
+            scores = build.where(mask.astype(scores.dtype), scores, NEVER)
+        elif mask is not None:
+            scores = scores + mask
+        return build.matmul(scores.softmax(-1), value)
+    known = (attn_mask.shape, attn_mask.tobytes()) if isinstance(attn_mask, np.ndarray) else attn_mask
+    return computed(name, of_values, {"query": query, "key": key, "value": value}, (known, causal, factor))

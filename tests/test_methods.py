@@ -1,0 +1,166 @@
+"""Methods of values that are made of others, and functions: numbers by NumPy, gradients by central differences, and
+PyTorch's own of the same text."""
+import numpy as np
+import pytest
+from cases import assert_close
+
+import cnn
+from cnn import functional as F
+from cnn.layers.graph_module import graph_module
+
+
+class Net(cnn.Module):
+    """A function of a value."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def lse(x, axis, keepdims=False):
+    return np.log(np.exp(x).sum(axis, keepdims=keepdims))
+
+
+# ours and PyTorch's, NumPy's; of x (N, 4, 3, 5)
+CASES = {
+    "add, sub": (lambda x: x.add(x, alpha=2).sub(x.square(), alpha=0.5), lambda x: 3 * x - x * x / 2),
+    "mul, div": (lambda x: x.mul(3).div(x.square().add(1)).neg(), lambda x: -3 * x / (x * x + 1)),
+    "comparisons": (
+        lambda x: x.mul(x.gt(0)) + x.ge(1) * x + x.lt(0) * 2 - x.le(-1) * x + x.relu().eq(0) - 1 * x.relu().ne(0),
+        lambda x: x * (x > 0) + (x >= 1) * x + (x < 0) * 2 - (x <= -1) * x + (x <= 0) - 1.0 * (x > 0)),
+    "roots": (lambda x: x.square().add(1).rsqrt() + x.exp().reciprocal(),
+              lambda x: 1 / np.sqrt(x * x + 1) + np.exp(-x)),
+    "sign": (lambda x: x.sign() * x, lambda x: np.sign(x) * x),
+    "lerp": (lambda x: x.lerp(x.square(), 0.3), lambda x: 0.7 * x + 0.3 * x * x),
+    "masked_fill": (lambda x: x.masked_fill(x > 0.5, -2.0), lambda x: np.where(x > 0.5, -2.0, x)),
+    "clamped": (lambda x: x.clamp_min(-0.5).clamp_max(1.5) + x.clip(-1, 1),
+                lambda x: x.clip(-0.5, 1.5) + x.clip(-1, 1)),
+    "var": (lambda x: x.var((2, 3), keepdim=True) * x.var(1, unbiased=False, keepdim=True),
+            lambda x: x.var((2, 3), keepdims=True, ddof=1) * x.var(1, keepdims=True)),
+    "var of one": (lambda x: x.var(dim=-1, correction=2), lambda x: x.var(-1, ddof=2)),
+    "std": (lambda x: (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), keepdim=True),
+            lambda x: (x - x.mean((2, 3), keepdims=True)) / x.std((2, 3), keepdims=True, ddof=1)),
+    "norm": (lambda x: x.norm(dim=1) + x.norm(1, dim=1) + x.norm(p=3, dim=1),
+             lambda x: np.sqrt((x * x).sum(1)) + abs(x).sum(1) + (abs(x) ** 3).sum(1) ** (1 / 3)),
+    "largest norm": (lambda x: x.norm(float("inf"), (2, 3), True), lambda x: abs(x).max((2, 3), keepdims=True)),
+    "logsumexp": (lambda x: x.logsumexp(1) + (100 * x).logsumexp((1,)) / 100,
+                  lambda x: lse(x, 1) + lse(100 * x, 1) / 100),
+    "logsumexp of axes": (lambda x: x.logsumexp((2, 3), keepdim=True), lambda x: lse(x, (2, 3), True)),
+    "parts": (lambda x: x.select(1, 2) + x.select(-3, -1) + x.narrow(1, 1, 2).unbind(1)[0],
+              lambda x: x[:, 2] + x[:, -1] + x[:, 1]),
+    "flip": (lambda x: x.flip(2) + x.flip((1, 3)) + x.flip(-1, 2), lambda x: np.flip(x, 2) + np.flip(x, (1, 3))
+             + np.flip(x, (3, 2))),
+    "roll": (lambda x: x.roll(2, 1) + x.roll((1, -2), (2, 3)),
+             lambda x: np.roll(x, 2, 1) + np.roll(x, (1, -2), (2, 3))),
+    "repeat": (lambda x: x.repeat(1, 2, 1, 3), lambda x: np.tile(x, (1, 2, 1, 3))),
+    "repeat_interleave": (lambda x: x.repeat_interleave(2, dim=2), lambda x: x.repeat(2, 2)),
+    "shapes": (lambda x: x.mean(1).unflatten(1, (3, -1)).swapaxes(1, 3).view_as(x[:, :1].transpose(1, 3)).mT,
+               lambda x: x.mean(1)[:, :, None].swapaxes(1, 3)),
+    "the same": (lambda x: x.clone().type_as(x), lambda x: x),
+}
+
+
+def assert_right(model, numpys, x, torch=None):
+    y = model(x)
+    assert_close(y, numpys(x), 1e-12)
+    dy = np.random.default_rng(1).standard_normal(y.shape)
+    dx, step = model.backward(dy), 1e-5
+    for i in ((0,) * x.ndim, tuple(n - 1 for n in x.shape)):
+        ends = [x.copy(), x.copy()]
+        ends[0][i] += step
+        ends[1][i] -= step
+        assert dx[i] == pytest.approx(((numpys(ends[0]) - numpys(ends[1])) * dy).sum() / (2 * step), abs=1e-6)
+    assert_close(graph_module(model, x.shape[1:])(x.astype(np.float32)), y, 1e-4)
+    if torch is not None:
+        t = torch.tensor(x, requires_grad=True)
+        z = model.function(t)
+        assert_close(y, z.detach().numpy(), 1e-12)
+        z.backward(torch.tensor(dy))
+        assert_close(dx, t.grad.numpy(), 1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_and_gradients(name):
+    ours, numpys = CASES[name]
+    assert_right(Net(ours), numpys, np.random.default_rng(0).standard_normal((2, 4, 3, 5)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pytorch_has_the_same(name, torch):
+    ours, numpys = CASES[name]
+    assert_right(Net(ours), numpys, np.random.default_rng(0).standard_normal((17, 4, 3, 5)), torch)
+
+
+def test_a_length_of_nothing_has_no_slope():
+    """As in PyTorch: where the root's is infinite, it counts as 0."""
+    for function in (lambda x: x.norm(dim=1), lambda x: x.std(1)):
+        model = Net(function)
+        y = model(np.zeros((2, 3), np.float32))
+        np.testing.assert_allclose(y, 0, atol=1e-15)
+        np.testing.assert_array_equal(model.backward(np.ones_like(y)), 0)
+
+
+def attended(q, k, v, mask=None, scale=None):
+    scores = q @ k.swapaxes(-2, -1) * (scale or 1 / np.sqrt(q.shape[-1]))
+    scores = scores if mask is None else np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
+
+
+RNG = np.random.default_rng(3)
+BIAS, SEEN = RNG.standard_normal((5, 6)), RNG.random((5, 6)) > 0.3
+SEEN[:, 0] = True
+
+
+@pytest.mark.parametrize("heads", [(), (3,)])
+@pytest.mark.parametrize("options, mask", [
+    ({}, None), ({"scale": 0.4}, None), ({"attn_mask": BIAS}, BIAS), ({"attn_mask": SEEN}, SEEN),
+    ({"is_causal": True}, np.tri(5, 6) > 0)])
+def test_attention(heads, options, mask):
+    q, k, v = (RNG.standard_normal((2, *heads, *size)) for size in ((5, 4), (6, 4), (6, 7)))
+    wanted = attended(q, k, v, mask, options.get("scale"))
+    assert_close(F.scaled_dot_product_attention(q, k, v, **options), wanted, 1e-12)
+
+    class Attention(cnn.Module):
+        def forward(self, q, k, v):
+            return F.scaled_dot_product_attention(q, k, v, **options)
+    assert_close(Attention()(q, k, v), wanted, 1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": 0.4}, {"attn_mask": BIAS}, {"attn_mask": SEEN}, {"is_causal": True}])
+def test_attention_is_pytorchs(options, torch):
+    q, k, v = (RNG.standard_normal((2, 3, *size)) for size in ((5, 4), (6, 4), (6, 7)))
+    given = {name: torch.tensor(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
+    theirs = torch.nn.functional.scaled_dot_product_attention(*map(torch.tensor, (q, k, v)), **given)
+    assert_close(F.scaled_dot_product_attention(q, k, v, **options), theirs.numpy(), 1e-12)
+
+
+def test_functions_of_arrays():
+    x = RNG.standard_normal((3, 6, 2))
+    assert_close(F.logsumexp(x, 1), lse(x, 1), 1e-12)
+    assert_close(F.logsumexp(x, (1, 2), keepdim=True), lse(x, (1, 2), True), 1e-12)
+    assert_close(F.glu(x), x[..., :1] / (1 + np.exp(-x[..., 1:])), 1e-12)
+    assert_close(F.glu(x, 1), x[:, :3] / (1 + np.exp(-x[:, 3:])), 1e-12)
+
+
+@pytest.mark.parametrize("function, error, words", [
+    (lambda x: x.std(0), ValueError, "dim must not be that of the images, 0, got 0: images stay apart"),
+    (lambda x: x[:, :1].var(1), ValueError, "var: dim must be axes of more than 1 elements, got 1"),
+    (lambda x: x.norm(0, dim=1), ValueError, "norm: p must be .*above 0"),
+    (lambda x: x.repeat(2, 1, 1, 1), ValueError, "repeat: sizes must be 4 numbers of copies, of which the first"),
+    (lambda x: x.narrow(1, 3, 2), ValueError, "narrow: length must be an integer from 1 to 1, got 2"),
+    (lambda x: x.select(0, 1), ValueError, "select: dim must not be that of the images"),
+    (lambda x: x.select(1, 4), ValueError, "4"),
+    (lambda x: x.unflatten(1, (3, -1)), ValueError, r"unflatten: sizes must be those of 4 elements, got \(3, -1\)"),
+    (lambda x: x.roll((1, 2), 1), ValueError, "roll: shifts and dims must be equally many"),
+    (lambda x: F.glu(x, 2), ValueError, "glu: x must have an even size along the axis 2"),
+    (lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1), ValueError, "dropout_p must be 0, got 0.1: a"),
+    (lambda x: F.scaled_dot_product_attention(x, x, x, BIAS, is_causal=True), ValueError, "attn_mask must be None"),
+    (lambda x: F.scaled_dot_product_attention(x.mean((2, 3)), x, x), ValueError, "query must have shape"),
+])
+def test_what_is_refused(function, error, words):
+    with pytest.raises(error, match=words):
+        Net(function)(np.ones((2, 4, 3, 5)))

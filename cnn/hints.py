@@ -17,7 +17,6 @@ OF_VALUES = {
     "argmax": "y = model(x), an array, and y.argmax(1)", "numel": "math.prod(x.shape[1:]), the elements of one image",
     "scatter_": "cnn.functional.one_hot(index, classes)", "t": "x.transpose(1, 2)", "detach": RUNS_ONCE,
     "prod": "x.log().sum(dim).exp(), of numbers above 0", "log1p": "(1 + x).log()", "log2": "x.log() / math.log(2)",
-    **dict.fromkeys(("sin", "cos"), "numpy.sin and numpy.cos of an array, of positions, say; of times give an input"),
     "tile": "x.repeat(sizes)", "movedim": "x.permute(dims)", "sort": "what loss and metrics get, arrays",
     **dict.fromkeys(("double", "half", "long", "int", "bool", "to", "type"), DTYPE),
     **dict.fromkeys(("cpu", "cuda"), CPU),

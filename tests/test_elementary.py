@@ -1,4 +1,4 @@
-"""The kernels' own exp, tanh, sigmoid and normal distribution function, to the errors that _ext/elementary.pxd
+"""The kernels' own exp, sine, tanh, sigmoid and normal distribution function, to the errors that _ext/elementary.pxd
 gives, against NumPy in the longest float and math.erfc."""
 
 import math
@@ -40,6 +40,21 @@ def test_exp_of_special_values(dtype):
     x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, big * 1.01, big * 0.99999, 0, -0.0], dtype)
     with np.errstate(over="ignore"):
         np.testing.assert_allclose(functional.exp(x), np.exp(x), rtol=1e-4 if dtype == np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("limit", [3, 4000, 90_000, 1e8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sine_and_cosine(dtype, limit):
+    x = numbers(limit, dtype)
+    for function, exact in ((functional.sin, np.sin), (functional.cos, np.cos)):
+        got, wanted = function(x), exact(x.astype(np.longdouble))
+        plain = np.abs(wanted) > (0.001 if dtype == np.float32 else 0)
+        assert in_ulps(got[plain], wanted[plain]) <= 2
+        assert np.abs(got - wanted).max() <= np.finfo(dtype).eps
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], dtype)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(functional.sin(special), np.sin(special))
+        np.testing.assert_array_equal(functional.cos(special), np.cos(special))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -102,7 +102,7 @@ ALIKE = {
     **{f"{name}({options}) of {shape}": (
         lambda x, name=name, options=options: getattr(x, name)(**options), (shape,))
        for shape in (IMAGE, (7,)) for name, options in (
-           ("abs", {}), ("exp", {}),
+           ("abs", {}), ("exp", {}), ("sin", {}), ("cos", {}),
            ("clamp", {"min": -1.2}), ("clamp", {"max": 1.1}), ("clamp", {"min": -1, "max": 1}),
            ("clamp", {"min": -np.inf, "max": np.inf}),
            ("softmax", {"dim": 1}), ("log_softmax", {"dim": -1}), *[("pow", {"exponent": n}) for n in (

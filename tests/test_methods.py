@@ -33,6 +33,7 @@ CASES = {
         lambda x: x * (x > 0) + (x >= 1) * x + (x < 0) * 2 - (x <= -1) * x + (x <= 0) - 1.0 * (x > 0)),
     "roots": (lambda x: x.square().add(1).rsqrt() + x.exp().reciprocal(),
               lambda x: 1 / np.sqrt(x * x + 1) + np.exp(-x)),
+    "turns": (lambda x: x.sin() * (3 * x).cos(), lambda x: np.sin(x) * np.cos(3 * x)),
     "sign": (lambda x: x.sign() * x, lambda x: np.sign(x) * x),
     "lerp": (lambda x: x.lerp(x.square(), 0.3), lambda x: 0.7 * x + 0.3 * x * x),
     "masked_fill": (lambda x: x.masked_fill(x > 0.5, -2.0), lambda x: np.where(x > 0.5, -2.0, x)),

@@ -406,7 +406,7 @@ ADAPTORS = {
     "nn.functional.elu": elementwise(F.elu, "alpha"), "nn.functional.gelu": elementwise(F.gelu, "approximate"),
     "nn.functional.hardtanh": elementwise(F.hardtanh, "min_val", "max_val"),
     "nn.functional.softplus": elementwise(F.softplus, "beta", "threshold"), "nn.functional.prelu": prelu,
-    **{name: elementwise(getattr(F, name)) for name in ("tanh", "sigmoid", "abs", "exp", "log", "sqrt")},
+    **{name: elementwise(getattr(F, name)) for name in ("tanh", "sigmoid", "abs", "exp", "log", "sqrt", "sin", "cos")},
     **dict.fromkeys(("softmax", "log_softmax"), None),
     **{name: operands(function) for name, function in (
         ("add", lambda a, b: a + b), ("sub", lambda a, b: a - b), ("mul", lambda a, b: a * b),

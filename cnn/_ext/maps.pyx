@@ -4,7 +4,7 @@ cnn/reference, of the names in MAPS (cnn/ops/pointwise.py).
 A formula is a case of `formula`, value and derivative side by side; everything else is the same for all. In lanes
 without an image y and dx are 0, whatever f(0) is.
 """
-from cnn._ext.elementary cimport vec_exp, vec_exp_limited, vec_expm1, vec_log, vec_pow, vec_sigmoid, vec_softplus
+from cnn._ext.elementary cimport vec_exp, vec_exp_limited, vec_expm1, vec_log, vec_pow, vec_sigmoid, vec_softplus, vec_turn
 from cnn._ext.instances cimport Tile
 from cnn._ext.op cimport Image, Place, begin, end, held, pixels
 from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_abs, vec_clear, vec_div, vec_gt, vec_keep, vec_le,
@@ -12,7 +12,7 @@ from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_abs, vec_clear,
 
 cdef enum:      # as MAPS in cnn/ops/pointwise.py
     CLAMP = 1
-    HARDTANH, ELU, HARDSWISH, HARDSIGMOID, MISH, SOFTPLUS, ABS, EXP, LOG, SQRT, POWER
+    HARDTANH, ELU, HARDSWISH, HARDSIGMOID, MISH, SOFTPLUS, ABS, EXP, LOG, SQRT, POWER, SIN_, COS_
 
 
 cdef inline vec limited(vec x, vec low, vec high) noexcept nogil:
@@ -69,6 +69,10 @@ cdef inline vec formula(int kind, bint slope, vec x, real a, real b) noexcept no
         if slope:
             return vec_splat(a) * vec_pow(x, a - 1) if a != 0 else zero
         return vec_pow(x, a)
+    if kind == SIN_:
+        return vec_turn(x, slope)
+    if kind == COS_:
+        return zero - vec_turn(x, False) if slope else vec_turn(x, True)
     return x
 
 
@@ -157,8 +161,8 @@ cdef inline void backward "map_slope"(void* address, int kind) noexcept nogil:
 
 cdef extern from *:
     """
-    TILES(map_forward, 12)
-    TILES(map_slope, 12)
+    TILES(map_forward, 14)
+    TILES(map_slope, 14)
     """
     const Tile* map_forward_tiles       # by the number of the formula
     const Tile* map_slope_tiles

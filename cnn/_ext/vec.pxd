@@ -64,6 +64,14 @@ cdef extern from *:
                         0.00684881904846565466, 0.0000230189030699337736}
     #define LOG1P_UNDER {2.9533863155682422, 3.31591349729894419, 1.76409013784040688, 0.450607239831535376, \
                          0.049090169863993892, 0.00157944215343143911}
+    #define SIN_SERIES {-1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880, -1.0 / 39916800, 1.0 / 6227020800, \
+                        -1.0 / 1307674368000, 1.0 / 355687428096000}
+    #define COS_SERIES {1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800, 1.0 / 479001600, -1.0 / 87178291200, \
+                        1.0 / 20922789888000, -1.0 / 6402373705728000}
+    #define QUARTER {1.57079625129699707031, 7.54978941586159635336e-8, 5.39030285815811905290e-15}
+    #define TURNS_END 1e5
+    #define real_sin sin
+    #define real_cos cos
     #define LEAST_NORMAL 2.2250738585072014e-308
     #define TANH_MAX 20                         /* tanh is 1 from here */
     #else
@@ -84,6 +92,12 @@ cdef extern from *:
     #define LOG_SERIES {0.66666776, 0.39977574, 0.29870938}
     #define LOG1P_OVER {0.869515027, 0.124638428}
     #define LOG1P_UNDER {1.36951365, 0.476089439, 0.0313522729}
+    #define SIN_SERIES {-1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880}
+    #define COS_SERIES {1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800}
+    #define QUARTER {1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8}
+    #define TURNS_END 4096
+    #define real_sin sinf
+    #define real_cos cosf
     #define LEAST_NORMAL 1.17549435e-38
     #define TANH_MAX 10
     #endif
@@ -92,8 +106,13 @@ cdef extern from *:
     static const double LOG[] __attribute__((unused)) = LOG_SERIES;
     static const double OVER[] __attribute__((unused)) = LOG1P_OVER;
     static const double UNDER[] __attribute__((unused)) = LOG1P_UNDER;
+    static const double SIN[] __attribute__((unused)) = SIN_SERIES;
+    static const double COS[] __attribute__((unused)) = COS_SERIES;
+    /* pi / 2 in three parts, of which the first two have so few digits that their multiples up to TURNS_END are exact */
+    static const double QUARTER_TURN[] __attribute__((unused)) = QUARTER;
     #define TERMS(series) ((int)(sizeof(series) / sizeof(double)))
-    enum { EXP_TERMS = TERMS(EXP), LOG_TERMS = TERMS(LOG), OVER_TERMS = TERMS(OVER), UNDER_TERMS = TERMS(UNDER) };
+    enum { EXP_TERMS = TERMS(EXP), LOG_TERMS = TERMS(LOG), OVER_TERMS = TERMS(OVER), UNDER_TERMS = TERMS(UNDER),
+           TURN_TERMS = TERMS(SIN) };
     typedef real vec __attribute__((vector_size(VEC_BYTES), may_alias));
     typedef integer ivec __attribute__((vector_size(VEC_BYTES), may_alias));
     typedef natural nvec __attribute__((vector_size(VEC_BYTES), may_alias));
@@ -293,6 +312,7 @@ cdef extern from *:
         LOG_TERMS
         OVER_TERMS
         UNDER_TERMS
+        TURN_TERMS
     void prefetch_second(const real* p) nogil
     void prefetch_write(const real* p) nogil
     dvec dvec_load(const real* p) nogil
@@ -323,6 +343,8 @@ cdef extern from *:
     vec vec_fraction(vec a) nogil
     vec vec_sqrt(vec a) nogil
     real real_pow(real x, real n) nogil
+    real real_sin(real x) nogil
+    real real_cos(real x) nogil
     vec vec_relu(vec a) nogil
     real vec_sum(vec v) nogil
     real vec_most(vec v) nogil
@@ -340,4 +362,7 @@ cdef extern from *:
     const double LOG[10]
     const double OVER[6]
     const double UNDER[6]
-    const real BIASED, LEAST_NORMAL, LN2_HIGH, LN2_LOW, EXP_MIN, EXP_MAX, EXP_END, LOG2_E, TANH_MAX
+    const double SIN[8]
+    const double COS[8]
+    const double QUARTER_TURN[3]
+    const real BIASED, LEAST_NORMAL, LN2_HIGH, LN2_LOW, EXP_MIN, EXP_MAX, EXP_END, LOG2_E, TANH_MAX, TURNS_END

@@ -302,7 +302,7 @@ TABLE: dict[str, Callable] = {
     "ReduceSum": onnx_shapes.reduce("sum", 13), "ReduceMean": onnx_shapes.reduce("mean", 18),
     "ReduceMax": onnx_shapes.reduce("max", 18), "ReduceMin": onnx_shapes.reduce("min", 18),
     **{name: onnx_maps.plain(operation) for name, operation in (
-        ("Abs", "absolute"), ("Exp", "exp"), ("Log", "log"), ("HardSwish", "hardswish"),
+        ("Abs", "absolute"), ("Exp", "exp"), ("Log", "log"), ("Sin", "sin"), ("Cos", "cos"), ("HardSwish", "hardswish"),
         ("Mish", "mish"))},
     "Sqrt": onnx_batch.sqrt, "Elu": onnx_maps.elu, "Selu": onnx_maps.selu, "HardSigmoid": onnx_maps.hard_sigmoid,
     "Softplus": onnx_maps.softplus, "Clip": onnx_maps.clip, "Min": onnx_maps.extreme("minimum"),

@@ -130,7 +130,7 @@ ROWS = {
     "hardsigmoid": lambda w, node, x: w.add("HardSigmoid", x, alpha=1 / 6, beta=0.5),
     "elu": lambda w, node, x: w.add("Elu", x, alpha=node.operation.numbers["alpha"]), "mish": _mish,
     "softplus": _softplus, "absolute": _plain("Abs"), "exp": _plain("Exp"), "log": _plain("Log"),
-    "sqrt": _plain("Sqrt"),
+    "sqrt": _plain("Sqrt"), "sin": _plain("Sin"), "cos": _plain("Cos"),
     "power": lambda w, node, x: w.add("Pow", x, w.constant(node.operation.numbers["exponent"])),
     "maximum": _plain("Max"), "minimum": _plain("Min"), "greater": _compared("Greater"),
     "greater_equal": _compared("GreaterOrEqual"), "equal": _compared("Equal"),

@@ -144,6 +144,8 @@ const STEPS = {
   softplus: elementwise((x, step) => step.beta * x > step.threshold ? x : softplus(step.beta * x) / step.beta),
   absolute: elementwise(Math.abs),
   exp: elementwise(Math.exp),
+  sin: elementwise(Math.sin),
+  cos: elementwise(Math.cos),
   log: elementwise(Math.log),
   sqrt: elementwise(Math.sqrt),
   power: elementwise((x, step) => x ** step.exponent),

@@ -128,8 +128,8 @@ TABLE: dict[str, Callable] = {
     "leaky_relu": lambda w, node: {"kind": "leaky_relu", "slope": node.operation.scalars["slope"]},
     **{name: _plain() for name in (
         "relu", "tanh", "sigmoid", "silu", "gelu", "gelu_tanh", "hardswish", "hardsigmoid", "mish", "absolute", "exp",
-        "log", "sqrt", "add", "subtract", "multiply", "divide", "maximum", "minimum", "greater", "greater_equal",
-        "equal", "not_equal", "where", "reshape", "matmul")},
+        "log", "sqrt", "sin", "cos", "add", "subtract", "multiply", "divide", "maximum", "minimum", "greater",
+        "greater_equal", "equal", "not_equal", "where", "reshape", "matmul")},
     "clamp": _map("low", "high"), "hardtanh": _map("low", "high"), "elu": _map("alpha"),
     "softplus": _map("beta", "threshold"), "power": _map("exponent"),
     **{f"{name}{over}": _plain(name, "axis") for name in ("softmax", "log_softmax") for over in ("", "_over")},

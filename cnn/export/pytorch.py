@@ -169,7 +169,7 @@ TABLE = {
     "absolute": lambda F, o, p, x: x.abs(),
     "exp": lambda F, o, p, x: x.exp(),
     "log": lambda F, o, p, x: x.log(),
-    "sqrt": lambda F, o, p, x: x.sqrt(),
+    "sqrt": lambda F, o, p, x: x.sqrt(), "sin": lambda F, o, p, x: x.sin(), "cos": lambda F, o, p, x: x.cos(),
     "power": lambda F, o, p, x: x ** o.numbers["exponent"],
     "dropout": lambda F, o, p, x: (F.dropout2d if o.whole else F.dropout)(x, o.p, p["module"].training),
     "add": lambda F, o, p, a, b: a + b,

@@ -205,7 +205,7 @@ def _attention(t, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=Fa
 # functions of torch, of torch.nn.functional, and methods of a tensor, where they have the name
 SHARED: dict[str, Callable] = {
     **{name: _map(name) for name in ("relu", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid", "mish", "relu6",
-                                     "abs", "exp", "log", "sqrt")},
+                                     "abs", "exp", "log", "sqrt", "sin", "cos")},
     "gelu": _gelu, "selu": _selu, "clamp": _clamp, "clip": _clamp, "absolute": _map("abs"),
     "leaky_relu": lambda t, input, negative_slope=0.01, inplace=False: functional.leaky_relu(
         value_of(input), negative_slope),

@@ -20,6 +20,7 @@ from cnn.functional.arithmetic import (
     amin,
     bmm,
     clamp,
+    cos,
     elu,
     exp,
     hardsigmoid,
@@ -35,6 +36,7 @@ from cnn.functional.arithmetic import (
     pow,
     prelu,
     relu6,
+    sin,
     softplus,
     sqrt,
     sum,
@@ -124,7 +126,7 @@ __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_po
            "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "binary_cross_entropy",
            "binary_cross_entropy_with_logits", "bmm", "cat", "channel_shuffle", "chunk", "clamp", "conv1d",
            "conv1d_backward", "conv2d", "conv2d_backward", "conv_transpose1d", "conv_transpose1d_backward",
-           "conv_transpose2d", "conv_transpose2d_backward", "cosine_similarity", "cross_entropy", "elu", "exp",
+           "conv_transpose2d", "conv_transpose2d_backward", "cos", "cosine_similarity", "cross_entropy", "elu", "exp",
            "flatten", "gelu", "gelu_backward", "glu", "group_norm", "group_norm_backward", "hardsigmoid", "hardswish",
            "hardtanh", "huber_loss", "instance_norm", "interpolate", "kl_div", "l1_loss", "layer_norm", "layer_norm2d",
            "leaky_relu", "leaky_relu_backward", "linear", "linear_backward", "local_response_norm", "log",
@@ -132,7 +134,7 @@ __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_po
            "max_pool2d", "max_pool2d_backward", "maximum", "mean", "minimum", "mish", "mse_loss", "nll_loss",
            "normalize", "one_hot", "pad", "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "pow",
            "prelu", "relu", "relu6", "relu_backward", "scaled_dot_product_attention", "sigmoid", "sigmoid_backward",
-           "silu", "silu_backward", "smooth_l1_loss", "softmax", "softmax_backward", "softplus", "split", "sqrt",
+           "silu", "silu_backward", "sin", "smooth_l1_loss", "softmax", "softmax_backward", "softplus", "split", "sqrt",
            "squeeze", "stack", "sum", "tanh", "tanh_backward", "transpose", "triplet_margin_loss", "unsqueeze", "where"]
 
 

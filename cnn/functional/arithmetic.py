@@ -76,6 +76,16 @@ def sqrt(x: Images) -> Images:
     return _mapped("sqrt", "sqrt", x)
 
 
+def sin(x: Images) -> Images:
+    """The sine of x, in radians. x: a value or an array (N, ...)."""
+    return _mapped("sin", "sin", x)
+
+
+def cos(x: Images) -> Images:
+    """The cosine of x, in radians. x: a value or an array (N, ...)."""
+    return _mapped("cos", "cos", x)
+
+
 def pow(x: Images, exponent: float) -> Images:
     """x to the power of a number, `exponent`. x: a value or an array (N, ...)."""
     exponent = shapes.number("pow", "exponent", exponent)

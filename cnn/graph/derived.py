@@ -230,8 +230,8 @@ def _operator(name: str, kind: str, turned: bool) -> Callable:
 
 for _name in ("sum", "mean", "amax", "amin"):
     setattr(Derived, _name, _reduction(_name))
-for _name in ("relu", "sigmoid", "tanh", "abs", "exp", "log", "sqrt", "pow", "clamp", "square", "reciprocal", "rsqrt",
-              "sign", "clamp_min", "clamp_max", "clip"):
+for _name in ("relu", "sigmoid", "tanh", "abs", "exp", "log", "sqrt", "sin", "cos", "pow", "clamp", "square",
+              "reciprocal", "rsqrt", "sign", "clamp_min", "clamp_max", "clip"):
     setattr(Derived, _name, _function(_name))
 for _short, _kind in (("add", "add"), ("sub", "subtract"), ("mul", "multiply"), ("truediv", "divide")):
     setattr(Derived, f"__{_short}__", _operator(f"__{_short}__", _kind, False))

@@ -301,6 +301,16 @@ class Value(Methods):
         from cnn.graph import build
         return build.mapped("sqrt", self)
 
+    def sin(self) -> Value:
+        """The sine of x, in radians."""
+        from cnn.graph import build
+        return build.mapped("sin", self)
+
+    def cos(self) -> Value:
+        """The cosine of x, in radians."""
+        from cnn.graph import build
+        return build.mapped("cos", self)
+
     def pow(self, exponent: float) -> Value:
         """x to the power of a number, `exponent`."""
         from cnn.graph import build

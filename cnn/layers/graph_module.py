@@ -168,8 +168,8 @@ OPERATIONS: dict[str, Row] = {
     "max_pool2d": Row(_pooled("max", functional.adaptive_max_pool2d), _tell_pool),
     "avg_pool2d": Row(_pooled("avg", functional.adaptive_avg_pool2d), _tell_pool),
     **{name: Row(_of_one(getattr(functional, name))) for name in (
-        "relu", "tanh", "sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "mish", "exp", "log", "sqrt")},
-    **{name: Row(_of_one(getattr(functional, name))) for name in ("softmax", "log_softmax")},
+        "relu", "tanh", "sigmoid", "silu", "gelu", "hardswish", "hardsigmoid", "mish", "exp", "log", "sqrt", "sin",
+        "cos", "softmax", "log_softmax")},
     **{f"{name}_over": Row(_of_one(getattr(functional, name)), more.tell_dim) for name in ("softmax", "log_softmax")},
     **{name: Row(_of_one(getattr(functional, name)), lambda o: dict(o.numbers)) for name in (
         "hardtanh", "elu", "softplus")},

@@ -50,7 +50,7 @@ def dropout(program, x, key, p, whole=False):
 
 # Maps with two numbers at most, as in the kernel, which counts from 1; of some the backward pass gets y, not x.
 MAPS = ("clamp", "hardtanh", "elu", "hardswish", "hardsigmoid", "mish", "softplus", "absolute", "exp", "log", "sqrt",
-        "power")
+        "power", "sin", "cos")
 FROM_OUTPUT = ("exp", "sqrt")
 
 

@@ -210,6 +210,26 @@ def sqrt_backward(dy, y):
     return dy / (2 * y)
 
 
+def sin(x):
+    """y = sin x."""
+    return np.sin(x)
+
+
+def sin_backward(dy, x):
+    """dx = dy cos x."""
+    return dy * np.cos(x)
+
+
+def cos(x):
+    """y = cos x."""
+    return np.cos(x)
+
+
+def cos_backward(dy, x):
+    """dx = -dy sin x."""
+    return -dy * np.sin(x)
+
+
 def power(x, exponent):
     """y = x^n."""
     return x ** exponent

@@ -54,20 +54,25 @@ def reshape(f, node):
           f"        y[n % {pixels} * {channels_out} + n / {pixels}] = x[i * {channels} + k];")
 
 
-def permute(f, node):
-    """Loops over y by its rows i, columns j and channels k, which are x's in another order."""
+def _elements(f: Function, row: str, column: str, channel: str, chosen: str = "") -> None:
+    """y at row i, column j and channel k is x at these places, each an expression in i, j and k. chosen: what comes
+    before it."""
     (height, width, channels), (_, in_w, channels_in) = sizes(f.output), sizes(f.inputs[0])
-    axes = node.operation.axes if len(f.output) == 3 else (0, *(axis + 1 for axis in node.operation.axes))
-    channel, row, column = ("kij"[axes.index(axis)] for axis in range(3))
     f.add(f"for (int i = 0; i < {height}; i++)", f"    for (int j = 0; j < {width}; j++)",
           f"        for (int k = 0; k < {channels}; k++)", f"            y[(i * {width} + j) * {channels} + k] = "
-          f"x[({row} * {in_w} + {column}) * {channels_in} + {channel}];")
+          f"{chosen}x[({row} * {in_w} + {column}) * {channels_in} + {channel}];")
+
+
+def permute(f, node):
+    """Loops over y by its rows i, columns j and channels k, which are x's in another order."""
+    axes = node.operation.axes if len(f.output) == 3 else (0, *(axis + 1 for axis in node.operation.axes))
+    channel, row, column = ("kij"[axes.index(axis)] for axis in range(3))
+    _elements(f, row, column, channel)
 
 
 def pick(f: Function, node: Node) -> None:
     """Elements by a table for each axis, of which -1 stands for a number."""
     o: Any = node.operation
-    (height, width, channels), (_, in_w, channels_in) = sizes(f.output), sizes(f.inputs[0])
     names, outside = [], []
     for name, loop, table in zip(("channels", "rows", "columns"), "kij", o.tables, strict=True):
         names.append(loop if table is None else f"{f.array(name, table, 'int')}[{loop}]")
@@ -75,11 +80,7 @@ def pick(f: Function, node: Node) -> None:
             outside.append(f"{names[-1]} < 0")
     channel, row, column = names
     number = ("-" if o.value < 0 else "") + "INFINITY" if math.isinf(o.value) else literal(o.value)
-    place = f"x[({row} * {in_w} + {column}) * {channels_in} + {channel}]"
-    chosen = f"{' || '.join(outside)} ? {number} : " if outside else ""
-    f.add(f"for (int i = 0; i < {height}; i++)", f"    for (int j = 0; j < {width}; j++)",
-          f"        for (int k = 0; k < {channels}; k++)", f"            y[(i * {width} + j) * {channels} + k] = "
-          f"{chosen}{place};")
+    _elements(f, row, column, channel, f"{' || '.join(outside)} ? {number} : " if outside else "")
 
 
 def bilinear(f: Function, node: Node) -> None:
@@ -107,11 +108,9 @@ def pixel_shuffle(back: bool) -> Callable:
     """Channels to pixels, or back."""
     def write(f: Function, node: Node) -> None:
         o: Any = node.operation
-        r, (height, width, channels), (_, in_w, channels_in) = o.factor, sizes(f.output), sizes(f.inputs[0])
+        r = o.factor
         row, column, channel = (
             (f"(i * {r} + k / {r} % {r})", f"j * {r} + k % {r}", f"k / {r * r}") if back else
             (f"i / {r}", f"j / {r}", f"k * {r * r} + i % {r} * {r} + j % {r}"))
-        f.add(f"for (int i = 0; i < {height}; i++)", f"    for (int j = 0; j < {width}; j++)",
-              f"        for (int k = 0; k < {channels}; k++)", f"            y[(i * {width} + j) * {channels} + k] = "
-              f"x[({row} * {in_w} + {column}) * {channels_in} + {channel}];")
+        _elements(f, row, column, channel)
     return write

@@ -201,6 +201,71 @@ def test_what_no_layer_does(tmp_path, compiler):
             raise AssertionError(f"{name}: {error}") from None
 
 
+class Repeated(cnn.Module):
+    """Equal functions, called with other places in memory: gcc 12 at -O2 took one for the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = cnn.ModuleList([cnn.Linear(6, 18, seed=i) for i in range(2)])
+
+    def forward(self, x):
+        y = x
+        for _ in range(3):
+            y = y.transpose(2, 3).transpose(1, 3) * 0.5
+        z = x[:, :, 0].repeat(1, 1, 2)[:, :, :6]
+        for block in self.blocks:
+            q, k, v = block(z).chunk(3, -1)
+            q, k, v = (part.view(-1, 4, 2, 3).transpose(1, 2) for part in (q, k, v))
+            z = z + cnn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, 4, 6)
+        return {"turned": y, "attention": z}
+
+
+@needs_gcc
+@pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-O3", "-Os"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_equal_functions_are_told_apart(tmp_path, compiler, level):
+    x = images((4, 4, 4))
+    model = Repeated().eval()
+    export.c(model, tmp_path / "all.c", x.shape)
+    wanted = exact(model, x)
+    got, = scores(tmp_path, [("all", [x], [y.size for y in wanted.values()])], compiler, [level])
+    for whole, part in zip(wanted.values(), got, strict=True):
+        assert_near(part, whole)
+
+
+class LongSums(cnn.Module):
+    def forward(self, x):
+        F = cnn.functional
+        return {"mean": x.mean((2, 3)), "sum": x.sum((1, 2, 3)), "rows": x.sum(3), "columns": x.mean(2),
+                "channels": x.sum(1), "pool": F.adaptive_avg_pool2d(x, 1), "vector": F.normalize(x.flatten(1)),
+                **{f"groups{n}": F.group_norm(x, n) for n in (1, 2)}, "layer": F.layer_norm(x, tuple(x.shape[1:])),
+                "turned": x.clamp(1, -1)}
+
+
+@needs_gcc
+@pytest.mark.parametrize("x", [np.full((2, 224, 224), 0.7, np.float32), 10 + images((2, 224, 224))])
+def test_long_sums_are_precise(tmp_path, x):
+    """100,000 numbers added one after the other in float32 were wrong by 5e-4, and a norm of equal ones by 0.1."""
+    model = LongSums().eval()
+    export.c(model, tmp_path / "all.c", x.shape)
+    wanted = exact(model, x)
+    got, = scores(tmp_path, [("all", [x], [y.size for y in wanted.values()])], "gcc", ["-O1"])
+    for (name, whole), part in zip(wanted.items(), got, strict=True):
+        error = np.abs(part - whole.ravel()).max()
+        assert error <= 1e-5 * max(np.abs(whole).max(), 0.1), (name, error)
+
+
+@needs_gcc
+def test_a_kernel_that_reaches_nothing_leaves_the_bias(tmp_path):
+    model = cnn.Sequential(cnn.ConvTranspose2d(5, 2, (1, 2), stride=(2, 3), padding=1, dilation=2))
+    model[0].bias.data = [1, 2]
+    x = images((5, 3, 1))
+    export.c(model.eval(), tmp_path / "all.c", x.shape)
+    wanted = exact(model, x)
+    got, = scores(tmp_path, [("all", [x], [wanted.size])])
+    assert_near(got[0], wanted)
+
+
 MODELS = {
     "lenet5": {}, "cifar_quick": {}, "vgg_small": {"channels": (8, 12)}, "resnet9": {"channels": (8, 12, 16, 20)},
     "resnet20": {"channels": (4, 6, 8), "blocks": 1}, "mobilenet_small": {"channels": (8, 12, 16)},

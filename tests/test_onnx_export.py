@@ -250,7 +250,11 @@ class Cubes(cnn.Module):
 @pytest.mark.parametrize("function", [
     lambda x: x ** 3, lambda x: x ** 3 + x, lambda x: 0.044715 * x ** 3, lambda x: (2 * x ** 3).relu() - x,
     lambda x: x ** 3 * x, lambda x: x ** 3 / x, lambda x: cnn.cat([x ** 3 - 1, x]), lambda x: (x ** 3).mean(1),
-    lambda x: cnn.functional.gelu(x, "tanh") + x ** 3])
+    lambda x: cnn.functional.gelu(x, "tanh") + x ** 3, lambda x: x + 0.044715 * x ** 3,
+    lambda x: 0.79788456 * (x + 0.044715 * x ** 3), lambda x: (0.79788456 * (x + 0.044715 * x ** 3)).tanh(),
+    lambda x: (x ** 3).tanh(), lambda x: ((0.79788456 * (x + 0.044715 * x ** 3)).tanh() + 1) * x,
+    lambda x: ((0.79788456 * (x + 0.044715 * x ** 3)).tanh() + 1) / 3 + x,
+    lambda x: cnn.functional.avg_pool2d((0.5 * x ** 3).view(-1, 1, 2, 2), 2, padding=1)])
 def test_cubes_that_are_no_gelu_come_back(function, tmp_path):
     model, x = Cubes(function).eval(), np.random.default_rng(0).uniform(0.5, 2, (3, 4)).astype(np.float32)
     export_onnx(model, tmp_path / "x.onnx", (4,))

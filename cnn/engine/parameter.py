@@ -36,6 +36,22 @@ class Operand:
     def __iter__(self) -> Any:
         return self._asked("__iter__")
 
+    def __getitem__(self, index: Any) -> Any:
+        return self._asked("__getitem__", index)
+
+    def __bool__(self) -> bool:
+        return True if computing.get() is None else self._asked("__bool__")
+
+    def __eq__(self, other: object) -> Any:     # elsewhere it is the same Parameter or not
+        return NotImplemented if computing.get() is None or hasattr(type(other), "graph") else self._asked(
+            "__eq__", other)
+
+    def __ne__(self, other: object) -> Any:
+        return NotImplemented if computing.get() is None or hasattr(type(other), "graph") else self._asked(
+            "__ne__", other)
+
+    __hash__ = object.__hash__
+
     def _asked(self, name: str, *operands: Any) -> Any:
         ask = computing.get()
         if ask is None:
@@ -144,11 +160,13 @@ class Parameter(Operand):
 
     reshape = view
 
-    def expand(self, *sizes: Any) -> Shaped:
+    def expand(self, *sizes: Any) -> Any:
         """The Parameter beside a value, the same for every image: `token.expand(x.size(0), -1, -1)` of a token (1, L,
         C). sizes: of all axes; only the first, that of the images, may be another than it is, from 1. Raises ValueError
         else."""
         given = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+        if given and type(given[0]) is int and given[0] != -1:      # not the number of images
+            return self._asked("expand", *given)
         if len(given) != len(self.shape) or self.shape[:1] != (1,) or any(
                 n not in (-1, old) for n, old in zip(given[1:], self.shape[1:], strict=False)):
             raise ValueError(f"Parameter: expand must get the sizes of {self.shape}, of which the first, 1, may become "

@@ -1,10 +1,12 @@
 """What the functions of a C file are made of: constants, sizes, sums of products."""
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+LONG = 256          # terms of a sum that are added one after the other
 TAPS = range(8, 3, -1)      # products that are added at once, if they divide all: so many floats stay in registers
 
 
@@ -37,7 +39,9 @@ class Function:
 
 def literal(number: float) -> str:
     """A float32 in C, exactly. Raises ValueError for NaN and infinity."""
-    if not np.isfinite(np.float32(number)):
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.float32(number))
+    if not finite:
         raise ValueError(f"its constants must be finite in float32, got {number}")
     text = f"{np.float32(number):.9g}"
     return f"{text}f" if "e" in text or "." in text else f"{text}.0f"
@@ -104,6 +108,31 @@ def summed(place: str, terms: list[str]) -> list[str]:
     lines = [" + ".join(terms[i:i + 4]) for i in range(0, len(terms), 4)]
     whole = [f"    sum[{place}] = sum[{place}] + {lines[0]}", *(f"        + {line}" for line in lines[1:])]
     return [*whole[:-1], f"{whole[-1]};"]
+
+
+def total(name: str, term: str, count: int, *inner: str, index: str = "i") -> list[str]:
+    """Lines that add a term for each `index` below `count` to `name`. A long sum is made of blocks, so that float32
+    stays precise. inner: loops inside that over the index."""
+    def nested(first: str, to: str) -> list[str]:
+        loops = [first, *inner, f"{to} += {term};"]
+        return ["    " * depth + line for depth, line in enumerate(loops)]
+    if count <= LONG:
+        return nested(f"for (int {index} = 0; {index} < {count}; {index}++)", name)
+    block = math.isqrt(count - 1) + 1
+    end = f" && {index} < {count}" if count % block else ""
+    return [f"for (int b = 0; b < {count}; b += {block}) {{", "    float part = 0.0f;",
+            *indented(nested(f"for (int {index} = b; {index} < b + {block}{end}; {index}++)", "part"), 1),
+            f"    {name} += part;", "}"]
+
+
+def centre(at: str, count: int, each: int = 1, *inner: str) -> list[str]:
+    """Lines that make `mean` that of x at these places, for each i below `count`, and of `each` numbers for each i; of
+    many with a second sum, of what is left."""
+    lines = [*total("mean", f"x[{at}]", count, *inner), f"mean /= {count * each}.0f;"]
+    if count * each > LONG:
+        lines += ["float rest = 0.0f;", *total("rest", f"x[{at}] - mean", count, *inner),
+                  f"mean += rest / {count * each}.0f;"]
+    return lines
 
 
 def folded(o: Any) -> tuple[np.ndarray, np.ndarray]:

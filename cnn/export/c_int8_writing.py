@@ -165,7 +165,7 @@ class _Writer:
         arguments = [f"const int8_t *{restrict}x{i or ''}" for i in range(len(inputs))]
         arguments += [f"int8_t *{restrict}y", *(["int8_t *restrict scratch"] if f.scratch else [])]
         told = f"{described(node)}; a value is {f.range.scale:.6g} (q - {f.range.zero})"
-        self.functions.append("\n".join([*f.arrays, "", f"/* {told} */", f"static void {name}({', '.join(arguments)})",
+        self.functions.append("\n".join([*f.arrays, "", f"/* {told} */", f"STEP void {name}({', '.join(arguments)})",
                                          "{", *(f"    {tidy(line)}" for line in f.body), "}"]).lstrip())
         self.steps.append(Step(name, inputs, output, told, f.inplace, f.scratch))
 

@@ -1,7 +1,7 @@
 """From our normalisations to C, in float32: rows of the table in c_rows.py."""
 import numpy as np
 
-from cnn.export.c_function import channels_last, literal, sizes
+from cnn.export.c_function import centre, channels_last, indented, literal, sizes, total
 
 
 def batch_norm(f, node):
@@ -24,10 +24,11 @@ def group_norm(f, node):
     f.array("scale", scale)
     f.array("shift", shift)
     at = f"i * {channels} + g * {each} + k"
-    loops = [f"    for (int i = 0; i < {pixels}; i++)", f"        for (int k = 0; k < {each}; k++)"]
-    f.add(f"for (int g = 0; g < {o.groups}; g++) {{", "    float mean = 0.0f, var = 0.0f;", *loops,
-          f"            mean += x[{at}];", f"    mean /= {each * pixels}.0f;", *loops,
-          f"            var += (x[{at}] - mean) * (x[{at}] - mean);",
+    inner = f"for (int k = 0; k < {each}; k++)"
+    loops = [f"    for (int i = 0; i < {pixels}; i++)", f"        {inner}"]
+    f.add(f"for (int g = 0; g < {o.groups}; g++) {{", "    float mean = 0.0f, var = 0.0f;",
+          *indented(centre(at, pixels, each, inner), 1),
+          *indented(total("var", f"(x[{at}] - mean) * (x[{at}] - mean)", pixels, inner), 1),
           f"    const float by = 1.0f / sqrtf(var / {each * pixels}.0f + {literal(o.eps)});", *loops,
           f"            y[{at}] = (x[{at}] - mean) * by * scale_{f.number}[g * {each} + k] + "
           f"shift_{f.number}[g * {each} + k];", "}")
@@ -64,9 +65,9 @@ def layer_norm2d(f, node):
 def _normalised(f, groups, count, at, eps):
     """Lines that normalise `groups` groups of `count` elements: element i of group g is x[at]."""
     loop = f"    for (int i = 0; i < {count}; i++)"
-    f.add(f"for (int g = 0; g < {groups}; g++) {{", "    float mean = 0.0f, var = 0.0f;", loop,
-          f"        mean += x[{at}];", f"    mean /= {count}.0f;", loop,
-          f"        var += (x[{at}] - mean) * (x[{at}] - mean);",
+    f.add(f"for (int g = 0; g < {groups}; g++) {{", "    float mean = 0.0f, var = 0.0f;",
+          *indented(centre(at, count), 1),
+          *indented(total("var", f"(x[{at}] - mean) * (x[{at}] - mean)", count), 1),
           f"    const float by = 1.0f / sqrtf(var / {count}.0f + {literal(eps)});", loop,
           f"        y[{at}] = (x[{at}] - mean) * by * scale_{f.number}[i] + shift_{f.number}[i];", "}")
 

@@ -13,6 +13,7 @@ import numpy as np
 from cnn import shapes
 from cnn.export import c_moves, c_norms
 from cnn.export.c_function import (
+    LONG,
     TAPS,
     Function,
     folded,
@@ -21,6 +22,7 @@ from cnn.export.c_function import (
     products,
     sizes,
     summed,
+    total,
 )
 from cnn.export.c_moves import around
 from cnn.ops.pool import side_by_side
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from cnn.graph.graph import Node
 
-CLIPPED = "a < {0} ? {0} : a > {1} ? {1} : a"
+CLIPPED = "(a < {0} ? {0} : a) > {1} ? {1} : (a < {0} ? {0} : a)"
 RELU = "{0} = {0} > 0.0f ? {0} : 0.0f;"
 
 
@@ -153,8 +155,6 @@ def _conv_transpose2d(f: Function, node: Node) -> None:
     (top, _), (left, _) = shapes.sides(o.owner, o.padding)
     (rows, columns), (down, across), each = o.kernel, o.stride, outputs // o.groups
     inner = channels // o.groups
-    # (R, S, groups, C / groups, K / groups)
-    f.array("weight", o.weight._data.reshape(o.groups, inner, each, rows, columns).transpose(3, 4, 0, 1, 2))
     f.array("bias", np.zeros(outputs) if o.bias is None else o.bias._data)
     body = []
     for s in range(columns):        # pixels first to stop - 1 of a row of x fall into y
@@ -169,7 +169,10 @@ def _conv_transpose2d(f: Function, node: Node) -> None:
     f.add(f"for (int i = 0; i < {out_h}; i++) {{",
           f"    float *restrict row = y + i * {out_w * outputs};", f"    for (int j = 0; j < {out_w}; j++)",
           f"        memcpy(row + j * {outputs}, bias_{f.number}, {outputs} * sizeof *row);")
-    if body:
+    if not body:
+        f.add("    (void)x;         /* no column of a kernel reaches y */")
+    else:               # (R, S, groups, C / groups, K / groups)
+        f.array("weight", o.weight._data.reshape(o.groups, inner, each, rows, columns).transpose(3, 4, 0, 1, 2))
         f.add(f"    for (int r = 0; r < {rows}; r++) {{", f"        const int h = i + {top} - r * {o.dilation[0]};",
               f"        if (h < 0 || h % {down} || h / {down} >= {height})", "            continue;",
               f"        const float *weight = weight_{f.number}, *line = x + h / {down} * {width * channels};",
@@ -205,14 +208,22 @@ def _windows(f, win, channels, x, kind, relu):
     f.array("columns", win["columns"], "int")
     start = "0.0f" if kind == "mean" or relu else "-INFINITY"
     work = "sum[k] += a[k];" if kind == "mean" else "sum[k] = a[k] > sum[k] ? a[k] : sum[k];"
+    sides = [max((last - first) // step for first, last, _ in np.asarray(win[name]).reshape(-1, 3))
+             for name, step in (("rows", win["row_step"]), ("columns", win["column_step"]))]
+    each = f"for (int k = 0; k < {channels}; k++)"
+    before, after = [], []
+    if kind == "mean" and math.prod(sides) > LONG:      # by rows, so that float32 stays precise
+        f.scratch, work = channels, "scratch[k] += a[k];"
+        before = [f"            {each}", "                scratch[k] = 0.0f;"]
+        after = [f"            {each}", "                sum[k] += scratch[k];"]
     f.add(f"for (int i = 0; i < {win['out_h']}; i++)", f"    for (int j = 0; j < {win['out_w']}; j++) {{",
           f"        const int *down = rows_{f.number} + 3 * i, *across = columns_{f.number} + 3 * j;",
           f"        float *restrict sum = y + (i * {win['out_w']} + j) * {channels};",
           f"        for (int k = 0; k < {channels}; k++)", f"            sum[k] = {start};",
-          f"        for (int h = down[0]; h < down[1]; h += {win['row_step']})",
+          f"        for (int h = down[0]; h < down[1]; h += {win['row_step']}) {{", *before,
           f"            for (int u = across[0]; u < across[1]; u += {win['column_step']}) {{",
           f"                const float *restrict a = {x} + (h * {width} + u) * {channels};",
-          f"                for (int k = 0; k < {channels}; k++)", f"                    {work}", "            }")
+          f"                {each}", f"                    {work}", "            }", *after, "        }")
     if kind == "mean":
         f.add("        const float divisor = (float)(down[2] * across[2]);",
               f"        for (int k = 0; k < {channels}; k++)", "            sum[k] /= divisor;")
@@ -294,13 +305,27 @@ def _reduced(kind: str) -> Callable:
         (height, width, channels), (out_h, out_w, channels_out) = sizes(f.inputs[0]), sizes(f.output)
         place = " + ".join(term for term, n in ((f"i * {out_w * channels_out}", out_h), (f"j * {channels_out}", out_w),
                                                 ("k", channels_out)) if n > 1) or "0"
-        start, work = {"amax": ("-INFINITY", f"if (a > y[{place}]) y[{place}] = a;"),
-                       "amin": ("INFINITY", f"if (a < y[{place}]) y[{place}] = a;")}.get(
-                           kind, ("0.0f", f"y[{place}] += a;"))
-        f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++)", f"    y[n] = {start};",
-              f"for (int i = 0; i < {height}; i++)", f"    for (int j = 0; j < {width}; j++)",
-              f"        for (int k = 0; k < {channels}; k++) {{",
-              f"            const float a = x[(i * {width} + j) * {channels} + k];", f"            {work}", "        }")
+        element, size = f"x[(i * {width} + j) * {channels} + k]", math.prod(f.output)
+        if kind in ("amax", "amin"):
+            start, sign = ("-INFINITY", ">") if kind == "amax" else ("INFINITY", "<")
+            f.add(f"for (int n = 0; n < {size}; n++)", f"    y[n] = {start};",
+                  f"for (int i = 0; i < {height}; i++)", f"    for (int j = 0; j < {width}; j++)",
+                  f"        for (int k = 0; k < {channels}; k++) {{", f"            const float a = {element};",
+                  f"            if (a {sign} y[{place}]) y[{place}] = a;", "        }")
+            return
+        # sums of a pixel's channels, of a row's pixels, of rows: a long sum in float32 is less precise
+        f.scratch = part = out_w * channels_out
+        within = " + ".join(term for term, n in ((f"j * {channels_out}", out_w), ("k", channels_out)) if n > 1) or "0"
+        f.add(f"for (int n = 0; n < {size}; n++)", "    y[n] = 0.0f;", f"for (int i = 0; i < {height}; i++) {{",
+              f"    for (int n = 0; n < {part}; n++)", "        scratch[n] = 0.0f;",
+              f"    for (int j = 0; j < {width}; j++) {{")
+        if channels_out < channels:
+            f.add("        float a = 0.0f;", *indented(total("a", element, channels, index="k"), 2),
+                  f"        scratch[{within}] += a;")
+        else:
+            f.add(f"        for (int k = 0; k < {channels}; k++)", f"            scratch[{within}] += {element};")
+        f.add("    }", f"    for (int n = 0; n < {part}; n++)",
+              f"        y[{f'i * {part} + n' if out_h > 1 else 'n'}] += scratch[n];", "}")
         if kind == "mean":
             f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++)",
                   f"    y[n] /= {math.prod(f.inputs[0]) // math.prod(f.output)}.0f;")

@@ -45,10 +45,16 @@ class Writer:
         restrict = "" if f.inplace else "restrict "
         arguments = [f"const float *{restrict}x{i or ''}" for i in range(len(inputs))]
         arguments += [f"float *{restrict}y", *(["float *restrict scratch"] if f.scratch else [])]
-        head = f"static void {name}({', '.join(arguments)})"
+        head = f"STEP void {name}({', '.join(arguments)})"
         self.functions.append("\n".join([*f.arrays, "", f"/* {comment} */", head, "{",
                                          *(f"    {tidy(line)}" for line in f.body), "}"]).lstrip())
         self.steps.append(Step(name, inputs, output, comment, f.inplace, f.scratch))
+
+
+# gcc 12 at -O2 takes one function of two equal ones and the places in memory that the other is called with
+STEP = ["#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 8", "#define STEP static __attribute__((noipa))",
+        "#elif defined(__GNUC__) && !defined(__clang__)", "#define STEP static __attribute__((noinline, noclone))",
+        "#else", "#define STEP static", "#endif"]
 
 
 def _traced(model, images):
@@ -156,7 +162,7 @@ class _Head:
         if predict:
             h += ["/* pixels: an image of 0 to 255, in the order of x; normalised here. */", f"{predict};"]
         h += ["", "#ifdef __cplusplus", "}", "#endif", "#endif", ""]
-        body = [*above, *(f"#include <{text}.h>" for text in includes), f'#include "{header.name}"', ""]
+        body = [*above, *(f"#include <{text}.h>" for text in includes), f'#include "{header.name}"', "", *STEP, ""]
         if self.classes is not None:
             body += [f"const char *const {self.name}_classes[] = {{",
                      *(f"    {quoted(text)}," for text in self.classes), "};", ""]

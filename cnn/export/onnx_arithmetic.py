@@ -59,8 +59,8 @@ def arithmetic(i: Importer, node: NodeView, kind: str, a: Any, b: Any) -> Live |
     found = _gelu(i, kind, a, b) or onnx_batch.step(i, kind, a, b)
     if found is not None:
         return found
-    both: list[Any] = [i.cube(x) if isinstance(x, Part) and x.kind == CUBE else
-                       node.live(j) if isinstance(x, Part) else x for j, x in enumerate((a, b))]
+    both: list[Any] = [(step_of_gelu(i, x) or node.live(j)) if isinstance(x, Part) else x
+                       for j, x in enumerate((a, b))]
     a, b = both
     for x, known in ((a, b), (b, a)):
         number = number_of(known)
@@ -178,6 +178,28 @@ def power(i: Importer, node: NodeView) -> Live | Part:
         raise Refused(f"exponent (input 1) must be a number, got "
                       f"{shown(node.inputs[1].array) if isinstance(node.inputs[1], Known) else 'no constant'}")
     return Part(CUBE, x, {"factor": 1.0})
+
+
+def step_of_gelu(i: Importer, part: Part) -> Any:
+    """The Live that a step of GELU is by itself, where no GELU is made of it; None where it takes erf, which is no
+    operation, and for other Parts."""
+    x, more = part.of, part.more
+    if part.kind == CUBE:
+        y, factor = i.emit("power", [x], None, {"exponent": 3.0}), more["factor"]
+        return y if factor == 1 else i.emit("affine", [y], None, {"factor": factor})
+    if part.kind == "gelu's sum":
+        cube = step_of_gelu(i, Part(CUBE, x, {"factor": 0.044715}))
+        return i.emit("add", [x, cube])
+    if part.kind == "gelu's tanh":
+        total = step_of_gelu(i, Part("gelu's sum", x))
+        return i.emit("affine", [total], None, {"factor": math.sqrt(2 / math.pi)})
+    if part.kind == "tanh":
+        return i.emit("tanh", [step_of_gelu(i, Part("gelu's tanh", x))])
+    if part.kind == "gate" and more["kind"] == "gelu_tanh":
+        y = i.emit("affine", [step_of_gelu(i, Part("tanh", x))], None, {
+            "factor": more["factor"], "summand": more["factor"]})
+        return i.emit("multiply", [y, x]) if more["times"] else y
+    return None
 
 
 def _same(i, a, b):

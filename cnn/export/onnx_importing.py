@@ -10,10 +10,11 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine.parameter import Parameter
+from cnn.export.onnx_arithmetic import step_of_gelu
 from cnn.export.onnx_extra import require_onnx
 from cnn.export.onnx_folding import KEEP, SPARE, fold, shape_of
 from cnn.export.onnx_reading import File, Refused, words
-from cnn.export.onnx_values import CUBE, Known, Live, N, NodeView, Part, image_of
+from cnn.export.onnx_values import Known, Live, N, NodeView, Part, image_of
 from cnn.graph.trace import trace
 from cnn.layers.graph_module import OPERATIONS, GraphModule, OperationNode
 
@@ -162,11 +163,6 @@ class Importer:
         return self.emit("parameter", [like], rank, {"image": list(image)},
                          {"parameter": self.parameter(known, array, trained=known.trained)})
 
-    def cube(self, part: Part) -> Live:
-        """What may have become a GELU, and does not: a factor times x^3."""
-        y, factor = self.emit("power", [part.of], None, {"exponent": 3.0}), part.more["factor"]
-        return y if factor == 1 else self.emit("affine", [y], None, {"factor": factor})
-
     def reshaped(self, x: Live, dims: Sequence[int]) -> Live:
         """A value with other sizes of an image, as the file has them."""
         image = image_of(tuple(dims))
@@ -194,7 +190,8 @@ class Importer:
             found = self.values.get(told.name)
             if not isinstance(found, Live):
                 raise Refused(f"output {words(told.name)!r} must depend on the graph's input, and " + (
-                    "no node makes it" if found is None else "does not"))
+                    "no node makes it" if found is None else
+                    f"is {found.kind}, a part of other operations only" if isinstance(found, Part) else "does not"))
             if found.rank in (1, 3):        # a number of each image has an axis inside
                 found = self.emit("reshape", [found], found.rank, {"image": list(found.dims)})
             outputs.append(found)
@@ -211,8 +208,9 @@ class Importer:
             for name in node.input:
                 if name and name not in self.values:
                     raise Refused(f"input {words(name)!r} is made by no node before it")
-                if name and view.op not in ("Conv", "AveragePool"):
-                    self._made(name, steps=view.op not in ("Add", "Mul"))
+                if name:
+                    self._made(name, view.op not in ("Add", "Sub", "Mul", "Div", "Tanh"),
+                               view.op not in ("Conv", "AveragePool"))
                 view.inputs.append(self.values[name] if name else None)
             results = self._results(view, table)
             if view.unused():
@@ -228,13 +226,13 @@ class Importer:
         except _NOT_AS_WRITTEN as error:
             raise Refused(f"node {view.name!r} ({view.op}): {words(error, 400) or type(error).__name__}") from None
 
-    def _made(self, name: str, steps: bool = True) -> None:
-        """Where a value is a padding that no window takes into itself, pad it. steps: also compute a cube, of which no
-        GELU will be made."""
+    def _made(self, name: str, steps: bool = True, pads: bool = True) -> None:
+        """Where a value is a padding that no window takes into itself, pad it. steps: also compute a step of GELU, of
+        which no GELU will be made."""
         part = self.values.get(name)
-        if steps and isinstance(part, Part) and part.kind == CUBE:
-            self.values[name] = self.cube(part)
-        elif isinstance(part, Part) and part.kind == "Pad":
+        if steps and isinstance(part, Part):
+            self.values[name] = step_of_gelu(self, part) or part
+        if pads and isinstance(part, Part) and part.kind == "Pad":
             tables: list[list[int] | None] = [None]
             for (before, after), n in zip(part.more["sides"], part.of.value.image[1:], strict=True):
                 tables.append([j if 0 <= j < n else -1 for j in range(-before, n + after)])

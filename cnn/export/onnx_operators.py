@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn.export import onnx_batch, onnx_maps, onnx_pixels, onnx_shapes
-from cnn.export.onnx_arithmetic import binary, erf, neg, power, reciprocal, variadic
+from cnn.export.onnx_arithmetic import binary, erf, neg, power, reciprocal, step_of_gelu, variadic
 from cnn.export.onnx_conv import MOST, conv, conv_transpose, flat_or_not, padded, sizes, told, window
 from cnn.export.onnx_folding import axis_in
 from cnn.export.onnx_norms import layer_norm, local_response_norm
@@ -267,7 +267,8 @@ def _tanh(i: Importer, node: NodeView) -> Live | Part:
     x = node.inputs[0]
     if isinstance(x, Part) and x.kind == "gelu's tanh":
         return Part("tanh", x.of, {"kind": "gelu_tanh"})
-    return i.emit("tanh", [node.live()])
+    step = step_of_gelu(i, x) if isinstance(x, Part) else None
+    return i.emit("tanh", [step or node.live()])
 
 
 def _dropout(i: Importer, node: NodeView) -> Live:

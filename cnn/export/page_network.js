@@ -197,7 +197,7 @@ const STEPS = {
     const y = new Float32Array(size(step.shape));
     each(step.shape, (index, at) => {
       const from = index.map((n, axis) => step.tables[axis] ? step.tables[axis][n] : n);
-      y[at] = from.some(n => n < 0) ? step.value : x[offset(from, shape)];
+      y[at] = from.some(n => n < 0) ? Number(step.value) : x[offset(from, shape)];
     });
     return y;
   },

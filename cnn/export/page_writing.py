@@ -100,7 +100,7 @@ def _pick(w: _Writer, node: Node) -> dict:
     o, axes = node.operation, len(node.output.image)
     tables = o.tables[o.plane:] if axes > 1 else o.tables[:1]
     return {"kind": "pick", "tables": [None if table is None else table.tolist() for table in tables],
-            "value": o.value}
+            "value": o.value if math.isfinite(o.value) else str(o.value).replace("inf", "Infinity")}    # JSON has none
 
 
 def _bilinear(w: _Writer, node: Node) -> dict:

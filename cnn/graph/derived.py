@@ -79,6 +79,8 @@ class Derived:
         return Derived(self._whole("index")[(slice(None), *parts)])
 
     def __iter__(self) -> Iterator[Derived]:
+        if not self.shape:
+            raise TypeError("parameter: an array without axes, computed from Parameters, has no parts")
         return iter([self[i] for i in range(self.shape[0])])
 
     def __neg__(self) -> Derived:
@@ -139,7 +141,7 @@ class Derived:
     def expand(self, *sizes: Any) -> Any:
         """Axes of size 1 repeated to `sizes`; where the first is the number of images, a value."""
         given = _sizes(sizes)
-        if isinstance(given[0], Count) and len(given) == self.ndim and self.shape[0] == 1:
+        if given and isinstance(given[0], Count) and len(given) == self.ndim and self.shape[0] == 1:
             return (self.value if self.first else self[0].value).expand(-1, *given[1:])
         return Derived(self._whole("expand").expand(-1, *given))
 
@@ -162,6 +164,12 @@ class Derived:
     contiguous = float
 
     __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> Any:
+        return _compared("equal", self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return _compared("not_equal", self, other)
 
     def __bool__(self) -> bool:
         raise refusal("whether it is true")
@@ -236,6 +244,7 @@ for _name in ("relu", "sigmoid", "tanh", "abs", "exp", "log", "sqrt", "sin", "co
 for _short, _kind in (("add", "add"), ("sub", "subtract"), ("mul", "multiply"), ("truediv", "divide")):
     setattr(Derived, f"__{_short}__", _operator(f"__{_short}__", _kind, False))
     setattr(Derived, f"__r{_short}__", _operator(f"__r{_short}__", _kind, True))
+_compared = _operator("compared", "", False)
 for _short, _kind in (("gt", "greater"), ("ge", "greater_equal"), ("lt", "less"), ("le", "less_equal")):
     setattr(Derived, f"__{_short}__", _operator(f"__{_short}__", _kind, False))
 

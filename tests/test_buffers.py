@@ -103,13 +103,59 @@ def test_pytorch_has_the_same(torch):
     assert_close(model(IMAGES), theirs(x).detach().numpy(), 1e-5)
 
 
+class Late(cnn.Module):
+    """What it adds is registered later, if at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", None)
+
+    def forward(self, x):
+        return x if self.shift is None else x + self.shift
+
+
+def test_a_buffer_may_come_and_go():
+    model, x = Late(), np.ones((2, 3), np.float32)
+    assert not model.state_dict() and (model(x) == 1).all()
+    for array in (np.arange(3.0), np.arange(4.0, 7)):
+        model.shift = array
+        assert list(model.state_dict()) == ["shift"] and model.shift.dtype == np.float32
+        np.testing.assert_array_equal(model(x), 1 + np.tile(array, (2, 1)))
+    np.testing.assert_array_equal(copy.deepcopy(model)(x), model(x))
+    model.shift = None
+    assert not model.state_dict() and (model(x) == 1).all()
+    model.register_buffer("shift", [1, 2, 3], persistent=False)
+    assert not model.state_dict() and model(x)[0].tolist() == [2, 3, 4]
+    model = Filters()
+    del model.mask
+    assert "mask" not in model.state_dict()
+    with pytest.raises(AttributeError, match="mask"):
+        model(IMAGES)
+
+
+def test_bools_that_change_in_place_are_seen():
+    class Masked(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", np.ones((6, 6), bool))
+
+        def forward(self, x):
+            y = F.scaled_dot_product_attention(x, x, x, self.seen)
+            return x.masked_fill(self.seen, 9.0) + F.where(self.seen, x, 0.0) + y
+
+    model, x = Masked(), IMAGES[:, 0, :6, :6]
+    model(x)
+    model.seen[...] = np.eye(6)
+    np.testing.assert_allclose(model(x), np.where(np.eye(6), 9, x) + np.where(np.eye(6), x, 0) + x, rtol=1e-6)
+
+
 @pytest.mark.parametrize("change, error, words", [
     (lambda m: m.register_buffer("a.b", [1.0]), TypeError, "name must be a string without dots, not empty, got 'a.b'"),
     (lambda m: m.register_buffer("conv", [1.0]), ValueError, "name must be that of no other attribute, got 'conv'"),
     (lambda m: m.register_buffer("forward", [1.0]), ValueError, "name must be that of no other attribute"),
     (lambda m: m.register_buffer("a", "text"), TypeError, "a must be an array of numbers, got str"),
     (lambda m: m.register_buffer("a", [1.0], persistent=2), TypeError, "persistent must be True or False, got 2"),
-    (lambda m: setattr(m, "mean", None), TypeError, "mean must be an array of numbers, got NoneType"),
+    (lambda m: m.register_buffer("a", [[1.0], [2.0, 3.0]]), ValueError, "a must be an array of numbers, got no array"),
     (lambda m: setattr(m, "order", np.ones(4)), TypeError, "order must hold int64, got float64"),
     (lambda m: m.load_state_dict({**m.state_dict(), "mask": np.ones((8, 8))}), TypeError, "mask must hold bools"),
 ])

@@ -80,6 +80,16 @@ CASES = {
                      lambda x, w: x * sigmoid(w) * w + w.sum()),
     "larger, smaller": ((3,), (3,), lambda x, p: F.maximum(x, p.exp()) + F.minimum(p, 2 * p) + F.clamp(p, 0.8, 1.2),
                         lambda x, w: np.maximum(x, np.exp(w)) + np.minimum(w, 2 * w) + w.clip(0.8, 1.2)),
+    "equal": ((3,), (3,), lambda x, p: x * (p == p.amax()) + (p != 1) * 0.5 * x + (p == RAMP) * x + (p == RAMP),
+              lambda x, w: x * (w == w.max()) + 0.5 * x),
+    "expanded": ((1, 3), (3,), lambda x, p: x * p.expand(4, -1).sum(0) + x @ p.expand(3, 3).T,
+                 lambda x, w: 4 * x * w + x @ w.repeat(3, 0).T),
+    "parts of a view": ((6,), (3,), lambda x, p: x * p.view(2, 3)[1] + p[None][0, 1] + p.view(3, 2)[:, :1].flatten(),
+                        lambda x, w: x * w[3:] + w[1] + w[::2]),
+    "transposed, of one axis": ((3,), (3,), lambda x, p: x * p.T, lambda x, w: x * w),
+    "product by the function": ((3, 3), (3,), lambda x, p: x @ F.matmul(p, p), lambda x, w: x @ (w @ w)),
+    "length": ((4,), (3,), lambda x, p: x * p.norm() / p.norm(3), lambda x, w: x * np.sqrt((w * w).sum()) / (
+        w ** 3).sum() ** (1 / 3)),
     "masks": ((3,), (3,), lambda x, p: F.where(p > 1, x, -x) + (p.exp() <= 2.5) * x + F.where(p < 1, p, 2 * p),
               lambda x, w: np.where(w > 1, x, -x) + (np.exp(w) <= 2.5) * x + np.where(w < 1, w, 2 * w)),
     "arrays": ((3,), (3,), lambda x, p: x * (RAMP * p + RAMP) - (p - RAMP),
@@ -169,6 +179,11 @@ def test_a_loss_with_parameters_of_its_own():
 
 @pytest.mark.parametrize("function, error, words", [
     (lambda x, p: x if p.sum() > 0 else -x, TypeError, "a value cannot tell whether it is true"),
+    (lambda x, p: x if p else -x, TypeError, "a value cannot tell whether it is true"),
+    (lambda x, p: x + sum(p.mean()), TypeError, "an array without axes, computed from Parameters, has no parts"),
+    (lambda x, p: x * F.maximum(p, [1, 2]), TypeError, "must be one, an array or a number, got list"),
+    (lambda x, p: cnn.Linear(3, 3)(p), TypeError, "Linear got Parameters alone while a network is traced"),
+    (lambda x, p: cnn.cat([x, p.view(1, 3).expand(4, -1)], 1), ValueError, "does not go together"),
     (lambda x, p: p.exp(), TypeError, "forward must return a value"),
     (lambda x, p: x * p.max(), AttributeError, r"a Parameter has no attribute 'max': write x.amax\(dim\)"),
     (lambda x, p: x * p.exp().nothing, AttributeError, "what is computed from Parameters has no attribute 'nothing'$"),

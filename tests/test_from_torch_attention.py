@@ -18,6 +18,7 @@ class Net(nn.Module):
         self.function, self.qkv = function, nn.Linear(12, 36)
         self.w, self.v = nn.Parameter(torch.rand(1, 12) + 0.5), nn.Parameter(torch.rand(3) + 0.5)
         self.register_buffer("b", torch.rand(12) + 0.5)
+        self.register_buffer("mask", torch.full((6, 6), -1.5).triu(1))
         self.part = None if make is None else make()
 
     def forward(self, x):
@@ -59,16 +60,22 @@ CASES = {
     "product": lambda self, x: x @ self.w.t() + x @ self.w.T * self.v[0],
     "element": lambda self, x: x * self.w[0, 2] - self.w.view(-1).mean() * self.w.size(1),
     "buffer": lambda self, x: x * (self.b + 1) / self.b.sqrt() + (self.w * self.b).sum(),
+    "where": lambda self, x: x.where(x > 0, 3 * x) + x.where(self.w > 1, 2 * x) * self.w.where(self.w > 1, 2 * self.w),
+    "equal": lambda self, x: x * (self.w == self.w.amax()) + x * torch.ne(self.w, 1) + x @ x.mT @ x,
+    "norms": lambda self, x: x * torch.norm(self.w, dim=1) + self.w.norm(),
+    "mask of values": lambda self, x: TF.scaled_dot_product_attention(x, x, x, x @ x.transpose(1, 2) > 0),
     "token": lambda self, x: torch.cat([(self.w * 2)[None].expand(x.size(0), -1, -1), x], 1),
     "attention": (lambda self, x: self.part(x, x, x, need_weights=False)[0],
                   lambda: nn.MultiheadAttention(12, 4, batch_first=True)),
     "weights of attention": (lambda self, x: self.part(x, x, x),
                              lambda: nn.MultiheadAttention(12, 3, batch_first=True)),
+    "mask of a buffer": (lambda self, x: self.part(x, x, x, attn_mask=self.mask)[0],
+                         lambda: nn.MultiheadAttention(12, 3, batch_first=True)),
     "masked attention": (lambda self, x: self.part(x, x, x, attn_mask=torch.full((6, 6), -1.5).double().triu(1))[0],
                          lambda: nn.MultiheadAttention(12, 3, bias=False, batch_first=True)),
     "encoder layer": (lambda self, x: self.part(x), lambda: encoder_layer(dropout=0.0)),
     "encoder": (lambda self, x: self.part(x), lambda: nn.TransformerEncoder(
-        encoder_layer(norm_first=True, activation="gelu"), 2, nn.LayerNorm(12), enable_nested_tensor=False)),
+        encoder_layer(norm_first=True, activation=nn.GELU("tanh")), 2, nn.LayerNorm(12), enable_nested_tensor=False)),
 }
 
 

@@ -28,7 +28,7 @@ class Everything(cnn.Module):
         a, b = x[:, :2], x[:, 2:]
         y = 2 - a / (b * b + 3) + 1 / (1 + a * a)
         y = cnn.cat([y, self.drop(a - b), x.sum(2, keepdim=True) * a.reshape(-1, 2, 5, 5)[:, :1]])
-        z = (abs(a) + 0.5).log().exp().sqrt().clamp(max=3) ** 3
+        z = (abs(a) + 0.5).log().sin().cos().exp().sqrt().clamp(max=3) ** 3
         z = F.where(z > a, F.maximum(z, b), F.minimum(a, 0.5)) + (a >= b) * z - (a == b) * a + (a != 2) * b
         z = z.mean(1, keepdim=True) + z.amin((1, 3), keepdim=True) * z.softmax(3) + z[:, 1:, ::2, 1:2].amax(2, True)
         z = cnn.cat([z, z.log_softmax(2)[:, :, 1:]], 2)

@@ -97,11 +97,25 @@ def test_pytorch_has_the_same(name, torch):
 
 def test_a_length_of_nothing_has_no_slope():
     """As in PyTorch: where the root's is infinite, it counts as 0."""
-    for function in (lambda x: x.norm(dim=1), lambda x: x.std(1)):
+    for function in (lambda x: x.norm(dim=1), lambda x: x.std(1), lambda x: x.norm(3, 1), lambda x: x.norm(0.5, 1)):
         model = Net(function)
         y = model(np.zeros((2, 3), np.float32))
         np.testing.assert_allclose(y, 0, atol=1e-15)
         np.testing.assert_array_equal(model.backward(np.ones_like(y)), 0)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 10])
+def test_nothing_is_divided_by_eps(p):
+    model = Net(lambda x: F.normalize(x, p=p, eps=1e-3))
+    assert not model(np.zeros((2, 3))).any()
+    np.testing.assert_allclose(model.backward(np.ones((2, 3))), 1e3)
+
+
+def test_infinite_numbers_have_a_logarithm_of_their_sum():
+    x = np.array([[-np.inf, -np.inf], [1, np.inf], [-np.inf, 2], [1e30, 0]], np.float32)
+    wanted = [-np.inf, np.inf, 2, 1e30]
+    np.testing.assert_allclose(Net(lambda x: x.logsumexp(1))(x), wanted, rtol=1e-6)
+    np.testing.assert_allclose(F.logsumexp(x, 1), wanted, rtol=1e-6)
 
 
 def attended(q, k, v, mask=None, scale=None):
@@ -139,6 +153,20 @@ def test_attention_is_pytorchs(options, torch):
     assert_close(F.scaled_dot_product_attention(q, k, v, **options), theirs.numpy(), 1e-12)
 
 
+def test_masks_of_attention_that_are_values_and_that_hide_all():
+    """A comparison is a mask of bools; where nothing may be attended to, there is nothing."""
+    x = RNG.standard_normal((2, 5, 4))
+    y = Net(lambda x: F.scaled_dot_product_attention(x, x, x, x @ x.transpose(1, 2) > 0))(x)
+    assert_close(y, attended(x, x, x, x @ x.swapaxes(1, 2) > 0), 1e-12)
+    y = Net(lambda x: F.scaled_dot_product_attention(x, x, x, x @ x.transpose(1, 2)))(x)
+    assert_close(y, attended(x, x, x, x @ x.swapaxes(1, 2)), 1e-12)
+    hidden = np.tri(5, k=-1) > 0
+    y = F.scaled_dot_product_attention(x, x, x, hidden)
+    assert not y[:, 0].any()
+    assert_close(y[:, 1:], attended(x[:, 1:], x, x, hidden[1:]), 1e-12)
+    assert_close(F.scaled_dot_product_attention(x, x, x, scale=0.0), np.repeat(x.mean(1, keepdims=True), 5, 1), 1e-12)
+
+
 def test_functions_of_arrays():
     x = RNG.standard_normal((3, 6, 2))
     assert_close(F.logsumexp(x, 1), lse(x, 1), 1e-12)
@@ -153,6 +181,15 @@ def test_functions_of_arrays():
     (lambda x: x.norm(0, dim=1), ValueError, "norm: p must be .*above 0"),
     (lambda x: x.repeat(2, 1, 1, 1), ValueError, "repeat: sizes must be 4 numbers of copies, of which the first"),
     (lambda x: x.narrow(1, 3, 2), ValueError, "narrow: length must be an integer from 1 to 1, got 2"),
+    (lambda x: x.unbind(0), ValueError, "unbind: dim must not be that of the images"),
+    (lambda x: x.narrow(0, 0, 1), ValueError, "narrow: dim must not be that of the images"),
+    (lambda x: x.flip(1, 1), ValueError, "flip: dim must be different axes"),
+    (lambda x: x.index_select(1, np.array([True, False])), TypeError, "index_select: index must be a list or an array"),
+    (lambda x: x.masked_fill(x > 0, x), TypeError, "masked_fill: value must be a number"),
+    (lambda x: x.unflatten(1, 4), TypeError, "unflatten: sizes must be a list of integers, got 4"),
+    (lambda x: x.view_as(3), TypeError, "view_as: other must be a value, got int"),
+    (lambda x: F.scaled_dot_product_attention(x, x, None), TypeError, "value must be a value or an array, got"),
+    (lambda x: F.scaled_dot_product_attention(x, x, x, [[1]]), TypeError, "attn_mask must be an array or a value, got"),
     (lambda x: x.select(0, 1), ValueError, "select: dim must not be that of the images"),
     (lambda x: x.select(1, 4), ValueError, "4"),
     (lambda x: x.unflatten(1, (3, -1)), ValueError, r"unflatten: sizes must be those of 4 elements, got \(3, -1\)"),

@@ -165,7 +165,7 @@ class Parameter(Operand):
         C). sizes: of all axes; only the first, that of the images, may be another than it is, from 1. Raises ValueError
         else."""
         given = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-        if given and type(given[0]) is int and given[0] != -1:      # not the number of images
+        if computing.get() is not None and given and type(given[0]) is int and given[0] != -1:  # not that of the images
             return self._asked("expand", *given)
         if len(given) != len(self.shape) or self.shape[:1] != (1,) or any(
                 n not in (-1, old) for n, old in zip(given[1:], self.shape[1:], strict=False)):

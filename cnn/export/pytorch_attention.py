@@ -54,6 +54,11 @@ def encoder_layer(t: Any, m: Any, src: Any, src_mask: Any = None, src_key_paddin
     if name not in ("relu", "gelu", "silu"):
         raise Refused(f"activation must be relu, gelu or silu, got {name}")
 
+    def activate(x: Value) -> Value:
+        if name == "gelu":
+            return functional.gelu(x, getattr(m.activation, "approximate", "none"))
+        return getattr(functional, name)(x)
+
     def norm(part: Any, x: Value) -> Value:
         return layer_norm(t, x, part.normalized_shape, t.parameter(part.weight), t.parameter(part.bias), part.eps)
 
@@ -64,7 +69,7 @@ def encoder_layer(t: Any, m: Any, src: Any, src_mask: Any = None, src_key_paddin
         return dropped(m.dropout1, multihead_attention(t, m.self_attn, x, x, x, None, False, src_mask)[0])
 
     def feed(x: Value) -> Value:
-        x = getattr(functional, name)(linear(t, x, t.parameter(m.linear1.weight), t.parameter(m.linear1.bias)))
+        x = activate(linear(t, x, t.parameter(m.linear1.weight), t.parameter(m.linear1.bias)))
         return dropped(m.dropout2, linear(t, dropped(m.dropout, x), t.parameter(m.linear2.weight),
                                           t.parameter(m.linear2.bias)))
     x = value_of(src)

@@ -144,7 +144,7 @@ class _Imported(Module):
                 raise Refused(f"there is no module for it here; those known are {', '.join(sorted(rows.MODULES))}")
             if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks:
                 raise Refused("it must have no hooks")
-            result, in_place = row(self, part, *self._plain(args), **more), getattr(part, "inplace", False)
+            result, in_place = row(self, part, *self._plain(args), **self._plain(more)), getattr(part, "inplace", False)
         else:
             result, in_place = self._called(node, args, more)
         self.known[node] = result
@@ -163,7 +163,7 @@ class _Imported(Module):
         values, weights = (any(isinstance(thing, kinds) for thing in given)
                            for kinds in ((Value, Moved, View), (*OWN, Buffer, np.ndarray)))
         if any(isinstance(thing, (*OWN, Buffer)) for thing in given) and not values:
-            return rows.of_weights(name, *self._plain(args), **self._plain(more)), False
+            return rows.of_weights(name, node.op == "call_method", *self._plain(args), **self._plain(more)), False
         if node.op == "call_function" and not values and not weights and rows.is_plain(node.target):
             return node.target(*args, **more), False
         method = node.op == "call_method"

@@ -163,11 +163,13 @@ def _method(name, needs=None):
     return row
 
 
-def of_weights(name, first, *more, **options):
-    """What a function or method of this name makes of weights alone."""
-    options = {key: value for key, value in options.items() if value is not None and key not in ("_stacklevel", "out")
-               and not (key == "inplace" and value is True)}
-    others = [Count(-1) if part is N else part for part in more]
+def of_weights(name, method, first, *more, **options):
+    """What a function of this name, or a method, makes of weights alone."""
+    if method and name == "where":      # whose condition is second
+        return functional.where(more[0], first, *more[1:])
+    options = {key: value for key, value in options.items() if value is not None and value != "fro"
+               and key not in ("_stacklevel", "out", "inplace")}
+    others = [Count(-1) if part is N else 2.0 if part == "fro" else part for part in more]
     if name == "getattr":
         return getattr(first, *others)
     if name == "size":      # of a Parameter it is the number of elements
@@ -267,7 +269,8 @@ TORCH: dict[str, Callable] = {
         batch_norm(t, input, running_mean, running_var, weight, bias, training, momentum, eps),
 }
 METHODS: dict[str, Callable] = {
-    **SHARED, "view": shaped.view, "size": shaped.size, "contiguous": shaped.same,
+    **SHARED, "where": lambda t, input, condition, other: _where(t, condition, input, other),
+    "view": shaped.view, "size": shaped.size, "contiguous": shaped.same,
     "dim": lambda t, input: 1 + len(shaped.sizes_of(input)),
     "float": shaped.same_type(np.float32), "double": shaped.same_type(np.float64),
     "flatten": lambda t, input, start_dim=0, end_dim=-1: shaped.flatten(t, input, start_dim, end_dim),

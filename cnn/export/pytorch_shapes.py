@@ -32,7 +32,9 @@ def attribute(t, input, name):
         return size(t, input)
     if name == "ndim":
         return 1 + len(sizes_of(input))
-    raise Refused(f"attribute {name} must be shape or ndim")
+    if name == "mT":
+        return transpose(t, input, -2, -1)
+    raise Refused(f"attribute {name} must be shape, ndim or mT")
 
 
 def view(t, input, *shape):

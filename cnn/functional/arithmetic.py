@@ -10,6 +10,7 @@ from cnn import shapes
 from cnn.engine.parameter import Parameter
 from cnn.functional.common import computed
 from cnn.graph import build, derived
+from cnn.graph.methods import root_of
 from cnn.graph.value import Value
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def minimum(x: Operand, other: Operand) -> Any:
 def where(condition: Operand, x: Operand, other: Operand) -> Any:
     """x where the condition is not 0, else other. condition: a comparison of values or of arrays, or any value or float
     array; x, other: values, arrays or numbers; shapes are broadcast. What is not chosen gets the gradient 0."""
-    if isinstance(condition, np.ndarray) and condition.dtype == bool:
+    traced = any(isinstance(y, Value) for y in (x, other)) or derived.computes(x, other)
+    if isinstance(condition, np.ndarray) and condition.dtype == bool and not traced:
         like = next((y.dtype for y in (x, other) if isinstance(y, (np.ndarray, Value, Parameter))),
                     np.dtype(np.float32))
         condition = condition.astype(like if like in shapes.FLOATS else np.float32)
@@ -48,6 +50,8 @@ def matmul(x: Operand, other: Operand) -> Any:
     Raises ValueError for what would couple images, as (N, B) times (N, B)."""
     if isinstance(x, Value) or isinstance(other, Value):
         return build.matmul(x, other)
+    if derived.computes(x, other):
+        return derived.product(x, other)
     return computed("matmul", build.matmul, {"x": x, "other": other})
 
 
@@ -214,5 +218,7 @@ def normalize(x: Images, p: float = 2.0, dim: int | Sequence[int] = 1, eps: floa
         if p == 2:      # under the root, whose slope at 0 is infinite
             return x / build.clamp(total(x * x), max(eps**2, math.ulp(0.0))).sqrt()
         size = x.abs()
-        return x / build.clamp(total(size) if p == 1 else total(size**p) ** (1 / p), eps)
+        if p == 1:
+            return x / build.clamp(total(size), eps)
+        return x / build.clamp(root_of(total(size**p), p), eps)
     return computed("normalize", of_value, {"x": x}, (p, dims, eps))

@@ -9,6 +9,7 @@ import numpy as np
 from cnn import shapes
 from cnn.functional.common import computed
 from cnn.graph import Value, build
+from cnn.graph.derived import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,8 +46,9 @@ def scaled_dot_product_attention(query: Images, key: Images, value: Images, attn
 
     query: (N, heads, L, E) or (N, L, E), a value or an array; key: (N, heads, S, E) or (N, S, E); value: (N, heads, S,
     V) or (N, S, V). attn_mask: None, or what is added to the scores, or of bools what may be attended to: an array of
-    (L, S), the same for every image, or a value of floats. is_causal: whether l attends to s <= l only. scale:
-    1 / sqrt(E) by default. dropout_p: must be 0; a Dropout layer drops. Returns (N, heads, L, V) or (N, L, V).
+    (L, S), the same for every image, or a value: of a comparison it is one of bools. is_causal: whether l attends to s
+    <= l only. scale: 1 / sqrt(E) by default. dropout_p: must be 0; a Dropout layer drops. Returns (N, heads, L, V) or
+    (N, L, V).
 
     Raises TypeError or ValueError for shapes and arguments that do not fit.
     """
@@ -55,6 +57,8 @@ def scaled_dot_product_attention(query: Images, key: Images, value: Images, attn
         raise ValueError(f"{name}: dropout_p must be 0, got {dropout_p}: a Dropout layer does it, by the mode")
     causal = shapes.flag(name, "is_causal", is_causal)
     factor = None if scale is None else shapes.number(name, "scale", scale)
+    if attn_mask is not None and not isinstance(attn_mask, (np.ndarray, Value, *OWN)):
+        raise TypeError(f"{name}: attn_mask must be an array or a value, got {type(attn_mask).__name__}")
     if isinstance(attn_mask, np.ndarray) and attn_mask.dtype.kind not in "fiub":
         raise TypeError(f"{name}: attn_mask must hold bools or numbers, got {attn_mask.dtype}")
     if causal and attn_mask is not None:
@@ -62,15 +66,17 @@ def scaled_dot_product_attention(query: Images, key: Images, value: Images, attn
 
     def of_values(query: Value, key: Value, value: Value) -> Value:
         for what, x in (("query", query), ("key", key), ("value", value)):
+            if not isinstance(x, Value):
+                raise TypeError(f"{name}: {what} must be a value or an array, got {type(x).__name__}")
             if len(x.image) not in (2, 3):
                 raise ValueError(f"{name}: {what} must have shape (N, heads, L, E) or (N, L, E), got "
                                  f"{shapes.batch(x.image)}")
-        scores = build.matmul(query, key.transpose(-2, -1)) * (factor or 1 / math.sqrt(query.image[-1]))
+        by = 1 / math.sqrt(query.image[-1]) if factor is None else factor
+        scores = build.matmul(query, key.transpose(-2, -1)) * by
         mask = np.tri(*scores.image[-2:]) > 0 if causal else attn_mask
-        if isinstance(mask, np.ndarray) and mask.dtype == bool:
-            scores = build.where(mask.astype(scores.dtype), scores, NEVER)
-        elif mask is not None:
-            scores = scores + mask
-        return build.matmul(scores.softmax(-1), value)
+        if isinstance(mask, np.ndarray) and mask.dtype == bool or isinstance(mask, Value) and build.is_mask(mask):
+            weights = build.where(mask, scores, NEVER).softmax(-1)
+            return build.matmul(weights if causal else weights * mask, value)       # nothing where all is hidden
+        return build.matmul((scores if mask is None else scores + mask).softmax(-1), value)
     known = (attn_mask.shape, attn_mask.tobytes()) if isinstance(attn_mask, np.ndarray) else attn_mask
     return computed(name, of_values, {"query": query, "key": key, "value": value}, (known, causal, factor))

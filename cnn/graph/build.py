@@ -37,6 +37,12 @@ def arithmetic(kind, a, b):
     return apply((ops.Comparison if kind in COMPARISONS else ops.Arithmetic)(kind), *operands)
 
 
+def is_mask(x):
+    """Whether a value is what a comparison has made."""
+    node = next((node for node in x.graph.nodes if node.output is x), None)
+    return node is not None and isinstance(node.operation, ops.Comparison)
+
+
 def values(kind, *operands):
     """Operands as values of one graph, to which one of them belongs."""
     like = next(operand for operand in operands if isinstance(operand, Value))

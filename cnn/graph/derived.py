@@ -93,10 +93,10 @@ class Derived:
         return Derived(self.value.pow(exponent), self.first) if number(exponent) else NotImplemented
 
     def __matmul__(self, other: Any) -> Any:
-        return _product(self, other)
+        return product(self, other)
 
     def __rmatmul__(self, other: Any) -> Any:
-        return _product(other, self)
+        return product(other, self)
 
     @property
     def T(self) -> Derived:
@@ -165,12 +165,6 @@ class Derived:
 
     __hash__ = object.__hash__
 
-    def __eq__(self, other: object) -> Any:
-        return _compared("equal", self, other)
-
-    def __ne__(self, other: object) -> Any:
-        return _compared("not_equal", self, other)
-
     def __bool__(self) -> bool:
         raise refusal("whether it is true")
 
@@ -197,7 +191,8 @@ class Transposed(Derived):
 OWN = Parameter, Shaped, Derived
 
 
-def _product(a: Any, b: Any) -> Any:
+def product(a: Any, b: Any) -> Any:
+    """a @ b, of which one is a Parameter or computed from some."""
     from cnn.graph import build
     if isinstance(a, Value) or isinstance(b, Value):
         return build.matmul(a, b)
@@ -244,8 +239,8 @@ for _name in ("relu", "sigmoid", "tanh", "abs", "exp", "log", "sqrt", "sin", "co
 for _short, _kind in (("add", "add"), ("sub", "subtract"), ("mul", "multiply"), ("truediv", "divide")):
     setattr(Derived, f"__{_short}__", _operator(f"__{_short}__", _kind, False))
     setattr(Derived, f"__r{_short}__", _operator(f"__r{_short}__", _kind, True))
-_compared = _operator("compared", "", False)
-for _short, _kind in (("gt", "greater"), ("ge", "greater_equal"), ("lt", "less"), ("le", "less_equal")):
+for _short, _kind in (("gt", "greater"), ("ge", "greater_equal"), ("lt", "less"), ("le", "less_equal"),
+                      ("eq", "equal"), ("ne", "not_equal")):
     setattr(Derived, f"__{_short}__", _operator(f"__{_short}__", _kind, False))
 
 
@@ -257,6 +252,9 @@ def asked(graph: Graph, thing: Parameter | Shaped, name: str) -> Any:
     Raises AttributeError where there is none."""
     if not hasattr(Derived, name):
         raise hints.missing("a Parameter", name, hints.OF_VALUES)
+    if name in ("T", "t") and len(thing.shape) < 2:
+        made = of(thing, graph)
+        return made if name == "T" else lambda: made
     if name in ("T", "t") and isinstance(thing, Parameter) and len(thing.shape) == 2:
         made = Transposed(thing, graph)
         return made if name == "T" else lambda: made
@@ -268,6 +266,9 @@ def of(thing: Any, graph: Graph) -> Derived:
     from cnn.graph import build
     if isinstance(thing, Derived):
         return thing
+    if not isinstance(thing, (Parameter, Shaped, np.ndarray)):
+        raise TypeError(f"parameter: what is computed with Parameters must be one, an array or a number, got "
+                        f"{type(thing).__name__}")
     shape = tuple(thing.shape)
     first = len(shape) == 4 and shape[0] == 1
     if len(shape) > 3 + first:

@@ -93,9 +93,8 @@ class Methods:
     def masked_fill(self: Any, mask: Any, value: float) -> Value:
         """x, but `value`, a number, where the mask is not 0. mask: a comparison of values, or an array for each image
         alike."""
-        from cnn.graph import build
-        mask = mask.astype(self.dtype) if isinstance(mask, np.ndarray) else mask
-        return build.where(mask, value, self)
+        from cnn.graph import build, moving
+        return build.where(mask, moving.around("masked_fill", value), self)
 
     def clamp_min(self: Any, min: float) -> Value:
         """x, but at least `min`, a number."""
@@ -146,11 +145,15 @@ class Methods:
         p = shapes.number("norm", "p", p, above=0)
         if p == 2:
             return _root((self * self).sum(dim, keepdim))
-        return size.sum(dim, keepdim) if p == 1 else (size ** p).sum(dim, keepdim) ** (1 / p)
+        if p == 1:
+            return size.sum(dim, keepdim)
+        size = size.clamp(min=SMALLEST) if p < 1 else size
+        return root_of((size ** p).sum(dim, keepdim), p)
 
     def logsumexp(self: Any, dim: int | Sequence[int], keepdim: bool = False) -> Value:
         """log of the sum of exp(x) over the axes `dim`, without overflows; `keepdim` keeps them with size 1."""
-        most = self.amax(dim, keepdim=True)
+        end = float(np.finfo(self.dtype).max)
+        most = self.amax(dim, keepdim=True).clamp(-end, end)        # an infinite one is not taken from itself
         y = (self - most).exp().sum(dim, keepdim=True).log() + most
         return y if keepdim else y.squeeze(dim)
 
@@ -162,24 +165,28 @@ class Methods:
 
     def narrow(self: Any, dim: int, start: int, length: int) -> Value:
         """`length` elements of the axis `dim` from `start` on."""
-        n = self.size(dim)
+        n = self._size("narrow", dim)
         first = shapes.integer("narrow", "start", start, 0, n)
         count = shapes.integer("narrow", "length", length, 1, n - first)
         return self[self._at("narrow", dim, slice(first, first + count))]
 
     def index_select(self: Any, dim: int, index: Sequence[int] | np.ndarray) -> Value:
         """The elements of the axis `dim` whose numbers are in `index`, a list or an array of integers."""
-        return self[self._at("index_select", dim, [int(i) for i in np.asarray(index).ravel()])]
+        listed = np.asarray(index)
+        if listed.dtype.kind not in "iu":
+            raise TypeError(f"index_select: index must be a list or an array of integers, got {shapes.shown(index)}")
+        return self[self._at("index_select", dim, listed.ravel().tolist())]
 
     def unbind(self: Any, dim: int = 1) -> tuple[Value, ...]:
         """The parts of size 1 along the axis `dim`, which is left out."""
-        return tuple(self.select(dim, i) for i in range(self.size(dim)))
+        return tuple(self.select(dim, i) for i in range(self._size("unbind", dim)))
 
     def flip(self: Any, *dims: int | Sequence[int]) -> Value:
         """The elements in reverse order along the axes `dims`."""
+        from cnn.graph.build import axes_of
         y = self
-        for dim in _sizes(dims):
-            y = y.index_select(dim, range(y.size(dim) - 1, -1, -1))
+        for axis in axes_of("flip", self, _sizes(dims), None):
+            y = y.index_select(axis + 1, range(self.image[axis] - 1, -1, -1))
         return y
 
     def roll(self: Any, shifts: int | Sequence[int], dims: int | Sequence[int]) -> Value:
@@ -189,7 +196,7 @@ class Methods:
             raise ValueError(f"roll: shifts and dims must be equally many, got {shifts} and {dims}")
         y = self
         for shift, dim in zip(by, along, strict=True):
-            n = y.size(dim)
+            n = self._size("roll", dim)
             y = y.index_select(dim, [(i - shapes.integer("roll", "shifts", shift, -2**31)) % n for i in range(n)])
         return y
 
@@ -208,13 +215,14 @@ class Methods:
     def repeat_interleave(self: Any, repeats: int, dim: int) -> Value:
         """Each element of the axis `dim` `repeats` times, one after the other."""
         count = shapes.integer("repeat_interleave", "repeats", repeats, 1)
-        return self.index_select(dim, [i for i in range(self.size(dim)) for _ in range(count)])
+        return self.index_select(dim, [i for i in range(self._size("repeat_interleave", dim)) for _ in range(count)])
 
     def unflatten(self: Any, dim: int, sizes: Sequence[int]) -> Value:
         """The axis `dim` as several of these sizes, of which one may be -1."""
         from cnn.graph.build import axes_of
         axis, = axes_of("unflatten", self, dim)
-        given = [shapes.integer("unflatten", "sizes", n, -1) for n in sizes]
+        given = [shapes.integer("unflatten", "sizes", n, -1) for n in shapes.listed("unflatten", "sizes", sizes,
+                                                                                    "integers")]
         if -1 in given:
             rest = -math.prod(given)
             given[given.index(-1)] = self.image[axis] // rest if rest > 0 and given.count(-1) == 1 else 0
@@ -233,9 +241,16 @@ class Methods:
 
     def view_as(self: Any, other: Value) -> Value:
         """The elements in the shape of `other`."""
+        if not hasattr(other, "image"):
+            raise TypeError(f"view_as: other must be a value, got {type(other).__name__}")
         return self.reshape(*other.shape)
 
     reshape_as = view_as
+
+    def _size(self, owner: str, dim: int) -> int:
+        """The size of an axis that is not the images'."""
+        from cnn.graph.build import axes_of
+        return self.image[axes_of(owner, self, dim)[0]]
 
     def _at(self, owner: str, dim: int, part: Any) -> tuple:
         """The index of a part of an axis."""
@@ -246,6 +261,13 @@ class Methods:
 
 def _times(other: Any, alpha: float) -> Any:
     return other if alpha == 1 else other * shapes.number("add", "alpha", alpha)
+
+
+def root_of(total: Any, p: float) -> Any:
+    """total^(1/p), whose slope at 0 is 0."""
+    from cnn.graph import build
+    some = total != 0
+    return build.where(some, total, 1.0) ** (1 / p) * some
 
 
 def _root(total: Any) -> Any:

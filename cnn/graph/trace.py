@@ -1,6 +1,6 @@
 """Tracing: running `forward` on values, each of whose operations adds a node to a graph."""
 from cnn.engine import meanwhile, parameter
-from cnn.graph.derived import Computing
+from cnn.graph.derived import OWN, Computing
 from cnn.graph.graph import Graph, Node
 from cnn.graph.line import line
 from cnn.graph.value import Value
@@ -57,11 +57,12 @@ def _refuse_numbers():
                     f"what you compute from it now; use the Parameter itself, and cnn.functional")
 
 
-def refuse_arrays(owner):
-    """Raise TypeError where a module gets arrays while a network is traced."""
+def refuse_arrays(owner, inputs=()):
+    """Raise TypeError where a module gets arrays, or Parameters alone, while a network is traced."""
     if parameter.refuse.get() is not None:
-        raise TypeError(f"{line()}{owner} got an array while a network is traced: the program would keep "
-                        f"what it returns now; call it with values, or outside of `forward`")
+        what = "Parameters alone" if any(isinstance(x, OWN) for x in inputs) else "an array"
+        raise TypeError(f"{line()}{owner} got {what} while a network is traced: the program would keep what it returns "
+                        f"now; call it with values, or outside of `forward`")
 
 
 def unpack(result, owner):

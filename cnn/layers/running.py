@@ -147,7 +147,7 @@ def trace_module(module, method, images, dtype, places=None, others=None, record
 
 def run(module, method, inputs, options):
     """What a method of a module returns for arrays."""
-    refuse_arrays(type(module).__name__)
+    refuse_arrays(type(module).__name__, inputs)
     call = Call(module, method, inputs, options)
     if not call.one:
         return _run(call)

@@ -51,20 +51,28 @@ class Spelled:
     def register_buffer(self, name: str, array: ArrayLike | None, persistent: bool = True) -> None:
         """Keep an array as an attribute of this name: something to compute with that is not trained but saved.
 
-        array: of floats, which take the model's dtype, float32 until `to` says else, of integers or bools; None for an
-        attribute that is None. It may be assigned anew; other elements are seen where `forward` has the array itself
-        beside a value. persistent: false makes it a plain attribute, which is not saved. Raises TypeError for what
-        holds no numbers and for no name, ValueError for a name that the module has already.
+        array: of floats, which take the model's dtype, float32 until `to` says else, of integers or bools; it is
+        copied. None: until an array is assigned. It may be assigned anew, deleted and set to None; other elements are
+        seen where `forward` has the array itself beside a value. persistent: false makes it a plain attribute, which is
+        not saved. Raises TypeError for what holds no numbers and for no name, ValueError for a name that the module has
+        already.
         """
         owner = type(self).__name__
         if not isinstance(name, str) or not name or "." in name:
             raise TypeError(f"{owner}: name must be a string without dots, not empty, got {name!r}")
-        buffers = self._buffers     # type: ignore[attr-defined]
-        if name not in buffers and hasattr(self, name):
+        buffers, later = self._buffers, vars(self).get("_later", frozenset())      # type: ignore[attr-defined]
+        if name not in buffers and name not in later and hasattr(self, name):
             raise ValueError(f"{owner}: name must be that of no other attribute, got {name!r}")
-        if array is None or not shapes.flag(owner, "persistent", persistent):
-            setattr(self, name, array if array is None else _buffer(owner, name, array))
+        if not shapes.flag(owner, "persistent", persistent):
+            buffers.pop(name, None)
+            object.__setattr__(self, "_later", later - {name})
+            setattr(self, name, array if array is None else _numbers(owner, name, array))
+        elif array is None:
+            object.__setattr__(self, "_later", later | {name})
+            setattr(self, name, None)
         else:
+            vars(self).pop(name, None)
+            object.__setattr__(self, "_later", later - {name})
             buffers[name] = _buffer(owner, name, array)
 
     def buffers(self) -> list[np.ndarray]:
@@ -72,11 +80,25 @@ class Spelled:
         return [array for _, array in self.named_buffers()]     # type: ignore[attr-defined]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        buffers = vars(self).get("_buffers")
+        buffers, later = vars(self).get("_buffers"), vars(self).get("_later", ())
         if buffers and name in buffers and not hasattr(type(self), name):
-            buffers[name] = _buffer(type(self).__name__, name, value, buffers[name].dtype)
+            if value is None:
+                del buffers[name]
+                object.__setattr__(self, "_later", frozenset((*later, name)))
+                super().__setattr__(name, None)
+            else:
+                buffers[name] = _buffer(type(self).__name__, name, value, buffers[name].dtype)
+        elif name in later and value is not None:
+            self.register_buffer(name, value)
         else:
             super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        buffers = vars(self).get("_buffers") or {}
+        if name in buffers and not hasattr(type(self), name):
+            del buffers[name]
+        else:
+            super().__delattr__(name)
 
     if not TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any:
@@ -86,11 +108,20 @@ class Spelled:
             raise hints.missing(f"{type(self).__name__!r} object", name, hints.OF_MODULES)
 
 
-def _buffer(owner: str, name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.ndarray:
-    """A copy of what a module is to keep as a buffer. dtype: of the one before, whose kind the new one must have."""
-    array = np.array(value)
+def _numbers(owner: str, name: str, value: ArrayLike) -> np.ndarray:
+    """A copy of numbers as an array."""
+    try:
+        array = np.array(value)
+    except ValueError:      # lists of different lengths
+        raise ValueError(f"{owner}: {name} must be an array of numbers, got no array at all") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{owner}: {name} must be an array of numbers, got {type(value).__name__}")
+    return array
+
+
+def _buffer(owner: str, name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.ndarray:
+    """A copy of what a module is to keep as a buffer. dtype: of the one before, whose kind the new one must have."""
+    array = _numbers(owner, name, value)
     if dtype is None:
         return array.astype(np.float32) if array.dtype.kind == "f" else array
     if dtype.kind != "f" and array.dtype.kind != dtype.kind:

@@ -49,7 +49,7 @@ def load_state(module: Module, state: Mapping, strict: bool = True) -> Incompati
             value = np.asarray(state[name])
         except ValueError:      # lists of different lengths
             raise ValueError(f"{owner}: {name} must have shape {array.shape}, got no array at all") from None
-        kinds, words = {"f": ("fiu", "numbers"), "b": ("b", "bools")}.get(array.dtype.kind, ("iu", "integers"))
+        kinds, words = {"f": ("fiub", "numbers"), "b": ("b", "bools")}.get(array.dtype.kind, ("iu", "integers"))
         if value.dtype.kind not in kinds:
             raise TypeError(f"{owner}: {name} must hold {words}, got {value.dtype}")
         if value.shape == array.shape:

@@ -3,11 +3,11 @@ errors given, mostly in units in the last place (ulp).
 """
 from libc.math cimport INFINITY, NAN
 
-from cnn._ext.vec cimport (BIASED, COS, EXP, EXP_END, EXP_MAX, EXP_MIN, EXP_TERMS, LEAST_NORMAL, LN2_HIGH, LN2_LOW,
-                           LOG, LOG2_E, LOG_TERMS, OVER, OVER_TERMS, QUARTER_TURN, SIN, TANH_MAX, TURN_TERMS, TURNS_END,
-                           UNDER, UNDER_TERMS, VL, ivec, ivec_or, real, real_cos, real_erfc, real_pow, real_sin, vec,
-                           vec_abs, vec_clear, vec_copysign, vec_div, vec_eq, vec_exponent, vec_fraction, vec_gt,
-                           vec_le, vec_load, vec_lt, vec_most, vec_power, vec_round, vec_select, vec_splat, vec_store)
+from cnn._ext.vec cimport (BIASED, COS, EXP, EXP_END, EXP_MAX, EXP_MIN, EXP_TERMS, LEAST_NORMAL, LN2_HIGH, LN2_LOW, LOG,
+                           LOG2_E, LOG_TERMS, OVER, OVER_TERMS, QUARTER_TURN, SIN, TANH_MAX, TURN_TERMS, TURNS_END,
+                           UNDER, UNDER_TERMS, VL, ivec, ivec_or, real, real_erfc, real_pow, vec, vec_abs, vec_any_over,
+                           vec_clear, vec_copysign, vec_div, vec_eq, vec_exponent, vec_fraction, vec_gt, vec_le,
+                           vec_load, vec_lt, vec_power, vec_round, vec_select, vec_splat, vec_store)
 
 
 cdef inline vec polynomial(vec x, const double* series, int terms) noexcept nogil:
@@ -102,26 +102,37 @@ cdef inline vec vec_pow(vec x, real n) noexcept nogil:
     return vec_div(vec_splat(1), y) if n < 0 else y
 
 
+cdef extern from *:
+    """
+    /* out of the way of the others: a call amid a loop costs it its registers */
+    static __attribute__((noinline, cold)) vec turn_by_library(vec x, int cosine) {
+        for (int i = 0; i < VL; i++) x[i] = cosine ? real_cos(x[i]) : real_sin(x[i]);
+        return x;
+    }
+    """
+    vec turn_by_library(vec x, int cosine) nogil
+
+
 cdef inline vec vec_turn(vec x, bint cosine) noexcept nogil:
     """sin(x), or with `cosine` cos(x): to 2 ulp, of float32 where that is more than 0.001. x is n quarter turns and r,
     |r| <= pi / 4, whose sine and cosine are the series r - r^3/3! + ... and 1 - r^2/2! + ...; n, but for whole turns,
     says which of both it is, and its sign. Beyond TURNS_END r is not precise: there by the C library."""
-    cdef vec n, r, z, m
-    cdef real numbers[16]
+    cdef vec n, r, z, m, p
+    cdef ivec odd
     cdef int i
-    if not vec_most(vec_abs(x)) <= TURNS_END:
-        vec_store(numbers, x)
-        for i in range(VL):
-            numbers[i] = real_cos(numbers[i]) if cosine else real_sin(numbers[i])
-        return vec_load(numbers)
+    if vec_any_over(vec_abs(x), TURNS_END):
+        return turn_by_library(x, cosine)
     n = vec_round(x * vec_splat(0.63661977236758134308))
     r = x - n * vec_splat(QUARTER_TURN[0]) - n * vec_splat(QUARTER_TURN[1]) - n * vec_splat(QUARTER_TURN[2])
     z = r * r
-    m = n + vec_splat(1 if cosine else 0)
+    m = n + vec_splat(1) if cosine else n
     m = m - vec_splat(4) * vec_round(m * vec_splat(0.25))       # from -2 to 2
-    r = vec_select(vec_eq(vec_abs(m), vec_splat(1)),
-                   vec_splat(1) - vec_splat(0.5) * z + z * z * polynomial(z, COS, TURN_TERMS),
-                   r + r * z * polynomial(z, SIN, TURN_TERMS))
+    odd = vec_eq(vec_abs(m), vec_splat(1))
+    p = vec_select(odd, vec_splat(COS[TURN_TERMS - 1]), vec_splat(SIN[TURN_TERMS - 1]))
+    for i in range(TURN_TERMS - 2, -1, -1):
+        p = p * z + vec_select(odd, vec_splat(COS[i]), vec_splat(SIN[i]))
+    r = vec_select(odd, vec_splat(1), r)
+    r = r + r * z * p
     return vec_select(ivec_or(vec_lt(m, vec_splat(-0.5)), vec_gt(m, vec_splat(1.5))), vec_splat(0) - r, r)
 
 

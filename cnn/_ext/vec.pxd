@@ -65,8 +65,8 @@ cdef extern from *:
     #define LOG1P_UNDER {2.9533863155682422, 3.31591349729894419, 1.76409013784040688, 0.450607239831535376, \
                          0.049090169863993892, 0.00157944215343143911}
     #define SIN_SERIES {-1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880, -1.0 / 39916800, 1.0 / 6227020800, \
-                        -1.0 / 1307674368000, 1.0 / 355687428096000}
-    #define COS_SERIES {1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800, 1.0 / 479001600, -1.0 / 87178291200, \
+                        -1.0 / 1307674368000, 1.0 / 355687428096000, -1.0 / 121645100408832000}
+    #define COS_SERIES {-1.0 / 2, 1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800, 1.0 / 479001600, -1.0 / 87178291200, \
                         1.0 / 20922789888000, -1.0 / 6402373705728000}
     #define QUARTER {1.57079625129699707031, 7.54978941586159635336e-8, 5.39030285815811905290e-15}
     #define TURNS_END 1e5
@@ -87,13 +87,14 @@ cdef extern from *:
     #define EXP_MIN -104
     #define EXP_MAX 89
     #define EXP_END 88
-    /* all fitted, which takes fewer terms: the functions' relative errors are 3e-9, 1e-9 and 2e-8 */
+    /* all fitted, which takes fewer terms: the functions' relative errors are 3e-9, 1e-9 and 2e-8, of sine and cosine
+       1e-10 */
     #define EXP_SERIES {0.499999934, 0.166665206, 0.041668388, 0.00836871688, 0.00138145986}
     #define LOG_SERIES {0.66666776, 0.39977574, 0.29870938}
     #define LOG1P_OVER {0.869515027, 0.124638428}
     #define LOG1P_UNDER {1.36951365, 0.476089439, 0.0313522729}
-    #define SIN_SERIES {-1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880}
-    #define COS_SERIES {1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800}
+    #define SIN_SERIES {-0.166666666, 0.00833332932, -0.000198393167, 2.7181614e-06}
+    #define COS_SERIES {-0.499999997, 0.0416666226, -0.00138867437, 2.43887941e-05}
     #define QUARTER {1.5703125, 4.837512969970703125e-4, 7.54978995489188216e-8}
     #define TURNS_END 4096
     #define real_sin sinf
@@ -295,6 +296,23 @@ cdef extern from *:
             }
     }
     #endif
+    /* whether any number of a is larger than b: rarely */
+    #if defined(__clang__) || !defined(__SSE2__) || defined(CNN_WIDE)
+    #define ANY_OVER(a, b) (vec_most(a) > (b))
+    #elif VEC_BYTES == 64 && CNN_REAL_BITS == 32
+    #define ANY_OVER(a, b) __builtin_ia32_cmpps512_mask(a, vec_splat(b), 30, -1, 4)
+    #elif VEC_BYTES == 64
+    #define ANY_OVER(a, b) __builtin_ia32_cmppd512_mask(a, vec_splat(b), 30, -1, 4)
+    #elif VEC_BYTES == 32 && CNN_REAL_BITS == 32
+    #define ANY_OVER(a, b) __builtin_ia32_movmskps256((vec)((a) > (b)))
+    #elif VEC_BYTES == 32
+    #define ANY_OVER(a, b) __builtin_ia32_movmskpd256((vec)((a) > (b)))
+    #elif CNN_REAL_BITS == 32
+    #define ANY_OVER(a, b) __builtin_ia32_movmskps((vec)((a) > (b)))
+    #else
+    #define ANY_OVER(a, b) __builtin_ia32_movmskpd((vec)((a) > (b)))
+    #endif
+    #define vec_any_over(a, b) __builtin_expect(ANY_OVER(a, (real)(b)) != 0, 0)
     #endif
     """
     ctypedef float real
@@ -348,6 +366,7 @@ cdef extern from *:
     vec vec_relu(vec a) nogil
     real vec_sum(vec v) nogil
     real vec_most(vec v) nogil
+    bint vec_any_over(vec a, real b) nogil
     void vec_sums(vec* v, real* out) nogil
     void transpose(const real* x, Py_ssize_t x_step, real* y, Py_ssize_t y_step) nogil
     void vec_sum4(vec a, vec b, vec c, vec d, real* out) nogil
@@ -362,7 +381,7 @@ cdef extern from *:
     const double LOG[10]
     const double OVER[6]
     const double UNDER[6]
-    const double SIN[8]
-    const double COS[8]
+    const double SIN[9]
+    const double COS[9]
     const double QUARTER_TURN[3]
     const real BIASED, LEAST_NORMAL, LN2_HIGH, LN2_LOW, EXP_MIN, EXP_MAX, EXP_END, LOG2_E, TANH_MAX, TURNS_END

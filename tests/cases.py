@@ -825,6 +825,17 @@ def spread(shape, rng):
     return ((rng.permutation(count) + 0.5) / max(count, 1) * 4 - 2).reshape(shape)
 
 
+class Function(cnn.Module):
+    """A function of a value, or of several, as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *xs):
+        return self.function(*xs)
+
+
 def assert_close(got, wanted, tolerance=None):
     """Equal up to rounding, measured by the largest value; NaN and infinities at the same places."""
     got, wanted = np.asarray(got), np.asarray(wanted)

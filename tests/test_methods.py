@@ -2,22 +2,11 @@
 PyTorch's own of the same text."""
 import numpy as np
 import pytest
-from cases import assert_close
+from cases import Function, assert_close
 
 import cnn
 from cnn import functional as F
 from cnn.layers.graph_module import graph_module
-
-
-class Net(cnn.Module):
-    """A function of a value."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def lse(x, axis, keepdims=False):
@@ -86,19 +75,19 @@ def assert_right(model, numpys, x, torch=None):
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_and_gradients(name):
     ours, numpys = CASES[name]
-    assert_right(Net(ours), numpys, np.random.default_rng(0).standard_normal((2, 4, 3, 5)))
+    assert_right(Function(ours), numpys, np.random.default_rng(0).standard_normal((2, 4, 3, 5)))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_pytorch_has_the_same(name, torch):
     ours, numpys = CASES[name]
-    assert_right(Net(ours), numpys, np.random.default_rng(0).standard_normal((17, 4, 3, 5)), torch)
+    assert_right(Function(ours), numpys, np.random.default_rng(0).standard_normal((17, 4, 3, 5)), torch)
 
 
 def test_a_length_of_nothing_has_no_slope():
     """As in PyTorch: where the root's is infinite, it counts as 0."""
     for function in (lambda x: x.norm(dim=1), lambda x: x.std(1), lambda x: x.norm(3, 1), lambda x: x.norm(0.5, 1)):
-        model = Net(function)
+        model = Function(function)
         y = model(np.zeros((2, 3), np.float32))
         np.testing.assert_allclose(y, 0, atol=1e-15)
         np.testing.assert_array_equal(model.backward(np.ones_like(y)), 0)
@@ -106,7 +95,7 @@ def test_a_length_of_nothing_has_no_slope():
 
 @pytest.mark.parametrize("p", [1, 2, 3, 10])
 def test_nothing_is_divided_by_eps(p):
-    model = Net(lambda x: F.normalize(x, p=p, eps=1e-3))
+    model = Function(lambda x: F.normalize(x, p=p, eps=1e-3))
     assert not model(np.zeros((2, 3))).any()
     np.testing.assert_allclose(model.backward(np.ones((2, 3))), 1e3)
 
@@ -114,7 +103,7 @@ def test_nothing_is_divided_by_eps(p):
 def test_infinite_numbers_have_a_logarithm_of_their_sum():
     x = np.array([[-np.inf, -np.inf], [1, np.inf], [-np.inf, 2], [1e30, 0]], np.float32)
     wanted = [-np.inf, np.inf, 2, 1e30]
-    np.testing.assert_allclose(Net(lambda x: x.logsumexp(1))(x), wanted, rtol=1e-6)
+    np.testing.assert_allclose(Function(lambda x: x.logsumexp(1))(x), wanted, rtol=1e-6)
     np.testing.assert_allclose(F.logsumexp(x, 1), wanted, rtol=1e-6)
 
 
@@ -156,9 +145,9 @@ def test_attention_is_pytorchs(options, torch):
 def test_masks_of_attention_that_are_values_and_that_hide_all():
     """A comparison is a mask of bools; where nothing may be attended to, there is nothing."""
     x = RNG.standard_normal((2, 5, 4))
-    y = Net(lambda x: F.scaled_dot_product_attention(x, x, x, x @ x.transpose(1, 2) > 0))(x)
+    y = Function(lambda x: F.scaled_dot_product_attention(x, x, x, x @ x.transpose(1, 2) > 0))(x)
     assert_close(y, attended(x, x, x, x @ x.swapaxes(1, 2) > 0), 1e-12)
-    y = Net(lambda x: F.scaled_dot_product_attention(x, x, x, x @ x.transpose(1, 2)))(x)
+    y = Function(lambda x: F.scaled_dot_product_attention(x, x, x, x @ x.transpose(1, 2)))(x)
     assert_close(y, attended(x, x, x, x @ x.swapaxes(1, 2)), 1e-12)
     hidden = np.tri(5, k=-1) > 0
     y = F.scaled_dot_product_attention(x, x, x, hidden)
@@ -201,4 +190,4 @@ def test_functions_of_arrays():
 ])
 def test_what_is_refused(function, error, words):
     with pytest.raises(error, match=words):
-        Net(function)(np.ones((2, 4, 3, 5)))
+        Function(function)(np.ones((2, 4, 3, 5)))

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from cases import CASES, assert_close, inner
+from cases import CASES, Function, assert_close, inner
 
 import cnn
 from cnn.commands import export as command
@@ -236,17 +236,6 @@ def test_the_command(tmp_path, capsys):
     assert "nothing: there is no such model file" in capsys.readouterr().err
 
 
-class Cubes(cnn.Module):
-    """A function of x in which there is x cubed, which is a step of GELU, too."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
 @pytest.mark.parametrize("function", [
     lambda x: x ** 3, lambda x: x ** 3 + x, lambda x: 0.044715 * x ** 3, lambda x: (2 * x ** 3).relu() - x,
     lambda x: x ** 3 * x, lambda x: x ** 3 / x, lambda x: cnn.cat([x ** 3 - 1, x]), lambda x: (x ** 3).mean(1),
@@ -256,7 +245,7 @@ class Cubes(cnn.Module):
     lambda x: ((0.79788456 * (x + 0.044715 * x ** 3)).tanh() + 1) / 3 + x,
     lambda x: cnn.functional.avg_pool2d((0.5 * x ** 3).view(-1, 1, 2, 2), 2, padding=1)])
 def test_cubes_that_are_no_gelu_come_back(function, tmp_path):
-    model, x = Cubes(function).eval(), np.random.default_rng(0).uniform(0.5, 2, (3, 4)).astype(np.float32)
+    model, x = Function(function).eval(), np.random.default_rng(0).uniform(0.5, 2, (3, 4)).astype(np.float32)
     export_onnx(model, tmp_path / "x.onnx", (4,))
     want = model(x)
     assert_close(run(tmp_path / "x.onnx", x)[0], want, 1e-4)

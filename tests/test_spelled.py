@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from cases import assert_close
+from cases import Function, assert_close
 
 import cnn
 from cnn import functional as F
@@ -177,15 +177,6 @@ def test_what_is_no_module_and_no_name(call, error, words):
         call()
 
 
-class Asks(cnn.Module):
-    def __init__(self, ask):
-        super().__init__()
-        self.ask = ask
-
-    def forward(self, x):
-        return self.ask(x)
-
-
 @pytest.mark.parametrize("ask, words", [
     (lambda x: x.max(1), r"a value has no attribute 'max': write x.amax\(dim\)"),
     (lambda x: x.scatter_(1, x, 1), "write cnn.functional.one_hot"), (lambda x: x.softplus(), "functional.softplus"),
@@ -194,7 +185,7 @@ class Asks(cnn.Module):
     (lambda x: x.detach(), "nothing stops gradients inside a network"), (lambda x: x.nothing, "'nothing'$")])
 def test_what_a_value_has_not(ask, words):
     with pytest.raises(AttributeError, match=words):
-        Asks(ask)(np.ones((2, 3)))
+        Function(ask)(np.ones((2, 3)))
 
 
 @pytest.mark.parametrize("ask, words", [

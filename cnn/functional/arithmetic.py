@@ -9,7 +9,7 @@ import numpy as np
 from cnn import shapes
 from cnn.engine.parameter import Parameter
 from cnn.functional.common import computed
-from cnn.graph import build, derived
+from cnn.graph import build, derived, means
 from cnn.graph.methods import root_of
 from cnn.graph.value import Value
 
@@ -198,7 +198,7 @@ def _reduced(kind: str, x: Images, dim: int | Sequence[int] | None, keepdim: boo
     dims, kept = build.dims_of(kind, dim), shapes.flag(kind, "keepdim", keepdim)
     if derived.computes(x):
         return derived.over_axes(kind, lambda x, dims: build.reduced(kind, x, dims, kept), x, dims)
-    return computed(kind, lambda x: build.reduced(kind, x, dims, kept), {"x": x}, (dims, kept))
+    return computed(kind, lambda x: means.noted(kind, dims, build.reduced(kind, x, dims, kept)), {"x": x}, (dims, kept))
 
 
 def normalize(x: Images, p: float = 2.0, dim: int | Sequence[int] = 1, eps: float = 1e-12) -> Images:

@@ -240,8 +240,9 @@ def nll_value(name: str, x: Value, target: Value, weight: Weight, ignore_index: 
     if reduction != "mean":
         return _reduced(y, reduction)
     if share is not None:
-        return build.reduced("sum", y, None, False) * share
-    return build.reduced("sum", y, None, False) / build.clamp(counts.sum(), low=1.0)
+        return means.noted("mean", None, build.reduced("sum", y, None, False) * share)
+    return means.noted("mean", None, build.reduced("sum", y, None, False) / build.clamp(
+        build.reduced("sum", counts, None, False), low=1.0))
 
 
 def cross_entropy_value(x: Value, target: Value, label_smoothing: float, weight: Weight, ignore_index: int | None,
@@ -290,7 +291,10 @@ def _of_one(reduction: str, loss: Callable[..., Any], *operands: Any) -> Any:
 
 def _reduced(y: Value, reduction: str) -> Value:
     """Of each image the mean or the sum, (N,), or all elements."""
-    return y if reduction == "none" else build.reduced("mean" if reduction == "mean" else "sum", y, None, False)
+    if reduction == "none":
+        return y
+    kind = "mean" if reduction == "mean" else "sum"
+    return means.noted(kind, None, build.reduced(kind, y, None, False))
 
 
 def _capped(size: Value, limit: float) -> Value:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from cnn import shapes
 from cnn.functional.common import computed
 from cnn.functional.criteria import reduction_of
-from cnn.graph import build
+from cnn.graph import build, means
 from cnn.graph.value import Value
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def triplet_margin_loss(anchor: Images, positive: Images, negative: Images, marg
         if swap:
             far = build.extreme("minimum", far, _distance(positive, negative, p, eps))
         y = build.relu(_distance(anchor, positive, p, eps) - far + margin)
-        return y if reduction == "none" else build.reduced(reduction, y, None, False)
+        return y if reduction == "none" else means.noted(reduction, None, build.reduced(reduction, y, None, False))
     y = computed(name, of_values, {"anchor": anchor, "positive": positive, "negative": negative},
                  (margin, p, eps, swap, reduction))
     if isinstance(y, Value) or reduction == "none":

@@ -203,7 +203,7 @@ def reshape(x, shape):
     if len(shape) > 4:
         from cnn.graph import views
         return views.viewed(x, np.arange(math.prod(x.image)), shape)
-    sizes = [int(n) if isinstance(n, Count) else shapes.integer("reshape", "shape", n, -1) for n in shape]
+    sizes = [-1 if isinstance(n, Count) else shapes.integer("reshape", "shape", n, -1) for n in shape]
     if len(sizes) not in (1, 2, 3, 4) or sizes[0] != -1 or 0 in sizes or sizes[1:].count(-1) > 1:
         raise ValueError(f"reshape: shape must be (-1, C, H, W), (-1, H, W), (-1, features) or (-1,), -1 being the "
                          f"images and at most one other size, got {tuple(shape)}")

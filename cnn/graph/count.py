@@ -6,16 +6,29 @@ from typing import Any
 from cnn.graph.line import line
 
 
-class Count(int):
-    """-1, for the number of images, `x.shape[0]`: a first size of `reshape`. Arithmetic with it raises TypeError,
-    because a sum divided by -1 would be wrong without a word."""
+class Count:
+    """The number of images, `x.shape[0]`: a first size of `reshape`. It equals -1 and prints as that. It is no int:
+    arithmetic with it, `range` of it and arrays of it raise TypeError, because what they give with -1 would be wrong
+    without a word."""
 
-    def _refuse(self, *operands: Any) -> Any:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "-1"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Count) or type(other) is int and other == -1
+
+    def __hash__(self) -> int:
+        return hash(-1)
+
+    def _refuse(self, *operands: Any, **more: Any) -> Any:
         raise refused()
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
     __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __divmod__ = __rdivmod__ = __pow__ = __rpow__ = _refuse
-    __neg__ = __abs__ = __float__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __neg__ = __abs__ = __float__ = __int__ = __index__ = __round__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __array__ = __array_ufunc__ = __bool__ = _refuse
 
 
 def refused() -> TypeError:

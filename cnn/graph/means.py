@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cnn.engine.parameter import Parameter
+from cnn.graph.line import line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike
 
+    from cnn.graph.graph import Graph
     from cnn.graph.value import Value
 
 
@@ -56,6 +58,7 @@ class Asked:
     def __init__(self, targets: Sequence[Value], values: Sequence[Value]) -> None:
         self.targets, self.values = targets, values
         self.shares: list[Share] = []
+        self.whole: dict[int, tuple[Value, str, str]] = {}      # by id: what has been reduced to a number, how, where
 
     def share(self, target: Value, *more: Any) -> Value | float | None:
         """The value of Share(target, *more); None where the target is none of the loss's, whatever its shape."""
@@ -87,3 +90,48 @@ def share(target: Value, *more: Any) -> Value | float | None:
     """As Asked.share; None outside of a loss."""
     asked = _asked.get()
     return None if asked is None else asked.share(target, *more)
+
+
+def noted(kind: str, dim: object, y: Value) -> Value:
+    """What a sum or mean of a value is, noted where it is one over all axes inside a loss: PyTorch's is over the
+    batch, too."""
+    asked = _asked.get()
+    if asked is not None and dim is None and kind in ("sum", "mean"):
+        asked.whole[id(y)] = y, kind, line()
+    return y
+
+
+OWN_MEANT = "Where each image's own is meant, name the axes, as in {}((1, 2, 3)), of a loss with reduction='none'."
+# operations that are linear in what they read
+LINEAR = {"add", "subtract", "affine", "reshape", "cat", "cat_along", "slice", "strided_slice", "permute", "sum",
+          "mean", "interpolate"}
+
+
+def unlike_the_batch(graph: Graph, whole: dict[int, tuple[Value, str, str]]) -> str:
+    """What to tell of a loss that is another number than that of the whole batch would be, because a sum or mean over
+    all axes is each image's own; "" of others."""
+    once: set[int] = set()      # values that are the same for every image
+    known = {id(value): whole[id(value)][1:] for value in graph.inputs if id(value) in whole}
+    for node in graph.nodes:
+        read = [known[id(value)] for value in node.inputs if id(value) in known]
+        single = [value for value in node.inputs if id(value) not in once]
+        if not single:
+            once.add(id(node.output))
+            continue
+        name = node.operation.name
+        if read:
+            kind, where = min(read, key=lambda found: found[0] != "sum")
+            linear = name in LINEAR or name == "multiply" and len(single) == 1 or (
+                name == "divide" and single == [node.inputs[0]])
+            if not linear:
+                return (f"{where}in a loss the {kind} over all axes is each image's own, and the {name} of it gives "
+                        f"another loss than that of the whole batch, which PyTorch takes. {OWN_MEANT.format(kind)}")
+            known[id(node.output)] = kind, where
+        if id(node.output) in whole:
+            known[id(node.output)] = whole[id(node.output)][1:]
+    kinds = {known[id(value)] for value in graph.outputs if id(value) in known}
+    where = next((where for kind, where in kinds if kind == "sum"), None)
+    if where is None:
+        return ""
+    return (f"{where}in a loss the sum over all axes is each image's own, and the loss is their mean: PyTorch's sum is "
+            f"larger, by the number of images. {OWN_MEANT.format('sum')}")

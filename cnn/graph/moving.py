@@ -221,7 +221,7 @@ def gather(x, dim, index):
 
 def expand(x, sizes):
     """Axes of size 1 repeated to `sizes`, the images' first; -1: as it is."""
-    sizes = [int(n) if isinstance(n, Count) else shapes.integer("expand", "sizes", n, -1) for n in sizes]
+    sizes = [-1 if isinstance(n, Count) else shapes.integer("expand", "sizes", n, -1) for n in sizes]
     if len(sizes) != x.ndim or sizes[0] != -1 or any(
             n != old and not (n > 0 and old == 1) for n, old in zip(sizes[1:], x.image, strict=False) if n != -1):
         raise ValueError(f"expand: sizes must be those of {shapes.batch(x.image)}, the images' -1 or x.size(0), where "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import hints, shapes
+from cnn.graph import means
 from cnn.graph.count import Count, refused
 from cnn.graph.line import line
 from cnn.graph.methods import Methods
@@ -41,10 +42,10 @@ class Value(Methods):
         self.graph, self.image, self.dtype = graph, tuple(image), dtype
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:
         """(-1, C, H, W), (-1, H, W), (-1, features) or (-1,); -1 stands for the number of images. Arithmetic with it
         raises TypeError."""
-        return (Count(-1), *self.image)
+        return (Count(), *self.image)
 
     @property
     def ndim(self) -> int:
@@ -263,12 +264,12 @@ class Value(Methods):
         """The mean over the axes `dim` of each image, 1 and up or negative, by default all; `keepdim` keeps them with
         size 1."""
         from cnn.graph import build
-        return build.reduced("mean", self, dim, keepdim)
+        return means.noted("mean", dim, build.reduced("mean", self, dim, keepdim))
 
     def sum(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Value:
         """The sum over the axes `dim`; dim and keepdim as in `mean`."""
         from cnn.graph import build
-        return build.reduced("sum", self, dim, keepdim)
+        return means.noted("sum", dim, build.reduced("sum", self, dim, keepdim))
 
     def amax(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Value:
         """The largest element over the axes `dim`; dim and keepdim as in `mean`. Equal elements share the gradient

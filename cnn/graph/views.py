@@ -29,7 +29,7 @@ class View:
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of all axes; -1 is that of the images."""
-        return (*self.index.shape[:self.at], Count(-1), *self.index.shape[self.at + 1:])
+        return (*self.index.shape[:self.at], Count(), *self.index.shape[self.at + 1:])
 
     @property
     def ndim(self) -> int:
@@ -101,7 +101,7 @@ class View:
 
 def viewed(x: Value, index: np.ndarray, sizes: Any) -> Any:
     """Elements of x, those of `index`, in a shape whose first size is the images'; one size may be -1."""
-    rest = [int(n) if isinstance(n, Count) else shapes.integer("reshape", "shape", n, -1) for n in sizes]
+    rest = [-1 if isinstance(n, Count) else shapes.integer("reshape", "shape", n, -1) for n in sizes]
     known = math.prod(n for n in rest[1:] if n != -1)
     if not rest or rest[0] != -1 or 0 in rest or rest[1:].count(-1) > 1 or index.size % known or (
             -1 not in rest[1:] and known != index.size):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -217,14 +218,20 @@ class Criterion:
     def _traced(self, scores: Any, target: Any, dtype: np.dtype) -> Graph:
         (structure, ys), (names, ts) = apart(scores), apart(target)
         shares: list[Share] = []
+        whole: dict = {}
 
         def loss(*values: Value) -> Value:
             first, last = values[len(ys):len(ys) + len(ts)], values[len(ys) + len(ts):]
             with means.asking(first, last) as asked:
                 y = self.forward(pack(structure, values[:len(ys)]), pack(names, first))
             shares[:] = asked.shares
+            whole.update(asked.whole)
             return y
         graph = trace(loss, [*ys, *ts], dtype, self.owner())
+        own = type(self) is Criterion or not type(self).__module__.startswith("cnn.")
+        told = means.unlike_the_batch(graph, whole) if own and self.reduction == "mean" else ""
+        if told:
+            warnings.warn(f"{self.owner()}: {told}", stacklevel=2)
         if shares:      # once more, with an input for each
             graph = trace(loss, [*ys, *ts, *([()] * len(shares))], dtype, self.owner())
             graph.shares = tuple(shares)

@@ -169,7 +169,7 @@ def of_weights(name, method, first, *more, **options):
         return functional.where(more[0], first, *more[1:])
     options = {key: value for key, value in options.items() if value is not None and value != "fro"
                and key not in ("_stacklevel", "out", "inplace")}
-    others = [Count(-1) if part is N else 2.0 if part == "fro" else part for part in more]
+    others = [Count() if part is N else 2.0 if part == "fro" else part for part in more]
     if name == "getattr":
         return getattr(first, *others)
     if name == "size":      # of a Parameter it is the number of elements

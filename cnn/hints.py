@@ -40,15 +40,9 @@ OF_PACKAGE = {
     **dict.fromkeys(("rand", "randn"), "numpy.random.default_rng(seed)"),
     **{name: "cnn.Parameter(array)" for name in ("ParameterList", "ParameterDict")},
 }
-INITIAL = "weight.data = cnn.init.{}(weight.shape, numpy.random.default_rng(seed))"
 # name in `torch.nn.init`: what to write
 OF_INIT = {
-    "kaiming_normal_": INITIAL.format("he_normal"), "kaiming_uniform_": INITIAL.format("he_uniform"),
-    "xavier_normal_": INITIAL.format("glorot_normal"), "xavier_uniform_": INITIAL.format("glorot_uniform"),
-    "normal_": "weight.data = numpy.random.default_rng(seed).normal(mean, std, weight.shape)",
-    "uniform_": "weight.data = numpy.random.default_rng(seed).uniform(a, b, weight.shape)",
-    **{f"{name}_": f"weight.data = numpy.{name}(weight.shape)" for name in ("zeros", "ones")},
-    "constant_": "weight.data = numpy.full(weight.shape, value)",
+    "dirac_": "weight.data = array", "eye_": "weight.data = numpy.eye(*weight.shape)", "sparse_": "weight.data = array",
 }
 # method of a module: what to do with a module
 OF_MODULES = {

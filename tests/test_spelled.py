@@ -194,8 +194,7 @@ def test_what_a_value_has_not(ask, words):
     (lambda: cnn.nothing, "module 'cnn' has no attribute 'nothing'$"), (lambda: cnn.__wrapped__, "'__wrapped__'$"),
     (lambda: F.dropout, r"module 'cnn.functional' has no attribute 'dropout': write cnn.Dropout\(p\)"),
     (lambda: F.nothing, "'nothing'$"), (lambda: F.max, r"cnn.functional.maximum\(x, y\) of two"),
-    (lambda: cnn.init.kaiming_normal_, r"'cnn.init' .*: write weight.data = cnn.init.he_normal\(weight.shape, numpy"),
-    (lambda: cnn.init.orthogonal_, "'orthogonal_'$"),
+    (lambda: cnn.init.dirac_, r"'cnn.init' .*: write weight.data = array"), (lambda: cnn.init.nothing, "'nothing'$"),
     (lambda: LAYER.zero_grad, r"'ReLU' object has no attribute 'zero_grad': .*Trainer\(accumulate=K\)"),
     (lambda: LAYER.nothing, "'nothing'$")])
 def test_what_the_package_and_modules_have_not(ask, words):

@@ -13,16 +13,20 @@ They raise TypeError for another rng or dtype, and ValueError for a shape whose 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NoReturn
+from functools import cache
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import numpy as np
 
 from cnn import hints, shapes
+from cnn.engine.parameter import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import DTypeLike
+
+Tensor = TypeVar("Tensor", Parameter, np.ndarray)
 
 
 def fans(shape: Sequence[int]) -> tuple[int, int]:
@@ -101,6 +105,149 @@ INITIALISERS = {
     "zeros": zeros,
     "ones": ones,
 }
+
+
+# ---------------------------------------------------------------- in place, as torch.nn.init has them
+
+GAINS = {**dict.fromkeys(("linear", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "sigmoid"), 1.0),
+         "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
+
+
+@cache
+def _default() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
+    """By how much weights before an activation are larger than those before none, as PyTorch has it. nonlinearity:
+    "linear", "conv2d" and the like, "sigmoid", "tanh", "relu", "leaky_relu" of slope `param`, 0.01 by default, or
+    "selu". Raises ValueError for another."""
+    if nonlinearity == "leaky_relu":
+        slope = 0.01 if param is None else shapes.number("calculate_gain", "param", param)
+        return math.sqrt(2 / (1 + slope**2))
+    if not isinstance(nonlinearity, str) or nonlinearity not in GAINS:
+        raise ValueError(f"calculate_gain: nonlinearity must be one of {', '.join([*GAINS, 'leaky_relu'])}, got "
+                         f"{shapes.shown(nonlinearity)}")
+    return GAINS[nonlinearity]
+
+
+def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
+    """Fill with U(a, b). tensor: a Parameter or an array of floats, here and below, which is returned. generator: a
+    numpy.random.Generator; by default one for the whole process, which begins with seed 0. Raises TypeError or
+    ValueError for other arguments."""
+    low, high = shapes.number("uniform_", "a", a), shapes.number("uniform_", "b", b)
+    if low > high:
+        raise ValueError(f"uniform_: b must be at least a, {low:g}, got {high:g}")
+    return _filled("uniform_", tensor, lambda shape: _drawing(generator).uniform(low, high, shape))
+
+
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0,
+            generator: np.random.Generator | None = None) -> Tensor:
+    """Fill with normal numbers of this mean and standard deviation, `std`; tensor, generator: see `uniform_`."""
+    mean, std = shapes.number("normal_", "mean", mean), shapes.number("normal_", "std", std, 0)
+    return _filled("normal_", tensor, lambda shape: _drawing(generator).normal(mean, std, shape))
+
+
+def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0,
+                  generator: np.random.Generator | None = None) -> Tensor:
+    """Fill with normal numbers of this mean and standard deviation, `std`, from a to b only; tensor, generator: see
+    `uniform_`. Raises ValueError, too, where a thousandth of the normal numbers or fewer lie there."""
+    name = "trunc_normal_"
+    mean, std = shapes.number(name, "mean", mean), shapes.number(name, "std", std, above=0)
+    low, high = ((shapes.number(name, what, end) - mean) / std for what, end in (("a", a), ("b", b)))
+    if math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2)) < 2e-3:
+        raise ValueError(f"{name}: a and b must be ends between which normal numbers of mean {mean:g} and std {std:g} "
+                         f"lie, got {a} and {b}")
+
+    def drawn(shape: tuple[int, ...]) -> np.ndarray:
+        numbers = _drawing(generator).standard_normal(shape)
+        while (outside := (numbers < low) | (numbers > high)).any():
+            numbers[outside] = _drawing(generator).standard_normal(np.count_nonzero(outside))
+        return mean + std * numbers
+    return _filled(name, tensor, drawn)
+
+
+def constant_(tensor: Tensor, val: float) -> Tensor:
+    """Fill with a number, `val`; tensor: see `uniform_`."""
+    return _filled("constant_", tensor, lambda shape: np.full(shape, shapes.number("constant_", "val", val)))
+
+
+def zeros_(tensor: Tensor) -> Tensor:
+    """Fill with 0; tensor: see `uniform_`."""
+    return _filled("zeros_", tensor, np.zeros)
+
+
+def ones_(tensor: Tensor) -> Tensor:
+    """Fill with 1; tensor: see `uniform_`."""
+    return _filled("ones_", tensor, np.ones)
+
+
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
+    """Fill as `glorot_uniform`, times `gain`; tensor, generator: see `uniform_`."""
+    gain = shapes.number("xavier_uniform_", "gain", gain, 0)
+    return _filled("xavier_uniform_", tensor,
+                   lambda shape: gain * glorot_uniform(shape, _drawing(generator), np.float64))
+
+
+def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
+    """Fill as `glorot_normal`, times `gain`; tensor, generator: see `uniform_`."""
+    gain = shapes.number("xavier_normal_", "gain", gain, 0)
+    return _filled("xavier_normal_", tensor,
+                   lambda shape: gain * glorot_normal(shape, _drawing(generator), np.float64))
+
+
+def kaiming_uniform_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu",
+                     generator: np.random.Generator | None = None) -> Tensor:
+    """Fill with U(-s √3, s √3), s as in `kaiming_normal_`, with its a, mode, nonlinearity; tensor, generator: see
+    `uniform_`."""
+    return _filled("kaiming_uniform_", tensor, lambda shape: _drawing(generator).uniform(-1, 1, shape) * math.sqrt(3)
+                   * _deviation("kaiming_uniform_", shape, a, mode, nonlinearity))
+
+
+def kaiming_normal_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu",
+                    generator: np.random.Generator | None = None) -> Tensor:
+    """Fill with normal numbers of standard deviation gain / √fan: He et al. 2015.
+
+    a: the slope of "leaky_relu". mode: "fan_in" or "fan_out", see `fans`. nonlinearity: as `calculate_gain` takes it.
+    tensor, generator: see `uniform_`. Raises ValueError, too, for another mode or nonlinearity.
+    """
+    return _filled("kaiming_normal_", tensor, lambda shape: _drawing(generator).normal(0, 1, shape)
+                   * _deviation("kaiming_normal_", shape, a, mode, nonlinearity))
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: np.random.Generator | None = None) -> Tensor:
+    """Fill with a matrix (out, everything else) whose rows, or columns if there are fewer, are orthogonal and of length
+    `gain`: Saxe, McClelland & Ganguli 2014. tensor, generator: see `uniform_`."""
+    gain = shapes.number("orthogonal_", "gain", gain)
+
+    def drawn(shape: tuple[int, ...]) -> np.ndarray:
+        if len(shape) < 2:
+            raise ValueError(f"orthogonal_: tensor must have at least 2 axes, got shape {shape}")
+        flat = _drawing(generator).standard_normal((shape[0], math.prod(shape[1:])))
+        q, r = np.linalg.qr(flat.T if flat.shape[0] < flat.shape[1] else flat)
+        q = q * np.where(np.diag(r) < 0, -1, 1)
+        return gain * (q.T if flat.shape[0] < flat.shape[1] else q).reshape(shape)
+    return _filled("orthogonal_", tensor, drawn)
+
+
+def _deviation(owner: str, shape: tuple[int, ...], a: float, mode: str, nonlinearity: str) -> float:
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"{owner}: mode must be fan_in or fan_out, got {shapes.shown(mode)}")
+    return calculate_gain(nonlinearity, a) / math.sqrt(fans(shape)[mode == "fan_out"])
+
+
+def _drawing(generator: np.random.Generator | None) -> np.random.Generator:
+    return _default() if generator is None else _generator(generator)
+
+
+def _filled(owner: str, tensor: Tensor, made: Callable[[tuple[int, ...]], np.ndarray]) -> Tensor:
+    if not isinstance(tensor, Parameter) and not (isinstance(tensor, np.ndarray) and tensor.dtype.kind == "f"):
+        raise TypeError(f"{owner}: tensor must be a Parameter or an array of floats, got {type(tensor).__name__}")
+    if isinstance(tensor, Parameter):
+        tensor.data = made(tensor.shape)
+    else:
+        tensor[...] = made(tensor.shape)
+    return tensor
 
 
 def _uniform(shape: Sequence[int], bound: float, rng: np.random.Generator, dtype: DTypeLike) -> np.ndarray:

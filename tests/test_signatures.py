@@ -85,7 +85,8 @@ def names_in_pytorch(torch, name):
                   getattr(torch.nn.functional, f"{name}_with_indices", None)):
         if inspect.isfunction(their):
             found |= set(inspect.signature(their).parameters)
-        for arguments in re.findall(rf"\b{name}\(([^()]*)\) *->", getattr(their, "__doc__", None) or ""):
+        for arguments in re.findall(rf"\b{name}\(([^()]*)\) *(?:->|$)", getattr(their, "__doc__", None) or "",
+                                    re.MULTILINE):
             found |= {re.match(r"\W*(\w*)", argument)[1] for argument in arguments.split(",")}
     return found - {"", "args", "kwargs"}
 

@@ -256,6 +256,22 @@ def test_long_sums_are_precise(tmp_path, x):
 
 
 @needs_gcc
+def test_norms_of_equal_numbers_are_nothing(tmp_path):
+    """A mean that is off by a last digit gave 1e-4."""
+    x = np.full((3, 3, 7), 0.3, np.float32) * np.float32([[[1]], [[7]], [[1 / 9]]])
+    model = Normed().eval()
+    export.c(model, tmp_path / "all.c", x.shape)
+    got, = scores(tmp_path, [("all", [x], [y.size for y in exact(model, x).values()])])
+    assert not any(part.any() for part in got)
+
+
+class Normed(cnn.Module):
+    def forward(self, x):
+        return {"channels": cnn.functional.group_norm(x, 3), "rows": cnn.functional.layer_norm(x, (7,)),
+                "images": cnn.functional.instance_norm(x)}
+
+
+@needs_gcc
 def test_a_kernel_that_reaches_nothing_leaves_the_bias(tmp_path):
     model = cnn.Sequential(cnn.ConvTranspose2d(5, 2, (1, 2), stride=(2, 3), padding=1, dilation=2))
     model[0].bias.data = [1, 2]

@@ -126,13 +126,10 @@ def total(name: str, term: str, count: int, *inner: str, index: str = "i") -> li
 
 
 def centre(at: str, count: int, each: int = 1, *inner: str) -> list[str]:
-    """Lines that make `mean` that of x at these places, for each i below `count`, and of `each` numbers for each i; of
-    many with a second sum, of what is left."""
-    lines = [*total("mean", f"x[{at}]", count, *inner), f"mean /= {count * each}.0f;"]
-    if count * each > LONG:
-        lines += ["float rest = 0.0f;", *total("rest", f"x[{at}] - mean", count, *inner),
-                  f"mean += rest / {count * each}.0f;"]
-    return lines
+    """Lines that make `mean` that of x at these places, for each i below `count`, and of `each` numbers for each i: to
+    the last digit, by a second sum of what is left, because a norm divides by next to nothing where all are equal."""
+    return [*total("mean", f"x[{at}]", count, *inner), f"mean /= {count * each}.0f;", "float rest = 0.0f;",
+            *total("rest", f"x[{at}] - mean", count, *inner), f"mean += rest / {count * each}.0f;"]
 
 
 def folded(o: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from cnn.graph.value import Value
 
-SMALLEST = float(np.finfo(np.float32).tiny)     # below it, a square root's slope is 0 instead of infinite
-
 
 class Methods:
     """A base class of Value. `dim` is an axis, 1 and up or negative; that of the images, 0, is refused. Wrong arguments
@@ -135,7 +133,7 @@ class Methods:
     def std(self: Any, dim: int | Sequence[int] | None = None, unbiased: bool = True, keepdim: bool = False, *,
             correction: float | None = None) -> Value:
         """The square root of `var` with the same dim, unbiased, keepdim and correction; its slope at 0 is 0."""
-        return _root(self.var(dim, unbiased, keepdim, correction=correction))
+        return root_of(self.var(dim, unbiased, keepdim, correction=correction), 2)
 
     def norm(self: Any, p: float = 2.0, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Value:
         """(sum of |x|^p)^(1/p) over the axes `dim`, of p infinite the largest |x|; `keepdim` keeps them with size 1."""
@@ -144,11 +142,11 @@ class Methods:
             return size.amax(dim, keepdim)
         p = shapes.number("norm", "p", p, above=0)
         if p == 2:
-            return _root((self * self).sum(dim, keepdim))
+            return root_of((self * self).sum(dim, keepdim), 2)
         if p == 1:
             return size.sum(dim, keepdim)
-        size = size.clamp(min=SMALLEST) if p < 1 else size
-        return root_of((size ** p).sum(dim, keepdim), p)
+        powers = root_of(size, 1 / p) if p < 1 else size ** p
+        return root_of(powers.sum(dim, keepdim), p)
 
     def logsumexp(self: Any, dim: int | Sequence[int], keepdim: bool = False) -> Value:
         """log of the sum of exp(x) over the axes `dim`, without overflows; `keepdim` keeps them with size 1."""
@@ -264,14 +262,10 @@ def _times(other: Any, alpha: float) -> Any:
 
 
 def root_of(total: Any, p: float) -> Any:
-    """total^(1/p), whose slope at 0 is 0."""
+    """total^(1/p), whose slope at 0 is 0 instead of infinite."""
     from cnn.graph import build
     some = total != 0
     return build.where(some, total, 1.0) ** (1 / p) * some
-
-
-def _root(total: Any) -> Any:
-    return total.clamp(min=SMALLEST).sqrt()
 
 
 def _sizes(given: tuple) -> tuple:

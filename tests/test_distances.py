@@ -1,7 +1,7 @@
 """Distances, similarities and the loss of triplets: as PyTorch has them, with gradients."""
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close
+from cases import Function, assert_all_close, assert_close
 
 import cnn
 from cnn import functional as F
@@ -17,15 +17,6 @@ CASES = [
 ]
 
 
-class Net(cnn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *xs):
-        return self.function(*xs)
-
-
 @pytest.mark.parametrize("name, options, count, image", CASES)
 @pytest.mark.parametrize("n", [1, 6])
 def test_distances(name, options, count, image, n, torch):
@@ -34,7 +25,7 @@ def test_distances(name, options, count, image, n, torch):
     wanted = getattr(torch.nn.functional, name)(*tensors, **options)
     y = getattr(F, name)(*xs, **options)
     assert_close(np.asarray(y), wanted.detach().numpy())
-    model = Net(lambda *values: getattr(F, name)(*values, **options))
+    model = Function(lambda *values: getattr(F, name)(*values, **options))
     y = model(*xs)      # a loss of values is one number per image
     loss = options.get("reduction", "mean") if name == "triplet_margin_loss" else "none"
     assert_close({"mean": np.mean, "sum": np.sum, "none": np.asarray}[loss](y), wanted.detach().numpy())
@@ -51,7 +42,7 @@ def test_gather(dim, torch):
     one = [4, 3, 5]
     one[dim] = 1
     index = np.random.default_rng(1).integers(0, x.shape[dim], one)
-    model = Net(lambda x, i: x.gather(dim, i))
+    model = Function(lambda x, i: x.gather(dim, i))
     t = torch.tensor(x, requires_grad=True)
     wanted = t.gather(dim, torch.tensor(index))
     y = model(x, index.astype(float))

@@ -47,6 +47,11 @@ def literal(number: float) -> str:
     return f"{text}f" if "e" in text or "." in text else f"{text}.0f"
 
 
+def literal_or_infinity(number: float) -> str:
+    """A float32 in C, which may be infinite. Raises ValueError for NaN, and for what is infinite in float32 alone."""
+    return ("-" if number < 0 else "") + "INFINITY" if math.isinf(number) else literal(number)
+
+
 def constant(name: str, numbers: np.ndarray, kind: str) -> str:
     """The definition of a constant array in C. Raises ValueError where a float has no finite float32."""
     flat = numbers.ravel()

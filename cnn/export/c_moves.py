@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn.export.c_function import Function, literal, sizes
+from cnn.export.c_function import Function, literal_or_infinity, sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,8 +79,8 @@ def pick(f: Function, node: Node) -> None:
         if table is not None and table.min() < 0:
             outside.append(f"{names[-1]} < 0")
     channel, row, column = names
-    number = ("-" if o.value < 0 else "") + "INFINITY" if math.isinf(o.value) else literal(o.value)
-    _elements(f, row, column, channel, f"{' || '.join(outside)} ? {number} : " if outside else "")
+    chosen = f"{' || '.join(outside)} ? {literal_or_infinity(o.value)} : " if outside else ""
+    _elements(f, row, column, channel, chosen)
 
 
 def bilinear(f: Function, node: Node) -> None:

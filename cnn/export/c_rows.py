@@ -19,6 +19,7 @@ from cnn.export.c_function import (
     folded,
     indented,
     literal,
+    literal_or_infinity,
     products,
     sizes,
     summed,
@@ -237,8 +238,7 @@ def elementwise(formula: str) -> Callable:
         o = node.operation
         numbers = {name: literal(n) for name, n in (vars(o) | getattr(o, "scalars", {})).items()
                    if isinstance(n, (int, float))}
-        more = [("-" if n < 0 else "") + "INFINITY" if math.isinf(n) else literal(n)
-                for n in getattr(o, "numbers", {}).values()]
+        more = map(literal_or_infinity, getattr(o, "numbers", {}).values())
         f.add(f"for (int n = 0; n < {math.prod(f.output)}; n++) {{", "    const float a = x[n];",
               f"    y[n] = {formula.format(*more, **numbers)};", "}")
     return write

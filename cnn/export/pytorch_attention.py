@@ -13,6 +13,14 @@ from cnn.functional.composed import NEVER
 from cnn.graph import Value
 
 
+def _linear(t: Any, part: Any, x: Value) -> Value:
+    return linear(t, x, t.parameter(part.weight), t.parameter(part.bias))
+
+
+def _norm(t: Any, part: Any, x: Value) -> Value:
+    return layer_norm(t, x, part.normalized_shape, t.parameter(part.weight), t.parameter(part.bias), part.eps)
+
+
 def multihead_attention(t: Any, m: Any, query: Any, key: Any, value: Any, key_padding_mask: Any = None,
                         need_weights: bool = True, attn_mask: Any = None, average_attn_weights: bool = True,
                         is_causal: bool = False) -> tuple:
@@ -39,8 +47,7 @@ def multihead_attention(t: Any, m: Any, query: Any, key: Any, value: Any, key_pa
         scores = scores + (np.maximum(mask, NEVER) if isinstance(mask, np.ndarray) else mask)
     weights = scores.softmax(-1)
     dropped = t.dropout(weights, m.dropout, False, not t.frozen(m))
-    y = linear(t, (dropped @ v).transpose(1, 2).reshape(-1, length, width), t.parameter(m.out_proj.weight),
-               t.parameter(m.out_proj.bias))
+    y = _linear(t, m.out_proj, (dropped @ v).transpose(1, 2).reshape(-1, length, width))
     if not need_weights:
         return y, None
     return y, weights.mean(1) if average_attn_weights else weights
@@ -59,9 +66,6 @@ def encoder_layer(t: Any, m: Any, src: Any, src_mask: Any = None, src_key_paddin
             return functional.gelu(x, getattr(m.activation, "approximate", "none"))
         return getattr(functional, name)(x)
 
-    def norm(part: Any, x: Value) -> Value:
-        return layer_norm(t, x, part.normalized_shape, t.parameter(part.weight), t.parameter(part.bias), part.eps)
-
     def dropped(part: Any, x: Value) -> Value:
         return t.dropout(x, part.p, False, not t.frozen(part))
 
@@ -69,15 +73,13 @@ def encoder_layer(t: Any, m: Any, src: Any, src_mask: Any = None, src_key_paddin
         return dropped(m.dropout1, multihead_attention(t, m.self_attn, x, x, x, None, False, src_mask)[0])
 
     def feed(x: Value) -> Value:
-        x = activate(linear(t, x, t.parameter(m.linear1.weight), t.parameter(m.linear1.bias)))
-        return dropped(m.dropout2, linear(t, dropped(m.dropout, x), t.parameter(m.linear2.weight),
-                                          t.parameter(m.linear2.bias)))
+        return dropped(m.dropout2, _linear(t, m.linear2, dropped(m.dropout, activate(_linear(t, m.linear1, x)))))
     x = value_of(src)
     if m.norm_first:
-        x = x + attend(norm(m.norm1, x))
-        return x + feed(norm(m.norm2, x))
-    x = norm(m.norm1, x + attend(x))
-    return norm(m.norm2, x + feed(x))
+        x = x + attend(_norm(t, m.norm1, x))
+        return x + feed(_norm(t, m.norm2, x))
+    x = _norm(t, m.norm1, x + attend(x))
+    return _norm(t, m.norm2, x + feed(x))
 
 
 def encoder(t: Any, m: Any, src: Any, mask: Any = None, src_key_padding_mask: Any = None,
@@ -85,7 +87,4 @@ def encoder(t: Any, m: Any, src: Any, mask: Any = None, src_key_padding_mask: An
     """torch.nn.TransformerEncoder."""
     for layer in m.layers:
         src = encoder_layer(t, layer, src, mask, src_key_padding_mask)
-    if m.norm is None:
-        return src
-    return layer_norm(t, value_of(src), m.norm.normalized_shape, t.parameter(m.norm.weight), t.parameter(m.norm.bias),
-                      m.norm.eps)
+    return src if m.norm is None else _norm(t, m.norm, value_of(src))

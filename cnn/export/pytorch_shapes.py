@@ -10,6 +10,7 @@ from cnn import functional
 from cnn.export.pytorch_values import Moved, N, Refused, WithIndices, only, value_of
 from cnn.graph import Value, apply, build, moving
 from cnn.graph.derived import OWN
+from cnn.graph.methods import as_sizes
 from cnn.graph.views import View
 from cnn.ops import reshaping
 
@@ -38,7 +39,7 @@ def attribute(t, input, name):
 
 
 def view(t, input, *shape):
-    sizes = list(shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
+    sizes = list(as_sizes(shape))
     count = math.prod(sizes_of(input))
     if not sizes or not all(n is N or isinstance(n, int) for n in sizes):
         raise Refused(f"shape must be integers, the first of them -1 or that of the input, got {tuple(sizes)}")
@@ -94,7 +95,7 @@ def unsqueeze(t, input, dim):
 
 
 def permute(t, input, *dims):
-    dims = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+    dims = as_sizes(dims)
     rank = 1 + len(sizes_of(input))
     axes = [d % rank for d in dims]
     if sorted(axes) != list(range(rank)):

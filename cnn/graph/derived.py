@@ -10,6 +10,7 @@ from cnn import hints, shapes
 from cnn.engine import parameter
 from cnn.engine.parameter import Parameter, Shaped
 from cnn.graph.count import Count
+from cnn.graph.methods import as_sizes
 from cnn.graph.value import Value, number, refusal
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ class Derived:
         return f"Derived(shape={self.shape}, dtype={self.dtype})"
 
     def _axes(self, owner: str, dim: int | Sequence[int]) -> Any:
-        """`dim` as axes of the value."""
+        """`dim` as axes of the value, which has lost none."""
         if isinstance(dim, (tuple, list)):
             return tuple(self._axes(owner, d) for d in dim)
-        return shapes.integer(owner, "dim", dim, -self.ndim, self.ndim - 1) % self.ndim + 1 - self.first
+        return shapes.integer(owner, "dim", dim, -self.ndim, self.ndim - 1) % self.ndim + 1
 
     def _whole(self, name: str) -> Value:
         """The value, for what counts its axes. Raises ValueError where it has lost one."""
@@ -113,11 +114,11 @@ class Derived:
 
     def permute(self, *dims: Any) -> Derived:
         """The axes in the order `dims`."""
-        return Derived(self._whole("permute").permute(0, *self._axes("permute", _sizes(dims))))
+        return Derived(self._whole("permute").permute(0, *self._axes("permute", as_sizes(dims))))
 
     def reshape(self, *shape: Any) -> Derived:
         """The elements in another shape, of which one size may be -1."""
-        sizes = _sizes(shape)
+        sizes = as_sizes(shape)
         first = len(sizes) == 4 and sizes[0] == 1
         return Derived(self.value.reshape(-1, *sizes[first:]), first)
 
@@ -140,7 +141,7 @@ class Derived:
 
     def expand(self, *sizes: Any) -> Any:
         """Axes of size 1 repeated to `sizes`; where the first is the number of images, a value."""
-        given = _sizes(sizes)
+        given = as_sizes(sizes)
         if given and isinstance(given[0], Count) and len(given) == self.ndim and self.shape[0] == 1:
             return (self.value if self.first else self[0].value).expand(-1, *given[1:])
         return Derived(self._whole("expand").expand(-1, *given))
@@ -176,7 +177,7 @@ class Derived:
 class Transposed(Derived):
     """The transpose of a Parameter of two axes. A value times it is a linear map, which needs no copies of it."""
 
-    def __init__(self, of: Parameter, graph: Graph) -> None:
+    def __init__(self, of: Any, graph: Graph) -> None:
         self.of, self.graph, self.first = of, graph, False
 
     @property
@@ -198,10 +199,6 @@ def product(a: Any, b: Any) -> Any:
         return build.matmul(a, b)
     graph = computed_in()
     return Derived(build.matmul(*[of(operand, graph)._whole("matmul") for operand in (a, b)]))
-
-
-def _sizes(given: tuple) -> tuple:
-    return tuple(given[0]) if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
 
 
 def _reduction(name: str) -> Callable:
@@ -252,11 +249,9 @@ def asked(graph: Graph, thing: Parameter | Shaped, name: str) -> Any:
     Raises AttributeError where there is none."""
     if not hasattr(Derived, name):
         raise hints.missing("a Parameter", name, hints.OF_VALUES)
-    if name in ("T", "t") and len(thing.shape) < 2:
-        made = of(thing, graph)
-        return made if name == "T" else lambda: made
-    if name in ("T", "t") and isinstance(thing, Parameter) and len(thing.shape) == 2:
-        made = Transposed(thing, graph)
+    axes = len(thing.shape)
+    if name in ("T", "t") and (axes < 2 or axes == 2 and isinstance(thing, Parameter)):
+        made = of(thing, graph) if axes < 2 else Transposed(thing, graph)
         return made if name == "T" else lambda: made
     return getattr(of(thing, graph), name)
 

@@ -183,7 +183,7 @@ class Methods:
         """The elements in reverse order along the axes `dims`."""
         from cnn.graph.build import axes_of
         y = self
-        for axis in axes_of("flip", self, _sizes(dims), None):
+        for axis in axes_of("flip", self, as_sizes(dims), None):
             y = y.index_select(axis + 1, range(self.image[axis] - 1, -1, -1))
         return y
 
@@ -200,7 +200,7 @@ class Methods:
 
     def repeat(self: Any, *sizes: int | Sequence[int]) -> Value:
         """As many copies along each axis as `sizes` say, the first of which, for the images, is 1."""
-        counts = [shapes.integer("repeat", "sizes", n, 1) for n in _sizes(sizes)]
+        counts = [shapes.integer("repeat", "sizes", n, 1) for n in as_sizes(sizes)]
         if len(counts) != self.ndim or counts[0] != 1:
             raise ValueError(f"repeat: sizes must be {self.ndim} numbers of copies, of which the first, for the "
                              f"images, is 1, got {tuple(counts)}")
@@ -268,5 +268,6 @@ def root_of(total: Any, p: float) -> Any:
     return build.where(some, total, 1.0) ** (1 / p) * some
 
 
-def _sizes(given: tuple) -> tuple:
+def as_sizes(given: tuple) -> tuple:
+    """Sizes or axes that are given one by one, or as one tuple or list."""
     return tuple(given[0]) if len(given) == 1 and isinstance(given[0], (tuple, list)) else given

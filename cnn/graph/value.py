@@ -9,7 +9,7 @@ from cnn import hints, shapes
 from cnn.graph import means
 from cnn.graph.count import Count, refused
 from cnn.graph.line import line
-from cnn.graph.methods import Methods
+from cnn.graph.methods import Methods, as_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -206,7 +206,7 @@ class Value(Methods):
         shape[0], is the number of images. One of the other sizes may be -1, too, and is then inferred. More than four
         axes can only be permuted and reshaped again (cnn.graph.views)."""
         from cnn.graph import build
-        return build.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
+        return build.reshape(self, as_sizes(shape))
 
     view = reshape
 
@@ -229,7 +229,7 @@ class Value(Methods):
     def expand(self, *sizes: int | Sequence[int]) -> Value:
         """Axes of size 1 repeated to `sizes`, those of all axes, the images' first; -1 leaves an axis as it is."""
         from cnn.graph import moving
-        return moving.expand(self, sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes)
+        return moving.expand(self, as_sizes(sizes))
 
     def expand_as(self, other: Value) -> Value:
         """`expand` to the shape of another value."""
@@ -243,7 +243,7 @@ class Value(Methods):
     def permute(self, *dims: int | Sequence[int]) -> Value:
         """The axes in the order `dims`, 0, that of the images, first; see cnn.functional.permute."""
         from cnn.graph import moving
-        return moving.permute(self, dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims)
+        return moving.permute(self, as_sizes(dims))
 
     def transpose(self, dim0: int, dim1: int) -> Value:
         """The axes dim0 and dim1, 1 and up or negative, in each other's place."""

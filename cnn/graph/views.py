@@ -11,6 +11,7 @@ from cnn.graph import moving
 from cnn.graph.build import reshaped
 from cnn.graph.count import Count
 from cnn.graph.line import line
+from cnn.graph.methods import as_sizes
 from cnn.graph.value import Value
 
 
@@ -46,7 +47,7 @@ class View:
 
     def permute(self, *dims: Any) -> Any:
         """The axes in the order `dims`."""
-        listed = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+        listed = as_sizes(dims)
         axes = [self._axis("dims", d) for d in listed]
         if sorted(axes) != list(range(self.ndim)):
             raise ValueError(f"permute: dims must be all axes of {self.shape}, got {tuple(listed)}")
@@ -62,7 +63,7 @@ class View:
         """In another shape, the images first."""
         if self.at:
             raise ValueError(f"reshape: the images must be the first axis, got {self.shape}: permute them there")
-        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        sizes = as_sizes(shape)
         return viewed(self.of, self.index, sizes)
 
     view = reshape

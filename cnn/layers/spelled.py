@@ -32,8 +32,7 @@ class Spelled:
         """Make a module an attribute of this name. Raises TypeError for what is no module, or no name."""
         if not isinstance(module, Spelled):
             raise TypeError(f"{type(self).__name__}: module must be a module, got {type(module).__name__}")
-        if not isinstance(name, str) or not name or "." in name:
-            raise TypeError(f"{type(self).__name__}: name must be a string without dots, not empty, got {name!r}")
+        _check_name(type(self).__name__, name)
         setattr(self, name, module)
 
     def children(self) -> list[Module]:
@@ -58,8 +57,7 @@ class Spelled:
         already.
         """
         owner = type(self).__name__
-        if not isinstance(name, str) or not name or "." in name:
-            raise TypeError(f"{owner}: name must be a string without dots, not empty, got {name!r}")
+        _check_name(owner, name)
         buffers, later = self._buffers, vars(self).get("_later", frozenset())      # type: ignore[attr-defined]
         if name not in buffers and name not in later and hasattr(self, name):
             raise ValueError(f"{owner}: name must be that of no other attribute, got {name!r}")
@@ -106,6 +104,12 @@ class Spelled:
             if name in buffers:
                 return buffers[name]
             raise hints.missing(f"{type(self).__name__!r} object", name, hints.OF_MODULES)
+
+
+def _check_name(owner: str, name: object) -> None:
+    """Raise TypeError for what is no name of an attribute."""
+    if not isinstance(name, str) or not name or "." in name:
+        raise TypeError(f"{owner}: name must be a string without dots, not empty, got {name!r}")
 
 
 def _numbers(owner: str, name: str, value: ArrayLike) -> np.ndarray:

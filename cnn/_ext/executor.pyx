@@ -83,14 +83,15 @@ cdef struct Team:
 
 cdef inline void call(const Op* op, Place* place, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """Run tasks `first` to `last` - 1 of an op at this place: its struct, with the addresses that belong here."""
-    cdef Py_ssize_t words[MAX_WORDS]
-    cdef Py_ssize_t i
+    cdef Py_ssize_t words[MAX_WORDS], i
     memcpy(words, op.words, op.n_words * sizeof(Py_ssize_t))
     for i in range(op.n_addresses):
         words[op.addresses[i].word] += op.addresses[i].step * place.at[op.addresses[i].per]
     place.tasks = op.tasks
     for i in range(first, last):
         place.task = i
+        if op.tasks and op.splits:      # the parts of a block's work as tasks
+            place.part, place.parts = i, op.tasks
         (<Kernel>op.kernel)(words, place)
 
 
@@ -148,7 +149,7 @@ cdef void run_tasks(const Team* team, Py_ssize_t i, Py_ssize_t part, Py_ssize_t 
     cdef const Op* op = &team.ops[team.segments[team.segment].first + i]
     cdef Place place = place_of(team, 0, thread)
     cdef Py_ssize_t begin = 0, count = op.tasks, first
-    place.images = 0
+    place.images = 16
     if op.divided:
         begin = op.tasks * team.process // team.processes
         count = op.tasks * (team.process + 1) // team.processes - begin

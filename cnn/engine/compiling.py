@@ -64,9 +64,10 @@ class Compiler:
         self.program = program
 
     def compiled(self, phase):
-        self._allocate(array for s in phase.segments for array in s.exchanged)     # `ahead` wants their addresses
-        values = {op: op[1]() for s in phase.segments for op in s.ops}
-        segments = [s for s in phase.segments if s.ops]
+        everything = phase.in_order()
+        self._allocate(array for s in everything for array in s.exchanged)     # `ahead` wants their addresses
+        values = {op: op[1]() for s in everything for op in s.ops}
+        segments = [s for s in everything if s.ops]
         own = {op: [v.root for v in values[op].values() if isinstance(v, _OWN)] for s in segments for op in s.ops}
         if not self.program.keep:
             self._place(segments, own)
@@ -128,7 +129,7 @@ class Compiler:
             for array in own[op]:
                 first.setdefault(array, i)
                 last[array] = i
-                if isinstance(array, Copies) and (op[2] or array.per in (ONCE, PER_SHARD)):
+                if array.per == ONCE or isinstance(array, Copies) and (op[2] or array.per == PER_SHARD):
                     whole.add(array)
         ends = np.cumsum([0, *(len(segment.ops) for segment in segments)]).tolist()
         for array in first:
@@ -141,6 +142,10 @@ class Compiler:
 
     def _seams(self, segments, own, phase):
         result, filled = [], set()
+        end = None      # of the backward pass
+        if phase.divided:
+            backward = set(phase.segments[:phase.segments.index(phase.backward_end) + 1])
+            end = max(i for i, segment in enumerate(segments) if segment in backward)
         for i, segment in enumerate(segments):
             used = dict.fromkeys(array for op in segment.ops for array in own[op])      # in order
             if segment.per_block:
@@ -148,7 +153,7 @@ class Compiler:
             elif rows := tuple(array for array in used if array in filled):
                 result.append(Seam(i, rows))
                 filled.difference_update(rows)
-            if segment is phase.backward_end and phase.divided:
+            if i == end:
                 result.append(Seam(i + 1, divided=tuple(phase.divided.values())))
         return result
 

@@ -16,7 +16,7 @@ def operations(program, phase):
     Winograd's algorithm too), the bytes of these tensors in sixteen images, and what `run_operation` wants."""
     compiled = program._compiled[phase]
     ops, table = compiled.ops, compiled.table
-    written = [op for s in compiled.phase.segments for op in s.ops]
+    written = [op for s in compiled.phase.in_order() for op in s.ops]
     result = []
     for segment in table:
         for i in range(segment["first"], segment["first"] + segment["count"]):

@@ -1,8 +1,8 @@
 """Programs: what a layer asks the kernels to do, and running it.
 
-A layer describes itself by adding operations to a `Program`. Running a single layer and running a whole
-training step are then the same thing: a list of operations handed to the executor (_ext/executor.pyx),
-which carries sixteen images at a time through all of them.
+A layer describes itself by adding operations to a `Program`. Running a single layer and running a whole training step
+are then the same thing: a list of operations handed to the executor (_ext/executor.pyx), which carries sixteen images
+at a time through all of them.
 
     program = Program(np.float32, images=64)
     x = program.tensor(1, 28, 28)                       # becomes (blocks, 1, 28, 28, 16)
@@ -20,37 +20,19 @@ from cnn import _ext, runtime
 from cnn._ext import executor
 from cnn.engine.compiling import CACHE_LINE, Compiler
 from cnn.engine.memory import LANES, zeros
+from cnn.engine.phases import Phase, Segment
 from cnn.engine.shards import blocks_per_shard, most_shards
 from cnn.engine.tensors import ONCE, PER_ACTIVE_BLOCK, PER_BLOCK, PER_SHARD, PER_STEP, Copies, Slot, Table, Tensor
 
 PRIVATE = 1 << 18       # bytes of an array of which every thread makes its own
 
 
-class _Segment:
-    """Operations between two barriers: all cut into tasks; or per block, but for those that `prepare` adds, whose
-    tasks every thread runs before its first block."""
-
-    def __init__(self, per_block):
-        self.per_block = per_block
-        self.exchanged, self.asks = [], False       # see Program.exchanged and Program.ahead
-        self.ops = []       # (kernel name, function that returns the arguments, tasks)
-
-
-class _Phase:
-    """What one run does: segments of operations, functions to call before it, arrays that count its steps. divided: by
-    operation what its tasks make, see Program.after; backward_end: the last segment of the backward pass."""
-
-    def __init__(self):
-        self.segments, self.hooks, self.counters = [], [], []
-        self.divided, self.backward_end = {}, None
-
-
 class Program:
     """Operations on batches of up to `images` images, in one or more phases.
 
     dtype: float32 or float64, of everything computed.
-    images: the largest batch; any smaller one can be run too.
-    steps: the most batches that a run can work through one after the other.
+    images: the largest batch; any smaller one can be run too. steps: the most batches that a run can work through one
+        after the other.
     keep: whether activations stay after a run (one copy for each block), as a backward phase that is
         run by itself needs them. Otherwise a thread has one copy, which stays in its cache, of those that
         are not used on both sides of a `cut`.
@@ -81,9 +63,9 @@ class Program:
         self.blocks = max(1, -(-images // self.per_block))
         self.shards = most_shards(images, self.per_block)
         self.batch = self.nbytes = 0        # images of the run at hand; bytes of its own arrays
-        self._drafts = {}   # phases that are not compiled yet
-        self._compiled = {}
+        self._drafts, self._compiled = {}, {}       # phases that are not compiled yet, and those that are
         self._packing, self._snapshot, self._given = None, snapshot, iter(snapshot or ())
+        self._pulls = []        # see `pulled`
         if snapshot is not None:
             self.begin("weights")
             self._packing = self._segments
@@ -92,10 +74,11 @@ class Program:
     def close(self):
         """Let go of everything: a program is a circle of references, which would keep its memory for a while."""
         for phase in (*self._drafts.values(), *(compiled.phase for compiled in self._compiled.values())):
-            for segment in phase.segments:
+            for segment in phase.in_order():
                 segment.ops.clear()
         self._drafts.clear()
         self._compiled.clear()
+        self._pulls.clear()
         self._phase = self._segments = self._uses = None
         for name in ("pull", "results", "loss"):     # what those who wrote it have noted
             vars(self).pop(name, None)
@@ -186,27 +169,52 @@ class Program:
 
     def add_gradients(self):
         """End the backward pass. Where a parameter is used several times, add up its gradients, in the order in which
-        they were asked for."""
+        they were asked for; then compute those of what is computed `once`, and add these."""
         self._phase.backward_end = self._segments[-1]
-        most = max(map(len, self._uses.values()), default=0)
-        for i in range(1, most):
+        self._add_up()
+        for pull in self._pulls:
+            pull(self._uses, self._segments)
+        if self._pulls:
+            self.cut()
+            self._add_up()
+
+    def _add_up(self):
+        for i in range(1, max(map(len, self._uses.values()), default=0)):
             self.cut()      # one after the other: operations between two cuts run at the same time
             for grad, *others in (uses for uses in self._uses.values() if len(uses) > i):
                 self.before("accumulate", lambda grad=grad, other=others[i - 1]: dict(x=other, y=grad, count=grad.size),
                             self.kernels.pack.chunks(grad.size))
+        for uses in self._uses.values():
+            del uses[1:]
+
+    @property
+    def once(self):
+        """A list of segments of tasks that run before all others of the phase; None in a snapshot, which takes all as
+        it is. See cnn.engine.once."""
+        return None if self._snapshot is not None else self._phase.once
+
+    def pulled(self, function):
+        """Call `function(uses, segments)` where a backward pass ends: it adds segments of tasks. uses: by the ids of
+        parameters, lists of which the first is the gradient."""
+        self._pulls.append(function)
+
+    def summed(self, dy, target):
+        """The sum over all images of a tensor in which channels lie side by side, after the blocks."""
+        dy.root.kept = True
+        self.after("sum_images", lambda: dict(x=dy, y=target, x_image=dy.step, **dy.size), dy.channels)
 
     # ------------------------------------------------------------ writing
 
     def begin(self, phase):
         """Add what follows to this phase, which `run` names; what an earlier attempt added is gone."""
-        self._phase = self._drafts[phase] = _Phase()
+        self._phase = self._drafts[phase] = Phase()
         self._segments, self._uses = self._phase.segments, {}
-        self._segments.append(_Segment(False))
+        self._segments.append(Segment(False))
         self.cut()
 
     def cut(self):
         """Wait for the whole batch: what follows may use what all blocks have computed."""
-        self._segments += [_Segment(False), _Segment(True), _Segment(False)]
+        self._segments += [Segment(False), Segment(True), Segment(False)]
 
     def add(self, kernel, arguments):
         """Add an operation on every block."""
@@ -230,8 +238,7 @@ class Program:
         op = kernel, arguments, tasks
         self._segments[-1].ops.append(op)
         if divided is not None and self.processes > 1:
-            arrays, rows = divided
-            self._phase.divided[op] = [array for array in arrays if array is not None], rows
+            self._phase.divided[op] = [array for array in divided[0] if array is not None], divided[1]
 
     def on_run(self, function):
         """Call `function(step)` before a run of this phase for each of its steps, from 0; `batch` tells how many
@@ -345,8 +352,8 @@ class Program:
         """An array of `count` numbers which an operation, cut into tasks, makes before the blocks;
         `arguments(array)` are its arguments.
 
-        Of a small one every thread makes its own: two cores that read an array which one of them writes, run
-        after run, wait for one another longer than this takes.
+        Of a small one every thread makes its own: two cores that read an array which one of them writes, run after run,
+        wait for one another longer than this takes.
         """
         if count * self.dtype.itemsize <= PRIVATE:
             array = self.copies(count, PER_ACTIVE_BLOCK)
@@ -391,8 +398,3 @@ class Program:
         self.after("sum_shards", lambda: dict(x=parts, y=target, count=count, step=parts.step),
                    self.kernels.pack.chunks(count))
         return parts
-
-
-def circumstances():
-    """What programs depend on besides what they compute; compared with ==."""
-    return runtime.get_num_threads(), runtime.get_winograd()

@@ -145,3 +145,8 @@ def left_to_emit(kind, *methods):
 def guards(parameters):
     """The guards of these parameters, each once."""
     return tuple({id(p._guard): p._guard for p in parameters if p._guard is not None}.values())
+
+
+def circumstances():
+    """What programs depend on besides what they compute; compared with ==."""
+    return runtime.get_num_threads(), runtime.get_winograd()

@@ -139,8 +139,8 @@ def centre(at: str, count: int, each: int = 1, *inner: str) -> list[str]:
 
 def folded(o: Any) -> tuple[np.ndarray, np.ndarray]:
     """Weight and bias of a convolution in float64, with the batch norm after it, if there is one."""
-    w = o.weights(o.weight._data).astype(np.float64)
-    b = np.zeros(len(w)) if o.bias is None else o.bias._data.astype(np.float64)
+    w = o.weights(o.weight.data).astype(np.float64)
+    b = np.zeros(len(w)) if o.bias is None else o.bias.data.astype(np.float64)
     if o.norm is None:
         return w, b
     scale, shift = o.norm.scale_and_shift()

@@ -181,8 +181,8 @@ def _conv2d(f: Layer, node: Node) -> Callable:
 def _linear(f: Layer, node: Node) -> Callable:
     o: Any = node.operation
     outputs, inputs = o.weight.shape
-    q, bias, m, shift = _weighted(f, o.weight._data.astype(np.float64),
-                                  np.zeros(outputs) if o.bias is None else o.bias._data.astype(np.float64))
+    q, bias, m, shift = _weighted(f, o.weight.data.astype(np.float64),
+                                  np.zeros(outputs) if o.bias is None else o.bias.data.astype(np.float64))
     f.array("weight", (q if f.order is None else q[:, f.order]).T, "int8_t")
     zero, low, f.sums = f.ranges[0].zero, f.range.zero if o.relu else -128, outputs
     f.add(f"const int8_t *weight = weight_{f.number};", f"memcpy(sums, bias_{f.number}, {outputs} * sizeof *sums);",

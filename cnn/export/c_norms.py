@@ -20,7 +20,7 @@ def group_norm(f, node):
     o = node.operation
     height, width, channels = sizes(f.output)
     each, pixels = channels // o.groups, height * width
-    scale, shift = (np.full(channels, fill) if p is None else p._data for p, fill in ((o.weight, 1.0), (o.bias, 0.0)))
+    scale, shift = (np.full(channels, fill) if p is None else p.data for p, fill in ((o.weight, 1.0), (o.bias, 0.0)))
     f.array("scale", scale)
     f.array("shift", shift)
     at = f"i * {channels} + g * {each} + k"
@@ -40,7 +40,7 @@ def layer_norm(f, node):
     o = node.operation
     height, width, channels = sizes(f.output)
     shape = o.normalized_shape
-    scale, shift = (np.full(shape, fill) if p is None else p._data for p, fill in ((o.weight, 1.0), (o.bias, 0.0)))
+    scale, shift = (np.full(shape, fill) if p is None else p.data for p, fill in ((o.weight, 1.0), (o.bias, 0.0)))
     f.array("scale", channels_last(scale) if len(shape) == 3 else scale)
     f.array("shift", channels_last(shift) if len(shape) == 3 else shift)
     count = int(np.prod(shape))
@@ -58,7 +58,7 @@ def layer_norm2d(f, node):
     o = node.operation
     height, width, channels = sizes(f.output)
     for name, p, fill in (("scale", o.weight, 1.0), ("shift", o.bias, 0.0)):
-        f.array(name, np.full(channels, fill) if p is None else p._data)
+        f.array(name, np.full(channels, fill) if p is None else p.data)
     _normalised(f, height * width, channels, f"g * {channels} + i", o.eps)
 
 

@@ -156,7 +156,7 @@ def _conv_transpose2d(f: Function, node: Node) -> None:
     (top, _), (left, _) = shapes.sides(o.owner, o.padding)
     (rows, columns), (down, across), each = o.kernel, o.stride, outputs // o.groups
     inner = channels // o.groups
-    f.array("bias", np.zeros(outputs) if o.bias is None else o.bias._data)
+    f.array("bias", np.zeros(outputs) if o.bias is None else o.bias.data)
     body = []
     for s in range(columns):        # pixels first to stop - 1 of a row of x fall into y
         at = s * o.dilation[1] - left
@@ -173,7 +173,7 @@ def _conv_transpose2d(f: Function, node: Node) -> None:
     if not body:
         f.add("    (void)x;         /* no column of a kernel reaches y */")
     else:               # (R, S, groups, C / groups, K / groups)
-        f.array("weight", o.weight._data.reshape(o.groups, inner, each, rows, columns).transpose(3, 4, 0, 1, 2))
+        f.array("weight", o.weight.data.reshape(o.groups, inner, each, rows, columns).transpose(3, 4, 0, 1, 2))
         f.add(f"    for (int r = 0; r < {rows}; r++) {{", f"        const int h = i + {top} - r * {o.dilation[0]};",
               f"        if (h < 0 || h % {down} || h / {down} >= {height})", "            continue;",
               f"        const float *weight = weight_{f.number}, *line = x + h / {down} * {width * channels};",
@@ -186,9 +186,9 @@ def _conv_transpose2d(f: Function, node: Node) -> None:
 def _linear(f: Function, node: Node) -> None:
     o: Any = node.operation
     outputs, inputs = o.weight.shape
-    w = o.weight._data if f.order is None else o.weight._data[:, f.order]
+    w = o.weight.data if f.order is None else o.weight.data[:, f.order]
     f.array("weight", w.T)
-    f.array("bias", np.zeros(outputs) if o.bias is None else o.bias._data)
+    f.array("bias", np.zeros(outputs) if o.bias is None else o.bias.data)
     f.add(f"const float *weight = weight_{f.number};", f"memcpy(y, bias_{f.number}, {outputs} * sizeof *y);",
           *products("y", "x", "weight", inputs, outputs))
     if o.relu:

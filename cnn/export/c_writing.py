@@ -210,7 +210,7 @@ def _add(writer: Writer, graph: Graph, node: Node) -> None:
     kind, where = o.name.split(" ")[-1], f"export.c: module {node.modules[0]!r}: {o.name}"
     if kind == "parameter":
         number = len(writer.functions)
-        data = channels_last(o.parameters["parameter"]._data.reshape(o.image))
+        data = channels_last(o.parameters["parameter"].data.reshape(o.image))
         try:
             writer.functions.append(constant(f"parameter_{number}", data.ravel(), "float"))
         except ValueError as error:

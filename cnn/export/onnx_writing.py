@@ -65,7 +65,7 @@ class Writer:
 
     def array(self, thing: Any) -> str:
         """The name of a Parameter or buffer: an initializer under its name in the model; a constant if it has none."""
-        data = thing if isinstance(thing, np.ndarray) else thing._data
+        data = thing if isinstance(thing, np.ndarray) else thing.data
         if id(thing) not in self.names:
             return self.constant(data)
         name = self.names[id(thing)]
@@ -282,12 +282,14 @@ def onnx(model: Module, path: str | os.PathLike, *image_shapes: Sequence[int], o
     """
     package = require_onnx("export.onnx")
     opset = shapes.integer("export.onnx", "opset", opset, OPSETS[0], OPSETS[-1])
+    from cnn.graph.once import once
+    from cnn.graph.passes import prune
     from cnn.layers.parts import in_evaluation, named_modules
     from cnn.layers.running import graph_of, image_shape
     images = [image_shape("export.onnx", shape) for shape in image_shapes]
     if not images:
         raise TypeError("export.onnx: image_shapes must be one (C, H, W) or (features,) for each input, got none")
-    graph = in_evaluation(model, graph_of, model, images)
+    graph = prune(once(in_evaluation(model, graph_of, model, images), weights_only=True))
     names = {id(p): name for name, p in model.named_parameters()} | {
         id(array): name for name, array in model.named_buffers()}
     writer = Writer(package, opset, graph.inputs[0].dtype, names)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnn.ops.weighted import Weighted, plain
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -203,7 +205,7 @@ TABLE = {
 
 def _things(operation):
     """The Parameters and buffers of an operation."""
-    return [*operation.parameters.values(), *(array for array in (getattr(operation, name, None) for name in (
+    return [*operation.parameters.values(), *(array for array in (getattr(plain(operation), name, None) for name in (
         "mean", "var", "tracked")) if isinstance(array, np.ndarray))]
 
 
@@ -239,12 +241,16 @@ def to_torch(model: Module, *image_shapes: Sequence[int]) -> Any:
             for node in graph:
                 own = {name: self._tensors[id(p)] for name, p in node.operation.parameters.items()}
                 given = [values[id(v)] for v in node.inputs]
+                if isinstance(node.operation, Weighted):
+                    given, weights = given[:1], given[1:]
+                    own |= {name: w[0].reshape(p.shape) for (name, p), w in zip(
+                        node.operation.awaited.items(), weights, strict=True)}
                 if TABLE[node.operation.name] is _cat and id(node.output) not in once:
                     count = next(x for x, v in zip(given, node.inputs, strict=True) if id(v) not in once).size(0)
                     given = [x.expand(count, *v.image) if id(v) in once else x
                              for x, v in zip(given, node.inputs, strict=True)]
                 values[id(node.output)] = TABLE[node.operation.name](
-                    torch.nn.functional, node.operation, {**own, "module": self}, *given)
+                    torch.nn.functional, plain(node.operation), {**own, "module": self}, *given)
             from cnn.graph.trace import pack
             return pack(graph.structure, [values[id(value)] for value in graph.outputs])
 

@@ -197,7 +197,7 @@ def amin(x: Images, dim: int | Sequence[int] | None = None, keepdim: bool = Fals
 def _reduced(kind: str, x: Images, dim: int | Sequence[int] | None, keepdim: bool) -> Images:
     dims, kept = build.dims_of(kind, dim), shapes.flag(kind, "keepdim", keepdim)
     if derived.computes(x):
-        return derived.over_axes(kind, lambda x, dims: build.reduced(kind, x, dims, kept), x, dims)
+        return derived.reduced(kind, lambda x, dims: build.reduced(kind, x, dims, True), x, dims, kept)
     return computed(kind, lambda x: means.noted(kind, dims, build.reduced(kind, x, dims, kept)), {"x": x}, (dims, kept))
 
 

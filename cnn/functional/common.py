@@ -9,12 +9,13 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine.parameter import Parameter
-from cnn.engine.program import Program, circumstances
-from cnn.engine.programs import Pool
+from cnn.engine.program import Program
+from cnn.engine.programs import Pool, circumstances
 from cnn.graph import Value, derived, trace
 from cnn.graph.lower import few, slot, written
 from cnn.graph.passes import optimised
 from cnn.graph.value import number
+from cnn.ops.weighted import Awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,16 +130,18 @@ def also_sequences(fewest: int) -> Callable[[Function], Function]:
 
 
 def parameter(owner: str, name: str, value: np.ndarray | Parameter | None,
-              dtype: np.dtype) -> tuple[Parameter | None, tuple]:
-    """A Parameter, or None, for an operation on values, and (array, Parameter) where it takes an array's numbers before
-    each run."""
-    if value is None or isinstance(value, Parameter):
+              dtype: np.dtype) -> tuple[Parameter | Awaited | None, tuple]:
+    """A Parameter, what is computed from some, or None, for an operation on values, and (array, Parameter) where it
+    takes an array's numbers before each run."""
+    if isinstance(value, (derived.Derived, derived.Shaped)):
+        value = derived.awaited(value)
+    if value is None or isinstance(value, (Parameter, Awaited)):
         if value is not None and value.dtype != dtype:
             raise TypeError(f"{owner}: {name} must be of {dtype}, as the values are, got {value.dtype}")
         return value, ()
-    if isinstance(value, (Value, derived.Derived)):
-        got = "a value" if isinstance(value, Value) else "what is computed from Parameters"
-        raise TypeError(f"{owner}: {name} must be a Parameter or an array, got {got}")
+    if isinstance(value, Value):
+        raise TypeError(f"{owner}: {name} must be a Parameter, an array or what is computed from these, got a value, "
+                        f"which each image has of its own")
     made = Parameter(shapes.array(owner, name, value, None, dtype), requires_grad=False)
     return made, ((value, made),)
 

@@ -12,7 +12,6 @@ from cnn.engine.tensors import Slot
 from cnn.functional.common import also_one, numbers, parameter
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply, build
-from cnn.graph.derived import Derived, Shaped, computed_in, of
 from cnn.ops import conv
 from cnn.ops import linear as linear_ops
 from cnn.ops.conv import transposed
@@ -211,9 +210,6 @@ def linear(x: Images, weight: Any, bias: np.ndarray | Parameter | None = None) -
     """y = x w^T + b. x: (N, C), (N, L, C) or (N, H, W, C); weight (w): (K, C); bias (b): (K,) or None. Returns y:
     (N, K), (N, L, K) or (N, H, W, K)."""
     if isinstance(x, Value):
-        if isinstance(weight, (Derived, Shaped)) and len(weight.shape) == 2:
-            y = build.matmul(x, of(weight, computed_in()).T)
-            return y if bias is None else y + bias
         w, source = parameter("linear", "weight", weight, x.dtype)
         b, other = parameter("linear", "bias", bias, x.dtype)
         if w is None or len(w.shape) != 2 or b is not None and b.shape != w.shape[:1]:

@@ -8,7 +8,7 @@ import numpy as np
 from cnn import shapes
 from cnn.engine.parameter import Parameter, Shaped
 from cnn.graph.count import Count
-from cnn.graph.derived import Derived, Transposed
+from cnn.graph.derived import Derived, Transposed, awaited, of
 from cnn.graph.trace import add, apply
 from cnn.graph.value import Value, number
 from cnn.ops import arithmetic as ops
@@ -221,6 +221,9 @@ def matmul(x, other):
     heads. Of values (heads, A, B) and (heads, B, C) it is the product of each head."""
     if isinstance(other, Transposed) and isinstance(x, Value):
         return linear("matmul", x, other.of, None)
+    if isinstance(other, (Parameter, Shaped, Derived)) and isinstance(x, Value) and len(other.shape) == 2 and (
+            x.image[-1:] == other.shape[:1]):
+        return linear("matmul", x, awaited(of(other, x.graph).T), None)
     a = x if isinstance(x, Value) else matrix("x", x, other)
     b = other if isinstance(other, Value) else matrix("other", other, x)
     told = [shapes.batch(one.image) if isinstance(one, Value) else str(one.shape) for one in (x, other)]

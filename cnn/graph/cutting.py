@@ -1,4 +1,5 @@
 """Cutting a graph in two at one of its values."""
+from cnn.graph.once import once
 from cnn.graph.passes import prune
 
 
@@ -8,7 +9,7 @@ def cut(graph, value):
     The tail's first input is the value; further ones are what else it reads of the body, such as the other branch of a
     residual connection. The body's outputs are the tail's inputs. Together they compute the outputs of the graph.
     """
-    graph = prune(graph)
+    graph = once(prune(graph))
     depends, before, after = {id(value)}, [], []
     for node in graph.nodes:
         late = any(id(read) in depends for read in node.inputs)

@@ -1,6 +1,7 @@
 """What `forward` computes from Parameters alone: sigmoid(alpha), scale.exp(), softmax(weights, 0)."""
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ import numpy as np
 from cnn import hints, shapes
 from cnn.engine import parameter
 from cnn.engine.parameter import Parameter, Shaped
+from cnn.graph import arranged
 from cnn.graph.count import Count
-from cnn.graph.methods import as_sizes
+from cnn.graph.methods import as_sizes, correction_of, root_of
 from cnn.graph.value import Value, number, refusal
+from cnn.ops.weighted import Awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,21 +26,16 @@ class Derived:
     """A symbolic array that is the same for every image, beside values: it has no axis of images, and `dim` counts its
     own axes from 0, as in PyTorch.
 
-    value: a value of which each image is the array, or of an array (1, C, H, W) what is left without the first axis.
-    first: whether that is so.
+    value: a value of which each image is the array, as cnn.graph.arranged lays it. shape: of the array.
     """
 
     __array_ufunc__ = None      # arrays leave operators to it
     value: Value
-    first: bool
+    shape: tuple[int, ...]
 
-    def __init__(self, value: Value, first: bool = False) -> None:
-        self.value, self.first = value, first
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """A tuple of ints."""
-        return (1,) * self.first + self.value.image
+    def __init__(self, value: Value, shape: tuple[int, ...] | None = None) -> None:
+        self.shape = value.image if shape is None else tuple(shape)
+        self.value = arranged.shaped(value, arranged.image_of(self.shape))
 
     @property
     def ndim(self) -> int:
@@ -53,31 +51,44 @@ class Derived:
         """`ndim`, the number of axes."""
         return self.ndim
 
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
     def size(self, dim: int | None = None) -> Any:
         """`shape`, or the size (int) of the axis `dim`."""
-        return self.shape if dim is None else self.shape[shapes.integer("size", "dim", dim, -self.ndim, self.ndim - 1)]
+        return self.shape if dim is None else self.shape[self._axis("size", dim)]
 
     def __repr__(self) -> str:
         return f"Derived(shape={self.shape}, dtype={self.dtype})"
 
-    def _axes(self, owner: str, dim: int | Sequence[int]) -> Any:
-        """`dim` as axes of the value, which has lost none."""
-        if isinstance(dim, (tuple, list)):
-            return tuple(self._axes(owner, d) for d in dim)
-        return shapes.integer(owner, "dim", dim, -self.ndim, self.ndim - 1) % self.ndim + 1
+    def _axis(self, owner: str, dim: int) -> int:
+        return shapes.integer(owner, "dim", dim, -self.ndim, self.ndim - 1) % self.ndim
 
-    def _whole(self, name: str) -> Value:
-        """The value, for what counts its axes. Raises ValueError where it has lost one."""
-        if self.first:
-            raise ValueError(f"{name}: an array computed from Parameters alone must have at most 3 axes for it, got "
-                             f"shape {self.shape}")
-        return self.value
+    def _axes(self, owner: str, dim: int | Sequence[int] | None) -> tuple[int, ...]:
+        """`dim`, one axis or several, by default all, from 0."""
+        if dim is None:
+            return tuple(range(self.ndim))
+        axes = tuple(self._axis(owner, d) for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
+        if len(set(axes)) != len(axes) or not axes:
+            raise ValueError(f"{owner}: dim must be different axes, got {dim}")
+        return axes
+
+    def _picked(self, index: Callable[[np.ndarray], np.ndarray]) -> Derived:
+        return Derived(*arranged.picked(self.value, self.shape, index))
 
     # ------------------------------------------------------------ operators and methods, as values have them
 
     def __getitem__(self, index: Any) -> Derived:
         parts = index if isinstance(index, tuple) else (index,)
-        return Derived(self._whole("index")[(slice(None), *parts)])
+        for part in parts:
+            if not (part is None or part is Ellipsis or isinstance(part, (int, np.integer, slice, list, np.ndarray))):
+                raise TypeError(f"index: of an array computed from Parameters, numbers, slices and lists of numbers "
+                                f"take parts, got {shapes.shown(part)}")
+        try:
+            return self._picked(lambda numbers: numbers[index])
+        except IndexError as error:
+            raise ValueError(f"index: {error}") from None
 
     def __iter__(self) -> Iterator[Derived]:
         if not self.shape:
@@ -85,13 +96,13 @@ class Derived:
         return iter([self[i] for i in range(self.shape[0])])
 
     def __neg__(self) -> Derived:
-        return Derived(-self.value, self.first)
+        return Derived(-self.value, self.shape)
 
     def __abs__(self) -> Derived:
-        return Derived(self.value.abs(), self.first)
+        return Derived(self.value.abs(), self.shape)
 
     def __pow__(self, exponent: float) -> Derived:
-        return Derived(self.value.pow(exponent), self.first) if number(exponent) else NotImplemented
+        return Derived(self.value.pow(exponent), self.shape) if number(exponent) else NotImplemented
 
     def __matmul__(self, other: Any) -> Any:
         return product(self, other)
@@ -110,41 +121,66 @@ class Derived:
 
     def transpose(self, dim0: int, dim1: int) -> Derived:
         """The axes dim0 and dim1 in each other's place."""
-        return Derived(self._whole("transpose").transpose(*self._axes("transpose", (dim0, dim1))))
+        a, b = self._axis("transpose", dim0), self._axis("transpose", dim1)
+        return self._picked(lambda numbers: numbers.swapaxes(a, b))
 
     def permute(self, *dims: Any) -> Derived:
         """The axes in the order `dims`."""
-        return Derived(self._whole("permute").permute(0, *self._axes("permute", as_sizes(dims))))
+        axes = self._axes("permute", as_sizes(dims))
+        if len(axes) != self.ndim:
+            raise ValueError(f"permute: dims must be all {self.ndim} axes, got {as_sizes(dims)}")
+        return self._picked(lambda numbers: numbers.transpose(axes))
+
+    def flip(self, *dims: Any) -> Derived:
+        """The elements in reverse order along the axes `dims`."""
+        axes = self._axes("flip", as_sizes(dims))
+        return self._picked(lambda numbers: np.flip(numbers, axes))
 
     def reshape(self, *shape: Any) -> Derived:
         """The elements in another shape, of which one size may be -1."""
-        sizes = as_sizes(shape)
-        first = len(sizes) == 4 and sizes[0] == 1
-        return Derived(self.value.reshape(-1, *sizes[first:]), first)
+        given = as_sizes(shape)
+        sizes = [shapes.integer("reshape", "shape", n, -1) for n in given]
+        known = math.prod(n for n in sizes if n != -1)
+        if 0 in sizes or sizes.count(-1) > 1 or self.numel() % known or -1 not in sizes and known != self.numel():
+            raise ValueError(f"reshape: shape must be of {self.numel()} elements, got {shapes.shown(given)}")
+        return Derived(self.value, tuple(self.numel() // known if n == -1 else n for n in sizes))
 
     view = reshape
 
-    def flatten(self) -> Derived:
-        """All axes in one."""
-        return self.reshape(-1)
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Derived:
+        """The axes from start_dim to end_dim in one, by default all."""
+        if not self.shape:
+            return self.reshape(1)
+        first, last = self._axis("flatten", start_dim), self._axis("flatten", end_dim) + 1
+        return self.reshape(*self.shape[:first], math.prod(self.shape[first:last]), *self.shape[last:])
 
     def unsqueeze(self, dim: int) -> Derived:
         """With one more axis, `dim`, of size 1."""
-        value = self._whole("unsqueeze")
-        first = len(value.image) == 3 and dim in (0, -4)
-        return Derived(value if first else value.unsqueeze(dim + 1 if dim >= 0 else dim), first)
+        at = shapes.integer("unsqueeze", "dim", dim, -self.ndim - 1, self.ndim) % (self.ndim + 1)
+        return Derived(self.value, (*self.shape[:at], 1, *self.shape[at:]))
 
     def squeeze(self, dim: int | Sequence[int] | None = None) -> Derived:
         """Without the axes `dim` of size 1, by default all."""
-        value = self.value if dim is None else self._whole("squeeze")
-        return Derived(value.squeeze(dim if dim is None else self._axes("squeeze", dim)))
+        axes = self._axes("squeeze", dim)
+        return Derived(self.value, tuple(n for i, n in enumerate(self.shape) if n > 1 or i not in axes))
 
     def expand(self, *sizes: Any) -> Any:
         """Axes of size 1 repeated to `sizes`; where the first is the number of images, a value."""
         given = as_sizes(sizes)
         if given and isinstance(given[0], Count) and len(given) == self.ndim and self.shape[0] == 1:
-            return (self.value if self.first else self[0].value).expand(-1, *given[1:])
-        return Derived(self._whole("expand").expand(-1, *given))
+            return (self.value if self.ndim == 4 else self[0].value).expand(-1, *given[1:])
+        whole = [shapes.integer("expand", "sizes", n, -1) for n in given]
+        old = (1,) * (len(whole) - self.ndim) + self.shape
+        shape = tuple(m if n == -1 else n for m, n in zip(old, whole, strict=False))
+        if len(old) > len(whole) or any(m not in (1, n) for m, n in zip(old, shape, strict=True)):
+            raise ValueError(f"expand: sizes must be those of {self.shape}, of which 1 may become any, got "
+                             f"{shapes.shown(given)}")
+        value = arranged.repeated(self.value, self.shape, shape)
+        return Derived(value.expand(-1, *arranged.image_of(shape)), shape)
+
+    def expand_as(self, other: Any) -> Any:
+        """`expand` to the shape of another array."""
+        return self.expand(*other.shape)
 
     def softmax(self, dim: int) -> Derived:
         """exp(x) / sum of exp(x) over the axis `dim`."""
@@ -156,7 +192,22 @@ class Derived:
 
     def norm(self, p: float = 2.0, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Derived:
         """(sum of |x|^p)^(1/p) over the axes `dim`, by default all."""
-        return over_axes("norm", lambda value, dims: value.norm(p, dims, keepdim), self, dim)
+        return reduced("norm", lambda value, dims: value.norm(p, dims, True), self, dim, keepdim)
+
+    def var(self, dim: int | Sequence[int] | None = None, unbiased: bool = True, keepdim: bool = False, *,
+            correction: float | None = None) -> Derived:
+        """The variance over the axes `dim`, by default all; see Value.var."""
+        n, less = math.prod(self.shape[axis] for axis in self._axes("var", dim)), correction_of(unbiased, correction)
+        if n <= less:
+            raise ValueError(f"var: dim must be axes of more than {less:g} elements, got {dim} of {self.shape}")
+        centred: Any = self - reduced("mean", lambda value, dims: value.mean(dims, True), self, dim, True)
+        return (centred * centred).sum(dim, keepdim) / (n - less)
+
+    def std(self, dim: int | Sequence[int] | None = None, unbiased: bool = True, keepdim: bool = False, *,
+            correction: float | None = None) -> Derived:
+        """The square root of `var`; see Value.std."""
+        of_all = self.var(dim, unbiased, keepdim, correction=correction)
+        return Derived(root_of(of_all.value, 2), of_all.shape)
 
     def float(self) -> Derived:
         """The same."""
@@ -178,11 +229,7 @@ class Transposed(Derived):
     """The transpose of a Parameter of two axes. A value times it is a linear map, which needs no copies of it."""
 
     def __init__(self, of: Any, graph: Graph) -> None:
-        self.of, self.graph, self.first = of, graph, False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.of.shape[::-1]
+        self.of, self.graph, self.shape = of, graph, of.shape[::-1]
 
     @cached_property
     def value(self) -> Value:       # type: ignore[override]
@@ -198,19 +245,26 @@ def product(a: Any, b: Any) -> Any:
     if isinstance(a, Value) or isinstance(b, Value):
         return build.matmul(a, b)
     graph = computed_in()
-    return Derived(build.matmul(*[of(operand, graph)._whole("matmul") for operand in (a, b)]))
+    x, y = (of(operand, graph) for operand in (a, b))
+    if len(x.shape) == 1 or len(y.shape) == 1:      # vectors: a row before, a column after
+        made = product(x[None] if len(x.shape) == 1 else x, y[:, None] if len(y.shape) == 1 else y)
+        return made.reshape(*x.shape[:-1], *(y.shape[-1:] if len(y.shape) > 1 else ()))
+    if x.ndim > 3 or y.ndim > 3:
+        raise ValueError(f"matmul: arrays computed from Parameters must have at most 3 axes, got {x.shape} and "
+                         f"{y.shape}")
+    return Derived(build.matmul(x.value, y.value))
 
 
 def _reduction(name: str) -> Callable:
-    def reduced(self: Derived, dim: Any = None, keepdim: bool = False) -> Derived:
-        return over_axes(name, lambda value, dims: getattr(value, name)(dims, keepdim), self, dim)
-    reduced.__doc__ = f"Value.{name} over the axes `dim`, by default all."
-    return reduced
+    def reduce(self: Derived, dim: Any = None, keepdim: bool = False) -> Derived:
+        return reduced(name, lambda value, dims: getattr(value, name)(dims, True), self, dim, keepdim)
+    reduce.__doc__ = f"Value.{name} over the axes `dim`, by default all."
+    return reduce
 
 
 def _function(name: str) -> Callable:
     def apply(self: Derived, *arguments: Any, **options: Any) -> Derived:
-        return Derived(getattr(self.value, name)(*arguments, **options), self.first)
+        return Derived(getattr(self.value, name)(*arguments, **options), self.shape)
     apply.__doc__ = f"Value.{name}."
     return apply
 
@@ -257,7 +311,7 @@ def asked(graph: Graph, thing: Parameter | Shaped, name: str) -> Any:
 
 
 def of(thing: Any, graph: Graph) -> Derived:
-    """A Parameter, or an array, as what can be computed with in a graph. Raises ValueError for more than 3 axes."""
+    """A Parameter, or an array, as what can be computed with in a graph. Raises ValueError for more than 4 axes."""
     from cnn.graph import build
     if isinstance(thing, Derived):
         return thing
@@ -265,12 +319,16 @@ def of(thing: Any, graph: Graph) -> Derived:
         raise TypeError(f"parameter: what is computed with Parameters must be one, an array or a number, got "
                         f"{type(thing).__name__}")
     shape = tuple(thing.shape)
-    first = len(shape) == 4 and shape[0] == 1
-    if len(shape) > 3 + first:
-        raise ValueError(f"parameter: what is computed from Parameters and arrays alone must have at most 3 axes, or "
-                         f"the shape (1, C, H, W), got {shape}: view(-1) where the shape does not matter")
     operand, sources = build.operand_of("parameter", thing, graph.inputs[0].dtype)
-    return Derived(build.constant(operand, shape[first:], graph.inputs[0], sources), first)
+    return Derived(build.constant(operand, arranged.image_of(shape), graph.inputs[0], sources), shape)
+
+
+def awaited(thing: Shaped | Derived) -> Parameter | Awaited:
+    """It in the place of a Parameter of an operation: one whose own shape it has is the Parameter itself."""
+    if isinstance(thing, Shaped) and thing.shape == thing.parameter.shape:
+        return thing.parameter
+    made = of(thing, computed_in())
+    return Awaited(made.value, made.shape)
 
 
 def through(function: Callable, *operands: Any) -> Any:
@@ -278,17 +336,38 @@ def through(function: Callable, *operands: Any) -> Any:
     arrays and numbers: their shapes get axes of size 1 in front where others have more, as in NumPy."""
     graph = computed_in()
     given = [operand if number(operand) else of(operand, graph) for operand in operands]
-    rank = max(thing.ndim for thing in given if isinstance(thing, Derived))
-    return Derived(function(*[_of_rank(thing.value, min(rank, 3)) if isinstance(thing, Derived) else thing
-                              for thing in given]), rank == 4)
+    sizes = [thing.shape for thing in given if isinstance(thing, Derived)]
+    try:
+        shape = np.broadcast_shapes(*sizes)
+    except ValueError:
+        told = " and ".join(map(str, sizes))
+        raise ValueError(f"parameter: arrays of shapes {told} do not go together") from None
+    return Derived(function(*[arranged.repeated(thing.value, thing.shape, shape) if isinstance(thing, Derived)
+                              else thing for thing in given]), shape)
 
 
 def over_axes(owner: str, function: Callable, thing: Any, dim: Any) -> Any:
-    """The Derived that `function(value, dim)` makes of a Parameter, or of what is computed from some. dim: axes of its
-    own, or None for all."""
+    """The Derived that `function(value, dim)`, whose result has its value's shape, makes of a Parameter, or of what is
+    computed from some. dim: one of its own axes, or several."""
     own = of(thing, computed_in())
-    value = own.value if dim is None else own._whole(owner)
-    return Derived(function(value, dim if dim is None else own._axes(owner, dim)))
+    axes = own._axes(owner, dim)
+
+    def apply(value: Value, dims: tuple[int, ...]) -> Value:
+        return function(value, dims[0] if len(dims) == 1 else dims)
+    return Derived(arranged.over(own.value, own.shape, axes, apply), own.shape)
+
+
+def reduced(owner: str, function: Callable, thing: Any, dim: Any, keepdim: Any) -> Any:
+    """The Derived that `function(value, dim)`, which keeps axes with size 1, makes of a Parameter, or of what is
+    computed from some. dim: axes of its own, or None for all; keepdim: whether they stay."""
+    own = of(thing, computed_in())
+    axes = own._axes(owner, dim)
+    if not axes:
+        return own
+    value = arranged.over(own.value, own.shape, axes, function)
+    if shapes.flag(owner, "keepdim", keepdim):
+        return Derived(value, tuple(1 if i in axes else n for i, n in enumerate(own.shape)))
+    return Derived(value, tuple(n for i, n in enumerate(own.shape) if i not in axes))
 
 
 def computed_in() -> Graph:
@@ -300,11 +379,6 @@ def beside(thing: Any, like: Value) -> Any:
     """A Parameter, or what is computed from Parameters, as a value beside another of its graph; all else as it is."""
     from cnn.graph import build
     return build.value_of("parameter", thing, like) if isinstance(thing, OWN) else thing
-
-
-def _of_rank(value: Value, rank: int) -> Value:
-    from cnn.graph import build
-    return build.reshaped(value, (*(1,) * (rank - len(value.image)), *value.image))
 
 
 def computes(*operands: Any) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 from cnn.engine.memory import LANES
 from cnn.engine.program import Program
 from cnn.graph.differentiate import differentiate
+from cnn.graph.once import chains
 from cnn.graph.passes import with_deferred_norms, with_summands
 from cnn.ops import pointwise
 from cnn.ops.operation import laid
@@ -18,6 +19,9 @@ def write(program, graph, inputs):
     those of the backward pass: `backward(dys, wanted)` takes tensors or None for the outputs and a bool for each input,
     and returns the inputs' gradients, None where there are none."""
     graph = with_deferred_norms(graph, program)
+    for chain in chains(graph):
+        if program.once is not None:
+            chain.write(program)
     tensors = {id(value): tensor for value, tensor in zip(graph.inputs, inputs, strict=True)}
     backs = {}
     for node in graph.nodes:

@@ -122,8 +122,7 @@ class Methods:
         `unbiased` is false; `keepdim` keeps the axes with size 1."""
         from cnn.graph.build import axes_of
         n = math.prod(self.image[axis] for axis in axes_of("var", self, dim, None))
-        less = shapes.number("var", "correction", float(shapes.flag("var", "unbiased", unbiased))
-                             if correction is None else correction, 0)
+        less = correction_of(unbiased, correction)
         if n <= less:
             raise ValueError(f"var: dim must be axes of more than {less:g} elements, got {dim} of "
                              f"{shapes.batch(self.image)}")
@@ -259,6 +258,12 @@ class Methods:
 
 def _times(other: Any, alpha: float) -> Any:
     return other if alpha == 1 else other * shapes.number("add", "alpha", alpha)
+
+
+def correction_of(unbiased: bool, correction: float | None) -> float:
+    """By how much what a variance is divided by is less than the number of elements."""
+    return shapes.number("var", "correction", float(shapes.flag("var", "unbiased", unbiased))
+                         if correction is None else correction, 0)
 
 
 def root_of(total: Any, p: float) -> Any:

@@ -1,4 +1,5 @@
 """Passes: graph in, graph out."""
+from cnn.graph.once import once
 from cnn.graph.value import Value
 from cnn.ops import arithmetic, conv, linear, norm, pointwise, pool, reshaping
 from cnn.ops.conv import transposed
@@ -135,7 +136,7 @@ def with_deferred_norms(graph, program):
 
 def optimised(graph, gradients):
     """The graph as it is compiled. gradients: whether there is to be a backward pass."""
-    graph = with_late_reshapes(prune(graph))
+    graph = with_late_reshapes(once(prune(graph)))
     if not gradients:
         graph = fuse(graph, FOLDED)
     return fuse(graph)

@@ -4,6 +4,7 @@ from cnn.graph.derived import OWN, Computing
 from cnn.graph.graph import Graph, Node
 from cnn.graph.line import line
 from cnn.graph.value import Value
+from cnn.ops.weighted import Weighted, awaited
 
 
 def apply(operation, *inputs):
@@ -20,6 +21,8 @@ def apply(operation, *inputs):
 
 def add(graph, operation, inputs, dtype):
     """The value of a new node of a graph."""
+    if waits := awaited(operation):
+        operation, inputs = Weighted(operation), (*inputs, *(p.value for p in waits.values()))
     output = Value(graph, operation.shape(*(value.image for value in inputs)), dtype)
     graph.nodes.append(Node(operation, inputs, output, graph.scope[-1:] or ("",)))
     return output

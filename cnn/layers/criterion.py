@@ -9,8 +9,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine import backend
-from cnn.engine.program import circumstances
-from cnn.engine.programs import Pool
+from cnn.engine.programs import Pool, circumstances
 from cnn.graph import Value, means, trace
 from cnn.graph.lower import few, slot, write, written
 from cnn.graph.passes import optimised

@@ -18,14 +18,14 @@ from cnn.layers import graph_rows as more
 from cnn.layers.activation import Dropout, Dropout2d
 from cnn.layers.module import Module
 from cnn.layers.parts import all_in_training, frozen_buffers, input_names, named_modules, names_in, number_dropouts
-from cnn.ops import arithmetic, norm
+from cnn.ops import norm
+from cnn.ops.weighted import Awaited, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, Self
 
     from cnn.graph import Value
-    from cnn.ops.operation import Operation
 
 
 class OperationNode(NamedTuple):
@@ -71,6 +71,8 @@ def _batch_norm(module, node, values, things, *, eps=1e-5, momentum=0.1, unbiase
     x, = values
     name, shape = "batch_norm", (x.image[0],)
     for role, thing in things.items():
+        if isinstance(thing, Awaited):
+            continue
         shapes.array(name, role, thing._data if isinstance(thing, Parameter) else thing,
                      () if role == "num_batches_tracked" else shape, np.int64 if "tracked" in role else x.dtype)
     momentum = momentum if momentum is None else shapes.number(name, "momentum", momentum, 0, 1)
@@ -120,37 +122,6 @@ def _binary(kind):
     return lambda module, node, values, things: build.arithmetic(kind, *values)
 
 
-def _affine(module, node, values, things, *, factor, summand=0.0):
-    x, = values
-    return apply(arithmetic.Affine(*(shapes.number("affine", name, value) for name, value in
-                                     (("factor", factor), ("summand", summand)))), x)
-
-
-def _reciprocal(module, node, values, things, *, number=1.0):
-    x, = values
-    return apply(arithmetic.Reciprocal(shapes.number("reciprocal", "number", number)), x)
-
-
-def _reshape(module, node, values, things, *, image):
-    x, = values
-    if not isinstance(image, (tuple, list)) or len(image) > 3:
-        raise ValueError(f"reshape: image must be (C, H, W), (H, W), (features,) or (), got {shapes.shown(image)}")
-    return build.reshaped(x, tuple(shapes.integer("reshape", "image", n, 1) for n in image))
-
-
-def _parameter(module, node, values, things, *, image):
-    like, = values      # says which graph: its elements are not read
-    image = tuple(shapes.integer("parameter", "image", n, 1) for n in image)
-    if things["parameter"].size != np.prod(image, dtype=object) or len(image) > 3:
-        raise ValueError(f"parameter: image must be of {things['parameter'].size} elements, got {image}")
-    return build.constant(things["parameter"], image, like)
-
-
-def _slice(module, node, values, things, *, first, stop):
-    x, = values
-    return x[:, shapes.integer("slice", "first", first):shapes.integer("slice", "stop", stop)]
-
-
 _AFFINE_PARAMETERS = ("weight?", "bias?")
 
 OPERATIONS: dict[str, Row] = {
@@ -182,13 +153,13 @@ OPERATIONS: dict[str, Row] = {
         "add", "subtract", "multiply", "divide", "maximum", "minimum", *build.COMPARISONS)},
     "where": Row(lambda module, node, values, things: build.where(*values)),
     "matmul": Row(lambda module, node, values, things: functional.matmul(*values)),
-    "affine": Row(_affine, lambda o: {"factor": o.factor, "summand": o.summand}),
-    "reciprocal": Row(_reciprocal, lambda o: {"number": o.number}),
+    "affine": Row(more.affine, lambda o: {"factor": o.factor, "summand": o.summand}),
+    "reciprocal": Row(more.reciprocal, lambda o: {"number": o.number}),
     **{kind: Row(more.reduced(kind), lambda o: {"dim": [i + 1 for i in o.axes]}) for kind in (
         "sum", "mean", "amax", "amin")},
-    "reshape": Row(_reshape, lambda o: {"image": o.image}),
-    "parameter": Row(_parameter, lambda o: {"image": o.image}, ("parameter",)),
-    "slice": Row(_slice, lambda o: {"first": o.first, "stop": o.stop}),
+    "reshape": Row(more.reshape, lambda o: {"image": o.image}),
+    "parameter": Row(more.parameter, lambda o: {"image": o.image}, ("parameter",)),
+    "slice": Row(more.slice, lambda o: {"first": o.first, "stop": o.stop}),
     **{name: Row(more.pick, more.tell_pick) for name in ("strided_slice", "pad", "interpolate", "permute_channels")},
     "permute": Row(lambda module, node, values, things, *, dims: functional.permute(values[0], dims), lambda o: {
         "dims": list(o.attributes()["dims"])}),
@@ -268,7 +239,8 @@ class GraphModule(Module):
                     raise ValueError(f"{where}: {node.operation} has no parameter {shapes.shown(role)}")
                 if node.parameters[role] not in self._own and node.parameters[role] not in self._buffers:
                     raise ValueError(f"{where}: there is no parameter {shapes.shown(node.parameters[role])}")
-            missing = [role for role in roles if not role.endswith("?") and role not in node.parameters]
+            own = {*node.parameters, *more.awaited_roles(node, roles)}
+            missing = [role for role in roles if not role.endswith("?") and role not in own]
             if missing:
                 raise ValueError(f"{where}: {node.operation} must have a parameter {missing[0]!r}")
         for name in self._output_names():
@@ -307,8 +279,8 @@ class GraphModule(Module):
                       for role, name in node.parameters.items()}
             graph.scope.append(node.name or node.output)
             try:
-                given = [values[name] for name in node.inputs]
-                values[node.output] = OPERATIONS[node.operation].apply(self, node, given, things, **node.attributes)
+                given, awaited, rest = more.received(node, [values[name] for name in node.inputs])
+                values[node.output] = OPERATIONS[node.operation].apply(self, node, given, things | awaited, **rest)
             finally:
                 graph.scope.pop()
         names = self._output_names()
@@ -356,7 +328,7 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
         if operation.name not in OPERATIONS or hasattr(operation, "layer"):
             raise ValueError(f"graph_module: {operation.name} (module {node.modules[0]!r}) is no operation of a list")
         roles = {}
-        for role, thing in _things(operation):
+        for role, thing in more.things_of(operation):
             name = named.get(id(thing))
             if name is None:
                 name = next(name for i in itertools.count() if (name := f"constant{i}") not in taken)
@@ -370,8 +342,8 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
                 buffers.setdefault(name, thing.copy())
         values[id(node.output)] = f"v{i}"
         inputs = tuple(values[id(value)] for value in node.inputs) or (given[0],)     # a parameter reads none
-        nodes.append(OperationNode(operation.name, inputs, f"v{i}", OPERATIONS[operation.name].tell(operation), roles,
-                                   node.modules[0]))
+        told = OPERATIONS[operation.name].tell(plain(operation)) | more.tell_awaited(operation)
+        nodes.append(OperationNode(operation.name, inputs, f"v{i}", told, roles, node.modules[0]))
     buffers = {name: array for name, array in buffers.items() if name not in parameters}
     order = [name for name, _ in model.named_parameters()]
     parameters = {name: parameters[name] for name in sorted(parameters, key=lambda name: (
@@ -389,12 +361,3 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
             dropout.number, dropout.step, dropout._frozen = original.number, original.step, original._frozen
     made._still, made._frozen = frozen_buffers(model), all(module._frozen for module in model.modules())
     return made.train(model._mode)
-
-
-def _things(operation: Operation) -> list[tuple[str, Any]]:
-    """(what the operation calls it, Parameter or array) of its parameters and buffers."""
-    result: list[tuple[str, Any]] = list(operation.parameters.items())
-    if isinstance(operation, norm.BatchNorm2d) and operation.mean is not None:
-        result += [("running_mean", operation.mean), ("running_var", operation.var)]
-        result += [("num_batches_tracked", operation.tracked)] if operation.tracked is not None else []
-    return result

@@ -1,11 +1,15 @@
 """Rows of a GraphModule's operations with tables, axes and statistics: how to apply them, and how to tell their
 attributes."""
+import math
+
 import numpy as np
 
 from cnn import functional, shapes
 from cnn.functional.layer_norm import local_response
 from cnn.graph import apply, build, moving
-from cnn.ops import local_norm, reshaping
+from cnn.graph.once import same_for_all
+from cnn.ops import arithmetic, local_norm, norm, reshaping
+from cnn.ops.weighted import Awaited, Weighted, plain
 
 
 def conv_transpose2d(module, node, values, things, *, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
@@ -87,3 +91,82 @@ def local_response_norm(module, node, values, things, *, size, alpha=1e-4, beta=
     given = local_response(name, size, alpha, beta, k)
     before = None if before is None else shapes.integer(name, "before", before, 0, given[0] - 1)
     return apply(local_norm.LocalResponseNorm(name, *given, before), *values)
+
+
+def affine(module, node, values, things, *, factor, summand=0.0):
+    x, = values
+    return apply(arithmetic.Affine(*(shapes.number("affine", name, value) for name, value in
+                                     (("factor", factor), ("summand", summand)))), x)
+
+
+def reciprocal(module, node, values, things, *, number=1.0):
+    x, = values
+    return apply(arithmetic.Reciprocal(shapes.number("reciprocal", "number", number)), x)
+
+
+def reshape(module, node, values, things, *, image):
+    x, = values
+    if not isinstance(image, (tuple, list)) or len(image) > 3:
+        raise ValueError(f"reshape: image must be (C, H, W), (H, W), (features,) or (), got {shapes.shown(image)}")
+    return build.reshaped(x, tuple(shapes.integer("reshape", "image", n, 1) for n in image))
+
+
+def parameter(module, node, values, things, *, image):
+    like, = values      # says which graph: its elements are not read
+    image = tuple(shapes.integer("parameter", "image", n, 1) for n in image)
+    if things["parameter"].size != np.prod(image, dtype=object) or len(image) > 3:
+        raise ValueError(f"parameter: image must be of {things['parameter'].size} elements, got {image}")
+    return build.constant(things["parameter"], image, like)
+
+
+def slice(module, node, values, things, *, first, stop):
+    x, = values
+    return x[:, shapes.integer("slice", "first", first):shapes.integer("slice", "stop", stop)]
+
+
+def things_of(operation):
+    """(what an operation calls it, Parameter or array) of its parameters and buffers."""
+    result = list(operation.parameters.items())
+    operation = plain(operation)
+    if isinstance(operation, norm.BatchNorm2d) and operation.mean is not None:
+        result += [("running_mean", operation.mean), ("running_var", operation.var)]
+        result += [("num_batches_tracked", operation.tracked)] if operation.tracked is not None else []
+    return result
+
+
+# ---------------------------------------------------------------- parameters that are values, see cnn.ops.weighted
+
+def tell_awaited(operation):
+    """The attribute of an operation some of whose parameters are values: their shapes, in the values' order."""
+    return {"values": {role: list(p.shape) for role, p in operation.awaited.items()}} if isinstance(
+        operation, Weighted) else {}
+
+
+def awaited_roles(node, roles):
+    """Which of the roles of a node are values. Raises ValueError where it has no such role."""
+    sizes = node.attributes.get("values", {})
+    where = f"GraphModule: node {shapes.shown(node.name or node.output)}"
+    if not isinstance(sizes, dict) or len(sizes) >= max(1, len(node.inputs)):
+        raise ValueError(f"{where}: values must be a dict of shapes, of fewer than its inputs, got "
+                         f"{shapes.shown(sizes)}")
+    for role in sizes:
+        if role not in roles and f"{role}?" not in roles or role in node.parameters:
+            raise ValueError(f"{where}: {node.operation} has no parameter {shapes.shown(role)} that is a value")
+    return list(sizes)
+
+
+def received(node, values):
+    """What a node gets: values, an Awaited for each parameter that is a value, and its other attributes."""
+    attributes = dict(node.attributes)
+    sizes = attributes.pop("values", {})
+    inner, given, awaited = values[:len(values) - len(sizes)], values[len(values) - len(sizes):], {}
+    for (role, size), value in zip(sizes.items(), given, strict=True):
+        shape = tuple(shapes.integer(node.operation, role, n, 1) for n in shapes.listed(
+            node.operation, role, size, "sizes"))
+        if math.prod(shape) != math.prod(value.image):
+            raise ValueError(f"{node.operation}: {role} must have {math.prod(value.image)} elements, got shape {shape}")
+        if not same_for_all(value):
+            raise ValueError(f"{node.operation}: {role} must be computed from parameters alone, got what depends on "
+                             f"an input")
+        awaited[role] = Awaited(value, shape)
+    return inner, awaited, attributes

@@ -5,6 +5,7 @@ from cnn.engine import debugging
 from cnn.graph.differentiate import differentiate
 from cnn.graph.graph import Graph
 from cnn.graph.lower import slot, written
+from cnn.graph.once import learnt, once
 from cnn.graph.passes import optimised, prune
 from cnn.layers import in_numpy
 
@@ -22,7 +23,7 @@ class Piece:
         graph.inputs, graph.outputs, graph.nodes = inputs, outputs, nodes
         graph.structure = len(outputs)
         self.parameters = [] if not learning else self.layer.parameters() if self.layer is not None else list(
-            {id(p): p for node in nodes for p in node.operation.parameters.values()}.values())
+            {id(p): p for node in nodes for p in learnt(node.operation)}.values())
         self._learns = nodes if learning else []
         self.graph = optimised(graph, training) if self.layer is None else None
 
@@ -64,7 +65,7 @@ class Pieces:
 
     def __init__(self, graph, training, every=False, learning=True):
         self.training, self.learning = training, learning
-        self.graph = prune(graph)
+        self.graph = once(prune(graph))
         self.structure = self.graph.structure
         self.pieces = split(self.graph, training, every, learning)
         readers, made = self.graph.readers(), {id(v) for piece in self.pieces if piece.layer is None

@@ -7,8 +7,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine import backend, debugging, meanwhile
-from cnn.engine.program import circumstances
-from cnn.engine.programs import Pool, Use
+from cnn.engine.programs import Pool, Use, circumstances
 from cnn.graph import Value, apply, trace
 from cnn.graph.lower import few, slot, write_backward, written
 from cnn.graph.passes import optimised

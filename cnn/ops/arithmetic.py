@@ -284,6 +284,5 @@ class Constant(Operation):
         """The gradient where channels are side by side: dy of all images, summed."""
         dp = program.gradient(self.parameters["parameter"])
         if dp is not None:
-            dy.root.kept = True
-            program.after("sum_images", lambda: dict(x=dy, y=dp, x_image=dy.step, **dy.size), dy.channels)
+            program.summed(dy, dp)
         return ()

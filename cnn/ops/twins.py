@@ -6,6 +6,8 @@ the operation's parameters, by name.
 
 The twins are looked up in cnn.reference at each call, so that one that has been replaced there is used from then on.
 """
+from typing import NamedTuple
+
 import numpy as np
 
 from cnn import reference
@@ -56,6 +58,27 @@ def _linear(operation, n, x):
         dx, dw, db = reference.linear_backward(dy, x, w)
         return [dx], {"weight": dw, "bias": db}
     return reference.linear(x, w, b), back
+
+
+def _weighted(operation, n, x, *values):
+    """An operation of which some parameters are values, the same for all images."""
+    given = {name: Given(value[0].reshape(p.shape))
+             for (name, p), value in zip(operation.awaited.items(), values, strict=True)}
+    y, pull = TWINS[operation.operation.twin](operation.taking(given), n, x)
+
+    def back(dy):
+        dxs, named = pull(dy)
+        gradients = [np.zeros_like(value) for value in values]
+        for name, gradient in zip(operation.awaited, gradients, strict=True):
+            gradient[0] = named[name].reshape(gradient.shape[1:])       # it is what all images are computed with
+        return [*dxs, *gradients], {name: named[name] for name in operation.parameters}
+    return y, back
+
+
+class Given(NamedTuple):
+    """An array in a Parameter's place."""
+
+    data: np.ndarray
 
 
 def _batch_norm(operation, n, x):
@@ -268,4 +291,5 @@ TWINS = {
     "slice_channels": _slice_channels, "pick": _pick, "permute": _permute,
     "cat_along": _cat_along, "bilinear": _bilinear,
     "pixel_shuffle": _pixel_shuffle, "pixel_unshuffle": _pixel_shuffle, "spread": _spread,
+    "weighted": _weighted,
 }

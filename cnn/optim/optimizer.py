@@ -16,8 +16,8 @@ import numpy as np
 from cnn import shapes
 from cnn.engine import backend, parameter
 from cnn.engine.memory import zeros
-from cnn.engine.program import Program, circumstances
-from cnn.engine.programs import Pool, Use, guards
+from cnn.engine.program import Program
+from cnn.engine.programs import Pool, Use, circumstances, guards
 from cnn.engine.watch import Stamp
 from cnn.optim.groups import Group, checked_parameters, entries, shapes_of
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine import backend
-from cnn.engine.program import Program, circumstances
-from cnn.engine.programs import Pool, Use, guards
+from cnn.engine.program import Program
+from cnn.engine.programs import Pool, Use, circumstances, guards
 from cnn.layers.module import Module
 from cnn.training.callbacks import Callback
 

@@ -10,8 +10,8 @@ from cnn import ranks
 from cnn._ext import augment
 from cnn.engine import backend, debugging
 from cnn.engine.memory import LANES
-from cnn.engine.program import Program, circumstances
-from cnn.engine.programs import left_to_emit
+from cnn.engine.program import Program
+from cnn.engine.programs import circumstances, left_to_emit
 from cnn.engine.shards import blocks_per_shard, shards_of
 from cnn.engine.tensors import PER_ACTIVE_BLOCK, PER_ACTIVE_THREAD, Slot
 from cnn.graph.lower import few, goes_by_channels, share, slot, write

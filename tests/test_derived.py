@@ -188,13 +188,14 @@ def test_a_loss_with_parameters_of_its_own():
     (lambda x, p: x * p.max(), AttributeError, r"a Parameter has no attribute 'max': write x.amax\(dim\)"),
     (lambda x, p: x * p.exp().nothing, AttributeError, "what is computed from Parameters has no attribute 'nothing'$"),
     (lambda x, p: x * F.softmax(p, 1), ValueError, "softmax: dim must be an integer from -1 to 0, got 1"),
-    (lambda x, p: x * p.view(3, 1, 1, 1).exp(), ValueError, "at most 3 axes, .* got .3, 1, 1, 1.: view"),
-    (lambda x, p: x * F.softmax(p.view(1, 3, 1, 1), 1)[0], ValueError, r"3 axes for it, got shape \(1, 3, 1, 1\)"),
+    (lambda x, p: x * p.view(3, 1, 1, 1).exp(), ValueError, r"shape \(3, 1, 1, 1\) does not go together with \(N, 3\)"),
+    (lambda x, p: x * F.softmax(p.view(1, 3, 1, 1), 1)[0], ValueError, "does not go together"),
+    (lambda x, p: x * p.view(1, 3, 1, 1)[None].exp(), ValueError, "at most 4 axes, got .1, 1, 3, 1, 1.: view"),
     (lambda x, p: x * F.cosine_similarity(p, p), TypeError, "one of x1, x2 must be a value, got Parameters alone"),
-    (lambda x, p: F.linear(x, p.exp()), TypeError, "weight must be a Parameter or an array, got what is computed"),
-    (lambda x, p: F.conv2d(x, p.exp()), TypeError, "weight must be a Parameter or an array, got what is computed"),
+    (lambda x, p: F.linear(x, p.exp()), ValueError, r"linear: weight must have shape \(K, C\) .* got \(3,\)"),
+    (lambda x, p: F.conv2d(x, p.exp()), ValueError, r"conv2d: weight must have shape \(K, C/groups, R, S\)"),
     (lambda x, p: x * p[5], ValueError, "index"),
-    (lambda x, p: x + p.exp()[:, None, None, None], ValueError, "axes"),
+    (lambda x, p: x + p.exp()[:, None, None, None], ValueError, "does not go together"),
 ])
 def test_what_cannot_be_computed(function, error, words):
     model = Net(function, cnn.Parameter(np.ones(3, np.float32)))

@@ -16,7 +16,7 @@ def test_every_layer_passes(case):
     layer = case.make(np.float32)
     state = layer.state_dict()
     found = cnn.gradcheck(layer, (3, *case.shape), seed=1)
-    assert found.elements == 3 * np.prod(case.shape) + sum(p.size for p in layer.parameters())
+    assert found.elements == 3 * np.prod(case.shape) + sum(p.numel() for p in layer.parameters())
     assert found.error < 1e-6
     for name, array in layer.state_dict().items():      # it works on a copy
         assert array.dtype == state[name].dtype and (array == state[name]).all()

@@ -46,7 +46,7 @@ SIZES = [
 @pytest.mark.parametrize("name, channels, side, count", SIZES)
 def test_sizes(name, channels, side, count):
     model = models.MODELS[name](channels, image_size=side)
-    assert sum(p.size for p in model.parameters()) == count
+    assert sum(p.numel() for p in model.parameters()) == count
     y = model(np.zeros((3, channels, side, side), np.float32))
     assert y.shape == (3, 10) and y.dtype == np.float32
     y = models.MODELS[name](channels, 7, side).eval()(np.zeros((1, channels, side, side), np.float32))
@@ -55,9 +55,9 @@ def test_sizes(name, channels, side, count):
 
 def test_published_numbers_of_parameters():
     assert (
-        sum(p.size for p in models.lenet5().parameters()) == 61_706
+        sum(p.numel() for p in models.lenet5().parameters()) == 61_706
     )  # LeCun et al. 1998, fully connected C3
-    assert sum(p.size for p in models.cifar_quick().parameters()) == 145_578  # Caffe's cifar10_quick
+    assert sum(p.numel() for p in models.cifar_quick().parameters()) == 145_578  # Caffe's cifar10_quick
 
 
 def drawn(model):

@@ -169,7 +169,7 @@ def test_gradients_of_a_model_by_central_differences():
     x, dy = normal(3, 2, 8, 8), normal(3, 10, seed=1)
     _, dx, *gradients = by_layer(model, x, dy)
     for gradient, p in zip(gradients, model.parameters(), strict=True):
-        if p.size <= 10:
+        if p.numel() <= 10:
             assert_gradient(gradient, lambda: (model(x) * dy).sum(), p.data)
 
 

@@ -224,7 +224,7 @@ def installed(tmp_path, monkeypatch):
 def test_published_number_of_parameters():
     """4.7 million, by TensorFlow's page of the Lite nets; 407 million multiply-adds, among which it counts more."""
     model = efficientnet_lite0()
-    assert sum(p.size for p in model.parameters()) == 4_652_008
+    assert sum(p.numel() for p in model.parameters()) == 4_652_008
     assert sum(np.prod(shape, dtype=int) for name, shape in named().items() if name.endswith((".weight", ".bias"))) == (
         4_652_008)
 

@@ -154,7 +154,7 @@ def test_frozen_layers_and_no_dx():
         model = cnn.Sequential(cnn.Conv2d(3, 8, 3), cnn.BatchNorm2d(8), cnn.ReLU(), cnn.Conv2d(8, 6, 3), cnn.ReLU(),
                                cnn.MaxPool2d(2), cnn.Flatten(), cnn.Linear(24, 4)).to(np.float64)
         for p, q in zip(model.parameters(), cnn.Sequential(*model).parameters(), strict=True):
-            p.data[...] = np.random.default_rng(p.size).standard_normal(q.shape)
+            p.data[...] = np.random.default_rng(p.numel()).standard_normal(q.shape)
         model[3].requires_grad_(False)
         model[7].bias.requires_grad = False
         with context():

@@ -140,10 +140,23 @@ class Parameter(Operand):
         """Shape of `data`, a tuple."""
         return self._data.shape
 
-    @property
-    def size(self) -> int:
+    def size(self, dim: int | None = None) -> Any:
+        """`shape`, or the size (int) of the axis `dim`."""
+        axes = len(self.shape)
+        return self.shape if dim is None else self.shape[shapes.integer("Parameter", "dim", dim, -axes, axes - 1)]
+
+    def numel(self) -> int:
         """Number of elements (int)."""
         return self._data.size
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes (int)."""
+        return self._data.ndim
+
+    def dim(self) -> int:
+        """`ndim`, the number of axes."""
+        return self.ndim
 
     @property
     def dtype(self) -> np.dtype:
@@ -156,7 +169,8 @@ class Parameter(Operand):
         try:
             return Shaped(self, self._data.reshape(*shape).shape)
         except (TypeError, ValueError):
-            raise ValueError(f"Parameter: shape must be of {self.size} elements, got {shapes.shown(shape)}") from None
+            raise ValueError(f"Parameter: shape must be of {self.numel()} elements, got "
+                             f"{shapes.shown(shape)}") from None
 
     reshape = view
 
@@ -172,10 +186,6 @@ class Parameter(Operand):
             raise ValueError(f"Parameter: expand must get the sizes of {self.shape}, of which the first, 1, may become "
                              f"the number of images, got {shapes.shown(given)}")
         return Shaped(self, self.shape)
-
-    def numel(self) -> int:
-        """Number of elements."""
-        return self.size
 
     def __getitem__(self, index: Any) -> Shaped:
         """The Parameter with new axes, `scale[:, None, None]`, or a part of it, to compute with in `forward`; elsewhere
@@ -231,11 +241,11 @@ def flatten(parameters: list[Parameter]) -> tuple[np.ndarray, np.ndarray]:
     kinds = {p.dtype for p in parameters}
     if len(kinds) != 1:
         raise ValueError(f"flatten: parameters must share one dtype, got {sorted(map(str, kinds))}")
-    total = sum(p.size for p in parameters)
+    total = sum(p.numel() for p in parameters)
     data, grad, guard = zeros(total, *kinds), zeros(total, *kinds), Guard()
     at = 0
     for p in parameters:
         p._guard = guard
-        p._move(data[at:at + p.size].reshape(p.shape), grad[at:at + p.size].reshape(p.shape))
-        at += p.size
+        p._move(data[at:at + p.numel()].reshape(p.shape), grad[at:at + p.numel()].reshape(p.shape))
+        at += p.numel()
     return data, grad

@@ -164,7 +164,7 @@ class Program:
         if parameter is None or not (self.learns and parameter.requires_grad):
             return None
         uses = self._uses.setdefault(id(parameter), [])
-        uses.append(self.zeros(parameter.size).reshape(parameter.shape) if uses else parameter.grad)
+        uses.append(self.zeros(parameter.numel()).reshape(parameter.shape) if uses else parameter.grad)
         return uses[-1]
 
     def add_gradients(self):

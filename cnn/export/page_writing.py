@@ -41,7 +41,7 @@ class _Writer:
         self._count = 0
 
     def add(self, array: Any) -> list[int]:
-        array = np.ascontiguousarray(getattr(array, "_data", array), "<f4").reshape(-1)
+        array = np.ascontiguousarray(getattr(array, "data", array) if hasattr(array, "requires_grad") else array, "<f4").reshape(-1)
         self.weights.append(array)
         self._count += array.size
         return [self._count - array.size, array.size]

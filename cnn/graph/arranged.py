@@ -1,7 +1,8 @@
 """Arrays of up to four axes as values, whose images have three at most.
 
 Of the axes (K, C, R, S), those of the weights of a convolution, the last two are side by side in one, (K, C, R S);
-where the first has size 1 it is left out instead.
+where the first has size 1 it is left out instead. A matrix (K, C) is (K, 1, C): channels lie side by side in vectors,
+and what has a single one leaves them mostly empty.
 """
 from __future__ import annotations
 
@@ -26,6 +27,8 @@ def image_of(shape: Shape) -> Shape:
     if len(shape) > 4:
         raise ValueError(f"parameter: what is computed from Parameters and arrays alone must have at most 4 axes, got "
                          f"{shapes.shown(shape)}: view(-1) where the shape does not matter")
+    if len(shape) == 2:
+        return shape[0], 1, shape[1]
     if len(shape) < 4:
         return shape
     return shape[1:] if shape[0] == 1 else (*shape[:2], shape[2] * shape[3])
@@ -52,6 +55,8 @@ def repeated(value: Value, shape: Shape, like: Shape) -> Value:
 
 def over(value: Value, shape: Shape, axes: Sequence[int], function: Callable[[Value, Any], Value]) -> Value:
     """What `function(value, dim)` makes of an array, which keeps its axes, over axes of the array."""
+    if len(shape) == 2:
+        return function(value, tuple(1 + 2 * axis for axis in axes))
     if len(shape) < 4:
         return function(value, tuple(axis + 1 for axis in axes))
     if shape[0] == 1:

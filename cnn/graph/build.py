@@ -182,7 +182,7 @@ def operand_of(kind, operand, dtype):
 
 def constant(parameter, image, like, sources=()):
     """A Parameter as a value, beside another of its graph."""
-    if not parameter.size:
+    if not parameter.numel():
         raise ValueError(f"parameter: it must not be empty, got shape {parameter.shape}")
     if parameter.dtype != like.dtype:
         raise TypeError(f"parameter: it must be of {like.dtype}, as the values beside it, got {parameter.dtype}")
@@ -257,7 +257,7 @@ def matrix(what, operand, like):
         raise TypeError(f"matmul: {what} must be a value, or a Parameter or an array of two axes, got "
                         f"{getattr(operand, 'shape', type(operand).__name__)}")
     if isinstance(operand, Derived):
-        return operand.value
+        return operand.plain()
     if isinstance(operand, np.ndarray) and operand.dtype.kind not in "fiub":
         raise TypeError(f"matmul: {what}, an array beside a value, must hold numbers, got {operand.dtype}")
     parameter, sources = operand_of("matmul", operand, like.dtype)

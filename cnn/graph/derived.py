@@ -33,8 +33,8 @@ class Derived:
     value: Value
     shape: tuple[int, ...]
 
-    def __init__(self, value: Value, shape: tuple[int, ...] | None = None) -> None:
-        self.shape = value.image if shape is None else tuple(shape)
+    def __init__(self, value: Value, shape: tuple[int, ...]) -> None:
+        self.shape = tuple(shape)
         self.value = arranged.shaped(value, arranged.image_of(self.shape))
 
     @property
@@ -50,6 +50,10 @@ class Derived:
     def dim(self) -> int:
         """`ndim`, the number of axes."""
         return self.ndim
+
+    def plain(self) -> Value:
+        """The value, of which each image has this shape, of at most three axes."""
+        return arranged.shaped(self.value, self.shape)
 
     def numel(self) -> int:
         """Number of elements."""
@@ -168,7 +172,7 @@ class Derived:
         """Axes of size 1 repeated to `sizes`; where the first is the number of images, a value."""
         given = as_sizes(sizes)
         if given and isinstance(given[0], Count) and len(given) == self.ndim and self.shape[0] == 1:
-            return (self.value if self.ndim == 4 else self[0].value).expand(-1, *given[1:])
+            return arranged.shaped(self.value, self.shape[1:]).expand(-1, *given[1:])
         whole = [shapes.integer("expand", "sizes", n, -1) for n in given]
         old = (1,) * (len(whole) - self.ndim) + self.shape
         shape = tuple(m if n == -1 else n for m, n in zip(old, whole, strict=False))
@@ -233,7 +237,7 @@ class Transposed(Derived):
 
     @cached_property
     def value(self) -> Value:       # type: ignore[override]
-        return of(self.of, self.graph).value.transpose(1, 2)
+        return of(self.of, self.graph).transpose(0, 1).value
 
 
 OWN = Parameter, Shaped, Derived
@@ -252,7 +256,8 @@ def product(a: Any, b: Any) -> Any:
     if x.ndim > 3 or y.ndim > 3:
         raise ValueError(f"matmul: arrays computed from Parameters must have at most 3 axes, got {x.shape} and "
                          f"{y.shape}")
-    return Derived(build.matmul(x.value, y.value))
+    made = build.matmul(x.plain(), y.plain())
+    return Derived(made, made.image)
 
 
 def _reduction(name: str) -> Callable:

@@ -114,9 +114,10 @@ def reshape(module, node, values, things, *, image):
 def parameter(module, node, values, things, *, image):
     like, = values      # says which graph: its elements are not read
     image = tuple(shapes.integer("parameter", "image", n, 1) for n in image)
-    if things["parameter"].size != np.prod(image, dtype=object) or len(image) > 3:
-        raise ValueError(f"parameter: image must be of {things['parameter'].size} elements, got {image}")
-    return build.constant(things["parameter"], image, like)
+    p = things["parameter"]
+    if p.numel() != math.prod(image) or len(image) > 3:
+        raise ValueError(f"parameter: image must be of {p.numel()} elements, got {image}")
+    return build.constant(p, image, like)
 
 
 def slice(module, node, values, things, *, first, stop):

@@ -364,7 +364,7 @@ class Module(Spelled):
         x_shape, y_shape: of one image, (C, H, W) or (features,). Every weight of two axes or more counts once
         for each pixel of y, as is right for convolutions and linear layers; others define it anew.
         """
-        weights = sum(p.size for _, p in self.own_parameters() if p.data.ndim > 1)
+        weights = sum(p.numel() for _, p in self.own_parameters() if p.data.ndim > 1)
         return weights * math.prod(y_shape[1:])
 
     def extra_repr(self) -> str:

@@ -56,8 +56,8 @@ class Summary:
                  training_memory: int | None = None) -> None:
         self.rows, self.batch_size, self.training_memory = rows, batch_size, training_memory
         parameters = {id(p): p for p in parameters}.values()
-        self.parameters = sum(p.size for p in parameters)
-        self.trainable = sum(p.size for p in parameters if p.requires_grad)
+        self.parameters = sum(p.numel() for p in parameters)
+        self.trainable = sum(p.numel() for p in parameters if p.requires_grad)
         self.parameter_memory = sum(p.data.nbytes for p in parameters)
         self.multiply_adds = sum(row.multiply_adds for row in rows)
         self.memory = sum(row.memory for row in rows)
@@ -138,7 +138,8 @@ def summarise(model: Module, shape: Sequence[int], batch_size: int | None = None
         outputs = [] if not own else unpack(result, owner)[1]
         handed_on = {id(y) for y in (*inside, *inputs, *(y for y in outputs if _is_view(made.get(id(y)), inputs)))}
         row = Row(name, type(module).__name__, outputs[0].image if outputs else None,
-                  sum(p.size for _, p in module.own_parameters()), _macs(module, graph, inputs, outputs, first, stop),
+                  sum(p.numel() for _, p in module.own_parameters()),
+                  _macs(module, graph, inputs, outputs, first, stop),
                   sum(math.prod(y.image) * dtype.itemsize for y in outputs if id(y) not in handed_on))
         # a model that only runs its modules needs no row
         if name or not module.named_children() or row.parameters or row.multiply_adds or row.memory:
@@ -154,10 +155,10 @@ def summarise(model: Module, shape: Sequence[int], batch_size: int | None = None
 
 def html_of(model: Module) -> str:
     """The table of a model that a notebook shows: each layer, its arguments and parameters."""
-    rows, total = [], f"{sum(p.size for p in model.parameters()):,}"
+    rows, total = [], f"{sum(p.numel() for p in model.parameters()):,}"
 
     def walk(name: str, module: Module) -> None:
-        own = sum(p.size for _, p in module.own_parameters())
+        own = sum(p.numel() for _, p in module.own_parameters())
         kind = type(module).__name__
         rows.append(("  " * name.count(".") + f"{name} {kind}" if name else kind, module.extra_repr(),
                      f"{own:,}" if own else ""))

@@ -261,7 +261,7 @@ class Constant(Operation):
 
     def emit(self, program):
         p = self.parameters["parameter"]
-        count = p.size
+        count = p.numel()
         if program.by_channels:
             data = program.kept(p.data)
             y = program.tensor(**laid(self.image))

@@ -93,7 +93,7 @@ class Linear(Operation):
         return (outputs,)
 
     def macs(self, x):
-        return self.weight.size
+        return self.weight.numel()
 
     def emit(self, program, x):
         w, b, relu = self.weight.data, None if self.bias is None else self.bias.data, self.relu

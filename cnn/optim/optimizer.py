@@ -185,11 +185,11 @@ class Optimizer:
         for group in self._groups:
             for p in group.params:
                 if (p.requires_grad and ranges and ranges[-1][0] is group and ranges[-1][2] == at
-                        and at + p.size - ranges[-1][1] <= APART):
-                    ranges[-1][2] = at + p.size
+                        and at + p.numel() - ranges[-1][1] <= APART):
+                    ranges[-1][2] = at + p.numel()
                 elif p.requires_grad:
-                    ranges.append([group, at, at + p.size])
-                at += p.size
+                    ranges.append([group, at, at + p.numel()])
+                at += p.numel()
         return ranges
 
     def settle(self) -> None:
@@ -201,7 +201,7 @@ class Optimizer:
                 self.state = {name: values.astype(self._data.dtype) for name, values in self.state.items()}
                 self._stamp.new()
                 return
-            at += p.size * p.dtype.itemsize
+            at += p.numel() * p.dtype.itemsize
 
     # ------------------------------------------------------------ state
 

@@ -232,7 +232,7 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False,
 
 
 def _size(model):
-    return sum(p.size for p in model.parameters())
+    return sum(p.numel() for p in model.parameters())
 
 
 def _diverged(error, settings, trainer, description, model, folder, start):

@@ -199,7 +199,7 @@ def _onnx(mode, data, folder):
         _written(folder, "secret", bytes(64))
         _written(place, "w.bin", bytes(64))
     net = cnn.load_onnx(_written(place, "x.onnx", data), shape=(1, 4, 4) if mode[0] & 2 else None)
-    assert all(p.size <= 2**21 + len(data) for p in net.parameters())
+    assert all(p.numel() <= 2**21 + len(data) for p in net.parameters())
 
 
 _TORCH_HEAD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."  # magic number and version

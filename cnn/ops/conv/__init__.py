@@ -106,7 +106,7 @@ class Conv2d(Operation):
         return channels.suits(self.geometry(x))
 
     def macs(self, x, *more):
-        return self.weight.size * math.prod(self.geometry(x).out)
+        return self.weight.numel() * math.prod(self.geometry(x).out)
 
     def attributes(self):
         usual = {"stride": (1, 1), "padding": 0, "dilation": (1, 1), "groups": 1}

@@ -98,7 +98,7 @@ class ConvTranspose2d(Operation):
         return channels.suits(self.geometry(x))
 
     def macs(self, x):
-        return self.weight.size * math.prod(x[1:])
+        return self.weight.numel() * math.prod(x[1:])
 
     def attributes(self):
         usual = {"stride": (1, 1), "padding": 0, "output_padding": (0, 0), "groups": 1, "dilation": (1, 1)}

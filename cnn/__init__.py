@@ -20,7 +20,7 @@ from cnn import data, functional, hints, models, optim, schedules
 from cnn.engine.debugging import debug
 from cnn.engine.parameter import Parameter
 from cnn.functional import cat
-from cnn.graph import Value
+from cnn.graph import Value, no_grad
 from cnn.layers import (
     ELU,
     GELU,
@@ -136,7 +136,7 @@ __all__ = [
     "Residual", "SGD", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh", "Trainer",
     "TrainingDiverged", "Upsample", "Value", "ZeroPad1d", "ZeroPad2d", "cat", "clip_grad_norm", "compile", "data",
     "debug", "features", "find_lr", "from_torch", "functional", "get_num_threads", "get_winograd", "gradcheck", "load",
-    "load_model", "load_onnx", "metrics", "models", "named_groups", "optim", "parameter_groups", "replace_head", "save",
+    "load_model", "load_onnx", "metrics", "models", "named_groups", "no_grad", "optim", "parameter_groups", "replace_head", "save",
     "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
 ]
 

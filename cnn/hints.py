@@ -3,29 +3,24 @@ from __future__ import annotations
 
 import sys
 
-LARGEST = "{}(dim): the elements alone, without their indices"
 ARRAYS = "numpy.{}(...): arrays are NumPy's, float32 unless the model is float64"
 DTYPE = "nothing: a value has its model's dtype, which model.to(numpy.float64) changes"
 CPU = "nothing: it computes on the CPU"
 ADD_UP = "nothing: backward sets gradients. Trainer(accumulate=K) adds up those of K batches"
-RUNS_ONCE = ("model.eval() where no gradients are needed, freeze() for what shall keep its weights; nothing stops "
-             "gradients inside a network")
 
 # method of a tensor: what to do with a value x
 OF_VALUES = {
-    "max": LARGEST.format("x.amax"), "min": LARGEST.format("x.amin"),
-    "argmax": "y = model(x), an array, and y.argmax(1)", "numel": "math.prod(x.shape[1:]), the elements of one image",
-    "scatter_": "cnn.functional.one_hot(index, classes)", "t": "x.transpose(1, 2)", "detach": RUNS_ONCE,
-    "prod": "x.log().sum(dim).exp(), of numbers above 0", "log1p": "(1 + x).log()", "log2": "x.log() / math.log(2)",
-    "tile": "x.repeat(sizes)", "movedim": "x.permute(dims)", "sort": "what loss and metrics get, arrays",
+    "max": "x.amax(dim)", "min": "x.amin(dim)", "numel": "math.prod(x.shape[1:]), the elements of one image",
+    "scatter_": "cnn.functional.one_hot(index, classes)", "t": "x.transpose(1, 2)",
+    "prod": "x.log().sum(dim).exp(), of numbers above 0", "sort": "what loss and metrics get, arrays",
     **dict.fromkeys(("double", "half", "long", "int", "bool", "to", "type"), DTYPE),
     **dict.fromkeys(("cpu", "cuda"), CPU),
 }
 # name in `torch`, `torch.nn` or `torch.nn.functional`: what to write
 OF_PACKAGE = {
-    "max": f"{LARGEST.format('cnn.functional.amax')}; cnn.functional.maximum(x, y) of two",
-    "min": f"{LARGEST.format('cnn.functional.amin')}; cnn.functional.minimum(x, y) of two",
-    "logsigmoid": "-cnn.functional.softplus(-x)", "no_grad": RUNS_ONCE,
+    "max": "x.max(dim), of which [0] are the elements; cnn.functional.maximum(x, y) of two",
+    "min": "x.min(dim), of which [0] are the elements; cnn.functional.minimum(x, y) of two",
+    "logsigmoid": "-cnn.functional.softplus(-x)", "inference_mode": "cnn.no_grad()", "enable_grad": "nothing: gradients are computed, but in cnn.no_grad()",
     "manual_seed": "seed= of layers and of Trainer.fit",
     "dropout": "cnn.Dropout(p), a layer, which model.eval() switches off",
     "MultiheadAttention": "cnn.Linear for q, k and v, q.view(-1, L, heads, F).transpose(1, 2), and "

@@ -6,6 +6,7 @@ from cases import Function, assert_close
 
 import cnn
 from cnn import functional as F
+from cnn.engine import backend
 from cnn.layers.graph_module import graph_module
 
 
@@ -49,6 +50,19 @@ CASES = {
     "repeat_interleave": (lambda x: x.repeat_interleave(2, dim=2), lambda x: x.repeat(2, 2)),
     "shapes": (lambda x: x.mean(1).unflatten(1, (3, -1)).swapaxes(1, 3).view_as(x[:, :1].transpose(1, 3)).mT,
                lambda x: x.mean(1)[:, :, None].swapaxes(1, 3)),
+    "max of an axis": (lambda x: x.max(1)[0] + x.max(dim=-1, keepdim=True).values.max(1)[0] * x.min(1).values,
+                       lambda x: x.max(1) + x.max((1, 3), keepdims=True)[:, 0] * x.min(1)),
+    "max of two": (lambda x: x.max(x.square()).min(x.exp()), lambda x: np.minimum(np.maximum(x, x * x), np.exp(x))),
+    "logarithms": (lambda x: x.square().log1p() + x.expm1() + x.exp().log2() + x.exp().log10(),
+                   lambda x: np.log1p(x * x) + np.expm1(x) + x / np.log(2) + x / np.log(10)),
+    "cumsum": (lambda x: x.cumsum(1) + x.cumsum(dim=-1) * x.cumsum(2),
+               lambda x: x.cumsum(1) + x.cumsum(-1) * x.cumsum(2)),
+    "triangles": (lambda x: x.tril() * 2 + x.triu(diagonal=1), lambda x: np.tril(x) * 2 + np.triu(x, 1)),
+    "moved": (lambda x: x.movedim(1, 3) * x.moveaxis(1, -1) + x.permute(0, 2, 3, 1),
+              lambda x: (x * x + x).transpose(0, 2, 3, 1)),
+    "other names": (lambda x: x.absolute().multiply(2).subtract(1).divide(3).true_divide(2).negative() + x.tile(
+        (1, 1, 1, 1)) + x[:, :1].broadcast_to(x.shape), lambda x: -(2 * abs(x) - 1) / 6 + x + x[:, :1]),
+    "product": (lambda x: x[:, 0].mT.bmm(x[:, 0]), lambda x: x[:, 0].swapaxes(1, 2) @ x[:, 0]),
     "the same": (lambda x: x.clone().type_as(x), lambda x: x),
 }
 
@@ -191,3 +205,103 @@ def test_functions_of_arrays():
 def test_what_is_refused(function, error, words):
     with pytest.raises(error, match=words):
         Function(function)(np.ones((2, 4, 3, 5)))
+
+
+PLACES = {
+    "argmax": (lambda x: x.argmax(1) + x.argmin(dim=2, keepdim=True).mean((1, 2), keepdim=True)[:, 0],
+               lambda x: x.argmax(1) + x.argmin(2)[:, :, None].mean((1, 2), keepdims=True)[:, 0]),
+    "indices": (lambda x: x.max(2).indices + x.min(-2)[1], lambda x: x.argmax(2) + x.argmin(2)),
+    "logic": (lambda x: 1 * x.gt(0).logical_and(x < 1) + 2 * (x > 1).logical_or(x < -1) + 4 * x.relu().logical_not(),
+              lambda x: 1.0 * ((x > 0) & (x < 1)) + 2 * (abs(x) > 1) + 4 * (x <= 0)),
+    "comparisons": (lambda x: 1 * x.greater(0) + 2 * x.greater_equal(1) + 4 * x.less(0.5) + 8 * x.less_equal(-1)
+                    + 16 * x.relu().not_equal(0),
+                    lambda x: 1.0 * (x > 0) + 2 * (x >= 1) + 4 * (x < 0.5) + 8 * (x <= -1) + 16 * (x > 0)),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_what_has_no_gradient(name):
+    ours, numpys = PLACES[name]
+    x = np.random.default_rng(0).standard_normal((20, 4, 3, 5))
+    x[3] = 1        # the first of equal ones
+    model = Function(ours)
+    np.testing.assert_array_equal(model(x), numpys(x))
+    assert not model.backward(np.ones_like(model(x))).any()
+
+
+DETACHED = {
+    "detach": lambda x, no_grad: x * x.detach() + (2 * x).detach().exp(),
+    "straight through": lambda x, no_grad: x + ((x > 0) * 2.0 - x).detach(),
+    "all of it": lambda x, no_grad: x.detach() * 1 + 0 * x,
+    "in a block": lambda x, no_grad: x * in_a_block(x, no_grad),
+    "in a function": lambda x, no_grad: x * no_grad()(lambda x: x.exp() + 1)(x),
+    "twice": lambda x, no_grad: x.relu() * x.relu().detach().detach() + x.detach(),
+}
+
+
+def in_a_block(x, no_grad):
+    with no_grad():
+        y = (x * x).sum(1, keepdim=True)
+    return y + x
+
+
+@pytest.mark.parametrize("images", [1, 20])
+@pytest.mark.parametrize("name", DETACHED)
+def test_where_gradients_stop(name, images, torch, tmp_path):
+    x = np.random.default_rng(0).standard_normal((images, 4, 3, 5))
+    model, t = Function(lambda x: DETACHED[name](x, cnn.no_grad)), torch.tensor(x, requires_grad=True)
+    z, y = DETACHED[name](t, torch.no_grad), model(x)
+    dy = np.random.default_rng(1).standard_normal(y.shape)
+    z.backward(torch.tensor(dy))
+    want = t.grad.numpy()
+    assert_close(y, z.detach().numpy(), 1e-12)
+    assert_close(model.backward(dy), want, 1e-12)
+    assert_close(backend.using("reference", model, x), y, 1e-12)
+    copy = graph_module(model, x.shape[1:]).to(np.float64)
+    assert_close(copy(x), y, 1e-12)
+    assert_close(copy.backward(dy), want, 1e-12)
+    there = cnn.export.to_torch(model, x.shape[1:])
+    again = torch.tensor(x, requires_grad=True)
+    there(again).backward(torch.tensor(dy))
+    assert_close(again.grad.numpy(), want, 1e-12)
+    model.eval()
+    assert_close(model(x), y, 1e-12)
+    assert not any(node.operation.name == "detach" for node in model.graph(x.shape[1:]))
+
+
+def test_no_grad_around_a_model_changes_nothing():
+    model, x = cnn.Linear(3, 2, seed=0), np.ones((4, 3), np.float32)
+    with cnn.no_grad():
+        before = model(x)
+    model.backward(np.ones_like(before))
+    assert model.weight.grad.all()
+
+
+def test_what_a_detached_layer_learns():
+    """Nothing: neither its weights nor what comes before it."""
+    class Net(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (cnn.Linear(3, 3, seed=i) for i in range(3))
+
+        def forward(self, x):
+            with cnn.no_grad():
+                target = self.c(self.a(x))
+            return self.b(self.a(x)) * target
+    model, x = Net(), np.random.default_rng(0).random((20, 3), np.float32)
+    optimizer = cnn.SGD(model.parameters(), lr=0.1)
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    data = cnn.data.Dataset(x[:, :, None, None], x)
+    model.flat = cnn.Flatten()
+    loss = cnn.losses.Criterion(lambda y, t: (y - t).square().sum(1))
+
+    class Flat(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+        def forward(self, x):
+            return self.net(x.flatten(1))
+    cnn.Trainer(Flat(), optimizer, loss, progress=False).fit(cnn.data.DataLoader(data, 20), 1)
+    changed = [name for name, array in model.state_dict().items() if not np.array_equal(array, before[name])]
+    assert changed == ["a.weight", "a.bias", "b.weight", "b.bias"]

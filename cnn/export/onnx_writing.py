@@ -257,7 +257,7 @@ TABLE = {
     "gelu": _gelu, "gelu_tanh": _gelu_tanh,
     "add": _plain("Add"), "subtract": _plain("Sub"), "multiply": _plain("Mul"), "divide": _plain("Div"),
     "matmul": _plain("MatMul"),
-    "affine": _affine, "reciprocal": _reciprocal, "sum": _sum, "reshape": _reshape, "slice": _slice,
+    "detach": _plain("Identity"), "affine": _affine, "reciprocal": _reciprocal, "sum": _sum, "reshape": _reshape, "slice": _slice,
     **ROWS,
 }
 BROADCASTING = {"add", "subtract", "multiply", "divide", *REPEATING}      # they repeat what is the same for every image
@@ -283,13 +283,14 @@ def onnx(model: Module, path: str | os.PathLike, *image_shapes: Sequence[int], o
     package = require_onnx("export.onnx")
     opset = shapes.integer("export.onnx", "opset", opset, OPSETS[0], OPSETS[-1])
     from cnn.graph.once import once
-    from cnn.graph.passes import prune
+    from cnn.graph.passes import prune, without_detached
     from cnn.layers.parts import in_evaluation, named_modules
     from cnn.layers.running import graph_of, image_shape
     images = [image_shape("export.onnx", shape) for shape in image_shapes]
     if not images:
         raise TypeError("export.onnx: image_shapes must be one (C, H, W) or (features,) for each input, got none")
-    graph = prune(once(in_evaluation(model, graph_of, model, images), weights_only=True))
+    graph = without_detached(in_evaluation(model, graph_of, model, images))
+    graph = prune(once(graph, weights_only=True))
     names = {id(p): name for name, p in model.named_parameters()} | {
         id(array): name for name, array in model.named_buffers()}
     writer = Writer(package, opset, graph.inputs[0].dtype, names)

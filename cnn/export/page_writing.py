@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import files, shapes
+from cnn.engine.parameter import Parameter
 from cnn.export import told
 from cnn.text import html
 
@@ -41,7 +42,7 @@ class _Writer:
         self._count = 0
 
     def add(self, array: Any) -> list[int]:
-        array = np.ascontiguousarray(getattr(array, "data", array) if hasattr(array, "requires_grad") else array, "<f4").reshape(-1)
+        array = np.ascontiguousarray(array.data if isinstance(array, Parameter) else array, "<f4").reshape(-1)
         self.weights.append(array)
         self._count += array.size
         return [self._count - array.size, array.size]
@@ -159,6 +160,8 @@ def page(model: Module, path: str | os.PathLike, shape: Sequence[int], *, classe
     compute; OSError naming the file.
     """
     from cnn.layers.parts import in_evaluation
+    from cnn.graph.once import once
+    from cnn.graph.passes import prune, without_detached
     from cnn.layers.running import graph_of, image_shape
     image = image_shape("export.page", shape)
     if len(image) != 3 or image[0] not in (1, 3):
@@ -166,7 +169,8 @@ def page(model: Module, path: str | os.PathLike, shape: Sequence[int], *, classe
     if pixels != "uint8":
         raise ValueError('export.page: pixels must be "uint8", which pictures in a browser have: mean and std of a '
                          f"model trained on {pixels} are in another unit")
-    graph = in_evaluation(model, graph_of, model, [image])
+    graph = without_detached(in_evaluation(model, graph_of, model, [image]))
+    graph = prune(once(graph, weights_only=True))
     if len(graph.outputs) != 1 or len(graph.outputs[0].image) != 1:
         raise ValueError("export.page: the model must return one output, (N, classes), got "
                          + ", ".join(shapes.batch(value.image) for value in graph.outputs))

@@ -192,6 +192,7 @@ TABLE = {
     "mean": lambda F, o, p, x: x.mean(_dims(o), keepdim=True),
     "amax": lambda F, o, p, x: x.amax(_dims(o), keepdim=True),
     "amin": lambda F, o, p, x: x.amin(_dims(o), keepdim=True),
+    "detach": lambda F, o, p, x: x.detach(),
     "reshape": lambda F, o, p, x: x.reshape(x.shape[0], *o.image),
     "parameter": lambda F, o, p: p["parameter"].reshape(1, *o.image),
     "cat": _cat, "cat_along": _cat, "bilinear": _bilinear,

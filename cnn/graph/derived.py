@@ -213,6 +213,10 @@ class Derived:
         of_all = self.var(dim, unbiased, keepdim, correction=correction)
         return Derived(root_of(of_all.value, 2), of_all.shape)
 
+    def detach(self) -> Derived:
+        """The same, through which no gradient goes back."""
+        return Derived(self.value.detach(), self.shape)
+
     def float(self) -> Derived:
         """The same."""
         return self
@@ -389,13 +393,3 @@ def beside(thing: Any, like: Value) -> Any:
 def computes(*operands: Any) -> bool:
     """Whether these are to be computed with in a graph, though none of them is a value."""
     return parameter.computing.get() is not None and any(isinstance(operand, OWN) for operand in operands)
-
-
-class Computing:
-    """What cnn.engine.parameter.computing holds while a graph is traced: the graph, and how to ask Parameters."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-
-    def __call__(self, thing: Parameter | Shaped, name: str) -> Any:
-        return asked(self.graph, thing, name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
+from cnn.graph.spelled import Spelled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from cnn.graph.value import Value
 
 
-class Methods:
+class Methods(Spelled):
     """A base class of Value. `dim` is an axis, 1 and up or negative; that of the images, 0, is refused. Wrong arguments
     raise TypeError or ValueError."""
 

@@ -70,6 +70,18 @@ def fuse(graph, tables=FUSED):
     return graph
 
 
+def without_detached(graph):
+    """With what is detached read itself: where there is no backward pass."""
+    outputs, same, nodes = {id(value) for value in graph.outputs}, {}, []
+    for node in graph.nodes:
+        inputs = [same.get(id(value), value) for value in node.inputs]
+        if isinstance(node.operation, reshaping.Detach) and id(node.output) not in outputs:
+            same[id(node.output)] = inputs[0]
+        else:
+            nodes.append(type(node)(node.operation, inputs, node.output, node.modules))
+    return graph.like(nodes)
+
+
 # what computes each element from the one at its place
 ELEMENTWISE = (pointwise.ReLU, pointwise.Activation, pointwise.Map, arithmetic.Affine, arithmetic.Reciprocal)
 
@@ -136,7 +148,8 @@ def with_deferred_norms(graph, program):
 
 def optimised(graph, gradients):
     """The graph as it is compiled. gradients: whether there is to be a backward pass."""
-    graph = with_late_reshapes(once(prune(graph)))
+    graph = once(prune(graph))
+    graph = with_late_reshapes(graph if gradients else without_detached(graph))
     if not gradients:
         graph = fuse(graph, FOLDED)
     return fuse(graph)

@@ -1,10 +1,44 @@
 """Tracing: running `forward` on values, each of whose operations adds a node to a graph."""
+from contextlib import ContextDecorator
+from contextvars import ContextVar
+
 from cnn.engine import meanwhile, parameter
-from cnn.graph.derived import OWN, Computing
+from cnn.graph.derived import OWN, asked
 from cnn.graph.graph import Graph, Node
 from cnn.graph.line import line
 from cnn.graph.value import Value
+from cnn.ops.reshaping import Detach
 from cnn.ops.weighted import Weighted, awaited
+
+
+still = ContextVar("still", default=False)      # whether gradients stop at what is computed
+
+
+class no_grad(ContextDecorator):
+    """Values that `forward` computes in `with cnn.no_grad():`, or in a function decorated by it, are constants for the
+    backward pass, as if each were detached. Elsewhere it changes nothing: `model.eval()` is what does without
+    gradients.
+
+        >>> class Distilled(cnn.Module):
+        ...     def __init__(self, student, teacher):
+        ...         super().__init__()
+        ...         self.student, self.teacher = student, teacher
+        ...
+        ...     def forward(self, x):
+        ...         with cnn.no_grad():
+        ...             wanted = self.teacher(x)
+        ...         return (self.student(x) - wanted).square().mean(1)
+    """
+
+    def __enter__(self):
+        self._before = still.set(True)
+        return self
+
+    def __exit__(self, *error):
+        still.reset(self._before)
+
+    def _recreate_cm(self):
+        return type(self)()     # a decorated function may call itself, and threads may share it
 
 
 def apply(operation, *inputs):
@@ -25,7 +59,17 @@ def add(graph, operation, inputs, dtype):
         operation, inputs = Weighted(operation), (*inputs, *(p.value for p in waits.values()))
     output = Value(graph, operation.shape(*(value.image for value in inputs)), dtype)
     graph.nodes.append(Node(operation, inputs, output, graph.scope[-1:] or ("",)))
-    return output
+    return add(graph, Detach(), (output,), dtype) if still.get() and not isinstance(operation, Detach) else output
+
+
+class Computing:
+    """What cnn.engine.parameter.computing holds while a graph is traced: the graph, and how to ask Parameters."""
+
+    def __init__(self, graph):
+        self.graph = graph
+
+    def __call__(self, thing, name):
+        return asked(self.graph, thing, name)
 
 
 def trace(function, images, dtype, title="", names=None, modules=None, record=False):
@@ -39,8 +83,8 @@ def trace(function, images, dtype, title="", names=None, modules=None, record=Fa
     graph.inputs = [Value(graph, image, dtype) for image in images]
     values = list(graph.inputs)
     try:
-        made = meanwhile.holds(parameter.computing, Computing(graph), meanwhile.holds, parameter.refuse,
-                               _refuse_numbers, function, *graph.inputs)
+        made = meanwhile.holds(still, False, meanwhile.holds, parameter.computing, Computing(graph), meanwhile.holds,
+                               parameter.refuse, _refuse_numbers, function, *graph.inputs)
         graph.structure, graph.outputs = unpack(made, title or "forward")
         if any(value.graph is not graph for value in graph.outputs):
             raise ValueError(f"{title}: forward must return values of this call, got one of another")

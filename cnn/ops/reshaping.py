@@ -31,6 +31,18 @@ class Reshape(Operation):
         return y, lambda dy, need_dx: program.view(dy, channels, height, width, flat) if need_dx else None
 
 
+class Detach(Operation):
+    """x itself, through which no gradient goes back."""
+
+    name = twin = "detach"
+
+    def shape(self, x):
+        return x
+
+    def emit(self, program, x):
+        return x, lambda dy, need_dx: None
+
+
 def move(program, x, x_first, y, y_first, like):
     """Channels of y from `y_first` are those of x from `x_first`, as many as `like` has."""
     if program.by_channels:

@@ -1,0 +1,203 @@
+"""Methods of values that are less common, and other names of some: as PyTorch's tensors have them."""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cnn import shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from cnn.graph.value import Value
+
+
+class Extremes(NamedTuple):
+    """What `max` and `min` over an axis return: the elements, and their places along it, as floats."""
+
+    values: Value
+    indices: Value
+
+
+class Spelled:
+    """A base class of Value. `dim` is an axis, 1 and up or negative; that of the images, 0, is refused. Wrong arguments
+    raise TypeError or ValueError."""
+
+    __slots__ = ()
+    image: tuple[int, ...]
+
+    def detach(self: Any) -> Value:
+        """The value itself, through which no gradient goes back: a constant for what reads it."""
+        from cnn.graph.trace import apply
+        from cnn.ops.reshaping import Detach
+        return apply(Detach(), self)
+
+    # ------------------------------------------------------------ largest and smallest
+
+    def max(self: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+        """The largest elements over the axis `dim` and their places, as (values, indices); without `dim` the largest
+        element of each image; of another value or an array, the larger of both. Equal ones share the gradient."""
+        return _extreme("max", self, dim, keepdim, other)
+
+    def min(self: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+        """As `max`, the smallest."""
+        return _extreme("min", self, dim, keepdim, other)
+
+    def argmax(self: Any, dim: int, keepdim: bool = False) -> Value:
+        """The place of the largest element along the axis `dim`, the first of equal ones, as a float. It has no
+        gradient."""
+        return _place(self, self.amax(dim, keepdim=True), dim, keepdim)
+
+    def argmin(self: Any, dim: int, keepdim: bool = False) -> Value:
+        """The place of the smallest element; see `argmax`."""
+        return _place(self, self.amin(dim, keepdim=True), dim, keepdim)
+
+    # ------------------------------------------------------------ element by element
+
+    def log1p(self: Any) -> Value:
+        """log(1 + x), without its precision near 0."""
+        return (1 + self).log()
+
+    def expm1(self: Any) -> Value:
+        """exp(x) - 1, without its precision near 0."""
+        return self.exp() - 1
+
+    def log2(self: Any) -> Value:
+        """The logarithm to the base 2."""
+        return self.log() / math.log(2)
+
+    def log10(self: Any) -> Value:
+        """The logarithm to the base 10."""
+        return self.log() / math.log(10)
+
+    def logical_not(self: Any) -> Value:
+        """1 where x is 0, else 0."""
+        return self == 0
+
+    def logical_and(self: Any, other: Any) -> Value:
+        """1 where neither x nor `other`, a value, is 0, else 0."""
+        return (self != 0) * (other != 0)
+
+    def logical_or(self: Any, other: Any) -> Value:
+        """1 where x or `other`, a value, is not 0, else 0."""
+        return ((self != 0) + (other != 0)) > 0
+
+    # ------------------------------------------------------------ over and along axes
+
+    def cumsum(self: Any, dim: int) -> Value:
+        """The sums of the elements along the axis `dim` up to each."""
+        from cnn.graph.build import axes_of
+        axis, = axes_of("cumsum", self, dim)
+        n, last = self.image[axis], len(self.image)
+        return (self.transpose(axis + 1, last) @ np.triu(np.ones((n, n), self.dtype))).transpose(axis + 1, last)
+
+    def tril(self: Any, diagonal: int = 0) -> Value:
+        """The matrices of the last two axes, 0 above the diagonal of this number."""
+        return self * np.tril(np.ones(_matrix("tril", self), self.dtype), shapes.integer("tril", "diagonal", diagonal,
+                                                                                          -2**31))
+
+    def triu(self: Any, diagonal: int = 0) -> Value:
+        """The matrices of the last two axes, 0 below the diagonal of this number."""
+        return self * np.triu(np.ones(_matrix("triu", self), self.dtype), shapes.integer("triu", "diagonal", diagonal,
+                                                                                          -2**31))
+
+    def movedim(self: Any, source: int, destination: int) -> Value:
+        """The axis `source` at the place `destination`, the others in order."""
+        from cnn.graph.build import axes_of
+        a, b = (axes_of("movedim", self, dim)[0] + 1 for dim in (source, destination))
+        order = [axis for axis in range(self.ndim) if axis != a]
+        order.insert(b, a)
+        return self.permute(order)
+
+    moveaxis = movedim
+
+    def broadcast_to(self: Any, size: Sequence[int]) -> Value:
+        """`expand` to `size`."""
+        return self.expand(*size)
+
+    def tile(self: Any, dims: Sequence[int]) -> Value:
+        """`repeat` by `dims`."""
+        return self.repeat(*dims)
+
+    # ------------------------------------------------------------ other names
+
+    def mm(self: Any, mat2: Any) -> Value:
+        """x @ mat2."""
+        return self @ mat2
+
+    def absolute(self: Any) -> Value:
+        """|x|."""
+        return self.abs()
+
+    def negative(self: Any) -> Value:
+        """-x."""
+        return -self
+
+    def subtract(self: Any, other: Any) -> Value:
+        """x - other."""
+        return self - other
+
+    def multiply(self: Any, other: Any) -> Value:
+        """x * other."""
+        return self * other
+
+    def divide(self: Any, other: Any) -> Value:
+        """x / other."""
+        return self / other
+
+    true_divide = divide
+
+    def greater(self: Any, other: Any) -> Value:
+        """x > other."""
+        return self > other
+
+    def greater_equal(self: Any, other: Any) -> Value:
+        """x >= other."""
+        return self >= other
+
+    def less(self: Any, other: Any) -> Value:
+        """x < other."""
+        return self < other
+
+    def less_equal(self: Any, other: Any) -> Value:
+        """x <= other."""
+        return self <= other
+
+    def not_equal(self: Any, other: Any) -> Value:
+        """x != other."""
+        return self != other
+
+    def is_contiguous(self) -> bool:
+        """True: values have no layout."""
+        return True
+
+
+def _extreme(name: str, x: Any, dim: Any, keepdim: bool, other: Any) -> Any:
+    if other is None and not (dim is None or isinstance(dim, (int, np.integer))):
+        dim, other = None, dim
+    if other is not None:
+        return (x.maximum if name == "max" else x.minimum)(other)
+    found = (x.amax if name == "max" else x.amin)(dim, keepdim=True)
+    if dim is None:
+        return found.reshape(-1)
+    return Extremes(found if shapes.flag(name, "keepdim", keepdim) else found.squeeze(dim),
+                    _place(x, found, dim, keepdim))
+
+
+def _place(x: Any, found: Any, dim: int, keepdim: bool) -> Any:
+    """Where along an axis x equals what was found there, first."""
+    from cnn.graph import build
+    axis, = build.axes_of("dim", x, dim)
+    n = x.image[axis]
+    numbers = np.arange(n, dtype=x.dtype).reshape(n, *(1,) * (len(x.image) - axis - 1))
+    places = build.where(x == found, numbers, float(n - 1)).amin(dim, keepdim=True).detach()
+    return places if keepdim else places.squeeze(dim)
+
+
+def _matrix(name: str, x: Any) -> tuple[int, int]:
+    if len(x.image) < 2:
+        raise ValueError(f"{name}: x must have matrices, (N, H, W) or (N, C, H, W), got {shapes.batch(x.image)}")
+    return x.image[-2:]

@@ -20,13 +20,9 @@ OF_VALUES = {
 OF_PACKAGE = {
     "max": "x.max(dim), of which [0] are the elements; cnn.functional.maximum(x, y) of two",
     "min": "x.min(dim), of which [0] are the elements; cnn.functional.minimum(x, y) of two",
-    "logsigmoid": "-cnn.functional.softplus(-x)", "inference_mode": "cnn.no_grad()", "enable_grad": "nothing: gradients are computed, but in cnn.no_grad()",
+    "inference_mode": "cnn.no_grad()", "enable_grad": "nothing: gradients are computed, but in cnn.no_grad()",
     "manual_seed": "seed= of layers and of Trainer.fit",
     "dropout": "cnn.Dropout(p), a layer, which model.eval() switches off",
-    "MultiheadAttention": "cnn.Linear for q, k and v, q.view(-1, L, heads, F).transpose(1, 2), and "
-                          "cnn.functional.scaled_dot_product_attention(q, k, v)",
-    "Embedding": "cnn.Linear(num_embeddings, embedding_dim, bias=False) of an input of ones and zeros, "
-                 "numpy.eye(num_embeddings)[index]",
     "gather": "x.gather(dim, index)",
     "device": CPU, "einsum": "products, sums and cnn.functional.matmul", "randn_like": "an input of the model, noise",
     **{name: ARRAYS.format(name) for name in (

@@ -275,8 +275,8 @@ def test_masked_weights():
     """Van den Oord et al. 2016: no pixel is seen before its time."""
     mask, rng = np.ones((3, 3)), np.random.default_rng(0)
     mask[1, 1:] = mask[2] = 0
-    model, x = Net(lambda x, w, b: F.conv2d(x, w * mask, b, padding=1), rng.random((4, 2, 3, 3)), np.zeros(4)), rng.random(
-        (20, 2, 6, 6))
+    model = Net(lambda x, w, b: F.conv2d(x, w * mask, b, padding=1), rng.random((4, 2, 3, 3)), np.zeros(4))
+    x = rng.random((20, 2, 6, 6))
     before = model(x)
     assert_close(before, cnn.reference.conv2d(x, model.w.data * mask, model.b.data, (1, 1), ((1, 1), (1, 1))), 1e-12)
     model.backward(np.ones_like(before))

@@ -190,7 +190,8 @@ def test_what_a_value_has_not(ask, words):
 
 @pytest.mark.parametrize("ask, words", [
     (lambda: cnn.zeros, r"module 'cnn' has no attribute 'zeros': write numpy.zeros\(...\)"),
-    (lambda: cnn.sigmoid, "'sigmoid': write cnn.functional.sigmoid"), (lambda: cnn.inference_mode, r"write cnn.no_grad\(\)"),
+    (lambda: cnn.sigmoid, "'sigmoid': write cnn.functional.sigmoid"),
+    (lambda: cnn.inference_mode, r"write cnn.no_grad\(\)"),
     (lambda: cnn.nothing, "module 'cnn' has no attribute 'nothing'$"), (lambda: cnn.__wrapped__, "'__wrapped__'$"),
     (lambda: F.dropout, r"module 'cnn.functional' has no attribute 'dropout': write cnn.Dropout\(p\)"),
     (lambda: F.nothing, "'nothing'$"), (lambda: F.max, r"cnn.functional.maximum\(x, y\) of two"),

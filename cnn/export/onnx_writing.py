@@ -257,7 +257,8 @@ TABLE = {
     "gelu": _gelu, "gelu_tanh": _gelu_tanh,
     "add": _plain("Add"), "subtract": _plain("Sub"), "multiply": _plain("Mul"), "divide": _plain("Div"),
     "matmul": _plain("MatMul"),
-    "detach": _plain("Identity"), "affine": _affine, "reciprocal": _reciprocal, "sum": _sum, "reshape": _reshape, "slice": _slice,
+    "detach": _plain("Identity"), "affine": _affine, "reciprocal": _reciprocal, "sum": _sum, "reshape": _reshape,
+    "slice": _slice,
     **ROWS,
 }
 BROADCASTING = {"add", "subtract", "multiply", "divide", *REPEATING}      # they repeat what is the same for every image

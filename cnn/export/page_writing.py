@@ -159,9 +159,9 @@ def page(model: Module, path: str | os.PathLike, shape: Sequence[int], *, classe
     Raises TypeError or ValueError for wrong arguments and, naming module and operation, for what the page cannot
     compute; OSError naming the file.
     """
-    from cnn.layers.parts import in_evaluation
     from cnn.graph.once import once
     from cnn.graph.passes import prune, without_detached
+    from cnn.layers.parts import in_evaluation
     from cnn.layers.running import graph_of, image_shape
     image = image_shape("export.page", shape)
     if len(image) != 3 or image[0] not in (1, 3):

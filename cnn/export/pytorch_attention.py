@@ -1,16 +1,13 @@
 """PyTorch's modules of attention: rows of the table in pytorch_rows.py."""
 from __future__ import annotations
 
-import math
 from typing import Any
-
-import numpy as np
 
 from cnn import functional
 from cnn.export.pytorch_values import Refused, only, settled, value_of
 from cnn.export.pytorch_windows import layer_norm, linear
-from cnn.functional.composed import NEVER
 from cnn.graph import Value
+from cnn.layers.attention import attended
 
 
 def _linear(t: Any, part: Any, x: Value) -> Value:
@@ -36,18 +33,10 @@ def multihead_attention(t: Any, m: Any, query: Any, key: Any, value: Any, key_pa
     x = value_of(query)
     if len(x.image) != 2:
         raise Refused(f"query must have shape (N, L, E), got (N, {', '.join(map(str, x.image))})")
-    length, width = x.image
-    parts = linear(t, x, t.parameter(m.in_proj_weight), t.parameter(m.in_proj_bias)).chunk(3, -1)
-    q, k, v = (part.view(-1, length, m.num_heads, width // m.num_heads).transpose(1, 2) for part in parts)
-    scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(width // m.num_heads))
-    mask = settled(attn_mask)
-    if isinstance(mask, np.ndarray) and mask.dtype == bool:     # true: not attended to
-        scores = scores.masked_fill(mask, NEVER)
-    elif mask is not None:
-        scores = scores + (np.maximum(mask, NEVER) if isinstance(mask, np.ndarray) else mask)
-    weights = scores.softmax(-1)
-    dropped = t.dropout(weights, m.dropout, False, not t.frozen(m))
-    y = _linear(t, m.out_proj, (dropped @ v).transpose(1, 2).reshape(-1, length, width))
+    q, k, v = linear(t, x, t.parameter(m.in_proj_weight), t.parameter(m.in_proj_bias)).chunk(3, -1)
+    masks = [] if attn_mask is None else [settled(attn_mask)]
+    y, weights = attended(q, k, v, m.num_heads, masks, lambda x: t.dropout(x, m.dropout, False, not t.frozen(m)))
+    y = _linear(t, m.out_proj, y)
     if not need_weights:
         return y, None
     return y, weights.mean(1) if average_attn_weights else weights

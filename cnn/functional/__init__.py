@@ -14,6 +14,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cnn import hints
+from cnn.functional.activations import (
+    celu,
+    hardshrink,
+    logsigmoid,
+    rms_norm,
+    selu,
+    softmin,
+    softshrink,
+    softsign,
+    tanhshrink,
+    threshold,
+)
 from cnn.functional.arithmetic import (
     abs,
     amax,
@@ -42,7 +54,7 @@ from cnn.functional.arithmetic import (
     sum,
     where,
 )
-from cnn.functional.composed import glu, logsumexp, scaled_dot_product_attention
+from cnn.functional.composed import embedding, glu, logsumexp, scaled_dot_product_attention, unfold
 from cnn.functional.conv import (
     conv2d,
     conv2d_backward,
@@ -64,6 +76,16 @@ from cnn.functional.criteria import (
 from cnn.functional.distances import cosine_similarity, pairwise_distance, triplet_margin_loss
 from cnn.functional.layer_norm import instance_norm, layer_norm, layer_norm2d, local_response_norm
 from cnn.functional.loss import cross_entropy, mse_loss
+from cnn.functional.margins import (
+    cosine_embedding_loss,
+    gaussian_nll_loss,
+    hinge_embedding_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    multilabel_soft_margin_loss,
+    poisson_nll_loss,
+    soft_margin_loss,
+)
 from cnn.functional.moving import (
     cat,
     channel_shuffle,
@@ -124,18 +146,22 @@ from cnn.functional.sequences import (
 __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool1d",
            "adaptive_max_pool2d", "amax", "amin", "avg_pool1d", "avg_pool1d_backward", "avg_pool2d",
            "avg_pool2d_backward", "batch_norm", "batch_norm_backward", "binary_cross_entropy",
-           "binary_cross_entropy_with_logits", "bmm", "cat", "channel_shuffle", "chunk", "clamp", "conv1d",
+           "binary_cross_entropy_with_logits", "bmm", "cat", "celu", "channel_shuffle", "chunk", "clamp", "conv1d",
            "conv1d_backward", "conv2d", "conv2d_backward", "conv_transpose1d", "conv_transpose1d_backward",
-           "conv_transpose2d", "conv_transpose2d_backward", "cos", "cosine_similarity", "cross_entropy", "elu", "exp",
-           "flatten", "gelu", "gelu_backward", "glu", "group_norm", "group_norm_backward", "hardsigmoid", "hardswish",
-           "hardtanh", "huber_loss", "instance_norm", "interpolate", "kl_div", "l1_loss", "layer_norm", "layer_norm2d",
-           "leaky_relu", "leaky_relu_backward", "linear", "linear_backward", "local_response_norm", "log",
-           "log_softmax", "log_softmax_backward", "logsumexp", "matmul", "max_pool1d", "max_pool1d_backward",
-           "max_pool2d", "max_pool2d_backward", "maximum", "mean", "minimum", "mish", "mse_loss", "nll_loss",
-           "normalize", "one_hot", "pad", "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "pow",
-           "prelu", "relu", "relu6", "relu_backward", "scaled_dot_product_attention", "sigmoid", "sigmoid_backward",
-           "silu", "silu_backward", "sin", "smooth_l1_loss", "softmax", "softmax_backward", "softplus", "split", "sqrt",
-           "squeeze", "stack", "sum", "tanh", "tanh_backward", "transpose", "triplet_margin_loss", "unsqueeze", "where"]
+           "conv_transpose2d", "conv_transpose2d_backward", "cos", "cosine_embedding_loss", "cosine_similarity",
+           "cross_entropy", "elu", "embedding", "exp", "flatten", "gaussian_nll_loss", "gelu", "gelu_backward", "glu",
+           "group_norm", "group_norm_backward", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
+           "hinge_embedding_loss", "huber_loss", "instance_norm", "interpolate", "kl_div", "l1_loss", "layer_norm",
+           "layer_norm2d", "leaky_relu", "leaky_relu_backward", "linear", "linear_backward", "local_response_norm",
+           "log", "log_softmax", "log_softmax_backward", "logsigmoid", "logsumexp", "margin_ranking_loss", "matmul",
+           "max_pool1d", "max_pool1d_backward", "max_pool2d", "max_pool2d_backward", "maximum", "mean", "minimum",
+           "mish", "mse_loss", "multi_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "normalize", "one_hot",
+           "pad", "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "poisson_nll_loss", "pow",
+           "prelu", "relu", "relu6", "relu_backward", "rms_norm", "scaled_dot_product_attention", "selu", "sigmoid",
+           "sigmoid_backward", "silu", "silu_backward", "sin", "smooth_l1_loss", "soft_margin_loss", "softmax",
+           "softmax_backward", "softmin", "softplus", "softshrink", "softsign", "split", "sqrt", "squeeze", "stack",
+           "sum", "tanh", "tanh_backward", "tanhshrink", "threshold", "transpose", "triplet_margin_loss", "unfold",
+           "unsqueeze", "where"]
 
 
 if not TYPE_CHECKING:

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
+from cnn.functional import moving
 from cnn.functional.common import computed
-from cnn.graph import Value, build
+from cnn.functional.criteria import one_hot
+from cnn.graph import Value, build, views
 from cnn.graph.derived import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cnn.engine.parameter import Parameter
     from cnn.functional.common import Images
+    from cnn.shapes import Size
 
 NEVER = -1e30       # a score whose softmax is 0
 
@@ -80,3 +84,41 @@ def scaled_dot_product_attention(query: Images, key: Images, value: Images, attn
         return build.matmul((scores if mask is None else scores + mask).softmax(-1), value)
     known = (attn_mask.shape, attn_mask.tobytes()) if isinstance(attn_mask, np.ndarray) else attn_mask
     return computed(name, of_values, {"query": query, "key": key, "value": value}, (known, causal, factor))
+
+
+def embedding(x: Images, weight: np.ndarray | Parameter) -> Images:
+    """The row of `weight` of each number in x: (N,) gives (N, D), (N, L) gives (N, L, D). By a product with `one_hot`,
+    so for tables of some hundred rows.
+
+    x: a value, or an array, of whole numbers from 0, as floats or integers; another number gives zeros. weight: (K, D).
+    """
+    if len(getattr(weight, "shape", ())) != 2:
+        raise ValueError(f"embedding: weight must have shape (K, D), got {getattr(weight, 'shape', weight)}")
+    if isinstance(x, Value):
+        return one_hot(x, weight.shape[0]) @ weight
+    array = getattr(weight, "data", weight) if not isinstance(weight, np.ndarray) else weight
+    numbers = shapes.as_array("embedding", "x", x)
+    if numbers.dtype.kind not in "iuf":
+        raise TypeError(f"embedding: x must hold numbers, got {numbers.dtype}")
+    return (numbers[..., None] == np.arange(len(array))).astype(array.dtype) @ array
+
+
+def unfold(x: Images, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> Images:
+    """The windows of a convolution as columns: (N, C, H, W) gives (N, C R S, OH OW), each window's elements in the
+    order of (C, R, S). x: a value or an array; kernel_size (R, S), dilation, padding, stride: int or pair."""
+    kernel, spread, edge, step = (shapes.pair("unfold", what, size, least) for what, size, least in (
+        ("kernel_size", kernel_size, 1), ("dilation", dilation, 1), ("padding", padding, 0), ("stride", stride, 1)))
+
+    def of_value(x: Value) -> Value:
+        if len(x.image) != 3:
+            raise ValueError(f"unfold: x must have shape (N, C, H, W), got {shapes.batch(x.image)}")
+        sides = tuple((n, n) for n in edge)
+        out = shapes.conv_output("unfold", x.image[1:], kernel, step, sides, spread)
+        padded = moving.pad(x, (edge[1], edge[1], edge[0], edge[0])) if any(edge) else x
+        channels, height, width = padded.image
+        at = [np.arange(n) * s + np.arange(k)[:, None] * d
+              for n, s, k, d in zip(out, step, kernel, spread, strict=True)]
+        planes = np.arange(channels)[:, None, None, None, None] * height * width
+        index = planes + at[0][:, None, :, None] * width + at[1][:, None, :]       # (C, R, S, OH, OW)
+        return views.settled(views.View(padded, index.reshape(1, channels * math.prod(kernel), math.prod(out))))
+    return computed("unfold", of_value, {"x": x}, (kernel, spread, edge, step))

@@ -143,17 +143,22 @@ def kl_div(x: Images, target: Images, *, reduction: str = "mean", log_target: bo
 
 
 def one_hot(target: Images, num_classes: int) -> Images:
-    """1 for the target's class, else 0, along axis 1 (PyTorch's has the classes last): (N,) gives (N, K), (N, L)
-    gives (N, K, L), (N, H, W) gives (N, K, H, W). target: a value, or a float array, of numbers of classes;
-    num_classes: K."""
+    """1 for the target's class, else 0, along a last axis: (N,) gives (N, K), (N, L) gives (N, L, K), (N, H, W) gives
+    (N, H, W, K); movedim(-1, 1) has the classes where those of scores are. target: a value, or a float array, of
+    numbers of classes; num_classes: K."""
     count = shapes.integer("one_hot", "num_classes", num_classes, 1)
 
     def of_value(t: Value) -> Value:
         if len(t.image) > 2:
             raise ValueError(f"one_hot: target must have shape (N,), (N, L) or (N, H, W), got {shapes.batch(t.image)}")
-        numbers = np.arange(count, dtype=t.dtype).reshape(count, *(1,) * len(t.image))
-        return build.arithmetic("equal", build.reshaped(t, (1, *t.image)), numbers)
+        return build.arithmetic("equal", build.reshaped(t, (*t.image, 1)), np.arange(count, dtype=t.dtype))
     return computed("one_hot", of_value, {"target": target}, (count,))
+
+
+def classes_first(target: Value, count: int) -> Value:
+    """As `one_hot`, with the classes in axis 1, as scores have them."""
+    numbers = np.arange(count, dtype=target.dtype).reshape(count, *(1,) * len(target.image))
+    return build.arithmetic("equal", build.reshaped(target, (1, *target.image)), numbers)
 
 
 def nll_elements(name: str, log_p: Value, target: Value, weight: Weight, ignore_index: int | None,
@@ -166,7 +171,7 @@ def nll_elements(name: str, log_p: Value, target: Value, weight: Weight, ignore_
     if tuple(target.image) != tuple(pixels):
         raise ValueError(f"{name}: target must have shape {shapes.batch(pixels) if pixels else '(N,)'} for scores "
                          f"{shapes.batch(log_p.image)}, got {shapes.batch(target.image) if target.image else '(N,)'}")
-    hot = one_hot(target, classes)
+    hot = classes_first(target, classes)
     if ignore_index is not None and 0 <= ignore_index < classes:
         hot = hot * (build.reshaped(target, (1, *target.image)) != float(ignore_index))
     weighted = hot if weight is None else hot * _per_class(name, weight, log_p)
@@ -233,7 +238,7 @@ def nll_value(name: str, x: Value, target: Value, weight: Weight, ignore_index: 
                     f"image, got {shapes.shown(given)}: take reduction='sum' or 'none' and divide yourself")
     y, counts = nll_elements(name, x, target, weight, ignore_index, smoothing)
     if not checked:
-        known = counts if weight is None else build.reduced("sum", one_hot(target, x.image[0]), 1, False)
+        known = counts if weight is None else build.reduced("sum", classes_first(target, x.image[0]), 1, False)
         if ignore_index is not None:
             known = known + (target == float(ignore_index))
         y = build.where(known, y, math.nan)

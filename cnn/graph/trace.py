@@ -10,7 +10,6 @@ from cnn.graph.value import Value
 from cnn.ops.reshaping import Detach
 from cnn.ops.weighted import Weighted, awaited
 
-
 still = ContextVar("still", default=False)      # whether gradients stop at what is computed
 
 

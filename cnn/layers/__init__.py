@@ -20,6 +20,26 @@ from cnn.layers.activation import (
     Softplus,
     Tanh,
 )
+from cnn.layers.attention import MultiheadAttention, TransformerEncoder, TransformerEncoderLayer
+from cnn.layers.composed import (
+    CELU,
+    GLU,
+    SELU,
+    CosineSimilarity,
+    Embedding,
+    Hardshrink,
+    LogSigmoid,
+    PairwiseDistance,
+    RMSNorm,
+    Softmax2d,
+    Softmin,
+    Softshrink,
+    Softsign,
+    Tanhshrink,
+    Threshold,
+    Unflatten,
+    Unfold,
+)
 from cnn.layers.container import Concat, Identity, ModuleDict, ModuleList, Residual, Sequential
 from cnn.layers.conv import Conv2d, ConvTranspose2d
 from cnn.layers.graph_module import GraphModule, OperationNode, graph_module
@@ -54,12 +74,15 @@ from cnn.layers.sequences import (
 
 Layer = Module      # its name before
 
-__all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d",
-           "BatchNorm1d", "BatchNorm2d", "ChannelShuffle", "Concat", "ConstantPad1d", "ConstantPad2d", "Conv1d",
-           "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "Dropout", "Dropout1d", "Dropout2d", "ELU", "Flatten",
-           "GELU", "GlobalAvgPool2d", "GraphModule", "GroupNorm", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity",
-           "InstanceNorm1d", "InstanceNorm2d", "Layer", "LayerNorm", "LayerNorm2d", "LeakyReLU", "Linear",
-           "LocalResponseNorm", "LogSoftmax", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleDict", "ModuleList",
-           "OperationNode", "PReLU", "PixelShuffle", "PixelUnshuffle", "ReLU", "ReLU6", "ReflectionPad1d",
-           "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d", "Residual", "Sequential", "SiLU", "Sigmoid",
-           "Softmax", "Softplus", "Tanh", "Upsample", "ZeroPad1d", "ZeroPad2d", "graph_module"]
+__all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AvgPool1d",
+           "AvgPool2d", "BatchNorm1d", "BatchNorm2d", "CELU", "ChannelShuffle", "Concat", "ConstantPad1d",
+           "ConstantPad2d", "Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d", "CosineSimilarity", "Dropout",
+           "Dropout1d", "Dropout2d", "ELU", "Embedding", "Flatten", "GELU", "GLU", "GlobalAvgPool2d", "GraphModule",
+           "GroupNorm", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity", "InstanceNorm1d",
+           "InstanceNorm2d", "Layer", "LayerNorm", "LayerNorm2d", "LeakyReLU", "Linear", "LocalResponseNorm",
+           "LogSigmoid", "LogSoftmax", "MaxPool1d", "MaxPool2d", "Mish", "Module", "ModuleDict", "ModuleList",
+           "MultiheadAttention", "OperationNode", "PReLU", "PairwiseDistance", "PixelShuffle", "PixelUnshuffle",
+           "RMSNorm", "ReLU", "ReLU6", "ReflectionPad1d", "ReflectionPad2d", "ReplicationPad1d", "ReplicationPad2d",
+           "Residual", "SELU", "Sequential", "SiLU", "Sigmoid", "Softmax", "Softmax2d", "Softmin", "Softplus",
+           "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold", "TransformerEncoder",
+           "TransformerEncoderLayer", "Unflatten", "Unfold", "Upsample", "ZeroPad1d", "ZeroPad2d", "graph_module"]

@@ -130,8 +130,9 @@ class CompiledModel:
     def _checked(self, xs: Sequence[Any]) -> list[np.ndarray]:
         """Arrays that the kernels can read, or an error that says what does not fit."""
         result: list[np.ndarray] = []
+        xs = shapes.as_floats(xs, self.dtype) if all(isinstance(x, np.ndarray) for x in xs) else xs
         for i, (x, image) in enumerate(zip(xs, self._inputs, strict=True)):
-            x = shapes.images(self._owner, slot("x", i), x, self.dtype)
+            x = shapes.images(self._owner, slot("x", i), x, self.dtype, numbers=True)
             if x.shape[1:] != image or len(x) != len(result[0] if result else x):
                 wanted = shapes.batch(image) if not result else f"({len(result[0])}, {', '.join(map(str, image))})"
                 raise ValueError(f"{self._owner}: {slot('x', i)} must have shape {wanted}, got {x.shape}")

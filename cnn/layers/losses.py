@@ -20,7 +20,17 @@ from cnn.functional.loss import targets as class_numbers
 from cnn.graph import Value
 from cnn.graph.means import counted, weight_of
 from cnn.layers.criterion import Criterion as Criterion
+from cnn.layers.margins import CosineEmbeddingLoss as CosineEmbeddingLoss
+from cnn.layers.margins import GaussianNLLLoss as GaussianNLLLoss
+from cnn.layers.margins import HingeEmbeddingLoss as HingeEmbeddingLoss
+from cnn.layers.margins import MarginRankingLoss as MarginRankingLoss
+from cnn.layers.margins import MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss
+from cnn.layers.margins import MultiMarginLoss as MultiMarginLoss
+from cnn.layers.margins import PoissonNLLLoss as PoissonNLLLoss
+from cnn.layers.margins import SoftMarginLoss as SoftMarginLoss
+from cnn.layers.margins import TripletMarginLoss as TripletMarginLoss
 from cnn.layers.module import Module
+from cnn.layers.of_elements import OfElements
 from cnn.layers.per_output import PerOutput as PerOutput
 from cnn.ops import loss as ops
 
@@ -197,27 +207,7 @@ class NLLLoss(_OfClasses):
                          self.reduction)
 
 
-class _OfElements(Criterion):
-    """A loss of each element, of scores and targets of one shape."""
-
-    several = False
-
-    def __init__(self, *, reduction: str = "mean") -> None:
-        self.reduction = reduction_of(type(self).__name__, reduction)
-        self._prepare()
-
-    def _is_one(self, scores: np.ndarray, target: np.ndarray) -> bool:
-        return scores.ndim == target.ndim == 0
-
-    def checked(self, targets: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
-        """Targets of the scores' shape."""
-        if targets.shape[1:] != tuple(image):
-            raise ValueError(f"{type(self).__name__}: target must have the shape of the scores, "
-                             f"({', '.join(map(str, (len(targets), *image)))}), got {targets.shape}")
-        return targets
-
-
-class L1Loss(_OfElements):
+class L1Loss(OfElements):
     """|x - t| of scores x and targets t, arrays of one shape. reduction: "mean", "sum" or "none". Raises TypeError or
     ValueError for arguments that do not fit."""
 
@@ -226,7 +216,7 @@ class L1Loss(_OfElements):
         return functional.l1_loss(scores, target, reduction=self.reduction)
 
 
-class SmoothL1Loss(_OfElements):
+class SmoothL1Loss(OfElements):
     """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, with d = x - t, of scores x and targets t, arrays of one
     shape. Girshick 2015. reduction: "mean", "sum" or "none". Raises TypeError or ValueError for arguments that do not
     fit."""
@@ -240,7 +230,7 @@ class SmoothL1Loss(_OfElements):
         return functional.smooth_l1_loss(scores, target, reduction=self.reduction, beta=self.beta)
 
 
-class HuberLoss(_OfElements):
+class HuberLoss(OfElements):
     """d^2 / 2 where |d| < delta, else delta (|d| - delta / 2), with d = x - t, of scores x and targets t, arrays of one
     shape. Huber 1964. reduction: "mean", "sum" or "none". Raises TypeError or ValueError for arguments that do not
     fit."""
@@ -254,7 +244,7 @@ class HuberLoss(_OfElements):
         return functional.huber_loss(scores, target, self.reduction, self.delta)
 
 
-class BCEWithLogitsLoss(_OfElements):
+class BCEWithLogitsLoss(OfElements):
     """Sigmoid and binary log loss -(p t log s + (1 - t) log(1 - s)), s = sigmoid(x), of scores x and targets t from 0
     to 1, arrays of one shape.
 
@@ -303,7 +293,7 @@ class BCELoss(BCEWithLogitsLoss):
         return functional.binary_cross_entropy(scores, target, self.weight, reduction=self.reduction)
 
 
-class KLDivLoss(_OfElements):
+class KLDivLoss(OfElements):
     """Kullback-Leibler divergence t (log t - x) of scores x, logarithms of probabilities, and targets t, probabilities,
     or their logarithms with log_target; arrays of one shape.
 
@@ -359,7 +349,7 @@ class FusedCrossEntropy:
                 zip(self._sums[:steps].tolist(), self.total[:steps].tolist(), strict=True)]
 
 
-class MSELoss(_OfElements):
+class MSELoss(OfElements):
     """Mean squared error over all elements, with gradient 2 (y - t) / count (docs/gradients.md).
 
     Called with the prediction y and the target t, float arrays of one shape; returns the value (float). reduction:

@@ -74,8 +74,8 @@ class Call:
         known = _names(method)
         names = [place if isinstance(place, str) else known[place] if place < len(known) else "x"
                  for place in self.places]
-        self.xs = [module._checked(name, given[place], parts.dtype)
-                   for name, place in zip(names, self.places, strict=True)]
+        arrays = shapes.as_floats([given[place] for place in self.places], parts.dtype)
+        self.xs = [module._checked(name, x, parts.dtype) for name, x in zip(names, arrays, strict=True)]
         self.others = {place: value for place, value in given.items() if place not in self.places}
         x = self.xs[0]
         for name, other in zip(names, self.xs, strict=True):
@@ -350,8 +350,8 @@ def also_on_values(method):
 
 def image_shape(owner, shape):
     """The shape of one image, checked."""
-    if not isinstance(shape, (tuple, list)) or len(shape) not in (1, 2, 3):
-        raise ValueError(f"{owner}: shape must be (C, H, W), (C, L) or (features,), got {shape!r}")
+    if not isinstance(shape, (tuple, list)) or len(shape) > 3:
+        raise ValueError(f"{owner}: shape must be (C, H, W), (C, L) or (features,), or () of numbers, got {shape!r}")
     return tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
 
 

@@ -100,6 +100,7 @@ def _shapes(data: Any) -> list[Any]:
                         f"{shapes.shown(data)}")
     given = list(data) if isinstance(data[0], (list, tuple)) else [data]
     for shape in given:
-        if not isinstance(shape, (list, tuple)) or not 1 <= len(shape) <= 3:
-            raise ValueError(f"save: data must be shapes (C, H, W), (C, L) or (features,), got {shapes.shown(shape)}")
+        if not isinstance(shape, (list, tuple)) or len(shape) > 3:
+            raise ValueError(f"save: data must be shapes (C, H, W), (C, L), (features,) or (), got "
+                             f"{shapes.shown(shape)}")
     return [tuple(shapes.integer("save", "data", n, 1) for n in shape) for shape in given]

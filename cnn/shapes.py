@@ -349,20 +349,11 @@ def as_array(owner, name, value):
 
 
 def images(owner, name, value, dtype=None, numbers=False):
-    """`array` for a batch of images (N, C, H, W), sequences (N, C, L) or vectors (N, features), or of numbers (N,)
-    where these may be."""
+    """`array` for a batch of images (N, C, H, W), (N, C, L) or (N, features), or of numbers (N,) if there may be."""
     value = array(owner, name, value, dtype=dtype)
     if value.ndim not in (2, 3, 4) and not (numbers and value.ndim == 1):
         raise ValueError(f"{owner}: {name} must have shape (N, C, H, W), (N, C, L) or (N, features), got {value.shape}")
     return value
-
-
-def as_floats(arrays, dtype=None):
-    """Arrays that are a model's inputs: integers and bools, such as classes, times and words, become floats; of the
-    first only where it is no image, because those are normalised. dtype: of the model, or None for that of the first
-    array of floats."""
-    kind = dtype or next((x.dtype for x in arrays if x.dtype.kind == "f"), np.dtype(np.float32))
-    return [x.astype(kind) if x.dtype.kind in "iub" and (i or x.ndim < 3) else x for i, x in enumerate(arrays)]
 
 
 def _matches(shape, wanted):
@@ -401,7 +392,7 @@ def shown(value):
 
 def batch(shape):
     """The shape of one image in words, as that of a batch: "(N, 3, 32, 32)"."""
-    return f"(N, {', '.join(map(str, shape))})"
+    return f"(N, {', '.join(map(str, shape))})" if shape else "(N,)"
 
 
 def times(shape):

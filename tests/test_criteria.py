@@ -403,7 +403,7 @@ class Overlap(cnn.Module):
         self.pixels = cnn.CrossEntropyLoss(**options)
 
     def forward(self, scores, target):
-        p, hot = scores.softmax(1), F.one_hot(target, 3)
+        p, hot = scores.softmax(1), F.one_hot(target, 3).movedim(-1, 1)
         return self.pixels(scores, target) + 1 - 2 * (p * hot).sum() / (p.sum() + hot.sum())
 
 

@@ -129,7 +129,7 @@ def test_wrong_arrays(data):
 @pytest.mark.parametrize(
     "labels", [b"N", pickled_labels([1, 2, 3]), b"](K\x01K\x02K\x03U\x00e", b"](K\x01K\x02K\x03\x88e"]
 )
-def test_labels_that_are_no_list_of_integers(labels):
+def test_labels_that_are_no_list_of_numbers(labels):
     data = pickled_array(IMAGES.tobytes(), (4, 3072))
     refused(pickled_dict({b"labels": labels, b"data": data}), "'labels' is not a list of 4 integers")
 

@@ -21,9 +21,13 @@ def module_db():
 
 
 NAMES = [name for name in module_db() if hasattr(cnn, name) or hasattr(cnn.losses, name)]
+OF_THREE = {"CosineEmbeddingLoss", "GaussianNLLLoss", "MarginRankingLoss", "TripletMarginLoss"}
 # of each element by itself: any shape will do, also none
-ELEMENTS = {"ELU", "GELU", "Hardswish", "Hardtanh", "ReLU", "LeakyReLU", "ReLU6", "Sigmoid", "SiLU", "Softplus", "Tanh",
-            "Mish"}
+ELEMENTS = {"ELU", "GELU", "Hardswish", "Hardtanh", "ReLU", "LeakyReLU", "ReLU6", "Sigmoid", "SiLU", "Softplus",
+            "Tanh", "Mish", "CELU", "SELU", "Hardshrink", "LogSigmoid", "Softshrink", "Softsign", "Tanhshrink",
+            "Threshold"}
+# made of, or called with, more, or with the images second: tests/test_composed_layers.py has them
+OF_SEVERAL = {"MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"}
 COARSE = {"Hardswish": 1e-7}       # PyTorch's 1/6 is that of float32
 
 
@@ -57,14 +61,14 @@ def shape_of(name, x, args):
     shape = tuple(x.shape)
     if name in ELEMENTS:
         return (1, max(1, x.numel()))
-    if name in ("Softmax", "LogSoftmax"):
-        return {0: (1, 1), 2: shape, 4: shape}[len(shape)]
+    if name in ("Softmax", "LogSoftmax", "Softmin"):
+        return {0: (1, 1)}.get(len(shape), shape)
     if name == "LayerNorm":
         normalised = len(args[0])
         return (int(np.prod(shape[:-normalised], dtype=int)), *shape[-normalised:])
     if name in ("LocalResponseNorm", "GroupNorm") and len(shape) > 4:
         return (*shape[:2], 1, int(np.prod(shape[2:], dtype=int)))
-    if name == "PReLU" and len(shape) < 2:
+    if name in ("PReLU", "GLU") and len(shape) < 2:
         return (1, max(1, x.numel()))
     return shape
 
@@ -74,11 +78,12 @@ def applies(name, args, kwargs, inputs):
     instance norm with running statistics, which is refused."""
     return not (kwargs.get("return_indices") or inputs[0].ndim > 4 and name not in (*ELEMENTS, "LocalResponseNorm")
                 or name in ("InstanceNorm1d", "InstanceNorm2d") and True in args[4:]
-                or name in ("Softmax", "LogSoftmax") and not inputs[0].ndim)
+                or name in ("Softmax", "LogSoftmax", "Softmin") and not inputs[0].ndim)
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(cnn, name) and not name.endswith("Loss")])
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(cnn, name) and not name.endswith("Loss")
+                                  and name not in OF_SEVERAL])
 def test_layers_agree(name, training):
     count = 0
     for args, kwargs, inputs in samples(name, training):
@@ -95,7 +100,9 @@ def test_layers_agree(name, training):
             continue
         dy = torch.tensor(np.random.default_rng(0).standard_normal(wanted.shape))
         wanted.backward(dy)
-        close(layer.backward(dy.numpy().reshape(y.shape)), x.grad, name)
+        dx = layer.backward(dy.numpy().reshape(y.shape))
+        if x.requires_grad:     # all but integers
+            close(dx, x.grad, name)
         for (key, p), (_, q) in zip(layer.named_parameters(), theirs.named_parameters(), strict=True):
             close(p.grad, q.grad, f"{name}.{key}")
     assert count
@@ -116,7 +123,10 @@ def as_pixels(scores, targets):
 def agree(loss, function, scores, targets, name):
     """Compare a loss and its gradient by the scores, which in some samples are the targets, too."""
     scores, targets = scores.detach().clone().requires_grad_(), targets.detach()
-    if isinstance(loss, OF_CLASSES):
+    if name == "MultiMarginLoss":
+        x, t = (a.detach().numpy()[None] if scores.ndim == 1 else a.detach().numpy() for a in (scores, targets))
+        t = t.reshape(len(x))
+    elif isinstance(loss, OF_CLASSES):
         x, t = as_pixels(scores, targets)
     else:
         x, t = (a.detach().numpy() if 2 <= a.ndim <= 4 else a.detach().numpy().reshape(1, -1)
@@ -139,7 +149,7 @@ def positive(kwargs):
     return {} if weight is None else {"weight": weight.detach().abs()}
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("Loss")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("Loss") and name not in OF_THREE])
 def test_losses_agree(name):
     count = 0
     for args, kwargs, (scores, targets) in samples(name, True):
@@ -147,6 +157,21 @@ def test_losses_agree(name):
         theirs = module_db()[name].module_cls(*args, **kwargs)
         loss = ours(getattr(cnn.losses, name), args, kwargs)
         agree(loss, theirs, scores, targets, name)
+        count += 1
+    assert count
+
+
+@pytest.mark.parametrize("name", sorted(OF_THREE & set(NAMES)))
+def test_losses_of_three_agree(name):
+    count = 0
+    for args, kwargs, inputs in samples(name, True):
+        arrays = [x.detach().numpy() for x in inputs]
+        if name == "CosineEmbeddingLoss":       # also of one image
+            arrays = [x[None] if arrays[2].ndim == 0 else x for x in arrays]
+        if any(not 0 < x.ndim < 5 or len(x) != len(arrays[0]) for x in arrays):
+            continue
+        wanted = module_db()[name].module_cls(*args, **kwargs)(*inputs)
+        close(np.asarray(ours(getattr(cnn, name), args, kwargs)(*arrays)), wanted, name)
         count += 1
     assert count
 

@@ -168,7 +168,7 @@ def test_nothing_is_left_behind_by_an_error():
     assert all("emit" not in vars(layer) and layer.training for layer in model.modules())
 
 
-@pytest.mark.parametrize("shape", [28, (1, 1, 28, 28), (), None, "abc", np.ones(3)])
+@pytest.mark.parametrize("shape", [28, (1, 1, 28, 28), None, "abc", np.ones(3)])
 def test_shapes_that_are_none(shape):
     with pytest.raises(ValueError, match=r"Linear.summary: shape must be \(C, H, W\), \(C, L\) or \(features,\)"):
         Linear(3, 2).summary(shape)

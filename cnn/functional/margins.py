@@ -27,7 +27,10 @@ TINY = 1e-12        # below the root of a length, as in PyTorch
 
 def _loss(name: str, elements: Callable[..., Value], operands: dict[str, Any], reduction: str, *key: Any) -> Any:
     """The losses of elements or images, reduced."""
-    reduction = reduction_of(name, reduction)
+    reduction, (first, *rest) = reduction_of(name, reduction), operands
+    operands = {first: operands[first]} | {what: x.astype(operands[first].dtype) if isinstance(
+        x, np.ndarray) and x.dtype.kind in "iub" and isinstance(operands[first], np.ndarray) else x
+        for what, x in operands.items() if what in rest}
     y = computed(name, lambda *values: _reduced(elements(*values), reduction), operands, (reduction, *key))
     if isinstance(y, Value) or reduction == "none":
         return y
@@ -38,7 +41,7 @@ def _loss(name: str, elements: Callable[..., Value], operands: dict[str, Any], r
 def margin_ranking_loss(input1: Images, input2: Images, target: Images, margin: float = 0.0, *,
                         reduction: str = "mean") -> Any:
     """max(-target (input1 - input2) + margin, 0), target being 1 where input1 shall be larger, else -1. All: values, or
-    arrays, of one shape; margin: a number."""
+    arrays, of one shape; margin: a number; reduction: "none", "mean" or "sum"."""
     name, margin = "margin_ranking_loss", shapes.number("margin_ranking_loss", "margin", margin)
     return _loss(name, lambda a, b, t: build.relu(margin - _alike(name, t, a) * (_alike(name, a, b) - b)),
                  {"input1": input1, "input2": input2, "target": target}, reduction, margin)
@@ -46,7 +49,7 @@ def margin_ranking_loss(input1: Images, input2: Images, target: Images, margin: 
 
 def hinge_embedding_loss(x: Images, target: Images, margin: float = 1.0, *, reduction: str = "mean") -> Any:
     """x where target is 1, max(margin - x, 0) where it is -1. x, target: values, or arrays, of one shape; margin: a
-    number."""
+    number; reduction: "none", "mean" or "sum"."""
     name, margin = "hinge_embedding_loss", shapes.number("hinge_embedding_loss", "margin", margin)
 
     def elements(x: Value, t: Value) -> Value:
@@ -56,8 +59,9 @@ def hinge_embedding_loss(x: Images, target: Images, margin: float = 1.0, *, redu
 
 def cosine_embedding_loss(input1: Images, input2: Images, target: Images, margin: float = 0.0, *,
                           reduction: str = "mean") -> Any:
-    """1 - c where target is 1, max(c - margin, 0) where it is -1, c being the cosine of the angle between two vectors.
-    input1, input2: values, or arrays, (N, features); target: (N,); margin: a number from -1 to 1."""
+    """1 - c where target is 1, max(c - margin, 0) where it is -1, c being the cosine of the angle between two
+    vectors. input1, input2: values, or arrays, (N, features); target: (N,); margin: a number from -1 to 1;
+    reduction: "none", "mean" or "sum"."""
     name, margin = "cosine_embedding_loss", shapes.number("cosine_embedding_loss", "margin", margin, -1, 1)
 
     def elements(a: Value, b: Value, t: Value) -> Value:
@@ -73,7 +77,8 @@ def cosine_embedding_loss(input1: Images, input2: Images, target: Images, margin
 
 
 def soft_margin_loss(x: Images, target: Images, *, reduction: str = "mean") -> Any:
-    """log(1 + e^(-target x)), without overflow, target being 1 or -1. x, target: values, or arrays, of one shape."""
+    """log(1 + e^(-target x)), without overflow, target being 1 or -1. x, target: values, or arrays, of one shape;
+    reduction: "none", "mean" or "sum"."""
     return _loss("soft_margin_loss", lambda x, t: build.mapped(
         "softplus", -_alike("soft_margin_loss", x, t) * t, beta=1.0, threshold=FAR), {"x": x, "target": target},
         reduction)
@@ -81,7 +86,7 @@ def soft_margin_loss(x: Images, target: Images, *, reduction: str = "mean") -> A
 
 def multilabel_soft_margin_loss(x: Images, target: Images, weight: Weight = None, *, reduction: str = "mean") -> Any:
     """The mean over the classes of -(t log s + (1 - t) log(1 - s)), s = sigmoid(x), t = target. x, target: values, or
-    arrays, (N, K); weight: (K,) or None."""
+    arrays, (N, K); weight: (K,) or None; reduction: "none", "mean" or "sum"."""
     name = "multilabel_soft_margin_loss"
 
     def elements(x: Value, t: Value) -> Value:
@@ -94,7 +99,8 @@ def multilabel_soft_margin_loss(x: Images, target: Images, weight: Weight = None
 def multi_margin_loss(x: Images, target: Images, p: int = 1, margin: float = 1.0, weight: Weight = None, *,
                       reduction: str = "mean") -> Any:
     """The mean over the classes i of w_g max(margin - x_g + x_i, 0)^p, without the target's class g itself. x: values,
-    or arrays, (N, K); target: numbers of classes, (N,), as floats; p: 1 or 2; weight (w): (K,) or None."""
+    or arrays, (N, K); target: numbers of classes, (N,), as floats; p: 1 or 2; margin: a number; weight (w): (K,) or
+    None; reduction: "none", "mean" or "sum"."""
     name, p, margin = "multi_margin_loss", shapes.integer("multi_margin_loss", "p", p, 1, 2), shapes.number(
         "multi_margin_loss", "margin", margin)
 
@@ -113,7 +119,7 @@ def poisson_nll_loss(x: Images, target: Images, log_input: bool = True, full: bo
                      reduction: str = "mean") -> Any:
     """e^x - target x, or without log_input x - target log(x + eps): the negative logarithm of a Poisson distribution.
     x, target: values, or arrays, of one shape; full: with Stirling's approximation of log target!, of targets above 1;
-    eps: a number above 0."""
+    eps: a number above 0; reduction: "none", "mean" or "sum"."""
     name = "poisson_nll_loss"
     logs, full, eps = (shapes.flag(name, "log_input", log_input), shapes.flag(name, "full", full),
                        shapes.number(name, "eps", eps, above=0))
@@ -131,7 +137,8 @@ def gaussian_nll_loss(x: Images, target: Images, var: Images, full: bool = False
                       reduction: str = "mean") -> Any:
     """(log v + (x - target)^2 / v) / 2, v = max(var, eps): the negative logarithm of a normal distribution (Nix &
     Weigend 1994). x, target: values, or arrays, of one shape; var: of the same, or with a last axis of size 1; full:
-    with its constant, log(2 pi) / 2; eps: a number above 0, to which the gradient is blind."""
+    with its constant, log(2 pi) / 2; eps: a number above 0, to which the gradient is blind; reduction: "none",
+    "mean" or "sum"."""
     name = "gaussian_nll_loss"
     full, eps = shapes.flag(name, "full", full), shapes.number(name, "eps", eps, above=0)
 

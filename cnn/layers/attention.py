@@ -60,13 +60,15 @@ class MultiheadAttention(Module):
     is_causal: nothing, as long as attn_mask is given.
 
     embed_dim: a multiple of num_heads. dropout: of the weights, while training. bias: whether the maps have one.
-    batch_first must be true: (L, N, E) is not read. seed: int, or a numpy Generator; dtype: float32 or float64. The
-    names of the parameters are PyTorch's. Raises TypeError or ValueError for what does not fit.
+    batch_first must be true: (L, N, E) is not read. add_bias_kv, add_zero_attn: must be false. seed: int, or a numpy
+    Generator; dtype: float32 or float64. The names of the parameters are PyTorch's. Raises TypeError or ValueError for
+    what does not fit.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True, *,
-                 kdim: int | None = None, vdim: int | None = None, batch_first: bool = True,
-                 seed: int | np.random.Generator = 0, dtype: DTypeLike = np.float32) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True,
+                 add_bias_kv: bool = False, add_zero_attn: bool = False, kdim: int | None = None,
+                 vdim: int | None = None, batch_first: bool = True, *, seed: int | np.random.Generator = 0,
+                 dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         name, rng = "MultiheadAttention", np.random.default_rng(seed)
         self.embed_dim = shapes.integer(name, "embed_dim", embed_dim, 1)
@@ -76,6 +78,9 @@ class MultiheadAttention(Module):
         if embed_dim % num_heads:
             raise ValueError(f"{name}: embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
         check_order(name, batch_first)
+        for what, flag in (("add_bias_kv", add_bias_kv), ("add_zero_attn", add_zero_attn)):
+            if shapes.flag(name, what, flag):
+                raise ValueError(f"{name}: {what} must be False, got True")
         self.drop = Dropout(dropout)
 
         def drawn(*shape: int) -> Parameter:
@@ -89,7 +94,7 @@ class MultiheadAttention(Module):
         self.in_proj_bias = Parameter(np.zeros(3 * embed_dim, shapes.float_type(name, dtype))) if shapes.flag(
             name, "bias", bias) else None
         self.out_proj = Linear(embed_dim, embed_dim, bias, seed=rng, dtype=dtype)
-        if bias:
+        if self.out_proj.bias is not None:
             self.out_proj.bias.data[...] = 0
 
     def forward(self, query: Value, key: Value | None = None, value: Value | None = None,
@@ -108,7 +113,8 @@ class MultiheadAttention(Module):
         masks = [] if attn_mask is None else [attn_mask]
         if key_padding_mask is not None:
             masks.append(key_padding_mask.reshape(-1, 1, 1, key.image[0]) != 0)
-        y, weights = attended(*self._maps(query, key, value), self.num_heads, masks, self.drop)
+        q, k, v = self._maps(query, key, value)
+        y, weights = attended(q, k, v, self.num_heads, masks, self.drop)
         y = self.out_proj(y)
         if not need_weights:
             return y, None
@@ -120,7 +126,7 @@ class MultiheadAttention(Module):
         parts = [slice(i * self.embed_dim, (i + 1) * self.embed_dim) for i in range(3)]
         weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight] if self.in_proj_weight is None else [
             self.in_proj_weight[part] for part in parts]
-        biases = [None if self.in_proj_bias is None else self.in_proj_bias[part] for part in parts]
+        biases: list[Any] = [None if self.in_proj_bias is None else self.in_proj_bias[part] for part in parts]
         return [functional.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
 
     def extra_repr(self) -> str:
@@ -157,7 +163,8 @@ class TransformerEncoderLayer(Module):
 
     def forward(self, src: Value, src_mask: Any = None, src_key_padding_mask: Value | None = None,
                 is_causal: bool = False) -> Value:
-        """y: (N, L, d_model); src_mask: (L, L), src_key_padding_mask: (N, L), as in MultiheadAttention."""
+        """y, like src, (N, L, d_model); src_mask: (L, L), src_key_padding_mask: (N, L), is_causal: as in
+        MultiheadAttention."""
         def attend(x: Value) -> Value:
             return self.dropout1(self.self_attn(x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal)[0])
 
@@ -183,7 +190,8 @@ class TransformerEncoder(Module):
 
     def forward(self, src: Value, mask: Any = None, src_key_padding_mask: Value | None = None,
                 is_causal: bool = False) -> Value:
-        """y like src, (N, L, d_model); mask: (L, L), src_key_padding_mask: (N, L), as in MultiheadAttention."""
+        """y, like src, (N, L, d_model); mask: (L, L), src_key_padding_mask: (N, L), is_causal: as in
+        MultiheadAttention."""
         for layer in self.layers:
             src = layer(src, mask, src_key_padding_mask, is_causal)
         return src if self.norm is None else self.norm(src)

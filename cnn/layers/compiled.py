@@ -15,6 +15,7 @@ from cnn.graph.trace import pack
 from cnn.layers import running
 from cnn.layers.in_numpy import Opaque
 from cnn.layers.module import Module
+from cnn.layers.parts import as_floats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +131,7 @@ class CompiledModel:
     def _checked(self, xs: Sequence[Any]) -> list[np.ndarray]:
         """Arrays that the kernels can read, or an error that says what does not fit."""
         result: list[np.ndarray] = []
-        xs = shapes.as_floats(xs, self.dtype) if all(isinstance(x, np.ndarray) for x in xs) else xs
+        xs = as_floats(xs, True, self.dtype)
         for i, (x, image) in enumerate(zip(xs, self._inputs, strict=True)):
             x = shapes.images(self._owner, slot("x", i), x, self.dtype, numbers=True)
             if x.shape[1:] != image or len(x) != len(result[0] if result else x):

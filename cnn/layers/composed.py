@@ -36,7 +36,8 @@ class GLU(Module):
 
 
 class SELU(Module):
-    """scale (x where x > 0, else alpha (e^x - 1)); Klambauer et al. 2017. inplace: nothing changes, see ReLU."""
+    """scale (x where x > 0, else alpha (e^x - 1)); Klambauer et al. 2017. inplace: a bool, else TypeError; nothing
+    changes, see ReLU."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -171,8 +172,9 @@ class Unflatten(Module):
 
 
 class Unfold(Module):
-    """The windows of a convolution as columns, (N, C, H, W) to (N, C R S, OH OW); see cnn.functional.unfold. Raises
-    TypeError or ValueError for sizes that do not fit, on the first use."""
+    """The windows of a convolution as columns, (N, C, H, W) to (N, C R S, OH OW), each window's elements in the order
+    of (C, R, S). kernel_size (R, S), dilation, padding, stride: int or pair. Raises TypeError or ValueError for sizes
+    that do not fit, on the first use."""
 
     def __init__(self, kernel_size: Size, dilation: Size = 1, padding: Size = 0, stride: Size = 1) -> None:
         super().__init__()
@@ -223,6 +225,8 @@ class Embedding(Module):
     fit.
     """
 
+    of_numbers = True
+
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *,
                  seed: int | np.random.Generator = 0, dtype: DTypeLike = np.float32) -> None:
         super().__init__()
@@ -247,8 +251,8 @@ class Embedding(Module):
 
 
 class CosineSimilarity(Module):
-    """The cosine of the angle between x1 and x2 along the axis `dim`; see cnn.functional.cosine_similarity. Raises
-    TypeError or ValueError for wrong arguments."""
+    """The cosine of the angle between x1 and x2 along the axis `dim`, 1 and up or negative. eps: the least product of
+    lengths, a number above 0. Raises TypeError or ValueError for wrong arguments."""
 
     def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
         super().__init__()
@@ -260,8 +264,8 @@ class CosineSimilarity(Module):
 
 
 class PairwiseDistance(Module):
-    """The p-norm of x1 - x2 + eps over the last axis; see cnn.functional.pairwise_distance. Raises TypeError or
-    ValueError for wrong arguments."""
+    """The p-norm of x1 - x2 + eps over the last axis, which stays with size 1 if keepdim. p: a number above 0; eps: a
+    number. Raises TypeError or ValueError for wrong arguments."""
 
     def __init__(self, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> None:
         super().__init__()

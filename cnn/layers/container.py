@@ -8,7 +8,7 @@ from cnn.engine.watch import WatchedList
 from cnn.graph.build import axes_of
 from cnn.graph.moving import cat
 from cnn.layers.module import Module
-from cnn.layers.parts import number_dropouts
+from cnn.layers.parts import number_dropouts, takes_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -72,6 +72,11 @@ class Sequential(ModuleList):
     """
 
     names: tuple[str, ...] = ()     # of the first layers; the others have their numbers
+
+    @property
+    def of_numbers(self) -> bool:
+        """Whether the input may be numbers (N,), or integers."""
+        return bool(len(self.layers)) and takes_numbers(self.layers[0])
 
     def __init__(self, *layers: Module | dict[str, Module]) -> None:
         if len(layers) == 1 and isinstance(layers[0], dict):

@@ -192,6 +192,7 @@ class GraphModule(Module):
     on the first use for shapes that do not.
     """
 
+    of_numbers = True
     _still: frozenset[str] = frozenset()        # buffers of batch norms that are frozen, the module itself being not
 
     def __init__(self, inputs: Iterable[str], nodes: Iterable[OperationNode],

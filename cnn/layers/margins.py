@@ -41,9 +41,9 @@ class HingeEmbeddingLoss(OfElements):
 
 
 class PoissonNLLLoss(OfElements):
-    """e^x - t x, or without log_input x - t log(x + eps), of scores x and counts t, arrays of one shape; see
-    cnn.functional.poisson_nll_loss. reduction: "mean", "sum" or "none". Raises TypeError or ValueError for arguments
-    that do not fit."""
+    """e^x - t x, or without log_input x - t log(x + eps), of scores x and counts t, arrays of one shape. full: whether
+    Stirling's approximation of log t! is added, for t above 1; eps: a number above 0. reduction: "mean", "sum" or
+    "none". Raises TypeError or ValueError for arguments that do not fit."""
 
     def __init__(self, log_input: bool = True, full: bool = False, *, eps: float = 1e-8,
                  reduction: str = "mean") -> None:
@@ -115,8 +115,9 @@ class _OfThree:
 
 
 class TripletMarginLoss(_OfThree):
-    """max(d(anchor, positive) - d(anchor, negative) + margin, 0); see cnn.functional.triplet_margin_loss. reduction:
-    "mean", "sum" or "none". Raises TypeError or ValueError for arguments that do not fit."""
+    """max(d(anchor, positive) - d(anchor, negative) + margin, 0), d being the p-norm of the difference + eps. margin,
+    p: numbers above 0; eps: a number; swap: whether the negative is as far as the nearer of anchor and positive.
+    reduction: "mean", "sum" or "none". Raises TypeError or ValueError for arguments that do not fit."""
 
     def __init__(self, margin: float = 1.0, p: float = 2.0, eps: float = 1e-6, swap: bool = False, *,
                  reduction: str = "mean") -> None:
@@ -156,8 +157,8 @@ class CosineEmbeddingLoss(_OfThree):
 
 
 class GaussianNLLLoss(_OfThree):
-    """(log v + (x - target)^2 / v) / 2, v = max(var, eps); see cnn.functional.gaussian_nll_loss. reduction: "mean",
-    "sum" or "none". Raises TypeError or ValueError for arguments that do not fit."""
+    """(log v + (x - target)^2 / v) / 2, v = max(var, eps). full: whether its constant, log(2 pi) / 2, is added; eps: a
+    number above 0. reduction: "mean", "sum" or "none". Raises TypeError or ValueError for arguments that do not fit."""
 
     def __init__(self, *, full: bool = False, eps: float = 1e-6, reduction: str = "mean") -> None:
         super().__init__(reduction)

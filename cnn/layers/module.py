@@ -159,10 +159,10 @@ class Module(Spelled):
         else None."""
         return None
 
-    def _checked(self, name: str, x: np.ndarray, dtype: DTypeLike | None = None) -> np.ndarray:
+    def _checked(self, name: str, x: np.ndarray, dtype: DTypeLike | None = None, numbers: bool = False) -> np.ndarray:
         """x as a contiguous array that the kernels can read."""
         owner = type(self).__name__
-        x = shapes.images(owner, name, x, dtype or self.dtype, numbers=True)
+        x = shapes.images(owner, name, x, dtype or self.dtype, numbers)
         if 0 in x.shape[1:]:
             raise ValueError(f"{owner}: every image of {name} must have pixels, got shape {x.shape}")
         shapes.element_count(owner, *x.shape)

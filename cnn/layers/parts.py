@@ -3,6 +3,8 @@ import inspect
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import numpy as np
+
 from cnn import shapes
 from cnn.engine import meanwhile
 from cnn.engine.programs import Use, guards
@@ -78,6 +80,21 @@ def names_in(model, graph):
     names = {id(thing): name for name, thing in (*model.named_parameters(), *model.named_buffers())}
     return names | {id(p): names[id(array)] for node in graph.nodes for array, p in node.operation.sources
                     if id(array) in names}
+
+
+def takes_numbers(module):
+    """Whether a module's first input may be numbers (N,), or integers: of yours, and of layers that say so."""
+    return getattr(module, "of_numbers", not type(module).__module__.startswith("cnn."))
+
+
+def as_floats(arrays, first, dtype=None):
+    """Arrays that are a model's inputs: integers and bools, such as classes, times and words, become floats; of the
+    first only if `first`, and where it is no image, because those are normalised. dtype: of the model, or None for that
+    of the first array of floats."""
+    kinds = [x.dtype.kind if isinstance(x, np.ndarray) else "" for x in arrays]
+    to = dtype or next((x.dtype for x, kind in zip(arrays, kinds, strict=True) if kind == "f"), np.dtype(np.float32))
+    return [x.astype(to) if kind and kind in "iub" and (i or first and x.ndim < 3) else x
+            for i, (x, kind) in enumerate(zip(arrays, kinds, strict=True))]
 
 
 def input_names(module):

@@ -14,7 +14,7 @@ from cnn.graph.passes import optimised
 from cnn.graph.trace import pack, refuse_arrays
 from cnn.layers import pieces
 from cnn.layers.in_numpy import Opaque
-from cnn.layers.parts import in_evaluation, named_modules, training
+from cnn.layers.parts import as_floats, in_evaluation, named_modules, takes_numbers, training
 from cnn.layers.snapshot import snapshot
 
 KEPT = 8        # networks with layers in NumPy that a module remembers, for as many shapes and modes
@@ -74,8 +74,10 @@ class Call:
         known = _names(method)
         names = [place if isinstance(place, str) else known[place] if place < len(known) else "x"
                  for place in self.places]
-        arrays = shapes.as_floats([given[place] for place in self.places], parts.dtype)
-        self.xs = [module._checked(name, x, parts.dtype) for name, x in zip(names, arrays, strict=True)]
+        numbers = takes_numbers(module)
+        arrays = as_floats([given[place] for place in self.places], numbers, parts.dtype)
+        self.xs = [module._checked(name, x, parts.dtype, numbers or i > 0)
+                   for i, (name, x) in enumerate(zip(names, arrays, strict=True))]
         self.others = {place: value for place, value in given.items() if place not in self.places}
         x = self.xs[0]
         for name, other in zip(names, self.xs, strict=True):

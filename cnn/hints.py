@@ -29,7 +29,6 @@ OF_PACKAGE = {
         "zeros", "ones", "full", "arange", "linspace", "eye", "zeros_like", "ones_like", "full_like")},
     **dict.fromkeys(("tensor", "as_tensor", "from_numpy", "Tensor"), ARRAYS.format("array")),
     **dict.fromkeys(("rand", "randn"), "numpy.random.default_rng(seed)"),
-    **{name: "cnn.Parameter(array)" for name in ("ParameterList", "ParameterDict")},
 }
 # name in `torch.nn.init`: what to write
 OF_INIT = {

@@ -215,6 +215,56 @@ def test_training_with_numbers_of_each_image():
     assert (model.table.weight.data != before).any(1).sum() == len(set(labels["digit"].tolist()))
 
 
+# ---------------------------------------------------------------- lists of Parameters
+
+class Mixed(cnn.Module):
+    """Operations weighed by what is learnt (Liu, Simonyan & Yang 2019), and scaled by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.alphas = cnn.ParameterList([cnn.Parameter(np.full(2, float(i))) for i in range(2)])
+        self.scales = cnn.ParameterDict({"a": np.array([2.0])})
+        self.scales["b"] = cnn.Parameter(np.array([3.0]))
+
+    def forward(self, x):
+        for alpha in self.alphas:
+            w = F.softmax(alpha, 0)
+            x = w[0] * x + w[1] * x ** 2
+        return x * self.scales["a"] + sum(self.scales.values())
+
+
+def test_lists_of_parameters():
+    model, x = Mixed(), np.random.default_rng(0).random((3, 4))
+    assert [name for name, _ in model.named_parameters()] == ["alphas.0", "alphas.1", "scales.a", "scales.b"]
+    y = (x + x * x) / 2
+    assert_close(model(x), 2 * ((y + y * y) / 2) + 5, 1e-12)
+    model.backward(np.ones((3, 4)))
+    assert_close(model.scales["b"].grad, np.array([12.0]), 1e-12)
+    model.alphas[1] = np.array([0.0, -1e3])
+    assert_close(model(x), 2 * y + 5, 1e-12)
+    model.alphas.append(np.array([-1e3, 0.0]))
+    assert_close(model(x), 2 * y * y + 5, 1e-12)
+    assert len(model.alphas) == 3 and len(model.alphas[1:]) == 2 and "b" in model.scales
+    assert dict(model.scales.items()) == dict(zip(model.scales, model.scales.values(), strict=True))
+    assert repr(model.alphas) == "ParameterList((2,), (2,), (2,))"
+    copied = Mixed()
+    copied.alphas.extend([np.zeros(2)])
+    copied.load_state_dict(model.state_dict())
+    assert_close(copied(x), model(x), 1e-12)
+
+
+@pytest.mark.parametrize("make, error, words", [
+    (lambda: cnn.ParameterList([3]), TypeError, "it holds Parameters and arrays, got int"),
+    (lambda: cnn.ParameterList(3), TypeError, "values must be a list of Parameters"),
+    (lambda: cnn.ParameterDict({"a.b": np.ones(2)}), ValueError, "a name must be a text without a dot, got 'a.b'"),
+    (lambda: cnn.ParameterDict({"forward": np.ones(2)}), ValueError, "a name must be no attribute of modules"),
+    (lambda: cnn.ParameterDict({"a": "b"}), TypeError, "it holds Parameters and arrays, got str"),
+])
+def test_what_is_no_list_of_parameters(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
 # ---------------------------------------------------------------- attention
 
 def far(mask):

@@ -190,7 +190,8 @@ _LATER = {
     "load": ("cnn.prediction", "load"), "load_onnx": ("cnn.export.onnx_importing", "load_onnx"),
     "from_torch": ("cnn.export.pytorch_importing", "from_torch"),
     "Prediction": ("cnn.prediction", "Prediction"), "Predictor": ("cnn.prediction", "Predictor"),
-    "features": ("cnn.training.features", "features"), "save": ("cnn.training.saving", "save"),
+    "utils": ("cnn.utils", ""), "features": ("cnn.training.features", "features"),
+    "save": ("cnn.training.saving", "save"),
 }
 
 

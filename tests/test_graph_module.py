@@ -173,7 +173,7 @@ def test_attributes_that_do_not_fit_are_refused(node, error, words):
 def test_every_operation_of_the_table_is_tested():
     seen = {node.operation for case in CASES for node in graph_module(case.make(), case.shape).nodes}
     seen |= {node.operation for node in graph_module(Everything(), (2, 6, 5)).nodes}
-    assert seen | {"detach"} == set(OPERATIONS)     # which tests/test_methods.py tests
+    assert seen | {"detach", "store"} == set(OPERATIONS)    # tests/test_methods.py and test_parametrize.py have them
 
 
 def test_layers_in_numpy_are_refused():

@@ -50,12 +50,13 @@ def beginning():
 
 class Computed(cnn.Module):
     """Weights that are computed from Parameters: standardised ones, of norms, of a linear map that ranks divide; a
-    Parameter that is used in them and by itself."""
+    Parameter that is used in them and by itself; one that each step changes vectors of."""
 
     def __init__(self):
         super().__init__()
         self.conv, self.norm, self.head = cnn.Conv2d(3, 8, 3, stride=2), cnn.BatchNorm2d(8), cnn.Linear(8 * 25, 64)
         self.last, self.scale = cnn.Linear(64, 5), cnn.Parameter(np.full(1, 0.5, np.float32))
+        cnn.utils.spectral_norm(self.last)
 
     def forward(self, x):
         F, w = cnn.functional, self.conv.weight

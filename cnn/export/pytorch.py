@@ -138,6 +138,16 @@ def _where(F, operation, p, condition, a, b):
     return torch.where(condition != 0, a, b)
 
 
+def _store(F, operation, p, x):
+    import torch
+    buffer = p["module"].buffer(operation.array)
+    if not p["module"].training:
+        return buffer.reshape(x.shape)
+    with torch.no_grad():
+        buffer.copy_(x.reshape(buffer.shape))
+    return x
+
+
 def _dims(operation):
     return [i + 1 for i in operation.axes]
 
@@ -192,7 +202,7 @@ TABLE = {
     "mean": lambda F, o, p, x: x.mean(_dims(o), keepdim=True),
     "amax": lambda F, o, p, x: x.amax(_dims(o), keepdim=True),
     "amin": lambda F, o, p, x: x.amin(_dims(o), keepdim=True),
-    "detach": lambda F, o, p, x: x.detach(),
+    "detach": lambda F, o, p, x: x.detach(), "store": _store,
     "reshape": lambda F, o, p, x: x.reshape(x.shape[0], *o.image),
     "parameter": lambda F, o, p: p["parameter"].reshape(1, *o.image),
     "cat": _cat, "cat_along": _cat, "bilinear": _bilinear,

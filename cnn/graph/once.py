@@ -55,6 +55,14 @@ class Computed(Parameter):
         return [p for node in self.chain.before(self) for p in node.operation.parameters.values()]
 
 
+class Held(Parameter):
+    """A buffer that is computed with as it is at each step, because steps change it."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        super().__init__(array, requires_grad=False)
+        self._data = array
+
+
 class Chain:
     """Nodes that read Parameters only, as a graph without inputs. computed: the Parameters that its outputs are.
 
@@ -128,7 +136,7 @@ def once(graph: Graph, weights_only: bool = False) -> Graph:
     same = _same(graph)
     if not same:
         return graph
-    chain = Chain(list(same.values()), next(iter(same.values())).output.dtype)
+    chains = _chains(same)
     read = {id(value) for node in graph.nodes if id(node.output) not in same for value in (
         node.inputs[:1] if isinstance(node.operation, Weighted) else node.inputs)}
     read |= {id(value) for value in graph.outputs}
@@ -136,16 +144,34 @@ def once(graph: Graph, weights_only: bool = False) -> Graph:
     for node in graph.nodes:
         operation, value = node.operation, node.output
         if isinstance(operation, Weighted):
-            taken = {name: chain.take(given, p.shape)
+            taken = {name: chains[id(given)].take(given, p.shape)
                      for (name, p), given in zip(operation.awaited.items(), node.inputs[1:], strict=True)}
             nodes.append(Node(operation.taking(taken), node.inputs[:1], value, node.modules))
         elif id(value) not in same or weights_only:
             nodes.append(node)
         elif id(value) in read:
-            operation = _plain(node, same) or Constant(chain.take(value), value.image)
+            operation = _plain(node, same) or Constant(chains[id(value)].take(value), value.image)
             nodes.append(Node(operation, (), value, node.modules))
-    chain.graph = _pruned(chain.graph)
+    for chain in chains.values():
+        chain.graph = _pruned(chain.graph)
     return graph.like(nodes)
+
+
+def _chains(same: dict[int, Node]) -> dict[int, Chain]:
+    """A Chain for each part that has nothing to do with the others, by the ids of the values that it makes."""
+    later = {key: key for key in same}      # a later value of its part, or itself
+
+    def last(key: int) -> int:
+        while later[key] != key:
+            key = later[key]
+        return key
+    for key, node in same.items():
+        for value in node.inputs:
+            later[last(id(value))] = key
+    chains = {key: Chain([], node.output.dtype) for key, node in same.items() if last(key) == key}
+    for key, node in same.items():
+        chains[last(key)].graph.nodes.append(node)
+    return {key: chains[last(key)] for key in same}
 
 
 def _same(graph: Graph) -> dict[int, Node]:

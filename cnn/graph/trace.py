@@ -93,6 +93,19 @@ def trace(function, images, dtype, title="", names=None, modules=None, record=Fa
     return graph
 
 
+def computed_alone(function, dtype):
+    """The nodes of what `function()` computes of Parameters, and the Derived that it returns, outside of a network."""
+    graph = Graph()
+    graph.inputs = [Value(graph, (1,), dtype)]
+    try:
+        made = meanwhile.holds(still, False, meanwhile.holds, parameter.computing, Computing(graph), meanwhile.holds,
+                               parameter.refuse, _refuse_numbers, function)
+    finally:
+        for value in (*graph.inputs, *(node.output for node in graph.nodes)):
+            value.graph = None
+    return graph.nodes, made
+
+
 def not_tracing(function, *inputs):
     """What a function returns that works on arrays while a network is traced, and may look at numbers."""
     return meanwhile.holds(parameter.computing, None, meanwhile.holds, parameter.refuse, None, function, *inputs)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cnn.layers.module import Module
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "array")
 MOST_ELEMENTS = 2**26       # of all values of one image, in a network from a file: sixteen images take 4 GiB then
 
 
@@ -75,7 +75,7 @@ def network(described: Any, arrays: Mapping[str, np.ndarray]) -> GraphModule:
                          f"{shapes.shown(sorted(arrays))}")
     for node in nodes:
         for role, name in node.parameters.items():
-            if (name in trained) == (role in _BUFFERS):
+            if role != "parameter" and (name in trained) == (role in _BUFFERS):     # a buffer is computed with, too
                 raise ValueError(f"network: {role} of {shapes.shown(node.name)} must be a "
                                  f"{'buffer' if role in _BUFFERS else 'parameter'}, got {shapes.shown(name)}")
     own = {}

@@ -157,6 +157,7 @@ OPERATIONS: dict[str, Row] = {
     "reciprocal": Row(more.reciprocal, lambda o: {"number": o.number}),
     **{kind: Row(more.reduced(kind), lambda o: {"dim": [i + 1 for i in o.axes]}) for kind in (
         "sum", "mean", "amax", "amin")},
+    "store": Row(more.store, roles=("array",)),
     "detach": Row(lambda module, node, values, things: values[0].detach()),
     "reshape": Row(more.reshape, lambda o: {"image": o.image}),
     "parameter": Row(more.parameter, lambda o: {"image": o.image}, ("parameter",)),

@@ -7,7 +7,7 @@ import numpy as np
 from cnn import functional, shapes
 from cnn.functional.layer_norm import local_response
 from cnn.graph import apply, build, moving
-from cnn.graph.once import same_for_all
+from cnn.graph.once import Held, same_for_all
 from cnn.ops import arithmetic, local_norm, norm, reshaping
 from cnn.ops.weighted import Awaited, Weighted, plain
 
@@ -115,9 +115,23 @@ def parameter(module, node, values, things, *, image):
     like, = values      # says which graph: its elements are not read
     image = tuple(shapes.integer("parameter", "image", n, 1) for n in image)
     p = things["parameter"]
+    p = Held(p) if isinstance(p, np.ndarray) else p
     if p.numel() != math.prod(image) or len(image) > 3:
         raise ValueError(f"parameter: image must be of {p.numel()} elements, got {image}")
     return build.constant(p, image, like)
+
+
+def store(module, node, values, things):
+    """A buffer that steps in training mode set to what has been computed; else the buffer."""
+    x, = values
+    array = things["array"]
+    if not isinstance(array, np.ndarray) or array.dtype != x.dtype or array.size != math.prod(x.image):
+        raise ValueError(f"store: array must be a buffer of {math.prod(x.image)} elements of {x.dtype}")
+    if not same_for_all(x):
+        raise ValueError("store: what is kept must be computed from parameters alone, got what depends on an input")
+    if module.training:
+        return apply(reshaping.Store(array), x)
+    return build.constant(Held(array), x.image, x)
 
 
 def slice(module, node, values, things, *, first, stop):
@@ -127,8 +141,10 @@ def slice(module, node, values, things, *, first, stop):
 
 def things_of(operation):
     """(what an operation calls it, Parameter or array) of its parameters and buffers."""
-    result = list(operation.parameters.items())
+    result = [(role, thing.data if isinstance(thing, Held) else thing) for role, thing in operation.parameters.items()]
     operation = plain(operation)
+    if isinstance(operation, reshaping.Store):
+        result.append(("array", operation.array))
     if isinstance(operation, norm.BatchNorm2d) and operation.mean is not None:
         result += [("running_mean", operation.mean), ("running_var", operation.var)]
         result += [("num_batches_tracked", operation.tracked)] if operation.tracked is not None else []

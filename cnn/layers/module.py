@@ -11,6 +11,7 @@ from cnn.engine import parameter
 from cnn.engine.parameter import Parameter
 from cnn.engine.programs import Pool
 from cnn.engine.watch import Stamp, WatchedDict, WatchedList
+from cnn.graph.derived import Derived, awaited
 from cnn.layers import in_numpy, running
 from cnn.layers.parts import Parts, Signature, evaluates, run_alone
 from cnn.layers.spelled import Spelled
@@ -381,19 +382,17 @@ class Module(Spelled):
         from cnn.layers.summary import html_of  # here, because it is seldom needed
         return html_of(self)
 
-    def _owned(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Parameter | None:
+    def _owned(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """The Parameter of that name, or None where there is none; raises where it does not fit the layer."""
         p, owner = getattr(self, name), type(self).__name__
-        if p is None:
-            return None
-        if not isinstance(p, Parameter):
+        if p is not None and not isinstance(p, (Parameter, Derived)):
             raise TypeError(f"{owner}: {name} must be a Parameter or None, got {type(p).__name__}")
-        if p.shape != shape or p.dtype != dtype:
+        if p is not None and (p.shape != shape or p.dtype != dtype):
             raise ValueError(f"{owner}: {name} must have shape {shape} and dtype {dtype}, got {p.shape} and {p.dtype}")
-        return p
+        return awaited(p) if isinstance(p, Derived) else p
 
-    def _weight(self, dtype: np.dtype, shape: tuple[int, ...], outputs: int) -> tuple[Parameter, Parameter | None]:
-        """The Parameters `weight`, of this shape, and `bias` or None."""
+    def _weight(self, dtype: np.dtype, shape: tuple[int, ...], outputs: int) -> tuple[Any, Any]:
+        """The Parameters `weight`, of this shape, and `bias` or None, which may be computed."""
         w = self._owned("weight", shape, dtype)
         if w is None:
             raise TypeError(f"{type(self).__name__}: weight must be a Parameter, got None")

@@ -17,7 +17,8 @@ class ParameterList(Module):
     """Parameters in a list, `alphas[i]`, which are a part of whatever has the list as an attribute. Their names are
     their numbers. It cannot be called.
 
-    values: an iterable of Parameters and arrays of floats, none by default. Raises TypeError for anything else.
+    values: an iterable of Parameters and arrays of floats, of any shape, none by default. Raises TypeError for anything
+    else.
     """
 
     def __init__(self, values: Iterable[Parameter | np.ndarray] = ()) -> None:
@@ -39,12 +40,12 @@ class ParameterList(Module):
         setattr(self, name, _parameter("ParameterList", value))
 
     def append(self, value: Parameter | np.ndarray) -> ParameterList:
-        """Add a Parameter at the end; returns the list."""
+        """Add `value`, a Parameter or an array of any shape, at the end; returns the list."""
         setattr(self, str(len(self)), _parameter("ParameterList", value))
         return self
 
     def extend(self, values: Iterable[Parameter | np.ndarray]) -> ParameterList:
-        """Add Parameters at the end; returns the list."""
+        """Add `values`, Parameters or arrays of any shape, at the end; returns the list."""
         for value in values:
             self.append(value)
         return self
@@ -57,8 +58,8 @@ class ParameterDict(Module):
     """Parameters by name, `scales["a"]`, which are a part of whatever has the dict as an attribute. It cannot be
     called.
 
-    parameters: a dict, or (name, Parameter) pairs, of Parameters and arrays of floats, none by default; names are texts
-    without a dot that are no attribute of modules. Raises TypeError or ValueError for anything else.
+    parameters: a dict, or (name, Parameter) pairs, of Parameters and arrays of any shape, none by default; names are
+    texts without a dot that are no attribute of modules. Raises TypeError or ValueError for anything else.
     """
 
     def __init__(self, parameters: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
@@ -97,7 +98,7 @@ class ParameterDict(Module):
         return self.own_parameters()
 
     def update(self, parameters: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
-        """Add Parameters, or put them in the place of those with the same name."""
+        """Add `parameters`, by name, or put them in the place of those with the same name."""
         for name, value in dict(parameters).items():
             self[name] = value
 

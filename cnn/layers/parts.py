@@ -8,6 +8,7 @@ import numpy as np
 from cnn import shapes
 from cnn.engine import meanwhile
 from cnn.engine.programs import Use, guards
+from cnn.graph.once import Held
 from cnn.layers.snapshot import class_attributes, own_classes, snapshot
 
 _evaluating: ContextVar[frozenset] = ContextVar("evaluating", default=frozenset())  # ids of modules in evaluation mode
@@ -78,8 +79,9 @@ def names_in(model, graph):
     """Names of the parameters and buffers of a model by their ids, and by those of what stands for a buffer in its
     graph."""
     names = {id(thing): name for name, thing in (*model.named_parameters(), *model.named_buffers())}
-    return names | {id(p): names[id(array)] for node in graph.nodes for array, p in node.operation.sources
-                    if id(array) in names}
+    read = [pair for node in graph.nodes for pair in (*node.operation.sources, *(
+        (p.data, p) for p in node.operation.parameters.values() if isinstance(p, Held)))]
+    return names | {id(p): names[id(array)] for array, p in read if id(array) in names}
 
 
 def takes_numbers(module):

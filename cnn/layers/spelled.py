@@ -103,6 +103,8 @@ class Spelled:
             buffers = vars(self).get("_buffers") or {}
             if name in buffers:
                 return buffers[name]
+            if name in vars(self).get("parametrizations", ()):
+                return self.parametrizations[name].computed()
             raise hints.missing(f"{type(self).__name__!r} object", name, hints.OF_MODULES)
 
 

@@ -43,6 +43,23 @@ class Detach(Operation):
         return x, lambda dy, need_dx: None
 
 
+class Store(Operation):
+    """x itself, which is the same for all images, and is copied to an array. array: of as many elements."""
+
+    name = twin = "store"
+
+    def __init__(self, array):
+        super().__init__()
+        self.array = array
+
+    def shape(self, x):
+        return x
+
+    def emit(self, program, x):
+        program.result(x, self.array)
+        return x, lambda dy, need_dx: None
+
+
 def move(program, x, x_first, y, y_first, like):
     """Channels of y from `y_first` are those of x from `x_first`, as many as `like` has."""
     if program.by_channels:

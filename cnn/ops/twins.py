@@ -274,6 +274,11 @@ def _spread(operation, n):
             lambda dy: ([], {"parameter": reference.spread_backward(dy, p.shape)}))
 
 
+def _store(operation, n, x):
+    operation.array[...] = x[0].reshape(operation.array.shape)
+    return x, lambda dy: ([np.zeros_like(x)], {})
+
+
 TWINS = {
     "conv2d": _conv2d, "conv_transpose2d": _conv_transpose2d, "linear": _linear, "batch_norm": _batch_norm,
     "group_norm": _group_norm, "layer_norm": _layer_norm, "layer_norm2d": _layer_norm,
@@ -291,6 +296,6 @@ TWINS = {
     "slice_channels": _slice_channels, "pick": _pick, "permute": _permute,
     "cat_along": _cat_along, "bilinear": _bilinear,
     "pixel_shuffle": _pixel_shuffle, "pixel_unshuffle": _pixel_shuffle, "spread": _spread,
-    "weighted": _weighted, "detach": lambda operation, n, x: (x, lambda dy: ([np.zeros_like(x)], {})),
+    "weighted": _weighted, "store": _store, "detach": lambda operation, n, x: (x, lambda dy: ([np.zeros_like(x)], {})),
 
 }

@@ -12,6 +12,7 @@ from cnn.functional.common import computed
 from cnn.graph import build, derived, means
 from cnn.graph.methods import root_of
 from cnn.graph.value import Value
+from cnn.graph.wide import Wide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -196,6 +197,8 @@ def amin(x: Images, dim: int | Sequence[int] | None = None, keepdim: bool = Fals
 
 def _reduced(kind: str, x: Images, dim: int | Sequence[int] | None, keepdim: bool) -> Images:
     dims, kept = build.dims_of(kind, dim), shapes.flag(kind, "keepdim", keepdim)
+    if isinstance(x, Wide):
+        return getattr(x, kind)(dims, kept)
     if derived.computes(x):
         return derived.reduced(kind, lambda x, dims: build.reduced(kind, x, dims, True), x, dims, kept)
     return computed(kind, lambda x: means.noted(kind, dims, build.reduced(kind, x, dims, kept)), {"x": x}, (dims, kept))
@@ -206,6 +209,8 @@ def normalize(x: Images, p: float = 2.0, dim: int | Sequence[int] = 1, eps: floa
 
     x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); p, eps: numbers above 0.
     """
+    if isinstance(x, Wide):
+        return x.same("normalize", dim, lambda x, axis: normalize(x, p, axis, eps))
     if derived.computes(x):
         return derived.over_axes("normalize", lambda x, dims: normalize(x, p, dims, eps), x, dim)
     p, dims = shapes.number("normalize", "p", p, above=0), build.dims_of("normalize", dim)

@@ -15,6 +15,7 @@ from cnn.graph import Value, derived, trace
 from cnn.graph.lower import few, slot, written
 from cnn.graph.passes import optimised
 from cnn.graph.value import number
+from cnn.graph.wide import Wide, refused
 from cnn.ops.weighted import Awaited
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def computed(name: str, function: Callable[..., Value], operands: dict[str, Any]
     like = next((operand for operand in operands.values() if isinstance(operand, Value)), None)
     if like is not None:
         return function(*[derived.beside(operand, like) for operand in operands.values()])
+    if any(isinstance(operand, Wide) for operand in operands.values()):
+        first, *more = operands.values()
+        if not by_element or more:
+            refused(next(operand for operand in operands.values() if isinstance(operand, Wide)))
+        return first.each(function)
     if derived.computes(*operands.values()):
         if not by_element:
             raise TypeError(f"{name}: one of {', '.join(operands)} must be a value, got Parameters alone")

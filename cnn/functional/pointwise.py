@@ -9,6 +9,7 @@ from cnn import shapes
 from cnn.functional.common import computed
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply, build, derived
+from cnn.graph.wide import Wide
 from cnn.ops import pointwise
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ SAVED = {"relu": "y", "leaky_relu": "x", "tanh": "y", "sigmoid": "y", "silu": "x
 def _pointwise(name: str, kernel: str, saved: str | None, arrays: dict[str, Images], **scalars: float) -> Images:
     """Run an activation, or its backward where `saved` says what it gets besides dy; arrays of any shape."""
     first = next(iter(arrays.values()))
+    if isinstance(first, Wide):
+        return first.each(lambda x: _pointwise(name, kernel, saved, {"x": x}, **scalars))
     if derived.computes(first):
         return derived.through(lambda x: _pointwise(name, kernel, saved, {"x": x}, **scalars), first)
     if isinstance(first, Value):
@@ -132,6 +135,8 @@ def softmax(x: Images, dim: int = 1) -> Images:
     """exp(x_i) / sum of exp(x_k) over the axis `dim`, 1 (channels or features) and up; x: a value or an array,
     (N, C, H, W), (N, H, W) or (N, features)."""
     dim = shapes.integer("softmax", "dim", dim, -2**31)
+    if isinstance(x, Wide):
+        return x.softmax(dim)
     if derived.computes(x):
         return derived.over_axes("softmax", softmax, x, dim)
     return computed("softmax", lambda x: build.softmax("softmax", x, dim), {"x": _with_elements("softmax", x)}, (dim,))
@@ -151,6 +156,8 @@ def log_softmax(x: Images, dim: int = 1) -> Images:
     x: a value or an array, (N, C, H, W), (N, H, W) or (N, features); dim: 1 and up.
     """
     dim = shapes.integer("log_softmax", "dim", dim, -2**31)
+    if isinstance(x, Wide):
+        return x.log_softmax(dim)
     if derived.computes(x):
         return derived.over_axes("log_softmax", log_softmax, x, dim)
     return computed("log_softmax", lambda x: build.softmax("log_softmax", x, dim),

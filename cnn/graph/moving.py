@@ -33,9 +33,7 @@ def sliced(x, index):
         chosen.append(_chosen(x.image[axis], axis + 1, part))
         if not isinstance(part, (int, np.integer)):
             image.append(len(chosen[-1]))
-    if len(image) > 3:
-        raise ValueError(f"a value must have at most 4 axes, got {shapes.shown(index)} of {x.ndim} axes")
-    return reshaped(_taken(x, chosen), image)
+    return in_axes(_taken(x, chosen), image)
 
 
 def _parts(x, index):
@@ -100,6 +98,14 @@ def _taken(x, chosen):
     return apply(reshaping.Pick("strided_slice", tables + [None] * (3 - len(tables)), plane=plane, words=words), x)
 
 
+def in_axes(x, image):
+    """A value in another shape of as many elements; with more than four axes it is a View."""
+    if len(image) < 4:
+        return reshaped(x, image)
+    from cnn.graph import views
+    return views.viewed(x, np.arange(math.prod(x.image)), (-1, *image))
+
+
 def permuted(x, order):
     """Channels in another order: y[:, c] = x[:, order[c]]."""
     order = [shapes.integer("permute_channels", "order", c, 0, x.image[0] - 1) for c in order]
@@ -109,6 +115,8 @@ def permuted(x, order):
 
 def cat(values: Sequence[Any], dim: int = 1) -> Value:
     """cnn.functional.cat of values."""
+    if not isinstance(values, (str, bytes)) and any(hasattr(value, "joined") for value in values):
+        return next(value for value in values if hasattr(value, "joined")).joined(values, dim)
     listed = _all_values("cat", values)
     axis, = axes_of("cat", listed[0], dim)
     if len(listed) == 1:
@@ -125,13 +133,15 @@ def stack(values: Sequence[Any], dim: int = 1) -> Value:
     image = values[0].image
     if any(value.image != image for value in values):
         raise ValueError(f"stack: all values must have one shape, got {', '.join(str(v.shape) for v in values)}")
-    if len(image) > 2:
-        raise ValueError(f"stack: values must have at most 3 axes, got {shapes.batch(image)}")
     axis = shapes.integer("stack", "dim", dim, -len(image) - 1, len(image) + 1) % (len(image) + 2) - 1
     if axis < 0:
         raise ValueError(f"stack: dim must not be that of the images, 0, got {dim}")
     if len(image) == 1 and axis == 1:       # (N, F, 1): planes, of which the columns are joined
         return cat([reshaped(value, (*image, 1)) for value in values], 2)
+    if len(image) == 3:
+        before, after = math.prod(image[:axis]), math.prod(image[axis:])
+        y = cat([reshaped(value, (before, 1, after)) for value in values], 2)
+        return in_axes(y, (*image[:axis], len(values), *image[axis:]))
     return cat([reshaped(value, (*image[:axis], 1, *image[axis:])) for value in values], axis + 1)
 
 
@@ -195,9 +205,7 @@ def unsqueeze(x, dim):
     axis = shapes.integer("unsqueeze", "dim", dim, -x.ndim - 1, x.ndim) % (x.ndim + 1) - 1
     if axis < 0:
         raise ValueError(f"unsqueeze: dim must not be that of the images, 0, got {dim}")
-    if len(x.image) > 2:
-        raise ValueError(f"unsqueeze: x must have at most 3 axes, got {shapes.batch(x.image)}")
-    return reshaped(x, (*x.image[:axis], 1, *x.image[axis:]))
+    return in_axes(x, (*x.image[:axis], 1, *x.image[axis:]))
 
 
 def squeeze(x, dim=None):

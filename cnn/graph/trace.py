@@ -136,6 +136,9 @@ def unpack(result, owner):
         raise TypeError(f"{owner}: forward must return a value, or a tuple or dict of values, got an empty "
                         f"{type(result).__name__}")
     for part in parts:
+        if hasattr(part, "index") and hasattr(part, "at"):
+            raise ValueError(f"{owner}: what is returned must have at most 4 axes, the images first, got shape "
+                             f"{part.shape}")
         if not isinstance(part, Value):
             raise TypeError(f"{owner}: forward must return a value, or a tuple or dict of values, that come from its "
                             f"inputs, got {type(part).__name__}")

@@ -13,11 +13,12 @@ from cnn.graph.count import Count
 from cnn.graph.line import line
 from cnn.graph.methods import as_sizes
 from cnn.graph.value import Value
+from cnn.graph.wide import Wide, refused
 
 
-class View:
+class View(Wide):
     """The elements of each image in any number of axes, in any order: a channel shuffle, heads or patches by `view` and
-    `permute`. It can be permuted, viewed and cut along a first axis; with four axes or fewer, the images first, it is a
+    `permute`. It can be permuted, viewed, cut and computed with; with four axes or fewer, the images first, it is a
     Value again. Anything else raises AttributeError or TypeError.
 
     of: the value. index: for each element its number among those of one image of `of`; the images' axis, `at`, has
@@ -73,28 +74,67 @@ class View:
         first, last = self._axis("start_dim", start_dim), self._axis("end_dim", end_dim)
         return self.reshape(*self.shape[:first], math.prod(self.shape[first:last + 1]), *self.shape[last + 1:])
 
-    def contiguous(self) -> View:
-        """The same."""
-        return self
+    def __getitem__(self, index: Any) -> Any:
+        parts = index if isinstance(index, tuple) else (index,)
+        told = f"{shapes.shown(index)} of {self.shape}"
+        if self.at and not (len(parts) == 1 and isinstance(index, (int, np.integer)) and (
+                -len(self.index) <= index < len(self.index))):
+            raise TypeError(f"{line()}a value of {self.ndim} axes whose images are not first can be cut by an integer "
+                            f"along its first axis, got {told}")
+        if self.at:
+            return settled(View(self.of, self.index[index], self.at - 1))
+        if not parts or parts[0] is not Ellipsis and not (isinstance(parts[0], slice) and parts[0] == slice(None)):
+            raise TypeError(f"{line()}a value of {self.ndim} axes must be cut as in x[:, 2:5], with all images, got "
+                            f"{told}")
+        try:
+            found = self.index[parts]
+        except IndexError as error:
+            raise ValueError(f"{line()}{error}, got {told}") from None
+        if not found.size:
+            raise ValueError(f"{line()}an index must leave some of the elements, got {told}")
+        return settled(View(self.of, found))
 
-    def __getitem__(self, i: int) -> Any:
-        if not self.at or not isinstance(i, (int, np.integer)) or not -len(self.index) <= i < len(self.index):
-            raise TypeError(f"{line()}a value of {self.ndim} axes can be cut by an integer along a first axis that is "
-                            f"not the images', got {shapes.shown(i)} of {self.shape}")
-        return settled(View(self.of, self.index[i], self.at - 1))
+    def unsqueeze(self, dim: int) -> Any:
+        """With one more axis, `dim`, of size 1."""
+        axis = shapes.integer("unsqueeze", "dim", dim, -self.ndim - 1, self.ndim) % (self.ndim + 1)
+        return settled(View(self.of, np.expand_dims(self.index, axis), self.at + (axis <= self.at)))
+
+    def squeeze(self, dim: int | None = None) -> Any:
+        """Without the axis `dim`, if its size is 1, by default without all such axes but the images'."""
+        axes = [i for i, n in enumerate(self.index.shape) if n == 1 and i != self.at] if dim is None else [
+            self._axis("dim", dim)]
+        if self.at in axes:
+            raise ValueError(f"squeeze: dim must not be that of the images, {self.at}, got {dim}")
+        axes = [i for i in axes if self.index.shape[i] == 1]
+        return settled(View(self.of, self.index.squeeze(tuple(axes)), self.at - sum(i < self.at for i in axes)))
+
+    def expand(self, *sizes: Any) -> Any:
+        """Axes of size 1 repeated to `sizes`; -1 leaves one as it is."""
+        given = as_sizes(sizes)
+        whole = [old if isinstance(n, Count) or i == self.at or n == -1 else shapes.integer("expand", "sizes", n, 1)
+                 for i, (n, old) in enumerate(zip(given, self.index.shape, strict=False))]
+        if len(given) != self.ndim or any(old not in (1, n) for n, old in zip(whole, self.index.shape, strict=True)):
+            raise ValueError(f"expand: sizes must be those of {self.shape}, of which 1 may become any, got {given}")
+        return settled(View(self.of, np.broadcast_to(self.index, whole), self.at))
 
     def unbind(self, dim: int = 0) -> tuple:
-        """All parts along the first axis."""
-        if dim != 0 or not self.at:
-            raise TypeError(f"{line()}unbind: dim must be 0, and not the images' axis, got {dim} of {self.shape}")
-        return tuple(self[i] for i in range(len(self.index)))
+        """All parts along an axis."""
+        axis = self._axis("dim", dim)
+        if axis == self.at:
+            raise TypeError(f"{line()}unbind: dim must not be the images' axis, got {dim} of {self.shape}")
+        return tuple(settled(View(self.of, np.take(self.index, i, axis), self.at - (axis < self.at)))
+                     for i in range(self.index.shape[axis]))
+
+    def expand_as(self, other: Any) -> Any:
+        """`expand` to the shape of another value."""
+        return self.expand(*other.shape)
 
     def __iter__(self) -> Any:
         return iter(self.unbind())
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"a value of {self.ndim} axes has no attribute {name!r}: it can be permuted, viewed and "
-                             f"cut, and computed with once it has 4 axes, the images first")
+        raise AttributeError(f"a value of {self.ndim} axes has no attribute {name!r}, which those of 4 axes have, the "
+                             f"images first: view or permute it")
 
     def _axis(self, what: str, dim: int) -> int:
         return shapes.integer("permute", what, dim, -self.ndim, self.ndim - 1) % self.ndim
@@ -131,10 +171,5 @@ def settled(view: View) -> Any:
     return reshaped(moving.sliced(reshaped(x, (math.prod(x.image),)), (slice(None), flat.tolist())), index.shape)
 
 
-def _refuse(self: View, *operands: Any) -> Any:
-    raise TypeError(f"{line()}a value of {self.ndim} axes, {self.shape}, must be permuted or viewed to 4 axes, the "
-                    f"images first, before it is computed with")
-
-
-for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul", "rmatmul", "neg", "pow"):
-    setattr(View, f"__{_name}__", _refuse)
+for _name in ("rmatmul", "rpow", "floordiv", "mod"):
+    setattr(View, f"__{_name}__", refused)

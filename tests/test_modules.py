@@ -325,7 +325,7 @@ def kept(self, x):
     (lambda self, x: x[:, 3], "slice: index 3 is beyond the 3 of axis 1"),
     (lambda self, x: x[0, ...], "must be cut as in"),
     (lambda self, x: x[None], "must be cut as in"), (lambda self, x: x[[0, 1]], "must be cut as in"),
-    (lambda self, x: x[..., :, ...], "must be cut as in"), (lambda self, x: x[..., None], "must have at most 4 axes, the"),
+    (lambda self, x: x[..., :, ...], "must be cut as in"), (lambda self, x: x[..., None], "at most 4 axes, the"),
     (lambda self, x: x[:, [0, 3]], "slice: index 3 is beyond the 3 of axis 1"),
     (lambda self, x: x[:, :, []], "there must be something left of the 4 of axis 2"),
     (lambda self, x: x[:, [0], [1]], "must be cut by one list of integers"),
@@ -352,7 +352,7 @@ def kept(self, x):
         (2, 3, 4, 5, 1), (-1, 3, 4, 5, 2), (-1, 7, 1, 1, -1), (-1, -1, -1, 1, 1), (-1, 3, 0, 4, 5))],
     *[(lambda self, x, act=act: act(x.view(-1, 3, 2, 2, 5)), words) for act, words in (
         (lambda v: v % 2, r"test_modules\.py:\d+: a value of 5 axes, \(-1, 3, 2, 2, 5\), must be permuted or viewed"),
-        (lambda v: v.permute(0, 1, 2, 3), "permute: dims must be all axes"), (lambda v: v, "at most 4 axes, the images"),
+        (lambda v: v.permute(0, 1, 2, 3), "permute: dims must be all axes"), (lambda v: v, "at most 4 axes"),
         (lambda v: v.permute(1, 0, 2, 3, 4).reshape(-1, 60), "reshape: the images must be the first axis"),
         (lambda v: v[0], r"must be cut as in x\[:, 2:5\], with all images"),
         (lambda v: v.unbind(0), "unbind: dim must not be the images' axis, got 0"),

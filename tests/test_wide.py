@@ -114,7 +114,8 @@ def test_stack_and_cat(torch):
 
 
 @pytest.mark.parametrize("act, error, words", [
-    (lambda v: v, ValueError, "what is returned must have at most 4 axes"), (lambda v: v + "a", TypeError, "unsupported operand"),
+    (lambda v: v, ValueError, "what is returned must have at most 4 axes"),
+    (lambda v: v + "a", TypeError, "unsupported operand"),
     (lambda v: v * v[:, :, :2], ValueError, "do not go together"),
     (lambda v: v * v.mean(1), ValueError, "both must have all axes, the images first"),
     (lambda v: v * np.ones((2, 2, 3, 4, 5)), ValueError, "must have size 1 for the images"),

@@ -257,3 +257,27 @@ def test_parts_of_a_batch():
     batch = Batch(np.arange(7), np.zeros((7, 1, 2, 2), np.float32), each=3)
     assert [part.labels.tolist() for part in batch.parts()] == [[0, 1, 2], [3, 4, 5], [6]]
     assert [part.layout for part in batch.parts()] == [batch.layout] * 3
+
+
+class Scaled(cnn.Module):
+    """A Parameter of one number, whatever its axes, behind a batch norm."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.norm, self.head = cnn.BatchNorm2d(1), cnn.Linear(16, 3, seed=0)
+        self.scale = cnn.Parameter(np.ones(shape, np.float32))
+
+    def forward(self, x):
+        return self.head(self.norm(x).flatten(1)) * self.scale
+
+
+def test_a_parameter_without_axes_gets_the_gradients_of_all_batches():
+    found = []
+    for shape in ((), (1,)):
+        rng = np.random.default_rng(0)
+        data = cnn.data.Dataset(rng.random((24, 1, 4, 4), np.float32), rng.integers(0, 3, 24))
+        model = Scaled(shape)
+        trainer = cnn.Trainer(model, cnn.SGD(model.parameters(), lr=1.0), accumulate=3, progress=False)
+        trainer.fit(cnn.data.DataLoader(data, 4), 2)
+        found.append(model.scale.data.item())
+    assert found[0] == found[1] != 1

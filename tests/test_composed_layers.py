@@ -318,6 +318,29 @@ def test_attention_of_one_value_with_itself(torch):
     assert_close(model(x), theirs(t, t, t)[0].detach().numpy(), 1e-12)
 
 
+@pytest.mark.parametrize("asked", [
+    lambda q, x: q.expand(x.size(0), -1, -1), lambda q, x: q.repeat(x.size(0), 1, 1),
+    lambda q, x: q[0].unsqueeze(0).expand(x.size(0), -1, -1), lambda q, x: q])
+def test_queries_that_are_learnt(asked, torch):
+    """As of a pooling by attention (Lee et al. 2019)."""
+    ours, theirs = both(torch, "MultiheadAttention", (8, 2), bias=False, batch_first=True)
+
+    class Net(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.q = ours, cnn.Parameter(np.random.default_rng(3).standard_normal((1, 4, 8)))
+
+        def forward(self, x):
+            return self.attention(asked(self.q, x), x, x)[0]
+    model, x = Net(), np.random.default_rng(0).standard_normal((3, 5, 8))
+    q, t = torch.tensor(model.q.data, requires_grad=True), torch.tensor(x)
+    z, y = theirs(q.expand(3, -1, -1), t, t)[0], model(x)
+    assert_close(y, z.detach().numpy(), 1e-12)
+    z.backward(torch.ones_like(z))
+    model.backward(np.ones_like(y))
+    assert_close(model.q.grad, q.grad.numpy(), 1e-12)
+
+
 @pytest.mark.parametrize("options", [{}, {"norm_first": True, "activation": "gelu"}, {"bias": False}])
 def test_transformers(options, torch):
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, **options)

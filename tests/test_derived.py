@@ -96,6 +96,16 @@ CASES = {
                lambda x, w: x * (RAMP * w + RAMP) - w + RAMP),
     "token": ((1, 2), (3,), lambda x, p: cnn.cat([x, p.exp().expand(x.size(0), -1)], 1),
               lambda x, w: np.concatenate([x, np.exp(w).repeat(len(x), 0)], 1)),
+    "length of one number": ((), (3,), lambda x, p: x * (-p).norm() + p.norm(1) * (-p * 2).sum().norm(3),
+                             lambda x, w: x * abs(w) + abs(w) * abs(2 * w)),
+    "all axes turned": ((2, 3, 4), (4, 3), lambda x, p: x * p.T[:, :, 0] + (p * 2).T[..., 1] * p[0].t(),
+                        lambda x, w: x * w.T[:, :, 0] + 2 * w.T[..., 1] * w[0].T),
+    "a list in its place": ((3, 4, 3), (4, 3), lambda x, p: x * p[0, :, [0, 2, 2]] * p[1:, [0, 3, 1, 1], 2][1][:, None],
+                            lambda x, w: x * w[0][:, [0, 2, 2]] * w[2, [0, 3, 1, 1], 2][:, None]),
+    "a vector before": ((2, 3), (3,), lambda x, p: x * (p[:, 0] @ p.view(1, 2, 3).expand(4, 2, 3))[2],
+                        lambda x, w: x * (w[:, 0] @ w)),
+    "repeated": ((3, 1), (3, 4), lambda x, p: x * p.repeat(1, 4) + p.exp().repeat(x.size(0), 1, 1) * p.expand(
+        x.size(0), -1, -1), lambda x, w: x * w + np.exp(w) * w),
     "permuted": ((2, 3, 4), (4, 2, 3), lambda x, p: x * p.permute(2, 0, 1).exp() + p.squeeze().unsqueeze(0).sum(),
                  lambda x, w: x * np.exp(w).transpose(2, 0, 1) + w.sum()),
 }
@@ -194,7 +204,15 @@ def test_a_loss_with_parameters_of_its_own():
     (lambda x, p: x * F.cosine_similarity(p, p), TypeError, "one of x1, x2 must be a value, got Parameters alone"),
     (lambda x, p: F.linear(x, p.exp()), ValueError, r"linear: weight must have shape \(K, C\) .* got \(3,\)"),
     (lambda x, p: F.conv2d(x, p.exp()), ValueError, r"conv2d: weight must have shape \(K, C/groups, R, S\)"),
-    (lambda x, p: x * p[5], ValueError, "index"),
+    (lambda x, p: x * p[5], ValueError, "index"), (lambda x, p: x * p[..., ...], ValueError, "index: .* ellipsis"),
+    (lambda x, p: x * p["a":], ValueError, "index: slice indices must be"), (lambda x, p: x * p[::0], ValueError, "index: "),
+    (lambda x, p: x * p[10**30], ValueError, "index: "), (lambda x, p: x * p[[1.0]], TypeError, "list of whole numbers"),
+    (lambda x, p: x * p.view(1, 3)[[0], [1]], TypeError, "index: one list of whole numbers"),
+    (lambda x, p: x * p.view(1, 1, 3).t(), ValueError, "t: an array must have two axes at most"),
+    (lambda x, p: x * p.expand(10**6, 10**6, 3).sum(), ValueError, "expand"),
+    (lambda x, p: x * p.expand_as(None), TypeError, "expand_as: other must be an array, got NoneType"),
+    (lambda x, p: x * p.sum().sum(0), ValueError, "sum: dim must be None for an array without axes, got 0"),
+    (lambda x, p: x * p.repeat(-1), ValueError, "repeat: sizes"),
     (lambda x, p: x + p.exp()[:, None, None, None], ValueError, "does not go together"),
 ])
 def test_what_cannot_be_computed(function, error, words):

@@ -269,6 +269,55 @@ def test_where_gradients_stop(name, images, torch, tmp_path):
     assert not any(node.operation.name == "detach" for node in model.graph(x.shape[1:]))
 
 
+class Same(cnn.Module):
+    """Written in NumPy: it cuts the graph."""
+
+    def forward(self, x):
+        return x
+
+    def backward(self, dy, need_dx=True):
+        return dy
+
+
+class Read(cnn.Module):
+    """A Parameter that pieces of the graph read, some of them without a gradient."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.same, self.t = function, Same(), cnn.Parameter(np.full(1, 2.0))
+
+    def forward(self, x):
+        return self.function(x, self.t, self.same)
+
+
+@pytest.mark.parametrize("function, want", [
+    (lambda x, t, cut: cut(x * t) * (t.detach() * 0 + 1), 8), (lambda x, t, cut: cut(x * t) + (t > 0), 8),
+    (lambda x, t, cut: cut(x * t) * t, 32), (lambda x, t, cut: cut(x * t.detach()) + t.sign() * x + t, 8)])
+def test_a_piece_that_reads_a_parameter_sets_no_gradient(function, want):
+    model, x = Read(function), np.ones((2, 4))
+    plain = Read(lambda x, t, cut: function(x, t, lambda x: x))
+    for _ in range(3):
+        for net in (model, plain):
+            net.backward(np.ones_like(net(x)))
+            assert net.t.grad.item() == want
+        with cnn.debug():
+            plain.backward(np.ones_like(plain(x)))
+        assert plain.t.grad.item() == want
+
+
+@pytest.mark.parametrize("seen", [
+    lambda t: t.view(1, 1), lambda t: t[None], lambda t: t.reshape(-1), lambda t: t.expand(4), lambda t: t * 1])
+def test_parameters_in_another_shape_are_detached(seen):
+    def function(x, t, cut):
+        with cnn.no_grad():
+            w, y = seen(t), x.reshape(-1, 4)
+        return w * x + y
+    model = Read(function)
+    dx = model.backward(np.ones_like(model(np.ones((2, 4)))))
+    assert model.t.grad.item() == 0
+    np.testing.assert_array_equal(dx, 2)
+
+
 def test_no_grad_around_a_model_changes_nothing():
     model, x = cnn.Linear(3, 2, seed=0), np.ones((4, 3), np.float32)
     with cnn.no_grad():

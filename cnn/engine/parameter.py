@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 refuse: ContextVar = ContextVar("refuse", default=None)     # called where `data` is read while nobody may
 # while a network is traced, a function of a Parameter and the name of an attribute of what can be computed with
 computing: ContextVar = ContextVar("computing", default=None)
+still: ContextVar = ContextVar("still", default=False)      # whether gradients stop at what is computed
 
 
 class Operand:
@@ -167,7 +168,7 @@ class Parameter(Operand):
         """The Parameter in another shape, `scale.view(1, -1, 1, 1)`, to compute with beside a value. Raises ValueError
         for a shape of another number of elements."""
         try:
-            return Shaped(self, self._data.reshape(*shape).shape)
+            return self._seen_as(self._data.reshape(*shape).shape)
         except (TypeError, ValueError):
             raise ValueError(f"Parameter: shape must be of {self.numel()} elements, got "
                              f"{shapes.shown(shape)}") from None
@@ -179,7 +180,7 @@ class Parameter(Operand):
         C). sizes: of all axes; only the first, that of the images, may be another than it is, from 1. Raises ValueError
         else."""
         given = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-        if computing.get() is not None and given and type(given[0]) is int and given[0] != -1:  # not that of the images
+        if computing.get() is not None:
             return self._asked("expand", *given)
         if len(given) != len(self.shape) or self.shape[:1] != (1,) or any(
                 n not in (-1, old) for n, old in zip(given[1:], self.shape[1:], strict=False)):
@@ -194,7 +195,14 @@ class Parameter(Operand):
         if not all(part is None or part is Ellipsis or isinstance(part, slice) and part == slice(None)
                    for part in parts):
             return self._asked("__getitem__", index)
-        return Shaped(self, self._data[index].shape)
+        try:
+            return self._seen_as(self._data[index].shape)
+        except IndexError as error:
+            raise ValueError(f"index: {error}, got {shapes.shown(index)} of shape {self.shape}") from None
+
+    def _seen_as(self, shape: tuple[int, ...]) -> Any:
+        """It in another shape of as many elements."""
+        return self._asked("reshape", *shape).detach() if still.get() else Shaped(self, shape)
 
     def __repr__(self) -> str:
         return f"Parameter(shape={self.shape}, dtype={self.dtype})"

@@ -79,7 +79,7 @@ class Program:
         self._drafts.clear()
         self._compiled.clear()
         self._pulls.clear()
-        self._phase = self._segments = self._uses = None
+        self._phase = self._segments = self.uses = None
         for name in ("pull", "results", "loss"):     # what those who wrote it have noted
             vars(self).pop(name, None)
 
@@ -163,7 +163,7 @@ class Program:
         what further uses fill is added to it by `add_gradients`."""
         if parameter is None or not (self.learns and parameter.requires_grad):
             return None
-        uses = self._uses.setdefault(id(parameter), [])
+        uses = self.uses.setdefault(id(parameter), [])
         uses.append(self.zeros(parameter.numel()).reshape(parameter.shape) if uses else parameter.grad)
         return uses[-1]
 
@@ -173,18 +173,18 @@ class Program:
         self._phase.backward_end = self._segments[-1]
         self._add_up()
         for pull in self._pulls:
-            pull(self._uses, self._segments)
+            pull(self.uses, self._segments)
         if self._pulls:
             self.cut()
             self._add_up()
 
     def _add_up(self):
-        for i in range(1, max(map(len, self._uses.values()), default=0)):
+        for i in range(1, max(map(len, self.uses.values()), default=0)):
             self.cut()      # one after the other: operations between two cuts run at the same time
-            for grad, *others in (uses for uses in self._uses.values() if len(uses) > i):
+            for grad, *others in (uses for uses in self.uses.values() if len(uses) > i):
                 self.before("accumulate", lambda grad=grad, other=others[i - 1]: dict(x=other, y=grad, count=grad.size),
                             self.kernels.pack.chunks(grad.size))
-        for uses in self._uses.values():
+        for uses in self.uses.values():
             del uses[1:]
 
     @property
@@ -208,7 +208,7 @@ class Program:
     def begin(self, phase):
         """Add what follows to this phase, which `run` names; what an earlier attempt added is gone."""
         self._phase = self._drafts[phase] = Phase()
-        self._segments, self._uses = self._phase.segments, {}
+        self._segments, self.uses = self._phase.segments, {}
         self._segments.append(Segment(False))
         self.cut()
 

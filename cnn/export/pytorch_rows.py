@@ -167,9 +167,9 @@ def of_weights(name, method, first, *more, **options):
     """What a function of this name, or a method, makes of weights alone."""
     if method and name == "where":      # whose condition is second
         return functional.where(more[0], first, *more[1:])
-    options = {key: value for key, value in options.items() if value is not None and value != "fro"
-               and key not in ("_stacklevel", "out", "inplace")}
-    others = [Count() if part is N else 2.0 if part == "fro" else part for part in more]
+    options = {key: value for key, value in options.items() if value is not None and not (
+               isinstance(value, str) and value == "fro") and key not in ("_stacklevel", "out", "inplace")}
+    others = [Count() if part is N else 2.0 if isinstance(part, str) and part == "fro" else part for part in more]
     if name == "getattr":
         return getattr(first, *others)
     if name == "size":      # of a Parameter it is the number of elements

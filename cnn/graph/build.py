@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from cnn import shapes
-from cnn.engine.parameter import Parameter, Shaped
+from cnn.engine.parameter import Parameter, Shaped, still
 from cnn.graph.count import Count
 from cnn.graph.derived import Derived, Transposed, awaited, of
 from cnn.graph.trace import add, apply
@@ -322,4 +322,6 @@ def reduced(kind, x, dim, keepdim, owner=None):
 
 def reshaped(x, image):
     """A value in another shape of as many elements."""
-    return x if x.image == tuple(image) else apply(reshaping.Reshape("reshape", image), x)
+    if x.image == tuple(image):
+        return apply(reshaping.Detach(), x) if still.get() else x
+    return apply(reshaping.Reshape("reshape", image), x)

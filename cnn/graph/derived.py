@@ -11,8 +11,8 @@ from cnn import hints, shapes
 from cnn.engine import parameter
 from cnn.engine.parameter import Parameter, Shaped
 from cnn.graph import arranged
-from cnn.graph.count import Count
-from cnn.graph.methods import as_sizes, correction_of, root_of
+from cnn.graph.arranged import Moves
+from cnn.graph.methods import correction_of, root_of
 from cnn.graph.value import Value, number, refusal
 from cnn.ops.weighted import Awaited
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cnn.graph.graph import Graph
 
 
-class Derived:
+class Derived(Moves):
     """A symbolic array that is the same for every image, beside values: it has no axis of images, and `dim` counts its
     own axes from 0, as in PyTorch.
 
@@ -78,6 +78,9 @@ class Derived:
             raise ValueError(f"{owner}: dim must be different axes, got {dim}")
         return axes
 
+    def _with(self, shape: tuple[int, ...], value: Value | None = None) -> Derived:
+        return Derived(self.value if value is None else value, shape)
+
     def _picked(self, index: Callable[[np.ndarray], np.ndarray]) -> Derived:
         return Derived(*arranged.picked(self.value, self.shape, index))
 
@@ -89,10 +92,7 @@ class Derived:
             if not (part is None or part is Ellipsis or isinstance(part, (int, np.integer, slice, list, np.ndarray))):
                 raise TypeError(f"index: of an array computed from Parameters, numbers, slices and lists of numbers "
                                 f"take parts, got {shapes.shown(part)}")
-        try:
-            return self._picked(lambda numbers: numbers[index])
-        except IndexError as error:
-            raise ValueError(f"index: {error}") from None
+        return self._picked(lambda numbers: arranged.indexed(numbers, parts))
 
     def __iter__(self) -> Iterator[Derived]:
         if not self.shape:
@@ -113,78 +113,6 @@ class Derived:
 
     def __rmatmul__(self, other: Any) -> Any:
         return product(other, self)
-
-    @property
-    def T(self) -> Derived:
-        """The transpose of a matrix."""
-        return self.transpose(0, 1)
-
-    def t(self) -> Derived:
-        """`T`, the transpose of a matrix."""
-        return self.T
-
-    def transpose(self, dim0: int, dim1: int) -> Derived:
-        """The axes dim0 and dim1 in each other's place."""
-        a, b = self._axis("transpose", dim0), self._axis("transpose", dim1)
-        return self._picked(lambda numbers: numbers.swapaxes(a, b))
-
-    def permute(self, *dims: Any) -> Derived:
-        """The axes in the order `dims`."""
-        axes = self._axes("permute", as_sizes(dims))
-        if len(axes) != self.ndim:
-            raise ValueError(f"permute: dims must be all {self.ndim} axes, got {as_sizes(dims)}")
-        return self._picked(lambda numbers: numbers.transpose(axes))
-
-    def flip(self, *dims: Any) -> Derived:
-        """The elements in reverse order along the axes `dims`."""
-        axes = self._axes("flip", as_sizes(dims))
-        return self._picked(lambda numbers: np.flip(numbers, axes))
-
-    def reshape(self, *shape: Any) -> Derived:
-        """The elements in another shape, of which one size may be -1."""
-        given = as_sizes(shape)
-        sizes = [shapes.integer("reshape", "shape", n, -1) for n in given]
-        known = math.prod(n for n in sizes if n != -1)
-        if 0 in sizes or sizes.count(-1) > 1 or self.numel() % known or -1 not in sizes and known != self.numel():
-            raise ValueError(f"reshape: shape must be of {self.numel()} elements, got {shapes.shown(given)}")
-        return Derived(self.value, tuple(self.numel() // known if n == -1 else n for n in sizes))
-
-    view = reshape
-
-    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Derived:
-        """The axes from start_dim to end_dim in one, by default all."""
-        if not self.shape:
-            return self.reshape(1)
-        first, last = self._axis("flatten", start_dim), self._axis("flatten", end_dim) + 1
-        return self.reshape(*self.shape[:first], math.prod(self.shape[first:last]), *self.shape[last:])
-
-    def unsqueeze(self, dim: int) -> Derived:
-        """With one more axis, `dim`, of size 1."""
-        at = shapes.integer("unsqueeze", "dim", dim, -self.ndim - 1, self.ndim) % (self.ndim + 1)
-        return Derived(self.value, (*self.shape[:at], 1, *self.shape[at:]))
-
-    def squeeze(self, dim: int | Sequence[int] | None = None) -> Derived:
-        """Without the axes `dim` of size 1, by default all."""
-        axes = self._axes("squeeze", dim)
-        return Derived(self.value, tuple(n for i, n in enumerate(self.shape) if n > 1 or i not in axes))
-
-    def expand(self, *sizes: Any) -> Any:
-        """Axes of size 1 repeated to `sizes`; where the first is the number of images, a value."""
-        given = as_sizes(sizes)
-        if given and isinstance(given[0], Count) and len(given) == self.ndim and self.shape[0] == 1:
-            return arranged.shaped(self.value, self.shape[1:]).expand(-1, *given[1:])
-        whole = [shapes.integer("expand", "sizes", n, -1) for n in given]
-        old = (1,) * (len(whole) - self.ndim) + self.shape
-        shape = tuple(m if n == -1 else n for m, n in zip(old, whole, strict=False))
-        if len(old) > len(whole) or any(m not in (1, n) for m, n in zip(old, shape, strict=True)):
-            raise ValueError(f"expand: sizes must be those of {self.shape}, of which 1 may become any, got "
-                             f"{shapes.shown(given)}")
-        value = arranged.repeated(self.value, self.shape, shape)
-        return Derived(value.expand(-1, *arranged.image_of(shape)), shape)
-
-    def expand_as(self, other: Any) -> Any:
-        """`expand` to the shape of another array."""
-        return self.expand(*other.shape)
 
     def softmax(self, dim: int) -> Derived:
         """exp(x) / sum of exp(x) over the axis `dim`."""
@@ -256,7 +184,8 @@ def product(a: Any, b: Any) -> Any:
     x, y = (of(operand, graph) for operand in (a, b))
     if len(x.shape) == 1 or len(y.shape) == 1:      # vectors: a row before, a column after
         made = product(x[None] if len(x.shape) == 1 else x, y[:, None] if len(y.shape) == 1 else y)
-        return made.reshape(*x.shape[:-1], *(y.shape[-1:] if len(y.shape) > 1 else ()))
+        rows = made.shape[:-2] if len(x.shape) == 1 else made.shape[:-1]
+        return made.reshape(*rows, *(made.shape[-1:] if len(y.shape) > 1 else ()))
     if x.ndim > 3 or y.ndim > 3:
         raise ValueError(f"matmul: arrays computed from Parameters must have at most 3 axes, got {x.shape} and "
                          f"{y.shape}")
@@ -370,9 +299,11 @@ def reduced(owner: str, function: Callable, thing: Any, dim: Any, keepdim: Any) 
     """The Derived that `function(value, dim)`, which keeps axes with size 1, makes of a Parameter, or of what is
     computed from some. dim: axes of its own, or None for all; keepdim: whether they stay."""
     own = of(thing, computed_in())
+    if not own.shape:       # of one number, as of a row of one
+        if dim is not None:
+            raise ValueError(f"{owner}: dim must be None for an array without axes, got {dim}")
+        return Derived(arranged.over(own.reshape(1).value, (1,), (0,), function), ())
     axes = own._axes(owner, dim)
-    if not axes:
-        return own
     value = arranged.over(own.value, own.shape, axes, function)
     if shapes.flag(owner, "keepdim", keepdim):
         return Derived(value, tuple(1 if i in axes else n for i, n in enumerate(own.shape)))

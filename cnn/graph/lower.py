@@ -84,7 +84,7 @@ def written(graph, dtype, images, gradients, **options):
     program.results, program.pull = write(program, graph, tensors)
     program.structure = graph.structure
     program.shapes, program.takes = ([value.image for value in values] for values in (graph.outputs, graph.inputs))
-    program.backwards = {}      # of each backward phase, for which inputs it has a gradient
+    program.backwards, program.fills = {}, {}   # of each backward phase, of which inputs and Parameters there are any
     for i, tensor in enumerate(program.results):
         program.output(tensor, slot("y", i))
     program.compile()
@@ -105,6 +105,7 @@ def write_backward(program, phase, given, wanted):
         if dx is not None:
             program.output(dx, slot("dx", i))
     program.add_gradients()
+    program.fills[phase] = frozenset(program.uses)
     return [dx is not None for dx in dxs]
 
 

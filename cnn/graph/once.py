@@ -194,6 +194,8 @@ def _alone(node: Node, same: dict[int, Node]) -> bool:
     operation = node.operation
     if isinstance(operation, Constant):
         return True
+    if isinstance(operation, Weighted):
+        return False
     return bool(node.inputs) and all(id(value) in same for value in node.inputs) and not (
         operation.parameters or operation.effects or operation.couples)
 

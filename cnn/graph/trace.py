@@ -1,16 +1,14 @@
 """Tracing: running `forward` on values, each of whose operations adds a node to a graph."""
 from contextlib import ContextDecorator
-from contextvars import ContextVar
 
 from cnn.engine import meanwhile, parameter
+from cnn.engine.parameter import still
 from cnn.graph.derived import OWN, asked
 from cnn.graph.graph import Graph, Node
 from cnn.graph.line import line
 from cnn.graph.value import Value
 from cnn.ops.reshaping import Detach
 from cnn.ops.weighted import Weighted, awaited
-
-still = ContextVar("still", default=False)      # whether gradients stop at what is computed
 
 
 class no_grad(ContextDecorator):

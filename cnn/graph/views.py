@@ -8,6 +8,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.graph import moving
+from cnn.graph.arranged import indexed
 from cnn.graph.build import reshaped
 from cnn.graph.count import Count
 from cnn.graph.line import line
@@ -86,10 +87,7 @@ class View(Wide):
         if not parts or parts[0] is not Ellipsis and not (isinstance(parts[0], slice) and parts[0] == slice(None)):
             raise TypeError(f"{line()}a value of {self.ndim} axes must be cut as in x[:, 2:5], with all images, got "
                             f"{told}")
-        try:
-            found = self.index[parts]
-        except IndexError as error:
-            raise ValueError(f"{line()}{error}, got {told}") from None
+        found = indexed(self.index, parts)
         if not found.size:
             raise ValueError(f"{line()}an index must leave some of the elements, got {told}")
         return settled(View(self.of, found))

@@ -11,6 +11,7 @@ from cnn import functional, shapes
 from cnn.engine.parameter import Parameter
 from cnn.functional.composed import NEVER
 from cnn.graph import Value, build
+from cnn.graph.derived import OWN
 from cnn.layers import init
 from cnn.layers.activation import Dropout
 from cnn.layers.container import ModuleList
@@ -104,6 +105,10 @@ class MultiheadAttention(Module):
         name = type(self).__name__
         key = query if key is None else key
         value = key if value is None else value
+        given = next((x for x in (query, key, value) if isinstance(x, Value)), None)
+        if given is not None:       # what is learnt is the same for every image
+            query, key, value = (build.value_of(name, x, given) if isinstance(x, OWN) else x for x in (
+                query, key, value))
         for what, x, width in (("query", query, self.embed_dim), ("key", key, self.kdim), ("value", value, self.vdim)):
             if not isinstance(x, Value) or len(x.image) != 2 or x.image[1] != width:
                 raise ValueError(f"{name}: {what} must have shape (N, L, {width}), got "

@@ -201,7 +201,7 @@ class Criterion:
                 program.run(n, **{slot("x", i): np.asarray(array, dtype) for i, array in enumerate([*ys, *ts])},
                             **{slot("y", 0): y})
                 if dy is not None:
-                    dxs = run_backward(program, gradients(y), wanted, ())
+                    dxs, _ = run_backward(program, gradients(y), wanted, ())
             finally:
                 self._programs.give(program)
         return y, pack(structure, [np.zeros_like(array) if dx is None else dx

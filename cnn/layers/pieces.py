@@ -137,10 +137,11 @@ class State:
             else:
                 # a parameter that an earlier piece has filled is used several times: its gradients add up
                 before = [(p, p.grad.copy()) for p in piece.parameters if p.requires_grad and id(p) in filled]
-                result = run_backward(programs[id(piece)], dys, wants, piece.parameters)
+                result, filling = run_backward(programs[id(piece)], dys, wants, piece.parameters)
                 for p, grad in before:
-                    p.grad += grad
-            filled.update(id(p) for p in piece.parameters)
+                    if id(p) in filling:
+                        p.grad += grad
+            filled.update({id(p) for p in piece.parameters} if piece.layer is not None else filling)
             for gradient in result:
                 debugging.look(gradient, "gradient", piece.where)
             for p in piece.parameters if debugging.enabled() else ():

@@ -285,7 +285,7 @@ def backward(module, dy, need_dx):
         if last.pieces is not None:
             dxs = meanwhile.holds(training, True, last.pieces.backward, dys, wanted)
         else:
-            dxs = run_backward(last.programs[0], dys, wanted, parts.parameters)
+            dxs, _ = run_backward(last.programs[0], dys, wanted, parts.parameters)
     finally:
         use.leave()
     if not need_dx:
@@ -296,7 +296,8 @@ def backward(module, dy, need_dx):
 
 
 def run_backward(program, dys, wanted, parameters):
-    """The gradients of a program's inputs that are wanted, None where there is none, from those of its outputs."""
+    """The gradients of a program's inputs that are wanted, None where there is none, from those of its outputs; and the
+    ids of the Parameters whose gradients it has set."""
     given = tuple(dy is not None for dy in dys)
     phase = "backward", given, wanted, *(p.requires_grad for p in parameters)
     if not program.has(phase):
@@ -306,7 +307,7 @@ def run_backward(program, dys, wanted, parameters):
            for image, there in zip(program.takes, program.backwards[phase], strict=True)]
     arrays = {slot("dy", i): dy for i, dy in enumerate(dys) if dy is not None}
     program.run(images, phase, **arrays, **{slot("dx", i): dx for i, dx in enumerate(dxs) if dx is not None})
-    return dxs
+    return dxs, program.fills[phase]
 
 
 def _gradients(owner, dy, last, dtype):

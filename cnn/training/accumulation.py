@@ -42,7 +42,7 @@ def gradients(step: Step, parts: list[Batch], compute: Callable[[Step, Batch], t
             for array, p in zip(sums, parameters, strict=True):
                 array += p.grad * p.dtype.type(factor)
         else:
-            sums = [p.grad * p.dtype.type(factor) for p in parameters]
+            sums = [np.array(p.grad * p.dtype.type(factor)) for p in parameters]      # of one without axes, too
         loss, weight, right = loss + total, 1.0 if summed else weight + share, right + correct
     for array, p in zip(sums, parameters, strict=True):
         p.grad[...] = array if by_name else array / p.dtype.type(weight) if weight else 0

@@ -104,6 +104,8 @@ from cnn.layers import (
     Unflatten,
     Unfold,
     Upsample,
+    UpsamplingBilinear2d,
+    UpsamplingNearest2d,
     ZeroPad1d,
     ZeroPad2d,
     init,
@@ -170,10 +172,11 @@ __all__ = [
     "Residual", "SELU", "SGD", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "SoftMarginLoss", "Softmax",
     "Softmax2d", "Softmin", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold", "Trainer",
     "TrainingDiverged", "TransformerEncoder", "TransformerEncoderLayer", "TripletMarginLoss", "Unflatten", "Unfold",
-    "Upsample", "Value", "ZeroPad1d", "ZeroPad2d", "cat", "clip_grad_norm", "compile", "data", "debug", "features",
-    "find_lr", "from_torch", "functional", "get_num_threads", "get_winograd", "gradcheck", "load", "load_model",
-    "load_onnx", "metrics", "models", "named_groups", "no_grad", "optim", "parameter_groups", "replace_head", "save",
-    "save_model", "schedules", "set_num_threads", "set_winograd", "show_config", "split_biases",
+    "Upsample", "UpsamplingBilinear2d", "UpsamplingNearest2d", "Value", "ZeroPad1d", "ZeroPad2d", "cat",
+    "clip_grad_norm", "compile", "data", "debug", "features", "find_lr", "from_torch", "functional", "get_num_threads",
+    "get_winograd", "gradcheck", "load", "load_model", "load_onnx", "metrics", "models", "named_groups", "no_grad",
+    "optim", "parameter_groups", "replace_head", "save", "save_model", "schedules", "set_num_threads", "set_winograd",
+    "show_config", "split_biases",
 ]
 
 # Modules that users name, by their short names: `from cnn.callbacks import EarlyStopping`.
@@ -196,6 +199,8 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in functional.__all__:      # PyTorch has them in both, torch.exp say
+        return getattr(functional, name)
     if name not in _LATER:
         raise hints.missing("module 'cnn'", name, hints.OF_PACKAGE)
     module, attribute = _LATER[name]

@@ -11,10 +11,11 @@ ADD_UP = "nothing: backward sets gradients. Trainer(accumulate=K) adds up those 
 # method of a tensor: what to do with a value x
 OF_VALUES = {
     "max": "x.amax(dim)", "min": "x.amin(dim)", "numel": "math.prod(x.shape[1:]), the elements of one image",
-    "scatter_": "cnn.functional.one_hot(index, classes)", "t": "x.transpose(1, 2)",
+    "scatter_": "cnn.functional.one_hot(index, classes)",
+    "t": "x.transpose(1, 2) of matrices; a product x @ y.t() of vectors would couple the images",
     "prod": "x.log().sum(dim).exp(), of numbers above 0", "sort": "what loss and metrics get, arrays",
-    **dict.fromkeys(("double", "half", "long", "int", "bool", "to", "type"), DTYPE),
-    **dict.fromkeys(("cpu", "cuda"), CPU),
+    **dict.fromkeys(("double", "half", "long", "int", "bool", "type"), DTYPE),
+    **dict.fromkeys(("cuda", "get_device"), CPU), "unfold": "cnn.functional.unfold, of windows in two axes",
 }
 # name in `torch`, `torch.nn` or `torch.nn.functional`: what to write
 OF_PACKAGE = {
@@ -26,7 +27,7 @@ OF_PACKAGE = {
     "gather": "x.gather(dim, index)",
     "device": CPU, "einsum": "products, sums and cnn.functional.matmul", "randn_like": "an input of the model, noise",
     **{name: ARRAYS.format(name) for name in (
-        "zeros", "ones", "full", "arange", "linspace", "eye", "zeros_like", "ones_like", "full_like")},
+        "zeros", "ones", "full", "arange", "linspace", "eye", "tril", "triu", "meshgrid", "outer", "argmax")},
     **dict.fromkeys(("tensor", "as_tensor", "from_numpy", "Tensor"), ARRAYS.format("array")),
     **dict.fromkeys(("rand", "randn"), "numpy.random.default_rng(seed)"),
 }
@@ -36,7 +37,7 @@ OF_INIT = {
 }
 # method of a module: what to do with a module
 OF_MODULES = {
-    "zero_grad": ADD_UP, "cuda": CPU, "cpu": CPU, "double": "model.to(numpy.float64)",
+    "zero_grad": ADD_UP, "cuda": CPU, "double": "model.to(numpy.float64)",
     "float": "model.to(numpy.float32)", "half": "model.to(numpy.float32)",
     "register_forward_hook": "forward that returns more values, or cnn.features",
 }

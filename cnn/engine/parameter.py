@@ -8,6 +8,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn._ext.guard import Guard
+from cnn.engine.data import Data
 from cnn.engine.memory import zeros
 from cnn.engine.watch import Stamp
 
@@ -100,11 +101,11 @@ class Parameter(Operand):
 
     @property
     def data(self) -> np.ndarray:
-        """The array. Assigning copies into place."""
+        """The array, with PyTorch's methods that change it, `normal_` say. Assigning copies into place."""
         refused = refuse.get()
         if refused is not None:
             refused()
-        return self._data
+        return self._data.view(Data)
 
     @data.setter
     def data(self, value: ArrayLike) -> None:

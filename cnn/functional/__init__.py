@@ -91,7 +91,9 @@ from cnn.functional.moving import (
     channel_shuffle,
     chunk,
     flatten,
+    full_like,
     interpolate,
+    ones_like,
     pad,
     permute,
     pixel_shuffle,
@@ -101,6 +103,8 @@ from cnn.functional.moving import (
     stack,
     transpose,
     unsqueeze,
+    upsample,
+    zeros_like,
 )
 from cnn.functional.norm import batch_norm, batch_norm_backward, group_norm, group_norm_backward
 from cnn.functional.pointwise import (
@@ -149,19 +153,19 @@ __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_po
            "binary_cross_entropy_with_logits", "bmm", "cat", "celu", "channel_shuffle", "chunk", "clamp", "conv1d",
            "conv1d_backward", "conv2d", "conv2d_backward", "conv_transpose1d", "conv_transpose1d_backward",
            "conv_transpose2d", "conv_transpose2d_backward", "cos", "cosine_embedding_loss", "cosine_similarity",
-           "cross_entropy", "elu", "embedding", "exp", "flatten", "gaussian_nll_loss", "gelu", "gelu_backward", "glu",
-           "group_norm", "group_norm_backward", "hardshrink", "hardsigmoid", "hardswish", "hardtanh",
-           "hinge_embedding_loss", "huber_loss", "instance_norm", "interpolate", "kl_div", "l1_loss", "layer_norm",
-           "layer_norm2d", "leaky_relu", "leaky_relu_backward", "linear", "linear_backward", "local_response_norm",
-           "log", "log_softmax", "log_softmax_backward", "logsigmoid", "logsumexp", "margin_ranking_loss", "matmul",
-           "max_pool1d", "max_pool1d_backward", "max_pool2d", "max_pool2d_backward", "maximum", "mean", "minimum",
-           "mish", "mse_loss", "multi_margin_loss", "multilabel_soft_margin_loss", "nll_loss", "normalize", "one_hot",
-           "pad", "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "poisson_nll_loss", "pow",
-           "prelu", "relu", "relu6", "relu_backward", "rms_norm", "scaled_dot_product_attention", "selu", "sigmoid",
-           "sigmoid_backward", "silu", "silu_backward", "sin", "smooth_l1_loss", "soft_margin_loss", "softmax",
-           "softmax_backward", "softmin", "softplus", "softshrink", "softsign", "split", "sqrt", "squeeze", "stack",
-           "sum", "tanh", "tanh_backward", "tanhshrink", "threshold", "transpose", "triplet_margin_loss", "unfold",
-           "unsqueeze", "where"]
+           "cross_entropy", "elu", "embedding", "exp", "flatten", "full_like", "gaussian_nll_loss", "gelu",
+           "gelu_backward", "glu", "group_norm", "group_norm_backward", "hardshrink", "hardsigmoid", "hardswish",
+           "hardtanh", "hinge_embedding_loss", "huber_loss", "instance_norm", "interpolate", "kl_div", "l1_loss",
+           "layer_norm", "layer_norm2d", "leaky_relu", "leaky_relu_backward", "linear", "linear_backward",
+           "local_response_norm", "log", "log_softmax", "log_softmax_backward", "logsigmoid", "logsumexp",
+           "margin_ranking_loss", "matmul", "max_pool1d", "max_pool1d_backward", "max_pool2d", "max_pool2d_backward",
+           "maximum", "mean", "minimum", "mish", "mse_loss", "multi_margin_loss", "multilabel_soft_margin_loss",
+           "nll_loss", "normalize", "one_hot", "ones_like", "pad", "pairwise_distance", "permute", "pixel_shuffle",
+           "pixel_unshuffle", "poisson_nll_loss", "pow", "prelu", "relu", "relu6", "relu_backward", "rms_norm",
+           "scaled_dot_product_attention", "selu", "sigmoid", "sigmoid_backward", "silu", "silu_backward", "sin",
+           "smooth_l1_loss", "soft_margin_loss", "softmax", "softmax_backward", "softmin", "softplus", "softshrink",
+           "softsign", "split", "sqrt", "squeeze", "stack", "sum", "tanh", "tanh_backward", "tanhshrink", "threshold",
+           "transpose", "triplet_margin_loss", "unfold", "unsqueeze", "upsample", "where", "zeros_like"]
 
 
 if not TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.engine.parameter import Parameter
-from cnn.functional.common import computed
+from cnn.functional.common import computed, in_place
 from cnn.graph import build, derived, means
 from cnn.graph.methods import root_of
 from cnn.graph.value import Value
@@ -91,8 +91,11 @@ def cos(x: Images) -> Images:
     return _mapped("cos", "cos", x)
 
 
-def pow(x: Images, exponent: float) -> Images:
-    """x to the power of a number, `exponent`. x: a value or an array (N, ...)."""
+def pow(x: Images, exponent: Any) -> Images:
+    """x to the power of a number, `exponent`. x: a value or an array (N, ...). The exponent may also be a value or an
+    array, of any shape that is broadcast, or a Parameter; x is then at least 0, and NaN comes of what is less."""
+    if hasattr(exponent, "shape") and not isinstance(exponent, np.number):
+        return computed("pow", build.power, {"x": x, "exponent": exponent}, by_element=True)
     exponent = shapes.number("pow", "exponent", exponent)
     return computed("pow", lambda x: build.power(x, exponent), {"x": x}, (exponent,), by_element=True)
 
@@ -107,7 +110,7 @@ def clamp(x: Images, min: float | None = None, max: float | None = None) -> Imag
 def hardtanh(x: Images, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Images:
     """min(max(x, min_val), max_val); the derivative at both limits is 0. x: a value or an array (N, ...). inplace:
     nothing changes, see `relu`."""
-    shapes.flag("hardtanh", "inplace", inplace)
+    in_place("hardtanh", x, inplace)
     low, high = shapes.number("hardtanh", "min_val", min_val), shapes.number("hardtanh", "max_val", max_val)
     if low > high:
         raise ValueError(f"hardtanh: max_val must be at least min_val, {low}, got {high}")
@@ -116,33 +119,33 @@ def hardtanh(x: Images, min_val: float = -1.0, max_val: float = 1.0, inplace: bo
 
 def relu6(x: Images, inplace: bool = False) -> Images:
     """min(max(x, 0), 6). x: a value or an array (N, ...). Howard et al. 2017. inplace: nothing changes, see `relu`."""
-    shapes.flag("relu6", "inplace", inplace)
+    in_place("relu6", x, inplace)
     return _mapped("relu6", "hardtanh", x, min_val=0.0, max_val=6.0)
 
 
 def elu(x: Images, alpha: float = 1.0, inplace: bool = False) -> Images:
     """x where x > 0, else alpha (e^x - 1). x: a value or an array (N, ...). Clevert et al. 2016. inplace:
     nothing changes, see `relu`."""
-    shapes.flag("elu", "inplace", inplace)
+    in_place("elu", x, inplace)
     return _mapped("elu", "elu", x, alpha=shapes.number("elu", "alpha", alpha))
 
 
 def hardswish(x: Images, inplace: bool = False) -> Images:
     """x min(max(x + 3, 0), 6) / 6. x: a value or an array (N, ...). Howard et al. 2019. inplace:
     nothing changes, see `relu`."""
-    shapes.flag("hardswish", "inplace", inplace)
+    in_place("hardswish", x, inplace)
     return _mapped("hardswish", "hardswish", x)
 
 
 def hardsigmoid(x: Images, inplace: bool = False) -> Images:
     """min(max(x + 3, 0), 6) / 6. x: a value or an array (N, ...). inplace: nothing changes, see `relu`."""
-    shapes.flag("hardsigmoid", "inplace", inplace)
+    in_place("hardsigmoid", x, inplace)
     return _mapped("hardsigmoid", "hardsigmoid", x)
 
 
 def mish(x: Images, inplace: bool = False) -> Images:
     """x tanh(log(1 + e^x)). x: a value or an array (N, ...). Misra 2020. inplace: nothing changes, see `relu`."""
-    shapes.flag("mish", "inplace", inplace)
+    in_place("mish", x, inplace)
     return _mapped("mish", "mish", x)
 
 

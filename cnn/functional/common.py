@@ -152,6 +152,12 @@ def parameter(owner: str, name: str, value: np.ndarray | Parameter | None,
     return made, ((value, made),)
 
 
+def in_place(name: str, x: Any, inplace: bool) -> None:
+    """Check an argument that changes nothing, and note what PyTorch changes."""
+    if shapes.flag(name, "inplace", inplace) and isinstance(x, Value) and x.graph is not None:
+        x.graph.in_place.append((name, x, len(x.graph.nodes) + 1))
+
+
 def numbers(*values: np.ndarray | Parameter | None) -> list:
     """Parameters as their arrays, all else as it is."""
     return [value.data if isinstance(value, Parameter) else value for value in values]

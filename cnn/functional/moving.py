@@ -9,7 +9,7 @@ import numpy as np
 from cnn import shapes
 from cnn.functional.common import also_one, computed
 from cnn.graph import build, moving
-from cnn.graph.build import dims_of
+from cnn.graph.build import dims_of, value_of
 from cnn.graph.value import Value
 from cnn.graph.views import View
 
@@ -215,3 +215,28 @@ def _checked(name: str, x: np.ndarray) -> tuple[np.ndarray, Value]:
     if not 2 <= x.ndim <= 4:
         raise ValueError(f"{name}: x must have shape (N, C, H, W), (N, H, W) or (N, features), got {x.shape}")
     return x, Value(None, x.shape[1:], x.dtype)
+
+
+def upsample(x: Images, size: Size | Length | None = None, scale_factor: float | tuple[float, ...] | None = None,
+             mode: str = "nearest", align_corners: bool | None = None) -> Images:
+    """`interpolate`, by its name before, of the same x, (N, C, H, W) or (N, C, L), size, scale_factor, mode and
+    align_corners."""
+    return interpolate(x, size, scale_factor, mode, align_corners)
+
+
+def full_like(x: Images, fill_value: float) -> Images:
+    """The number `fill_value` in the shape of x, a value or an array (N, ...), through which no gradient goes."""
+    number = shapes.number("full_like", "fill_value", fill_value)
+    if isinstance(x, Value):
+        return value_of("full_like", np.full(x.image, number, x.dtype), x)
+    return np.full_like(shapes.array("full_like", "x", x), number)
+
+
+def zeros_like(x: Images) -> Images:
+    """Zeros in the shape of x, a value or an array (N, ...)."""
+    return full_like(x, 0.0)
+
+
+def ones_like(x: Images) -> Images:
+    """Ones in the shape of x, a value or an array (N, ...)."""
+    return full_like(x, 1.0)

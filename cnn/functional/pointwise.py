@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
-from cnn.functional.common import computed
+from cnn.functional.common import computed, in_place
 from cnn.functional.common import program as run
 from cnn.graph import Value, apply, build, derived
 from cnn.graph.wide import Wide
@@ -59,7 +59,7 @@ def _pointwise(name: str, kernel: str, saved: str | None, arrays: dict[str, Imag
 def relu(x: Images, inplace: bool = False) -> Images:
     """max(x, 0); NaN stays NaN. x of any shape. inplace: for code that comes from PyTorch; nothing changes, here and in
     the other activations: x keeps its elements."""
-    shapes.flag("relu", "inplace", inplace)
+    in_place("relu", x, inplace)
     return _pointwise("relu", "relu", None, {"x": x})
 
 
@@ -70,7 +70,7 @@ def relu_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def leaky_relu(x: Images, negative_slope: float = 0.01, inplace: bool = False) -> Images:
     """x where x > 0, else negative_slope * x. x of any shape. inplace: nothing changes, see `relu`."""
-    shapes.flag("leaky_relu", "inplace", inplace)
+    in_place("leaky_relu", x, inplace)
     slope = shapes.number("leaky_relu", "negative_slope", negative_slope)
     return _pointwise("leaky_relu", "leaky_relu", None, {"x": x}, slope=slope)
 
@@ -103,7 +103,7 @@ def sigmoid_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def silu(x: Images, inplace: bool = False) -> Images:
     """x sigmoid(x). x of any shape. Elfwing et al. 2018. inplace: nothing changes, see `relu`."""
-    shapes.flag("silu", "inplace", inplace)
+    in_place("silu", x, inplace)
     return _pointwise("silu", "silu", None, {"x": x})
 
 

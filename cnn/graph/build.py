@@ -72,6 +72,11 @@ def mapped(name, x, owner=None, **numbers):
 
 
 def power(x, n):
+    """x^n for a number; for a value, a Parameter or an array n, of x at least 0, as e^(n log x), and 0 where x is 0."""
+    if isinstance(n, (Value, Parameter, Shaped, Derived, np.ndarray)):
+        some, n = x > 0, values("pow", x, n)[1]
+        y = mapped("exp", arithmetic("multiply", mapped("log", where(some, x, 1.0)), n))
+        return where(some, y, where(x < 0, math.nan, arithmetic("equal", n, np.zeros(1, x.dtype))))
     n = shapes.number("pow", "the exponent", n)
     return mapped("sqrt", x) if n == 0.5 else mapped("power", x, "pow", exponent=n)
 

@@ -36,6 +36,7 @@ class Graph:
         self.title, self.names, self.modules = title, names or {}, modules or {}
         self.inputs, self.nodes, self.outputs, self.structure, self.calls = [], [], [], None, None
         self.shares = ()
+        self.in_place = []      # (who, value, number of the next node) of what PyTorch does in place
         self.scope = []         # names of the modules that are being called, while it is traced
 
     def like(self, nodes):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import shapes
-from cnn.graph.spelled import Spelled
+from cnn.graph.spelled import Spelled, as_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -272,8 +272,3 @@ def root_of(total: Any, p: float) -> Any:
     from cnn.graph import build
     some = total != 0
     return build.where(some, total, 1.0) ** (1 / p) * some
-
-
-def as_sizes(given: tuple) -> tuple:
-    """Sizes or axes that are given one by one, or as one tuple or list."""
-    return tuple(given[0]) if len(given) == 1 and isinstance(given[0], (tuple, list)) else given

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cnn import shapes
+from cnn.graph.line import line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,6 +171,52 @@ class Spelled:
         """x != other."""
         return self != other
 
+    def to(self: Any, *where: Any) -> Value:
+        """The value itself, for "cpu" and for its own dtype. Raises TypeError for another."""
+        for thing in where:
+            if not (isinstance(thing, str) and thing == self.device) and thing != self.dtype:
+                raise TypeError(f"to: a value is on the cpu and of {self.dtype}, which its model decides, got "
+                                f"{shapes.shown(thing)}")
+        return self
+
+    @property
+    def device(self) -> str:
+        """"cpu"."""
+        return "cpu"
+
+    @property
+    def data(self: Any) -> Value:
+        """`detach`."""
+        return self.detach()
+
+    def cpu(self: Any) -> Value:
+        """The value itself."""
+        return self
+
+    def new_zeros(self: Any, *size: Any) -> np.ndarray:
+        """An array of zeros of the value's dtype, the same for every image."""
+        return np.zeros(as_sizes(size), self.dtype)
+
+    def new_ones(self: Any, *size: Any) -> np.ndarray:
+        """An array of ones of the value's dtype, the same for every image."""
+        return np.ones(as_sizes(size), self.dtype)
+
+    def __and__(self: Any, other: Any) -> Value:
+        return self.logical_and(other)
+
+    def __or__(self: Any, other: Any) -> Value:
+        return self.logical_or(other)
+
+    def __invert__(self: Any) -> Value:
+        return self.logical_not()
+
+    def __rpow__(self: Any, base: float) -> Value:
+        return (self * math.log(shapes.number("pow", "the base", base, above=0))).exp()
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TypeError(f"{line()}a value does not change: cnn.cat of its parts, or cnn.functional.where with an array "
+                        f"as the mask, make another")
+
     def is_contiguous(self) -> bool:
         """True: values have no layout."""
         return True
@@ -201,3 +248,8 @@ def _matrix(name: str, x: Any) -> tuple[int, int]:
     if len(x.image) < 2:
         raise ValueError(f"{name}: x must have matrices, (N, H, W) or (N, C, H, W), got {shapes.batch(x.image)}")
     return x.image[-2:]
+
+
+def as_sizes(given: tuple) -> tuple:
+    """Sizes or axes that are given one by one, or as one tuple or list."""
+    return tuple(given[0]) if len(given) == 1 and isinstance(given[0], (tuple, list)) else given

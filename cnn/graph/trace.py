@@ -1,4 +1,5 @@
 """Tracing: running `forward` on values, each of whose operations adds a node to a graph."""
+import warnings
 from contextlib import ContextDecorator
 
 from cnn.engine import meanwhile, parameter
@@ -83,12 +84,22 @@ def trace(function, images, dtype, title="", names=None, modules=None, record=Fa
         made = meanwhile.holds(still, False, meanwhile.holds, parameter.computing, Computing(graph), meanwhile.holds,
                                parameter.refuse, _refuse_numbers, function, *graph.inputs)
         graph.structure, graph.outputs = unpack(made, title or "forward")
+        _warn_of_in_place(graph)
         if any(value.graph is not graph for value in graph.outputs):
             raise ValueError(f"{title}: forward must return values of this call, got one of another")
     finally:        # done; and no circle of references, which would keep memory
         for value in (*values, *(node.output for node in graph.nodes)):
             value.graph = None
     return graph
+
+
+def _warn_of_in_place(graph):
+    """Tell where PyTorch would go on with the result of what is done in place, and values keep their elements."""
+    for owner, value, at in graph.in_place:
+        if any(value is read for node in graph.nodes[at:] for read in node.inputs) or any(
+                value is output for output in graph.outputs):
+            warnings.warn(f"{owner}: inplace=True changes nothing here, and what it gets is read again afterwards, "
+                          f"where PyTorch reads the result: use the result there, or inplace=False", stacklevel=2)
 
 
 def computed_alone(function, dtype):

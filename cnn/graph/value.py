@@ -114,7 +114,7 @@ class Value(Methods):
         return self.abs()
 
     def __pow__(self, exponent: float) -> Value:
-        return self.pow(exponent) if number(exponent) else NotImplemented
+        return self.pow(exponent) if number(exponent) or hasattr(exponent, "shape") else NotImplemented
 
     def __gt__(self, other: Operand) -> Value:
         return _arithmetic("greater", self, other)
@@ -313,7 +313,7 @@ class Value(Methods):
         return build.mapped("cos", self)
 
     def pow(self, exponent: float) -> Value:
-        """x to the power of a number, `exponent`."""
+        """x to the power of a number, `exponent`; of a value or a Parameter see cnn.functional.pow."""
         from cnn.graph import build
         return build.power(self, exponent)
 
@@ -346,7 +346,7 @@ class Value(Methods):
         raise refusal("its images, one after the other")
 
     def __len__(self) -> int:
-        raise refusal("the number of images")
+        raise refusal("the number of images, which is -1 in a shape,")
 
     if not TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any:

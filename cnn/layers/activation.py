@@ -44,7 +44,7 @@ class ReLU(_InPlace):
     """max(x, 0); its derivative at 0 is 0. NaN stays NaN.
 
     inplace: for code that comes from PyTorch; nothing changes, here and in the other activations. The input always
-    keeps its elements, so that what reads it afterwards gets those and not the result.
+    keeps its elements, so that what reads it afterwards gets those and not the result, of which a warning tells.
     """
 
     def forward(self, x: Value) -> Value:
@@ -316,4 +316,4 @@ class Dropout1d(Dropout2d):
 
 def _unused(layer: Module, inplace: bool) -> None:
     """Check an argument that changes nothing, see ReLU."""
-    shapes.flag(type(layer).__name__, "inplace", inplace)
+    layer.inplace = shapes.flag(type(layer).__name__, "inplace", inplace)

@@ -61,14 +61,14 @@ class MultiheadAttention(Module):
     is_causal: nothing, as long as attn_mask is given.
 
     embed_dim: a multiple of num_heads. dropout: of the weights, while training. bias: whether the maps have one.
-    batch_first must be true: (L, N, E) is not read. add_bias_kv, add_zero_attn: must be false. seed: int, or a numpy
-    Generator; dtype: float32 or float64. The names of the parameters are PyTorch's. Raises TypeError or ValueError for
-    what does not fit.
+    batch_first must be given as True: (L, N, E), which PyTorch takes without it, is not read. add_bias_kv,
+    add_zero_attn: must be false. seed: int, or a numpy Generator; dtype: float32 or float64. The names of the
+    parameters are PyTorch's. Raises TypeError or ValueError for what does not fit.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True,
                  add_bias_kv: bool = False, add_zero_attn: bool = False, kdim: int | None = None,
-                 vdim: int | None = None, batch_first: bool = True, *, seed: int | np.random.Generator = 0,
+                 vdim: int | None = None, batch_first: bool = False, *, seed: int | np.random.Generator = 0,
                  dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         name, rng = "MultiheadAttention", np.random.default_rng(seed)
@@ -150,7 +150,7 @@ class TransformerEncoderLayer(Module):
 
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048, dropout: float = 0.1,
                  activation: str | Callable[[Value], Value] = "relu", layer_norm_eps: float = 1e-5,
-                 batch_first: bool = True, norm_first: bool = False, bias: bool = True, *,
+                 batch_first: bool = False, norm_first: bool = False, bias: bool = True, *,
                  seed: int | np.random.Generator = 0, dtype: DTypeLike = np.float32) -> None:
         super().__init__()
         name, rng = "TransformerEncoderLayer", np.random.default_rng(seed)
@@ -159,7 +159,7 @@ class TransformerEncoderLayer(Module):
             raise ValueError(f"{name}: activation must be a function or {', '.join(map(repr, ACTIVATIONS))}, got "
                              f"{activation!r}")
         width = shapes.integer(name, "dim_feedforward", dim_feedforward, 1)
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, seed=rng, dtype=dtype)
+        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=True, seed=rng, dtype=dtype)
         self.linear1 = Linear(d_model, width, bias, seed=rng, dtype=dtype)
         self.linear2 = Linear(width, d_model, bias, seed=rng, dtype=dtype)
         self.norm1, self.norm2 = (LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype) for _ in range(2))
@@ -205,4 +205,4 @@ class TransformerEncoder(Module):
 def check_order(owner: str, batch_first: bool) -> None:
     """Refuse batches that are not first."""
     if not shapes.flag(owner, "batch_first", batch_first):
-        raise ValueError(f"{owner}: batch_first must be True, got False: images are the first axis")
+        raise ValueError(f"{owner}: batch_first must be True, got False, PyTorch's default: images are the first axis")

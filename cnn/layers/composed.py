@@ -2,7 +2,7 @@
 (N, C, H, W), sequences (N, C, L) and vectors (N, features), where nothing else is said."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -220,9 +220,9 @@ class Embedding(Module):
     with ones and zeros, so for tables of some hundred rows.
 
     x: whole numbers below num_embeddings, as a float or an integer array; another number gives zeros. weight:
-    (num_embeddings, embedding_dim), drawn from N(0, 1). padding_idx: None, or the number of a row that is 0 and stays
-    so. seed: int, or a numpy Generator; dtype: float32 or float64. Raises TypeError or ValueError for what does not
-    fit.
+    (num_embeddings, embedding_dim), drawn from N(0, 1). padding_idx: None, or the number of a row that is 0 at first
+    and gets no gradient. seed: int, or a numpy Generator; dtype: float32 or float64. Raises TypeError or ValueError for
+    what does not fit.
     """
 
     of_numbers = True
@@ -240,10 +240,11 @@ class Embedding(Module):
         self.weight = Parameter(rows.astype(shapes.float_type("Embedding", dtype)))
 
     def forward(self, x: Value) -> Value:
-        hot = functional.one_hot(x, self.num_embeddings)
+        weight: Any = self.weight
         if self.padding_idx is not None:
-            hot = hot * (np.arange(self.num_embeddings) != self.padding_idx)
-        return hot @ self.weight
+            kept = (np.arange(self.num_embeddings) != self.padding_idx)[:, np.newaxis]
+            weight = weight * kept + (weight * ~kept).detach()
+        return functional.one_hot(x, self.num_embeddings) @ weight
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}" + (

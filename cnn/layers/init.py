@@ -13,12 +13,12 @@ They raise TypeError for another rng or dtype, and ValueError for a shape whose 
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import numpy as np
 
 from cnn import hints, shapes
+from cnn.engine.data import generator as default_generator
 from cnn.engine.parameter import Parameter
 
 if TYPE_CHECKING:
@@ -111,11 +111,6 @@ INITIALISERS = {
 
 GAINS = {**dict.fromkeys(("linear", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "sigmoid"), 1.0),
          "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4}
-
-
-@cache
-def _default() -> np.random.Generator:
-    return np.random.default_rng(0)
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
@@ -237,7 +232,7 @@ def _deviation(owner: str, shape: tuple[int, ...], a: float, mode: str, nonlinea
 
 
 def _drawing(generator: np.random.Generator | None) -> np.random.Generator:
-    return _default() if generator is None else _generator(generator)
+    return default_generator() if generator is None else _generator(generator)
 
 
 def _filled(owner: str, tensor: Tensor, made: Callable[[tuple[int, ...]], np.ndarray]) -> Tensor:

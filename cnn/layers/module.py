@@ -312,8 +312,10 @@ class Module(Spelled):
         return self
 
     def to(self, dtype: DTypeLike) -> Self:
-        """Change all parameters and buffers to dtype, float32 or float64, in place; returns the layer. Raises TypeError
-        for another."""
+        """Change all parameters and buffers to dtype, float32 or float64, in place; returns the layer. "cpu" is where
+        they are. Raises TypeError for another."""
+        if str(dtype) == "cpu":
+            return self
         for p in self.parameters():
             p.to(dtype)
         for layer in self.modules():

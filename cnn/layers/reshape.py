@@ -36,6 +36,22 @@ class Upsample(Module):
                                                 f", align_corners={self.align_corners}")
 
 
+class UpsamplingNearest2d(Upsample):
+    """Upsample of images by "nearest". size, scale_factor: as there. Raises TypeError or ValueError for other
+    arguments, on the first use."""
+
+    def __init__(self, size: Size | None = None, scale_factor: float | tuple[float, ...] | None = None) -> None:
+        super().__init__(size, scale_factor)
+
+
+class UpsamplingBilinear2d(Upsample):
+    """Upsample of images by "bilinear" with align_corners. size, scale_factor: as there. Raises TypeError or ValueError
+    for other arguments, on the first use."""
+
+    def __init__(self, size: Size | None = None, scale_factor: float | tuple[float, ...] | None = None) -> None:
+        super().__init__(size, scale_factor, "bilinear", True)
+
+
 class PixelShuffle(Module):
     """(N, C r^2, H, W) to (N, C, H r, W r). Shi et al. 2016. upscale_factor: r, at least 1. Raises TypeError or
     ValueError for another."""

@@ -48,6 +48,8 @@ def add_call(module, inputs, options, value):
         graph.scope.pop()
     if graph.calls is not None:
         graph.calls.append((module, inputs, result, first, len(graph.nodes)))
+    if getattr(module, "inplace", False) is True:
+        graph.in_place.append((owner, value, len(graph.nodes)))
     return result
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import hints, shapes
+from cnn.engine.parameter import Parameter
 from cnn.layers.parts import named_modules
 
 if TYPE_CHECKING:
@@ -27,6 +28,17 @@ class Spelled:
             child.apply(fn)
         fn(self)        # type: ignore[arg-type]
         return self
+
+    def cpu(self) -> Self:
+        """The module itself, which computes on the CPU."""
+        return self
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """Make a Parameter, or None, an attribute of this name. Raises TypeError for what is none, or no name."""
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(f"{type(self).__name__}: param must be a Parameter or None, got {type(param).__name__}")
+        _check_name(type(self).__name__, name)
+        setattr(self, name, param)
 
     def add_module(self, name: str, module: Module) -> None:
         """Make a module an attribute of this name. Raises TypeError for what is no module, or no name."""

@@ -3,12 +3,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cnn.layers.per_output import Parts, PerOutput, add_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
 
     from cnn.layers import Module
     from cnn.training.step import Batch, Step

@@ -1,0 +1,146 @@
+"""Lines that PyTorch programs have, and what becomes of them: the same numbers, a warning, or words that help."""
+import numpy as np
+import pytest
+from cases import Function, assert_close
+
+import cnn
+from cnn import functional as F
+
+# of x (N, 3, 4, 4), with the functions of a library, which are in `cnn` itself as in `torch`
+CASES = {
+    "functions of the package": lambda lib, x: lib.relu(x) + lib.exp(-lib.abs(x)) * lib.sigmoid(x).sqrt()
+    + lib.stack([x, x], 1).sum(1),
+    "like": lambda lib, x: lib.zeros_like(x) + lib.ones_like(x) * x + lib.full_like(x, 2.5) - x.new_zeros(4, 4)
+    + x.new_ones((1, 3, 1, 1)),
+    "masks": lambda lib, x: x * ((x > 0) & (x < 1)) + 2 * ((x > 1) | ~(x > -1)),
+    "powers": lambda lib, x: lib.pow(x.abs() + 0.1, x) + (1 - x.sigmoid()) ** x.sigmoid() + 2 ** x
+    + lib.pow(x.relu(), x.abs() + 1.5),
+    "data": lambda lib, x: x * x.data.exp(),
+    "where it is": lambda lib, x: x.to(x.device).to("cpu").cpu().to(x.dtype) * 2,
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_and_gradients_are_those_of_pytorch(name, torch):
+    x = np.random.default_rng(0).standard_normal((17, 3, 4, 4))
+    x[0, 0] = 0
+    t, model = torch.tensor(x, requires_grad=True), Function(lambda x: CASES[name](cnn, x))
+    z, y = CASES[name](torch, t), model(x)
+    assert_close(y, z.detach().numpy(), 1e-12)
+    dy = np.random.default_rng(1).standard_normal(y.shape)
+    z.backward(torch.tensor(dy))
+    assert_close(model.backward(dy), t.grad.numpy(), 1e-11)
+
+
+def test_an_exponent_that_is_learnt(torch):
+    """Generalised mean pooling (Radenović, Tolias & Chum 2019)."""
+    class Net(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_parameter("p", cnn.Parameter(np.full(1, 3.0)))
+
+        def forward(self, x):
+            return x.clamp(min=1e-6).pow(self.p).mean((2, 3)).pow(1 / self.p)
+    x = np.random.default_rng(0).standard_normal((17, 3, 4, 4))
+    t, p = torch.tensor(x, requires_grad=True), torch.full((1,), 3.0, dtype=torch.float64, requires_grad=True)
+    z, model = t.clamp(min=1e-6).pow(p).mean((2, 3)).pow(1 / p), Net()
+    y = model(x)
+    assert_close(y, z.detach().numpy(), 1e-12)
+    z.backward(torch.ones_like(z))
+    assert_close(model.backward(np.ones_like(y)), t.grad.numpy(), 1e-11)
+    assert_close(model.p.grad, p.grad.numpy(), 1e-11)
+
+
+def test_what_pytorch_does_in_place_is_told():
+    class Net(cnn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.act, self.function = cnn.ReLU(inplace=True), function
+
+        def forward(self, x):
+            return self.function(self.act, x)
+    x = np.ones((2, 3), np.float32)
+    for function in (lambda act, x: x + act(x), lambda act, x: (act(x), x), lambda act, x: F.relu(x, inplace=True) * x):
+        with pytest.warns(UserWarning, match="inplace=True changes nothing here"):
+            Net(function)(x)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_read_again_is_not_told():
+    model = cnn.Sequential(cnn.Conv2d(1, 2, 3), cnn.BatchNorm2d(2), cnn.ReLU(True), cnn.Conv2d(2, 2, 3), cnn.SiLU(True))
+    model(np.ones((2, 1, 8, 8), np.float32))
+    Function(lambda x: F.relu(x * 2, inplace=True) + x)(np.ones((2, 3)))
+
+
+def test_where_a_model_is():
+    model = cnn.Linear(3, 2).to("cpu").cpu()
+    assert model.dtype == np.float32
+    assert isinstance(cnn.UpsamplingBilinear2d(scale_factor=2)(np.ones((1, 1, 2, 2), np.float32)), np.ndarray)
+
+
+def test_upsampling(torch):
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 5))
+    for name in ("UpsamplingNearest2d", "UpsamplingBilinear2d"):
+        wanted = getattr(torch.nn, name)(scale_factor=2)(torch.tensor(x)).numpy()
+        assert_close(getattr(cnn, name)(scale_factor=2)(x), wanted, 1e-12)
+    assert_close(F.upsample(x, scale_factor=3), F.interpolate(x, scale_factor=3))
+    assert_close(F.full_like(x, 3), np.full_like(x, 3.0))
+
+
+@pytest.mark.parametrize("ask, error, words", [
+    (lambda x: x.__setitem__((slice(None), 0), 1), TypeError, "a value does not change: cnn.cat of its parts"),
+    (lambda x: x.to("cuda"), TypeError, "a value is on the cpu"),
+    (lambda x: len(x), TypeError, "which is -1 in a shape"),
+    (lambda x: x.cuda(), AttributeError, "it computes on the CPU"),
+    (lambda x: x @ x.t(), AttributeError, "would couple the images"),
+    (lambda x: (-3) ** x, ValueError, "the base must be a finite number above 0"),
+])
+def test_what_is_refused(ask, error, words):
+    with pytest.raises(error, match=words):
+        Function(ask)(np.ones((2, 3)))
+
+
+def test_parameters_are_registered_by_name():
+    model = cnn.Module()
+    model.register_parameter("none", None)
+    assert model.none is None and not model.parameters()
+    with pytest.raises(TypeError, match="param must be a Parameter or None, got ndarray"):
+        model.register_parameter("w", np.ones(3))
+
+
+def test_arrays_of_parameters_change_as_tensors_do(torch):
+    """As `weights_init` of generative networks does, and a teacher that follows."""
+    def follow(p, other, library):
+        p.data.fill_(2.0).add_(other.data, alpha=3).mul_(0.5).sub_(1).div_(2)
+        p.data[0].zero_()
+        p.data.lerp_(other.data, 0.25).clamp_(-1, 1.5)
+        kept = p.data.clone()
+        p.data.copy_(other.data).add_(1)
+        p.data = 0.9 * kept + 0.1 * p.data.detach()
+        return p.data.view(-1), p.data.norm(), p.data.numel()
+    start = np.random.default_rng(0).standard_normal((2, 3))
+    ours, other = cnn.Parameter(start), cnn.Parameter(start * 2)
+    theirs, third = torch.nn.Parameter(torch.tensor(start)), torch.nn.Parameter(torch.tensor(start * 2))
+    for got, wanted in zip(follow(ours, other, np), follow(theirs, third, torch), strict=True):
+        assert_close(np.asarray(got), np.asarray(wanted), 1e-12)
+    assert_close(ours.data, theirs.data.numpy(), 1e-12)
+
+
+def test_arrays_of_parameters_are_drawn():
+    p = cnn.Parameter(np.zeros((100, 100)))
+    assert p.data.normal_(1, 0.02, generator=np.random.default_rng(0)) is not None
+    assert p.data.mean() == pytest.approx(1, abs=1e-3) and p.data.std() == pytest.approx(0.02, rel=0.05)
+    assert (p.data == np.random.default_rng(0).normal(1, 0.02, (100, 100))).all()
+    p.data.uniform_(-2, -1)
+    assert -2 <= p.data.min() < -1.99 and -1.01 < p.data.max() <= -1
+    with pytest.raises(TypeError, match="generator must be a numpy.random.Generator, got int"):
+        p.data.normal_(generator=3)
+
+
+def test_what_is_computed_from_an_array_of_a_parameter_is_a_plain_one():
+    import copy
+    import pickle
+    data = cnn.Parameter(np.arange(4.0)).data
+    made = data + 1, data * data, np.exp(data), 2 - data, pickle.loads(pickle.dumps(data)), copy.deepcopy(data)
+    assert all(type(array) is np.ndarray for array in made)
+    assert isinstance(data.sum(), float) and data.view(np.float64).shape == (4,) and data.view(2, 2).shape == (2, 2)

@@ -25,7 +25,7 @@ OF_PACKAGE = {
     "manual_seed": "seed= of layers and of Trainer.fit",
     "dropout": "cnn.Dropout(p), a layer, which model.eval() switches off",
     "gather": "x.gather(dim, index)",
-    "device": CPU, "einsum": "products, sums and cnn.functional.matmul", "randn_like": "an input of the model, noise",
+    "device": CPU, "randn_like": "an input of the model, noise",
     **{name: ARRAYS.format(name) for name in (
         "zeros", "ones", "full", "arange", "linspace", "eye", "tril", "triu", "meshgrid", "outer", "argmax")},
     **dict.fromkeys(("tensor", "as_tensor", "from_numpy", "Tensor"), ARRAYS.format("array")),

@@ -110,7 +110,7 @@ def test_arguments_of_functions_have_the_names_of_pytorch(torch):
         seen.add((name, *ours))
     assert not wrong, "\n".join(wrong)
     assert used == set(OWN_NAMES)
-    first = {"values", "condition", "target", "x", "dy", "x1", "anchor", "query", "input1"}
+    first = {"values", "condition", "target", "x", "dy", "x1", "anchor", "query", "input1", "equation"}
     assert not (found := {(name, ours) for name, ours, *_ in seen if ours not in first}), found
     assert {("linear", "x", "weight", "bias"), ("conv1d", "x", "weight", "bias", "stride", "padding", "dilation",
                                                 "groups")} <= seen

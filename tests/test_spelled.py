@@ -190,7 +190,7 @@ def test_what_a_value_has_not(ask, words):
 
 @pytest.mark.parametrize("ask, words", [
     (lambda: cnn.zeros, r"module 'cnn' has no attribute 'zeros': write numpy.zeros\(...\)"),
-    (lambda: cnn.sigmoid, "'sigmoid': write cnn.functional.sigmoid"),
+    (lambda: cnn.sigmoid_, "'sigmoid_': write cnn.functional.sigmoid"),
     (lambda: cnn.inference_mode, r"write cnn.no_grad\(\)"),
     (lambda: cnn.nothing, "module 'cnn' has no attribute 'nothing'$"), (lambda: cnn.__wrapped__, "'__wrapped__'$"),
     (lambda: F.dropout, r"module 'cnn.functional' has no attribute 'dropout': write cnn.Dropout\(p\)"),
@@ -224,8 +224,8 @@ def test_a_token_of_each_image():
             model.token.expand(*sizes)
     with pytest.raises(ValueError, match="Parameter: expand must get"):
         cnn.Parameter(np.ones((2, 3))).expand(4, 3)
-    with pytest.raises(TypeError, match="dtype must be float32 or float64, got cpu"):
-        model.to("cpu")
+    with pytest.raises(TypeError, match="dtype must be float32 or float64, got cuda"):
+        model.to("cuda")
 
 
 def test_what_the_hints_name_is_there():

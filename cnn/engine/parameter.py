@@ -92,6 +92,7 @@ class Parameter(Operand):
     def __init__(self, data: np.ndarray, requires_grad: bool = True) -> None:
         data = shapes.array("Parameter", "data", data)
         self._data = zeros(data.shape, data.dtype)
+        self._view: Data | None = None
         self._data[...] = data
         self._grad = zeros(data.shape, data.dtype)
         self._requires_grad, self._frozen = bool(requires_grad), False
@@ -105,7 +106,9 @@ class Parameter(Operand):
         refused = refuse.get()
         if refused is not None:
             refused()
-        return self._data.view(Data)
+        if self._view is None:
+            self._view = self._data.view(Data)
+        return self._view
 
     @data.setter
     def data(self, value: ArrayLike) -> None:
@@ -211,14 +214,14 @@ class Parameter(Operand):
     def _move(self, data: np.ndarray, grad: np.ndarray) -> None:
         """Live in these arrays from now on, with the values there are."""
         data[...], grad[...] = self._data, self._grad
-        self._data, self._grad = data, grad
+        self._data, self._grad, self._view = data, grad, None
         self._stamp.new()
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in vars(self).items() if name not in ("_stamp", "_guard")}
+        return {name: value for name, value in vars(self).items() if name not in ("_stamp", "_guard", "_view")}
 
     def __setstate__(self, state: dict) -> None:
-        vars(self).update(state, _stamp=Stamp(), _guard=None)
+        vars(self).update(state, _stamp=Stamp(), _guard=None, _view=None)
         self._move(zeros(self.shape, self.dtype), zeros(self.shape, self.dtype))
 
     def to(self, dtype: DTypeLike) -> None:

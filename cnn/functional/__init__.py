@@ -146,6 +146,7 @@ from cnn.functional.sequences import (
     max_pool1d,
     max_pool1d_backward,
 )
+from cnn.functional.sums import einsum
 
 __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool2d_backward", "adaptive_max_pool1d",
            "adaptive_max_pool2d", "amax", "amin", "avg_pool1d", "avg_pool1d_backward", "avg_pool2d",
@@ -153,7 +154,7 @@ __all__ = ["abs", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_po
            "binary_cross_entropy_with_logits", "bmm", "cat", "celu", "channel_shuffle", "chunk", "clamp", "conv1d",
            "conv1d_backward", "conv2d", "conv2d_backward", "conv_transpose1d", "conv_transpose1d_backward",
            "conv_transpose2d", "conv_transpose2d_backward", "cos", "cosine_embedding_loss", "cosine_similarity",
-           "cross_entropy", "elu", "embedding", "exp", "flatten", "full_like", "gaussian_nll_loss", "gelu",
+           "cross_entropy", "einsum", "elu", "embedding", "exp", "flatten", "full_like", "gaussian_nll_loss", "gelu",
            "gelu_backward", "glu", "group_norm", "group_norm_backward", "hardshrink", "hardsigmoid", "hardswish",
            "hardtanh", "hinge_embedding_loss", "huber_loss", "instance_norm", "interpolate", "kl_div", "l1_loss",
            "layer_norm", "layer_norm2d", "leaky_relu", "leaky_relu_backward", "linear", "linear_backward",

@@ -92,9 +92,10 @@ def cos(x: Images) -> Images:
 
 
 def pow(x: Images, exponent: Any) -> Images:
-    """x to the power of a number, `exponent`. x: a value or an array (N, ...). The exponent may also be a value or an
-    array, of any shape that is broadcast, or a Parameter; x is then at least 0, and NaN comes of what is less."""
-    if hasattr(exponent, "shape") and not isinstance(exponent, np.number):
+    """x to the power of a number, `exponent`. x: a value or an array (N, ...). Beside a value the exponent may
+    also be one, a Parameter or an array, of a shape that is broadcast; x is then at least 0, and NaN comes of less."""
+    if hasattr(exponent, "shape") and not isinstance(exponent, np.number) and not (
+            isinstance(x, np.ndarray) and isinstance(exponent, np.ndarray)):
         return computed("pow", build.power, {"x": x, "exponent": exponent}, by_element=True)
     exponent = shapes.number("pow", "exponent", exponent)
     return computed("pow", lambda x: build.power(x, exponent), {"x": x}, (exponent,), by_element=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cnn.engine.data import Data
 from cnn.engine.once import Once
 from cnn.engine.parameter import Parameter, zeros
 from cnn.engine.program import Program
@@ -37,7 +36,7 @@ class Computed(Parameter):
     @property
     def data(self) -> np.ndarray:
         self.chain.run()
-        return self._data.view(Data)
+        return super().data
 
     @data.setter
     def data(self, value: Any) -> None:

@@ -141,7 +141,7 @@ def slice(module, node, values, things, *, first, stop):
 
 def things_of(operation):
     """(what an operation calls it, Parameter or array) of its parameters and buffers."""
-    result = [(role, thing.data if isinstance(thing, Held) else thing) for role, thing in operation.parameters.items()]
+    result = [(role, thing._data if isinstance(thing, Held) else thing) for role, thing in operation.parameters.items()]
     operation = plain(operation)
     if isinstance(operation, reshaping.Store):
         result.append(("array", operation.array))

@@ -314,11 +314,9 @@ class Module(Spelled):
     def to(self, dtype: DTypeLike) -> Self:
         """Change all parameters and buffers to dtype, float32 or float64, in place; returns the layer. "cpu" is where
         they are. Raises TypeError for another."""
-        if str(dtype) == "cpu":
-            return self
-        for p in self.parameters():
+        for p in self.parameters() if str(dtype) != "cpu" else ():
             p.to(dtype)
-        for layer in self.modules():
+        for layer in self.modules() if str(dtype) != "cpu" else ():
             layer._buffers = parameter.converted(layer._buffers, dtype)
         self._programs.clear()
         self._last = None

@@ -80,7 +80,7 @@ def names_in(model, graph):
     graph."""
     names = {id(thing): name for name, thing in (*model.named_parameters(), *model.named_buffers())}
     read = [pair for node in graph.nodes for pair in (*node.operation.sources, *(
-        (p.data, p) for p in node.operation.parameters.values() if isinstance(p, Held)))]
+        (p._data, p) for p in node.operation.parameters.values() if isinstance(p, Held)))]
     return names | {id(p): names[id(array)] for array, p in read if id(array) in names}
 
 

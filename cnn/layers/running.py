@@ -69,16 +69,15 @@ class Call:
         self.places = [place for place, value in given.items() if place == 0 or isinstance(value, np.ndarray)]
         if not self.places:
             raise TypeError(f"{owner}: forward must get an array first")
-        axes, first = module.image_axes(), given[self.places[0]]
-        self.one = axes is not None and getattr(first, "ndim", None) == axes
+        axes = module.image_axes()
+        self.one = axes is not None and getattr(given[self.places[0]], "ndim", None) == axes
         if self.one:
             given |= {place: given[place][np.newaxis] for place in self.places}
         known = _names(method)
         names = [place if isinstance(place, str) else known[place] if place < len(known) else "x"
                  for place in self.places]
-        numbers = takes_numbers(module)
-        arrays = as_floats([given[place] for place in self.places], numbers, parts.dtype)
-        self.xs = [module._checked(name, x, parts.dtype, numbers or i > 0)
+        arrays = as_floats([given[place] for place in self.places], takes_numbers(module), parts.dtype)
+        self.xs = [module._checked(name, x, parts.dtype, i > 0 or takes_numbers(module))
                    for i, (name, x) in enumerate(zip(names, arrays, strict=True))]
         self.others = {place: value for place, value in given.items() if place not in self.places}
         x = self.xs[0]
@@ -298,8 +297,7 @@ def backward(module, dy, need_dx):
 
 
 def run_backward(program, dys, wanted, parameters):
-    """The gradients of a program's inputs that are wanted, None where there is none, from those of its outputs; and the
-    ids of the Parameters whose gradients it has set."""
+    """The gradients of a program's inputs that are wanted, or None; and the ids of Parameters whose grad it sets."""
     given = tuple(dy is not None for dy in dys)
     phase = "backward", given, wanted, *(p.requires_grad for p in parameters)
     if not program.has(phase):

@@ -121,7 +121,7 @@ def as_before(trainer):
 
 def _buffers(model):
     """Arrays of the model's state that are no parameters."""
-    parameters = {id(p.data) for p in model.parameters()}
+    parameters = {id(p._data) for p in model.parameters()}
     return [array for _, array in model._state() if id(array) not in parameters]
 
 

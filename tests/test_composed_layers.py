@@ -165,6 +165,31 @@ def test_embedding(shape, padding_idx, torch):
     assert_close(Function(lambda x: F.embedding(x, ours.weight))(x.astype(float)), y, 1e-12)
 
 
+class Placed(cnn.Module):
+    """Places by their numbers, which are the same for every image."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.table, self.numbers = cnn.Embedding(6, 4), numbers
+
+    def forward(self, x):
+        return x * self.table(self.numbers)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5)])
+def test_rows_of_places(shape):
+    numbers = np.random.default_rng(0).integers(0, 6, shape)
+    model, x = Placed(numbers).to(np.float64), np.random.default_rng(1).standard_normal((17, *shape, 4))
+    assert_close(model(x), x * model.table.weight.data[numbers], 1e-12)
+    model.backward(np.ones_like(x))
+    want = np.zeros((6, 4))
+    np.add.at(want, numbers, x.sum(0))
+    assert_close(model.table.weight.grad, want, 1e-12)
+    for wrong in (numbers + 1.5, numbers - 6, numbers + 6, numbers[:0]):
+        with pytest.raises(ValueError, match="Embedding: an array must hold one or two axes of integers from 0 to 5"):
+            Placed(wrong)(x.astype(np.float32))
+
+
 class Conditional(cnn.Module):
     """A network that is told a class and a time of each image, as integers and as a bool."""
 

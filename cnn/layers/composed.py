@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnn import functional, shapes
+from cnn.engine import parameter
 from cnn.engine.parameter import Parameter
 from cnn.functional.layer_norm import sizes
+from cnn.graph import derived
 from cnn.layers.module import Module
 
 if TYPE_CHECKING:
@@ -240,11 +242,26 @@ class Embedding(Module):
         self.weight = Parameter(rows.astype(shapes.float_type("Embedding", dtype)))
 
     def forward(self, x: Value) -> Value:
+        return functional.one_hot(x, self.num_embeddings) @ self._rows()
+
+    def __call__(self, x: Any) -> Any:
+        """As `forward`; of an array of integers, while a network is traced, the rows, the same for every image."""
+        if not isinstance(x, np.ndarray) or parameter.computing.get() is None:
+            return super().__call__(x)
+        if x.dtype.kind not in "iu" or x.ndim not in (1, 2) or not x.size or x.min() < 0 or (
+                x.max() >= self.num_embeddings):
+            raise ValueError(f"Embedding: an array must hold one or two axes of integers from 0 to "
+                             f"{self.num_embeddings - 1}, got {x.dtype} {x.shape}")
+        return self._rows()[x.ravel()].reshape(*x.shape, self.embedding_dim)
+
+    __call__.runs = True        # type: ignore[attr-defined]
+
+    def _rows(self) -> Any:
         weight: Any = self.weight
         if self.padding_idx is not None:
             kept = (np.arange(self.num_embeddings) != self.padding_idx)[:, np.newaxis]
             weight = weight * kept + (weight * ~kept).detach()
-        return functional.one_hot(x, self.num_embeddings) @ weight
+        return weight if isinstance(weight, derived.Derived) else derived.of(weight, derived.computed_in())
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}" + (

@@ -298,6 +298,8 @@ def _reduced(y: Value, reduction: str) -> Value:
     """Of each image the mean or the sum, (N,), or all elements."""
     if reduction == "none":
         return y
+    if reduction == "batchmean":        # the mean over the images of these sums, as PyTorch's
+        return build.reduced("sum", y, None, False)
     kind = "mean" if reduction == "mean" else "sum"
     return means.noted(kind, None, build.reduced(kind, y, None, False))
 

@@ -65,6 +65,8 @@ CASES = {
     "used twice": ((3, 3, 3, 3), (3, 5, 5), lambda F, x, w, b: F.conv2d(F.relu(F.conv2d(
         x, w * b[:3, None, None, None], padding=1)), w * b[:3, None, None, None], padding=1)),
     "layer norm": ((6,), (5, 6), lambda F, x, w, b: F.layer_norm(x, (6,), 1 + w, w * b[0])),
+    "a number of each row": ((6,), (5, 6), lambda F, x, w, b: x @ w + (x @ (w * 2)) * (x[:, 0] @ w)[:, None]),
+    "prelu": ((4,), (4, 3, 3), lambda F, x, w, b: F.prelu(x, w * 0.3) + F.prelu(-x, b[:1])),
     "group norm": ((4,), (4, 3, 3), lambda F, x, w, b: F.group_norm(x, 2, 1 + w, -w)),
 }
 

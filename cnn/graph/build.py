@@ -99,12 +99,16 @@ def limits(owner, low, high):
 def prelu(x, weight):
     """max(x, 0) + weight min(x, 0)"""
     channels = x.image[:1] or (1,)
-    if not isinstance(weight, (Parameter, np.ndarray)):
+    if not isinstance(weight, (Parameter, Shaped, Derived, np.ndarray)):
         raise TypeError(f"prelu: weight must be a Parameter or an array, got {type(weight).__name__}")
     if tuple(weight.shape) not in ((1,), channels):
         raise ValueError(f"prelu: weight must have shape ({channels[0]},) or (1,), got {tuple(weight.shape)}")
-    operand, sources = operand_of("prelu", weight, x.dtype)
-    slopes = constant(operand, (*weight.shape, *(1,) * (len(x.image) - 1)), x, sources)
+    image = *weight.shape, *(1,) * (len(x.image) - 1)
+    if isinstance(weight, Derived):
+        slopes = reshaped(weight.value, image)
+    else:
+        operand, sources = operand_of("prelu", weight, x.dtype)
+        slopes = constant(operand, image, x, sources)
     return relu(x) + slopes * clamp(x, high=0.0)
 
 
@@ -229,6 +233,10 @@ def matmul(x, other):
     if isinstance(other, (Parameter, Shaped, Derived)) and isinstance(x, Value) and len(other.shape) == 2 and (
             x.image[-1:] == other.shape[:1]):
         return linear("matmul", x, awaited(of(other, x.graph).T), None)
+    if isinstance(other, (Parameter, Shaped, Derived)) and isinstance(x, Value) and x.image and (
+            x.image[-1:] == tuple(other.shape)):    # a vector: a number of each row
+        y = linear("matmul", x, awaited(of(other, x.graph).reshape(1, -1)), None)
+        return reshaped(y, y.image[:-1])
     a = x if isinstance(x, Value) else matrix("x", x, other)
     b = other if isinstance(other, Value) else matrix("other", other, x)
     told = [shapes.batch(one.image) if isinstance(one, Value) else str(one.shape) for one in (x, other)]

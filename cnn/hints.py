@@ -27,14 +27,16 @@ OF_PACKAGE = {
     "gather": "x.gather(dim, index)",
     "device": CPU, "randn_like": "an input of the model, noise",
     **{name: ARRAYS.format(name) for name in (
-        "zeros", "ones", "full", "arange", "linspace", "eye", "tril", "triu", "meshgrid", "outer", "argmax")},
+        "zeros", "ones", "full", "arange", "linspace", "eye", "tril", "triu", "meshgrid", "outer")},
+    "argmax": "x.argmax(1), of values and arrays",
     **dict.fromkeys(("tensor", "as_tensor", "from_numpy", "Tensor"), ARRAYS.format("array")),
     **dict.fromkeys(("rand", "randn"), "numpy.random.default_rng(seed)"),
 }
 # name in `torch.nn.init`: what to write
 OF_INIT = {
     "dirac_": "weight.data = array", "eye_": "weight.data = numpy.eye(*weight.shape)", "sparse_": "weight.data = array",
-}
+}# method of an optimizer
+OF_OPTIMIZERS = {"zero_grad": ADD_UP}
 # method of a module: what to do with a module
 OF_MODULES = {
     "zero_grad": ADD_UP, "cuda": CPU, "double": "model.to(numpy.float64)",
@@ -49,7 +51,7 @@ def missing(owner: str, name: str, hints: dict[str, str]) -> AttributeError:
     if hint is None and not name.startswith("_"):
         functions = sys.modules["cnn.functional"].__all__       # imports values, which import this
         own = name.removesuffix("_")
-        if own in functions and hints is not OF_MODULES:
+        if own in functions and hints not in (OF_MODULES, OF_OPTIMIZERS):
             hint = f"cnn.functional.{own}"
         elif hints is OF_PACKAGE and hasattr(sys.modules["cnn.graph"].Value, own):
             hint = f"x.{own}(...)"

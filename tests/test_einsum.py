@@ -1,7 +1,7 @@
 """einsum: numbers by NumPy's, gradients by PyTorch's."""
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close
+from cases import Function, assert_all_close, assert_close
 
 import cnn
 from cnn import functional as F
@@ -68,3 +68,8 @@ def test_what_is_no_equation(equation, error):
         Net(equation, [])(x, np.ones((2, 4, 5))) if isinstance(equation, str) else F.einsum(equation, x)
     with pytest.raises(TypeError, match="einsum: one of the operands must be a value"):
         F.einsum("ni,ni->n", [1], [2])
+
+
+def test_images_have_one_letter():
+    with pytest.raises(ValueError, match="einsum: the images' letter, 'n', must be the first of a value, got 'mj'"):
+        Function(lambda x: F.einsum("nj,mj->nm", x, x))(np.ones((2, 3)))

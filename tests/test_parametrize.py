@@ -23,6 +23,9 @@ CASES = {
     "weight norm": (lambda nn: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), (3, 6, 6)),
     "weight norm, other axis": (lambda nn: nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 3), dim=1), (3, 6)),
     "weight norm, of all": (lambda nn: nn.utils.parametrizations.weight_norm(nn.Linear(5, 4), "weight", None), (5,)),
+    "weight norm, -1, which is all": (
+        lambda nn: nn.utils.parametrizations.weight_norm(nn.Linear(5, 4), "weight", -1), (5,)),
+    "weight norm, of a vector": (lambda nn: nn.utils.parametrizations.weight_norm(nn.PReLU(3, 0.2)), (3, 4)),
     "weight norm, transposed": (
         lambda nn: nn.utils.parametrizations.weight_norm(nn.ConvTranspose2d(3, 4, 2, 2), dim=1), (3, 4, 4)),
     "spectral norm": (lambda nn: nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)), (3, 6, 6)),
@@ -245,3 +248,70 @@ class Columns(cnn.Module):
 def test_what_cannot_be_computed(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+class Smaller(cnn.Module):
+    def forward(self, w):
+        return w.sum(0)
+
+
+class Broken(cnn.Module):
+    def forward(self, w):
+        raise KeyError("broken")
+
+
+class Numeric(cnn.Module):
+    def forward(self, w):
+        return np.exp(w)
+
+    def backward(self, dy, need_dx=True):
+        return dy
+
+
+class Reading(cnn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.held = [lambda: layer]
+
+    def forward(self, w):
+        return self.held[0]().weight
+
+
+@pytest.mark.parametrize("make, error, words", [
+    (lambda layer: Smaller(), ValueError, r"must have shape \(4, 3\), got \(3,\)"),
+    (lambda layer: Broken(), KeyError, "broken"),
+    (lambda layer: Numeric(), TypeError, "without a backward of its own"),
+    (lambda layer: layer, TypeError, "must be another module"),
+    (lambda layer: cnn.ReLU(), TypeError, "got ReLU, a layer for values"),
+    (Reading, ValueError, "must not read it from the layer")])
+@pytest.mark.parametrize("first", [None, Doubled])
+def test_what_is_refused_changes_nothing(first, make, error, words):
+    layer = cnn.Linear(3, 4, seed=0)
+    if first is not None:
+        register_parametrization(layer, "weight", first())
+    before, x = layer.state_dict(), np.ones((2, 3), np.float32)
+    y = layer(x)
+    with pytest.raises(error, match=words):
+        register_parametrization(layer, "weight", make(layer))
+    assert list(layer.state_dict()) == list(before)
+    np.testing.assert_array_equal(layer(x), y)
+
+
+def test_an_optimizer_made_before_goes_on():
+    layer = cnn.Linear(3, 4, seed=0)
+    optimizer = cnn.SGD(layer.parameters(), lr=0.1)
+    weight = layer.weight
+    register_parametrization(layer, "weight", Doubled())
+    assert layer.parametrizations.weight.original is weight
+    before = layer.weight.data.copy()
+    layer(np.ones((2, 3), np.float32))
+    layer.backward(np.ones((2, 4), np.float32))
+    optimizer.step()
+    assert_close(layer.weight.data, before - 0.1 * 2 * 2 * 2, 1e-6)
+    assert remove_parametrizations(layer, "weight").weight is weight
+
+
+def test_what_is_computed_is_not_replaced():
+    layer = weight_norm(cnn.Linear(3, 4))
+    with pytest.raises(ValueError, match="weight is computed: set the Parameters of parametrizations.weight, or call"):
+        layer.weight = cnn.Parameter(np.zeros((4, 3), np.float32))

@@ -32,6 +32,50 @@ def test_numbers_and_gradients_are_those_of_pytorch(name, torch):
     assert_close(model.backward(dy), t.grad.numpy(), 1e-11)
 
 
+@pytest.mark.parametrize("name", ["cumsum", "tril", "triu", "argmax", "argmin", "pow"])
+def test_what_is_not_finite(name, torch):
+    """Infinities and NaN stay where they are."""
+    nan, inf = np.nan, np.inf
+    x = np.array([[[1, 2, inf, 1], [nan, 1, 2, 0], [0, -inf, 3, nan], [0, 0, 1, 4]]])
+    powers = np.tile([2, -1, 0.5, 0], (4, 1))
+    powers[2, 3] = 1    # NaN to the power of 0 is NaN here
+    does = {"cumsum": lambda x, p: x.cumsum(2), "tril": lambda x, p: x.tril(), "triu": lambda x, p: x.triu(1),
+            "argmax": lambda x, p: x.argmax(2), "argmin": lambda x, p: x.argmin(1), "pow": lambda x, p: x.relu() ** p}
+    z = does[name](torch.tensor(x), torch.tensor(powers)).numpy()
+    np.testing.assert_allclose(Function(lambda x: does[name](x, powers))(x), z, rtol=1e-14)
+
+
+def test_powers_while_debugging():
+    with cnn.debug():
+        assert_close(Function(lambda x: x ** (x * 0 + 2))(np.array([[0.0, 1.5]])), [[0, 2.25]], 1e-12)
+
+
+def test_buffers_are_computed_with_as_tensors_are(torch):
+    def forward(self, x):
+        y = x * self.scale.view(1, 3, 1) + self.places.unsqueeze(0).permute(0, 2, 1).float().to(x.dtype)
+        y = y + self.scale.expand(x.size(0), 4, 3).transpose(1, 2) * self.places.repeat(x.size(0), 1, 1)[:, :1, :1]
+        return y
+    nets = []
+    for base, array in ((cnn.Module, np.asarray), (torch.nn.Module, torch.tensor)):
+        net = type("Net", (base,), {"forward": forward})()
+        net.register_buffer("scale", array(np.arange(3.0, dtype=np.float32)))
+        net.register_buffer("places", array(np.arange(12.0, dtype=np.float32).reshape(4, 3)))
+        nets.append(net)
+    ours, theirs = nets
+    x = np.random.default_rng(0).random((5, 3, 4), np.float32)
+    assert_close(ours(x), theirs(torch.tensor(x)).numpy(), 1e-6)
+    ours.scale.copy_([1, 2, 3])     # what is changed in place is what is computed with
+    theirs.scale.copy_(torch.tensor([1, 2, 3]))
+    ours.places[...], theirs.places[...] = 2, 2
+    assert_close(ours(x), theirs(torch.tensor(x)).numpy(), 1e-6)
+
+
+@pytest.mark.parametrize("forward", [lambda x: x @ x.view(-1, 1, 4, 4), lambda x: x.view(-1, 1, 4, 4) @ x])
+def test_products_that_couple_images(forward):
+    with pytest.raises(ValueError, match="would couple the images of a batch"):
+        Function(forward)(np.ones((2, 4, 4)))
+
+
 def test_an_exponent_that_is_learnt(torch):
     """Generalised mean pooling (Radenović, Tolias & Chum 2019)."""
     class Net(cnn.Module):
@@ -144,3 +188,21 @@ def test_what_is_computed_from_an_array_of_a_parameter_is_a_plain_one():
     made = data + 1, data * data, np.exp(data), 2 - data, pickle.loads(pickle.dumps(data)), copy.deepcopy(data)
     assert all(type(array) is np.ndarray for array in made)
     assert isinstance(data.sum(), float) and data.view(np.float64).shape == (4,) and data.view(2, 2).shape == (2, 2)
+
+
+def test_words_for_what_is_not_here():
+    model = cnn.Linear(2, 2)
+    with pytest.raises(AttributeError, match="'SGD' object has no attribute 'zero_grad': write nothing: backward sets"):
+        cnn.SGD(model.parameters(), lr=0.1).zero_grad()
+    with pytest.raises(AttributeError, match=r"x.argmax\(1\)"):
+        cnn.argmax(np.ones((2, 3)), 1)
+
+    class Net(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = cnn.ReLU()
+
+        def forward(self, x):
+            return self.act(x.view(-1, 1, 1, 2, 3))
+    with pytest.raises(ValueError, match="ReLU got a value of more than four axes: give it what flatten or view"):
+        Net()(np.ones((2, 6), np.float32))

@@ -181,7 +181,8 @@ def test_what_is_no_module_and_no_name(call, error, words):
     (lambda x: x.sort(1), "a value has no attribute 'sort': write what loss and metrics get, arrays"),
     (lambda x: x.scatter_(1, x, 1), "write cnn.functional.one_hot"), (lambda x: x.softplus(), "functional.softplus"),
     (lambda x: x.relu_(), "write cnn.functional.relu"), (lambda x: x.add_(1), "write y = ... .* values do not change"),
-    (lambda x: x.view(-1, 1, 1, 1, 3).flip(1), "a value of 5 axes has no attribute 'flip', which those of 4 axes have"),
+    (lambda x: x.view(-1, 1, 1, 1, 3).cumsum(1),
+     "a value of 5 axes has no attribute 'cumsum', which those of 4 axes have"),
     (lambda x: x.double(), "a value has its model's dtype"), (lambda x: x.nothing, "'nothing'$")])
 def test_what_a_value_has_not(ask, words):
     with pytest.raises(AttributeError, match=words):

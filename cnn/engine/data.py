@@ -1,6 +1,7 @@
-"""The array of a Parameter as users get it: NumPy's, with what PyTorch's tensors have to change them in place."""
+"""Arrays of Parameters and buffers as users get them: NumPy's, with what PyTorch's tensors have."""
 from __future__ import annotations
 
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,10 @@ import numpy as np
 
 if TYPE_CHECKING:
     from typing import Any, Self
+
+# while a network is traced: a function of a Parameter and the name of an attribute of what can be computed with, and
+# `of`, which makes that of a Parameter or an array
+computing: ContextVar = ContextVar("computing", default=None)
 
 
 @cache
@@ -17,7 +22,12 @@ def generator() -> np.random.Generator:
 
 
 class Data(np.ndarray):
-    """A NumPy array; what is computed from it is a plain one. Methods whose names end in _ change it and return it."""
+    """A NumPy array; what is computed from it is a plain one. Methods whose names end in _ change it and return it.
+
+    origin: the array that it is all of, where that is known.
+    """
+
+    origin: np.ndarray | None = None
 
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Any:
         if array is self:
@@ -36,19 +46,60 @@ class Data(np.ndarray):
             return self.reshape(*shape)
         return super().view(*shape, **more)
 
-    def normal_(self, mean: float = 0.0, std: float = 1.0, *, generator: np.random.Generator | None = None) -> Self:
+    def unsqueeze(self, dim: int) -> Self:
+        """With one more axis, `dim`, of size 1."""
+        return np.expand_dims(self, dim)        # type: ignore[return-value]
+
+    def permute(self, *dims: Any) -> Self:
+        """The axes in the order `dims`."""
+        return self.transpose(*dims)
+
+    def expand(self, *sizes: Any) -> Any:
+        """Axes of size 1 repeated to `sizes`, -1 as it is; the first may be the number of images, in `forward`."""
+        given = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+        if given and not isinstance(given[0], (int, np.integer)) and computing.get() is not None:
+            return computing.get().of(self).expand(*given)
+        old = (1,) * (len(given) - self.ndim) + self.shape
+        return np.broadcast_to(self, [m if n == -1 else n for m, n in zip(old, given, strict=True)], subok=True)
+
+    def repeat(self, *sizes: Any, **more: Any) -> Any:
+        """Copies along each axis, of which the first may be the number of images, in `forward`. Of one or two integers
+        NumPy's, of how many of each element, and an axis."""
+        given = tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple) else sizes
+        if len(given) > 1 and not isinstance(given[0], (int, np.integer)) and computing.get() is not None:
+            return computing.get().of(self).repeat(*given)
+        if len(given) < 3 or more:
+            return super().repeat(*sizes, **more)
+        return np.tile(self.view(np.ndarray), given)
+
+    def to(self, *where: Any) -> Self:
+        """The array itself, for "cpu" and its own dtype. Raises TypeError for another."""
+        for thing in where:
+            if str(thing) != "cpu" and not _is_dtype(thing, self.dtype):
+                raise TypeError(f"to: an array is on the cpu and of {self.dtype}, got {thing!r}")
+        return self
+
+    def type_as(self, other: Any) -> Self:
+        """The array itself: beside values it has their dtype."""
+        return self
+
+    def float(self) -> Self:
+        """The array itself: beside values it has their dtype."""
+        return self
+
+    def normal_(self, mean: Any = 0.0, std: Any = 1.0, *, generator: np.random.Generator | None = None) -> Self:
         """Fill with normal numbers of this mean and standard deviation."""
         self[...] = _drawing(generator).normal(mean, std, self.shape)
         return self
 
-    def uniform_(self, low: float = 0.0, high: float = 1.0, *, generator: np.random.Generator | None = None) -> Self:
+    def uniform_(self, low: Any = 0.0, high: Any = 1.0, *, generator: np.random.Generator | None = None) -> Self:
         """Fill with numbers from low to high, each alike."""
         self[...] = _drawing(generator).uniform(low, high, self.shape)
         return self
 
-    def fill_(self, value: float) -> Self:
+    def fill_(self, value: Any) -> Self:
         """Fill with a number."""
-        self[...] = value
+        self[...] = _plain(value)
         return self
 
     def zero_(self) -> Self:
@@ -60,12 +111,12 @@ class Data(np.ndarray):
         self[...] = _plain(source)
         return self
 
-    def add_(self, other: Any, *, alpha: float = 1) -> Self:
+    def add_(self, other: Any, *, alpha: Any = 1) -> Self:
         """Add alpha other."""
         self += _plain(other) * alpha
         return self
 
-    def sub_(self, other: Any, *, alpha: float = 1) -> Self:
+    def sub_(self, other: Any, *, alpha: Any = 1) -> Self:
         """Subtract alpha other."""
         self -= _plain(other) * alpha
         return self
@@ -80,12 +131,12 @@ class Data(np.ndarray):
         self /= _plain(other)
         return self
 
-    def lerp_(self, end: Any, weight: float) -> Self:
+    def lerp_(self, end: Any, weight: Any) -> Self:
         """Go on to `end` by a share, `weight`, of the way."""
         self += weight * (_plain(end) - self)
         return self
 
-    def clamp_(self, min: float | None = None, max: float | None = None) -> Self:
+    def clamp_(self, min: Any = None, max: Any = None) -> Self:
         """Bring into the limits min and max, of which one may be missing."""
         bounds: Any = min, max
         self[...] = self.clip(*bounds)
@@ -105,12 +156,34 @@ class Data(np.ndarray):
         """Number of elements."""
         return self.size
 
-    def norm(self) -> float:
+    def norm(self) -> Any:
         """The root of the sum of squares."""
-        return float(np.sqrt(np.square(self, dtype=np.float64).sum()))
+        return np.sqrt(np.square(self, dtype=np.float64).sum()).item()
+
+
+def own(array: Any) -> Any:
+    """The array that it is all of, by which models know it."""
+    origin = getattr(array, "origin", None)
+    return array if origin is None else origin
+
+
+def seen(array: np.ndarray) -> Data:
+    """An array as users get it."""
+    made = array.view(Data)
+    made.origin = array
+    return made
+
+
+def _is_dtype(thing: Any, dtype: np.dtype) -> bool:
+    try:
+        return np.dtype(thing) == dtype
+    except TypeError:
+        return False
 
 
 def _plain(thing: Any) -> Any:
+    if thing is None:
+        raise TypeError("data: what it takes must be an array, a Parameter or a number, got None")
     return getattr(thing, "data", thing) if not isinstance(thing, (np.ndarray, np.generic)) else thing
 
 

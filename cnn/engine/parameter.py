@@ -8,18 +8,16 @@ import numpy as np
 
 from cnn import shapes
 from cnn._ext.guard import Guard
-from cnn.engine.data import Data
+from cnn.engine.data import Data, computing
 from cnn.engine.memory import zeros
 from cnn.engine.watch import Stamp
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Self
 
     from numpy.typing import ArrayLike, DTypeLike
 
 refuse: ContextVar = ContextVar("refuse", default=None)     # called where `data` is read while nobody may
-# while a network is traced, a function of a Parameter and the name of an attribute of what can be computed with
-computing: ContextVar = ContextVar("computing", default=None)
 still: ContextVar = ContextVar("still", default=False)      # whether gradients stop at what is computed
 
 
@@ -167,6 +165,11 @@ class Parameter(Operand):
     def dtype(self) -> np.dtype:
         """float32 or float64, a NumPy dtype."""
         return self._data.dtype
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set `requires_grad`; returns the Parameter."""
+        self.requires_grad = requires_grad
+        return self
 
     def view(self, *shape: int | tuple[int, ...]) -> Shaped:
         """The Parameter in another shape, `scale.view(1, -1, 1, 1)`, to compute with beside a value. Raises ValueError

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -51,6 +51,8 @@ def matmul(x: Operand, other: Operand) -> Any:
     Raises ValueError for what would couple images, as (N, B) times (N, B)."""
     if isinstance(x, Value) or isinstance(other, Value):
         return build.matmul(x, other)
+    if hasattr(x, "index") and hasattr(x, "at"):
+        return cast("Any", x) @ other
     if derived.computes(x, other):
         return derived.product(x, other)
     return computed("matmul", build.matmul, {"x": x, "other": other})
@@ -92,8 +94,9 @@ def cos(x: Images) -> Images:
 
 
 def pow(x: Images, exponent: Any) -> Images:
-    """x to the power of a number, `exponent`. x: a value or an array (N, ...). Beside a value the exponent may
-    also be one, a Parameter or an array, of a shape that is broadcast; x is then at least 0, and NaN comes of less."""
+    """x to the power of a number, `exponent`. x: a value or an array (N, ...). Beside a value the exponent may also be
+    one, a Parameter or an array, of a shape that is broadcast; x is then at least 0, where the derivative is 0, and NaN
+    comes of less."""
     if hasattr(exponent, "shape") and not isinstance(exponent, np.number) and not (
             isinstance(x, np.ndarray) and isinstance(exponent, np.ndarray)):
         return computed("pow", build.power, {"x": x, "exponent": exponent}, by_element=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import numpy as np
 
 from cnn import shapes
+from cnn.engine.data import own
 from cnn.engine.parameter import Parameter
 from cnn.engine.program import Program
 from cnn.engine.programs import Pool, circumstances
@@ -149,7 +150,7 @@ def parameter(owner: str, name: str, value: np.ndarray | Parameter | None,
         raise TypeError(f"{owner}: {name} must be a Parameter, an array or what is computed from these, got a value, "
                         f"which each image has of its own")
     made = Parameter(shapes.array(owner, name, value, None, dtype), requires_grad=False)
-    return made, ((value, made),)
+    return made, ((own(value), made),)
 
 
 def in_place(name: str, x: Any, inplace: bool) -> None:

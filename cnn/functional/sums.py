@@ -54,7 +54,7 @@ class _Part:
 
     def __init__(self, x: Any, labels: str, like: Any, image: str) -> None:
         self.alone = image not in labels
-        if not self.alone and (labels[0] != image or not isinstance(x, (Value, View))):
+        if self.alone == isinstance(x, (Value, View)) or not self.alone and labels[0] != image:
             raise ValueError(f"einsum: the images' letter, {image!r}, must be the first of a value, got {labels!r}")
         self.labels = labels.replace(image, "")
         if isinstance(x, View):

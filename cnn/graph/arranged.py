@@ -183,6 +183,7 @@ class Moves:
         given = as_sizes(sizes)
         if given and isinstance(given[0], Count):
             inner = self.shape[1:] if len(given) == self.ndim and self.shape[:1] == (1,) else self.shape
+            inner = (1,) * (len(given) - 1 - len(inner)) + inner
             if len(inner) + 1 != len(given):
                 raise ValueError(f"expand: sizes must be those of {self.shape}, the number of images first, got "
                                  f"{shapes.shown(given)}")

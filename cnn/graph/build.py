@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from cnn import shapes
+from cnn.engine.data import own
 from cnn.engine.parameter import Parameter, Shaped, still
 from cnn.graph.count import Count
 from cnn.graph.derived import Derived, Transposed, awaited, of
@@ -72,11 +73,11 @@ def mapped(name, x, owner=None, **numbers):
 
 
 def power(x, n):
-    """x^n for a number; for a value, a Parameter or an array n, of x at least 0, as e^(n log x), and 0 where x is 0."""
+    """x^n for a number; for a value, a Parameter or an array n, of x at least 0, as e^(n log x)."""
     if isinstance(n, (Value, Parameter, Shaped, Derived, np.ndarray)):
-        some, n = x > 0, values("pow", x, n)[1]
-        y = mapped("exp", arithmetic("multiply", mapped("log", where(some, x, 1.0)), n))
-        return where(some, y, where(x < 0, math.nan, arithmetic("equal", n, np.zeros(1, x.dtype))))
+        zero, n = x == 0, values("pow", x, n)[1]
+        y = mapped("exp", arithmetic("multiply", mapped("log", where(zero, 1.0, x)), n))
+        return where(zero, (n == 0) - mapped("log", n >= 0), y)     # 0, 1 or infinity
     n = shapes.number("pow", "the exponent", n)
     return mapped("sqrt", x) if n == 0.5 else mapped("power", x, "pow", exponent=n)
 
@@ -186,7 +187,7 @@ def operand_of(kind, operand, dtype):
     if operand.dtype.kind not in "fiub":
         raise TypeError(f"{kind}: an array beside a value must hold numbers, got {operand.dtype}")
     made = Parameter(np.asarray(operand, dtype), requires_grad=False)
-    return made, ((operand, made),)
+    return made, ((own(operand), made),)
 
 
 def constant(parameter, image, like, sources=()):
@@ -241,12 +242,13 @@ def matmul(x, other):
     b = other if isinstance(other, Value) else matrix("other", other, x)
     told = [shapes.batch(one.image) if isinstance(one, Value) else str(one.shape) for one in (x, other)]
     image, heads = a.image, [one.image[:-2] for one in (a, b)]
-    if len(b.image) == 1 or len(image) == 1 and b is other:
+    fits = image and image[-1:] == b.image[-2:-1] and (heads[0] == heads[1] or () in heads or (1,) in heads)
+    if len(b.image) == 1 or b is other and (len(image) == 1 or fits and a is x and len(image) != len(b.image)):
         raise ValueError(
             f"matmul: {told[0]} times {told[1]} would couple the images of a batch. "
             f"Each image's own product is (x * other).sum(1); for products between images take arrays, y = model(x); "
             f"y @ y.T, and give the gradient to model.backward")
-    if () in (image, b.image) or image[-1] != b.image[-2] or not (heads[0] == heads[1] or () in heads or (1,) in heads):
+    if not fits:
         raise ValueError(f"matmul: x and other must have shapes (N, A, B) and (N, B, C), or (N, heads, A, B) and "
                          f"(N, heads, B, C), got {told[0]} and {told[1]}")
     if len(image) == 3 and len(b.image) == 2 or len(image) == 1:    # rows of one matrix

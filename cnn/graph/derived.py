@@ -189,7 +189,8 @@ def product(a: Any, b: Any) -> Any:
     if x.ndim > 3 or y.ndim > 3:
         raise ValueError(f"matmul: arrays computed from Parameters must have at most 3 axes, got {x.shape} and "
                          f"{y.shape}")
-    made = build.matmul(x.plain(), y.plain())
+    heads = max(x.ndim, y.ndim) - 2
+    made = build.matmul(*(z.reshape(*(1,) * (heads + 2 - z.ndim), *z.shape).plain() for z in (x, y)))
     return Derived(made, made.image)
 
 

@@ -90,20 +90,22 @@ class Spelled:
 
     def cumsum(self: Any, dim: int) -> Value:
         """The sums of the elements along the axis `dim` up to each."""
+        from cnn.graph import moving
         from cnn.graph.build import axes_of
         axis, = axes_of("cumsum", self, dim)
-        n, last = self.image[axis], len(self.image)
-        return (self.transpose(axis + 1, last) @ np.triu(np.ones((n, n), self.dtype))).transpose(axis + 1, last)
+        n, last, by = self.image[axis], len(self.image), 1
+        y = self.transpose(axis + 1, last)
+        while by < n:       # Hillis & Steele 1986
+            y, by = y + moving.pad(y, (by, -by), "constant", 0.0), 2 * by
+        return y.transpose(axis + 1, last)
 
     def tril(self: Any, diagonal: int = 0) -> Value:
         """The matrices of the last two axes, 0 above the diagonal of this number."""
-        return self * np.tril(np.ones(_matrix("tril", self), self.dtype), shapes.integer("tril", "diagonal", diagonal,
-                                                                                          -2**31))
+        return _within("tril", self, np.tril, diagonal)
 
     def triu(self: Any, diagonal: int = 0) -> Value:
         """The matrices of the last two axes, 0 below the diagonal of this number."""
-        return self * np.triu(np.ones(_matrix("triu", self), self.dtype), shapes.integer("triu", "diagonal", diagonal,
-                                                                                          -2**31))
+        return _within("triu", self, np.triu, diagonal)
 
     def movedim(self: Any, source: int, destination: int) -> Value:
         """The axis `source` at the place `destination`, the others in order."""
@@ -240,14 +242,17 @@ def _place(x: Any, found: Any, dim: int, keepdim: bool) -> Any:
     axis, = build.axes_of("dim", x, dim)
     n = x.image[axis]
     numbers = np.arange(n, dtype=x.dtype).reshape(n, *(1,) * (len(x.image) - axis - 1))
-    places = build.where(x == found, numbers, float(n - 1)).amin(dim, keepdim=True).detach()
+    places = build.where((x == found) | (x != x), numbers, float(n - 1)).amin(dim, keepdim=True).detach()
     return places if keepdim else places.squeeze(dim)
 
 
-def _matrix(name: str, x: Any) -> tuple[int, int]:
+def _within(name: str, x: Any, part: Any, diagonal: int) -> Any:
+    """x where `part` of a matrix is, else 0."""
+    from cnn.graph import build
+    diagonal = shapes.integer(name, "diagonal", diagonal, -2**31)
     if len(x.image) < 2:
         raise ValueError(f"{name}: x must have matrices, (N, H, W) or (N, C, H, W), got {shapes.batch(x.image)}")
-    return x.image[-2:]
+    return build.where(part(np.ones(x.image[-2:], x.dtype), diagonal), x, 0.0)
 
 
 def as_sizes(given: tuple) -> tuple:

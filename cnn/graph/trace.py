@@ -4,7 +4,7 @@ from contextlib import ContextDecorator
 
 from cnn.engine import meanwhile, parameter
 from cnn.engine.parameter import still
-from cnn.graph.derived import OWN, asked
+from cnn.graph.derived import OWN, asked, of
 from cnn.graph.graph import Graph, Node
 from cnn.graph.line import line
 from cnn.graph.value import Value
@@ -65,6 +65,9 @@ class Computing:
 
     def __init__(self, graph):
         self.graph = graph
+
+    def of(self, array):
+        return of(array, self.graph)
 
     def __call__(self, thing, name):
         return asked(self.graph, thing, name)
@@ -128,6 +131,9 @@ def _refuse_numbers():
 def refuse_arrays(owner, inputs=()):
     """Raise TypeError where a module gets arrays, or Parameters alone, while a network is traced."""
     if parameter.refuse.get() is not None:
+        if any(hasattr(x, "index") and hasattr(x, "at") for x in inputs):
+            raise ValueError(f"{line()}{owner} got a value of more than four axes: give it what flatten or view makes "
+                             f"of it, with at most four")
         what = "Parameters alone" if any(isinstance(x, OWN) for x in inputs) else "an array"
         raise TypeError(f"{line()}{owner} got {what} while a network is traced: the program would keep what it returns "
                         f"now; call it with values, or outside of `forward`")

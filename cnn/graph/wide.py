@@ -153,6 +153,21 @@ class Wide:
         return Extremes(*(self.over(kind, dim, keepdim, lambda value, axis, name=name: getattr(value, name)(
             axis, keepdim=True)) for name in (kind, place)))        # type: ignore[misc]
 
+    def argmax(self, dim: int, keepdim: bool = False) -> Any:
+        """The places of the largest elements; see Value.argmax."""
+        return self.max(dim, keepdim)[1]
+
+    def argmin(self, dim: int, keepdim: bool = False) -> Any:
+        """The places of the smallest elements."""
+        return self.min(dim, keepdim)[1]
+
+    def flip(self, *dims: Any) -> Any:
+        """The elements in reverse order along the axes `dims`."""
+        from cnn.graph.views import View, settled
+        axes = [first for first, stop in self._runs("flip", dims[0] if len(dims) == 1 else dims) for first in range(
+            first, stop)]
+        return settled(View(self.of, np.flip(self.index, tuple(axis + (axis >= self.at) for axis in axes)), self.at))
+
     def maximum(self, other: Any) -> Any:
         """The larger of two."""
         return _of_two("maximum", self, other)
@@ -181,6 +196,8 @@ class Wide:
     def matmul(self, other: Any) -> Any:
         """x @ other."""
         return self @ other
+
+    bmm = matmul
 
     __hash__ = object.__hash__
 
@@ -290,6 +307,8 @@ for _name in EACH:
     setattr(Wide, _name, _each(_name))
 for _name in ("sum", "mean", "amax", "amin"):
     setattr(Wide, _name, _over(_name))
+for _short in ("add", "sub", "mul", "div"):
+    setattr(Wide, _short, _operator(KINDS["truediv" if _short == "div" else _short], False))
 for _short, _kind in KINDS.items():
     setattr(Wide, f"__{_short}__", _operator(_kind, False))
     if _short in ("add", "sub", "mul", "truediv"):

@@ -135,6 +135,10 @@ class ModuleDict(Module):
         names = _names_of(type(self).__name__, given)
         self.names, self.layers = names, list(given.values())
 
+    if not TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any:    # heads.digit, too
+            return self[name] if name in vars(self).get("names", ()) else super().__getattr__(name)
+
     def __len__(self) -> int:
         return len(self.layers)
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from cnn import functional, shapes
+from cnn.engine.data import own
 from cnn.functional.layer_norm import local_response
 from cnn.graph import apply, build, moving
 from cnn.graph.once import Held, same_for_all
@@ -146,7 +147,7 @@ def things_of(operation):
     if isinstance(operation, reshaping.Store):
         result.append(("array", operation.array))
     if isinstance(operation, norm.BatchNorm2d) and operation.mean is not None:
-        result += [("running_mean", operation.mean), ("running_var", operation.var)]
+        result += [("running_mean", own(operation.mean)), ("running_var", own(operation.var))]
         result += [("num_batches_tracked", operation.tracked)] if operation.tracked is not None else []
     return result
 

@@ -60,7 +60,8 @@ class WeightNorm(Module):
         self.dim = dim
 
     def forward(self, g: Any, v: Any) -> Any:
-        return v * (g / v.norm(dim=_others(self.dim, len(v.shape)), keepdim=True))
+        others = _others(self.dim, len(v.shape))
+        return v * (g / (v.norm(dim=others, keepdim=True) if others else abs(v)))
 
 
 class SpectralNorm(Module):
@@ -113,11 +114,10 @@ def register_parametrization(module: Module, tensor_name: str, parametrization: 
     """
     name = "register_parametrization"
     shapes.instance(name, "parametrization", parametrization, Module)
-    if not is_parametrized(module, tensor_name):
-        _replace(name, module, tensor_name, lambda p: [Parameter(p.data, p._requires_grad)])
-    _list_of(module, tensor_name).add(parametrization)
-    _check(name, module, tensor_name)
-    return module
+    if parametrization.in_numpy or parametrization is module:
+        raise TypeError(f"{name}: parametrization must be another module, without a backward of its own, got "
+                        f"{shapes.shown(parametrization)}")
+    return _computed(name, module, tensor_name, lambda p: [p], parametrization)
 
 
 def is_parametrized(module: Module, tensor_name: str | None = None) -> bool:
@@ -138,31 +138,27 @@ def remove_parametrizations(module: Module, tensor_name: str, leave_parametrized
     originals = [p for _, p in _list_of(module, tensor_name).own_parameters()]
     if not leave_parametrized and len(originals) > 1:
         raise ValueError(f"{name}: leave_parametrized must be True where a Parameter is computed from several")
-    kept = getattr(module, tensor_name).data if leave_parametrized else originals[0].data
-    left = {key: value for key, value in _all_of(module).items() if key != tensor_name}
-    if left:
-        module.parametrizations = ModuleDict(left)
-    else:
-        del module.parametrizations     # type: ignore[attr-defined]
-    setattr(module, tensor_name, Parameter(kept.copy(), originals[0]._requires_grad))
+    kept, p = getattr(module, tensor_name).data if leave_parametrized else originals[0].data, originals[-1]
+    p.data = kept.copy()
+    _take_back(module, tensor_name, p)
     return module
 
 
 def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Module:
     """Give a layer's weight a length and a direction of its own: w = g v / |v|, |v| being the lengths along all axes
-    but `dim`, or of all elements if it is None. Salimans & Kingma 2016.
+    but `dim`, or of all elements if it is None or -1. Salimans & Kingma 2016.
 
     module: a layer; name: of the Parameter. Its g and v become `parametrizations.weight.original0` and `original1`, as
     in PyTorch. Returns the layer. Raises TypeError or ValueError for what does not fit.
     """
+    dim = None if dim == -1 else dim
+
     def apart(p: Parameter) -> list[Parameter]:
         axis = dim if dim is None else shapes.integer("weight_norm", "dim", dim, -p.ndim, p.ndim - 1) % p.ndim
         length = np.sqrt((p.data.astype(np.float64) ** 2).sum(_others(axis, p.ndim), keepdims=axis is not None))
-        return [Parameter(np.asarray(length, p.dtype), p._requires_grad), Parameter(p.data, p._requires_grad)]
-    p = _replace("weight_norm", module, name, apart)
-    _list_of(module, name).add(WeightNorm(dim if dim is None else dim % p.ndim))
-    _check("weight_norm", module, name)
-    return module
+        return [Parameter(np.asarray(length, p.dtype), p._requires_grad), p]
+    axes = _parameter_of("weight_norm", module, name).ndim
+    return _computed("weight_norm", module, name, apart, WeightNorm(dim if dim is None else dim % axes), alone=True)
 
 
 def spectral_norm(module: Module, name: str = "weight", n_power_iterations: int = 1, eps: float = 1e-12,
@@ -211,22 +207,50 @@ def _parameter_of(owner: str, module: Module, name: str) -> Parameter:
     return p
 
 
-def _replace(owner: str, module: Module, name: str, originals: Any) -> Parameter:
-    """Put what it is computed from in a Parameter's place; returns the Parameter."""
-    p = _parameter_of(owner, module, name)
-    if isinstance(p, Computed):
-        raise ValueError(f"{owner}: {name} must not be computed already")
-    made = Parametrizations(originals(p))
-    delattr(module, name)
-    if "parametrizations" not in vars(module):
-        module.parametrizations = ModuleDict()
-    _all_of(module)[name] = made
-    made._set_frozen(module._frozen)
-    return p
+def _computed(owner: str, module: Module, name: str, originals: Any, parametrization: Module,
+              alone: bool = False) -> Module:
+    """Compute a Parameter of a module, or one thing more of it: of `originals` of it. Nothing is changed by what fails.
+    alone: whether nothing else may compute it."""
+    p, order = None, tuple(vars(module)) if isinstance(module, Module) else ()
+    if alone or not is_parametrized(module, name):
+        p = _parameter_of(owner, module, name)
+        if isinstance(p, Computed):
+            raise ValueError(f"{owner}: {name} must not be computed already")
+        made = Parametrizations(originals(p))
+        delattr(module, name)
+        if "parametrizations" not in vars(module):
+            module.parametrizations = ModuleDict()
+        _all_of(module)[name] = made
+        made._set_frozen(module._frozen)
+    made = _list_of(module, name)
+    made.add(parametrization)
+    try:
+        found, (_, original) = getattr(module, name), made.own_parameters()[-1]
+        if found.shape != original.shape:
+            raise ValueError(f"{owner}: what is computed for {name} must have shape {original.shape}, got "
+                             f"{found.shape}")
+    except BaseException as fault:
+        if p is None:
+            delattr(made, made.named_children()[-1][0])
+        else:
+            _take_back(module, name, p)
+            for attribute in order:     # that of the Parameters
+                vars(module)[attribute] = vars(module).pop(attribute)
+        if isinstance(fault, RecursionError):
+            raise ValueError(f"{owner}: what computes {name} must not read it from the layer") from None
+        if isinstance(fault, (AttributeError, TypeError)) and type(parametrization).__module__.startswith("cnn."):
+            raise TypeError(f"{owner}: parametrization must compute with Parameters, as functions of cnn.functional "
+                            f"do in the forward of a module of yours, got {type(parametrization).__name__}, a layer "
+                            f"for values") from None
+        raise
+    return module
 
 
-def _check(owner: str, module: Module, name: str) -> None:
-    """Refuse what changes the shape."""
-    found, (_, original) = getattr(module, name), _list_of(module, name).own_parameters()[-1]
-    if found.shape != original.shape:
-        raise ValueError(f"{owner}: what is computed for {name} must have shape {original.shape}, got {found.shape}")
+def _take_back(module: Module, name: str, p: Parameter) -> None:
+    """Give a module a Parameter again that was computed."""
+    left = {key: value for key, value in _all_of(module).items() if key != name}
+    if left:
+        module.parametrizations = ModuleDict(left)
+    else:
+        del module.parametrizations     # type: ignore[attr-defined]
+    setattr(module, name, p)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import hints, shapes
+from cnn.engine.data import seen
 from cnn.engine.parameter import Parameter
 from cnn.layers.parts import named_modules
 
@@ -91,6 +92,9 @@ class Spelled:
 
     def __setattr__(self, name: str, value: Any) -> None:
         buffers, later = vars(self).get("_buffers"), vars(self).get("_later", ())
+        if name in vars(self).get("parametrizations", ()):
+            raise ValueError(f"{type(self).__name__}: {name} is computed: set the Parameters of "
+                             f"parametrizations.{name}, or call cnn.utils.remove_parametrizations first")
         if buffers and name in buffers and not hasattr(type(self), name):
             if value is None:
                 del buffers[name]
@@ -114,7 +118,7 @@ class Spelled:
         def __getattr__(self, name: str) -> Any:
             buffers = vars(self).get("_buffers") or {}
             if name in buffers:
-                return buffers[name]
+                return seen(buffers[name])
             if name in vars(self).get("parametrizations", ()):
                 return self.parametrizations[name].computed()
             raise hints.missing(f"{type(self).__name__!r} object", name, hints.OF_MODULES)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn import shapes
+from cnn import hints, shapes
 from cnn.engine import backend, parameter
 from cnn.engine.memory import zeros
 from cnn.engine.program import Program
@@ -61,6 +61,10 @@ class Optimizer:
         self._stamp, self._programs = Stamp(), Pool()
         self._data, self._grad = parameter.flatten(self.params)
         self.state = self._new_state(self._groups)
+
+    if not TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any:
+            raise hints.missing(f"{type(self).__name__!r} object", name, hints.OF_OPTIMIZERS)
 
     # programs are no state, and a copy's parameters are laid side by side when needed
     def __getstate__(self) -> dict:

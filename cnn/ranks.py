@@ -13,7 +13,6 @@ import functools
 import os
 import sys
 import time
-import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -208,6 +207,7 @@ def world() -> World | None:
 
 def _fatal(kind: type[BaseException], error: BaseException, where: Any) -> None:
     """What happens with an exception that nobody catches."""
+    import traceback  # takes 2 ms
     give_way()
     traceback.print_exception(kind, error, where)
     leave(error)

@@ -26,6 +26,7 @@ ALIKE = {
     "mean": lambda y, t: F.mse_loss(y, t), "linear": lambda y, t: F.mse_loss(y, t) / 2 + (y - t).abs().mean() * 2 - 1,
     "axes": lambda y, t: ((y - t) ** 2).mean((1, 2, 3)).sqrt() + ((y - t) ** 2).sum((1, 2, 3)),
     "Dice of each image": lambda y, t: 1 - (2 * (y * t).sum((1, 2, 3)) + 1) / ((y + t).sum((1, 2, 3)) + 1),
+    "largest of images": lambda y, t: (y - t).abs().amax((1, 2, 3)) - y.log_softmax(1).max(1)[0].mean(),
     "elements": lambda y, t: (lambda e: (e * (-e).exp()).mean())(F.mse_loss(y, t, reduction="none")),
     "mean of the batch": lambda y, t: F.kl_div(
         y.flatten(1).log_softmax(1), t.flatten(1).softmax(1), reduction="batchmean"),
@@ -42,6 +43,8 @@ OTHERS = {
     "mean of absolutes": (lambda y, t: (y.mean() - t.mean()).abs(), "the absolute of it"),
     "square": (lambda y, t: F.smooth_l1_loss(y, t) ** 2, "of it gives another loss"),
     "sum": (lambda y, t: ((y - t) ** 2).sum(), "PyTorch's sum is larger, by the number of images"),
+    "largest": (lambda y, t: (y - t).abs().max(), "amax over all axes is each image's own, PyTorch's that of the"),
+    "scaled": (lambda y, t: ((y - y.amin(keepdim=True)) ** 2).mean(), "amin over all axes is each image's own, and"),
     "reduction": (lambda y, t: F.mse_loss(y, t, reduction="sum"), "PyTorch's sum is larger"),
 }
 

@@ -315,3 +315,8 @@ def test_what_is_computed_is_not_replaced():
     layer = weight_norm(cnn.Linear(3, 4))
     with pytest.raises(ValueError, match="weight is computed: set the Parameters of parametrizations.weight, or call"):
         layer.weight = cnn.Parameter(np.zeros((4, 3), np.float32))
+
+
+def test_a_head_that_is_computed_is_not_found():
+    with pytest.raises(ValueError, match="whose weights cnn.utils.remove_parametrizations makes its own again"):
+        cnn.replace_head(net(), 3)

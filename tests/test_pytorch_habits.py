@@ -13,6 +13,10 @@ CASES = {
     "like": lambda lib, x: lib.zeros_like(x) + lib.ones_like(x) * x + lib.full_like(x, 2.5) - x.new_zeros(4, 4)
     + x.new_ones((1, 3, 1, 1)),
     "masks": lambda lib, x: x * ((x > 0) & (x < 1)) + 2 * ((x > 1) | ~(x > -1)),
+    "masks and bools": lambda lib, x: x * ((x > 0) & True) + x * (True & (x < -1)) * 2 + (False | (x > 1)),
+    "a mask of what follows": lambda lib, x: lib.full_like(x, -float("inf")).triu(1).exp() * x,
+    "zeros of its shape": lambda lib, x: x * x.new_ones(x.shape) + x.new_zeros(x.size(0), 3, 1, 1)
+    + x.new_ones(x.size(0)).view(-1, 1, 1, 1),
     "powers": lambda lib, x: lib.pow(x.abs() + 0.1, x) + (1 - x.sigmoid()) ** x.sigmoid() + 2 ** x
     + lib.pow(x.relu(), x.abs() + 1.5),
     "data": lambda lib, x: x * x.data.exp(),

@@ -225,8 +225,9 @@ def upsample(x: Images, size: Size | Length | None = None, scale_factor: float |
 
 
 def full_like(x: Images, fill_value: float) -> Images:
-    """The number `fill_value` in the shape of x, a value or an array (N, ...), through which no gradient goes."""
-    number = shapes.number("full_like", "fill_value", fill_value)
+    """The number `fill_value` in the shape of x, a value or an array (N, ...), through which no gradient goes.
+    fill_value: a number, which may be infinite."""
+    number = moving.around("full_like", fill_value, "fill_value")
     if isinstance(x, Value):
         return value_of("full_like", np.full(x.image, number, x.dtype), x)
     return np.full_like(shapes.array("full_like", "x", x), number)

@@ -93,14 +93,15 @@ def share(target: Value, *more: Any) -> Value | float | None:
 
 
 def noted(kind: str, dim: object, y: Value) -> Value:
-    """What a sum or mean of a value is, noted where it is one over all axes inside a loss: PyTorch's is over the
-    batch, too."""
+    """What a sum, mean or extreme of a value is, noted where it is one over all axes inside a loss: PyTorch's is over
+    the batch, too."""
     asked = _asked.get()
-    if asked is not None and dim is None and kind in ("sum", "mean"):
+    if asked is not None and dim is None and kind in WEIGHTY:
         asked.whole[id(y)] = y, kind, line()
     return y
 
 
+WEIGHTY = "amax", "amin", "sum", "mean"     # what is told of first
 OWN_MEANT = "Where each image's own is meant, name the axes, as in {}((1, 2, 3)), of a loss with reduction='none'."
 # operations that are linear in what they read
 LINEAR = {"add", "subtract", "affine", "reshape", "cat", "cat_along", "slice", "strided_slice", "permute", "sum",
@@ -108,7 +109,7 @@ LINEAR = {"add", "subtract", "affine", "reshape", "cat", "cat_along", "slice", "
 
 
 def unlike_the_batch(graph: Graph, whole: dict[int, tuple[Value, str, str]]) -> str:
-    """What to tell of a loss that is another number than that of the whole batch would be, because a sum or mean over
+    """What to tell of a loss that is another number than that of the whole batch would be, because what is taken over
     all axes is each image's own; "" of others."""
     once: set[int] = set()      # values that are the same for every image
     known = {id(value): whole[id(value)][1:] for value in graph.inputs if id(value) in whole}
@@ -120,7 +121,7 @@ def unlike_the_batch(graph: Graph, whole: dict[int, tuple[Value, str, str]]) -> 
             continue
         name = node.operation.name
         if read:
-            kind, where = min(read, key=lambda found: found[0] != "sum")
+            kind, where = min(read, key=lambda found: WEIGHTY.index(found[0]))
             linear = name in LINEAR or name == "multiply" and len(single) == 1 or (
                 name == "divide" and single == [node.inputs[0]])
             if not linear:
@@ -130,6 +131,10 @@ def unlike_the_batch(graph: Graph, whole: dict[int, tuple[Value, str, str]]) -> 
         if id(node.output) in whole:
             known[id(node.output)] = whole[id(node.output)][1:]
     kinds = {known[id(value)] for value in graph.outputs if id(value) in known}
+    for kind, where in kinds:
+        if kind in ("amax", "amin"):
+            return (f"{where}in a loss the {kind} over all axes is each image's own, PyTorch's that of the "
+                    f"whole batch. {OWN_MEANT.format(kind)}")
     where = next((where for kind, where in kinds if kind == "sum"), None)
     if where is None:
         return ""

@@ -284,10 +284,10 @@ def transpose_of(index):
 MODES = ("constant", "reflect", "replicate")
 
 
-def around(owner, value):
-    """The number that stands around an image, which may be infinite. Raises TypeError or ValueError for no number."""
+def around(owner, value, name="value"):
+    """A number that elements are filled with, which may be infinite. Raises TypeError or ValueError for no number."""
     infinite = isinstance(value, (float, np.floating)) and np.isinf(value)
-    return float(value) if infinite else shapes.number(owner, "value", value)
+    return float(value) if infinite else shapes.number(owner, name, value)
 
 
 def pad(x, sides, mode, value):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cnn import shapes
+from cnn.graph.count import Count
 from cnn.graph.line import line
 
 if TYPE_CHECKING:
@@ -79,12 +80,12 @@ class Spelled:
         return self == 0
 
     def logical_and(self: Any, other: Any) -> Value:
-        """1 where neither x nor `other`, a value, is 0, else 0."""
-        return (self != 0) * (other != 0)
+        """1 where neither x nor `other`, a value or a bool, is 0, else 0."""
+        return (self != 0) * _truth(other)
 
     def logical_or(self: Any, other: Any) -> Value:
-        """1 where x or `other`, a value, is not 0, else 0."""
-        return ((self != 0) + (other != 0)) > 0
+        """1 where x or `other`, a value or a bool, is not 0, else 0."""
+        return ((self != 0) + _truth(other)) > 0
 
     # ------------------------------------------------------------ over and along axes
 
@@ -195,19 +196,22 @@ class Spelled:
         """The value itself."""
         return self
 
-    def new_zeros(self: Any, *size: Any) -> np.ndarray:
-        """An array of zeros of the value's dtype, the same for every image."""
-        return np.zeros(as_sizes(size), self.dtype)
+    def new_zeros(self: Any, *size: Any) -> Any:
+        """An array of zeros of the value's dtype, the same for every image; a value where `size` begins with the number
+        of images."""
+        return _filled("new_zeros", self, size, 0)
 
-    def new_ones(self: Any, *size: Any) -> np.ndarray:
-        """An array of ones of the value's dtype, the same for every image."""
-        return np.ones(as_sizes(size), self.dtype)
+    def new_ones(self: Any, *size: Any) -> Any:
+        """Ones; see `new_zeros`."""
+        return _filled("new_ones", self, size, 1)
 
     def __and__(self: Any, other: Any) -> Value:
         return self.logical_and(other)
 
     def __or__(self: Any, other: Any) -> Value:
         return self.logical_or(other)
+
+    __rand__, __ror__ = __and__, __or__
 
     def __invert__(self: Any) -> Value:
         return self.logical_not()
@@ -244,6 +248,19 @@ def _place(x: Any, found: Any, dim: int, keepdim: bool) -> Any:
     numbers = np.arange(n, dtype=x.dtype).reshape(n, *(1,) * (len(x.image) - axis - 1))
     places = build.where((x == found) | (x != x), numbers, float(n - 1)).amin(dim, keepdim=True).detach()
     return places if keepdim else places.squeeze(dim)
+
+
+def _filled(name: str, x: Any, size: tuple, number: float) -> Any:
+    from cnn.graph import build
+    sizes = as_sizes(size)
+    if not sizes or not isinstance(sizes[0], Count):
+        return np.full(sizes, number, x.dtype)
+    parameter, sources = build.operand_of(name, np.full(sizes[1:], number, x.dtype), x.dtype)
+    return build.constant(parameter, sizes[1:], x, sources)
+
+
+def _truth(other: Any) -> Any:
+    return float(other) if isinstance(other, (bool, np.bool_)) else other != 0
 
 
 def _within(name: str, x: Any, part: Any, diagonal: int) -> Any:

@@ -275,12 +275,12 @@ class Value(Methods):
         """The largest element over the axes `dim`; dim and keepdim as in `mean`. Equal elements share the gradient
         evenly."""
         from cnn.graph import build
-        return build.reduced("amax", self, dim, keepdim)
+        return means.noted("amax", dim, build.reduced("amax", self, dim, keepdim))
 
     def amin(self, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Value:
         """The smallest element over the axes `dim`; dim, keepdim and the gradient as in `amax`."""
         from cnn.graph import build
-        return build.reduced("amin", self, dim, keepdim)
+        return means.noted("amin", dim, build.reduced("amin", self, dim, keepdim))
 
     def abs(self) -> Value:
         """|x|; the derivative at 0 is 0."""

@@ -179,6 +179,9 @@ class Wide:
     def __neg__(self) -> Any:
         return self.each(lambda value: -value)
 
+    def __abs__(self) -> Any:
+        return self.each(lambda value: value.abs())
+
     def __pow__(self, exponent: float) -> Any:
         return self.each(lambda value: value.pow(exponent)) if number(exponent) else NotImplemented
 

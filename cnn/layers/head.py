@@ -34,7 +34,9 @@ def head_of(model: Module, name: str | None = None, owner: str = "head_of") -> t
         return name, found
     if not named or not _classifies(named[-1][1]):
         last = f"its last layer with weights is {named[-1][0]!r}, {named[-1][1]!r}" if named else "it has no weights"
-        raise ValueError(f"{owner}: the model has no head, a Linear or a 1x1 convolution at its end: {last}")
+        more = ", whose weights cnn.utils.remove_parametrizations makes its own again" if (
+            named and "parametrizations" in named[-1][0].split(".")) else ""
+        raise ValueError(f"{owner}: the model has no head, a Linear or a 1x1 convolution at its end: {last}{more}")
     title, head = named[-1]
     assert _classifies(head)
     if len(named) > 1 and _beside(named[-2][1], head):

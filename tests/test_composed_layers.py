@@ -165,6 +165,14 @@ def test_embedding(shape, padding_idx, torch):
     assert_close(Function(lambda x: F.embedding(x, ours.weight))(x.astype(float)), y, 1e-12)
 
 
+@pytest.mark.parametrize("shape", [(), [()], None])
+def test_a_network_of_numbers_is_saved(shape, tmp_path):
+    model, x = cnn.Sequential(cnn.Embedding(7, 4, seed=0), cnn.Linear(4, 2)), np.array([0, 6, 3])
+    y = model.eval()(x)
+    cnn.save(model, tmp_path / "net.safetensors", shape)
+    np.testing.assert_array_equal(cnn.load_model(tmp_path / "net.safetensors")[0](x), y)
+
+
 class Placed(cnn.Module):
     """Places by their numbers, which are the same for every image."""
 

@@ -31,10 +31,10 @@ def save(model: Module, path: str | os.PathLike,
     model: any Module whose layers are not written in NumPy. path: the file. data: the Dataset that the model was
     trained on, whose image shape, classes, mean, std and dtype the file then records, for `cnn.load` and
     `cnn evaluate`; inputs besides the images are those of its labels that have their names. Or the shape of one image,
-    (C, H, W), (C, L) or (features,), or a list, one for each input: then `cnn.load_model` reads the file, which returns
-    the model and its description, and `cnn.load` predicts from images (N, C, H, W) as the model takes them. Default:
-    the shape of the images that the model was called with, or trained on, if it has been and they all had one. tta: see
-    Trainer.predict.
+    (C, H, W), (C, L), (features,) or () of numbers, or a list, one for each input: then `cnn.load_model` reads the
+    file, which returns the model and its description, and `cnn.load` predicts from images (N, C, H, W) as the model
+    takes them. Default: the shape of the images that the model was called with, or trained on, if it has been and they
+    all had one. tta: see Trainer.predict.
 
     What is frozen stays so, until `unfreeze`. A Parameter that several layers share is saved under its first name. No
     other thread may use the model meanwhile.
@@ -95,10 +95,10 @@ def _known(model: Module) -> list[Any]:
 
 def _shapes(data: Any) -> list[Any]:
     """The shapes of one image of each input."""
-    if not isinstance(data, (list, tuple)) or not data:
+    if not isinstance(data, (list, tuple)) or isinstance(data, list) and not data:
         raise TypeError(f"save: data must be a Dataset, the shape of one image or a list of them, got "
                         f"{shapes.shown(data)}")
-    given = list(data) if isinstance(data[0], (list, tuple)) else [data]
+    given = list(data) if data and isinstance(data[0], (list, tuple)) else [data]
     for shape in given:
         if not isinstance(shape, (list, tuple)) or len(shape) > 3:
             raise ValueError(f"save: data must be shapes (C, H, W), (C, L), (features,) or (), got "

@@ -72,6 +72,13 @@ CASES = {
     "computed, of rows": ((4, 3), (2, 3), lambda x, p: x @ (p * 2).T, lambda x, w: x @ (2 * w).T),
     "computed, of heads": ((4, 3), (2, 2, 3), lambda x, p: F.matmul(x, (2 * p).transpose(0, 1)),
                            lambda x, w: x @ (2 * w).T),
+    "joined": ((4, 3), (3,), lambda x, p: F.linear(x, cnn.cat([p, p.exp(), p[:1]])) + cnn.cat([p, p * 2], -1).sum(),
+               lambda x, w: x @ np.concatenate([w, np.exp(w), w[:1]]).T + 3 * w.sum()),
+    "joined, of four axes": (
+        (2, 3, 2, 1), (3,), lambda x, p: x * cnn.cat((p, p.exp()), 1)[1, 3:, 0, 0]
+        + cnn.cat([p, 2 * p], -1)[0, :, 1, 1], lambda x, w: x * np.exp(w)[1, :, 0, 0] + 2 * w[0, :, 1, 0]),
+    "stacked": ((4, 3), (3,), lambda x, p: x * F.stack([p, p.exp()], 2).sum((0, 2)) + F.stack([p[0], p[1]])[1],
+                lambda x, w: x * (w + np.exp(w)).sum(0) + w[1]),
     "product of two": ((4, 3), (3,), lambda x, p: x * (p @ p.T).mean(), lambda x, w: x * (w @ w.T).mean()),
     "view": ((3,), IMAGES, lambda x, p: x * (1 + p.view(1, -1, 1, 1)).exp() / p.view(1, 3, 1, 1).sum(),
              lambda x, w: x * np.exp(1 + w[:, None, None]) / w.sum()),
@@ -203,6 +210,8 @@ def test_a_loss_with_parameters_of_its_own():
     (lambda x, p: x * p.view(1, 3, 1, 1)[None].exp(), ValueError, "at most 4 axes, got .1, 1, 3, 1, 1.: view"),
     (lambda x, p: x * F.cosine_similarity(p, p), TypeError, "one of x1, x2 must be a value, got Parameters alone"),
     (lambda x, p: F.linear(x, p.exp()), ValueError, r"linear: weight must have shape \(K, C\) .* got \(3,\)"),
+    (lambda x, p: x + cnn.cat([p, p[:, None]]), ValueError, "cat: shapes must be the same, but for the axis dim, got"),
+    (lambda x, p: x + F.stack([p, p[None]]), ValueError, "stack: shapes must be the same, got"),
     (lambda x, p: F.conv2d(x, p.exp()), ValueError, r"conv2d: weight must have shape \(K, C/groups, R, S\)"),
     (lambda x, p: x * p[5], ValueError, "index"), (lambda x, p: x * p[..., ...], ValueError, "index: .* ellipsis"),
     (lambda x, p: x * p["a":], ValueError, "index: slice indices must be"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnn import shapes
 from cnn.functional.common import also_one, computed
-from cnn.graph import build, moving
+from cnn.graph import build, derived, moving
 from cnn.graph.build import dims_of, value_of
 from cnn.graph.value import Value
 from cnn.graph.views import View
@@ -166,22 +166,26 @@ def channel_shuffle(x: Images, groups: int) -> Images:
     return computed("channel_shuffle", of_value, {"x": x}, (groups,))
 
 
-def cat(values: Sequence[Images], dim: int = 1) -> Images:
+def cat(values: Sequence[Images], dim: int | None = None) -> Images:
     """All values one after the other along an axis. values: a list of values or of arrays, (N, C, H, W), (N, H, W) or
-    (N, features), at least one, of shapes that differ in that axis only; dim: 1 (channels or features) and up, or
-    negative. Raises TypeError or ValueError for anything else."""
+    (N, features), at least one, of shapes that differ in that axis only; dim: 1, the default (channels or features),
+    and up, or negative. Of Parameters alone, and what is computed from them, any axis, by default 0. Raises TypeError
+    or ValueError for anything else."""
     return _joined("cat", moving.cat, values, dim)
 
 
-def stack(values: Sequence[Images], dim: int = 1) -> Images:
+def stack(values: Sequence[Images], dim: int | None = None) -> Images:
     """Values of one shape side by side along a new axis. values: a list of values or of arrays, (N, H, W),
-    (N, features) or (N,); dim: the axis of the result, 1 and up, or negative. Raises TypeError or ValueError for
-    anything else."""
+    (N, features) or (N,); dim: the axis of the result, 1, the default, and up, or negative; of Parameters alone as in
+    `cat`. Raises TypeError or ValueError for anything else."""
     return _joined("stack", moving.stack, values, dim)
 
 
-def _joined(name: str, function: Callable[..., Value], values: Sequence[Images], dim: int) -> Any:
+def _joined(name: str, function: Callable[..., Value], values: Sequence[Images], dim: int | None) -> Any:
     listed = shapes.listed(name, "values", values, "values, or of arrays")
+    if derived.computes(*listed) and not any(isinstance(value, (Value, View)) for value in listed):
+        return derived.joined(name, listed, 0 if dim is None else dim)
+    dim = 1 if dim is None else dim
     if not listed or not all(isinstance(value, np.ndarray) for value in listed):
         return function(listed, dim)
     dim = shapes.integer(name, "dim", dim, -2**31)

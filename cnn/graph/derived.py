@@ -311,6 +311,29 @@ def reduced(owner: str, function: Callable, thing: Any, dim: Any, keepdim: Any) 
     return Derived(value, tuple(n for i, n in enumerate(own.shape) if i not in axes))
 
 
+def joined(owner: str, things: Sequence[Any], dim: int) -> Any:
+    """The Derived of several one after the other along the axis `dim` of their own, or with the owner "stack" side by
+    side along a new one."""
+    from cnn.graph import moving
+    given = [of(thing, computed_in()) for thing in things]
+    axes, told = given[0].ndim, ", ".join(str(x.shape) for x in given)
+    if owner == "stack":
+        at = shapes.integer(owner, "dim", dim, -axes - 1, axes) % (axes + 1)
+        fits = all(x.shape == given[0].shape for x in given)
+    else:
+        at = given[0]._axis(owner, dim)
+        fits = all(x.ndim == axes and x.shape[:at] + x.shape[at + 1:] == given[0].shape[:at] + given[0].shape[at + 1:]
+                   for x in given)
+    if not fits:
+        raise ValueError(f"{owner}: shapes must be the same" + (", but for the axis dim" if owner == "cat" else "")
+                         + f", got {told}")
+    given = [x.unsqueeze(at) for x in given] if owner == "stack" else given
+    before, after = math.prod(given[0].shape[:at]), math.prod(given[0].shape[at + 1:])
+    made = moving.cat([x.reshape(before, x.shape[at], after).plain() for x in given], 2)
+    total = sum(x.shape[at] for x in given)
+    return Derived(made, (before, total, after)).reshape(*given[0].shape[:at], total, *given[0].shape[at + 1:])
+
+
 def computed_in() -> Graph:
     """The graph that is being traced."""
     return parameter.computing.get().graph

@@ -74,6 +74,17 @@ def test_buffers_are_computed_with_as_tensors_are(torch):
     assert_close(ours(x), theirs(torch.tensor(x)).numpy(), 1e-6)
 
 
+def test_a_buffer_changed_in_place_stays_the_same_array():
+    model = cnn.Sequential(cnn.Linear(2, 2))
+    model.register_buffer("seen", np.zeros(2, np.float32))
+    before = model.buffers()[0]
+    model.seen += [1, 2]
+    assert model.buffers()[0] is before
+    np.testing.assert_array_equal(model.state_dict()["seen"], [1, 2])
+    model.seen = model.seen * 2
+    np.testing.assert_array_equal(model.state_dict()["seen"], [2, 4])
+
+
 @pytest.mark.parametrize("forward", [lambda x: x @ x.view(-1, 1, 4, 4), lambda x: x.view(-1, 1, 4, 4) @ x])
 def test_products_that_couple_images(forward):
     with pytest.raises(ValueError, match="would couple the images of a batch"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnn import hints, shapes
-from cnn.engine.data import seen
+from cnn.engine.data import own, seen
 from cnn.engine.parameter import Parameter
 from cnn.layers.parts import named_modules
 
@@ -100,7 +100,7 @@ class Spelled:
                 del buffers[name]
                 object.__setattr__(self, "_later", frozenset((*later, name)))
                 super().__setattr__(name, None)
-            else:
+            elif own(value) is not buffers[name]:       # self.mean += 1 has changed it already
                 buffers[name] = _buffer(type(self).__name__, name, value, buffers[name].dtype)
         elif name in later and value is not None:
             self.register_buffer(name, value)

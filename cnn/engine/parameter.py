@@ -69,8 +69,8 @@ def _operator(name: str) -> Any:
     return operate
 
 
-for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul", "rmatmul", "pow", "neg",
-              "abs", "gt", "ge", "lt", "le"):
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "matmul", "rmatmul", "pow", "rpow",
+              "neg", "abs", "gt", "ge", "lt", "le"):
     setattr(Operand, f"__{_name}__", _operator(f"__{_name}__"))
 
 

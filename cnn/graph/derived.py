@@ -108,6 +108,24 @@ class Derived(Moves):
     def __pow__(self, exponent: float) -> Derived:
         return Derived(self.value.pow(exponent), self.shape) if number(exponent) else NotImplemented
 
+    def __rpow__(self, base: float) -> Derived:
+        return Derived((self.value * math.log(shapes.number("pow", "the base", base, above=0))).exp(), self.shape)
+
+    def tril(self, diagonal: int = 0) -> Any:
+        """The matrices of the last two axes, 0 above the diagonal of this number."""
+        return self._within("tril", np.tril, diagonal)
+
+    def triu(self, diagonal: int = 0) -> Any:
+        """The matrices of the last two axes, 0 below the diagonal of this number."""
+        return self._within("triu", np.triu, diagonal)
+
+    def _within(self, name: str, part: Callable, diagonal: int) -> Any:
+        from cnn.graph import build
+        diagonal = shapes.integer(name, "diagonal", diagonal, -2**31)
+        if self.ndim < 2:
+            raise ValueError(f"{name}: an array must have matrices, two axes or more, got shape {self.shape}")
+        return through(build.where, part(np.ones(self.shape[-2:], self.dtype), diagonal), self, 0.0)
+
     def __matmul__(self, other: Any) -> Any:
         return product(self, other)
 

@@ -86,8 +86,8 @@ def _batch_norm_value(x: Value, mean: np.ndarray | None, var: np.ndarray | None,
             raise ValueError(f"{name}: {what} must have shape {shape} and dtype {x.dtype}, got {value.shape} and "
                              f"{value.dtype}")
     eps, momentum = shapes.number(name, "eps", eps, 0), shapes.number(name, "momentum", momentum, 0, 1)
-    tracked = np.zeros((), np.int64)
-    operation = norm.BatchNorm2d(name, w, b, mean, var, eps, bool(training), momentum, tracked)
+    operation = norm.BatchNorm2d(name, w, b, mean, var, eps, bool(training), momentum,
+                                 np.zeros((), np.int64) if training else None)
     return apply(operation.changed(sources=source + other), x)
 
 

@@ -31,7 +31,7 @@ def describe(model: Module, image_shapes: Sequence[Sequence[int]]) -> tuple[dict
     listed = model if isinstance(model, GraphModule) else graph_module(model, *image_shapes)
     own = dict(model.named_parameters())        # also what the graph has no use for
     own |= {name: p for name, p in listed.named_parameters() if name not in own}
-    buffers = {name: array for name, array in model.named_buffers() if name not in own}
+    buffers = {name: array for name, array in (*listed.named_buffers(), *model.named_buffers()) if name not in own}
     trained = {name: {"requires_grad": p._requires_grad, "lr_scale": p.lr_scale} for name, p in own.items()}
     described = {
         "image_shapes": [list(map(int, shape)) for shape in image_shapes], "inputs": list(listed.inputs),

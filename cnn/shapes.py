@@ -330,6 +330,7 @@ def array(owner, name, value, shape=None, dtype=None, allow_empty=True):
     names = " or ".join(kind.name for kind in wanted)
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{owner}: {name} must be a NumPy array of {names}, got {type(value).__name__}")
+    getattr(value, "noted", lambda: None)()     # a buffer: what is computed of it now, a program keeps
     native = next((kind for kind in wanted if np.can_cast(value.dtype, kind, "equiv")), None)
     if native is None:
         raise TypeError(f"{owner}: {name} must be {names}, got {value.dtype}")
@@ -365,8 +366,7 @@ def _matches(shape, wanted):
 
 
 def _axes(shape):
-    text = ", ".join("any" if axis is None else str(axis) for axis in shape)
-    return f"({text},)" if len(shape) == 1 else f"({text})"
+    return f"({', '.join('any' if axis is None else str(axis) for axis in shape)}{',' * (len(shape) == 1)})"
 
 
 def instance(owner, name, value, kind):

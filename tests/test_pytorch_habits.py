@@ -74,6 +74,54 @@ def test_buffers_are_computed_with_as_tensors_are(torch):
     assert_close(ours(x), theirs(torch.tensor(x)).numpy(), 1e-6)
 
 
+READINGS = {
+    "itself": lambda b, x: x * b, "product": lambda b, x: x * (b * 2), "quotient": lambda b, x: x * (1 / b) - b,
+    "views": lambda b, x: x * b.view(1, 3) * b[None], "element": lambda b, x: x * b[0] + b[1].item() + float(b[2]),
+    "sum": lambda b, x: x * b.sum() + b.norm() + b.max(), "copies": lambda b, x: x * b.clone() + b.copy() * b.repeat(1),
+    "function": lambda b, x: x * cnn.sigmoid(b), "mask": lambda b, x: cnn.where(b > 2, x, -x),
+    "NumPy's": lambda b, x: x * np.concatenate([b[:1], b[1:]]) + np.log(b), "parts": lambda b, x: x + list(b)[1],
+    "weights": lambda b, x: F.linear(x, b[None] * np.ones((2, 1), np.float32), b[:2] + 1),
+}
+
+
+class Reading(cnn.Module):
+    def __init__(self, name, b):
+        super().__init__()
+        self.name = name
+        self.register_buffer("b", np.array(b, np.float32))
+
+    def forward(self, x):
+        return READINGS[self.name](self.b, x)
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_what_is_read_of_a_buffer_follows_it(name):
+    x = np.random.default_rng(0).random((2, 3), np.float32)
+    model = cnn.Sequential(Reading(name, [1, 2, 3]))
+    model(x)
+    model[0].b.copy_([3, 5, 2])
+    np.testing.assert_array_equal(model(x), Reading(name, [3, 5, 2])(x))
+    model[0].b[0] = 9
+    model[0].b *= 2
+    np.testing.assert_array_equal(model(x), Reading(name, [18, 10, 4])(x))
+
+
+@pytest.mark.parametrize("change", [lambda b: b.mul_(2), lambda b: b.__iadd__(1), lambda b: b.__setitem__(0, 1)])
+def test_a_buffer_is_not_changed_while_it_is_traced(change):
+    class Changing(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("b", np.ones(3, np.float32))
+
+        def forward(self, x):
+            change(self.b)
+            return x * self.b
+    net = Changing()
+    with pytest.raises(TypeError, match="a buffer was changed in place while a network is traced"):
+        net(np.ones((2, 3), np.float32))
+    np.testing.assert_array_equal(net.b, np.ones(3))
+
+
 def test_a_buffer_changed_in_place_stays_the_same_array():
     model = cnn.Sequential(cnn.Linear(2, 2))
     model.register_buffer("seen", np.zeros(2, np.float32))

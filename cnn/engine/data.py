@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnn.engine.watch import Stamp
+
 if TYPE_CHECKING:
     from typing import Any, Self
 
@@ -24,14 +26,50 @@ def generator() -> np.random.Generator:
 class Data(np.ndarray):
     """A NumPy array; what is computed from it is a plain one. Methods whose names end in _ change it and return it.
 
-    origin: the array that it is all of, where that is known.
+    origin: the array that it is all of, where that is known. stamp: of the module whose buffer it is, or a part of;
+    what NumPy computes from it while a network is traced, the program keeps, until it is changed in place.
     """
 
     origin: np.ndarray | None = None
+    stamp: Stamp | None = None
+
+    def __array_finalize__(self, of: Any) -> None:
+        self.stamp = getattr(of, "stamp", None)
+        if self.stamp is not None and not np.may_share_memory(self, of):
+            self.noted()
+
+    def noted(self) -> None:
+        """Note that its numbers are read, if a network is traced."""
+        if self.stamp is not None and computing.get() is not None:
+            self.stamp.read = True
+
+    def _change(self) -> None:
+        if self.stamp is None:
+            return
+        if computing.get() is not None:
+            raise TypeError("a buffer was changed in place while a network is traced, which would happen then and "
+                            "in no later run: change it outside of `forward`, or in a layer written in NumPy")
+        if self.stamp.read:
+            self.stamp.new()
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._change()
+        super().__setitem__(index, value)
+
+    def __getitem__(self, index: Any) -> Any:
+        part = super().__getitem__(index)
+        if not isinstance(part, np.ndarray):
+            self.noted()
+        return part
+
+    def __array_function__(self, func: Any, types: Any, arguments: Any, options: Any) -> Any:
+        self.noted()
+        return super().__array_function__(func, types, arguments, options)
 
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Any:
         if array is self:
             return self
+        self.noted()
         return array[()] if return_scalar else array.view(np.ndarray)
 
     def __reduce__(self) -> Any:    # a plain array is what is pickled
@@ -48,7 +86,8 @@ class Data(np.ndarray):
 
     def unsqueeze(self, dim: int) -> Self:
         """With one more axis, `dim`, of size 1."""
-        return np.expand_dims(self, dim)        # type: ignore[return-value]
+        at = dim % (self.ndim + 1)
+        return self.reshape(*self.shape[:at], 1, *self.shape[at:])      # type: ignore[return-value]
 
     def permute(self, *dims: Any) -> Self:
         """The axes in the order `dims`."""
@@ -60,6 +99,8 @@ class Data(np.ndarray):
         if given and not isinstance(given[0], (int, np.integer)) and computing.get() is not None:
             return computing.get().of(self).expand(*given)
         old = (1,) * (len(given) - self.ndim) + self.shape
+        if len(old) != len(given):
+            raise ValueError(f"expand: sizes must be at least as many as the axes of {self.shape}, got {given}")
         return np.broadcast_to(self, [m if n == -1 else n for m, n in zip(old, given, strict=True)], subok=True)
 
     def repeat(self, *sizes: Any, **more: Any) -> Any:
@@ -73,9 +114,10 @@ class Data(np.ndarray):
         return np.tile(self.view(np.ndarray), given)
 
     def to(self, *where: Any) -> Self:
-        """The array itself, for "cpu" and its own dtype. Raises TypeError for another."""
+        """The array itself, for "cpu" and a dtype: its own, or of integers and bools any, as beside values they have
+        theirs. Raises TypeError for another of floats."""
         for thing in where:
-            if str(thing) != "cpu" and not _is_dtype(thing, self.dtype):
+            if str(thing) != "cpu" and not _is_dtype(thing, self.dtype) and self.dtype.kind == "f":
                 raise TypeError(f"to: an array is on the cpu and of {self.dtype}, got {thing!r}")
         return self
 
@@ -144,6 +186,7 @@ class Data(np.ndarray):
 
     def clone(self) -> np.ndarray:
         """A copy, a plain array."""
+        self.noted()
         return np.array(self)
 
     def detach(self) -> Self:
@@ -161,16 +204,36 @@ class Data(np.ndarray):
         return np.sqrt(np.square(self, dtype=np.float64).sum()).item()
 
 
+def _in_place(name: str) -> Any:
+    def change(self: Data, other: Any) -> Any:
+        self._change()
+        return getattr(np.ndarray, name)(self, other)
+    return change
+
+
+def _reading(name: str) -> Any:
+    def read(self: Data, *arguments: Any) -> Any:
+        self.noted()
+        return getattr(np.ndarray, name)(self, *arguments)
+    return read
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ipow", "iand", "ior"):
+    setattr(Data, f"__{_name}__", _in_place(f"__{_name}__"))
+for _name in ("__iter__", "__float__", "__int__", "__bool__", "__index__", "item", "tolist"):
+    setattr(Data, _name, _reading(_name))
+
+
 def own(array: Any) -> Any:
     """The array that it is all of, by which models know it."""
     origin = getattr(array, "origin", None)
     return array if origin is None else origin
 
 
-def seen(array: np.ndarray) -> Data:
-    """An array as users get it."""
+def seen(array: np.ndarray, stamp: Stamp) -> Data:
+    """A buffer as users get it. stamp: of its module."""
     made = array.view(Data)
-    made.origin = array
+    made.origin, made.stamp = array, stamp
     return made
 
 

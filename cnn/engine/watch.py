@@ -9,11 +9,13 @@ _numbers = itertools.count()
 
 
 class Stamp:
-    """A number that stands for one state of an object; `new` takes another."""
+    """A number that stands for one state of an object; `new` takes another. read: whether a program keeps what NumPy
+    has computed from its buffers."""
 
-    __slots__ = ("number",)
+    __slots__ = ("number", "read")
 
     def __init__(self):
+        self.read = False
         self.number = next(_numbers)
 
     def new(self):

@@ -66,7 +66,7 @@ def conv2d(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray | Paramet
         b, other = parameter("conv2d", "bias", bias, x.dtype)
         if w is None or len(w.shape) not in (2, 3, 4) or b is not None and b.shape != w.shape[:1]:
             raise ValueError(f"conv2d: weight must have shape (K, C/groups, R, S), (K, C/groups, S) or (K, C/groups) "
-                             f"and bias (K,), got {w and w.shape} and {b and b.shape}")
+                             f"and bias (K,), got {getattr(w, 'shape', None)} and {getattr(b, 'shape', None)}")
         stride, dilation = (shapes.pair("conv2d", name, value, 1)
                             for name, value in (("stride", stride), ("dilation", dilation)))
         groups = shapes.integer("conv2d", "groups", groups, 1)
@@ -154,7 +154,7 @@ def conv_transpose2d(x: Images, weight: np.ndarray | Parameter, bias: np.ndarray
         groups = shapes.integer(name, "groups", groups, 1)
         if w is None or len(w.shape) not in (3, 4) or b is not None and b.shape != (w.shape[1] * groups,):
             raise ValueError(f"{name}: weight must have shape (C, K/groups, R, S) or (C, K/groups, S) and bias (K,), "
-                             f"got {w and w.shape} and {b and b.shape}")
+                             f"got {getattr(w, 'shape', None)} and {getattr(b, 'shape', None)}")
         stride, dilation = (shapes.pair(name, what, value, 1)
                             for what, value in (("stride", stride), ("dilation", dilation)))
         if w.shape[0] % groups:
@@ -213,8 +213,8 @@ def linear(x: Images, weight: Any, bias: np.ndarray | Parameter | None = None) -
         w, source = parameter("linear", "weight", weight, x.dtype)
         b, other = parameter("linear", "bias", bias, x.dtype)
         if w is None or len(w.shape) != 2 or b is not None and b.shape != w.shape[:1]:
-            raise ValueError(f"linear: weight must have shape (K, C) and bias (K,), got {w and w.shape} and "
-                             f"{b and b.shape}")
+            raise ValueError(f"linear: weight must have shape (K, C) and bias (K,), got {getattr(w, 'shape', None)} "
+                             f"and {getattr(b, 'shape', None)}")
         return build.linear("linear", x, w, b, source + other)
     w, b = numbers(weight, bias)
     x, axes = _vectors(x)

@@ -339,6 +339,8 @@ def joined(owner: str, things: Sequence[Any], dim: int) -> Any:
         at = shapes.integer(owner, "dim", dim, -axes - 1, axes) % (axes + 1)
         fits = all(x.shape == given[0].shape for x in given)
     else:
+        if not axes:
+            raise ValueError(f"{owner}: arrays without axes are joined by stack, got {told}")
         at = given[0]._axis(owner, dim)
         fits = all(x.ndim == axes and x.shape[:at] + x.shape[at + 1:] == given[0].shape[:at] + given[0].shape[at + 1:]
                    for x in given)

@@ -132,7 +132,7 @@ def remove_parametrizations(module: Module, tensor_name: str, leave_parametrized
     leave_parametrized those of what it was computed from. Returns the layer. Raises ValueError where it is not
     computed, or was computed from several."""
     name = "remove_parametrizations"
-    if not is_parametrized(module, tensor_name):
+    if not isinstance(tensor_name, str) or not is_parametrized(module, tensor_name):
         raise ValueError(f"{name}: tensor_name must be that of a Parameter that is computed, got "
                          f"{shapes.shown(tensor_name)}")
     originals = [p for _, p in _list_of(module, tensor_name).own_parameters()]

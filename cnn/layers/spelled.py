@@ -118,7 +118,7 @@ class Spelled:
         def __getattr__(self, name: str) -> Any:
             buffers = vars(self).get("_buffers") or {}
             if name in buffers:
-                return seen(buffers[name])
+                return seen(buffers[name], self._stamp)
             if name in vars(self).get("parametrizations", ()):
                 return self.parametrizations[name].computed()
             raise hints.missing(f"{type(self).__name__!r} object", name, hints.OF_MODULES)

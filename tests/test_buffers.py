@@ -165,3 +165,23 @@ def test_what_is_no_buffer(change, error, words):
     with pytest.raises(error, match=f"Filters: {words}"):
         change(model)
     assert all(np.array_equal(before[name], array) for name, array in model.state_dict().items())
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_running_statistics_of_ones_own_are_saved(registered, tmp_path):
+    class Net(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = cnn.Conv2d(1, 3, 3, seed=0)
+            for name, array in (("mean", np.full(3, 0.5, np.float32)), ("var", np.full(3, 2, np.float32))):
+                self.register_buffer(name, array) if registered else setattr(self, name, array)
+
+        def forward(self, x):
+            return cnn.functional.batch_norm(self.conv(x), self.mean, self.var, training=self.training)
+    model, x = Net(), np.random.default_rng(0).random((20, 1, 5, 5), np.float32)
+    model(x)
+    cnn.save(model, tmp_path / "net.safetensors", (1, 5, 5))
+    other = cnn.load_model(tmp_path / "net.safetensors")[0]
+    np.testing.assert_array_equal(other.eval()(x), model.eval()(x))
+    np.testing.assert_array_equal(other.train()(x), model.train()(x))
+    np.testing.assert_array_equal(other.eval()(x), model.eval()(x))

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,8 +51,8 @@ def matmul(x: Operand, other: Operand) -> Any:
     Raises ValueError for what would couple images, as (N, B) times (N, B)."""
     if isinstance(x, Value) or isinstance(other, Value):
         return build.matmul(x, other)
-    if hasattr(x, "index") and hasattr(x, "at"):
-        return cast("Any", x) @ other
+    if isinstance(x, Wide):
+        return x @ other
     if derived.computes(x, other):
         return derived.product(x, other)
     return computed("matmul", build.matmul, {"x": x, "other": other})

@@ -131,12 +131,17 @@ def _refuse_numbers():
 def refuse_arrays(owner, inputs=()):
     """Raise TypeError where a module gets arrays, or Parameters alone, while a network is traced."""
     if parameter.refuse.get() is not None:
-        if any(hasattr(x, "index") and hasattr(x, "at") for x in inputs):
+        if any(_is_wide(x) for x in inputs):
             raise ValueError(f"{line()}{owner} got a value of more than four axes: give it what flatten or view makes "
                              f"of it, with at most four")
         what = "Parameters alone" if any(isinstance(x, OWN) for x in inputs) else "an array"
         raise TypeError(f"{line()}{owner} got {what} while a network is traced: the program would keep what it returns "
                         f"now; call it with values, or outside of `forward`")
+
+
+def _is_wide(x):
+    """Whether it is a Wide, which is made of what stands here."""
+    return hasattr(x, "index") and hasattr(x, "at")
 
 
 def unpack(result, owner):
@@ -151,7 +156,7 @@ def unpack(result, owner):
         raise TypeError(f"{owner}: forward must return a value, or a tuple or dict of values, got an empty "
                         f"{type(result).__name__}")
     for part in parts:
-        if hasattr(part, "index") and hasattr(part, "at"):
+        if _is_wide(part):
             raise ValueError(f"{owner}: what is returned must have at most 4 axes, the images first, got shape "
                              f"{part.shape}")
         if not isinstance(part, Value):

@@ -32,15 +32,15 @@ class _Activation(Module):
         return apply(pointwise.Activation(type(self).__name__, self.kernel, self.saved, **self.scalars()), x)
 
 
-class _InPlace(Module):
+class InPlace(Module):
     """An activation without arguments but `inplace`."""
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
-        _unused(self, inplace)
+        unused_inplace(self, inplace)
 
 
-class ReLU(_InPlace):
+class ReLU(InPlace):
     """max(x, 0); its derivative at 0 is 0. NaN stays NaN.
 
     inplace: for code that comes from PyTorch; nothing changes, here and in the other activations. The input always
@@ -59,7 +59,7 @@ class LeakyReLU(_Activation):
 
     def __init__(self, negative_slope: float = 0.01, inplace: bool = False) -> None:
         super().__init__()
-        _unused(self, inplace)
+        unused_inplace(self, inplace)
         self.negative_slope = shapes.number("LeakyReLU", "negative_slope", negative_slope)
 
     def scalars(self) -> dict[str, float]:
@@ -82,7 +82,7 @@ class Sigmoid(_Activation):
     kernel, saved = "sigmoid", "y"
 
 
-class SiLU(_Activation, _InPlace):
+class SiLU(_Activation, InPlace):
     """x sigmoid(x), also called swish. Elfwing et al. 2018. inplace: nothing changes, see ReLU."""
 
     kernel, saved = "silu", "x"
@@ -107,7 +107,7 @@ class GELU(Module):
         return f"approximate={self.approximate!r}"
 
 
-class ReLU6(_InPlace):
+class ReLU6(InPlace):
     """min(max(x, 0), 6). Howard et al. 2017. inplace: nothing changes, see ReLU."""
 
     def forward(self, x: Value) -> Value:
@@ -120,7 +120,7 @@ class Hardtanh(Module):
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
-        _unused(self, inplace)
+        unused_inplace(self, inplace)
         self.min_val = shapes.number("Hardtanh", "min_val", min_val)
         self.max_val = shapes.number("Hardtanh", "max_val", max_val, self.min_val)
 
@@ -137,7 +137,7 @@ class ELU(Module):
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
-        _unused(self, inplace)
+        unused_inplace(self, inplace)
         self.alpha = shapes.number("ELU", "alpha", alpha)
 
     def forward(self, x: Value) -> Value:
@@ -147,21 +147,21 @@ class ELU(Module):
         return f"alpha={self.alpha}"
 
 
-class Hardswish(_InPlace):
+class Hardswish(InPlace):
     """x min(max(x + 3, 0), 6) / 6. Howard et al. 2019. inplace: nothing changes, see ReLU."""
 
     def forward(self, x: Value) -> Value:
         return functional.hardswish(x)
 
 
-class Hardsigmoid(_InPlace):
+class Hardsigmoid(InPlace):
     """min(max(x + 3, 0), 6) / 6. inplace: nothing changes, see ReLU."""
 
     def forward(self, x: Value) -> Value:
         return functional.hardsigmoid(x)
 
 
-class Mish(_InPlace):
+class Mish(InPlace):
     """x tanh(log(1 + e^x)). Misra 2020. inplace: nothing changes, see ReLU."""
 
     def forward(self, x: Value) -> Value:
@@ -248,7 +248,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, seed: int | None = None) -> None:
         super().__init__()
-        _unused(self, inplace)
+        unused_inplace(self, inplace)
         self.p = p
         self.seed = seed if seed is None else shapes.integer(type(self).__name__, "seed", seed, 0, 2**32 - 1)
         self._key = np.array([self.seed or 0, 0], np.int64)
@@ -314,6 +314,6 @@ class Dropout1d(Dropout2d):
         return build.without_rows(super().forward(build.as_rows(type(self).__name__, x)))
 
 
-def _unused(layer: Module, inplace: bool) -> None:
+def unused_inplace(layer: Module, inplace: bool) -> None:
     """Check an argument that changes nothing, see ReLU."""
     layer.inplace = shapes.flag(type(layer).__name__, "inplace", inplace)

@@ -11,6 +11,7 @@ from cnn.engine import parameter
 from cnn.engine.parameter import Parameter
 from cnn.functional.layer_norm import sizes
 from cnn.graph import derived
+from cnn.layers.activation import InPlace, unused_inplace
 from cnn.layers.module import Module
 
 if TYPE_CHECKING:
@@ -37,13 +38,9 @@ class GLU(Module):
         return f"dim={self.dim}"
 
 
-class SELU(Module):
+class SELU(InPlace):
     """scale (x where x > 0, else alpha (e^x - 1)); Klambauer et al. 2017. inplace: a bool, else TypeError; nothing
     changes, see ReLU."""
-
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        shapes.flag("SELU", "inplace", inplace)
 
     def forward(self, x: Value) -> Value:
         return functional.selu(x)
@@ -55,7 +52,7 @@ class CELU(Module):
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
-        shapes.flag("CELU", "inplace", inplace)
+        unused_inplace(self, inplace)
         self.alpha = shapes.number("CELU", "alpha", alpha, above=0)
 
     def forward(self, x: Value) -> Value:
@@ -120,7 +117,7 @@ class Threshold(Module):
 
     def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
         super().__init__()
-        shapes.flag("Threshold", "inplace", inplace)
+        unused_inplace(self, inplace)
         self.threshold = shapes.number("Threshold", "threshold", threshold)
         self.value = shapes.number("Threshold", "value", value)
 

@@ -1,4 +1,6 @@
 """Lines that PyTorch programs have, and what becomes of them: the same numbers, a warning, or words that help."""
+import inspect
+
 import numpy as np
 import pytest
 from cases import Function, assert_close
@@ -104,6 +106,9 @@ def test_what_is_read_of_a_buffer_follows_it(name):
     model[0].b[0] = 9
     model[0].b *= 2
     np.testing.assert_array_equal(model(x), Reading(name, [18, 10, 4])(x))
+    model[0].b //= 4
+    np.add(model[0].b, 1, out=model[0].b)
+    np.testing.assert_array_equal(model(x), Reading(name, [5, 3, 2])(x))
 
 
 @pytest.mark.parametrize("change", [lambda b: b.mul_(2), lambda b: b.__iadd__(1), lambda b: b.__setitem__(0, 1)])
@@ -156,6 +161,25 @@ def test_an_exponent_that_is_learnt(torch):
     z.backward(torch.ones_like(z))
     assert_close(model.backward(np.ones_like(y)), t.grad.numpy(), 1e-11)
     assert_close(model.p.grad, p.grad.numpy(), 1e-11)
+
+
+INPLACE = [layer for name in cnn.layers.__all__ if isinstance(layer := getattr(cnn.layers, name), type) and issubclass(
+    layer, cnn.Module) and "inplace" in inspect.signature(layer).parameters]
+
+
+@pytest.mark.parametrize("layer", INPLACE, ids=lambda layer: layer.__name__)
+def test_every_layer_that_takes_inplace_tells(layer):
+    class Net(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = layer(*[0.5, 0.0] if layer is cnn.Threshold else [], inplace=True)
+
+        def forward(self, x):
+            return x + self.act(x)
+    with pytest.warns(UserWarning, match=f"{layer.__name__}.*inplace=True changes nothing here"):
+        Net()(np.ones((2, *{"Dropout1d": (3, 4), "Dropout2d": (3, 4, 4)}.get(layer.__name__, (3,))), np.float32))
+    with pytest.raises(TypeError, match=f"{layer.__name__}: inplace must be"):
+        layer(*[0.5, 0.0] if layer is cnn.Threshold else [], inplace="yes")
 
 
 def test_what_pytorch_does_in_place_is_told():

@@ -67,7 +67,8 @@ class Data(np.ndarray):
         return super().__array_function__(func, types, arguments, options)
 
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Any:
-        if array is self:
+        if array is self:       # in place, or as `out`
+            self._change()
             return self
         self.noted()
         return array[()] if return_scalar else array.view(np.ndarray)

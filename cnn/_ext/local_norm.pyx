@@ -8,12 +8,13 @@ x_c reaches y_c directly, and through the b of all channels in whose windows it 
     dx_c = dy_c b_c^-beta - 2 a beta x_c sum of r_j over j from c - after to c + before,  r = dy y / b
 """
 from cnn._ext.elementary cimport vec_pow
-from cnn._ext.op cimport Image, Place, begin, end, held, pixels
-from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, real, vec, vec_div, vec_keep, vec_load, vec_splat, vec_sqrt,
-                           vec_store)
+from cnn._ext.op cimport Image, Place, begin, end, held, pixels, put, streams
+from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, real, vec, vec_div, vec_fence, vec_keep, vec_load,
+                           vec_splat, vec_sqrt, vec_store)
 
 
 cdef enum:
+    AHEAD = 64      # pixels of a plane that the forward pass asks for before it comes to them
     BAND = 512      # pixels of a plane, at least a row, that the backward pass takes at once
 
 
@@ -91,28 +92,62 @@ ctypedef struct LocalResponseNormBackward:
     double beta
 
 
-cdef inline void lrn "lrn_normal"(const LocalResponseNorm* a, const Place* place, bint lanes) noexcept nogil:
-    cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES if lanes else a.channels, c, h, i, q
-    cdef const real* x
-    cdef real* y
+cdef inline void normal_row(const real* first, Py_ssize_t plane, Py_ssize_t size, const real* x, real* b, real* y,
+                            Py_ssize_t width, real k, real factor, real beta, const ivec* holds, bint past) noexcept nogil:
+    """A row of b and y. first: that of x in the first of the `size` channels of the window, a plane apart."""
+    cdef Py_ssize_t i, j
+    cdef int q
+    cdef vec total, v
+    for i in range(width):
+        for q in range(ROWV):
+            prefetch_second(first + (size - 1) * plane + AHEAD * LANES)
+            total = vec_splat(0)
+            for j in range(size):
+                v = vec_load(first + j * plane)
+                total = total + v * v
+            total = vec_splat(k) + vec_splat(factor) * total
+            put(b, total, past)
+            put(y, vec_keep(holds[q], vec_load(x) * to_minus(total, vec_div(vec_splat(1), total), beta)), past)
+            first, x, b, y = first + VL, x + VL, b + VL, y + VL
+
+
+cdef void local_response_norm(const LocalResponseNorm* a, const Place* place) noexcept nogil:
+    """y, and b for the backward pass"""
+    cdef Py_ssize_t c, h, first, size
+    cdef bint past = streams(a.channels, a.height, a.width)
+    cdef ivec holds[8]
+    held(place, holds)
+    for c in range(a.channels):
+        first = max(0, c - a.before)
+        size = min(a.channels, c + a.after + 1) - first
+        for h in range(begin(a.height, place), end(a.height, place)):
+            if size == 5:   # the usual window, unrolled
+                normal_row(pixels(&a.x, first, h), a.x.plane, 5, pixels(&a.x, c, h), pixels(&a.b, c, h),
+                           pixels(&a.y, c, h), a.width, a.k, a.factor, a.beta, holds, past)
+            else:
+                normal_row(pixels(&a.x, first, h), a.x.plane, size, pixels(&a.x, c, h), pixels(&a.b, c, h),
+                           pixels(&a.y, c, h), a.width, a.k, a.factor, a.beta, holds, past)
+    if past:
+        vec_fence()
+
+
+cdef void local_response_norm_channels(const LocalResponseNorm* a, const Place* place) noexcept nogil:
+    """The same of one image with its channels side by side."""
+    cdef Py_ssize_t c, h, i, q, at
     cdef ivec holds[8]
     cdef vec sums[8]
     cdef vec b
     held(place, holds)
-    for c in range(planes):
+    for c in range((a.channels + LANES - 1) // LANES):
         for h in range(begin(a.height, place), end(a.height, place)):
-            x = pixels(&a.x, c, h)
-            y = pixels(&a.y, c, h)
             for i in range(a.width):
-                if lanes:
-                    window_channels(&a.x, c * LANES, h, i * LANES, a.before, a.after, a.channels, True, sums)
+                window_channels(&a.x, c * LANES, h, i * LANES, a.before, a.after, a.channels, True, sums)
                 for q in range(ROWV):
-                    if not lanes:
-                        sums[q] = window(&a.x, c, h, i * LANES + q * VL, a.before, a.after, a.channels, True)
+                    at = i * LANES + q * VL
                     b = vec_splat(a.k) + vec_splat(a.factor) * sums[q]
-                    vec_store(pixels(&a.b, c, h) + i * LANES + q * VL, b)
-                    vec_store(y + i * LANES + q * VL, vec_keep(holds[q], vec_load(x + i * LANES + q * VL)
-                                                               * to_minus(b, vec_div(vec_splat(1), b), a.beta)))
+                    vec_store(pixels(&a.b, c, h) + at, b)
+                    vec_store(pixels(&a.y, c, h) + at, vec_keep(holds[q], vec_load(pixels(&a.x, c, h) + at)
+                                                                * to_minus(b, vec_div(vec_splat(1), b), a.beta)))
 
 
 cdef inline void lrn_backward "lrn_back"(const LocalResponseNormBackward* a, const Place* place,
@@ -157,16 +192,6 @@ cdef inline void lrn_backward "lrn_back"(const LocalResponseNormBackward* a, con
                         g = vec_load(dx + i * LANES + q * VL)
                         vec_store(dx + i * LANES + q * VL,
                                   vec_keep(holds[q], g - slope * vec_load(x + i * LANES + q * VL) * sums[q]))
-
-
-cdef void local_response_norm(const LocalResponseNorm* a, const Place* place) noexcept nogil:
-    """y, and b for the backward pass"""
-    lrn(a, place, False)
-
-
-cdef void local_response_norm_channels(const LocalResponseNorm* a, const Place* place) noexcept nogil:
-    """The same of one image with its channels side by side."""
-    lrn(a, place, True)
 
 
 cdef void local_response_norm_backward(const LocalResponseNormBackward* a, const Place* place) noexcept nogil:

@@ -6,11 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnn.engine.memory import zeros
+from cnn.engine.memory import PAGE, place, zeros
 from cnn.engine.tensors import ONCE, PER_BLOCK, PER_SHARD, PER_STEP, Copies, Grid, Part, Slot, Tensor
-
-CACHE_LINE = 64         # bytes
-APART = 65 * CACHE_LINE     # from the end of an array to the next, which begins at another place in its page
 
 # the executor's structs, see _ext/op.pxd and _ext/executor.pyx
 ADDRESS = np.dtype([("word", np.intp), ("step", np.intp), ("per", np.intp)])
@@ -108,16 +105,17 @@ class Compiler:
                 room[0] |= uses[array]
                 room[1].append(array)
         rooms = [arrays for alike in rooms.values() for _, arrays in alike]
-        sizes = [-(-size(largest) // CACHE_LINE) * CACHE_LINE + APART for largest, *_ in rooms]
-        memory, start = self._zeros(sum(sizes), np.uint8), 0
+        starts = [0]
+        for i, (largest, *_) in enumerate(rooms, 1):
+            starts.append(-(-(starts[-1] + size(largest)) // PAGE) * PAGE + place(i))
+        memory = self._zeros(starts[-1], np.uint8)
 
-        def placed(array):
+        def placed(array, start):
             return memory[start:start + size(array)].view(array.dtype).reshape(self._room(array))
-        for arrays, apart in zip(rooms, sizes, strict=True):
-            largest = placed(arrays[0])
+        for arrays, start in zip(rooms, starts[:-1], strict=True):
+            largest = placed(arrays[0], start)
             for array in arrays:
-                array.array = placed(array) if array in whole else largest
-            start += apart
+                array.array = placed(array, start) if array in whole else largest
 
     def _in_use(self, segments, own):
         """When arrays are in use: by array a bit for each operation from the first to the last that uses it. What

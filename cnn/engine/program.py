@@ -18,8 +18,8 @@ import numpy as np
 
 from cnn import _ext, runtime
 from cnn._ext import executor
-from cnn.engine.compiling import CACHE_LINE, Compiler
-from cnn.engine.memory import LANES, zeros
+from cnn.engine.compiling import Compiler
+from cnn.engine.memory import CACHE_LINE, LANES, zeros
 from cnn.engine.phases import Phase, Segment
 from cnn.engine.shards import blocks_per_shard, most_shards
 from cnn.engine.tensors import ONCE, PER_ACTIVE_BLOCK, PER_BLOCK, PER_SHARD, PER_STEP, Copies, Slot, Table, Tensor

@@ -27,20 +27,10 @@ cdef inline vec to_minus(vec b, vec inverse, real beta) noexcept nogil:
     return vec_pow(b, -beta)
 
 
-cdef inline vec window(const Image* x, Py_ssize_t c, Py_ssize_t h, Py_ssize_t at, Py_ssize_t before, Py_ssize_t after,
-                       Py_ssize_t channels, bint square) noexcept nogil:
-    """The sum of x, or of x^2, over the channels around c, of the numbers `at` of row h."""
-    cdef Py_ssize_t j
-    cdef vec v, total = vec_splat(0)
-    for j in range(max(0, c - before), min(channels, c + after + 1)):
-        v = vec_load(pixels(x, j, h) + at)
-        total = total + (v * v if square else v)
-    return total
-
-
 cdef inline void window_channels(const Image* x, Py_ssize_t c, Py_ssize_t h, Py_ssize_t at, Py_ssize_t before,
                                  Py_ssize_t after, Py_ssize_t channels, bint square, vec* total) noexcept nogil:
-    """The same around each of the sixteen channels from c on, which lie side by side."""
+    """The sums of x, or of x^2, over the channels around each of the sixteen channels from c on, which lie side by
+    side, of the numbers `at` of row h."""
     cdef real near[3 * 16]      # the channels from c - 16 on; 0 where there is none
     cdef Py_ssize_t j, g, lane
     cdef real n, sum_
@@ -150,58 +140,79 @@ cdef void local_response_norm_channels(const LocalResponseNorm* a, const Place* 
                                                                 * to_minus(b, vec_div(vec_splat(1), b), a.beta)))
 
 
-cdef inline void lrn_backward "lrn_back"(const LocalResponseNormBackward* a, const Place* place,
-                                         bint lanes) noexcept nogil:
-    """Each plane gets dy b^-beta and r, and the rest as soon as the r of its windows are there: of some rows at once,
-    because one plane after the other is what memory is fast at."""
-    cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES if lanes else a.channels
-    cdef Py_ssize_t late = (a.before + LANES - 1) // LANES if lanes else a.before
-    cdef Py_ssize_t first = begin(a.height, place), last = end(a.height, place), some = max(1, BAND // a.width)
-    cdef Py_ssize_t band, h0, h, c, i, q
-    cdef const real* x
-    cdef const real* dy
-    cdef const real* b
-    cdef real* r
-    cdef real* dx
-    cdef ivec holds[8]
-    cdef vec sums[8]
-    cdef vec g, v, inverse, slope = vec_splat(2 * a.factor * a.beta)
-    held(place, holds)
-    for band in range((last - first + some - 1) // some):
-        h0 = first + band * some
-        for c in range(planes + late):
-            for h in range(h0, min(last, h0 + some) if c < planes else h0):
-                x, dy, b = pixels(&a.x, c, h), pixels(&a.dy, c, h), pixels(&a.b, c, h)
-                r, dx = pixels(&a.r, c, h), pixels(&a.dx, c, h)
-                for i in range(a.width * ROWV):
-                    v = vec_load(b + i * VL)
-                    inverse = vec_div(vec_splat(1), v)
-                    g = vec_load(dy + i * VL) * to_minus(v, inverse, a.beta)
-                    vec_store(dx + i * VL, g)
-                    vec_store(r + i * VL, g * vec_load(x + i * VL) * inverse)
-            for h in range(h0, min(last, h0 + some) if c >= late else h0):
-                x, dx = pixels(&a.x, c - late, h), pixels(&a.dx, c - late, h)
-                for i in range(a.width):
-                    if lanes:
-                        window_channels(&a.r, (c - late) * LANES, h, i * LANES, a.after, a.before, a.channels, False,
-                                        sums)
-                    for q in range(ROWV):
-                        if not lanes:
-                            sums[q] = window(&a.r, c - late, h, i * LANES + q * VL, a.after, a.before, a.channels,
-                                             False)
-                        g = vec_load(dx + i * LANES + q * VL)
-                        vec_store(dx + i * LANES + q * VL,
-                                  vec_keep(holds[q], g - slope * vec_load(x + i * LANES + q * VL) * sums[q]))
+cdef inline void share_row(const real* dy, const real* x, const real* b, real* r, real* dx, Py_ssize_t vectors,
+                           real beta) noexcept nogil:
+    """A row of dy b^-beta, which dx gets first, and of r."""
+    cdef Py_ssize_t i
+    cdef vec g, v, inverse
+    for i in range(vectors):
+        v = vec_load(b + i * VL)
+        inverse = vec_div(vec_splat(1), v)
+        g = vec_load(dy + i * VL) * to_minus(v, inverse, beta)
+        vec_store(dx + i * VL, g)
+        vec_store(r + i * VL, g * vec_load(x + i * VL) * inverse)
+
+
+cdef inline void backward_row(const real* first, Py_ssize_t plane, Py_ssize_t size, const real* x, real* dx,
+                              Py_ssize_t width, real slope, const ivec* holds) noexcept nogil:
+    """The rest of a row of dx; first: as in `normal_row`, of r."""
+    cdef Py_ssize_t i, j
+    cdef int q
+    cdef vec total
+    for i in range(width):
+        for q in range(ROWV):
+            total = vec_splat(0)
+            for j in range(size):
+                total = total + vec_load(first + j * plane)
+            vec_store(dx, vec_keep(holds[q], vec_load(dx) - vec_splat(slope) * vec_load(x) * total))
+            first, x, dx = first + VL, x + VL, dx + VL
 
 
 cdef void local_response_norm_backward(const LocalResponseNormBackward* a, const Place* place) noexcept nogil:
-    """dx; dy y / b goes to r first."""
-    lrn_backward(a, place, False)
+    """dx; dy y / b goes to r first.
+
+    Each plane gets dy b^-beta and r, and the rest as soon as the r of its windows are there: of some rows at once,
+    because one plane after the other is what memory is fast at."""
+    cdef Py_ssize_t top = begin(a.height, place), last = end(a.height, place), some = max(1, BAND // a.width)
+    cdef Py_ssize_t band, h0, h, c, d, first, size
+    cdef real slope = 2 * a.factor * a.beta
+    cdef ivec holds[8]
+    held(place, holds)
+    for band in range((last - top + some - 1) // some):
+        h0 = top + band * some
+        for c in range(a.channels + a.before):
+            for h in range(h0, min(last, h0 + some) if c < a.channels else h0):
+                share_row(pixels(&a.dy, c, h), pixels(&a.x, c, h), pixels(&a.b, c, h), pixels(&a.r, c, h),
+                          pixels(&a.dx, c, h), a.width * ROWV, a.beta)
+            d = c - a.before
+            first = max(0, d - a.after)
+            size = min(a.channels, c + 1) - first
+            for h in range(h0, min(last, h0 + some) if d >= 0 else h0):
+                if size == 5:
+                    backward_row(pixels(&a.r, first, h), a.r.plane, 5, pixels(&a.x, d, h), pixels(&a.dx, d, h),
+                                 a.width, slope, holds)
+                else:
+                    backward_row(pixels(&a.r, first, h), a.r.plane, size, pixels(&a.x, d, h), pixels(&a.dx, d, h),
+                                 a.width, slope, holds)
 
 
 cdef void local_response_norm_channels_backward(const LocalResponseNormBackward* a, const Place* place) noexcept nogil:
-    """The same of one image with its channels side by side."""
-    lrn_backward(a, place, True)
+    """The same of one image with its channels side by side, in which r is whole before it is summed."""
+    cdef Py_ssize_t planes = (a.channels + LANES - 1) // LANES, c, h, i, q, at
+    cdef ivec holds[8]
+    cdef vec sums[8]
+    held(place, holds)
+    for h in range(begin(a.height, place), end(a.height, place)):
+        for c in range(planes):
+            share_row(pixels(&a.dy, c, h), pixels(&a.x, c, h), pixels(&a.b, c, h), pixels(&a.r, c, h),
+                      pixels(&a.dx, c, h), a.width * ROWV, a.beta)
+        for c in range(planes):
+            for i in range(a.width):
+                window_channels(&a.r, c * LANES, h, i * LANES, a.after, a.before, a.channels, False, sums)
+                for q in range(ROWV):
+                    at = i * LANES + q * VL
+                    vec_store(pixels(&a.dx, c, h) + at, vec_keep(holds[q], vec_load(pixels(&a.dx, c, h) + at)
+                              - vec_splat(2 * a.factor * a.beta) * vec_load(pixels(&a.x, c, h) + at) * sums[q]))
 
 
 SPLITS = ("local_response_norm", "local_response_norm_channels", "local_response_norm_backward",

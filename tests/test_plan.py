@@ -186,3 +186,19 @@ def test_zeros_start_on_a_cache_line(shape, dtype):
         assert array.shape == np.zeros(shape).shape and array.dtype == dtype and not array.any()
         assert array.ctypes.data % 64 == 0 or array.size == 0
         assert array.flags.c_contiguous and array.flags.writeable
+
+
+@pytest.mark.parametrize("size", [16, 64, 100])     # the last is no multiple of a page
+def test_arrays_begin_at_places_of_their_pages_that_are_far_apart(size):
+    """Else what is loaded from one seems to be what has just been stored to another, or shares its sets of the cache."""
+    program = Program(np.float32, 16)
+    chain = [program.input(size, 8, 8)]
+    for _ in range(7):
+        chain.append(program.like(chain[-1]))
+        program.add("tanh", lambda x=chain[-2], y=chain[-1]: dict(x=x, y=y, **x.pixels))
+    for x in chain[:-1]:        # all are in use until here
+        program.add("add", lambda x=x, y=chain[-1]: dict(a=x, b=y, y=y, relu=False, **y.pixels))
+    program.run(0, x=np.zeros((0, size, 8, 8), np.float32))
+    places = sorted(x.array.ctypes.data // memory.CACHE_LINE % 64 for x in chain)
+    assert len({x.array.ctypes.data for x in chain}) == 8
+    assert min((b - a) % 64 for a, b in zip(places, places[1:] + places[:1], strict=True)) >= 8

@@ -57,3 +57,11 @@ def test_an_installation_from_a_better_processor_warns(monkeypatch):
     monkeypatch.setattr(_ext.cpu, "supported", lambda: ["baseline"])
     with warnings.catch_warnings(action="error"):
         assert _ext._choose() == ("baseline", ("baseline",))
+
+
+def test_no_variant_at_all_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(_ext, "_built", lambda isa: False)
+    for forced in ("", "baseline"):
+        monkeypatch.setenv("CNN_KERNELS", forced)
+        with pytest.raises(ImportError, match="found no kernels in .*_ext.*build here with 'pip install -e .'"):
+            _ext._choose()

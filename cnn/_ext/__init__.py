@@ -38,11 +38,12 @@ import warnings
 from types import SimpleNamespace
 from typing import NamedTuple
 
+_MISSING = (f"cnn: found no kernels in {os.path.dirname(__file__)}. If this is the source folder, run Python elsewhere "
+            f"after 'pip install .', or build here with 'pip install -e .'")
 try:
     from cnn._ext import cpu, executor
 except ImportError as error:
-    raise ImportError(f"cnn: found no kernels in {os.path.dirname(__file__)}. If this is the source folder, run "
-                      f"Python elsewhere after 'pip install .', or build here with 'pip install -e .'") from error
+    raise ImportError(_MISSING) from error
 
 # Threads do not exist in a forked child, so there must be none when one is forked.
 if hasattr(os, "register_at_fork"):
@@ -55,6 +56,8 @@ def _built(isa):
 
 def _choose():
     runnable = [isa for isa in cpu.supported() if _built(isa)]
+    if not runnable:
+        raise ImportError(_MISSING)
     forced = os.environ.get("CNN_KERNELS")
     if forced and forced not in runnable:
         raise ImportError(f"CNN_KERNELS={forced}: not installed, or not for this processor; "

@@ -15,10 +15,12 @@ from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_writ
 
 cdef extern from *:
     """
-    #define TOGETHER (ROWV > 2 ? ROWV : 2)      /* vectors of pixels that go through their channels at once */
+    #define TOGETHER (ROWV == 1 ? 2 : ROWV < 4 ? 4 : ROWV)      /* vectors of pixels that go through their channels at once */
+    #define LINE (64 / (int)sizeof(real))       /* numbers of a cache line */
     """
     enum:
         TOGETHER
+        LINE
 
 
 ctypedef struct Softmax:
@@ -66,8 +68,6 @@ cdef inline void some_pixels(const Softmax* a, Py_ssize_t h, Py_ssize_t i, int n
             u, v = vec_load(x + c * x_step + q * VL), vec_load(x + (c + 1) * x_step + q * VL)
             vec_store(a.room + (c * n + q) * VL, u)
             vec_store(a.room + ((c + 1) * n + q) * VL, v)
-            prefetch_second(x + c * x_step + (n + q) * VL)      # of the pixels that come next
-            prefetch_second(x + (c + 1) * x_step + (n + q) * VL)
             top[q] = vec_select(vec_gt(u, top[q]), u, top[q])
             other[q] = vec_select(vec_gt(v, other[q]), v, other[q])
     for q in range(n):
@@ -78,6 +78,8 @@ cdef inline void some_pixels(const Softmax* a, Py_ssize_t h, Py_ssize_t i, int n
         top[q] = vec_select(vec_gt(other[q], top[q]), other[q], top[q])
     for c in range(C):
         for q in range(n):
+            if q * VL % LINE == 0:  # of the pixels that come next
+                prefetch_second(x + c * x_step + (n + q) * VL)
             u = vec_load(a.room + (c * n + q) * VL) - top[q]
             v = vec_exp_limited(u)
             total[q] = total[q] + v

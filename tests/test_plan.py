@@ -190,7 +190,7 @@ def test_zeros_start_on_a_cache_line(shape, dtype):
 
 @pytest.mark.parametrize("size", [16, 64, 100])     # the last is no multiple of a page
 def test_arrays_begin_at_places_of_their_pages_that_are_far_apart(size):
-    """Else what is loaded from one seems to be what has just been stored to another, or shares its sets of the cache."""
+    """Else what is loaded from one seems to be what has just been stored to another."""
     program = Program(np.float32, 16)
     chain = [program.input(size, 8, 8)]
     for _ in range(7):

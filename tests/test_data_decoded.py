@@ -17,7 +17,7 @@ from processes import run_python
 
 from cnn.data import DataWarning, decoded, load_parts
 from cnn.data.own import UnreadableFiles, read_folder
-from cnn.data.pictures import read_pixels
+from cnn.data.pictures import look_at, read_pixels
 from cnn.data.rows import mapped
 
 Image = pytest.importorskip("PIL.Image")
@@ -76,6 +76,19 @@ def test_pictures_are_decoded_once(tmp_path, counted):
     check(read_folder(tmp_path / "data", 8)[0], paths)
     assert len(counted) == 60
     assert len(list((tmp_path / "data" / ".cnn-cache").iterdir())) == 6
+
+
+@pytest.mark.parametrize("coloured", [0, 3, 199, None])
+def test_heads_are_looked_at_until_one_is_in_colour(tmp_path, monkeypatch, coloured):
+    for i in range(200):
+        picture(tmp_path / "data" / "ab"[i >= 100] / f"{i:03d}.png", *((i, 0, 9),) if i == coloured else (i,),
+                mode="RGB" if i == coloured else "L")
+    looked = []
+    monkeypatch.setattr(decoded, "look_at", lambda path: looked.append(path) or look_at(path))
+    with pytest.warns(DataWarning, match="same value|hold one|same all over|one value"):
+        train = read_folder(tmp_path / "data", 8)[0]
+    assert train.image_shape == (1 if coloured is None else 3, 8, 8)
+    assert len(looked) == 200 if coloured in (199, None) else 0 < len(looked) < 200
 
 
 def test_a_cache_that_is_switched_off(tmp_path, counted, monkeypatch):
@@ -275,7 +288,7 @@ _READ = """
     warnings.simplefilter("ignore")
     from cnn.data import decoded
     from cnn.data.own import read_folder
-    from cnn.data.pictures import read_pixels
+    from cnn.data.pictures import look_at, read_pixels
     def slow(file, *arguments):
         time.sleep(0.02)
         return read_pixels(file, *arguments)

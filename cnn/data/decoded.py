@@ -14,7 +14,7 @@ import os
 import time
 import warnings
 import zlib
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -65,9 +65,9 @@ def decoded(path, paths, taken, choose, request, cache=True):
     """The pictures at some paths: (images uint8 (n, C, size, size), which are those that can be read, and a Found).
 
     path: the folder of them all. paths: of all pictures. taken: the numbers, in these, of the pictures to decode, in
-    order. choose: (channels, size), or a function that makes them of a list with what `look_at` says of each picture of
-    `paths`, None where it cannot be read. request: what it depends on besides, which JSON can hold. cache: whether to
-    keep the result, and to take one that was kept.
+    order. choose: (channels, size), or a function that makes them of an iterator over what `look_at` says of each
+    picture of `paths`, None where it cannot be read, and need not use it up. request: what it depends on besides, which
+    JSON can hold. cache: whether to keep the result, and to take one that was kept.
 
     A DataWarning tells of a cache that was damaged or is out of date, and where none could be written; the images are
     then in memory. Raises DataFileError where they do not fit in there.
@@ -114,19 +114,22 @@ class _Pictures:
 
     @cached_property
     def _looked_at(self):
-        """A Found with channels and size, and {number: what is wrong} of those that cannot be read."""
+        """A Found with channels and size, and {number: what is wrong} of those looked at that cannot be read."""
         if isinstance(self._choose, tuple):
             return Found(*self._choose, [], [], [], None), {}
-        looks, unreadable = [], {}
+        unreadable = {}
 
         def look(numbers):
             return [_attempt(look_at, self.paths[number]) for number in numbers]
 
-        for number, (seen, wrong) in enumerate(_in_threads(look, len(self.paths))):
-            looks.append(seen)
-            if wrong is not None:
-                unreadable[number] = wrong
-        return Found(*self._choose(looks), [], [], [], None), unreadable
+        def looks():
+            for number, (seen, wrong) in enumerate(_in_threads(look, len(self.paths))):
+                if wrong is not None:
+                    unreadable[number] = wrong
+                yield seen
+
+        with closing(looks()) as seen:
+            return Found(*self._choose(seen), [], [], [], None), unreadable
 
     @property
     def shape(self):
@@ -194,8 +197,9 @@ def _in_threads(read, count, most=_TOGETHER):
     threads = get_num_threads()
     together = max(1, min(most, count // (8 * threads)))
     parts = (range(at, min(at + together, count)) for at in range(0, count, together))
-    for results in read_ahead(read, parts, 2 * threads, threads=threads):
-        yield from results
+    with closing(read_ahead(read, parts, 2 * threads, threads=threads)) as ahead:
+        for results in ahead:
+            yield from results
 
 
 def _attempt(read, file, *more):

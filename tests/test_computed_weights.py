@@ -263,6 +263,67 @@ def test_layers_in_numpy_and_frozen_ones_beside():
     assert (frozen[0].weight.grad == 7).all() and frozen[4].weight.grad.any()
 
 
+LAYERS = [("ReLU",), ("LeakyReLU", 0.2), ("Tanh",), ("Sigmoid",), ("SiLU",), ("GELU",), ("GELU", "tanh"), ("ReLU6",),
+          ("Hardtanh", -0.5, 0.7), ("ELU", 0.7), ("Hardswish",), ("Hardsigmoid",), ("Mish",), ("Softplus", 2.0),
+          ("SELU",), ("CELU", 0.5), ("LogSigmoid",), ("Softsign",), ("Tanhshrink",), ("Hardshrink", 0.3),
+          ("Softshrink", 0.3), ("Threshold", 0.1, -2.0), ("Softmax", 1), ("LogSoftmax", -1), ("Identity",)]
+
+
+class Through(cnn.Module):
+    """Weights that come through a layer, called with a Parameter alone."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.w = layer, cnn.Parameter(np.random.default_rng(3).standard_normal((4, 5)))
+
+    def forward(self, x):
+        return F.linear(x, self.layer(self.w))
+
+
+@pytest.mark.parametrize("name, options", [(name, options) for name, *options in LAYERS])
+@pytest.mark.parametrize("images", [2, 20])
+def test_layers_of_each_element_take_parameters(name, options, images, torch):
+    net, twin = Through(getattr(cnn, name)(*options)), getattr(torch.nn, name)(*options)
+    x, dy = RNG.standard_normal((images, 5)), RNG.standard_normal((images, 4))
+    w = torch.tensor(net.w.data, requires_grad=True)
+    wanted = torch.tensor(x) @ twin(w).T
+    wanted.backward(torch.tensor(dy))
+    assert_close(net(x), wanted.detach().numpy(), 1e-12)
+    net.backward(dy)
+    assert_close(net.w.grad, w.grad.numpy(), 1e-7 if name == "Hardsigmoid" else 1e-12)     # PyTorch's sixth is float32
+    layer = cnn.Linear(5, 4, dtype=np.float64)
+    cnn.utils.register_parametrization(layer, "weight", cnn.Sequential(net.layer, net.layer))
+    original = torch.tensor(layer.parametrizations["weight"].original.data)
+    assert_close(layer.weight.data, twin(twin(original)).numpy(), 1e-12)
+
+
+def test_a_module_of_ones_own_takes_parameters():
+    class Scaled(cnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.log = cnn.Parameter(np.full((4, 1), -0.5))
+
+        def forward(self, w):
+            return w * self.log.exp()
+    net = Through(Scaled())
+    x = RNG.standard_normal((3, 5))
+    assert_close(net(x), x @ net.w.data.T * np.exp(-0.5), 1e-12)
+    dy = np.ones((3, 4))
+    net.backward(dy)
+    assert_close(net.layer.log.grad, ((dy.T @ x) * net.w.data * np.exp(-0.5)).sum(1, keepdims=True), 1e-12)
+
+
+@pytest.mark.parametrize("layer", [cnn.Dropout(0.5), cnn.Linear(5, 5), cnn.LayerNorm(5), cnn.PReLU(), cnn.Flatten(),
+                                   cnn.Sequential(cnn.ReLU(), cnn.Dropout(0.1))])
+def test_other_layers_want_values(layer):
+    words = "is a layer for values and got Parameters alone: compute with them by functions of cnn.functional"
+    for training in (True, False):
+        with pytest.raises(TypeError, match=words):
+            Through(layer.train(training))(np.zeros((2, 5)))
+    with pytest.raises(TypeError, match=words):
+        cnn.utils.register_parametrization(cnn.Linear(5, 4), "weight", layer)
+
+
 def test_new_numbers_of_a_parameter_are_noticed():
     model, x = small().eval(), RNG.standard_normal((2, 1, 6, 6)).astype(np.float32)
     compiled, before = cnn.compile(model, (1, 6, 6)), model(x)

@@ -202,7 +202,7 @@ def test_a_loss_with_parameters_of_its_own():
     (lambda x, p: x if p else -x, TypeError, "a value cannot tell whether it is true"),
     (lambda x, p: x + sum(p.mean()), TypeError, "an array without axes, computed from Parameters, has no parts"),
     (lambda x, p: x * F.maximum(p, [1, 2]), TypeError, "must be one, an array or a number, got list"),
-    (lambda x, p: cnn.Linear(3, 3)(p), TypeError, "Linear got Parameters alone while a network is traced"),
+    (lambda x, p: cnn.Linear(3, 3)(p), TypeError, "Linear is a layer for values and got Parameters alone"),
     (lambda x, p: cnn.cat([x, p.view(1, 3).expand(4, -1)], 1), ValueError, "does not go together"),
     (lambda x, p: p.exp(), TypeError, "forward must return a value"),
     (lambda x, p: x * p.max(), AttributeError, r"a Parameter has no attribute 'max': write x.amax\(dim\)"),

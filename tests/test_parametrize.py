@@ -282,7 +282,7 @@ class Reading(cnn.Module):
     (lambda layer: Broken(), KeyError, "broken"),
     (lambda layer: Numeric(), TypeError, "without a backward of its own"),
     (lambda layer: layer, TypeError, "must be another module"),
-    (lambda layer: cnn.ReLU(), TypeError, "got ReLU, a layer for values"),
+    (lambda layer: cnn.Dropout(0.5), TypeError, "Dropout is a layer for values"),
     (Reading, ValueError, "must not read it from the layer")])
 @pytest.mark.parametrize("first", [None, Doubled])
 def test_what_is_refused_changes_nothing(first, make, error, words):

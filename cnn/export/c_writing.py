@@ -87,7 +87,7 @@ def c(model: Module, path: str | os.PathLike, *image_shapes: Sequence[int], name
     Raises TypeError or ValueError for wrong arguments and, naming module, operation and attribute, for what has no row
     in C; OSError naming the file.
     """
-    from cnn.layers.running import image_shape
+    from cnn.layers.parts import image_shape
     images = [image_shape("export.c", shape) for shape in image_shapes]
     path = Path(path)
     name = identifier(path.stem if name is None else name)

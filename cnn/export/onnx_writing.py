@@ -285,8 +285,8 @@ def onnx(model: Module, path: str | os.PathLike, *image_shapes: Sequence[int], o
     opset = shapes.integer("export.onnx", "opset", opset, OPSETS[0], OPSETS[-1])
     from cnn.graph.once import once
     from cnn.graph.passes import prune, without_detached
-    from cnn.layers.parts import in_evaluation, named_modules
-    from cnn.layers.running import graph_of, image_shape
+    from cnn.layers.parts import image_shape, in_evaluation, named_modules
+    from cnn.layers.running import graph_of
     images = [image_shape("export.onnx", shape) for shape in image_shapes]
     if not images:
         raise TypeError("export.onnx: image_shapes must be one (C, H, W) or (features,) for each input, got none")

@@ -161,8 +161,8 @@ def page(model: Module, path: str | os.PathLike, shape: Sequence[int], *, classe
     """
     from cnn.graph.once import once
     from cnn.graph.passes import prune, without_detached
-    from cnn.layers.parts import in_evaluation
-    from cnn.layers.running import graph_of, image_shape
+    from cnn.layers.parts import image_shape, in_evaluation
+    from cnn.layers.running import graph_of
     image = image_shape("export.page", shape)
     if len(image) != 3 or image[0] not in (1, 3):
         raise ValueError(f"export.page: shape must be (1 or 3, height, width), got {tuple(shape)}")

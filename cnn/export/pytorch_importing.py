@@ -24,8 +24,7 @@ from cnn.graph.views import View
 from cnn.layers.activation import Dropout, Dropout2d
 from cnn.layers.graph_module import OPERATIONS, GraphModule, graph_module
 from cnn.layers.module import Module
-from cnn.layers.parts import number_dropouts
-from cnn.layers.running import image_shape
+from cnn.layers.parts import image_shape, number_dropouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

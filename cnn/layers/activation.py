@@ -1,4 +1,5 @@
-"""Activations and dropout. Any shape (N, C, H, W) or (N, features), but for Dropout2d."""
+"""Activations and dropout. Any shape (N, C, H, W) or (N, features), but for Dropout2d. What has `by_element` also takes
+Parameters alone in a forward, see `on_parameters`."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ import numpy as np
 from cnn import functional, shapes
 from cnn.engine.parameter import Parameter
 from cnn.functional.pointwise import gelu_kernel
-from cnn.graph import apply, build
+from cnn.graph import apply, build, derived
 from cnn.layers.module import Module
 from cnn.ops import pointwise
 from cnn.ops.operation import spatial
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class _Activation(Module):
     """kernel: name of the forward kernel; saved: what the backward kernel needs besides dy, "x" or "y"."""
 
-    kernel = saved = ""
+    by_element, kernel, saved = True, "", ""
 
     def scalars(self) -> dict[str, float]:
         """What the kernels take besides arrays: a dict of floats."""
@@ -34,6 +35,8 @@ class _Activation(Module):
 
 class InPlace(Module):
     """An activation without arguments but `inplace`."""
+
+    by_element = True
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -95,6 +98,8 @@ class GELU(Module):
     Raises ValueError for another word.
     """
 
+    by_element = True
+
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
         gelu_kernel("GELU", approximate)
@@ -118,6 +123,8 @@ class Hardtanh(Module):
     """min(max(x, min_val), max_val), whose derivative at both limits is 0. inplace: nothing changes, see ReLU. Raises
     TypeError or ValueError unless both limits are finite numbers and min_val <= max_val."""
 
+    by_element = True
+
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
         unused_inplace(self, inplace)
@@ -134,6 +141,8 @@ class Hardtanh(Module):
 class ELU(Module):
     """x where x > 0, else alpha (e^x - 1). Clevert et al. 2016. inplace: nothing changes, see ReLU. Raises TypeError or
     ValueError unless alpha is a finite number."""
+
+    by_element = True
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
@@ -171,6 +180,8 @@ class Mish(InPlace):
 class Softplus(Module):
     """log(1 + e^(beta x)) / beta, or x itself where beta x is above `threshold`. Raises TypeError or ValueError unless
     both are finite numbers and beta is above 0."""
+
+    by_element = True
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         super().__init__()
@@ -212,7 +223,7 @@ class Softmax(Module):
     CrossEntropyLoss wants scores and has its own softmax.
     """
 
-    kernel = "softmax"
+    kernel, of_parameters = "softmax", True
 
     def __init__(self, dim: int = 1) -> None:
         super().__init__()
@@ -221,6 +232,8 @@ class Softmax(Module):
             raise ValueError(f"{type(self).__name__}: dim must not be that of the images, 0, got {dim}")
 
     def forward(self, x: Value) -> Value:
+        if derived.computes(x):
+            return getattr(functional, self.kernel)(x, self.dim)
         return build.softmax(self.kernel, x, self.dim, type(self).__name__)
 
     def extra_repr(self) -> str:

@@ -15,7 +15,7 @@ from cnn.graph.trace import pack
 from cnn.layers import running
 from cnn.layers.in_numpy import Opaque
 from cnn.layers.module import Module
-from cnn.layers.parts import as_floats
+from cnn.layers.parts import as_floats, image_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,7 +182,7 @@ def compile(model: Module, *image_shapes: Sequence[int], threads: int = 1) -> Co
     threads = shapes.integer("compile", "threads", threads, 1)
     shapes.instance("compile", "model", model, Module)
     model = copy.deepcopy(model).eval()
-    graph = optimised(running.graph_of(model, [running.image_shape("compile", shape) for shape in image_shapes]), False)
+    graph = optimised(running.graph_of(model, [image_shape("compile", shape) for shape in image_shapes]), False)
     for node in graph:
         if isinstance(node.operation, Opaque):
             raise TypeError(f"compile: {node.operation.name} is a layer written in NumPy, which cannot be compiled: "

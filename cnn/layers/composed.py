@@ -50,6 +50,8 @@ class CELU(Module):
     """x where x > 0, else alpha (e^(x / alpha) - 1). Barron 2017. alpha: a number above 0, else ValueError. inplace:
     nothing changes, see ReLU."""
 
+    by_element = True
+
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
         unused_inplace(self, inplace)
@@ -65,12 +67,16 @@ class CELU(Module):
 class LogSigmoid(Module):
     """log(1 / (1 + e^-x)), without overflows."""
 
+    by_element = True
+
     def forward(self, x: Value) -> Value:
         return functional.logsigmoid(x)
 
 
 class Softsign(Module):
     """x / (1 + |x|)."""
+
+    by_element = True
 
     def forward(self, x: Value) -> Value:
         return functional.softsign(x)
@@ -79,12 +85,16 @@ class Softsign(Module):
 class Tanhshrink(Module):
     """x - tanh(x)."""
 
+    by_element = True
+
     def forward(self, x: Value) -> Value:
         return functional.tanhshrink(x)
 
 
 class Hardshrink(Module):
     """x where |x| > lambd, else 0. lambd: a number, at least 0, else ValueError."""
+
+    by_element = True
 
     def __init__(self, lambd: float = 0.5) -> None:
         super().__init__()
@@ -100,6 +110,8 @@ class Hardshrink(Module):
 class Softshrink(Module):
     """x less lambd, of the same sign, where |x| > lambd, else 0. lambd: a number, at least 0, else ValueError."""
 
+    by_element = True
+
     def __init__(self, lambd: float = 0.5) -> None:
         super().__init__()
         self.lambd = shapes.number("Softshrink", "lambd", lambd, 0)
@@ -114,6 +126,8 @@ class Softshrink(Module):
 class Threshold(Module):
     """x where x > threshold, else value; both numbers, else TypeError or ValueError. inplace: nothing changes, see
     ReLU."""
+
+    by_element = True
 
     def __init__(self, threshold: float, value: float, inplace: bool = False) -> None:
         super().__init__()

@@ -71,6 +71,8 @@ class Sequential(ModuleList):
     Raises TypeError for anything that is no module.
     """
 
+    of_parameters = True
+
     names: tuple[str, ...] = ()     # of the first layers; the others have their numbers
 
     @property
@@ -173,6 +175,8 @@ def _names_of(owner: str, modules: dict[str, Module]) -> tuple[str, ...]:
 
 class Identity(Module):
     """x itself, in the place of a layer: `model.head = cnn.Identity()`. Takes, and ignores, any arguments."""
+
+    of_parameters = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()

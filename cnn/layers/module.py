@@ -13,7 +13,7 @@ from cnn.engine.programs import Pool
 from cnn.engine.watch import Stamp, WatchedDict, WatchedList
 from cnn.graph.derived import Derived, awaited
 from cnn.layers import in_numpy, running
-from cnn.layers.parts import Parts, Signature, evaluates, run_alone
+from cnn.layers.parts import Parts, Signature, evaluates, image_shape, run_alone
 from cnn.layers.spelled import Spelled
 from cnn.layers.state import IncompatibleKeys, load_state
 
@@ -153,7 +153,7 @@ class Module(Spelled):
 
         Raises TypeError or ValueError for shapes that do not fit.
         """
-        return running.compiled_graph(self, [running.image_shape(type(self).__name__, shape) for shape in image_shapes])
+        return running.compiled_graph(self, [image_shape(type(self).__name__, shape) for shape in image_shapes])
 
     def image_axes(self) -> int | None:
         """How many axes an image has, where the module takes one without the axis of images, as PyTorch's layers do;

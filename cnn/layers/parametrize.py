@@ -2,7 +2,6 @@
 module of one's own."""
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from cnn.graph.once import Chain, Computed, Held
 from cnn.graph.trace import apply, computed_alone
 from cnn.layers.container import ModuleDict
 from cnn.layers.module import Module
-from cnn.layers.parts import in_evaluation
+from cnn.layers.parts import in_evaluation, on_parameters
 from cnn.ops.reshaping import Store
 
 if TYPE_CHECKING:
@@ -48,12 +47,14 @@ class Parametrizations(Module):
     def _apply(self) -> Derived:
         found: Any = [p for _, p in self.own_parameters()]
         for _, module in self.named_children():
-            found = [inspect.unwrap(type(module).forward)(module, *found)]     # of Parameters, no values
+            found = [on_parameters(module, *found)]
         return found[0] if isinstance(found[0], derived.Derived) else derived.of(found[0], derived.computed_in())
 
 
 class WeightNorm(Module):
     """g v / |v|, |v| being the lengths along all axes but `dim`."""
+
+    of_parameters = True
 
     def __init__(self, dim: int | None) -> None:
         super().__init__()
@@ -67,6 +68,8 @@ class WeightNorm(Module):
 class SpectralNorm(Module):
     """w / s, s being the largest singular value of w as a matrix with the axis `dim` first: u^T w v with unit vectors u
     and v, which each step in training mode brings nearer to the singular vectors by power iterations."""
+
+    of_parameters = True
 
     def __init__(self, weight: np.ndarray, n_power_iterations: int, eps: float, dim: int) -> None:
         super().__init__()
@@ -238,10 +241,6 @@ def _computed(owner: str, module: Module, name: str, originals: Any, parametriza
                 vars(module)[attribute] = vars(module).pop(attribute)
         if isinstance(fault, RecursionError):
             raise ValueError(f"{owner}: what computes {name} must not read it from the layer") from None
-        if isinstance(fault, (AttributeError, TypeError)) and type(parametrization).__module__.startswith("cnn."):
-            raise TypeError(f"{owner}: parametrization must compute with Parameters, as functions of cnn.functional "
-                            f"do in the forward of a module of yours, got {type(parametrization).__name__}, a layer "
-                            f"for values") from None
         raise
     return module
 

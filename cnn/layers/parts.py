@@ -8,6 +8,8 @@ import numpy as np
 from cnn import shapes
 from cnn.engine import meanwhile
 from cnn.engine.programs import Use, guards
+from cnn.graph import derived
+from cnn.graph.line import line
 from cnn.graph.once import Held
 from cnn.layers.snapshot import class_attributes, own_classes, snapshot
 
@@ -168,3 +170,26 @@ def run_alone(module, inputs, options):
         return meanwhile.holds(training, trains, module.forward, *inputs, **options)
     finally:
         use.leave()
+
+
+def image_shape(owner, shape):
+    """The shape of one image, checked."""
+    if not isinstance(shape, (tuple, list)) or len(shape) > 3:
+        raise ValueError(f"{owner}: shape must be (C, H, W), (C, L) or (features,), or () of numbers, got {shape!r}")
+    return tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
+
+
+def on_parameters(module, *inputs, **options):
+    """What a module's forward computes from Parameters alone, while a network is traced.
+
+    Of the layers those can that have `by_element`, a function of each element, or `of_parameters`: they call others, or
+    functions of cnn.functional, as the forward of a user's module does. Raises TypeError for others.
+    """
+    forward = inspect.unwrap(type(module).forward)
+    if getattr(module, "by_element", False):
+        return derived.through(lambda *values: forward(module, *values), *inputs, **options)
+    if type(module).__module__.startswith("cnn.") and not getattr(module, "of_parameters", False):
+        name = type(module).__name__
+        raise TypeError(f"{line()}{name} is a layer for values and got Parameters alone: compute with them by "
+                        f"functions of cnn.functional, or in the forward of a module of yours")
+    return forward(module, *inputs, **options)

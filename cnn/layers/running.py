@@ -8,13 +8,13 @@ import numpy as np
 from cnn import shapes
 from cnn.engine import backend, debugging, meanwhile
 from cnn.engine.programs import Pool, Use, circumstances
-from cnn.graph import Value, apply, trace
+from cnn.graph import Value, apply, derived, trace
 from cnn.graph.lower import few, slot, write_backward, written
 from cnn.graph.passes import optimised
 from cnn.graph.trace import pack, refuse_arrays
 from cnn.layers import pieces
 from cnn.layers.in_numpy import Opaque
-from cnn.layers.parts import as_floats, in_evaluation, named_modules, takes_numbers, training
+from cnn.layers.parts import as_floats, in_evaluation, named_modules, on_parameters, takes_numbers, training
 from cnn.layers.snapshot import snapshot
 
 KEPT = 8        # networks with layers in NumPy that a module remembers, for as many shapes and modes
@@ -334,6 +334,8 @@ def also_on_arrays(method):
     def call(self, *inputs, **options):
         if traced(inputs, options) is not None:
             return method(self, *inputs, **options)
+        if derived.computes(*inputs) and method.__name__ == "forward":
+            return on_parameters(self, *inputs, **options)
         return run(self, method, inputs, options)
     call.runs = True
     return call
@@ -350,13 +352,6 @@ def also_on_values(method):
 
 
 # ---------------------------------------------------------------- looking at graphs
-
-def image_shape(owner, shape):
-    """The shape of one image, checked."""
-    if not isinstance(shape, (tuple, list)) or len(shape) > 3:
-        raise ValueError(f"{owner}: shape must be (C, H, W), (C, L) or (features,), or () of numbers, got {shape!r}")
-    return tuple(shapes.integer(owner, "shape", side, 1) for side in shape)
-
 
 def graph_of(module, images, dtype=None, record=False):
     """The graph of a module for inputs of these image shapes, as it is written; record: with its modules' calls."""

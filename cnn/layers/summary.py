@@ -14,7 +14,7 @@ from cnn.graph.trace import unpack
 from cnn.layers import running
 from cnn.layers.in_numpy import Opaque
 from cnn.layers.module import Module
-from cnn.layers.parts import in_evaluation
+from cnn.layers.parts import image_shape, in_evaluation
 from cnn.ops.operation import laid
 from cnn.ops.reshaping import Reshape
 from cnn.text import html, html_table
@@ -119,7 +119,7 @@ def size(count: int) -> str:
 def summarise(model: Module, shape: Sequence[int], batch_size: int | None = None) -> Summary:
     """The Summary of a model for images of `shape`, (C, H, W) or (features,); see Module.summary."""
     owner = f"{type(model).__name__}.summary"
-    shape = running.image_shape(owner, shape)
+    shape = image_shape(owner, shape)
     dtype = model.dtype or np.dtype(np.float32)
     calls: dict = {}
     made: dict = {}

@@ -247,3 +247,13 @@ def test_a_model_with_more_outputs_than_classes():
     with pytest.raises(ValueError, match=r"CrossEntropyLoss: target must be .*\(N, 5\)"):
         trainer.fit(loader(), 1)
     trainer.fit(DataLoader(data(), 16, mix=MixUp(num_classes=5)), 1)
+
+
+def test_a_class_that_no_image_has_says_how_many_there_must_be():
+    model = cnn.Sequential(cnn.Flatten(), cnn.Linear(36, 4))
+    loader = cnn.data.DataLoader((np.zeros((40, 1, 6, 6), np.float32), np.arange(40) % 3), 8, mix=cnn.data.MixUp())
+    trainer = cnn.Trainer(model, cnn.SGD(model.parameters()), progress=False)
+    with pytest.raises(ValueError, match=r"\(8, 3\); the data set's classes, or num_classes= .* must be the 4"):
+        trainer.fit(loader, 1)
+    loader.mix = cnn.data.mixing.mixes_of(cnn.data.MixUp(num_classes=4), 3)
+    trainer.fit(loader, 1)

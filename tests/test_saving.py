@@ -167,7 +167,7 @@ def test_what_cannot_be_saved(tmp_path):
             return self.drop(self.drop(x))
 
     bad = [
-        (cnn.Sequential(Square()), (3,), ValueError, "module '0'. is no operation of a list"),
+        (cnn.Sequential(Square()), (3,), ValueError, "module '0'. is a layer written in NumPy"),
         (Twice(), (3,), ValueError, "the dropout 'drop' must be a layer that is called once"),
         (cnn.Linear(3, 2), (4,), ValueError, "Linear"),
         (cnn.Linear(3, 2), 3, TypeError, "data must be a Dataset"),
@@ -491,3 +491,37 @@ def test_classes_that_are_not_as_many_as_the_scores(tmp_path):
     with pytest.raises(ValueError, match="a class for each output of the model, 3, got 10 classes"):
         cnn.save(cnn.models.lenet5(num_classes=3), tmp_path / "x.safetensors", train)
     assert not (tmp_path / "x.safetensors").exists()
+
+
+class Beside(cnn.Module):
+    """Computes with a buffer and with a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.scale = cnn.Linear(4, 3, seed=0), np.arange(4, dtype=np.float32)
+        self.register_buffer("shift", np.ones(4, np.float32))
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)) * self.scale + self.shift)
+
+
+@pytest.mark.parametrize("make", [Beside, lambda: cnn.utils.weight_norm(cnn.Conv2d(4, 3, 3, seed=0))])
+def test_buffers_stay_buffers_and_constants_are_no_part_of_the_state(tmp_path, make):
+    model = make()
+    cnn.save(model, tmp_path / "net.safetensors", (4, 8, 8))
+    loaded, _ = cnn.load_model(tmp_path / "net.safetensors")
+    assert [name for name, _ in loaded.named_parameters()] == [name for name, _ in model.named_parameters()]
+    assert [name for name, _ in loaded.named_buffers()] == [name for name, _ in model.named_buffers()]
+    other = make()
+    other.load_state_dict(loaded.state_dict())
+    x = np.random.default_rng(0).standard_normal((5, 4, 8, 8)).astype(np.float32)
+    assert_same_bits([loaded(x), other(x)], [model(x)] * 2)
+    for net in (model, loaded):
+        for array in net.buffers():
+            array[...] = 3
+    assert_same_bits([loaded(x)], [model(x)])
+    assert_same_bits([loaded.to(np.float64)(x.astype(float))], [model.to(np.float64)(x.astype(float))])
+    cnn.save(loaded, tmp_path / "again.safetensors", (4, 8, 8))
+    again, _ = cnn.load_model(tmp_path / "again.safetensors")
+    assert set(again.state_dict()) == set(model.state_dict())
+    assert_same_bits([again(x.astype(float))], [model(x.astype(float))])

@@ -276,7 +276,8 @@ def test_a_run_from_another_network_is_refused(first, tmp_path):
 
 def test_what_a_run_takes_over_from_another(first, tmp_path):
     assert inherited(first / "run", "mnist") == {"model": "cifar_net", "channels": "4,3,5"}
-    assert inherited(first / "run", tmp_path) == {"model": "cifar_net", "channels": "4,3,5", "image_size": 16}
+    assert inherited(first / "run", tmp_path) == {"model": "cifar_net", "channels": "4,3,5", "image_size": 16,
+                                                   "image_channels": 3}
 
 
 MORE = {"ema": 0.9, "validation_fraction": 0.2, "max_grad_norm": 0.5, "flip": "random"}
@@ -317,3 +318,10 @@ def test_epochs_that_a_run_has_already(first, tmp_path, capsys):
     with pytest.raises(SystemExit):
         train.main(["--resume", str(tmp_path / "run"), "--epochs", "9"])
     assert "ended by itself (val_loss has not become better" in capsys.readouterr().err
+
+
+def test_a_head_with_a_norm_behind_it_is_refused():
+    model = cnn.Sequential(cnn.Conv2d(1, 3, 3), cnn.Flatten(), cnn.Linear(3, 4), cnn.BatchNorm1d(4))
+    with pytest.raises(ValueError, match=r"'2' must be the last layer .* but BatchNorm1d\(4.*replace both"):
+        cnn.replace_head(model, 5)
+    assert cnn.replace_head(cnn.Sequential(cnn.BatchNorm1d(3), cnn.Linear(3, 4)), 5).weight.shape == (5, 3)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch_files
+from data_files import folder
 from test_pretrained import drawn
 
 import cnn
@@ -95,7 +96,7 @@ def test_all_layers_are_trained_from_the_head_of_a_run(weights, pictures, tmp_pa
     head, tuned = tmp_path / "head", tmp_path / "tuned"
     train.main(["--dataset", str(pictures), "--pretrained", *SMALL, "--epochs", "1", "--out", str(head)])
     assert inherited(head, str(pictures)) == {"model": "efficientnet_lite0", "channels": "", "image_size": 32,
-                                              "pretrained": True}
+                                              "image_channels": 3, "pretrained": True}
     train.main(["--dataset", str(pictures), "--from", str(head), "--epochs", "1", "--quiet", "--out", str(tuned)])
     settings = read_settings(tuned)
     assert settings["pretrained"] and not settings["freeze_body"] and settings["image_size"] == 32
@@ -123,6 +124,37 @@ def test_all_layers_at_once(weights, pictures, tmp_path):
 def test_settings_that_do_not_fit(settings, words):
     with pytest.raises(ValueError, match=words):
         run.train(Settings(**settings))
+
+
+def test_published_weights_of_another_network_for_pictures(tmp_path):
+    folder(tmp_path / "own", {"cat": 6, "dog": 6})
+    with pytest.raises(ValueError, match="train: model must be one with published weights for pretrained, efficient"):
+        run.train(Settings(dataset=str(tmp_path / "own"), model="resnet9", pretrained=True), given={"model"})
+
+
+def test_a_run_on_colours_is_gone_on_from_with_grey_pictures(tmp_path):
+    folder(tmp_path / "colour", {"cat": 6, "dog": 6}, mode="RGB")
+    folder(tmp_path / "grey", {"cat": 6, "dog": 6, "emu": 6})
+    own = ["--image-size", "16", "--model", "cifar_quick", "--epochs", "1", "--quiet"]
+    train.main(["--dataset", str(tmp_path / "colour"), *own, "--out", str(tmp_path / "run")])
+    given = ["--dataset", str(tmp_path / "grey"), "--from", str(tmp_path / "run"), "--epochs", "0", "--quiet"]
+    train.main([*given, "--out", str(tmp_path / "next")])
+    assert cnn.load_model(tmp_path / "next")[1]["arguments"]["in_channels"] == 3
+    with pytest.raises(SystemExit):
+        train.main([*given, "--image-channels", "1", "--out", str(tmp_path / "other")])
+    with pytest.raises(ValueError, match="image channels must be 1, grey, 3, RGB, or 0"):
+        run.train(Settings(image_channels=2))
+
+
+def test_resuming_with_other_pictures_says_what_to_do(tmp_path):
+    folder(tmp_path / "own", {"cat": 12, "dog": 12})
+    train.main(["--dataset", str(tmp_path / "own"), "--image-size", "16", "--model", "cifar_quick", "--epochs", "1",
+                "--quiet", "--out", str(tmp_path / "run")])
+    folder(tmp_path / "more", {"cat": 40})
+    for picture in (tmp_path / "more" / "cat").iterdir():
+        picture.rename(tmp_path / "own" / "cat" / f"new{picture.name}")
+    with pytest.raises(ValueError, match="run: the training images are no longer those .* --from"):
+        run.resume(tmp_path / "run", quiet=True, epochs=2)
 
 
 def test_data_that_do_not_fit(weights, tmp_path):

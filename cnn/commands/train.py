@@ -38,6 +38,8 @@ _HELP = {
                      "nowhere is downloaded", "DIR"),
         "image_size": ("height and width in pixels of the pictures of a folder, after scaling; default: the "
                        "size of most of them, up to 64; else 32", "PIXELS"),
+        "image_channels": ("channels of the pictures of a folder: 1, grey, or 3, RGB; default: grey if all are stored "
+                           "as grey, else RGB", "1|3"),
         "validation_fraction": ("share of the training images of each class, held out to validate each epoch", "SHARE"),
         "drop_last": ("skip the last batch of an epoch if it is not full", None),
         "class_weights": ("balanced: all classes have the same weight in the loss, whatever their number of images",
@@ -169,7 +171,7 @@ def parser(prog=None):
 def _default(name):
     """The words on a setting's default that end its help."""
     value = getattr(DEFAULTS["mnist-sample"], name)
-    if value == "" or name in ("image_size", "cycle_epochs", "freeze_body"):
+    if value == "" or name in ("image_size", "image_channels", "cycle_epochs", "freeze_body"):
         return ""
     shown = {True: "on", False: "off"}[value] if isinstance(value, bool) else value
     shown = f"{shown:g}" if isinstance(value, float) else str(shown)
@@ -197,6 +199,8 @@ def main(arguments=None, prog=None):
     fixed = given.keys() - FREE - ({"seed"} if recipe else {"epochs"})
     if (recipe or folder) and fixed:
         p.error(f"{'a recipe' if recipe else 'the run to resume'} fixes --{min(fixed).replace('_', '-')}")
+    if given.get("from_run") == "":
+        p.error("--from must name a run or a model file, got ''")
     try:
         with running(p, n_threads), debug() if debugging else nullcontext():
             if folder:

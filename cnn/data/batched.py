@@ -24,8 +24,8 @@ class _Read(AnyDataset):
     _what: str  # gives a batch, in errors
 
     def _describe(self, first: Any, classes: Iterable[str] | int | None, mean: Iterable[float] | None,
-                  std: Iterable[float] | None, name: str, count: int | None = None) -> None:
-        """Take shape and dtype of all images from those of a first batch, of `count` images, if given, and the rest
+                  std: Iterable[float] | None, name: str, indices: np.ndarray | None = None) -> None:
+        """Take shape and dtype of all images from those of a first batch, of these numbers, if given, and the rest
         from the arguments."""
         self._shape: tuple[int, int, int] | None = None
         self._form: tuple[tuple[int, ...], np.dtype] | None = None     # of the labels
@@ -34,7 +34,7 @@ class _Read(AnyDataset):
         if not hasattr(names, "__iter__"):
             names = map(str, range(whole_number(self._owner, "classes", names, least=1)))
         self._set_classes(names)
-        images, labels = self._checked(first, count)
+        images, labels = self._checked(first, indices)
         self._shape, self._dtype = images.shape[1:], images.dtype
         self._form = labels.shape[1:], labels.dtype
         self.name = name
@@ -57,8 +57,8 @@ class _Read(AnyDataset):
         shape, dtype = self._form or ((), np.dtype(np.int64))
         return np.empty((0, *shape), dtype)
 
-    def _checked(self, batch: Any, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """A batch that a source has given, as (images (n, C, H, W), labels int64 (n,)); of `count` images, if given.
+    def _checked(self, batch: Any, indices: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """A batch that a source has given, as (images (n, C, H, W), labels int64 (n,)); of these numbers, if given.
 
         Raises TypeError or ValueError where it is anything else.
         """
@@ -75,14 +75,14 @@ class _Read(AnyDataset):
         images = images[:, None] if images.ndim == 3 else images
         if images.ndim != 4 or 0 in images.shape[1:]:
             raise ValueError(f"{where} must give images of shape (n, C, H, W) or (n, H, W), got {images.shape}")
-        if count not in (None, len(images)):
-            raise ValueError(f"{where} must give {count} images for {count} indices, got {len(images)}")
+        if indices is not None and len(indices) != len(images):
+            raise ValueError(f"{where} must give {len(indices)} images for {len(indices)} indices, got {len(images)}")
         if self._shape not in (None, images.shape[1:]) or (self._shape and self._dtype != images.dtype):
             raise ValueError(f"{where} must give images of {self._shape} {self._dtype}, as at first, got "
                              f"{images.shape[1:]} {images.dtype}")
         if (wrong := first_not_finite(images)) is not None:
-            raise ValueError(f"{where} must give finite images, but number {wrong} of a batch has NaN or infinite "
-                             "pixels")
+            which = f"number {wrong} of a batch" if indices is None else f"image {indices[wrong]}"
+            raise ValueError(f"{where} must give finite images, but {which} has NaN or infinite pixels")
         return np.ascontiguousarray(images), self._checked_labels(where, labels, len(images))
 
     def _checked_labels(self, where: str, labels: Any, count: int) -> np.ndarray:
@@ -109,12 +109,12 @@ class _Read(AnyDataset):
 
 
 class BatchedDataset(_Read):
-    """A data set of any number of images, of which a batch is read at a time by the images' numbers.
+    """A data set of any number of images, of which some are read at a time by their numbers.
 
         >>> class Squares:                              # image i is black but for its first i pixels
         ...     def __len__(self):
         ...         return 64
-        ...     def __getitem__(self, indices):         # int64 (n,): a batch is asked for at once
+        ...     def __getitem__(self, indices):         # int64 (n,): all of them at once
         ...         images = np.arange(64) < indices[:, None]
         ...         return (255 * images).astype(np.uint8).reshape(-1, 1, 8, 8), indices % 2
         >>> data = cnn.data.BatchedDataset(Squares(), classes=["even", "odd"])
@@ -127,7 +127,8 @@ class BatchedDataset(_Read):
     source: an object with `len(source)`, the number of images N, and `source[indices]`, where indices is int64 (n,),
         from 0 to N - 1 in any order, which returns (images, labels): images (n, C, H, W) or (n, H, W), uint8 or
         finite float32, all of one shape and dtype; labels integers (n,), or targets as a Dataset takes them. The same
-        indices must always give the same. A DataLoader calls it in a thread of its own, one call at a time;
+        indices must always give the same. A DataLoader asks for a batch's images at once or, where images are small,
+        for those of several batches, about four megabytes. It calls it in a thread of its own, one call at a time;
         `DataLoader(..., prefetch=0)` in the caller's.
     classes: names of the classes, all different, or how many there are. Default: unknown; the model's outputs then
         limit the labels.
@@ -149,7 +150,8 @@ class BatchedDataset(_Read):
         self.source, self._count = source, len(source)
         if not self._count:
             raise ValueError(f"BatchedDataset: source must hold at least one image, got {_kind(source)} of length 0")
-        self._describe(self._taken(np.zeros(1, np.int64)), classes, mean, std, name, 1)
+        first = np.zeros(1, np.int64)
+        self._describe(self._taken(first), classes, mean, std, name, first)
 
     def __len__(self) -> int:
         return self._count
@@ -162,7 +164,7 @@ class BatchedDataset(_Read):
 
         Raises TypeError or ValueError where the source gives anything else, RuntimeError where it raises.
         """
-        return self._checked(self._taken(indices), len(indices))
+        return self._checked(self._taken(indices), indices)
 
     def _taken(self, indices: np.ndarray) -> Any:
         try:

@@ -36,11 +36,11 @@ def describe(model: Module, image_shapes: Sequence[Sequence[int]]) -> tuple[dict
     described = {
         "image_shapes": [list(map(int, shape)) for shape in image_shapes], "inputs": list(listed.inputs),
         "nodes": [node._asdict() for node in listed.nodes], "outputs": listed.outputs, "parameters": trained,
-        "buffers": list(buffers), "dropouts": _dropouts(model, listed)}
+        "buffers": list(buffers), "constants": list(listed._constants), "dropouts": _dropouts(model, listed)}
     frozen = [*(name for name, p in own.items() if p._frozen), *sorted(frozen_buffers(model))]
     if frozen := all(module._frozen for module in model.modules()) or frozen:
         described["frozen"] = frozen
-    return described, {**{name: p.data for name, p in own.items()}, **buffers}
+    return described, {**{name: p.data for name, p in own.items()}, **buffers, **listed._constants}
 
 
 def _dropouts(model: Module, listed: GraphModule) -> dict[str, dict]:
@@ -70,8 +70,9 @@ def network(described: Any, arrays: Mapping[str, np.ndarray]) -> GraphModule:
                            {_text(role): _text(name) for role, name in node["parameters"].items()},
                            _text(node["name"])) for node in described["nodes"]]
     trained, buffers, outputs = described["parameters"], described["buffers"], described["outputs"]
-    if set(trained) & set(buffers) or set(arrays) != {*trained, *buffers}:
-        raise ValueError(f"it must have the arrays {shapes.shown(sorted({*trained, *buffers}))}, got "
+    constants = described.get("constants", [])
+    if set(arrays) != {*trained, *buffers, *constants}:
+        raise ValueError(f"it must have the arrays {shapes.shown(sorted({*trained, *buffers, *constants}))}, got "
                          f"{shapes.shown(sorted(arrays))}")
     for node in nodes:
         for role, name in node.parameters.items():
@@ -84,7 +85,8 @@ def network(described: Any, arrays: Mapping[str, np.ndarray]) -> GraphModule:
         own[name].lr_scale = shapes.number("network", "lr_scale", options["lr_scale"], 0)
     made = GraphModule(tuple(map(_text, described["inputs"])), nodes, outputs if isinstance(outputs, str) else
                        {name: _text(value) for name, value in outputs.items()} if isinstance(outputs, dict) else
-                       [_text(name) for name in outputs], own, {name: arrays[name].copy() for name in buffers})
+                       [_text(name) for name in outputs], own, {name: arrays[name].copy() for name in buffers},
+                       {name: arrays[name] for name in constants})
     for output, drawn in described["dropouts"].items():
         made._dropouts[output].number, made._dropouts[output].step = drawn["number"], drawn["step"]
         made._dropouts[output]._frozen = drawn.get("frozen") is True

@@ -187,7 +187,8 @@ class GraphModule(Module):
     inputs: names of the inputs, in the order of the arguments. nodes: an iterable of OperationNodes, each after those
     whose values it reads. outputs: the name of the output, a list of names, or a dict of them. parameters: arrays or
     Parameters, of any shape that their operations take, by the names that they have in the state. buffers: likewise,
-    arrays that are not learnt, such as running statistics.
+    arrays that are not learnt, such as running statistics. constants: arrays that "parameter" reads, which are no part
+    of the state.
 
     Attributes: inputs, nodes (tuples), outputs. Raises TypeError or ValueError for nodes that do not fit together, and
     on the first use for shapes that do not.
@@ -199,7 +200,8 @@ class GraphModule(Module):
     def __init__(self, inputs: Iterable[str], nodes: Iterable[OperationNode],
                  outputs: str | Sequence[str] | Mapping[str, str],
                  parameters: Mapping[str, np.ndarray | Parameter] | None = None,
-                 buffers: Mapping[str, np.ndarray] | None = None) -> None:
+                 buffers: Mapping[str, np.ndarray] | None = None,
+                 constants: Mapping[str, np.ndarray] | None = None) -> None:
         super().__init__()
         self.inputs = tuple(inputs)
         self.nodes = tuple(OperationNode(*node) for node in nodes)
@@ -208,6 +210,7 @@ class GraphModule(Module):
         self._own = MappingProxyType({name: p if isinstance(p, Parameter) else Parameter(p)
                                       for name, p in (parameters or {}).items()})
         self._buffers = dict(buffers or {})
+        self._constants = MappingProxyType({name: array.copy() for name, array in (constants or {}).items()})
         self._dropouts: Mapping[str, Dropout] = MappingProxyType({})
         self._check()
         kinds = {True: Dropout2d, False: Dropout}
@@ -219,8 +222,10 @@ class GraphModule(Module):
 
     def _check(self) -> None:
         """Raise TypeError or ValueError where names do not fit together."""
-        if twice := set(self._own) & set(self._buffers):
-            raise ValueError(f"GraphModule: {shapes.shown(sorted(twice))} must be a parameter or a buffer, not both")
+        kinds = self._own, self._buffers, self._constants
+        if twice := {name for a, b in itertools.combinations(kinds, 2) for name in set(a) & set(b)}:
+            raise ValueError(f"GraphModule: {shapes.shown(sorted(twice))} must be a parameter, a buffer or a constant, "
+                             f"one of these only")
         known = set(self.inputs)
         if not self.inputs or len(known) < len(self.inputs):
             raise ValueError(f"GraphModule: inputs must be different names, at least one, got "
@@ -240,7 +245,7 @@ class GraphModule(Module):
             for role in node.parameters:
                 if role not in roles and f"{role}?" not in roles:
                     raise ValueError(f"{where}: {node.operation} has no parameter {shapes.shown(role)}")
-                if node.parameters[role] not in self._own and node.parameters[role] not in self._buffers:
+                if not any(node.parameters[role] in kind for kind in kinds[:3 if role == "parameter" else 2]):
                     raise ValueError(f"{where}: there is no parameter {shapes.shown(node.parameters[role])}")
             own = {*node.parameters, *more.awaited_roles(node, roles)}
             missing = [role for role in roles if not role.endswith("?") and role not in own]
@@ -278,7 +283,7 @@ class GraphModule(Module):
         graph = values[self.inputs[0]].graph
         assert graph is not None        # while it is traced
         for node in self.nodes:
-            things = {role: self._own[name] if name in self._own else self._buffers[name]
+            things = {role: next(kind[name] for kind in (self._own, self._buffers, self._constants) if name in kind)
                       for role, name in node.parameters.items()}
             graph.scope.append(node.name or node.output)
             try:
@@ -308,8 +313,9 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
     """A GraphModule that computes what a model does, with copies of its parameters and buffers under their names.
 
     image_shapes: of one image of each input, (C, H, W) or (features,). Its nodes are those of the model in training
-    mode; what no output depends on is left out. Arrays that `forward` computes with become parameters that are not
-    trained, "constant0" and so on. What is frozen stays so, until `unfreeze`. Its inputs are called as `forward` does.
+    mode; what no output depends on is left out. Arrays that `forward` computes with become constants, "constant0" and
+    so on, or, where they are weights, parameters that are not trained. What is frozen stays so, until `unfreeze`. Its
+    inputs are called as `forward` does.
 
     Raises TypeError or ValueError for shapes that do not fit, ValueError for a layer that is written in NumPy and for
     an operation without a row in OPERATIONS. No other thread may use the model meanwhile.
@@ -323,13 +329,19 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
     if len(given) != len(graph.inputs) or any(name[0] == "v" and name[1:].isdigit() for name in given):
         given = [f"x{i or ''}" for i in range(len(graph.inputs))]
     values = {id(value): name for name, value in zip(given, graph.inputs, strict=True)}
+    own = {id(p) for p in model.parameters()}
+    weights = {id(thing) for node in graph.nodes for role, thing in more.things_of(node.operation)
+               if role != "parameter" or id(thing) in own}
     parameters: dict[str, Parameter] = {}
+    constants: dict[str, np.ndarray] = {}
     buffers: dict[str, np.ndarray] = {name: array.copy() for name, array in model.named_buffers()}
     nodes = []
     for i, node in enumerate(graph.nodes):
         operation = node.operation
         if operation.name not in OPERATIONS or hasattr(operation, "layer"):
-            raise ValueError(f"graph_module: {operation.name} (module {node.modules[0]!r}) is no operation of a list")
+            what = ("is a layer written in NumPy: a network that is saved must compute with cnn.functional and the "
+                    "operators of values" if hasattr(operation, "layer") else "is no operation of a list")
+            raise ValueError(f"graph_module: {operation.name} (module {node.modules[0]!r}) {what}")
         roles = {}
         for role, thing in more.things_of(operation):
             name = named.get(id(thing))
@@ -338,7 +350,10 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
                 named[id(thing)] = name
                 taken.add(name)
             roles[role] = name
-            if isinstance(thing, Parameter) and name not in parameters:
+            if isinstance(thing, Parameter) and id(thing) not in weights:
+                if name not in buffers:
+                    constants[name] = thing._data
+            elif isinstance(thing, Parameter) and name not in parameters:
                 parameters[name] = Parameter(thing._data, thing._requires_grad)
                 parameters[name].lr_scale, parameters[name]._frozen = thing.lr_scale, thing._frozen
             elif not isinstance(thing, Parameter):
@@ -355,7 +370,7 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
     structure = graph.structure
     outputs = names[0] if structure is None else dict(zip(structure, names, strict=True)) if isinstance(
         structure, tuple) else names
-    made = GraphModule(given, nodes, outputs, parameters, buffers)
+    made = GraphModule(given, nodes, outputs, parameters, buffers, constants)
     named_parts = {name: part for name, part in named_modules(model)}
     for node in made.nodes:
         if node.operation == "dropout" and isinstance(named_parts.get(node.name), Dropout):

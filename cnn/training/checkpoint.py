@@ -234,7 +234,7 @@ def resume(folder: str | os.PathLike, trainer: Trainer, say: Callable[[str], obj
         try:
             state = load(path)
         except (OSError, ValueError) as error:
-            say(f"{error}; trying the checkpoint before it")
+            say(f"{error}{'' if path is paths[0] else '; trying the checkpoint before it'}")
             continue
         try:
             trainer.load_state_dict(state)
@@ -242,7 +242,8 @@ def resume(folder: str | os.PathLike, trainer: Trainer, say: Callable[[str], obj
             raise ValueError(f"{path}: does not fit this run ({_words(error)})") from None
         return path
     if paths:
-        raise ValueError(f"{folder}: none of its {len(paths)} checkpoints can be read")
+        raise ValueError(f"{folder}: none of its {len(paths)} checkpoints can be read; without them, once they are "
+                         f"deleted, the run goes on from the beginning")
     return None
 
 

@@ -100,13 +100,16 @@ def inputs_of(owner, inputs, model):
     return inputs
 
 
+class OtherData(ValueError):
+    """Data that are not those of a state."""
+
+
 def same_data(owner, facts, known):
-    """Refuse data that are not those of a state; both as `state.facts` tells of them."""
+    """Raise OtherData for data that are not those of a state; both as `state.facts` tells of them."""
     ours, known = ({"accumulate": 1, **told} for told in (facts, known))
     for name, value in known.items():       # a state of an earlier version has fewer
         if ours.get(name) != value:
-            raise ValueError(f"{owner}: the loaded state belongs to data with {name} {value}, got "
-                             f"{ours.get(name)}")
+            raise OtherData(f"{owner}: the loaded state belongs to data with {name} {value}, got {ours.get(name)}")
 
 
 def single_values(owner, model, loader, inputs=()):

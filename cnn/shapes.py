@@ -98,14 +98,14 @@ def divisor(owner, name, value, count):
 def pair(owner, name, value, minimum=0):
     """Return (height, width) as two ints from one integer or a tuple or list of two, each at least `minimum`. Raises
     TypeError for anything else and ValueError for the wrong length or range."""
-    if isinstance(value, (tuple, list)):
-        if len(value) != 2:
-            raise ValueError(f"{owner}: {name} must be an integer or a pair of integers, got {shown(value)}")
+    more = ", or, where each side has its own, ((top, bottom), (left, right))" if name == "padding" else ""
+    several = isinstance(value, (tuple, list))
+    if several and len(value) == 2:
         return integer(owner, name, value[0], minimum), integer(owner, name, value[1], minimum)
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{owner}: {name} must be an integer or a pair of integers, got {shown(value)}")
-    size = integer(owner, name, value, minimum)
-    return size, size
+    if several or isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise (ValueError if several else TypeError)(
+            f"{owner}: {name} must be an integer or a pair of integers{more}, got {shown(value)}")
+    return (integer(owner, name, value, minimum),) * 2
 
 
 def row(owner, name, value, minimum=0):

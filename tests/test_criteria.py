@@ -169,6 +169,17 @@ def test_the_slope_at_infinity_is_that_of_the_line(name):
     np.testing.assert_equal(loss.backward(), [[1, 1 if name == "L1Loss" else 0.5, -1]])
 
 
+def test_slopes_of_binary_cross_entropy_near_its_ends(torch):
+    """They are limited as PyTorch limits them, to 1e12, a number of float32."""
+    p = np.array([1 - 1e-16, 1e-40, 0, 1, 0, 1, 1e-13, 1 - 1e-13, 0.3, 0.5])
+    t = np.array([0.0, 1, 1, 0, 0, 1, 0, 0.5, 1, 0.3])
+    loss, q = cnn.BCELoss(), torch.tensor(p, requires_grad=True)
+    wanted = torch.nn.functional.binary_cross_entropy(q, torch.tensor(t))
+    wanted.backward()
+    np.testing.assert_allclose(loss(p, t), wanted.item(), rtol=1e-14)
+    np.testing.assert_allclose(loss.backward(), q.grad.numpy(), rtol=1e-8)
+
+
 def test_the_ends_of_binary_cross_entropy(torch):
     p, t = np.array([[0, 1, 0, 1, 1e-300, np.nan, 0.5]]), np.array([[0, 1, 1, 0, 1, 0.5, np.nan]])
     loss = cnn.BCELoss(reduction="none")

@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from cases import DTYPES
+from cases import DTYPES, assert_same_bits
 
+import cnn
 from cnn import functional
 
 
@@ -143,3 +144,11 @@ def test_powers(dtype, exponent):
     x = np.abs(numbers(20, dtype))
     x = x[x > 1e-6]
     assert in_ulps(functional.pow(x, exponent), x.astype(np.longdouble) ** np.longdouble(exponent)) <= 3.5
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_slope_of_mish_far_from_0_is_1(dtype):
+    x = np.array([[19.5, 20.5, 25, 1e8, 1e16, 1e30, np.inf]], dtype)
+    layer = cnn.Mish()
+    assert_same_bits([layer(x)[:, 2:]], [x[:, 2:]])
+    assert np.abs(layer.backward(np.ones_like(x)) - 1).max() <= 2 * np.finfo(dtype).eps + 2e-15

@@ -333,3 +333,21 @@ def test_sums_of_many_pixels_are_as_precise_as_of_few(n):
         got.append((y, layer.backward(dy.astype(dtype)), layer.weight.grad, layer.bias.grad))
     for rough, exact, most in zip(*got, (4e-7, 4e-7, 2e-5, 4e-7), strict=True):
         assert np.abs(rough - exact).max() <= most * np.abs(exact).max()
+
+
+class ByTheBatch(cnn.Module):
+    """Batch norm without running statistics, in both modes."""
+
+    def forward(self, x):
+        return functional.batch_norm(x, training=True)
+
+
+def test_without_running_statistics_both_modes_take_the_batch_in_a_file_too(tmp_path):
+    model, x = ByTheBatch().eval(), np.random.default_rng(0).standard_normal((5, 3, 4, 4)).astype(np.float32)
+    y = model(x)
+    assert np.abs(y.mean((0, 2, 3))).max() < 1e-6
+    cnn.save(model, tmp_path / "net", (3, 4, 4))
+    loaded = cnn.load_model(tmp_path / "net")[0]
+    assert not loaded.state_dict()
+    for mode in (True, False):
+        np.testing.assert_array_equal(loaded.train(mode)(x), y)

@@ -3,7 +3,7 @@ before a layer that does not pad."""
 
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_close, by_layer, spread
+from cases import Function, assert_all_close, assert_close, assert_same_bits, by_layer, spread
 
 import cnn
 from cnn import functional, reference
@@ -118,3 +118,34 @@ def test_pytorch_has_the_same():
         assert_close(theirs(torch.tensor(x)).detach().numpy(), layer(x))
     with pytest.raises(ValueError, match="is not PyTorch's"):
         to_torch(cnn.AvgPool2d(3, 2, PADS[1], count_include_pad=False), (3, 7, 6))(torch.tensor(x))
+
+
+CHANNELS = [(0, 0, 0, 0, 2, 2), (1, 0, 0, 2, 0, 3), (0, 0, 0, 0, -1, 2), (0, 0, -1, 0, -2, -1)]
+
+
+@pytest.mark.parametrize("sides", CHANNELS)
+@pytest.mark.parametrize("value", [None, -1.5])
+@pytest.mark.parametrize("images", [2, 17])
+def test_channels_are_padded_as_by_numpy(sides, value, images):
+    def by_hand(x):
+        left, right, top, bottom, first, last = sides
+        around = [(0, 0), *((max(a, 0), max(b, 0)) for a, b in ((first, last), (top, bottom), (left, right)))]
+        inside = tuple(slice(max(0, -a), n + min(0, b)) for n, (a, b) in zip(
+            x.shape[1:], ((first, last), (top, bottom), (left, right)), strict=True))
+        return np.pad(x[(slice(None), *inside)], around, constant_values=value or 0.0)
+    x = np.random.default_rng(0).standard_normal((images, 4, 5, 6))
+    model = Function(lambda x: cnn.functional.pad(x, sides, "constant", value))
+    wanted = by_hand(x)
+    assert_same_bits([model(x), cnn.functional.pad(x, sides, value=value)], [wanted] * 2)
+    dy = np.random.default_rng(1).standard_normal(wanted.shape)
+    dx = model.backward(dy)
+    assert_close(np.array((dx * x).sum()), (dy * (by_hand(x) - by_hand(0 * x))).sum(), 1e-12)     # the transposed map
+    assert np.count_nonzero(dx) == dx[:, max(0, -sides[4]):4 + min(0, sides[5]), max(0, -sides[2]):].size
+
+
+@pytest.mark.parametrize("sides, mode, image", [
+    ((0, 0, 0, 0, 1, 1), "reflect", (3, 4, 4)), ((0, 0, 0, 0, 0, 1), "constant", (4, 4)),
+    ((0, 0, 0, 0, -3, 0), "constant", (3, 4, 4))])
+def test_channels_that_cannot_be_padded(sides, mode, image):
+    with pytest.raises(ValueError, match="pad: pad must add channels to images"):
+        cnn.functional.pad(np.zeros((2, *image)), sides, mode)

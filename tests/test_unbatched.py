@@ -182,3 +182,13 @@ def test_the_gradient_by_a_loss_of_one_image_must_fit(loss):
     with pytest.raises(ValueError, match=r"dy must have shape \(1,\)"):
         loss.backward(np.ones(3))
     assert np.array_equal(loss.backward(2.0), 2 * loss.backward(np.array(1.0)))
+
+
+@pytest.mark.parametrize("layer", [cnn.ReLU(), cnn.Hardswish(), cnn.SELU(), cnn.GELU(), cnn.Softplus(), cnn.LeakyReLU()])
+def test_layers_of_each_element_take_a_vector(layer):
+    x = np.array([-2.0, 0.5, 3.0])
+    y = layer(x)
+    assert y.shape == (3,)
+    np.testing.assert_array_equal(y, layer(x[:, None])[:, 0])
+    layer(x)
+    assert layer.backward(np.ones(3)).shape == (3,)

@@ -23,7 +23,7 @@ cdef inline vec limited(vec x, vec low, vec high) noexcept nogil:
 
 cdef inline vec formula(int kind, bint slope, vec x, real a, real b) noexcept nogil:
     """f(x), or with `slope` its derivative; of EXP and SQRT that gets y = f(x) in place of x."""
-    cdef vec e, n, t, zero = vec_splat(0), one = vec_splat(1)
+    cdef vec e, limit, n, t, zero = vec_splat(0), one = vec_splat(1)
     if kind == CLAMP:               # min(max(x, a), b); its derivative is 1 at a and b, too
         if slope:
             return vec_clear(vec_gt(x, vec_splat(b)), vec_clear(vec_lt(x, vec_splat(a)), one))
@@ -46,11 +46,12 @@ cdef inline vec formula(int kind, bint slope, vec x, real a, real b) noexcept no
             return vec_keep(vec_lt(vec_abs(x), vec_splat(3)), vec_splat(1.0 / 6))
         return limited(x + vec_splat(3), zero, vec_splat(6)) * vec_splat(1.0 / 6)
     if kind == MISH:                # x t with t = tanh(log(1 + e)) = n / (n + 2), e = e^x, n = e^2 + 2e
-        e = vec_exp_limited(vec_select(vec_gt(x, vec_splat(20)), vec_splat(20), x))       # where t is 1
+        limit = vec_select(vec_gt(x, vec_splat(20)), vec_splat(20), x)      # where t is 1, and its slope 0
+        e = vec_exp_limited(limit)
         n = e * (e + vec_splat(2))
         t = vec_div(n, n + vec_splat(2))
         if slope:                   # t + x (1 - t^2) e / (1 + e)
-            return t + x * vec_div(vec_splat(4) * (one + e) * e, (n + vec_splat(2)) * (n + vec_splat(2)))
+            return t + limit * vec_div(vec_splat(4) * (one + e) * e, (n + vec_splat(2)) * (n + vec_splat(2)))
         return x * t
     if kind == SOFTPLUS:            # log(1 + e^ax) / a where ax <= b, else x
         e = vec_splat(a) * x

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnn import shapes
-from cnn.functional.common import computed
+from cnn.functional.common import computed, in_place
 from cnn.functional.layer_norm import sizes
 from cnn.graph import Value, build
 
@@ -24,17 +24,19 @@ def _of_each(name: str, function: Callable[[Value], Value], x: Images, key: tupl
     return computed(name, function, {"x": x}, key, by_element=True)
 
 
-def celu(x: Images, alpha: float = 1.0) -> Images:
+def celu(x: Images, alpha: float = 1.0, inplace: bool = False) -> Images:
     """x where x > 0, else alpha (e^(x / alpha) - 1). Barron 2017. x: a value or an array of any shape; alpha: a number
-    above 0."""
+    above 0. inplace: nothing changes, see `relu`."""
+    in_place("celu", x, inplace)
     alpha = shapes.number("celu", "alpha", alpha, above=0)
     return _of_each("celu", lambda x: build.relu(x) + alpha * (build.clamp(x, high=0.0) / alpha).exp() - alpha, x,
                     (alpha,))
 
 
-def selu(x: Images) -> Images:
+def selu(x: Images, inplace: bool = False) -> Images:
     """scale (x where x > 0, else alpha (e^x - 1)), scale 1.0507..., alpha 1.6732.... Klambauer et al. 2017. x: a value
-    or an array of any shape."""
+    or an array of any shape. inplace: nothing changes, see `relu`."""
+    in_place("selu", x, inplace)
     return _of_each("selu", lambda x: SELU_SCALE * build.mapped("elu", x, alpha=SELU_ALPHA), x)
 
 
@@ -66,8 +68,10 @@ def softshrink(x: Images, lambd: float = 0.5) -> Images:
     return _of_each("softshrink", lambda x: x - build.clamp(x, -lambd, lambd), x, (lambd,))
 
 
-def threshold(x: Images, threshold: float, value: float) -> Images:
-    """x where x > threshold, else value. x: a value or an array of any shape; threshold, value: numbers."""
+def threshold(x: Images, threshold: float, value: float, inplace: bool = False) -> Images:
+    """x where x > threshold, else value. x: a value or an array of any shape; threshold, value: numbers. inplace:
+    nothing changes, see `relu`."""
+    in_place("threshold", x, inplace)
     limit, other = (shapes.number("threshold", what, n) for what, n in (("threshold", threshold), ("value", value)))
     return _of_each("threshold", lambda x: build.where(x <= limit, other, x), x, (limit, other))
 

@@ -100,7 +100,8 @@ def binary_cross_entropy_with_logits(x: Images, target: Images, weight: Weight =
 
 def binary_cross_entropy(x: Images, target: Images, weight: Weight = None, *, reduction: str = "mean") -> Any:
     """-(t log x + (1 - t) log(1 - x)) of probabilities x, from 0 to 1, and t = target; logarithms are at least -100,
-    and flat where x, or 1 - x, is 0. `binary_cross_entropy_with_logits` of scores is more exact.
+    and the derivative is (x - t) / max(x (1 - x), 1e-12), as PyTorch has it. `binary_cross_entropy_with_logits` of
+    scores is more exact.
 
     x, target: values, or arrays, of one shape; weight: an array that is broadcast to an image, or None; reduction: as
     in `l1_loss`. With a weight, arrays x and target of shape (K,) are one image.
@@ -115,7 +116,9 @@ def binary_cross_entropy(x: Images, target: Images, weight: Weight = None, *, re
         return build.where(there, build.clamp(build.where(there, p, 1.0).log(), low=-100.0), -100.0)
 
     def elements(x: Value, t: Value) -> Value:
-        y = -t * log(_alike(name, x, t)) - (1 - t) * log(1 - x)
+        p = _alike(name, x, t).detach()
+        slope = (p - t) / build.clamp(p * (1 - p), low=1e-12)
+        y = -t * log(p) - (1 - t) * log(1 - p) + (x - p) * slope.detach()
         if weight is None:
             return y
         broadcastable(name, "weight", weight, x.image)

@@ -78,21 +78,23 @@ def transpose(x: Images, dim0: int, dim1: int) -> Images:
     return computed("transpose", lambda x: moving.transpose(x, *dims), {"x": x}, dims)
 
 
-def pad(x: Images, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Images:
+def pad(x: Images, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Images:
     """x with elements around it. x: a value or an array, (N, C, H, W), (N, H, W) or (N, features).
 
-    pad: (left, right) or (left, right, top, bottom), in elements; negative numbers cut. mode:
+    pad: (left, right), (left, right, top, bottom) or, of images in the mode "constant", (left, right, top, bottom,
+    first, last) with channels before the first and after the last, in elements; negative numbers cut. mode:
     "constant", `value` outside; "reflect", mirrored at the edge, which is not repeated; or "replicate", the edge
-    repeated. value: a number, which may be infinite.
+    repeated. value: a number, which may be infinite; None is 0.
     """
     if not isinstance(pad, (tuple, list)):
         raise TypeError(f"pad: pad must be a tuple of integers, got {shapes.shown(pad)}")
     sides = tuple(shapes.integer("pad", "pad", n, -2**31) for n in pad)
-    if len(sides) not in (2, 4):
-        raise ValueError(f"pad: pad must be (left, right) or (left, right, top, bottom), got {sides}")
+    if len(sides) not in (2, 4, 6):
+        raise ValueError(f"pad: pad must be (left, right), (left, right, top, bottom) or these and two numbers of "
+                         f"channels, got {sides}")
     if not isinstance(mode, str) or mode not in moving.MODES:
         raise ValueError(f"pad: mode must be one of {', '.join(map(repr, moving.MODES))}, got {mode!r}")
-    value = moving.around("pad", value)
+    value = moving.around("pad", 0.0 if value is None else value)
     return computed("pad", lambda x: moving.pad(x, sides, mode, value), {"x": x}, (sides, mode, value))
 
 

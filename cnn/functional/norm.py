@@ -79,15 +79,16 @@ def _batch_norm_value(x: Value, mean: np.ndarray | None, var: np.ndarray | None,
     if (mean is None) != (var is None) or (mean is None and not training):
         raise ValueError(f"{name}: running_mean and running_var must both be given"
                          f"{', or none of them' if training else ' where training is false'}")
-    if mean is None:
-        mean, var = np.zeros(shape, x.dtype), np.ones(shape, x.dtype)
     for what, value in (("running_mean", mean), ("running_var", var), ("weight", w), ("bias", b)):
         if value is not None and (value.shape != shape or value.dtype != x.dtype):
             raise ValueError(f"{name}: {what} must have shape {shape} and dtype {x.dtype}, got {value.shape} and "
                              f"{value.dtype}")
     eps, momentum = shapes.number(name, "eps", eps, 0), shapes.number(name, "momentum", momentum, 0, 1)
-    operation = norm.BatchNorm2d(name, w, b, mean, var, eps, bool(training), momentum,
-                                 np.zeros((), np.int64) if training else None)
+    if mean is None:
+        operation = norm.BatchNorm2d(name, w, b, None, None, eps, True, channels=x.image[0])
+    else:
+        operation = norm.BatchNorm2d(name, w, b, mean, var, eps, bool(training), momentum,
+                                     np.zeros((), np.int64) if training else None)
     return apply(operation.changed(sources=source + other), x)
 
 

@@ -93,6 +93,9 @@ def limits(owner, low, high):
         raise ValueError(f"{owner}: min or max must be given")
     def checked(what, bound, end):
         infinite = bound is None or isinstance(bound, (float, np.floating)) and bound == end
+        if isinstance(bound, (Value, Parameter, Shaped, Derived)) or isinstance(bound, np.ndarray) and bound.ndim:
+            raise TypeError(f"{owner}: {what} must be a number, got {type(bound).__name__}; "
+                            f"x.{'maximum' if what == 'min' else 'minimum'}(other) takes one for each element")
         return end if infinite else shapes.number(owner, what, bound)
     return checked("min", low, -math.inf), checked("max", high, math.inf)
 
@@ -250,7 +253,8 @@ def matmul(x, other):
             f"y @ y.T, and give the gradient to model.backward")
     if not fits:
         raise ValueError(f"matmul: x and other must have shapes (N, A, B) and (N, B, C), or (N, heads, A, B) and "
-                         f"(N, heads, B, C), got {told[0]} and {told[1]}")
+                         f"(N, heads, B, C), or (N, B) and, of an array or a Parameter, (B, C), got {told[0]} and "
+                         f"{told[1]}")
     if len(image) == 3 and len(b.image) == 2 or len(image) == 1:    # rows of one matrix
         a = reshaped(a, (math.prod(image[:-1]), image[-1]))
     elif len(b.image) == 3:                                         # what has one head is repeated

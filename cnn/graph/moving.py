@@ -291,7 +291,9 @@ def around(owner, value, name="value"):
 
 
 def pad(x, sides, mode, value):
-    """sides: (left, right), or (left, right, top, bottom); negative ones cut."""
+    """sides: (left, right), (left, right, top, bottom) or these and (first, last) of channels; negative ones cut."""
+    if len(sides) == 6:
+        return _with_channels(pad(x, sides[:4], mode, value) if any(sides[:4]) else x, sides[4:], mode, value)
     pairs = [tuple(sides[i:i + 2]) for i in range(0, len(sides), 2)]
     plane, rank = len(x.image) == 2, len(x.image)
     if len(pairs) > min(rank, 2):
@@ -316,6 +318,19 @@ def pad(x, sides, mode, value):
             wide = pad(reshaped(x, (1, n)), sides, mode, value)
             return reshaped(wide, wide.image[1:])
     return apply(reshaping.Pick("pad", tables, value, plane, {"pad": tuple(sides), "mode": mode}), x)
+
+
+def _with_channels(x, sides, mode, value):
+    """x with channels of a number before its first and after its last; without some where that is negative."""
+    count = x.image[0] + sum(sides)
+    if len(x.image) != 3 or mode != "constant" or min(x.image[0] + min(n, 0) for n in sides) < 0 or count < 1:
+        raise ValueError(f"pad: pad must add channels to images (N, C, H, W) in the mode 'constant', and leave one, "
+                         f"got {sides} for {shapes.batch(x.image)} and {mode!r}")
+    shapes.block("pad", "output", count, *x.image[1:])
+    first, last = sides
+    x = x[:, max(0, -first):x.image[0] + min(0, last)]
+    around = [value_of("pad", np.full((n, *x.image[1:]), value, x.dtype), x) if n > 0 else None for n in sides]
+    return cat([part for part in (around[0], x, around[1]) if part is not None])
 
 
 def interpolated(x, size, mode, align, scales):

@@ -264,7 +264,8 @@ def backward(module, dy, need_dx):
     """See Module.backward."""
     owner, last = type(module).__name__, module._last
     if last is None:
-        raise RuntimeError(f"{owner}: backward needs a forward in training mode before it")
+        still = "; all of it is frozen, by freeze()" * all(part._frozen for part in module.modules())
+        raise RuntimeError(f"{owner}: backward needs a forward in training mode before it{still}")
     if threading.get_ident() in last.lost:
         raise RuntimeError(f"{owner}: another thread has called forward in training mode since this one did: one "
                            f"thread at a time can train a model")

@@ -132,7 +132,7 @@ class ConcatAlong(Operation):
     name = twin = "cat_along"
 
     def __init__(self, axis, plane=False):
-        super().__init__()
+        super().__init__("cat")
         self.axis, self.plane = axis - plane, plane     # of an image
 
     def shape(self, *inputs):

@@ -51,7 +51,10 @@ class ReduceLROnPlateau(Schedule):
         return self.current
 
     def observe(self, row: Mapping[str, float]) -> None:
-        """Take down an epoch that has ended. row: its figures by name, `monitor` among them."""
+        """Take down an epoch that has ended. row: its figures by name, `monitor` among them, or KeyError is raised."""
+        if self.monitor not in row:
+            raise KeyError(f"ReduceLROnPlateau: row must have the figure {self.monitor!r}, which monitor= names, got "
+                           f"{', '.join(map(str, row))}")
         value = float(row[self.monitor])
         if self._better(value):
             self.best, self.bad_epochs = value, 0

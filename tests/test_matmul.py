@@ -80,7 +80,7 @@ def test_what_couples_images_is_refused():
                                     ((2, 3, 4), (3, 4, 5))])
 def test_shapes_that_do_not_fit_are_told_as_they_were_given(shapes):
     told = " and ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes)
-    with pytest.raises(ValueError, match=re.escape(f"(N, heads, B, C), got {told}")):
+    with pytest.raises(ValueError, match=re.escape(f"a Parameter, (B, C), got {told}")):
         Product()(*(np.ones((1, *shape)) for shape in shapes))
 
 

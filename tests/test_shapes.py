@@ -58,7 +58,8 @@ BAD = [
     (lambda: shapes.padding("Conv2d", -1, (3, 3), (1, 1), (1, 1), (9, 9)), ValueError,
      "Conv2d: padding must be an integer of at least 0, got -1"),
     (lambda: shapes.padding("Conv2d", None, (3, 3), (1, 1), (1, 1), (9, 9)), TypeError,
-     "Conv2d: padding must be an integer or a pair of integers, got None"),
+     "Conv2d: padding must be an integer or a pair of integers, or, where each side has its own, ((top, bottom), "
+     "(left, right)), got None"),
     (lambda: shapes.conv_output("Conv2d", (5, 5), (7, 7), (1, 1), NONE, (1, 1)), ValueError,
      "Conv2d: kernel_size 7×7 is larger than the padded input 5×5"),
     (lambda: shapes.conv_output("Conv2d", (5, 4), (1, 7), (1, 1), ((0, 0), (1, 1)), (1, 1)), ValueError,

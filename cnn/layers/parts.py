@@ -88,8 +88,7 @@ def names_in(model, graph):
 
 def takes_numbers(module):
     """Whether a module's first input may be numbers (N,), or integers: of yours, and of layers that say so."""
-    own = getattr(module, "by_element", False) or not type(module).__module__.startswith("cnn.")
-    return getattr(module, "of_numbers", own)
+    return getattr(module, "of_numbers", not type(module).__module__.startswith("cnn."))
 
 
 def as_floats(arrays, first, dtype=None):

@@ -77,7 +77,8 @@ class Call:
         names = [place if isinstance(place, str) else known[place] if place < len(known) else "x"
                  for place in self.places]
         arrays = as_floats([given[place] for place in self.places], takes_numbers(module), parts.dtype)
-        self.xs = [module._checked(name, x, parts.dtype, i > 0 or takes_numbers(module))
+        any_shape = takes_numbers(module) or getattr(module, "by_element", False)
+        self.xs = [module._checked(name, x, parts.dtype, i > 0 or any_shape)
                    for i, (name, x) in enumerate(zip(names, arrays, strict=True))]
         self.others = {place: value for place, value in given.items() if place not in self.places}
         x = self.xs[0]

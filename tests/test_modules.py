@@ -520,3 +520,12 @@ def test_a_dropped_model_frees_its_memory_at_once(act):
             assert not [part() for part in parts if part() is not None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_parameter_of_one_number(dtype):
+    p = cnn.Parameter(dtype(1.5))
+    assert p.shape == () and p.dtype == dtype and p.data == 1.5
+    for wrong in (1.5, np.int64(1), np.float16(1)):
+        with pytest.raises(TypeError, match="Parameter: data must be"):
+            cnn.Parameter(wrong)

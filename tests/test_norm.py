@@ -351,3 +351,23 @@ def test_without_running_statistics_both_modes_take_the_batch_in_a_file_too(tmp_
     assert not loaded.state_dict()
     for mode in (True, False):
         np.testing.assert_array_equal(loaded.train(mode)(x), y)
+
+
+class AlwaysByTheBatch(cnn.Module):
+    """Batch norm that takes the batch's statistics, and changes the running ones, in both modes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", np.zeros(3, np.float32))
+        self.register_buffer("var", np.ones(3, np.float32))
+
+    def forward(self, x):
+        return functional.batch_norm(x, self.mean, self.var, training=True)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_running_statistics_that_change_in_evaluation_mode_are_not_saved(tmp_path, mode):
+    model = AlwaysByTheBatch().train(mode)
+    with pytest.raises(ValueError, match="batch_norm .* has training=True in evaluation mode, too"):
+        cnn.save(model, tmp_path / "net", (3, 4, 4))
+    assert not (tmp_path / "net").exists() and model.training == mode

@@ -77,8 +77,8 @@ for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv"
 class Parameter(Operand):
     """A trainable array and its gradient.
 
-    data: float32 or float64 array. Assigning to `data` copies into place, so that the arrays that the
-        kernels and the optimizer know stay the same.
+    data: float32 or float64 array, or a NumPy number of these. Assigning to `data` copies into place, so that the
+        arrays that the kernels and the optimizer know stay the same.
     grad: array of the same shape and dtype, set (not added to) by each backward pass.
     requires_grad: whether the backward pass computes `grad`, and an optimizer changes the parameter; False while it
         belongs to a layer that is frozen.
@@ -88,7 +88,7 @@ class Parameter(Operand):
     """
 
     def __init__(self, data: np.ndarray, requires_grad: bool = True) -> None:
-        data = shapes.array("Parameter", "data", data)
+        data = shapes.array("Parameter", "data", np.asarray(data) if isinstance(data, np.floating) else data)
         self._data = zeros(data.shape, data.dtype)
         self._view: Data | None = None
         self._data[...] = data

@@ -231,8 +231,9 @@ def to_torch(model: Module, *image_shapes: Sequence[int]) -> Any:
         import torch
     except ModuleNotFoundError:
         raise ModuleNotFoundError("to_torch needs PyTorch: pip install 'cnn[torch]'") from None
-    from cnn.layers.parts import names_in
+    from cnn.layers.parts import names_in, refuse_norms_in_training
     from cnn.layers.running import graph_of
+    refuse_norms_in_training("to_torch", model, image_shapes)
     graph = graph_of(model, image_shapes)
     for node in graph:
         if node.operation.name not in TABLE or hasattr(node.operation, "layer"):

@@ -17,7 +17,15 @@ from cnn.graph.passes import prune
 from cnn.layers import graph_rows as more
 from cnn.layers.activation import Dropout, Dropout2d
 from cnn.layers.module import Module
-from cnn.layers.parts import all_in_training, frozen_buffers, input_names, named_modules, names_in, number_dropouts
+from cnn.layers.parts import (
+    all_in_training,
+    frozen_buffers,
+    input_names,
+    named_modules,
+    names_in,
+    number_dropouts,
+    refuse_norms_in_training,
+)
 from cnn.ops import norm
 from cnn.ops.weighted import Awaited, plain
 
@@ -321,6 +329,7 @@ def graph_module(model: Module, *image_shapes: Sequence[int]) -> GraphModule:
     an operation without a row in OPERATIONS. No other thread may use the model meanwhile.
     """
     from cnn.layers.running import graph_of
+    refuse_norms_in_training("graph_module", model, image_shapes)
     with all_in_training(model):
         graph = prune(graph_of(model, [tuple(shape) for shape in image_shapes]))
     named: dict[int, str] = names_in(model, graph)

@@ -12,6 +12,7 @@ from cnn.graph import derived
 from cnn.graph.line import line
 from cnn.graph.once import Held
 from cnn.layers.snapshot import class_attributes, own_classes, snapshot
+from cnn.ops.weighted import plain
 
 _evaluating: ContextVar[frozenset] = ContextVar("evaluating", default=frozenset())  # ids of modules in evaluation mode
 # whether what runs is a part of something in training mode
@@ -193,3 +194,14 @@ def on_parameters(module, *inputs, **options):
         raise TypeError(f"{line()}{name} is a layer for values and got Parameters alone: compute with them by "
                         f"functions of cnn.functional, or in the forward of a module of yours")
     return forward(module, *inputs, **options)
+
+
+def refuse_norms_in_training(owner, model, image_shapes):
+    """Raise ValueError for a batch norm with running statistics that takes, and changes, the batch's in evaluation
+    mode, too: a list of operations and PyTorch's modules go by the mode."""
+    from cnn.layers.running import graph_of  # here, because it imports this
+    for node in in_evaluation(model, graph_of, model, [tuple(shape) for shape in image_shapes]):
+        operation = plain(node.operation)
+        if operation.name == "batch_norm" and operation.training and operation.mean is not None:
+            raise ValueError(f"{owner}: batch_norm (module {node.modules[0]!r}) has training=True in evaluation mode, "
+                             f"too: give it training=self.training, or no running statistics")

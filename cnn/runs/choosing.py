@@ -70,7 +70,8 @@ def choose(settings: Settings, given: Collection[str]) -> tuple[Settings, Sets, 
     lines = []
     for (title, names), text in zip(_LINES.items(), texts, strict=True):
         kept = [f"--{name.replace('_', '-')}" for name in names if name in given]
-        lines.append(f"{title}: {text}" + (f" (given: {', '.join(kept)})" if kept else ""))
+        given_by = "given, here or by the run" if settings.from_run else "given"
+        lines.append(f"{title}: {text}" + (f" ({given_by}: {', '.join(kept)})" if kept else ""))
     return settings, (train, validation, test), lines
 
 

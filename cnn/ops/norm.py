@@ -174,8 +174,8 @@ class BatchNorm2d(Operation):
         """The same for batch `number`, from 1, of so many images of this shape. Raises ValueError for a single value
         per channel."""
         if images * shape[1] * shape[2] == 1:
-            raise ValueError(f"{self.owner}: x must hold more than one value per channel in training mode, got shape "
-                             f"(1, {shape[0]}, 1, 1)")
+            raise ValueError(f"{self.owner}: x must hold more than one value per channel in training mode, got one: a "
+                             f"single image of {shape[0]} channels")
         return 1 / number if self.momentum is None else self.momentum
 
     def constants(self):

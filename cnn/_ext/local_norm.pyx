@@ -83,7 +83,8 @@ ctypedef struct LocalResponseNormBackward:
 
 
 cdef inline void normal_row(const real* first, Py_ssize_t plane, Py_ssize_t size, const real* x, real* b, real* y,
-                            Py_ssize_t width, real k, real factor, real beta, const ivec* holds, bint past) noexcept nogil:
+                            Py_ssize_t width, real k, real factor, real beta, const ivec* holds, bint past
+                            ) noexcept nogil:
     """A row of b and y. first: that of x in the first of the `size` channels of the window, a plane apart."""
     cdef Py_ssize_t i, j
     cdef int q
@@ -111,7 +112,7 @@ cdef void local_response_norm(const LocalResponseNorm* a, const Place* place) no
         first = max(0, c - a.before)
         size = min(a.channels, c + a.after + 1) - first
         for h in range(begin(a.height, place), end(a.height, place)):
-            if size == 5:   # the usual window, unrolled
+            if size == 5:   # the usual window, unrolled: 1.2 times as fast with AVX2, and not if decided further inside
                 normal_row(pixels(&a.x, first, h), a.x.plane, 5, pixels(&a.x, c, h), pixels(&a.b, c, h),
                            pixels(&a.y, c, h), a.width, a.k, a.factor, a.beta, holds, past)
             else:

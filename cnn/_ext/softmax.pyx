@@ -15,7 +15,8 @@ from cnn._ext.vec cimport (LANES, ROWV, VL, ivec, prefetch_second, prefetch_writ
 
 cdef extern from *:
     """
-    #define TOGETHER (ROWV == 1 ? 2 : ROWV < 4 ? 4 : ROWV)      /* vectors of pixels that go through their channels at once */
+    /* vectors of pixels that go through their channels at once */
+    #define TOGETHER (ROWV == 1 ? 2 : ROWV < 4 ? 4 : ROWV)
     #define LINE (64 / (int)sizeof(real))       /* numbers of a cache line */
     """
     enum:

@@ -296,13 +296,13 @@ def _chosen(channels, size, looks):
     """(channels, pixels a side) of the images, by what the heads of the pictures say where they are not given. looks:
     an iterator over these, of which no more is taken than is needed."""
     looks = (look for look in looks if look is not None)
-    if size is not None:
-        return 1 if all(grey for grey, _ in looks) else 3, size     # the first in colour decides
-    looks = list(looks)
+    looks = list(looks) if size is None else looks
     if channels is None:
-        channels = 1 if all(grey for grey, _ in looks) else 3
-    side, count = Counter(side for _, side in looks).most_common(1)[0] if looks else (_SIZE, 0)
-    return channels, side if 2 * count > len(looks) and side <= _LARGEST_UNASKED else _SIZE
+        channels = 1 if all(grey for grey, _ in looks) else 3       # the first in colour decides
+    if size is None:
+        side, count = Counter(side for _, side in looks).most_common(1)[0] if looks else (_SIZE, 0)
+        size = side if 2 * count > len(looks) and side <= _LARGEST_UNASKED else _SIZE
+    return channels, size
 
 
 _PURPOSE = {"training": "", "validation": " to validate on", "test": " to test on"}
